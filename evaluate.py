@@ -1,0 +1,174 @@
+"""Score a run again from its folder, or a bare base model: python evaluate.py runs/ner-lora --split test"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neo_peft.errors import InputError, exit_status
+from neo_peft.settings import OneLineParser, make_settings, threads, whole
+from neo_peft.tasks import TASKS
+
+
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="a run folder (default: the newest finished one in runs/)"
+    )
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="(default: test)")
+    parser.add_argument("--decode", choices=("rank", "generate"), help="how an answer is read (default: rank)")
+    parser.add_argument("--zero-shot", action="store_true", help="score the untuned model, the instruction in front")
+    parser.add_argument("--show", metavar="N", type=number(1), default=0, help="print the first N answers")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("--out", metavar="FILE", help="write the answers here (default: RUN/predictions.jsonl)")
+    again = parser.add_argument_group("otherwise as in RUN's run.json")
+    again.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
+    again.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id")
+    again.add_argument("--data", help="sample, hub, or a folder of original files")
+    again.add_argument("--protocol", choices=("clean", "paper"), help="PhraseBank's split")
+    again.add_argument("--eval-limit", metavar="N", type=number(1), help="score this many rows, evenly spaced")
+    again.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
+    again.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
+    again.add_argument("--threads", metavar="N", type=number(threads), help="CPU threads, or auto")
+    again.add_argument("--batch-size", metavar="N", type=number(1), help="examples in a batch")
+    return parser.parse_args(argv)
+
+
+def number(read: Any) -> Any:
+    """Adapt a reader of settings.py to argparse, which wants an error of its own kind."""
+
+    def parse(text: str) -> Any:
+        try:
+            return (whole(read) if isinstance(read, int) else read)(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse_flags(argv)
+    say = partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True)
+    folder = None if flags.zero_shot and not flags.run else find_run(flags)
+
+    from neo_peft import decoding, tables  # after the flags: torch takes seconds to import
+    from neo_peft.progress import show_progress
+    from neo_peft.sources import limit_rows, load_splits
+    from neo_peft.tasks import get_task
+
+    found, instruction = load_bare(flags) if folder is None else (load_run(flags, folder), "")
+    task, settings = get_task(found.settings.task), found.settings
+    decode = choose_decoder(flags, found)
+    splits = load_splits(task, settings.data, settings.protocol)
+    rows = getattr(splits, flags.split)
+    if rows is None:
+        raise InputError(f"{settings.data} has no {flags.split} split for {task.name}")
+    rows = limit_rows(rows, settings.eval_limit)
+    for note in found.notes:
+        say(f"note    {note}")
+    say(f"{task.name}, {len(rows):,} rows of {flags.split} from {settings.data} (protocol {splits.protocol})")
+    say(f"{folder or settings.model}{f', decode by {decode}' if decode else ''}\n")
+
+    evaluation = decoding.evaluate(
+        found.model, found.encoder, found.encoder(rows), instruction, decode or "rank", settings.batch_size,
+        progress=show_progress,
+    )  # fmt: skip
+    predicted = decoding.pad_tags(rows, evaluation.predicted) if task.tags_words else evaluation.predicted
+    scores = decoding.score(task, rows, predicted)
+    write_predictions(flags, folder, task, rows, predicted, evaluation.said)
+    for line in tables.answers(task, rows[: flags.show], predicted, evaluation.said):
+        say(line)
+    say(tables.scores(task, scores))
+    say("\n" + tables.per_label(task, scores))
+    if flags.json:
+        per_label = scores.pop("per_label")
+        print(
+            json.dumps(
+                {"task": task.name, "split": flags.split, "decode": decode, "scores": scores, "per_label": per_label}
+            )
+        )
+
+
+def find_run(flags: argparse.Namespace) -> Path | None:
+    """Find the run's folder: the one that is named, else the newest finished one; None for a bare base model."""
+    if flags.run:
+        return Path(flags.run)
+    if flags.model and flags.task:
+        return None
+    runs = sorted(Path("runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise InputError(
+            "there is no finished run in runs/: name a run folder, or --task and --model for a bare base model"
+        )
+    return runs[-1].parent
+
+
+def load_run(flags: argparse.Namespace, folder: Path) -> Any:
+    """Load a run; what its run.json holds is used again, except for what the flags say."""
+    from neo_peft.adapter import load, settings_in
+
+    if flags.zero_shot:
+        raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
+    settings = changed(settings_in(folder, flags.model, flags.task), flags)
+    return load(folder, settings, *prepare(settings))
+
+
+def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
+    """Load a bare base model, its NER head seeded and untrained; return it with the instruction for its texts."""
+    if not (flags.task and flags.model):
+        raise InputError("a bare base model needs both --task and --model")
+    from neo_peft.adapter import load_untuned
+    from neo_peft.tasks import get_task
+
+    settings = changed(make_settings(task=flags.task, method="head", model=flags.model), flags)
+    found = load_untuned(settings, *prepare(settings))
+    return found, get_task(flags.task).instruction if flags.zero_shot and found.model.head is None else ""
+
+
+def changed(settings: Any, flags: argparse.Namespace) -> Any:
+    names = ("data", "protocol", "eval_limit", "precision", "device", "threads", "batch_size")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    return dataclasses.replace(settings, **given)
+
+
+def prepare(settings: Any) -> tuple[str, str]:
+    """Set the threads, and return the precision and the device to compute in."""
+    from neo_peft.hardware import find_device, find_precision
+
+    device = find_device(settings.device)
+    return find_precision(settings.precision, device), device
+
+
+def choose_decoder(flags: argparse.Namespace, found: Any) -> str | None:
+    """A head is read, not decoded; a language model ranks the labels, or generates."""
+    if found.model.head is None:
+        return flags.decode or "rank"
+    if flags.decode:
+        raise InputError(
+            f"--decode {flags.decode}: this model reads its answers by a head, which has nothing to decode"
+        )
+    return None
+
+
+def write_predictions(
+    flags: argparse.Namespace, folder: Path | None, task: Any, rows: list[dict], predicted: list, said: list[str] | None
+) -> None:
+    """Write each row with its answer, one JSON object a line: into the run's folder, or to --out."""
+    path = Path(flags.out) if flags.out else folder / "predictions.jsonl" if folder else None
+    if path is None:
+        return
+    from neo_peft.files import write_text
+
+    lines = []
+    for index, (row, answer) in enumerate(zip(rows, predicted, strict=True)):
+        line = {**row, "predicted": answer} | ({"said": said[index]} if said else {})
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,328 @@
+"""Save and load adapters in peft's own file format, and runs as train.py leaves them.
+
+A run folder is a peft adapter (adapter_config.json, adapter_model.safetensors) with a run.json beside it. The keys
+of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict: a missing or unexpected
+tensor, a wrong shape, another base, or an option that changes the maths and is not known here is refused by name.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neo_peft.base import Base, load_base
+from neo_peft.data import Encoder, make_encoder
+from neo_peft.errors import InputError
+from neo_peft.files import read_json, sha256_of, write_json, write_whole
+from neo_peft.hardware import DTYPES, thread_count
+from neo_peft.lora import LoRALinear
+from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
+from neo_peft.settings import Settings, make_settings
+from neo_peft.tasks import get_task
+
+CONFIG, WEIGHTS, RUN = "adapter_config.json", "adapter_model.safetensors", "run.json"
+
+# ------------------------------------------------------------------------------------------------ names of tensors
+
+
+def adapter_keys(model: TunedModel, with_prompt: bool) -> dict[str, str]:
+    """Map peft's key of each trainable tensor to its name here. peft's prefix of a head differs beside a prompt."""
+    keys = {}
+    for name in model.trainable():
+        module, _, kind = name.rpartition(".")
+        if name == "prompt.embeddings":
+            keys["prompt_embeddings"] = name
+        elif with_prompt:
+            keys[f"base_model.{name}"] = name
+        elif kind == "bias" and isinstance(model.get_submodule(module), LoRALinear):
+            keys[f"base_model.model.{module}.base_layer.bias"] = name
+        else:
+            keys[f"base_model.model.{name}"] = name
+    return keys
+
+
+def folder_parts(model: TunedModel, folder: Path) -> dict[Path, dict[str, str]]:
+    """Say which files hold the adapter: {file: its keys}. LoRA beside a prompt is two of peft's folders, the head
+    with LoRA; a fully tuned model is a model's folder."""
+    lora = any(isinstance(module, LoRALinear) for module in model.modules())
+    if any(parameter.requires_grad for parameter in model.transformer.wte.parameters()):
+        return {folder / "model" / "model.safetensors": {name: name for name in model.trainable()}}
+    if model.prompt is None or not lora:
+        return {folder / WEIGHTS: adapter_keys(model, with_prompt=model.prompt is not None)}
+    keys = adapter_keys(model, with_prompt=False)
+    return {
+        folder / "lora" / WEIGHTS: {key: name for key, name in keys.items() if key != "prompt_embeddings"},
+        folder / "prompt" / WEIGHTS: {"prompt_embeddings": "prompt.embeddings"},
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- saving
+
+
+def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, tokenizer: Any = None) -> list[Path]:
+    """Write the adapter into a folder, each file whole or not at all; return the files.
+
+    A fully tuned model is written as a model's folder, in transformers' layout, with its tokenizer.
+    """
+    from safetensors.torch import save_file
+
+    files, parameters = [], dict(model.named_parameters())
+    for path, keys in folder_parts(model, Path(folder)).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {key: parameters[name].detach().cpu().contiguous() for key, name in keys.items()}
+        write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))  # noqa: B023
+        files.append(path)
+        config = None
+        if path.parent.name == "model":
+            config = _model_config(model, settings)
+            write_json(path.parent / "config.json", config)
+            files.append(path.parent / "config.json")
+            if tokenizer is not None:
+                files += [path.parent / Path(name).name for name in tokenizer.save_pretrained(path.parent)]
+        elif config := _adapter_config(model, settings, path.parent.name):
+            write_json(path.parent / CONFIG, config)
+            files.append(path.parent / CONFIG)
+    return [file for file in files if file.is_file()]
+
+
+def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | None:
+    """Write down what peft must know to load the adapter; a head alone is no adapter of peft's."""
+    trunk = model.transformer.config
+    common = {
+        "base_model_name_or_path": settings.model,
+        "inference_mode": True,
+        "task_type": "TOKEN_CLS" if model.head_name == "classifier" else "CAUSAL_LM",
+    }
+    if model.prompt is not None and part != "lora":
+        return common | {
+            "peft_type": "PROMPT_TUNING",
+            "num_virtual_tokens": len(model.prompt),
+            "token_dim": trunk.hidden_size,
+            "num_layers": trunk.num_layers,
+            "num_attention_heads": trunk.num_heads,
+            "num_transformer_submodules": 1,
+            # What the rows started from is over once they are loaded; peft would look for a tokenizer to repeat it.
+            "prompt_tuning_init": "RANDOM",
+            "prompt_tuning_init_text": None,
+            "tokenizer_name_or_path": None,
+        }
+    if "lora" not in settings.methods:
+        return None
+    return common | {
+        "peft_type": "LORA",
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": peft_targets(model),
+        "bias": settings.bias,
+        "use_rslora": settings.rslora,
+        "fan_in_fan_out": False,
+        "init_lora_weights": "gaussian" if settings.lora_init == "gaussian" else True,
+        "modules_to_save": [model.head_name] if model.head_name else None,
+    }
+
+
+def peft_targets(model: TunedModel) -> list[str]:
+    """Name the adapted layers so that peft finds the same: by the ends of their names where those are enough."""
+    adapted = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
+    kinds = sorted({name.rsplit(".", 1)[-1] for name in adapted})
+    meant = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in kinds
+    ]
+    return kinds if meant == adapted else sorted(adapted)
+
+
+def _model_config(model: TunedModel, settings: Settings) -> dict:
+    """Write the config.json of a fully tuned model, with the architecture that transformers has for it."""
+    config, task = model.transformer.config, get_task(settings.task)
+    names = [config.attention_layers[index] for index in range(config.num_layers)]
+    values = dataclasses.asdict(config) | {
+        "architectures": ["GPTNeoForTokenClassification" if model.head_name else "GPTNeoForCausalLM"],
+        "model_type": "gpt_neo",
+        "attention_layers": names,
+        "attention_types": [[[name], 1] for name in names],
+        "num_layers": config.num_layers,
+        "activation_function": "gelu_new",
+        "embed_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "resid_dropout": 0.0,
+        "classifier_dropout": settings.head_dropout,
+        "bos_token_id": config.eos_token_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    if model.head_name:
+        values["id2label"] = {str(index): label for index, label in enumerate(task.labels)}
+        values["label2id"] = {label: index for index, label in enumerate(task.labels)}
+    return values
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def load_adapter(folder: Path | str, model: TunedModel) -> None:
+    """Load the tensors of a folder into a model that was built for them; refuse what does not fit exactly."""
+    parameters = dict(model.named_parameters())
+    for path, keys in folder_parts(model, Path(folder)).items():
+        stored = dict(_read_tensors(path))
+        for problem, names in (("lacks", keys.keys() - stored.keys()), ("also holds", stored.keys() - keys.keys())):
+            if names:
+                raise InputError(f"{path} {problem} {len(names)} tensors, the first is {min(names)}")
+        for key, name in keys.items():
+            tensor, parameter = stored[key], parameters[name]
+            if tensor.shape != parameter.shape:
+                raise InputError(f"{path}: {key} has the shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
+            if not tensor.isfinite().all():
+                raise InputError(f"{path}: {key} holds numbers that are not finite")
+            with torch.no_grad():
+                parameter.copy_(tensor)
+
+
+def _read_tensors(path: Path) -> list[tuple[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise InputError(f"{path} is missing: this is no complete run or adapter")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+    # With bias "all" peft also stores the head's biases under the names of its wrapper; they are the same head.
+    wrapped = ("classifier.modules_to_save.bias", "classifier.original_module.bias")
+    return [(name, tensor) for name, tensor in tensors.items() if not name.endswith(wrapped)]
+
+
+@dataclasses.dataclass
+class Tuned:
+    """A model, the encoder that it reads with, and what both were made from. `notes` are lines a user should see."""
+
+    model: TunedModel
+    encoder: Encoder
+    settings: Settings
+    base: Base
+    notes: list[str]
+
+
+def settings_in(folder: Path, model: str | None = None, task: str | None = None) -> Settings:
+    """Read the settings of a run folder. An adapter of peft's own carries no task and no base: both must be named."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}")
+    if (folder / RUN).exists():
+        settings = make_settings(**read_record(folder)["flags"])
+        if task and task != settings.task:
+            raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
+        return dataclasses.replace(settings, model=model or settings.model)
+    if not (folder / CONFIG).exists():
+        raise InputError(f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter")
+    if not (model and task):
+        raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
+    return make_settings(task=task, model=model, **peft_settings(read_json(folder / CONFIG), folder / CONFIG))
+
+
+def load(folder: Path | str, settings: Settings | None = None, precision: str = "fp32", device: str = "cpu") -> Tuned:
+    """Load a run folder, or an adapter of peft's own with the settings that `settings_in` makes for it.
+
+    Raises InputError where the base is another one than the adapter was trained on, or a file does not fit.
+    """
+    folder = Path(folder)
+    settings = settings or settings_in(folder)
+    tuned = load_untuned(settings, precision, device, with_method=True)
+    if (folder / RUN).exists():
+        record = read_record(folder)
+        trained, found = record["base"]["fingerprint"], tuned.base.fingerprint
+        if trained != found:
+            raise InputError(
+                f"{folder} was trained on another base than {settings.model}: its fingerprint is {trained[:12]}…, "
+                f"that of {settings.model} is {found[:12]}…"
+            )
+        if record["labels"] != list(get_task(settings.task).labels):
+            raise InputError(f"{folder / RUN} lists other labels than the task {settings.task} has")
+    else:
+        tuned.notes.append(f"{folder} names no fingerprint: whether {settings.model} is its base was not checked")
+    load_adapter(folder, tuned.model)
+    return tuned
+
+
+def load_untuned(settings: Settings, precision: str = "fp32", device: str = "cpu", with_method: bool = False) -> Tuned:
+    """Load a base and make it ready for a task: bare, or with the settings' method at its start."""
+    task, dtype = get_task(settings.task), DTYPES[precision]
+    base = load_base(settings.model, held_dtype(settings.method, dtype), device)
+    torch.set_num_threads(thread_count(settings.threads, base.parameters))
+    model = build_model(base.trunk, base.tokenizer, task, settings, dtype)
+    model = (model if with_method else bare_model(model)).eval()
+    return Tuned(model, encoder_of(base, model, settings), settings, base, list(base.notes))
+
+
+def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:
+    """Make the encoder that a model reads with."""
+    return make_encoder(
+        get_task(settings.task), base.tokenizer, base.trunk.config, settings,
+        with_head=model.head is not None, prompt_length=settings.prompt_length if "prompt" in settings.methods else 0,
+    )  # fmt: skip
+
+
+def read_record(folder: Path) -> dict:
+    """Read run.json; refuse one whose own checksum is not right."""
+    record = read_json(folder / RUN)
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    if record.get("sha256") != sha256_of(content):
+        raise InputError(f"{folder / RUN} was changed since it was written, or cut short: its sha256 is another")
+    return content
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Write run.json, with the sha256 of its own fields as the last one."""
+    record = json.loads(json.dumps(record))  # what is hashed is what will be read: tuples are lists
+    write_json(folder / RUN, record | {"sha256": sha256_of(record)})
+
+
+# Options of peft's that we compute as it does, and those that change nothing once the tensors are loaded. Any other
+# one is refused unless it is at its neutral value: none, false or empty.
+_KNOWN = {
+    "LORA": {"r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "modules_to_save", "init_lora_weights"},
+    "PROMPT_TUNING": {
+        "num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads", "prompt_tuning_init",
+        "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
+    },
+}  # fmt: skip
+_WITHOUT_EFFECT = {
+    "peft_type", "task_type", "base_model_name_or_path", "inference_mode", "auto_mapping", "peft_version", "revision",
+    "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+}  # fmt: skip
+
+
+def peft_settings(config: dict, path: Path) -> dict:
+    """Read an adapter_config.json as settings of ours. Refuse by name each option that we do not compute."""
+    kind = config.get("peft_type")
+    if kind not in _KNOWN:
+        raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(_KNOWN)}")
+    for name, value in config.items():
+        neutral = value in (None, False, {}, [], "") or (name == "num_transformer_submodules" and value == 1)
+        if name not in _KNOWN[kind] | _WITHOUT_EFFECT and not neutral:
+            raise InputError(f"{path}: {name} is {value!r}: an option that is not known here changes what is computed")
+    if kind == "LORA" and config.get("init_lora_weights", True) not in (True, False, None, "gaussian"):
+        raise InputError(
+            f"{path}: init_lora_weights is {config['init_lora_weights']!r}: a start that moves the base's weights"
+        )
+    heads = set(config.get("modules_to_save") or ()) - {"classifier", "score"}
+    if heads:
+        raise InputError(f"{path}: modules_to_save is {sorted(heads)}: beyond the head, none is known here")
+    if kind == "PROMPT_TUNING":
+        return {"method": "prompt", "prompt_length": config.get("num_virtual_tokens")}
+    targets: str | Sequence[str] = config.get("target_modules") or ()
+    return {
+        "method": "lora",
+        "rank": config.get("r", 8),
+        "alpha": config.get("lora_alpha", 8),
+        "dropout": config.get("lora_dropout", 0.0),
+        "target_modules": (targets,) if isinstance(targets, str) else tuple(sorted(targets)),
+        "bias": config.get("bias", "none"),
+        "rslora": config.get("use_rslora", False),
+    }

@@ -1,0 +1,228 @@
+"""The base model: from `--model` to a GPT-Neo trunk and its tokenizer.
+
+A base is a folder in Hugging Face's layout: config.json, tokenizer files, and weights in safetensors, in one file
+or in shards. `neo-mini` is bundled; a hub id is fetched into the hub's cache. Weights go straight from the file
+into the wanted dtype, strictly: every tensor of the trunk must be there, in its shape, and nothing else may be.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neo_peft import hub
+from neo_peft.errors import InputError
+from neo_peft.files import read_json
+from neo_peft.gptneo import Config, GPTNeo
+
+BUNDLED = {"neo-mini": Path(__file__).parent / "assets" / "neo-mini"}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+HEADS = ("classifier", "score")
+
+
+@dataclass
+class Base:
+    """A loaded base. `fingerprint` names its weights as they are stored, `parameters` counts them; `notes` are lines
+    that a user should see."""
+
+    trunk: GPTNeo
+    tokenizer: Any
+    folder: Path
+    fingerprint: str
+    notes: list[str]
+    parameters: int
+
+
+def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
+    """Load a base, frozen: matrices in `dtype`, norms and biases in fp32. Raise InputError for what is no GPT-Neo."""
+    folder = find_folder(model)
+    tensors, notes, digest = {}, [], {}
+    for name, tensor in _canonical_tensors(folder, notes):
+        if name in tensors:
+            raise InputError(f"{folder}: the weights hold {name} twice")
+        digest[name] = _digest(name, tensor)
+        held = dtype if tensor.dim() > 1 else torch.float32
+        tensors[name] = tensor.to(device=device, dtype=held, copy=True)
+    fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
+    trunk = trunk_of(read_config(folder), tensors, folder)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    return Base(trunk, load_tokenizer(folder), folder, fingerprint, notes, parameters)
+
+
+def find_folder(model: str) -> Path:
+    """Find a base's folder: a bundled one, a local one, or a hub repository's in the cache, fetched if need be."""
+    if model in BUNDLED:
+        return BUNDLED[model]
+    if Path(model).is_dir():
+        return Path(model)
+    if Path(model).exists() or model.count("/") > 1 or model.startswith((".", "/", "~")):
+        raise InputError(f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name)")
+    config = hub.hub_file(model, "config.json")
+    for filename in TOKENIZER_FILES:
+        _fetch_if_there(model, filename)
+    if not _fetch_if_there(model, WEIGHTS) and (index := _fetch_if_there(model, INDEX)):
+        for filename in sorted(set(read_json(index)["weight_map"].values())):
+            hub.hub_file(model, filename)
+    return config.parent
+
+
+def _fetch_if_there(model: str, filename: str) -> Path | None:
+    try:
+        return hub.hub_file(model, filename)
+    except FileNotFoundError:
+        return None
+
+
+def read_config(folder: Path) -> Config:
+    """Read config.json as transformers does, and refuse by name what this trunk does not compute."""
+    path = folder / "config.json"
+    config = read_json(path)
+    if config.get("model_type") != "gpt_neo":
+        raise InputError(f"{path}: model_type is {config.get('model_type')!r}; only gpt_neo is known here")
+    if config.get("tie_word_embeddings", True) is not True:
+        raise InputError(f"{path}: untied embeddings (tie_word_embeddings) are not GPT-Neo's, and not known here")
+    if config.get("activation_function", "gelu_new") != "gelu_new":
+        raise InputError(
+            f"{path}: activation_function is {config['activation_function']!r}; only gelu_new is known here"
+        )
+    for name in ("embed_dropout", "attention_dropout", "resid_dropout"):
+        if config.get(name, 0) != 0:
+            raise InputError(f"{path}: {name} is {config[name]}; only 0, GPT-Neo's own, is known here")
+    try:
+        layers = config.get("attention_layers")
+        if layers is None:
+            layers = [kind for kinds, times in config["attention_types"] for _ in range(times) for kind in kinds]
+        sizes = {
+            name: int(config.get(name, default))
+            for name, default in {
+                "vocab_size": 50257, "hidden_size": 2048, "num_heads": 16, "max_position_embeddings": 2048, "window_size": 256,
+            }.items()
+        }  # fmt: skip
+        return _checked_config(path, config, tuple(layers), sizes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a GPT-Neo's: {type(error).__name__}: {error}") from None
+
+
+def _checked_config(path: Path, config: dict, layers: tuple[str, ...], sizes: dict[str, int]) -> Config:
+    if not layers or not set(layers) <= {"global", "local"}:
+        raise InputError(f"{path}: attention layers are {sorted(set(layers))}; only global and local are known")
+    if config.get("num_layers", len(layers)) != len(layers):
+        raise InputError(f"{path}: num_layers is {config['num_layers']}, but {len(layers)} attention layers are listed")
+    if min(sizes.values()) < 1 or sizes["hidden_size"] % sizes["num_heads"]:
+        raise InputError(f"{path}: the sizes {sizes} do not fit together")
+    end = config.get("eos_token_id", 50256)
+    return Config(
+        **sizes,
+        intermediate_size=int(config.get("intermediate_size") or 4 * sizes["hidden_size"]),
+        attention_layers=layers,
+        layer_norm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
+        initializer_range=float(config.get("initializer_range", 0.02)),
+        eos_token_id=int(end[0] if isinstance(end, list) else end),
+    )
+
+
+def trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNeo:
+    """Make a frozen trunk around tensors with canonical names, which it takes over without a copy."""
+    with torch.device("meta"):
+        trunk = GPTNeo(config)
+    wanted = {f"transformer.{name}": parameter.shape for name, parameter in trunk.named_parameters()}
+    for problem, names in (("lack", wanted.keys() - tensors.keys()), ("also hold", tensors.keys() - wanted.keys())):
+        if names:
+            raise InputError(f"{source}: the weights {problem} {len(names)} tensors, the first is {min(names)}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise InputError(
+                f"{source}: {name} has the shape {tuple(tensors[name].shape)}; config.json asks for {tuple(shape)}"
+            )
+    trunk.load_state_dict({name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}, assign=True)
+    return trunk.requires_grad_(False).eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a folder's tokenizer; a space in front of a text is ours to set, so its own `add_prefix_space` goes."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise InputError(f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        before_words = tokenizer.backend_tokenizer.pre_tokenizer
+        if getattr(before_words, "add_prefix_space", False):
+            before_words.add_prefix_space = False
+            tokenizer.backend_tokenizer.pre_tokenizer = before_words
+    except Exception as error:  # the library's own errors are of every kind
+        raise InputError(f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}") from error
+    return tokenizer
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Walk over a folder's tensors under their stored names, each read from its file only when it is used."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise InputError(f"{folder / INDEX} has no weight_map")
+        files = []
+        for name in sorted(set(map(str, weight_map.values()))):
+            if Path(name).name != name:
+                raise InputError(f"{folder / INDEX} names {name}, which is not a file of its own folder")
+            if not (folder / name).exists():
+                raise InputError(f"{folder / name} is missing; {INDEX} names it")
+            files.append(folder / name)
+        return files
+    if any(folder.glob("pytorch_model*.bin")):
+        raise InputError(
+            f"{folder} holds only pickled weights, which are never read here; convert them once: python -c "
+            f"\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    raise InputError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards")
+
+
+def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Walk over the trunk's tensors under their published names; drop or refuse what else is known to be there."""
+    wte = lm_head = None
+    for name, tensor in stored_tensors(folder):
+        if name.endswith(("attn.attention.bias", "attn.attention.masked_bias")):
+            continue  # the causal mask, which old versions stored
+        if name.split(".")[0] in HEADS:
+            notes.append(f"{folder}: its {name} was left out; a head of one's own starts anew")
+            continue
+        if name == "lm_head.weight":
+            lm_head = tensor
+            continue
+        name = name if name.startswith("transformer.") else "transformer." + name
+        if name == "transformer.wte.weight":
+            wte = tensor
+        yield name, tensor
+    if lm_head is not None and wte is None:
+        yield "transformer.wte.weight", lm_head
+    elif lm_head is not None and not torch.equal(lm_head, wte):
+        raise InputError(f"{folder}: lm_head.weight differs from wte: untied embeddings are not known here")
+
+
+def _digest(name: str, tensor: Tensor) -> bytes:
+    """Hash a tensor's name, shape, stored dtype and up to 64 evenly spaced blocks of 4 KiB of its bytes."""
+    content = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+    last = max(0, (len(content) - 1) // 4096)
+    digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+    for block in sorted({i * last // 63 for i in range(64)}):
+        digest.update(content[block * 4096 : (block + 1) * 4096].tobytes())
+    return digest.digest()

@@ -1,0 +1,194 @@
+"""From raw rows to batches: encode examples as flat arrays of token ids, and collate some of them into a batch.
+
+An example is token ids, the rows of them at which the model is read, and what it should say there. Texts are
+tokenised piece by piece (tasks.Piece), all distinct pieces in one call: the words of a tagged sentence, or the
+template and the sentences of an answer task. There is no padding token anywhere.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from neo_peft.errors import InputError
+from neo_peft.gptneo import Config
+from neo_peft.model import Batch
+from neo_peft.settings import Settings
+from neo_peft.tasks import Piece, Task
+
+UNKNOWN = -1  # the target of a row whose label is not given
+GENERATED = 10  # tokens that free generation may say
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n encoded examples in flat arrays: example i has the ids[starts[i] : starts[i + 1]], and likewise its reads
+    (counted from its own first token) and their targets. `cut` counts the examples that were shortened."""
+
+    ids: np.ndarray
+    starts: np.ndarray
+    reads: np.ndarray
+    targets: np.ndarray
+    read_starts: np.ndarray
+    cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+@dataclass
+class Encoder:
+    """Encodes rows for one task and one readout.
+
+    `with_head`: each read row's target is a class, else the tokens of the label's words and an end token.
+    `max_length`: the most tokens of a text, its template included; longer text is cut at its end, never the mark.
+    `read_last`: read a word at its last sub-token in place of its first.
+    """
+
+    task: Task
+    tokenizer: Any
+    end: int
+    with_head: bool
+    max_length: int
+    vocab_size: int
+    read_last: bool = False
+    source_text: bool = False
+    answers: dict[str, list[int]] = field(init=False)
+
+    def __post_init__(self):
+        words = [self.task.answer(label, self.source_text) for label in self.task.labels]
+        tokens = dict(zip(self.task.labels, self.tokenize(words), strict=True)) if not self.task.tags_words else {}
+        self.answers = {label: [*ids, self.end] for label, ids in tokens.items()}
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise texts, each on its own, without special tokens."""
+        if not texts:
+            return []
+        return self.tokenizer(list(texts), add_special_tokens=False, padding=False, truncation=False)["input_ids"]
+
+    def __call__(self, rows: Sequence[dict]) -> Examples:
+        """Encode rows; one without a label gets UNKNOWN as its target, and is read at its mark alone."""
+        examples = [self.task.pieces(row, self.source_text) for row in rows]
+        texts = {piece.text: None for pieces in examples for piece in pieces}
+        tokens = dict(zip(texts, self.tokenize(list(texts)), strict=True))
+        parts, cut = {"ids": [], "reads": [], "targets": []}, 0
+        for row, pieces in zip(rows, examples, strict=True):
+            encoded = [tokens[piece.text] for piece in pieces]
+            kept = shorten(encoded, [piece.is_data for piece in pieces], self.max_length)
+            cut += kept is not encoded
+            encode = self._words if self.task.tags_words else self._answer
+            for part, values in zip(parts.values(), encode(row, pieces, encoded, kept), strict=True):
+                part.append(values)
+        ids = _flat(parts["ids"])
+        if len(ids) and ids.max() >= self.vocab_size:
+            raise InputError(
+                f"the tokenizer says token {ids.max()}, but the model knows {self.vocab_size}: they do not fit"
+            )
+        return Examples(
+            ids, _bounds(parts["ids"]), _flat(parts["reads"]), _flat(parts["targets"]), _bounds(parts["reads"]), cut
+        )
+
+    def _words(self, row: dict, pieces: list[Piece], encoded: list[list[int]], kept: list[list[int]]):
+        """Read each word at its first or last sub-token; a word that was cut away there is not read."""
+        ids, reads, targets = [], [], []
+        for piece, whole, part in zip(pieces, encoded, kept, strict=True):
+            offset = len(whole) - 1 if self.read_last else 0
+            if offset < len(part):
+                reads.append(len(ids) + offset)
+                targets.append(UNKNOWN if piece.label is None else self.task.labels.index(piece.label))
+            ids += part
+        return ids, reads, targets
+
+    def _answer(self, row: dict, pieces: list[Piece], encoded: list[list[int]], kept: list[list[int]]):
+        """Read at the mark, the last token of the text, and for the language model at the answer's tokens too."""
+        ids = [token for part in kept for token in part]
+        label = row.get(self.task.fields[-1])
+        mark = len(ids) - 1
+        if label is None:
+            return ids, [mark], [UNKNOWN]
+        if self.with_head:
+            return ids, [mark], [self.task.labels.index(label)]
+        answer = self.answers[label]
+        # The end token is said, never read: the last row that is read is the answer's last token.
+        return ids + answer[:-1], list(range(mark, mark + len(answer))), answer
+
+
+def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> list[list[int]]:
+    """Cut data pieces at their ends until all fit in `max_length`: a text's last words first, of a pair the longer
+    sentence first. Return `encoded` itself where nothing is to be cut."""
+    surplus = sum(map(len, encoded)) - max_length
+    if surplus <= 0:
+        return encoded
+    data = [index for index, is_one in enumerate(is_data) if is_one]
+    lengths = {index: len(encoded[index]) for index in data}
+    if len(data) == len(encoded):  # a tagged sentence: its words go from the end
+        for index in reversed(data):
+            lengths[index] -= (lost := min(surplus, lengths[index]))
+            surplus -= lost
+    else:
+        for _ in range(min(surplus, sum(lengths.values()))):
+            lengths[max(data, key=lambda index: (lengths[index], index))] -= 1
+    return [ids[: lengths.get(index, len(ids))] for index, ids in enumerate(encoded)]
+
+
+def make_encoder(
+    task: Task, tokenizer: Any, config: Config, settings: Settings, with_head: bool, prompt_length: int = 0
+) -> Encoder:
+    """Make the encoder of a run. `--max-length` defaults to what fits behind the prompt or the instruction, the
+    longer of the two, so that the scores before and after tuning see the same text."""
+    source_text = settings.preset == "paper"
+    encoder = Encoder(
+        task, tokenizer, config.eos_token_id, with_head, 0, config.vocab_size, settings.read == "last", source_text
+    )
+    room = config.max_position_embeddings - prompt_length
+    needed = 1
+    if not task.tags_words:
+        instruction, *template = encoder.tokenize(
+            [task.instruction, *(task.source_template if source_text else task.template)]
+        )
+        answer = max(GENERATED, *map(len, encoder.answers.values()))
+        room = config.max_position_embeddings - max(prompt_length, len(instruction)) - answer
+        needed = sum(map(len, template)) + 1
+    if room < needed:
+        raise InputError(
+            f"a prompt of {prompt_length}, the template and the answer do not fit into the model's "
+            f"{config.max_position_embeddings} positions; take a shorter prompt"
+        )
+    encoder.max_length = settings.max_length or room
+    if not needed <= encoder.max_length <= room:
+        raise InputError(
+            f"--max-length {encoder.max_length} does not fit: this model and prompt allow {needed} to {room}"
+        )
+    return encoder
+
+
+def collate(examples: Examples, chosen: Sequence[int] | np.ndarray) -> Batch:
+    """Lay some examples one behind the other: ids (N,), and the rows that are read (M,) counted over the batch."""
+    ids, reads, targets, lengths, counts, first = [], [], [], [], [], 0
+    for index in chosen:
+        begin, end = examples.starts[index], examples.starts[index + 1]
+        read_begin, read_end = examples.read_starts[index], examples.read_starts[index + 1]
+        ids.append(examples.ids[begin:end])
+        reads.append(examples.reads[read_begin:read_end] + first)
+        targets.append(examples.targets[read_begin:read_end])
+        lengths.append(end - begin)
+        counts.append(read_end - read_begin)
+        first += end - begin
+    tensor = lambda parts: torch.from_numpy(np.concatenate(parts).astype(np.int64))  # noqa: E731
+    return Batch(tensor(ids), torch.tensor(lengths), tensor(reads), tensor(targets), torch.tensor(counts))
+
+
+def batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Cut an order of examples into batches; the last one may be smaller."""
+    for begin in range(0, len(order), batch_size):
+        yield order[begin : begin + batch_size]
+
+
+def _flat(parts: list[list[int]]) -> np.ndarray:
+    return np.fromiter((value for part in parts for value in part), dtype=np.int32)
+
+
+def _bounds(parts: list[list[int]]) -> np.ndarray:
+    return np.cumsum([0, *map(len, parts)])

@@ -1,0 +1,21 @@
+"""The one error that a user can cause, and how a command ends with it: one line, exit status 2."""
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """Bad input from outside: a flag, a file, a folder. Its text says what came, what is allowed, what to do."""
+
+
+def exit_status(main: Callable[[], None]) -> int:
+    """Run a command's `main` and return its exit status: 0, or 2 after one line for bad input or a full disk."""
+    try:
+        main()
+    except (InputError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: nothing was trained to its end, so nothing is scored", file=sys.stderr)
+        return 130
+    return 0

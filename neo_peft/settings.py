@@ -1,0 +1,284 @@
+"""The flags of a training run: one frozen dataclass, its defaults and presets, and its parser. No torch here.
+
+A field is filled by, in this order: the flag given, the preset, the default of its method and model, the default.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from neo_peft.errors import InputError
+from neo_peft.tasks import METHODS, TASKS
+
+BUNDLED_MODEL = "neo-mini"
+
+
+def whole(least: int) -> Callable[[Any], int]:
+    """Make a reader of whole numbers from `least` on."""
+
+    def read(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = None
+        if number is None or number < least:
+            raise InputError(f"{value} is not a whole number of at least {least}")
+        return number
+
+    return read
+
+
+def real(least: float, below: float = math.inf, allow_least: bool = True) -> Callable[[Any], float]:
+    """Make a reader of finite numbers in a range."""
+
+    def read(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (least <= number < below) or (number == least and not allow_least):
+            upper = f" and below {below:g}" if below < math.inf else ""
+            raise InputError(f"{value} is not a number {'of at least' if allow_least else 'above'} {least:g}{upper}")
+        return number
+
+    return read
+
+
+def threads(value: Any) -> "int | str":
+    return value if value == "auto" else whole(1)(value)
+
+
+def targets(value: Any) -> tuple[str, ...]:
+    """Read module targets: names, regular expressions or all-linear, split by commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def flag(default: Any, group: str, help: str, read: Callable = str, choices: Sequence | None = None, only: str = ""):
+    """Declare one flag; `only` names the part of a method that it belongs to."""
+    meta = {"group": group, "help": help, "read": read, "choices": choices, "only": only}
+    return field(default=default, metadata=meta)
+
+
+DATA, MODEL, ADAPTER, TRAINING, RUN = "task and data", "model", "adapter", "training", "run"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made from. Make one with `make_settings`, which fills in defaults and checks ranges."""
+
+    task: str = flag(None, DATA, f"what to learn: {', '.join(TASKS)}", choices=tuple(TASKS))
+    data: str = flag("sample", DATA, "sample (bundled), hub, or a folder of the data sets' original files")
+    protocol: str = flag(
+        "clean",
+        DATA,
+        "PhraseBank's split: clean, or the source's, whose test overlaps its training",
+        str,
+        ("clean", "paper"),
+    )
+    train_limit: int | None = flag(None, DATA, "train on this many rows, evenly spaced (default: all)", whole(1))
+    eval_limit: int | None = flag(None, DATA, "score this many rows of a split, evenly spaced (default: all)", whole(1))
+    max_length: int | None = flag(
+        None, DATA, "tokens of a text and its template; longer text is cut (default: what fits the model)", whole(1)
+    )
+    read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
+
+    model: str = flag(BUNDLED_MODEL, MODEL, "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id")
+    precision: str = flag(
+        "auto", MODEL, "what frozen matrices are held and multiplied in; auto is fp16 on CUDA, else fp32", str,
+        ("auto", "fp32", "bf16", "fp16"),
+    )  # fmt: skip
+    device: str = flag("auto", MODEL, "where to compute", str, ("auto", "cuda", "mps", "cpu"))
+    threads: int | str = flag("auto", MODEL, "CPU threads; auto takes what the process may use, few if small", threads)
+
+    method: str = flag(None, ADAPTER, f"what trains: {', '.join(METHODS)}", choices=METHODS)
+    rank: int = flag(8, ADAPTER, "rank r of LoRA's A and B", whole(1), only="lora")
+    alpha: float = flag(
+        16.0, ADAPTER, "LoRA's correction is scaled by alpha / r", real(0, allow_least=False), only="lora"
+    )
+    dropout: float = flag(0.0, ADAPTER, "dropout on the input of LoRA's A", real(0, 1), only="lora")
+    target_modules: tuple[str, ...] = flag(
+        ("q_proj", "v_proj"), ADAPTER, "layers that get LoRA: ends of names or regular expressions split by commas, or all-linear",
+        targets, only="lora",
+    )  # fmt: skip
+    bias: str = flag("none", ADAPTER, "biases that train beside LoRA", str, ("none", "all", "lora_only"), only="lora")
+    rslora: bool = flag(False, ADAPTER, "scale LoRA by alpha / sqrt(r)", bool, only="lora")
+    lora_init: str = flag("kaiming", ADAPTER, "how A starts", str, ("kaiming", "gaussian"), only="lora")
+    prompt_length: int = flag(8, ADAPTER, "rows P of the soft prompt", whole(1), only="prompt")
+    prompt_init: str = flag(
+        "text", ADAPTER, "what the prompt starts from", str, ("text", "vocab", "labels", "random"), only="prompt"
+    )
+    prompt_text: str | None = flag(
+        None, ADAPTER, "the text it starts from (default: the task's instruction)", only="prompt"
+    )
+    head_dropout: float = flag(0.1, ADAPTER, "dropout before the linear head, where there is one", real(0, 1))
+
+    epochs: int = flag(None, TRAINING, "passes over the training rows (default: 10)", whole(1))
+    max_steps: int | None = flag(None, TRAINING, "stop after this many updates (default: no limit)", whole(1))
+    batch_size: int = flag(None, TRAINING, "examples in a batch (default: 16)", whole(1))
+    gradient_accumulation: int = flag(1, TRAINING, "batches in one update", whole(1))
+    learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, allow_least=False))
+    weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0))
+    warmup_ratio: float = flag(0.0, TRAINING, "share of the updates in which the rate rises", real(0, 1))
+    clip_norm: float = flag(1.0, TRAINING, "the gradient's greatest norm; 0 does not clip", real(0))
+    keep: str = flag("best", TRAINING, "which epoch's weights stay: best on validation, or last", str, ("best", "last"))
+    seed: int = flag(0, TRAINING, "seed of the adapter's start and of the order of the rows", whole(0))
+
+    preset: str | None = flag(None, RUN, "paper: the recipe of the study that this project follows", str, ("paper",))
+    out: str | None = flag(None, RUN, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
+    json: bool = flag(False, RUN, "print one JSON object on standard output, and nothing else there", bool)
+
+    @property
+    def methods(self) -> list[str]:
+        return self.method.split("+")
+
+
+# Chosen on validation scores: see docs/defaults.md. A large model takes smaller steps than the bundled one.
+LEARNING_RATES = {  # method: (neo-mini, any other model)
+    "lora": (5e-3, 1e-3),
+    "prompt": (1e-1, 3e-2),
+    "full": (1e-3, 5e-5),
+    "head": (1e-2, 1e-2),
+    "lora+prompt": (5e-3, 1e-3),
+}
+
+_PAPER = {
+    "model": "EleutherAI/gpt-neo-1.3B", "data": "hub", "protocol": "paper", "weight_decay": 0.01, "warmup_ratio": 0.0,
+    "gradient_accumulation": 1,
+}  # fmt: skip
+_PAPER_PROMPT = {
+    **_PAPER, "method": "prompt", "prompt_length": 8, "prompt_init": "text", "learning_rate": 3e-2, "batch_size": 8,
+    "clip_norm": 0.0, "keep": "last",
+}  # fmt: skip
+PRESETS = {
+    "paper": {
+        "ner": {
+            **_PAPER, "method": "lora", "rank": 16, "alpha": 16.0, "dropout": 0.1, "bias": "all", "learning_rate": 1e-3,
+            "batch_size": 16, "epochs": 10, "clip_norm": 1.0, "head_dropout": 0.1, "read": "first", "keep": "best",
+        },
+        "sentiment": {**_PAPER_PROMPT, "epochs": 5, "max_length": 64},
+        "similarity": {**_PAPER_PROMPT, "epochs": 10, "max_length": 128},
+    }
+}  # fmt: skip
+
+# What the study does not print: taken from the guide whose code it follows, and from its trainer's defaults.
+ASSUMED = {
+    "paper": {
+        "ner": ("clip_norm", "warmup_ratio", "head_dropout"),
+        "sentiment": (
+            "learning_rate", "batch_size", "warmup_ratio", "clip_norm", "weight_decay", "prompt_init", "epochs", "max_length",
+        ),
+        "similarity": (
+            "learning_rate", "batch_size", "warmup_ratio", "clip_norm", "weight_decay", "prompt_init", "epochs", "max_length",
+        ),
+    }
+}  # fmt: skip
+
+
+def make_settings(**given: Any) -> Settings:
+    """Make the settings of a run from those that are given, and fill in the rest. Raise InputError for bad ones."""
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    for name, value in given.items():
+        if name not in fields:
+            raise InputError(f"there is no setting {name!r}; the settings are {', '.join(fields)}")
+        given[name] = _checked(fields[name], value)
+    task = given.get("task")
+    if task is None:
+        raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
+    values = {name: field.default for name, field in fields.items()}
+    preset = dict(PRESETS[given["preset"]][task]) if given.get("preset") else {}
+    if given.get("method", preset.get("method")) != preset.get("method"):
+        preset.pop("learning_rate", None)  # it was the rate of another method
+    values.update(preset)
+    values.update(given)
+    if values["method"] is None:
+        raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (--preset paper brings its own)")
+    _refuse_without_effect(fields, given, values)
+    rate = LEARNING_RATES[values["method"]][values["model"] != BUNDLED_MODEL]
+    for name, default in {"learning_rate": rate, "epochs": 10, "batch_size": 16}.items():
+        if values[name] is None:
+            values[name] = default
+    return Settings(**values)
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    if value is None and field.default is None:
+        return None
+    flag, meta = "--" + field.name.replace("_", "-"), field.metadata
+    try:
+        value = meta["read"](value)
+    except InputError as error:
+        raise InputError(f"{flag} {error}") from None
+    if meta["choices"] and value not in meta["choices"]:
+        raise InputError(f"{flag} {value!r} is none of {', '.join(meta['choices'])}")
+    if value in ("", ()):
+        raise InputError(f"{flag} is empty")
+    return value
+
+
+def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
+    """A flag that would change nothing is a mistake of the user's, and is said, not swallowed."""
+    parts, tags = values["method"].split("+"), TASKS[values["task"]].tags_words
+    for name, value in given.items():
+        flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
+        if only and only not in parts and value != fields[name].default:
+            raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
+        if name == "read" and not tags and value != "first":
+            raise InputError(f"{flag} belongs to the task ner, which reads words; the task here is {values['task']}")
+    if "prompt_text" in given and given["prompt_text"] and values["prompt_init"] != "text":
+        raise InputError(f"--prompt-text needs --prompt-init text; it is {values['prompt_init']}")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str):
+        print(f"error: {message}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+USUAL_COMMANDS = """\
+Two usual commands:
+  python train.py --task ner --method lora              LoRA on the bundled model and sample: about two minutes
+  python train.py --task sentiment --preset paper       the study's recipe, on GPT-Neo 1.3B and the hub's data
+All flags: python train.py --help"""
+
+
+def parse_train_flags(argv: Sequence[str]) -> Settings:
+    """Read the flags of train.py. Without any, print the two usual commands and leave with status 2."""
+    if not argv:
+        print(USUAL_COMMANDS, file=sys.stderr)
+        raise SystemExit(2)
+    parser = OneLineParser(
+        prog="train.py", description="Tune a GPT-Neo for a task, and score it before and after.",
+        argument_default=argparse.SUPPRESS, allow_abbrev=False,
+    )  # fmt: skip
+    groups = {}
+    for item in dataclasses.fields(Settings):
+        group = groups.setdefault(item.metadata["group"], None) or parser.add_argument_group(item.metadata["group"])
+        groups[item.metadata["group"]] = group
+        _add_flag(group, item)
+    return make_settings(**vars(parser.parse_args(argv)))
+
+
+def _add_flag(group: Any, item: dataclasses.Field) -> None:
+    meta, name = item.metadata, "--" + item.name.replace("_", "-")
+    text = meta["help"].replace("%", "%%")
+    if item.name == "learning_rate":
+        rates = ", ".join(f"{method} {small:g} ({large:g})" for method, (small, large) in LEARNING_RATES.items())
+        text += f" (default on neo-mini, on another model in brackets: {rates})"
+    elif item.name in ("task", "method"):
+        text += " (required)" if item.name == "task" else " (required without --preset)"
+    elif item.default is not None and meta["read"] is not bool:
+        shown = ",".join(item.default) if isinstance(item.default, tuple) else item.default
+        text += f" (default: {shown})"
+    if meta["read"] is bool:
+        group.add_argument(name, action="store_true", help=text + " (default: off)")
+    elif meta["choices"]:
+        group.add_argument(name, metavar="{" + ",".join(meta["choices"]) + "}", help=text)
+    else:
+        group.add_argument(name, metavar=item.name.split("_")[-1].upper(), help=text)

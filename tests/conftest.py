@@ -1,0 +1,66 @@
+"""What the tests share: no network, one thread, and a tiny random GPT-Neo that transformers itself wrote."""
+
+import os
+import shutil
+from pathlib import Path
+
+# Read by the libraries at their import, so set before any of them is imported.
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="0")
+os.environ.pop("OMP_NUM_THREADS", None)
+
+import pytest
+import torch
+
+from neo_peft.base import BUNDLED
+
+torch.set_num_threads(1)
+
+# Sizes of which no two are equal by accident: a mistake cannot hide behind them.
+TINY = {
+    "vocab_size": 8192,
+    "hidden_size": 24,
+    "num_layers": 4,
+    "num_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 128,
+    "window_size": 11,
+    "attention_types": [[["global", "local"], 2]],
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_no_cwd(monkeypatch, tmp_path):
+    """Each test starts in a folder of its own, on one thread, from one seed."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A tiny random GPT-Neo (weights of std 0.3) as `save_pretrained` writes it, with neo-mini's tokenizer."""
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    torch.manual_seed(1)
+    model = GPTNeoForCausalLM(GPTNeoConfig(**TINY))
+    with torch.no_grad():  # biases and norms away from 0 and 1, where a forgotten one would not be seen
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BUNDLED["neo-mini"] / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real data sets' original files."""
+    if not os.environ.get("NEO_PEFT_DATA"):
+        pytest.skip("NEO_PEFT_DATA names no folder with the real data sets")
+    return Path(os.environ["NEO_PEFT_DATA"])

@@ -1,0 +1,433 @@
+"""LoRA against the formula written out, and against peft on the same weights and seeds."""
+
+import copy
+import math
+import warnings
+
+import peft
+import pytest
+import torch
+from parity import (
+    all_logits,
+    assert_close,
+    backward,
+    batch_of,
+    bits,
+    moved,
+    padded,
+    random_texts,
+    real_rows,
+)
+from torch import nn
+from torch.amp import GradScaler
+from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification, get_linear_schedule_with_warmup
+
+from neo_peft.base import load_base
+from neo_peft.errors import InputError
+from neo_peft.lora import LoRALinear, add_lora, match_targets, merge_lora
+from neo_peft.model import TunedModel, build_model
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+from neo_peft.training import make_optimizer, rate_at, update
+
+IN, OUT, RANK, ALPHA, ROWS = 7, 11, 3, 5.0, 4  # no two are equal, r < in, and alpha != r
+
+Q_V = ("q_proj", "v_proj")
+ALL = ("all-linear",)
+KINDS = "k_proj v_proj q_proj out_proj c_fc c_proj".split()
+
+
+# ------------------------------------------------------------------------------------------- one layer, written out
+
+
+def adapted_layer(bias=True, dropout=0.0, rslora=False, dtype=torch.float32):
+    """One adapted layer in which B is away from zero, and frozen."""
+    net = nn.ModuleDict({"fc": nn.Linear(IN, OUT, bias, dtype=dtype)})
+    add_lora(net, ["fc"], RANK, ALPHA, dropout, rslora=rslora)
+    nn.init.normal_(net["fc"].lora_B.weight)
+    return net["fc"]
+
+
+def written_out(layer, x, scaling, dropped=None):
+    """W x + b + scaling · B A x in float64, with leaves of its own: {name: leaf}, output."""
+    leaves = {name: p.detach().double().requires_grad_() for name, p in layer.named_parameters()}
+    x = x.double()
+    out = x @ leaves["weight"].T + leaves.get("bias", 0)
+    low = (x if dropped is None else x * dropped) @ leaves["lora_A.weight"].T
+    return leaves, out + scaling * low @ leaves["lora_B.weight"].T
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("rslora", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))])
+def test_the_layer_is_the_formula_in_value_and_gradient(bias, rslora, scaling):
+    layer = adapted_layer(bias, rslora=rslora)
+    x = torch.randn(ROWS, IN, requires_grad=True)
+    their_x = x.detach().double().requires_grad_()
+    leaves, expected = written_out(layer, their_x, scaling)
+    out = layer(x)
+    assert out.dtype == torch.float32
+    assert_close(out, expected)
+    backward(out)
+    backward(expected)
+    assert_close(x.grad, their_x.grad)
+    assert_close(layer.lora_A.weight.grad, leaves["lora_A.weight"].grad)
+    assert_close(layer.lora_B.weight.grad, leaves["lora_B.weight"].grad)
+    assert layer.weight.grad is None and (not bias or layer.bias.grad is None)
+
+
+def test_a_is_uniform_within_one_over_the_root_of_its_inputs_and_b_is_zero():
+    # kaiming_uniform_(a=sqrt(5)) is U(-1/sqrt(in), 1/sqrt(in)); with r for in the bound would be 4.5 times as wide.
+    net = nn.ModuleDict({"fc": nn.Linear(100, 30)})
+    add_lora(net, ["fc"], rank=5, alpha=3)
+    a, bound = net["fc"].lora_A.weight, 1 / math.sqrt(100)
+    assert a.shape == (5, 100) and net["fc"].lora_B.weight.shape == (30, 5)
+    assert 0.97 * bound < a.max() <= bound and -bound <= a.min() < -0.97 * bound
+    assert a.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    assert not net["fc"].lora_B.weight.any()
+
+
+def test_gaussian_a_has_the_spread_one_over_r():
+    net = nn.ModuleDict({"fc": nn.Linear(400, 30)})
+    add_lora(net, ["fc"], rank=5, alpha=3, init="gaussian")
+    assert net["fc"].lora_A.weight.std().item() == pytest.approx(1 / 5, rel=0.1)
+    assert net["fc"].lora_A.weight.mean().item() == pytest.approx(0, abs=0.02)
+    assert not net["fc"].lora_B.weight.any()
+
+
+def test_dropout_falls_on_the_input_of_a_alone_scaled_up():
+    layer, x = adapted_layer(dropout=0.4).train(), torch.randn(ROWS, IN)
+    torch.manual_seed(3)
+    out = layer(x)
+    torch.manual_seed(3)
+    dropped = torch.empty(ROWS, IN).bernoulli_(0.6) / 0.6
+    assert 0 < (dropped == 0).sum() < ROWS * IN
+    assert_close(out, written_out(layer, x, ALPHA / RANK, dropped)[1])
+
+
+def test_nothing_is_dropped_in_eval():
+    layer, x = adapted_layer(dropout=0.4).eval(), torch.randn(ROWS, IN)
+    assert_close(layer(x), written_out(layer, x, ALPHA / RANK)[1])
+
+
+def test_two_steps_of_sgd_move_b_then_a_and_never_w():
+    net = nn.ModuleDict({"fc": nn.Linear(IN, OUT)})
+    add_lora(net, ["fc"], RANK, ALPHA)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    x, y = torch.randn(ROWS, IN), torch.randn(ROWS, OUT)
+    for expected in ({"fc.lora_B.weight"}, {"fc.lora_A.weight", "fc.lora_B.weight"}):
+        before = bits(net)
+        optimizer.zero_grad()
+        (net["fc"](x) - y).square().mean().backward()
+        optimizer.step()
+        assert moved(before, net) == expected
+
+
+# ---------------------------------------------------------------------------------------------------------- merging
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_merged_layer_is_plain_and_computes_what_the_unmerged_does(rslora):
+    layer, x = adapted_layer(rslora=rslora, dropout=0.4).eval(), torch.randn(ROWS, IN)
+    merged, bias = layer.merged(), layer.bias.detach().clone()
+    assert type(merged) is nn.Linear and (merged.in_features, merged.out_features) == (IN, OUT)
+    assert not merged.weight.requires_grad
+    assert torch.equal(merged.bias, bias)
+    assert_close(merged(x), layer(x))
+    scaling = ALPHA / (math.sqrt(RANK) if rslora else RANK)
+    assert_close(merged.weight, layer.weight + scaling * layer.lora_B.weight @ layer.lora_A.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merging_sums_in_fp32_and_rounds_once(dtype):
+    layer = adapted_layer(bias=False, dtype=dtype)
+    correction = ALPHA / RANK * layer.lora_B.weight @ layer.lora_A.weight
+    merged = layer.merged()
+    assert merged.weight.dtype == dtype and merged.bias is None
+    assert torch.equal(merged.weight, (layer.weight.float() + correction).to(dtype))
+    assert not torch.equal(merged.weight, layer.weight + correction.to(dtype))  # the numbers can tell the two apart
+
+
+def test_a_merge_that_is_not_finite_is_refused():
+    broken = adapted_layer()
+    with torch.no_grad():
+        broken.lora_B.weight[2, 1] = math.nan
+    overflowing = adapted_layer(dtype=torch.float16)  # finite in fp32, beyond 65504 in fp16
+    with torch.no_grad():
+        overflowing.lora_A.weight.fill_(100)
+        overflowing.lora_B.weight.fill_(1000)
+    for layer in (broken, overflowing):
+        net = nn.ModuleDict({"fc": layer})
+        with pytest.raises(InputError, match="merging LoRA gives weights that are not finite"):
+            merge_lora(net)
+
+
+# ------------------------------------------------------------------------------------------- a model, against peft
+
+
+@pytest.fixture(scope="module")
+def base(tiny_folder):
+    return load_base(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_folder):
+    return GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+
+
+def trunk_of(base):
+    return copy.deepcopy(base.trunk)
+
+
+def pefts(oracle, targets=Q_V, rank=5, alpha=7, task_type="CAUSAL_LM", seed=5, **options):
+    targets = targets[0] if targets == ALL else list(targets)
+    config = peft.LoraConfig(task_type, target_modules=targets, r=rank, lora_alpha=alpha, **options)
+    torch.manual_seed(seed)
+    return peft.get_peft_model(copy.deepcopy(oracle), config)
+
+
+def our_name(name):
+    """Translate peft's name of a parameter, or of a module."""
+    for theirs in ("base_model.model.", ".default", ".base_layer", ".modules_to_save"):
+        name = name.replace(theirs, "")
+    return name
+
+
+def trainable_of(theirs):
+    return {our_name(name): p for name, p in theirs.named_parameters() if p.requires_grad}
+
+
+def our_lora(base, **options):
+    trunk = trunk_of(base)
+    names = add_lora(trunk, **{"rank": 5, "alpha": 7, **options})
+    return TunedModel(trunk), names
+
+
+def away_from_zero(ours, theirs):
+    """Draw new values for everything that trains, B above all, and give peft the same."""
+    with torch.no_grad():
+        for name, parameter in trainable_of(theirs).items():
+            parameter.copy_(ours.trainable()[name].add_(0.2 * torch.randn(parameter.shape)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "init"),
+    [(Q_V, "kaiming"), (ALL, "kaiming"), (("c_fc", "v_proj", "out_proj"), "kaiming"), (Q_V, "gaussian")],
+)
+def test_one_seed_gives_pefts_a_bit_for_bit(base, oracle, targets, init):
+    theirs = pefts(oracle, targets, init_lora_weights=True if init == "kaiming" else "gaussian")
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    ours, _ = our_lora(base, target_modules=targets, init=init)
+    assert torch.equal(torch.rand(1), after)  # as many draws altogether
+    trainable = trainable_of(theirs)
+    assert ours.trainable().keys() == trainable.keys()
+    assert all(torch.equal(parameter, trainable[name]) for name, parameter in ours.trainable().items())
+
+
+def test_build_model_draws_the_head_first_and_seeds_again_before_the_adapter(base, oracle):
+    settings = make_settings(task="ner", method="lora", rank=5, alpha=7, seed=9, target_modules=ALL)
+    ours = build_model(trunk_of(base), base.tokenizer, TASKS["ner"], settings)
+    torch.manual_seed(9)
+    head = nn.init.normal_(torch.empty(11, 24), 0, 0.3)  # the tiny model's initializer_range
+    assert torch.equal(ours.classifier.weight, head)
+    assert not ours.classifier.bias.any()
+    theirs = trainable_of(pefts(oracle, ALL, seed=9))
+    assert ours.trainable().keys() - theirs.keys() == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(ours.trainable()[name], parameter) for name, parameter in theirs.items())
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
+@pytest.mark.parametrize("targets", [Q_V, ALL])
+def test_trainable_tensors_logits_and_gradients_are_pefts(base, oracle, targets, bias, rslora):
+    theirs = pefts(oracle, targets, bias=bias, use_rslora=rslora)
+    ours, _ = our_lora(base, target_modules=targets, bias=bias, rslora=rslora)
+    trainable = trainable_of(theirs)
+    assert ours.trainable().keys() == trainable.keys()
+    away_from_zero(ours, theirs)
+
+    texts = random_texts()
+    logits = all_logits(ours, batch_of(texts))
+    expected = real_rows(theirs(input_ids=padded(texts)).logits, texts)
+    with torch.no_grad():
+        assert (expected - real_rows(oracle(padded(texts)).logits, texts)).abs().max() > 1  # the adapter matters
+    assert_close(logits, expected)
+    backward(logits)
+    backward(expected)
+    for name, parameter in ours.trainable().items():
+        assert_close(parameter.grad, trainable[name].grad, tolerance=3e-5)
+
+
+def test_the_biases_that_train_are_the_ones_named(base):
+    trainable = {bias: our_lora(base, bias=bias)[0].trainable() for bias in ("none", "all", "lora_only")}
+    every = {f"transformer.{name}" for name, _ in base.trunk.named_parameters() if name.endswith(".bias")}
+    assert len(every) == 4 * 5 + 1  # out_proj, c_fc, c_proj and two norms a layer, and the last norm
+    assert trainable["all"].keys() - trainable["none"].keys() == every
+    assert trainable["lora_only"].keys() == trainable["none"].keys()  # q and v have no bias
+
+
+def test_a_merged_model_has_the_bases_names_and_the_unmerged_ones_logits(base):
+    ours, _ = our_lora(base, target_modules=ALL, bias="all", dropout=0.3)
+    with torch.no_grad():
+        for parameter in ours.trainable().values():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    biases = {name: p.clone() for name, p in ours.transformer.named_parameters() if name.endswith("bias")}
+    batch = batch_of(random_texts())
+    ours.eval()
+    with torch.no_grad():
+        expected = all_logits(ours, batch)
+        merge_lora(ours)
+        assert_close(all_logits(ours, batch), expected)
+    assert [name for name, _ in ours.transformer.named_parameters()] == [name for name, _ in base.trunk.named_parameters()]
+    assert not any(isinstance(module, LoRALinear) for module in ours.modules())
+    merged = dict(ours.transformer.named_parameters())
+    assert all(torch.equal(merged[name], bias) for name, bias in biases.items())
+
+
+def theirs_decaying(model, rate, decay):
+    """AdamW as transformers' Trainer sets it up: biases and norms do not decay."""
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    plain = [p for name, p in trainable if name.endswith("bias") or "ln_" in name]
+    others = [p for name, p in trainable if not (name.endswith("bias") or "ln_" in name)]
+    return torch.optim.AdamW([{"params": others, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}], rate)
+
+
+def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny_folder):
+    steps, rate, decay = 20, 1e-2, 0.1
+    settings = make_settings(
+        task="ner", method="lora", rank=5, alpha=7, bias="all", learning_rate=rate, weight_decay=decay, warmup_ratio=0.15,
+        head_dropout=0, seed=9,
+    )  # fmt: skip
+    ours = build_model(trunk_of(base), base.tokenizer, TASKS["ner"], settings)
+    classifier = GPTNeoForTokenClassification.from_pretrained(
+        tiny_folder, num_labels=11, classifier_dropout=0.0, dtype=torch.float32
+    )
+    classifier.classifier.load_state_dict(ours.classifier.state_dict())
+    theirs = pefts(classifier, bias="all", task_type="TOKEN_CLS", seed=9)
+    optimizer, their_optimizer = make_optimizer(ours, settings), theirs_decaying(theirs, rate, decay)
+    schedule = get_linear_schedule_with_warmup(their_optimizer, 3, steps)
+
+    losses = []
+    for step in range(steps):
+        # Four batches, again and again, so that the loss falls and a wrong step is seen; one token in three is read.
+        texts = random_texts([(17, 5, 26), (9, 30), (3, 21, 12), (14, 14)][step % 4], seed=step % 4)
+        labels = [torch.where(text % 3 == 0, text % 11, -100) for text in texts]
+        flat = torch.cat(labels)
+        reads = (flat != -100).nonzero().squeeze(1)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, steps, settings)
+        batch = batch_of(texts, reads, flat[reads])
+        loss, norm = update(ours, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm=1.0)
+
+        mask = padded([torch.ones_like(text) for text in texts])
+        expected = theirs(input_ids=padded(texts), attention_mask=mask, labels=padded(labels, -100)).loss
+        expected.backward()
+        their_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        their_optimizer.step()
+        schedule.step()
+        their_optimizer.zero_grad()
+        losses.append(loss)
+        assert loss == pytest.approx(expected.item(), rel=1e-4)
+        assert norm == pytest.approx(their_norm.item(), rel=1e-3)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+# ------------------------------------------------------------------------------------------------------- the targets
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "q_proj",
+        "attention.v_proj",
+        "mlp.c_fc",
+        "attn.attention.out_proj",
+        "1.mlp.c_proj",
+        "transformer.h.2.attn.attention.k_proj",
+        r"transformer\.h\.[13]\..*_proj",
+        r".*\.(q_proj|c_fc)",
+        r".*h\.0\.attn.*",
+    ],
+)
+def test_a_target_means_the_layers_that_it_means_to_peft(base, oracle, target):
+    regex = "*" in target
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a regular expression that also meets a module without weights of its own
+        config = peft.LoraConfig(target_modules=target if regex else [target], exclude_modules=r".*(attention|attn|mlp)")
+        expected = peft.get_peft_model(copy.deepcopy(oracle), config).targeted_module_names
+    found = match_targets(base.trunk, [target])
+    assert {f"transformer.{name}" for name in found} == set(expected)
+
+
+def test_all_linear_is_the_trunk_and_never_a_head(base):
+    settings = make_settings(task="ner", method="lora", target_modules=ALL)
+    model = build_model(trunk_of(base), base.tokenizer, TASKS["ner"], settings)
+    adapted = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
+    assert len(adapted) == 4 * 6 and {name.rsplit(".", 1)[-1] for name in adapted} == set(KINDS)
+    assert type(model.classifier) is nn.Linear
+    assert type(model.transformer.wte) is nn.Embedding
+
+
+def test_layers_are_adapted_in_the_trunks_own_order_whatever_the_targets(base):
+    expected = [f"h.{layer}.attn.attention.{kind}" for layer in range(4) for kind in ("v_proj", "q_proj")]
+    model, names = our_lora(base, target_modules=("q_proj", "v_proj", r"h\.0\..*q_proj"))
+    assert names == expected
+    adapted = [name for name, module in model.transformer.named_modules() if isinstance(module, LoRALinear)]
+    assert adapted == expected
+
+
+@pytest.mark.parametrize(
+    ("targets", "lost"),
+    [
+        (("q_proj", "qproj"), "'qproj'"),
+        (("query", "q_proj", "h.7.mlp.c_fc"), "'query', 'h.7.mlp.c_fc'"),
+        (("_proj",), "'_proj'"),  # a suffix begins behind a dot
+        ((r"h\.0",), r"'h\\.0'"),  # a regular expression is for the whole name
+        (("wte",), "'wte'"),  # no linear layer: its merge would change the logits of the tied head
+        (("attn.attention",), "'attn.attention'"),
+        ((), "list, which is empty"),
+    ],
+)
+def test_each_target_must_match_and_the_error_says_what_there_is(base, targets, lost):
+    trunk = trunk_of(base)
+    before = [name for name, _ in trunk.named_modules()]
+    with pytest.raises(InputError) as error:
+        add_lora(trunk, targets)
+    assert str(error.value) == (
+        f"no linear layer is named by the target {lost}; there are c_fc, c_proj, k_proj, out_proj, q_proj, v_proj "
+        "(for example h.0.attn.attention.k_proj), and all-linear"
+    )
+    assert [name for name, _ in trunk.named_modules()] == before
+
+
+def test_a_target_that_is_no_regular_expression_is_refused_with_the_reason(base):
+    with pytest.raises(InputError, match=r"the target 'q_proj\(' is neither a module's name nor a regular expression: miss"):
+        match_targets(base.trunk, ["v_proj", "q_proj("])
+
+
+# ---------------------------------------------------------------------------------------------------- what is frozen
+
+
+def test_steps_move_everything_that_trains_and_no_bit_of_the_rest(base):
+    settings = make_settings(task="ner", method="lora", bias="all", dropout=0.2)
+    model = build_model(trunk_of(base), base.tokenizer, TASKS["ner"], settings).train()
+    optimizer = make_optimizer(model, settings)
+    before = bits(model)
+    texts = random_texts()
+    for _ in range(2):  # A moves from the second on
+        batch = batch_of(texts, torch.tensor([0, 9, 16, 20, 40]), torch.tensor([3, 0, 10, 5, 1]))
+        update(model, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm=0.0)
+    assert moved(before, model) == model.trainable().keys()
+    assert len(model.trainable()) == 2 * 8 + 21 + 2
+
+
+def test_train_and_eval_never_touch_a_weight(base):
+    model, _ = our_lora(base, target_modules=ALL, dropout=0.3)
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter.normal_()
+    before, parameters = bits(model), list(model.parameters())
+    for mode in (True, False, False, True, True):
+        model.train(mode)
+    assert moved(before, model) == set()
+    assert all(now is then for now, then in zip(model.parameters(), parameters, strict=True))

@@ -1,0 +1,24 @@
+"""Tune a GPT-Neo for a task, and score it before and after: python train.py --task ner --method lora"""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from neo_peft.errors import exit_status
+from neo_peft.settings import parse_train_flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = parse_train_flags(sys.argv[1:] if argv is None else argv)
+    # torch takes seconds to import: --help and a bad flag answer without it.
+    from neo_peft.progress import show_progress
+    from neo_peft.training import run
+
+    summary = run(settings, partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True), show_progress)
+    if settings.json:
+        print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
