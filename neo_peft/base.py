@@ -41,6 +41,7 @@ class Base:
 def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
     """Load a base, frozen: matrices in `dtype`, norms and biases in fp32. Raise InputError for what is no GPT-Neo."""
     folder = find_folder(model)
+    config = read_config(folder)  # first: what is no GPT-Neo need not be read
     tensors, notes, digest = {}, [], {}
     for name, tensor in _canonical_tensors(folder, notes):
         if name in tensors:
@@ -49,7 +50,7 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
         held = dtype if tensor.dim() > 1 else torch.float32
         tensors[name] = tensor.to(device=device, dtype=held, copy=True)
     fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
-    trunk = trunk_of(read_config(folder), tensors, folder)
+    trunk = trunk_of(config, tensors, folder)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Base(trunk, load_tokenizer(folder), folder, fingerprint, notes, parameters)
 
@@ -62,13 +63,14 @@ def find_folder(model: str) -> Path:
         return Path(model)
     if Path(model).exists() or model.count("/") > 1 or model.startswith((".", "/", "~")):
         raise InputError(f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name)")
-    config = hub.hub_file(model, "config.json")
+    folder = hub.hub_file(model, "config.json").parent
+    read_config(folder)  # before gigabytes of what is no GPT-Neo are fetched
     for filename in TOKENIZER_FILES:
         _fetch_if_there(model, filename)
     if not _fetch_if_there(model, WEIGHTS) and (index := _fetch_if_there(model, INDEX)):
-        for filename in sorted(set(read_json(index)["weight_map"].values())):
+        for filename in _shards(index):
             hub.hub_file(model, filename)
-    return config.parent
+    return folder
 
 
 def _fetch_if_there(model: str, filename: str) -> Path | None:
@@ -177,16 +179,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise InputError(f"{folder / INDEX} has no weight_map")
-        files = []
-        for name in sorted(set(map(str, weight_map.values()))):
-            if Path(name).name != name:
-                raise InputError(f"{folder / INDEX} names {name}, which is not a file of its own folder")
-            if not (folder / name).exists():
-                raise InputError(f"{folder / name} is missing; {INDEX} names it")
-            files.append(folder / name)
+        files = [folder / name for name in _shards(folder / INDEX)]
+        for file in files:
+            if not file.exists():
+                raise InputError(f"{file} is missing; {INDEX} names it")
         return files
     if any(folder.glob("pytorch_model*.bin")):
         raise InputError(
@@ -194,6 +190,17 @@ def _weight_files(folder: Path) -> list[Path]:
             f"\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     raise InputError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards")
+
+
+def _shards(index: Path) -> list[str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no weight_map")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if Path(name).name != name or name == "..":
+            raise InputError(f"{index} names {name}, which is not a file of its own folder")
+    return names
 
 
 def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:

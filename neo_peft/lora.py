@@ -71,10 +71,17 @@ def add_lora(
 ) -> list[str]:
     """Freeze a trunk, put LoRA on the linear layers that `target_modules` name, and return their names.
 
-    A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the whole name, or
-    `all-linear`. Each must match, else InputError. `bias` says which biases train too: none, all of the trunk's
-    (the norms' among them), or lora_only, those of the layers that carry LoRA.
+    A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the whole name (with the
+    published `transformer.` in front or without it), or `all-linear`. Each must match, else InputError. `bias` says
+    which biases train too: none, all of the trunk's (the norms' among them), or lora_only, those of the layers that
+    carry LoRA.
     """
+    if bias not in BIAS or init not in INIT:
+        raise InputError(f"bias is one of {', '.join(BIAS)}, not {bias!r}, and init of {', '.join(INIT)}, not {init!r}")
+    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
+        raise InputError(f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {rank}, {alpha}, {dropout}")
+    if any(isinstance(module, LoRALinear) for module in trunk.modules()):
+        raise InputError("the trunk carries LoRA already, which a second one would throw away; merge it first")
     names = match_targets(trunk, target_modules)
     trunk.requires_grad_(False)
     for name in names:
@@ -108,10 +115,11 @@ def match_targets(trunk: nn.Module, target_modules: Iterable[str]) -> list[str]:
 
 
 def _matches(target: str, name: str) -> bool:
-    if target == "all-linear" or name == target or name.endswith("." + target):
+    published = "transformer." + name  # checkpoints and peft name the trunk too
+    if target == "all-linear" or target == published or published.endswith("." + target):
         return True
     try:
-        return re.fullmatch(target, name) is not None
+        return any(re.fullmatch(target, whole) for whole in (name, published))
     except re.error as error:
         raise InputError(
             f"the target {target!r} is neither a module's name nor a regular expression: {error}"

@@ -8,7 +8,7 @@ default. Read `entities` first: every score of entities is a count over what it 
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
-from operator import eq
+from operator import eq, itemgetter
 
 Entity = tuple[str, int, int]  # type, first word, last word (included)
 
@@ -73,13 +73,11 @@ def entity_scores(
         gold_tags += [*gold_sentence, "O"]
         tags += [*sentence, *["O"] * lost, "O"]
 
-    # Entities do not overlap, so the first word is a key, and only those that share it can agree.
-    true = {entity[1]: entity for entity in entities(gold_tags, strict)}
-    read = {entity[1]: entity for entity in entities(tags, strict)}
-    pairs = [(entity, read[first]) for first, entity in true.items() if first in read]
-    hits = Counter(a[0] for a, b in pairs if a == b)
-    span_hits = sum(a[2] == b[2] for a, b in pairs)
-    support, guesses = Counter(t for t, _, _ in true.values()), Counter(t for t, _, _ in read.values())
+    true, read = entities(gold_tags, strict), entities(tags, strict)
+    support, guesses = Counter(map(itemgetter(0), true)), Counter(map(itemgetter(0), read))
+    hits = Counter(map(itemgetter(0), set(true).intersection(read)))
+    last_word = {first: last for _, first, last in read}  # entities do not overlap: the first word is a key
+    span_hits = sum(last_word.get(first) == last for _, first, last in true)
 
     # A type that was only ever predicted is a row of zeros: without it macro would miss these false alarms.
     per_label = {t: _row(hits[t], guesses[t], support[t]) for t in sorted(support | guesses)}

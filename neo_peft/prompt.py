@@ -7,6 +7,8 @@ values, once for the whole batch.
 import torch
 from torch import Tensor, nn
 
+from neo_peft.errors import InputError
+
 INIT = ("text", "vocab", "labels", "random")
 
 
@@ -31,6 +33,8 @@ def start_rows(wte: Tensor, length: int, init: str, text_ids: list[int], label_i
     labels: the tokens of the labels' words, then the vocabulary. random: a normal with the mean and the spread of
     wte itself; a standard normal, whatever the spread, starts far outside of what the model has ever seen.
     """
+    if init not in INIT:
+        raise InputError(f"a prompt starts from one of {', '.join(INIT)}, not {init!r}")
     if init == "random":
         mean, std = wte.float().mean(), wte.float().std()
         return mean + std * torch.randn(length, wte.shape[1]).to(wte.device)

@@ -132,7 +132,7 @@ def _load_phrasebank_zip(task: Task, protocol: str) -> Splits:
     file = hub.hub_file("takala/financial_phrasebank", f"data/{PHRASEBANK}.zip", kind="dataset")
     try:
         return _split_phrasebank(task, zipfile.Path(file, f"{PHRASEBANK}/"), protocol)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last one: encrypted
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{file}: a broken zip ({error}); delete it, so that it is fetched again") from error
 
 
@@ -187,7 +187,7 @@ def _drop_repeats(rows: list[dict]) -> tuple[list[dict], str]:
         groups["".join(char for char in row["sentence"].lower() if char.isalnum())].append(row)
     kept = [group[0] for group in groups.values() if len({row["label"] for row in group}) == 1]
     note = f"{len(rows):,} rows are {len(groups):,} sentences that differ in letters or digits"
-    return kept, f"{note}; {len(groups) - len(kept):,} of them with conflicting labels were dropped"
+    return kept, f"{note}; dropped for conflicting labels: {len(groups) - len(kept):,}"
 
 
 def _deal_tenths(rows: list[dict], by_label: bool) -> list[tuple[int, dict]]:
@@ -236,7 +236,7 @@ def _lines(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; put it beside the task's other files") from error
     if raw.startswith(codecs.BOM_UTF8):
-        encoding = "utf-8-sig"
+        raw, encoding = raw.removeprefix(codecs.BOM_UTF8), "utf-8"
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
@@ -322,6 +322,7 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, tuple]]:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # bad input is one line, and that one is ours
     try:
         # A cache that is thrown away: the usual one would keep a second copy of what the hub's cache holds.
         with tempfile.TemporaryDirectory() as cache:
@@ -337,9 +338,10 @@ def _read_tag_names(task: Task, path: Path) -> dict[int, str]:
     """Read which tag each number of tner's files stands for: the numbers are its own, the names ours too."""
     try:
         numbers = json.loads("\n".join(line for _, line in _lines(path)))
-        if set(numbers) != set(task.labels):
-            raise ValueError("other tags")
-        return {number: name for name, number in numbers.items()}
+        names = {number: name for name, number in numbers.items()}
+        if set(numbers) != set(task.labels) or len(names) != len(numbers):
+            raise ValueError("other tags, or one number for two of them")
+        return names
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON number for each of {', '.join(task.labels)}") from error
 

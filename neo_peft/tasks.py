@@ -26,6 +26,7 @@ class Task:
 
     `template` alternates fixed text and data fields, and ends where the answer is read; a task without one tags
     the words of its rows. `source_template` is the same in the words of the study that this project follows.
+    `instruction` stands in front of a text that an untuned model answers, and is what a soft prompt starts from.
     """
 
     name: str
@@ -70,6 +71,7 @@ TASKS = {
             fields=("tokens", "tags"),
             labels=("O", *(f"{prefix}-{kind}" for kind in _ENTITY_TYPES for prefix in "BI")),
             metric="f1",
+            instruction="Label each word as part of the name of a DNA, protein, cell type, cell line or RNA:\n",
         ),
         Task(
             name="sentiment",

@@ -1,0 +1,174 @@
+"""Encoding: against transformers' own alignment, the source's template written out, and cases worked by hand."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from neo_peft.base import BUNDLED, load_tokenizer, read_config
+from neo_peft.data import UNKNOWN, Encoder, batches, collate, make_encoder, shorten
+from neo_peft.errors import InputError
+from neo_peft.settings import make_settings
+from neo_peft.sources import load_splits
+from neo_peft.tasks import TASKS
+
+END = 0  # neo-mini's end of text
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_tokenizer(BUNDLED["neo-mini"])
+
+
+@pytest.fixture(scope="module")
+def gpt2(data_folder, tmp_path_factory):
+    """GPT-2's tokenizer as GPT-Neo's old folders hold it: vocabulary and merges, no tokenizer.json."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(data_folder / "gpt2_tokenizer" / name, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neo"}))
+    return folder
+
+
+def encoder(tokenizer, task="ner", with_head=True, max_length=200, **settings):
+    return Encoder(TASKS[task], tokenizer, END, with_head, max_length, vocab_size=60_000, **settings)
+
+
+def example(examples, index):
+    """Take one example apart: its ids, the rows at which it is read, their targets."""
+    ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
+    part = slice(examples.read_starts[index], examples.read_starts[index + 1])
+    return ids.tolist(), examples.reads[part].tolist(), examples.targets[part].tolist()
+
+
+@pytest.mark.parametrize("read_last", [False, True])
+def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, read_last):
+    from transformers import GPT2TokenizerFast
+
+    oracle = GPT2TokenizerFast(
+        vocab=str(gpt2 / "vocab.json"), merges=str(gpt2 / "merges.txt"), add_prefix_space=True
+    )
+    rows = load_splits(TASKS["ner"], str(data_folder)).train[:500]
+    examples = encoder(load_tokenizer(gpt2), max_length=1000, read_last=read_last)(rows)
+    for index, row in enumerate(rows):
+        aligned = oracle(row["tokens"], is_split_into_words=True)
+        words = aligned.word_ids()
+        first = [words.index(word) for word in range(len(row["tokens"]))]
+        last = [len(words) - 1 - words[::-1].index(word) for word in range(len(row["tokens"]))]
+        labels = [TASKS["ner"].labels.index(tag) for tag in row["tags"]]
+        assert example(examples, index) == (aligned["input_ids"], last if read_last else first, labels)
+
+
+def test_the_papers_rows_are_the_sources_template_written_out(gpt2, data_folder):
+    tokenizer = load_tokenizer(gpt2)
+    write = lambda text: tokenizer.encode(text)  # noqa: E731
+    rows = load_splits(TASKS["sentiment"], str(data_folder), "paper").train[:200]
+    examples = encoder(tokenizer, "sentiment", with_head=False, source_text=True)(rows)
+    for index, row in enumerate(rows):
+        text, label = write(f"sentence : {row['sentence']} Label : "), write(row["label"])
+        assert example(examples, index) == (
+            text + label,
+            list(range(len(text) - 1, len(text) + len(label))),
+            [*label, END],
+        )
+    rows = load_splits(TASKS["similarity"], str(data_folder)).train[:200]
+    examples = encoder(tokenizer, "similarity", with_head=False, source_text=True)(rows)
+    for index, row in enumerate(rows):
+        text = f'"Sentence1": {row["sentence1"]} "Sentence2": {row["sentence2"]} "Label":'
+        assert example(examples, index)[0] == write(text) + write(row["label"])
+
+
+def test_a_label_carries_its_space_outside_of_the_papers_text(mini):
+    row = {"sentence": "Profit rose .", "label": "positive"}
+    ids, reads, targets = example(encoder(mini, "sentiment", with_head=False)([row]), 0)
+    assert ids == mini.encode("Sentence : Profit rose . Label : positive")
+    assert targets == [*mini.encode(" positive"), END]
+    assert reads[0] == len(mini.encode("Sentence : Profit rose . Label :")) - 1
+    assert reads == list(range(reads[0], reads[0] + len(targets)))
+
+
+def test_a_head_reads_the_mark_alone(mini):
+    row = {"sentence1": "It rained .", "sentence2": "Rain fell .", "label": "equivalent"}
+    ids, reads, targets = example(encoder(mini, "similarity")([row]), 0)
+    assert ids == mini.encode("Sentence1 : It rained . Sentence2 : Rain fell . Label :")
+    assert (reads, targets) == ([len(ids) - 1], [1])
+
+
+def test_a_row_without_its_label_is_read_at_its_mark_for_nothing(mini):
+    assert example(encoder(mini, "sentiment", with_head=False)([{"sentence": "Profit rose ."}]), 0)[2] == [UNKNOWN]
+    assert example(encoder(mini)([{"tokens": ["IL-2", "gene"]}]), 0)[2] == [UNKNOWN, UNKNOWN]
+
+
+def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
+    words = "profit fell and fell again until nothing was left of the company".split()
+    row = {"sentence": " ".join(words), "label": "negative"}
+    examples = encoder(mini, "sentiment", with_head=False, max_length=12)([row, {**row, "sentence": "Up ."}])
+    ids, reads, targets = example(examples, 0)
+    template = len(mini.encode("Sentence :")), len(mini.encode(" Label :"))
+    data = mini.encode(" " + row["sentence"])[: 12 - sum(template)]
+    assert ids[: reads[0] + 1] == mini.encode("Sentence :") + data + mini.encode(" Label :")
+    assert targets == [*mini.encode(" negative"), END]
+    assert examples.cut == 1
+
+
+def test_the_longer_sentence_of_a_pair_is_cut_first():
+    a, b = list(range(10, 17)), list(range(20, 24))
+    pieces, is_data = [[1], a, [2], b, [3]], [False, True, False, True, False]
+    assert shorten(pieces, is_data, 14) is pieces
+    assert shorten(pieces, is_data, 11) == [[1], a[:4], [2], b, [3]]
+    assert shorten(pieces, is_data, 8) == [[1], a[:3], [2], b[:2], [3]]
+    assert shorten(pieces, is_data, 3) == [[1], [], [2], [], [3]]
+
+
+def test_words_that_do_not_fit_are_not_read(mini):
+    row = {"tokens": ["immunoglobulin", "genes", "rearrange"], "tags": ["B-DNA", "I-DNA", "O"]}
+    lengths = [len(mini.encode(" " + word)) for word in row["tokens"]]
+    assert lengths[1] > 0 and lengths[0] > 1
+    cut_inside_the_first = example(encoder(mini, max_length=lengths[0] - 1)([row]), 0)
+    assert cut_inside_the_first[1:] == ([0], [1])
+    assert example(encoder(mini, max_length=lengths[0] - 1, read_last=True)([row]), 0)[1:] == ([], [])
+    assert example(encoder(mini, max_length=sum(lengths[:2]))([row]), 0)[1:] == ([0, lengths[0]], [1, 2])
+
+
+def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, tiny_folder):
+    config = read_config(tiny_folder)
+    instruction = len(mini.encode(TASKS["sentiment"].instruction))
+
+    def longest(task, prompt_length, **flags):
+        settings = make_settings(task=task, method="prompt", prompt_length=max(1, prompt_length), **flags)
+        return make_encoder(TASKS[task], mini, config, settings, task == "ner", prompt_length).max_length
+
+    assert longest("sentiment", 3) == 128 - instruction - 10
+    assert longest("sentiment", instruction + 5) == 128 - instruction - 5 - 10
+    assert longest("ner", 7) == 121
+    assert longest("ner", 7, max_length=40) == 40
+    with pytest.raises(InputError, match="a prompt of 115, the template and the answer do not fit into the model's 128"):
+        longest("sentiment", 115)
+    with pytest.raises(InputError, match="--max-length 122 does not fit: this model and prompt allow 1 to 121"):
+        longest("ner", 7, max_length=122)
+
+
+def test_a_batch_lays_examples_one_behind_the_other(mini):
+    rows = [
+        {"tokens": ["a"], "tags": ["O"]},
+        {"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]},
+        {"tokens": ["cells"], "tags": ["B-cell_type"]},
+    ]
+    batch = collate(encoder(mini)(rows), [2, 1])
+    cells, il2, gene = mini.encode(" cells"), mini.encode(" IL-2"), mini.encode(" gene")
+    assert batch.ids.tolist() == cells + il2 + gene
+    assert batch.lengths.tolist() == [len(cells), len(il2 + gene)]
+    assert batch.reads.tolist() == [0, len(cells), len(cells + il2)]
+    assert batch.targets.tolist() == [5, 1, 2]
+    assert batch.read_counts.tolist() == [1, 2]
+
+
+def test_the_last_batch_may_be_smaller():
+    assert [part.tolist() for part in batches(np.array([4, 2, 0, 1, 3]), 2)] == [[4, 2], [0, 1], [3]]
+
+
+def test_a_tokenizer_that_says_more_than_the_model_knows_is_refused(mini):
+    few = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
+    with pytest.raises(InputError, match=r"the tokenizer says token \d+, but the model knows 100: they do not fit"):
+        few([{"tokens": ["interleukin"]}])

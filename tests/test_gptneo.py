@@ -1,0 +1,296 @@
+"""The trunk against transformers.GPTNeoForCausalLM: logits, and the gradients of embeddings, prefix and every weight.
+
+The oracle reads each text alone, without padding, and a prefix repeated in front of it; we read a batch at once.
+"""
+
+import copy
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+from neo_peft.base import BUNDLED, load_base
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past, visible
+from neo_peft.rows import Rows
+
+WINDOW = 11  # the tiny model's
+# Texts of one token; texts below, at, just above and far above the window.
+BATCHES = [(3, 1, 11), (5, 12, 1), (30, 1, 17, 12, 2), (40,)]
+WORDS = [
+    "Profit rose",
+    "x",
+    "Expression of the human interleukin-2 gene in activated T lymphocytes requires NF-kappa B and calcineurin.",
+    "The company said that net sales fell to EUR 12.4 million from EUR 15.1 million a year earlier. " * 4,
+]
+
+
+# ------------------------------------------------------------------------------------------------------- the oracle
+
+
+@dataclass
+class Pair:
+    """Our trunk and theirs, from one folder."""
+
+    ours: GPTNeo
+    theirs: GPTNeoForCausalLM
+
+
+def load_pair(folder: Path) -> Pair:
+    return Pair(load_base(str(folder)).trunk, GPTNeoForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_folder) -> Pair:
+    return load_pair(tiny_folder)
+
+
+def save(model, folder: Path, tokenizer: Path, shard: str = "5GB") -> Path:
+    model.save_pretrained(folder, max_shard_size=shard)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, folder)
+    return folder
+
+
+def texts_of(*lengths: int, size: int = 24) -> list[Tensor]:
+    return [torch.randn(length, size) for length in lengths]
+
+
+def our_logits(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
+    past = None if prefix is None else trunk.prefix(prefix)
+    rows = Rows.of_texts(torch.tensor([len(text) for text in texts]), past.length if past else 0)
+    return F.linear(trunk(torch.cat(texts), rows, past), trunk.wte.weight)
+
+
+def their_logits(model: GPTNeoForCausalLM, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
+    start = 0 if prefix is None else len(prefix)
+    whole = texts if prefix is None else [torch.cat([prefix, text]) for text in texts]
+    return torch.cat([model(inputs_embeds=text[None]).logits[0, start:] for text in whole])
+
+
+def with_gradients(logits, model: nn.Module, texts: list[Tensor], prefix: Tensor | None):
+    """Compute logits, and the gradients of embeddings and every weight by name; each logit has a weight of its own."""
+    model = copy.deepcopy(model).requires_grad_()
+    leaves = {f"text {index}": text.clone().requires_grad_() for index, text in enumerate(texts)}
+    inputs = list(leaves.values())
+    if prefix is not None:
+        leaves["prefix"] = prefix.clone().requires_grad_()
+    out = logits(model, inputs, leaves.get("prefix"))
+    (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    leaves |= getattr(model, "transformer", model).named_parameters()
+    return out.detach(), {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal within tolerance × max(1, largest); all zero is no evidence."""
+    largest = theirs.abs().max().item()
+    assert ours.shape == theirs.shape and largest > 0
+    assert (ours - theirs).abs().max().item() <= tolerance * max(1.0, largest)
+
+
+def assert_parity(pair: Pair, texts: list[Tensor], prefix: Tensor | None = None) -> None:
+    logits, gradients = with_gradients(our_logits, pair.ours, texts, prefix)
+    expected, expected_gradients = with_gradients(their_logits, pair.theirs, texts, prefix)
+    assert_close(logits, expected)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        # Back through four layers, rounding in fp32 alone moves either side by up to 2e-5.
+        assert_close(gradient, expected_gradients[name], 1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------ texts alone
+
+
+@pytest.mark.parametrize("lengths", BATCHES)
+def test_logits_and_gradients_are_transformers_on_uneven_texts(pair, lengths):
+    assert_parity(pair, texts_of(*lengths))
+
+
+@pytest.mark.parametrize("form", ["shards", "without transformer.", "bf16", "fp16"])
+def test_every_form_that_save_pretrained_writes_computes_the_same(tiny_folder, tmp_path, form):
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(form, torch.float32)
+    model = GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=dtype)
+    model = model.transformer if form == "without transformer." else model
+    folder = save(model, tmp_path / "saved", tiny_folder, "20KB" if form == "shards" else "5GB")
+    assert (len(list(folder.glob("*.safetensors"))) > 2) == (form == "shards")
+    assert_parity(load_pair(folder), texts_of(15, 1, 4))
+
+
+def test_layers_window_epsilon_and_inner_size_come_from_the_config(tiny_folder, tmp_path):
+    torch.manual_seed(3)
+    config = GPTNeoConfig(
+        vocab_size=50, hidden_size=12, num_layers=3, num_heads=2, max_position_embeddings=20, window_size=3,
+        attention_types=[[["local"], 2], [["global"], 1]], intermediate_size=None, layer_norm_epsilon=0.3,
+        initializer_range=0.3, bos_token_id=0, eos_token_id=7,
+    )  # fmt: skip
+    both = load_pair(save(GPTNeoForCausalLM(config), tmp_path / "other", tiny_folder))
+    assert_parity(both, texts_of(9, 1, 20, size=12), None)
+    assert_parity(both, texts_of(2, 5, size=12), texts_of(4, size=12)[0])
+    assert both.ours.config.eos_token_id == 7 and both.ours.config.initializer_range == 0.3
+
+
+def test_neo_mini_reads_real_words_as_transformers_does():
+    base = load_base("neo-mini")
+    theirs = GPTNeoForCausalLM.from_pretrained(BUNDLED["neo-mini"], dtype=torch.float32).eval()
+    ids = [torch.tensor(base.tokenizer.encode(text)) for text in WORDS]
+    assert len(ids[1]) == 1 and len(ids[3]) > base.trunk.config.window_size
+    embedded = [base.trunk.embed(text) for text in ids]
+    with torch.no_grad():  # from ids, so that the look-up is theirs
+        expected = torch.cat([theirs(input_ids=text[None]).logits[0] for text in ids])
+        assert_close(our_logits(base.trunk, embedded), expected)
+    assert_parity(Pair(base.trunk, theirs), embedded)
+
+
+def test_only_the_rows_that_are_read_are_returned_in_their_order(pair):
+    texts, read = texts_of(5, 14, 2), torch.tensor([20, 4, 4, 11])
+    rows = Rows.of_texts(torch.tensor([5, 14, 2]))
+    hidden = pair.ours(torch.cat(texts), rows, read=read)
+    assert_close(F.linear(hidden, pair.ours.wte.weight), their_logits(pair.theirs, texts)[read])
+
+
+def no_window(trunk: GPTNeo) -> None:
+    shift_window(trunk, 1000)
+
+
+def shift_window(trunk: GPTNeo, by: int) -> None:
+    for block in trunk.h:
+        block.window_size = block.window_size and block.window_size + by
+
+
+def usual_scale(trunk: GPTNeo) -> None:
+    for block in trunk.h:
+        block.attn.attention.q_proj.weight.data /= (24 / 3) ** 0.5
+
+
+@pytest.mark.parametrize("prefix_length", [0, 4])
+@pytest.mark.parametrize(
+    "mistake", [usual_scale, no_window, lambda trunk: shift_window(trunk, 1), lambda trunk: shift_window(trunk, -1)]
+)
+def test_the_comparison_sees_another_scale_and_another_window(pair, mistake, prefix_length):
+    wrong = copy.deepcopy(pair.ours)
+    mistake(wrong)
+    texts, prefix = texts_of(3, 12), texts_of(prefix_length)[0] if prefix_length else None
+    with torch.no_grad(), pytest.raises(AssertionError):
+        assert_close(our_logits(wrong, texts, prefix), their_logits(pair.theirs, texts, prefix), 1e-3)
+
+
+# --------------------------------------------------------------------------------------------------- a shared prefix
+
+
+@pytest.mark.parametrize(
+    ("prefix_length", "lengths"),
+    [(3, (5, 1, 7)), (1, (2, 12, 4)), (7, (9, 4, 1)), (10, (1, 2)), (11, (1, 3)), (17, (2, 30, 1)), (25, (4,))],
+)
+def test_a_shared_prefix_is_the_prefix_repeated_in_front_of_each_text(pair, prefix_length, lengths):
+    assert_parity(pair, texts_of(*lengths), texts_of(prefix_length)[0])
+
+
+def test_what_a_query_sees_worked_by_hand():
+    keys = torch.tensor([[0, 1, 2, 3, NOWHERE]])
+    queries = torch.tensor([[1, 3], [4, 0]])
+    assert visible(queries, keys, None).int().tolist() == [
+        [[[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]],
+        [[[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]],
+    ]
+    # A window of 2 holds the query itself and one token before it.
+    assert visible(queries, keys, 2).int().tolist() == [
+        [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]]],
+        [[[0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]],
+    ]
+
+
+# ------------------------------------------------------------------------------------------------- token after token
+
+STEPS = 16  # further than the window
+FIRST = [4, 1, 13]  # what of each text is read at once
+
+
+def read_on(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None, drop_at: int | None = None) -> list[Tensor]:
+    """Read FIRST of each text at once, then STEPS one by one; from `drop_at` on only texts 2 and 0, in that order."""
+    start = 0 if prefix is None else len(prefix)
+    before = None if prefix is None else trunk.prefix(prefix)
+    heads = torch.cat([text[:first] for text, first in zip(texts, FIRST)])
+    hidden, past = trunk.forward_and_keep(heads, Rows.of_texts(torch.tensor(FIRST), start), before)
+    said = [[rows] for rows in hidden.split(FIRST)]
+    past = past if before is None else before.expand(len(texts)).then(past)
+    going = [0, 1, 2]
+    for step in range(STEPS):
+        if step == drop_at:
+            going, past = [2, 0], past.select(torch.tensor([2, 0]))
+        rows = Rows.of_next_tokens(torch.tensor([start + FIRST[text] + step for text in going]))
+        hidden, now = trunk.forward_and_keep(torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past)
+        past = past.then(now)
+        for text, row in zip(going, hidden):
+            said[text].append(row[None])
+    assert past.length == start + max(FIRST) + STEPS
+    return [torch.cat(rows) for rows in said]
+
+
+@pytest.mark.parametrize("drop_at", [None, 5])
+@pytest.mark.parametrize("prefix_length", [0, 4, 17])
+def test_reading_token_by_token_is_reading_at_once(pair, prefix_length, drop_at):
+    texts = texts_of(*(first + STEPS for first in FIRST))
+    prefix = texts_of(prefix_length)[0] if prefix_length else None
+    with torch.no_grad():
+        read = read_on(pair.ours, texts, prefix, drop_at)
+        assert [len(rows) for rows in read] == [20, 17 if drop_at is None else 1 + drop_at, 29]
+        for text, hidden in zip(texts, read):
+            ours = F.linear(hidden, pair.ours.wte.weight)
+            assert_close(ours, their_logits(pair.theirs, [text], prefix)[: len(ours)])
+
+
+def test_padding_is_kept_at_no_position():
+    # Keys of padding stand between a short text and its next token, which must not see them.
+    kept = Past((), (), torch.tensor([[0, 1, NOWHERE]])).expand(2).then(Past((), (), torch.tensor([[2], [3]])))
+    assert kept.positions.tolist() == [[0, 1, NOWHERE, 2], [0, 1, NOWHERE, 3]]
+    assert kept.select(torch.tensor([1])).positions.tolist() == [[0, 1, NOWHERE, 3]]
+    assert kept.length == 4
+
+
+# ---------------------------------------------------------------------------------------------------- low precision
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+def test_scores_far_over_65504_are_finite_and_summed_in_fp32(tiny_folder, dtype, tolerance):
+    trunk = load_base(str(tiny_folder), dtype).trunk
+    calls = [[] for _ in trunk.h]  # a layer's q, k, v and result, of the prefix and of the text
+    for block, kept in zip(trunk.h, calls):
+        attention = block.attn.attention
+        attention.q_proj.weight.data *= 100
+        attention.k_proj.weight.data *= 100
+        for name in ("q_proj", "k_proj", "v_proj"):
+            getattr(attention, name).register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.detach()))
+        attention.out_proj.register_forward_pre_hook(lambda _, x, kept=kept: kept.append(x[0].detach()))
+    text, prefix = (rows.requires_grad_() for rows in texts_of(17, 5))
+    with torch.autocast("cpu", dtype):
+        hidden = trunk(text, Rows.of_texts(torch.tensor([17]), start=5), trunk.prefix(prefix))
+    hidden.float().pow(2).sum().backward()
+    assert hidden.isfinite().all() and text.grad.isfinite().all() and prefix.grad.isfinite().all()
+
+    for block, kept in zip(trunk.h, calls):
+        assert {rows.dtype for rows in kept} == {dtype}
+        q, k, v, out = (torch.cat(rows).view(22, 3, 8).transpose(0, 1).float() for rows in zip(kept[:4], kept[4:]))
+        scores = q @ k.transpose(1, 2)
+        assert scores.abs().max() > 2 * 65504
+        unseen = torch.ones(22, 22).triu(1).bool()
+        if block.window_size:
+            unseen |= torch.ones(22, 22).tril(-WINDOW).bool()
+        assert_close(out, scores.masked_fill(unseen, -torch.inf).softmax(2) @ v, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)])
+def test_the_residual_rows_stay_fp32_in_low_precision(tiny_folder, pair, dtype, tolerance):
+    trunk, blocks = load_base(str(tiny_folder), dtype).trunk, []
+    for block in trunk.h:
+        block.register_forward_hook(lambda _, x, out: blocks.append(out[0].dtype))
+    ids = torch.tensor([5, 812, 77, 4000])
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        hidden = trunk(trunk.embed(ids), Rows.of_texts(torch.tensor([3, 1])))
+    assert trunk.embed(ids).dtype == torch.float32 and set(blocks) == {torch.float32}
+    with torch.no_grad():
+        expected = [pair.theirs.transformer(input_ids=text[None]).last_hidden_state[0] for text in ids.split([3, 1])]
+    assert_close(hidden.float(), torch.cat(expected), tolerance)

@@ -1,0 +1,351 @@
+"""The tuned model: heads, readout, loss, dtypes, and the counts of the published sizes."""
+
+import copy
+
+import pytest
+import torch
+from parity import LENGTHS, all_logits, assert_close, backward, batch_of, random_texts
+from torch import nn
+from transformers import GPTNeoForCausalLM
+
+from neo_peft.base import BUNDLED, load_base, load_tokenizer
+from neo_peft.gptneo import Config, GPTNeo
+from neo_peft.model import TunedModel, adapted_modules, build_model, head_name, held_dtype
+from neo_peft.prompt import SoftPrompt
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+HALVES = [torch.bfloat16, torch.float16]
+METHODS = ("lora", "prompt", "head", "full", "lora+prompt")
+
+
+@pytest.fixture(scope="module")
+def base(tiny_folder):
+    return load_base(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_folder):
+    return GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+
+
+def built(base, task, method, compute_dtype=torch.float32, **settings):
+    settings = make_settings(task=task, method=method, **settings)
+    return build_model(copy.deepcopy(base.trunk), base.tokenizer, TASKS[task], settings, compute_dtype)
+
+
+# -------------------------------------------------------------------------------------------------------- the heads
+
+
+def test_ner_reads_a_classifier_and_the_method_head_of_the_others_a_score():
+    names = {(task, method): head_name(TASKS[task], method) for task in TASKS for method in METHODS}
+    with_score = {("sentiment", "head"), ("similarity", "head")}
+    assert {pair for pair, name in names.items() if name == "score"} == with_score
+    assert {pair for pair, name in names.items() if name == "classifier"} == {("ner", method) for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_classifier_is_drawn_with_the_models_own_spread_and_its_bias_is_zero(base, method):
+    model = built(base, "ner", method, seed=4, bias="all") if method == "lora" else built(base, "ner", method, seed=4)
+    assert type(model.head) is nn.Linear and model.head is model.classifier
+    torch.manual_seed(4)
+    assert torch.equal(model.classifier.weight, nn.init.normal_(torch.empty(11, 24), 0, 0.3))
+    assert model.classifier.bias.shape == (11,) and not model.classifier.bias.any()
+    assert model.classifier.weight.requires_grad and model.classifier.bias.requires_grad
+
+
+@pytest.mark.parametrize("task", ["sentiment", "similarity"])
+def test_a_row_of_score_starts_as_the_mean_of_its_labels_token_rows(base, task):
+    model = built(base, task, "head")
+    assert type(model.head) is nn.Linear and model.head is model.score and model.score.bias is None
+    tokens = [base.tokenizer(" " + label, add_special_tokens=False)["input_ids"] for label in TASKS[task].labels]
+    assert task != "similarity" or len(tokens[0]) == 2  # a mean that is no single row
+    rows = [sum(base.trunk.wte.weight[token] for token in ids) / len(ids) for ids in tokens]
+    assert_close(model.score.weight, torch.stack(rows), tolerance=1e-5)
+    assert model.trainable().keys() == {"score.weight"}
+    assert model.score.weight.data_ptr() != model.transformer.wte.weight.data_ptr()
+
+
+def test_head_dropout_falls_on_the_hidden_state_and_only_in_training(base):
+    model = built(base, "ner", "lora", head_dropout=0.4)
+    nn.init.normal_(model.classifier.bias)
+    hidden = torch.randn(5, 24)
+    torch.manual_seed(3)
+    logits = model.train().logits(hidden)
+    torch.manual_seed(3)
+    dropped = hidden * torch.empty(5, 24).bernoulli_(0.6) / 0.6
+    weight, bias = model.classifier.weight, model.classifier.bias
+    assert_close(logits, dropped @ weight.T + bias, tolerance=1e-5)
+    assert_close(model.eval().logits(hidden), hidden @ weight.T + bias, tolerance=1e-5)
+
+
+# --------------------------------------------------------------------------------------------- what is read and lost
+
+
+READS = torch.tensor([40, 3, 16, 17, 21, 47, 16])  # of all three texts, out of order, and one of them twice
+
+
+def test_the_rows_that_are_read_have_the_full_models_logits_and_gradients(base, oracle):
+    ours, texts = TunedModel(copy.deepcopy(base.trunk).requires_grad_(True)), random_texts()
+    theirs = copy.deepcopy(oracle)
+    logits = all_logits(ours, batch_of(texts, READS))
+    expected = torch.cat([theirs(input_ids=text[None]).logits[0] for text in texts])[READS]
+    assert logits.shape == (len(READS), 8192)
+    assert_close(logits, expected)
+    backward(logits)
+    backward(expected)
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    assert gradients.keys() == {name for name, _ in ours.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        assert_close(parameter.grad, gradients[name], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_logits_are_computed_for_the_rows_that_are_read_and_for_no_others(base, with_head):
+    model = built(base, "ner", "lora") if with_head else TunedModel(base.trunk)
+    hidden = model(batch_of(random_texts(), READS), None)
+    assert hidden.shape == (7, 24)
+    assert model.logits(hidden).shape == (7, 11 if with_head else 8192)
+
+
+def test_the_loss_is_the_summed_cross_entropy_of_the_known_targets(base):
+    model, texts = TunedModel(base.trunk).eval(), random_texts()
+    targets = torch.tensor([5, -1, 8191, 0, -1, 77, 4000])
+    loss = model.loss(batch_of(texts, READS, targets), None)
+    logits = all_logits(model, batch_of(texts, READS)).double()
+    expected = sum(logits[i].exp().sum().log() - logits[i, target] for i, target in enumerate(targets) if target >= 0)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_head_has_its_loss_over_classes(base):
+    model, texts = built(base, "ner", "lora").eval(), random_texts()
+    targets = torch.tensor([0, 10, -1, 3, 3, -1, 1])
+    loss = model.loss(batch_of(texts, READS, targets), None)
+    hidden = model(batch_of(texts, READS), None).double()
+    logits = hidden @ model.classifier.weight.double().T
+    expected = -sum(logits.log_softmax(1)[i, target] for i, target in enumerate(targets) if target >= 0)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_batch_without_any_known_target_has_no_loss_and_no_gradient(base):
+    model = built(base, "ner", "lora")
+    loss = model.loss(batch_of(random_texts(), READS), None)
+    loss.backward()
+    assert loss.item() == 0
+    assert not model.classifier.weight.grad.any()
+
+
+def test_a_text_in_front_is_the_same_as_its_tokens_in_front_of_every_text(base, oracle):
+    model, texts, front = TunedModel(base.trunk), random_texts(), random_texts((13,), seed=5)[0]
+    prefix = model.text_prefix(front.tolist())
+    assert prefix.length == 13
+    logits = model.logits(model(batch_of(texts), prefix))
+    expected = torch.cat([oracle(torch.cat([front, text])[None]).logits[0, 13:] for text in texts])
+    assert_close(logits, expected)
+
+
+def test_a_prefix_that_is_kept_gives_what_a_fresh_one_gives(base):
+    model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(13, 24)))
+    prefix, texts = model.prefix(), random_texts()
+    together = model(batch_of(texts), prefix)
+    alone = torch.cat([model(batch_of([text]), prefix) for text in texts])
+    assert_close(alone, together)
+    assert TunedModel(base.trunk).prefix() is None
+
+
+def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
+    batch = batch_of(random_texts(), READS).to(torch.device("meta"))
+    assert {batch.ids.device.type, batch.reads.device.type, batch.targets.device.type} == {"meta"}
+    assert batch.lengths.device.type == "cpu" and batch.lengths.tolist() == list(LENGTHS)
+    assert batch.read_counts.tolist() == [3, 2, 2]
+
+
+# ----------------------------------------------------------------------------------------------- what trains, in what
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "options", "kinds"),
+    [
+        ("sentiment", "lora", {}, {"lora_A", "lora_B"}),
+        ("ner", "lora", {"bias": "all"}, {"lora_A", "lora_B", "bias", "classifier"}),
+        ("sentiment", "prompt", {}, {"prompt"}),
+        ("ner", "prompt", {}, {"prompt", "classifier"}),
+        ("similarity", "lora+prompt", {}, {"lora_A", "lora_B", "prompt"}),
+        ("ner", "head", {}, {"classifier"}),
+        ("similarity", "head", {}, {"score"}),
+    ],
+)
+def test_a_method_trains_its_own_parts_and_no_others(base, task, method, options, kinds):
+    def kind(name):
+        parts = name.split(".")
+        return (
+            parts[0] if parts[0] != "transformer" else (parts[-2] if parts[-2] in ("lora_A", "lora_B") else parts[-1])
+        )
+
+    model = built(base, task, method, **options)
+    trainable = model.trainable()
+    assert {kind(name) for name in trainable} == kinds
+    assert trainable.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(parameter is model.get_parameter(name) for name, parameter in trainable.items())
+
+
+@pytest.mark.parametrize("task", ["ner", "sentiment"])
+def test_full_trains_everything(base, task):
+    model = built(base, task, "full")
+    names = {f"transformer.{name}" for name, _ in base.trunk.named_parameters()}
+    head = {"classifier.weight", "classifier.bias"} if task == "ner" else set()
+    assert model.trainable().keys() == names | head
+    assert sum(p.numel() for p in model.trainable().values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_what_trains_may_change_later_and_is_said_at_once(base):
+    model = built(base, "sentiment", "lora")
+    model.transformer.ln_f.weight.requires_grad_(True)
+    model.transformer.h[0].attn.attention.q_proj.lora_A.weight.requires_grad_(False)
+    assert "transformer.ln_f.weight" in model.trainable()
+    assert "transformer.h.0.attn.attention.q_proj.lora_A.weight" not in model.trainable()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32(dtype):
+    assert {held_dtype(method, dtype) for method in METHODS if method != "full"} == {dtype}
+    assert held_dtype("full", dtype) == torch.float32
+    assert held_dtype("lora", torch.float32) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("task", "method"), [("ner", "lora"), ("ner", "lora+prompt"), ("similarity", "head"), ("sentiment", "prompt")]
+)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(base, tiny_folder, task, method, dtype):
+    half = load_base(str(tiny_folder), held_dtype(method, dtype))
+    options = {"bias": "all", "target_modules": "all-linear"} if "lora" in method else {}
+    model = built(half, task, method, dtype, **options)
+    for name, parameter in model.named_parameters():
+        frozen_matrix = not parameter.requires_grad and parameter.dim() > 1
+        assert parameter.dtype == (dtype if frozen_matrix else torch.float32), name
+
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.LayerNorm)):
+            module.register_forward_hook(
+                lambda _, inputs, out, name=name: seen.update({name: (inputs[0].dtype, out.dtype)})
+            )
+    batch = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 1, 0, 1, 1]))
+    hidden = model(batch, model.prefix())
+    assert hidden.dtype == torch.float32
+    logits = model.logits(hidden)
+    assert logits.dtype == dtype
+    assert model.loss(batch, model.prefix()).dtype == torch.float32
+    norms = {name: dtypes for name, dtypes in seen.items() if name.split(".")[-1].startswith("ln_")}
+    assert len(norms) == 9 and all(read == torch.float32 for read, _ in norms.values())  # they read the stream
+    low = {name: dtypes for name, dtypes in seen.items() if name.endswith(("lora_A", "lora_B"))}
+    assert len(low) == (2 * 24 if "lora" in method else 0)
+    assert all(said == dtype for _, said in low.values())  # multiplied in the compute dtype, though held in fp32
+
+    # The same numbers as fp32's, to the precision of the format: 8 bits of bfloat16, 11 of float16.
+    whole = built(base, task, method, **options)
+    whole.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
+    expected = whole.logits(whole(batch, whole.prefix()))
+    error = (logits.float() - expected).norm() / expected.norm()
+    assert 0 < error < (0.1 if dtype == torch.bfloat16 else 0.02)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_gradients_under_half_precision_are_fp32_and_near_those_of_fp32(base, tiny_folder, dtype):
+    half = built(load_base(str(tiny_folder), dtype), "ner", "lora+prompt", dtype, head_dropout=0)
+    with torch.no_grad():
+        for name, parameter in half.trainable().items():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    whole = built(base, "ner", "lora+prompt", head_dropout=0)
+    whole.load_state_dict({name: tensor.float() for name, tensor in half.state_dict().items()})
+    batch = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 10, 0, 5, 1]))
+    for model in (half, whole):
+        model.loss(batch, model.prefix()).backward()
+    for name, parameter in half.trainable().items():
+        expected = whole.trainable()[name].grad
+        assert parameter.grad.dtype == torch.float32
+        assert torch.cosine_similarity(parameter.grad.flatten(), expected.flatten(), dim=0) > 0.9, name
+
+
+# ------------------------------------------------------------------------------- the published sizes, without weights
+
+
+def published(hidden_size, layers, num_heads):
+    """A trunk of the published shape that holds no numbers."""
+    config = Config(
+        vocab_size=50257,
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        max_position_embeddings=2048,
+        window_size=256,
+        intermediate_size=4 * hidden_size,
+        attention_layers=("global", "local") * (layers // 2),
+        layer_norm_epsilon=1e-5,
+        initializer_range=0.02,
+        eos_token_id=50256,
+    )
+    with torch.device("meta"):
+        return GPTNeo(config)
+
+
+SMALL, LARGE = (768, 12, 12), (2048, 24, 16)  # gpt-neo-125m and gpt-neo-1.3B
+
+
+def count(parameters):
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def on_meta(shape, task, method, **settings):
+    settings = make_settings(task=task, method=method, model="EleutherAI/gpt-neo", **settings)
+    model = build_model(published(*shape), load_tokenizer(BUNDLED["neo-mini"]), TASKS[task], settings)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    return model
+
+
+@pytest.mark.parametrize(
+    ("shape", "total"), [(SMALL, 125_198_592), (LARGE, 1_315_575_808), ((2560, 32, 20), 2_651_307_520)]
+)
+def test_the_trunk_has_the_published_number_of_parameters(shape, total):
+    assert count(published(*shape).parameters()) == total
+
+
+def test_the_studys_prompt_trains_its_share_to_the_last_digit():
+    model = on_meta(LARGE, "sentiment", "prompt", prompt_length=8)
+    trainable, total = count(model.trainable().values()), count(model.parameters())
+    assert (trainable, total) == (16_384, 1_315_592_192)
+    assert 100 * trainable / total == 0.001245370723513689
+
+
+def test_the_studys_ner_recipe_trains_lora_biases_and_head():
+    model = on_meta(LARGE, "ner", "lora", preset="paper")
+    parts = {"lora": 0, "head": 0, "biases": 0}
+    for name, parameter in model.trainable().items():
+        parts["lora" if "lora_" in name else "head" if "classifier" in name else "biases"] += parameter.numel()
+    assert parts == {"lora": 3_145_728, "biases": 395_264, "head": 22_539}
+    assert count(model.trainable().values()) == 3_563_531
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "settings", "trainable"),
+    [
+        ("sentiment", "lora", {"rank": 8}, 294_912),
+        ("ner", "lora", {"rank": 8}, 303_371),
+        ("sentiment", "lora", {"rank": 8, "target_modules": "all-linear"}, 1_327_104),
+        ("sentiment", "prompt", {"prompt_length": 20}, 15_360),
+    ],
+)
+def test_the_small_model_trains_as_many_as_the_shapes_say(task, method, settings, trainable):
+    assert count(on_meta(SMALL, task, method, **settings).trainable().values()) == trainable
+
+
+def test_adapted_modules_are_grouped_by_kind_shape_and_rank(base):
+    model = built(base, "sentiment", "lora", rank=5, target_modules=("v_proj", "c_fc"))
+    blocks = [f"transformer.h.{layer}" for layer in range(4)]
+    assert adapted_modules(model) == {
+        "v_proj (24 → 24), rank 5": [f"{block}.attn.attention.v_proj" for block in blocks],
+        "c_fc (24 → 40), rank 5": [f"{block}.mlp.c_fc" for block in blocks],
+    }
+    assert adapted_modules(TunedModel(base.trunk)) == {}
