@@ -102,7 +102,8 @@ def read_config(folder: Path) -> Config:
         sizes = {
             name: int(config.get(name, default))
             for name, default in {
-                "vocab_size": 50257, "hidden_size": 2048, "num_heads": 16, "max_position_embeddings": 2048, "window_size": 256,
+                "vocab_size": 50257, "hidden_size": 2048, "num_heads": 16,
+                "max_position_embeddings": 2048, "window_size": 256,
             }.items()
         }  # fmt: skip
         return _checked_config(path, config, tuple(layers), sizes)
@@ -186,8 +187,9 @@ def _weight_files(folder: Path) -> list[Path]:
         return files
     if any(folder.glob("pytorch_model*.bin")):
         raise InputError(
-            f"{folder} holds only pickled weights, which are never read here; convert them once: python -c "
-            f"\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            f"{folder} holds only pickled weights, which are never read here; convert them once: "
+            'python -c "from transformers import AutoModelForCausalLM as M; '
+            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     raise InputError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards")
 

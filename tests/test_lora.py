@@ -235,6 +235,34 @@ def test_build_model_draws_the_head_first_and_seeds_again_before_the_adapter(bas
     assert all(torch.equal(ours.trainable()[name], parameter) for name, parameter in theirs.items())
 
 
+def test_build_model_hands_every_setting_on_to_every_layer(base, oracle):
+    settings = make_settings(
+        task="sentiment",
+        method="lora",
+        rank=5,
+        alpha=7,
+        seed=9,
+        dropout=0.4,
+        rslora=True,
+        lora_init="gaussian",
+        bias="all",
+    )
+    ours = build_model(trunk_of(base), base.tokenizer, TASKS["sentiment"], settings)
+    theirs = trainable_of(pefts(oracle, seed=9, init_lora_weights="gaussian", bias="all"))
+    assert ours.trainable().keys() == theirs.keys()
+    assert all(torch.equal(ours.trainable()[name], parameter) for name, parameter in theirs.items())
+    layers = [module for module in ours.modules() if isinstance(module, LoRALinear)]
+    assert len(layers) == 8
+    for layer in layers:
+        nn.init.normal_(layer.lora_B.weight)
+        x = torch.randn(ROWS, 24)
+        torch.manual_seed(3)
+        out = layer(x)
+        torch.manual_seed(3)
+        dropped = torch.empty(ROWS, 24).bernoulli_(0.6) / 0.6
+        assert_close(out, written_out(layer, x, 7 / math.sqrt(5), dropped)[1])
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
 @pytest.mark.parametrize("targets", [Q_V, ALL])

@@ -112,12 +112,13 @@ def test_lora_beside_a_prompt_is_the_model_with_lora_in_its_weights_on_embedding
 # ----------------------------------------------------------------------------------------------- what it starts from
 
 
-def test_the_rows_are_an_fp32_copy_with_a_length():
-    start = torch.randn(P, 24).half()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_rows_are_an_fp32_copy_with_a_length(dtype):
+    start = torch.randn(P, 24).to(dtype)
     prompt = SoftPrompt(start)
     assert len(prompt) == P
     assert prompt().dtype == torch.float32 and prompt().requires_grad
-    expected = start.float()
+    expected = start.float().clone()
     start.zero_()
     assert torch.equal(prompt(), expected)
 
