@@ -138,7 +138,7 @@ def make_encoder(
 ) -> Encoder:
     """Make the encoder of a run. `--max-length` defaults to what fits behind the prompt or the instruction, the
     longer of the two, so that the scores before and after tuning see the same text."""
-    source_text = settings.preset == "paper"
+    source_text = settings.source_text
     encoder = Encoder(
         task, tokenizer, config.eos_token_id, with_head, 0, config.vocab_size, settings.read == "last", source_text
     )

@@ -127,7 +127,7 @@ def _matches(target: str, name: str) -> bool:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Replace every LoRA layer in the model by the plain layer that computes the same."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoRALinear):
-            model.set_submodule(name, module.merged())
+    """Replace every LoRA layer in the model by the plain layer that computes the same: all of them, or none."""
+    merged = {name: module.merged() for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    for name, plain in merged.items():
+        model.set_submodule(name, plain)

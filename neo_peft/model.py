@@ -122,7 +122,7 @@ def build_model(
 ) -> TunedModel:
     """Put the settings' method onto a trunk. The seed is set before the head is drawn, and again before the adapter."""
     tokens = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    labels = [tokens(task.answer(label)) for label in task.labels]
+    labels = [tokens(task.answer(label, settings.source_text)) for label in task.labels]
     trunk.requires_grad_(False)
 
     torch.manual_seed(settings.seed)

@@ -133,6 +133,11 @@ class Settings:
     json: bool = flag(False, RUN, "print one JSON object on standard output, and nothing else there", bool)
 
     @property
+    def source_text(self) -> bool:
+        """The paper's recipe says rows in the source's own words, labels without their leading space."""
+        return self.preset == "paper"
+
+    @property
     def methods(self) -> list[str]:
         return self.method.split("+")
 

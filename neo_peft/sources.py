@@ -167,12 +167,12 @@ def _split_phrasebank(task: Task, folder: AnyPath, protocol: str) -> Splits:
     clean: each sentence of 50Agree counts once, and each label's sentences are split 80/10/10.
     """
     full, nested = (folder / name for name in CORPORA["sentiment"][1])
-    rows = _read(full, _phrasebank_row, task.labels, _lines(full, "latin-1"))
+    rows = _read_phrasebank(task, full)
     if protocol == "paper":
         if not nested.exists():
             raise InputError(f"{nested}: there is no such file to test on; add it, or use --protocol clean")
-        test = _read(nested, _phrasebank_row, task.labels, _lines(nested, "latin-1"))
         dealt = _deal_tenths(rows, by_label=False)
+        test = _read_phrasebank(task, nested)
         return Splits(_pick(dealt, range(1, 10)), _pick(dealt, range(1)), test, protocol)
     rows, note = _drop_repeats(rows)
     dealt = _deal_tenths(rows, by_label=True)
@@ -281,6 +281,10 @@ def _iob2_word(line: str, labels: Collection) -> tuple[str, str] | None:
         return None
     token, tag = _two(line.partition("\t"), "a token, a tab and its tag")
     return _text(token), _one_of(labels, tag)
+
+
+def _read_phrasebank(task: Task, path: AnyPath) -> list[dict]:
+    return _read(path, _phrasebank_row, task.labels, _lines(path, "latin-1"))
 
 
 def _phrasebank_row(line: str, labels: Collection) -> dict:

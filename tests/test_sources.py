@@ -5,6 +5,7 @@
 
 import csv
 import hashlib
+import logging
 import random
 import re
 import subprocess
@@ -250,7 +251,9 @@ cells\tI-cell_type
 I-kappaB\tI-protein
 """
 PHRASES = [
-    f"The {label} no {i} .@{label}" for label in ("positive", "neutral", "negative") for i in range(10)
+    f"M\u00e4kel\u00e4 's {label} no {i} .@{label}"
+    for label in ("positive", "neutral", "negative")
+    for i in range(10)
 ]
 MRPC_HEADING = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n".encode()
 MRPC_TRAIN = (
@@ -339,12 +342,12 @@ def test_phrasebank_saved_as_utf_8_with_its_mark_is_read_as_that(tmp_path):
 
 def test_clean_keeps_the_first_of_repeats_and_none_of_conflicting_ones(tmp_path):
     repeats = [
-        "THE POSITIVE, no 1@positive",
+        "M\u00c4KEL\u00c4 S POSITIVE, no 1@positive",
         "Sales fell .@negative",
         "Sales : fell@neutral",
         "sales fell@negative",
     ]
-    splits = load(tmp_path, "sentiment", {AGREE_50: "\n".join(PHRASES + repeats).encode()})
+    splits = load(tmp_path, "sentiment", {AGREE_50: "\n".join(PHRASES + repeats).encode("latin-1")})
     sentences = [row["sentence"] for row in splits.train + splits.validation + splits.test]
     assert sorted(sentences) == sorted(phrase.split("@")[0] for phrase in PHRASES)
     assert splits.notes[0].endswith(
@@ -683,7 +686,7 @@ def test_a_bad_row_of_parquet_is_refused(hub_folder, changed, message):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "columns", "rows"])
-def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, damage):
+def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, caplog, damage):
     write_glue(hub_folder)
     path = hub_folder / GLUE / "mrpc/train-00000-of-00001.parquet"
     if damage == "columns":
@@ -696,8 +699,10 @@ def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, damage):
         r": \w+; expected parquet with sentence1, sentence2, label; delete it, so that it is fetched again"
     )
     capfd.readouterr()
+    logging.getLogger("datasets").addHandler(caplog.handler)
     assert re.fullmatch(re.escape(str(path)) + message, refusal(SIMILARITY, "hub"))
-    assert capfd.readouterr() == ("", "")  # nothing of the libraries' own beside it
+    logging.getLogger("datasets").removeHandler(caplog.handler)
+    assert (*capfd.readouterr(), caplog.records) == ("", "", [])  # no line of the libraries' own beside it
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "member", "line"])

@@ -1,0 +1,193 @@
+"""Both scripts as a user runs them, to the end, on a tiny model; and what they say to bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from neo_peft.errors import exit_status
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(script, argv):
+    """Run a script's main as its last line does; return its exit status."""
+    try:
+        return exit_status(lambda: script.main([str(word) for word in argv]))
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def small(tiny_folder):
+    return ["--model", tiny_folder, "--train-limit", 24, "--eval-limit", 12, "--epochs", 2, "--threads", 1]
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "full", "head", "lora+prompt"])
+@pytest.mark.parametrize("task", ["ner", "sentiment", "similarity"])
+def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
+    assert main(train, ["--task", task, "--method", method, "--json", *small]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary.keys() == {"task", "method", "run", "trainable", "total", "before", "after", "seconds"}
+    assert summary["run"] == f"runs/{task}-{method}"
+    for split in ("validation", "test"):
+        assert main(evaluate, ["--split", split, "--json"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again.keys() == {"task", "split", "decode", "scores", "per_label"}
+        assert again["scores"] | {"per_label": again["per_label"]} == summary["after"][split]
+        assert again["decode"] == (None if task == "ner" or method == "head" else "rank")
+    lines = [json.loads(line) for line in Path(summary["run"], "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 12 and all("predicted" in line for line in lines)
+
+
+def test_what_a_run_says(small, capsys):
+    assert main(train, ["--task", "sentiment", "--method", "lora", *small]) == 0
+    out, err = capsys.readouterr()
+    for words in ("24 train, 12 validation, 12 test", "trains 768 parameters", "q_proj (24 → 24), rank 8", "perplexity",
+                  "epoch 2: train loss", "majority  before  after", "the run is in runs/sentiment-lora"):  # fmt: skip
+        assert words in out
+    assert "tokens/s" in err and "loss" in err
+    lines = [json.loads(line) for line in Path("runs/sentiment-lora/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "learning_rate" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert all(line.keys() == {"step", "epoch", "loss", "learning_rate", "gradient_norm"} for line in steps)
+    epochs = [line for line in lines if "validation" in line]
+    assert [line["step"] for line in epochs] == [2, 4] and epochs[0]["perplexity"] > 1
+
+
+def test_a_second_run_gets_a_folder_of_its_own(small, capsys):
+    for expected in ("runs/ner-head", "runs/ner-head-2", "runs/ner-head-3"):
+        assert main(train, ["--task", "ner", "--method", "head", "--json", *small]) == 0
+        assert json.loads(capsys.readouterr().out)["run"] == expected
+    assert main(train, ["--task", "ner", "--method", "head", "--out", "runs/ner-head", *small]) == 2
+    assert "--out runs/ner-head holds something already" in capsys.readouterr().err
+
+
+def test_the_record_tells_what_was_run(small, capsys):
+    assert main(train, ["--task", "ner", "--method", "lora", "--rank", 5, *small]) == 0
+    record = json.loads(Path("runs/ner-lora/run.json").read_text())
+    assert list(record)[-1] == "sha256"
+    assert record["flags"]["rank"] == 5 and record["flags"]["learning_rate"] == 1e-3
+    assert record["rows"] == {"train": 24, "validation": 12, "test": 12}
+    assert record["protocol"] == "single" and record["assumed"] == []
+    assert record["files"].keys() == {"adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "timings.jsonl"}
+    assert record["labels"][1:3] == ["B-DNA", "I-DNA"]
+    assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11
+
+
+def test_generate_counts_what_names_no_label(small, capsys):
+    main(train, ["--task", "similarity", "--method", "prompt", *small])
+    capsys.readouterr()
+    assert main(evaluate, ["runs/similarity-prompt", "--decode", "generate", "--show", 2]) == 0
+    out = capsys.readouterr().out
+    assert "decode by generate" in out and out.count("said: ") == 2 and "unanswered" in out
+    assert "total 12, hits" in out and "[Wrong]" in out
+    said = [json.loads(line)["said"] for line in Path("runs/similarity-prompt/predictions.jsonl").read_text().splitlines()]
+    assert len(said) == 12
+
+
+def test_a_bare_model_is_scored_with_the_instruction_in_front(tiny_folder, capsys):
+    flags = ["--model", tiny_folder, "--eval-limit", 10, "--json"]
+    assert main(evaluate, ["--task", "sentiment", "--zero-shot", "--out", "answers.jsonl", *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["total"] == 10
+    assert len(Path("answers.jsonl").read_text().splitlines()) == 10
+    assert main(evaluate, ["--task", "ner", *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["decode"] is None
+    assert sorted(Path().iterdir()) == [Path("answers.jsonl")]
+
+
+def test_before_tuning_is_the_bare_model_with_the_instruction(small, tiny_folder, capsys):
+    """The two scripts come to the same score by different ways."""
+    for task, zero_shot in (("sentiment", ["--zero-shot"]), ("ner", [])):
+        main(train, ["--task", task, "--method", "lora+prompt", "--json", *small])
+        before = json.loads(capsys.readouterr().out)["before"]["test"]
+        main(evaluate, ["--task", task, *zero_shot, "--model", tiny_folder, "--eval-limit", 12, "--json"])
+        scores = json.loads(capsys.readouterr().out)["scores"]
+        assert {name: before[name] for name in scores} == scores
+
+
+def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny_folder, capsys):
+    main(train, ["--task", "sentiment", "--method", "lora", "--json", *small])
+    after = json.loads(capsys.readouterr().out)["after"]["test"]
+    Path("runs/sentiment-lora/run.json").unlink()
+    command = ["runs/sentiment-lora", "--eval-limit", 12, "--json"]
+    assert main(evaluate, command) == 2
+    assert "is an adapter without a run.json: name its --task and its --model" in capsys.readouterr().err
+    assert main(evaluate, [*command, "--task", "sentiment", "--model", tiny_folder]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["accuracy"] == after["accuracy"]
+
+
+BAD = {
+    "--task is missing; the tasks are ner, sentiment, similarity": ["--method", "lora"],
+    "--method is missing; the methods are lora, prompt, full, head, lora+prompt": ["--task", "ner"],
+    "--task 'nre' is none of ner, sentiment, similarity": ["--task", "nre", "--method", "lora"],
+    "--rank 0 is not a whole number of at least 1": ["--task", "ner", "--method", "lora", "--rank", "0"],
+    "--alpha 0 is not a number above 0": ["--task", "ner", "--method", "lora", "--alpha", "0"],
+    "--dropout 1 is not a number of at least 0 and below 1": ["--task", "ner", "--method", "lora", "--dropout", "1"],
+    "--learning-rate nan is not a number above 0": ["--task", "ner", "--method", "lora", "--learning-rate", "nan"],
+    "--rank belongs to the method lora; the method here is prompt": ["--task", "ner", "--method", "prompt", "--rank", "4"],
+    "--read belongs to the task ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
+    "--prompt-text needs --prompt-init text": [
+        "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
+    ],
+    "unrecognized arguments: --ranks 4; see --help": ["--task", "ner", "--method", "lora", "--ranks", "4"],
+    "--model ./nowhere is no folder": ["--task", "ner", "--method", "lora", "--model", "./nowhere"],
+    "nowhere": ["--task", "ner", "--method", "lora", "--data", "nowhere"],
+    "no linear layer is named by the target 'q_prj'": [
+        "--task", "ner", "--method", "lora", "--target-modules", "q_prj,v_proj",
+    ],
+    "--max-length 300 does not fit": ["--task", "ner", "--method", "lora", "--max-length", "300"],
+    "a prompt of 250, the template and the answer do not fit": [
+        "--task", "sentiment", "--method", "prompt", "--prompt-length", "250",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_line_and_status_2(capsys, message):
+    assert main(train, BAD[message]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in err
+    assert not Path("runs").exists()
+
+
+def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
+    main(train, ["--task", "ner", "--method", "head", *small])
+    for message, argv in {
+        "there is no run folder nowhere": ["nowhere"],
+        "--decode rank: this model reads its answers by a head, which has nothing to decode": ["--decode", "rank"],
+        "--zero-shot scores an untuned model": ["runs/ner-head", "--zero-shot"],
+        "a bare base model needs both --task and --model": ["--zero-shot", "--task", "ner"],
+        "runs/ner-head was trained for ner, not for sentiment": ["runs/ner-head", "--task", "sentiment"],
+        "was trained on another base than neo-mini": ["runs/ner-head", "--model", "neo-mini"],
+        "argument --split: invalid choice: 'dev'": ["--split", "dev"],
+    }.items():
+        capsys.readouterr()
+        assert main(evaluate, argv) == 2, argv
+        assert message in capsys.readouterr().err
+    Path("runs/ner-head/run.json").unlink()
+    assert main(evaluate, []) == 2
+    assert "there is no finished run in runs/" in capsys.readouterr().err
+
+
+def test_without_flags_train_prints_the_two_usual_commands(capsys):
+    assert main(train, []) == 2
+    assert "python train.py --task ner --method lora" in capsys.readouterr().err
+
+
+def test_threads_auto_keeps_to_omp_num_threads(tiny_folder, tmp_path):
+    """In a process of its own, since the library reads the variable at its import."""
+    command = [sys.executable, ROOT / "train.py", "--task", "ner", "--method", "head", "--model", tiny_folder, "--epochs", "1",
+               "--train-limit", "4", "--eval-limit", "4", "--out", tmp_path / "run"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "fp32 on cpu, 1 threads" in done.stdout
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == 1

@@ -1,0 +1,80 @@
+"""The layout that the README promises: imports go strictly to lower levels, and slow ones wait."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import neo_peft
+
+ROOT = Path(__file__).parents[1]
+LEVELS = (
+    ("errors", "rows", "metrics", "files", "progress"),
+    ("tasks", "hub", "hardware", "gptneo", "lora", "prompt"),
+    ("settings", "base", "sources", "tables"),
+    ("model",),
+    ("data",),
+    ("adapter", "decoding"),
+    ("training",),
+    ("train", "evaluate"),
+)
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+
+
+def imported(path: Path) -> set[str]:
+    """Name the project's modules that a file imports, in functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "neo_peft":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("neo_peft."):
+            names.add(node.module.removeprefix("neo_peft."))
+    return names
+
+
+def test_imports_go_strictly_to_lower_levels():
+    files = [*(ROOT / "neo_peft").glob("*.py"), ROOT / "train.py", ROOT / "evaluate.py"]
+    found = {path.stem: imported(path) for path in files if path.stem not in ("__init__", "__main__")}
+    assert found.keys() == LEVEL.keys()
+    for module, others in found.items():
+        for other in others:
+            assert LEVEL[other] < LEVEL[module], f"{module} imports {other}"
+
+
+def test_training_names_no_task_and_no_method():
+    text = (ROOT / "neo_peft" / "training.py").read_text()
+    names = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+    forbidden = {"ner", "sentiment", "similarity", "lora", "prompt", "full", "head", "lora+prompt"}
+    assert not forbidden & {name for name in names if isinstance(name, str)}
+
+
+def test_help_and_a_bad_flag_answer_without_torch():
+    for command in (["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"]):
+        code = (
+            "import sys, runpy; sys.argv = sys.argv[1:]\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit: pass\n"
+            "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code, str(ROOT / command[0]), *command[1:]], check=True, cwd=ROOT)
+
+
+def test_every_public_name_is_there():
+    for name in neo_peft.__all__:
+        assert callable(getattr(neo_peft, name))
+
+
+def test_the_readmes_python_block_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    assert len(block.strip().splitlines()) <= 12
+    exec(compile(block, "README.md", "exec"), {})
+    assert "'B-" in capsys.readouterr().out
+
+
+def test_the_readmes_tree_names_every_file():
+    text = (ROOT / "README.md").read_text()
+    for path in (ROOT / "neo_peft").glob("*.py"):
+        if path.stem != "__init__":
+            assert path.name in text, path.name
