@@ -25,7 +25,7 @@ _HOME = {
     "save_adapter": "adapter",
     "predict": "decoding",
     "evaluate": "decoding",
-    "fit": "training",
+    "fit": "loop",
     "run": "training",
 }
 __all__ = list(_HOME)

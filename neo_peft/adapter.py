@@ -207,6 +207,7 @@ class Tuned:
     encoder: Encoder
     settings: Settings
     base: Base
+    threads: int
     notes: list[str]
 
 
@@ -254,10 +255,11 @@ def load_untuned(settings: Settings, precision: str = "fp32", device: str = "cpu
     """Load a base and make it ready for a task: bare, or with the settings' method at its start."""
     task, dtype = get_task(settings.task), DTYPES[precision]
     base = load_base(settings.model, held_dtype(settings.method, dtype), device)
-    torch.set_num_threads(thread_count(settings.threads, base.parameters))
+    threads = thread_count(settings.threads, base.parameters)
+    torch.set_num_threads(threads)
     model = build_model(base.trunk, base.tokenizer, task, settings, dtype)
     model = (model if with_method else bare_model(model)).eval()
-    return Tuned(model, encoder_of(base, model, settings), settings, base, list(base.notes))
+    return Tuned(model, encoder_of(base, model, settings), settings, base, threads, list(base.notes))
 
 
 def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:
@@ -286,7 +288,10 @@ def write_record(folder: Path, record: dict) -> None:
 # Options of peft's that we compute as it does, and those that change nothing once the tensors are loaded. Any other
 # one is refused unless it is at its neutral value: none, false or empty.
 _KNOWN = {
-    "LORA": {"r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "modules_to_save", "init_lora_weights"},
+    "LORA": {
+        "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "modules_to_save",
+        "init_lora_weights",
+    },
     "PROMPT_TUNING": {
         "num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads", "prompt_tuning_init",
         "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",

@@ -6,7 +6,7 @@ label that begins them is its answer; where none does, the example is unanswered
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ def evaluate(
                 said[index] = text
         else:
             hidden = model(batch, prefix)
-            answers = _classes(model, encoder, batch, hidden, marked_texts(examples, chosen), prefix)
+            answers = _classes(model, encoder, batch, hidden, prefix, lambda: marked_texts(examples, chosen))  # noqa: B023
             if with_loss:
                 logits = model.logits(hidden).float()
                 loss += float(F.cross_entropy(logits, batch.targets, ignore_index=UNKNOWN, reduction="sum"))
@@ -82,9 +82,14 @@ def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
 
 
 def _classes(
-    model: TunedModel, encoder: Encoder, batch: Batch, hidden: Tensor, texts: list[np.ndarray], prefix: Past | None
+    model: TunedModel,
+    encoder: Encoder,
+    batch: Batch,
+    hidden: Tensor,
+    prefix: Past | None,
+    texts: Callable[[], list[np.ndarray]],
 ) -> list:
-    """Decide by the greatest score, in fp32: logits in bf16 would tie."""
+    """Decide by the greatest score, in fp32: logits in bf16 would tie. `texts` are made where labels tie."""
     labels = encoder.task.labels
     counts = batch.read_counts.tolist()
     if model.head is not None:
@@ -100,18 +105,22 @@ def _classes(
     scores = hidden[marks].float() @ model.transformer.wte.weight[torch.tensor(first, device=hidden.device)].float().T
     best_first = [first[index] for index in scores.argmax(1).tolist()]
     chosen = [[label for label, ids in zip(labels, answers, strict=True) if ids[0] == token] for token in best_first]
-    return _break_ties(model, encoder, chosen, texts, prefix)
+    return _break_ties(model, encoder, chosen, prefix, texts)
 
 
 def _break_ties(
-    model: TunedModel, encoder: Encoder, candidates: list[list[str]], texts: list[np.ndarray], prefix: Past | None
+    model: TunedModel,
+    encoder: Encoder,
+    candidates: list[list[str]],
+    prefix: Past | None,
+    texts: Callable[[], list[np.ndarray]],
 ) -> list[str]:
     """Labels that share their first token are ranked by the sum over all of their tokens and the end token."""
     best = [labels[0] for labels in candidates]
     open_ = [index for index, labels in enumerate(candidates) if len(labels) > 1]
     if not open_:
         return best
-    sums = {}
+    sums, texts = {}, texts()
     for label in {label for index in open_ for label in candidates[index]}:
         tied = [index for index in open_ if label in candidates[index]]
         scores = log_probabilities(model, [texts[index] for index in tied], encoder.answers[label], prefix)

@@ -44,9 +44,7 @@ def _split(tag: str) -> tuple[str, str]:
     raise ValueError(f"{tag!r} is no BIO tag: allowed are 'O', 'B-type' and 'I-type'; map ids to names first")
 
 
-def entity_scores(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], strict: bool = False
-) -> dict:
+def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], strict: bool = False) -> dict:
     """Score predicted tags; an entity is a hit if its sentence, type, first and last word are those of gold.
 
     Returns fractions in 0..1, where 0/0 is 0:

@@ -102,7 +102,8 @@ class Settings:
     )
     dropout: float = flag(0.0, ADAPTER, "dropout on the input of LoRA's A", real(0, 1), only="lora")
     target_modules: tuple[str, ...] = flag(
-        ("q_proj", "v_proj"), ADAPTER, "layers that get LoRA: ends of names or regular expressions split by commas, or all-linear",
+        ("q_proj", "v_proj"), ADAPTER,
+        "layers that get LoRA: ends of names or regular expressions split by commas, or all-linear",
         targets, only="lora",
     )  # fmt: skip
     bias: str = flag("none", ADAPTER, "biases that train beside LoRA", str, ("none", "all", "lora_only"), only="lora")
@@ -171,17 +172,16 @@ PRESETS = {
 }  # fmt: skip
 
 # What the study does not print: taken from the guide whose code it follows, and from its trainer's defaults.
+_ASSUMED_OF_PROMPTS = (
+    "learning_rate", "batch_size", "warmup_ratio", "clip_norm", "weight_decay", "prompt_init", "epochs", "max_length",
+)  # fmt: skip
 ASSUMED = {
     "paper": {
         "ner": ("clip_norm", "warmup_ratio", "head_dropout"),
-        "sentiment": (
-            "learning_rate", "batch_size", "warmup_ratio", "clip_norm", "weight_decay", "prompt_init", "epochs", "max_length",
-        ),
-        "similarity": (
-            "learning_rate", "batch_size", "warmup_ratio", "clip_norm", "weight_decay", "prompt_init", "epochs", "max_length",
-        ),
+        "sentiment": _ASSUMED_OF_PROMPTS,
+        "similarity": _ASSUMED_OF_PROMPTS,
     }
-}  # fmt: skip
+}
 
 
 def make_settings(**given: Any) -> Settings:

@@ -57,15 +57,15 @@ def adapted(modules: dict[str, list[str]]) -> str:
 
 
 def scores(task: Task, scores: dict) -> str:
-    """Show the scores of one split in a line or two."""
+    """Show the scores of one split in a few lines."""
     if task.tags_words:
-        three = lambda values: (
-            f"f1 {number(values['f1'])} (precision {number(values['precision'])}, recall {number(values['recall'])})"
-        )  # noqa: E731, E501
-        return (
-            f"micro {three(scores)}\nmacro {three(scores['macro'])}\nspans alone f1 {number(scores['span_f1'])}, "
-            f"words accuracy {number(scores['accuracy'])}"
-        )
+        kinds = {"micro": scores, "macro": scores["macro"]}
+        lines = [
+            f"{kind} f1 {number(of['f1'])} (precision {number(of['precision'])}, recall {number(of['recall'])})"
+            for kind, of in kinds.items()
+        ]
+        lines.append(f"spans alone f1 {number(scores['span_f1'])}, words accuracy {number(scores['accuracy'])}")
+        return "\n".join(lines)
     f1 = f", f1 {number(scores['f1'])}" if "f1" in scores else ""
     return (
         f"accuracy {number(scores['accuracy'])}{f1}, macro f1 {number(scores['macro_f1'])}: total {scores['total']}, "

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 # Read by the libraries at their import, so set before any of them is imported.
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="0")
-os.environ.pop("OMP_NUM_THREADS", None)
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ["OMP_NUM_THREADS"] = "1"  # which --threads auto respects
+for name in ("TQDM_DISABLE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"):
+    os.environ.pop(name, None)
 
 import pytest
 import torch
@@ -49,7 +51,7 @@ def tiny_folder(tmp_path_factory) -> Path:
     torch.manual_seed(1)
     model = GPTNeoForCausalLM(GPTNeoConfig(**TINY))
     with torch.no_grad():  # biases and norms away from 0 and 1, where a forgotten one would not be seen
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)

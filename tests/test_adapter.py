@@ -17,10 +17,12 @@ from neo_peft.model import Batch, build_model
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
-TEXTS = [torch.tensor([5, 900, 31, 7, 44, 60, 8000, 12, 13, 14, 15, 16, 17]), torch.tensor([77]), torch.tensor([9, 8, 7])]
+TEXTS = [torch.tensor(ids) for ids in ([5, 900, 31, 7, 44, 60, 8000, 12, 13, 14, 15, 16, 17], [77], [9, 8, 7])]
 
 CASES = {
-    "a head and all biases": dict(task="ner", method="lora", rank=5, alpha=7, bias="all", target_modules=("q_proj", "v_proj")),
+    "a head and all biases": dict(
+        task="ner", method="lora", rank=5, alpha=7, bias="all", target_modules=("q_proj", "v_proj")
+    ),
     "every linear layer": dict(task="sentiment", method="lora", rank=3, alpha=8, target_modules=("all-linear",)),
     "biases of the adapted": dict(
         task="sentiment", method="lora", rank=3, rslora=True, bias="lora_only", target_modules=("out_proj", "c_fc")
@@ -257,7 +259,7 @@ OPTIONS = {
 def test_an_option_that_changes_the_maths_is_refused_by_name(saved, option):
     config = json.loads((saved / adapter.CONFIG).read_text())
     path = saved / adapter.CONFIG
-    neutral = {"init_lora_weights": True, "modules_to_save": ["classifier"]}.get(option, None)
+    neutral = {"init_lora_weights": True, "modules_to_save": ["classifier"]}.get(option)
     assert adapter.peft_settings({**config, option: neutral}, path)["rank"] == 5
     with pytest.raises(InputError, match=f"adapter_config.json: {option} is "):
         adapter.peft_settings({**config, option: OPTIONS[option]}, path)

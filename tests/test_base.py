@@ -54,10 +54,10 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
 
 
 def shard(folder: Path) -> None:
-    """Split a folder's weights into SHARDED and their index."""
+    """Split a folder's weights into SHARDED and their index, by turns: their order over the files is another one."""
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
-    weight_map = {name: SHARDED[name > "transformer.h.2"] for name in tensors}
+    weight_map = {name: SHARDED[index % 2] for index, name in enumerate(sorted(tensors))}
     for file in SHARDED:
         save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))

@@ -13,7 +13,8 @@ from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
-WORDS = "profit rose fell sharply in the third quarter as sales of paper grew and costs were cut by the company".split()
+TEXT = "profit rose fell sharply in the third quarter as sales of paper grew and costs were cut by the company"
+WORDS = TEXT.split()
 ROWS = [
     {"sentence": " ".join(WORDS[:length]) + " .", "label": label}
     for length, label in ((3, "positive"), (len(WORDS), "neutral"), (1, "negative"), (8, "positive"), (12, "neutral"))

@@ -173,7 +173,7 @@ def usual_scale(trunk: GPTNeo) -> None:
 def test_the_comparison_sees_another_scale_and_another_window(pair, mistake, prefix_length):
     wrong = copy.deepcopy(pair.ours)
     mistake(wrong)
-    texts, prefix = texts_of(3, 12), texts_of(prefix_length)[0] if prefix_length else None
+    texts, prefix = texts_of(3, 25), texts_of(prefix_length)[0] if prefix_length else None
     with torch.no_grad(), pytest.raises(AssertionError):
         assert_close(our_logits(wrong, texts, prefix), their_logits(pair.theirs, texts, prefix), 1e-3)
 

@@ -23,11 +23,11 @@ from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification, get_li
 
 from neo_peft.base import load_base
 from neo_peft.errors import InputError
+from neo_peft.loop import make_optimizer, rate_at, update
 from neo_peft.lora import LoRALinear, add_lora, match_targets, merge_lora
 from neo_peft.model import TunedModel, build_model
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
-from neo_peft.training import make_optimizer, rate_at, update
 
 IN, OUT, RANK, ALPHA, ROWS = 7, 11, 3, 5.0, 4  # no two are equal, r < in, and alpha != r
 

@@ -12,12 +12,12 @@ from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification
 
 from neo_peft.base import load_base
 from neo_peft.errors import InputError
+from neo_peft.loop import make_optimizer, update
 from neo_peft.lora import add_lora
 from neo_peft.model import TunedModel, build_model
 from neo_peft.prompt import SoftPrompt, start_rows
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
-from neo_peft.training import make_optimizer, update
 
 P = 13  # longer than the tiny model's window of 11, and as long as none of the texts
 

@@ -48,7 +48,7 @@ def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
 def test_what_a_run_says(small, capsys):
     assert main(train, ["--task", "sentiment", "--method", "lora", *small]) == 0
     out, err = capsys.readouterr()
-    for words in ("24 train, 12 validation, 12 test", "trains 768 parameters", "q_proj (24 → 24), rank 8", "perplexity",
+    for words in ("24 train, 12 validation, 12 test", "trains 3,072 parameters", "q_proj (24 → 24), rank 8", "perplexity",
                   "epoch 2: train loss", "majority  before  after", "the run is in runs/sentiment-lora"):  # fmt: skip
         assert words in out
     assert "tokens/s" in err and "loss" in err
@@ -75,7 +75,9 @@ def test_the_record_tells_what_was_run(small, capsys):
     assert record["flags"]["rank"] == 5 and record["flags"]["learning_rate"] == 1e-3
     assert record["rows"] == {"train": 24, "validation": 12, "test": 12}
     assert record["protocol"] == "single" and record["assumed"] == []
-    assert record["files"].keys() == {"adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "timings.jsonl"}
+    assert record["files"].keys() == {
+        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "timings.jsonl",
+    }  # fmt: skip
     assert record["labels"][1:3] == ["B-DNA", "I-DNA"]
     assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11
 
@@ -87,8 +89,8 @@ def test_generate_counts_what_names_no_label(small, capsys):
     out = capsys.readouterr().out
     assert "decode by generate" in out and out.count("said: ") == 2 and "unanswered" in out
     assert "total 12, hits" in out and "[Wrong]" in out
-    said = [json.loads(line)["said"] for line in Path("runs/similarity-prompt/predictions.jsonl").read_text().splitlines()]
-    assert len(said) == 12
+    lines = Path("runs/similarity-prompt/predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 12 and all("said" in json.loads(line) for line in lines)
 
 
 def test_a_bare_model_is_scored_with_the_instruction_in_front(tiny_folder, capsys):
@@ -130,7 +132,9 @@ BAD = {
     "--alpha 0 is not a number above 0": ["--task", "ner", "--method", "lora", "--alpha", "0"],
     "--dropout 1 is not a number of at least 0 and below 1": ["--task", "ner", "--method", "lora", "--dropout", "1"],
     "--learning-rate nan is not a number above 0": ["--task", "ner", "--method", "lora", "--learning-rate", "nan"],
-    "--rank belongs to the method lora; the method here is prompt": ["--task", "ner", "--method", "prompt", "--rank", "4"],
+    "--rank belongs to the method lora; the method here is prompt": [
+        "--task", "ner", "--method", "prompt", "--rank", "4",
+    ],
     "--read belongs to the task ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
     "--prompt-text needs --prompt-init text": [
         "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
@@ -184,8 +188,8 @@ def test_without_flags_train_prints_the_two_usual_commands(capsys):
 
 def test_threads_auto_keeps_to_omp_num_threads(tiny_folder, tmp_path):
     """In a process of its own, since the library reads the variable at its import."""
-    command = [sys.executable, ROOT / "train.py", "--task", "ner", "--method", "head", "--model", tiny_folder, "--epochs", "1",
-               "--train-limit", "4", "--eval-limit", "4", "--out", tmp_path / "run"]  # fmt: skip
+    flags = ["--task", "ner", "--method", "head", "--epochs", "1", "--train-limit", "4", "--eval-limit", "4"]
+    command = [sys.executable, ROOT / "train.py", *flags, "--model", tiny_folder, "--out", tmp_path / "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -74,21 +74,15 @@ def test_jnlpba_has_the_published_entities_of_each_type(data_folder):
     assert entities(splits.validation) == validation
     assert entities(splits.test) == test
     in_file = Counter(
-        line.split("\tB-")[1]
-        for line in raw_lines(data_folder / "jnlpba/Genia4ERtask1.iob2")
-        if "\tB-" in line
+        line.split("\tB-")[1] for line in raw_lines(data_folder / "jnlpba/Genia4ERtask1.iob2") if "\tB-" in line
     )
     assert in_file == train
 
 
 def test_jnlpba_keeps_every_line_in_order_and_starts_train_at_sentence_1927(data_folder):
     splits = real(data_folder, "ner")
-    blocks = (
-        Path(data_folder, "jnlpba/Genia4ERtask1.iob2").read_text(encoding="utf-8").rstrip("\n").split("\n\n")
-    )
-    said = [
-        "\n".join(map("\t".join, zip(row["tokens"], row["tags"]))) for row in splits.validation + splits.train
-    ]
+    blocks = Path(data_folder, "jnlpba/Genia4ERtask1.iob2").read_text(encoding="utf-8").rstrip("\n").split("\n\n")
+    said = ["\n".join(map("\t".join, zip(row["tokens"], row["tags"]))) for row in splits.validation + splits.train]
     assert said == blocks
     assert "\n".join(map("\t".join, zip(splits.train[0]["tokens"], splits.train[0]["tags"]))) == blocks[1927]
     # The two rows of the hub's copy that are known from print: peft's guide, and the card's example of train.
@@ -114,9 +108,7 @@ def test_jnlpba_says_how_many_test_sentences_stand_in_train(data_folder):
 )
 def test_phrasebank_keeps_every_line_of_each_file(data_folder, tmp_path, name, count):
     corpus = Path(data_folder, "financial_phrasebank")
-    rows = load(
-        tmp_path, "sentiment", {AGREE_66: (corpus / f"Sentences_{name}.txt").read_bytes()}, "paper"
-    ).test
+    rows = load(tmp_path, "sentiment", {AGREE_66: (corpus / f"Sentences_{name}.txt").read_bytes()}, "paper").test
     assert len(rows) == count
     lines = raw_lines(data_folder / f"financial_phrasebank/Sentences_{name}.txt", "latin-1")
     assert [f"{row['sentence']}@{row['label']}" for row in rows] == lines
@@ -131,9 +123,7 @@ def test_clean_phrasebank_has_each_sentence_once_in_one_split(data_folder):
     conflicting = {text for text, found in labels.items() if len(set(found)) > 1}
     assert (len(labels), len(conflicting)) == (4_835, 2)
 
-    texts = [
-        [folded(row["sentence"]) for row in rows] for rows in (splits.train, splits.validation, splits.test)
-    ]
+    texts = [[folded(row["sentence"]) for row in rows] for rows in (splits.train, splits.validation, splits.test)]
     assert [len(rows) for rows in texts] == [3_864, 485, 484]
     assert sorted(chain(*texts)) == sorted(labels.keys() - conflicting)
     assert splits.protocol == "clean"
@@ -156,9 +146,7 @@ def test_clean_phrasebank_gives_every_split_its_share_of_each_label(data_folder)
 
 def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
     splits = real(data_folder, "sentiment", "paper")
-    said = [
-        [f"{row['sentence']}@{row['label']}" for row in rows] for rows in (splits.train, splits.validation)
-    ]
+    said = [[f"{row['sentence']}@{row['label']}" for row in rows] for rows in (splits.train, splits.validation)]
     assert [len(rows) for rows in said] == [4_361, 485]
     assert sorted(chain(*said)) == sorted(
         raw_lines(data_folder / "financial_phrasebank/Sentences_50Agree.txt", "latin-1")
@@ -175,9 +163,7 @@ def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
 
 def test_mrpc_has_the_published_counts(data_folder):
     splits = real(data_folder, "similarity", "paper")
-    counts = [
-        Counter(row["label"] for row in rows) for rows in (splits.train, splits.validation, splits.test)
-    ]
+    counts = [Counter(row["label"] for row in rows) for rows in (splits.train, splits.validation, splits.test)]
     assert counts == [
         {"equivalent": 2_474, "not equivalent": 1_194},
         {"equivalent": 279, "not equivalent": 129},
@@ -189,12 +175,8 @@ def test_mrpc_has_the_published_counts(data_folder):
 def test_mrpc_keeps_every_line_and_validates_on_the_listed_ids(data_folder):
     splits = real(data_folder, "similarity")
     listed = set(raw_lines(data_folder / "mrpc/mrpc_dev_ids.tsv"))
-    lines = [
-        line.split("\t") for line in raw_lines(data_folder / "mrpc/msr_paraphrase_train.txt", "utf-8-sig")[1:]
-    ]
-    test = [
-        line.split("\t") for line in raw_lines(data_folder / "mrpc/msr_paraphrase_test.txt", "utf-8-sig")[1:]
-    ]
+    lines = [line.split("\t") for line in raw_lines(data_folder / "mrpc/msr_paraphrase_train.txt", "utf-8-sig")[1:]]
+    test = [line.split("\t") for line in raw_lines(data_folder / "mrpc/msr_paraphrase_test.txt", "utf-8-sig")[1:]]
     assert (len(lines), len(test), len(listed)) == (4_076, 1_725, 408)
 
     def said(rows):
@@ -214,9 +196,7 @@ def test_mrpc_keeps_every_line_and_validates_on_the_listed_ids(data_folder):
 
 @pytest.mark.parametrize("split, lost", [("train", 114), ("test", 75)])
 def test_mrpc_keeps_the_rows_that_csv_quoting_swallows(data_folder, split, lost):
-    with open(
-        Path(data_folder, f"mrpc/msr_paraphrase_{split}.txt"), encoding="utf-8-sig", newline=""
-    ) as file:
+    with open(Path(data_folder, f"mrpc/msr_paraphrase_{split}.txt"), encoding="utf-8-sig", newline="") as file:
         quoted = len(list(csv.reader(file, delimiter="\t"))) - 1
     splits = real(data_folder, "similarity")
     rows = splits.train + splits.validation if split == "train" else splits.test
@@ -251,14 +231,11 @@ cells\tI-cell_type
 I-kappaB\tI-protein
 """
 PHRASES = [
-    f"M\u00e4kel\u00e4 's {label} no {i} .@{label}"
-    for label in ("positive", "neutral", "negative")
-    for i in range(10)
+    f"M\u00e4kel\u00e4 's {label} no {i} .@{label}" for label in ("positive", "neutral", "negative") for i in range(10)
 ]
 MRPC_HEADING = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n".encode()
 MRPC_TRAIN = (
-    MRPC_HEADING
-    + 'He said : " no .\tHe said no .\n'.join(["1\t11\t12\t", "0\t12\t11\t", "1\t13\t14\t", ""]).encode()
+    MRPC_HEADING + 'He said : " no .\tHe said no .\n'.join(["1\t11\t12\t", "0\t12\t11\t", "1\t13\t14\t", ""]).encode()
 )
 
 FILES = {
@@ -285,9 +262,7 @@ def sample_folder(folder: Path, task: str, content: bytes | None = None) -> Path
     return write(folder, {f"{task}/{split}.txt": content for split in ("train", "validation", "test")})
 
 
-def load(
-    folder: Path, task: str, changed: dict[str, bytes] | None = None, protocol="clean"
-) -> sources.Splits:
+def load(folder: Path, task: str, changed: dict[str, bytes] | None = None, protocol="clean") -> sources.Splits:
     """Load a folder of FILES, some of them changed."""
     return load_splits(TASKS[task], str(write(folder, FILES[task] | (changed or {}))), protocol)
 
@@ -394,9 +369,7 @@ def test_mrpc_quotes_are_text_and_validation_is_the_listed_pair_in_that_order(tm
     said = {"sentence1": 'He said : " no .', "sentence2": "He said no ."}
     assert splits.train == [said | {"label": "equivalent"}] * 2  # ids 11 and 12 that way round are not listed
     assert splits.validation == [said | {"label": "not equivalent"}]
-    assert splits.test == [
-        {"sentence1": "He said no .", "sentence2": 'She said : " yes .', "label": "not equivalent"}
-    ]
+    assert splits.test == [{"sentence1": "He said no .", "sentence2": 'She said : " yes .', "label": "not equivalent"}]
     assert splits.notes == ("1 of the 1 test pairs share a sentence with train (2 pairs)",)
 
 
@@ -422,9 +395,7 @@ def test_sample_formats(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(
-    "place", ["", "{corpus}", "{corpus}/FinancialPhraseBank-v1.0", "FinancialPhraseBank-v1.0"]
-)
+@pytest.mark.parametrize("place", ["", "{corpus}", "{corpus}/FinancialPhraseBank-v1.0", "FinancialPhraseBank-v1.0"])
 def test_the_folder_may_be_the_corpus_or_hold_it(tmp_path, task, place):
     corpus = {"ner": "jnlpba", "sentiment": "financial_phrasebank", "similarity": "mrpc"}[task]
     expected = load(tmp_path / "plain", task)
@@ -445,8 +416,7 @@ TAG_IDS = {"O": 0, "B-DNA": 1, "I-DNA": 2, "B-protein": 3, "I-protein": 4, "B-ce
 TAG_IDS |= {"B-cell_line": 7, "I-cell_line": 8, "B-RNA": 9, "I-RNA": 10}
 HUB_JSON = {
     "dataset/valid.json": b'{"tokens": ["IL-2", "gene"], "tags": [1, 2]}\n',
-    "dataset/train.json": b'{"tokens": ["T", "cells"], "tags": [5, 6]}\n\n'
-    b'{"tags": [4], "tokens": ["I-kappaB"]}\n',
+    "dataset/train.json": b'{"tokens": ["T", "cells"], "tags": [5, 6]}\n\n{"tags": [4], "tokens": ["I-kappaB"]}\n',
     "dataset/test.json": b'{"tokens": ["T"], "tags": [0]}\n{"tokens": ["IL-2", "gene"], "tags": [1, 2]}',
     "dataset/label.json": str(TAG_IDS).replace("'", '"').encode(),
 }
@@ -680,9 +650,7 @@ def test_a_bad_json_file_is_refused_at_its_line(hub_folder, name, content, messa
 )
 def test_a_bad_row_of_parquet_is_refused(hub_folder, changed, message):
     write_glue(hub_folder, test=changed)
-    assert refusal(SIMILARITY, "hub").startswith(
-        f"{hub_folder / GLUE}/mrpc/test-00000-of-00001.parquet{message}"
-    )
+    assert refusal(SIMILARITY, "hub").startswith(f"{hub_folder / GLUE}/mrpc/test-00000-of-00001.parquet{message}")
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "columns", "rows"])
@@ -695,9 +663,7 @@ def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, caplog, damag
         write_glue(hub_folder, train={"sentence1": [], "sentence2": [], "label": [], "idx": []})
     else:
         path.write_bytes({"empty": b"", "cut": path.read_bytes()[:-30], "text": b"1\tIt\tIt\n"}[damage])
-    message = (
-        r": \w+; expected parquet with sentence1, sentence2, label; delete it, so that it is fetched again"
-    )
+    message = r": \w+; expected parquet with sentence1, sentence2, label; delete it, so that it is fetched again"
     capfd.readouterr()
     logging.getLogger("datasets").addHandler(caplog.handler)
     assert re.fullmatch(re.escape(str(path)) + message, refusal(SIMILARITY, "hub"))
@@ -717,9 +683,7 @@ def test_a_bad_zip_is_refused(hub_folder, damage):
         path.unlink()
         path.parent.rmdir()
         write_zip(hub_folder, {AGREE_50: b"Up .@positive\nDown ."})
-        message = (
-            f"{path}/FinancialPhraseBank-v1.0/Sentences_50Agree.txt, line 2: 'Down .'; expected a sentence"
-        )
+        message = f"{path}/FinancialPhraseBank-v1.0/Sentences_50Agree.txt, line 2: 'Down .'; expected a sentence"
     else:
         path.write_bytes({"empty": b"", "text": b"Up .@positive"}[damage])
     assert refusal(SENTIMENT, "hub").startswith(message)
@@ -775,9 +739,7 @@ def test_an_unknown_protocol_is_refused_for_every_source():
 
 def test_too_few_rows_for_a_split_are_refused(tmp_path):
     folder = write(tmp_path / "one", FILES["ner"] | {IOB2: b"T\tO\n"})
-    assert (
-        refusal(NER, folder) == f"--data {folder}: too few rows, none is left for train; use the whole corpus"
-    )
+    assert refusal(NER, folder) == f"--data {folder}: too few rows, none is left for train; use the whole corpus"
     folder = write(tmp_path / "all", FILES["similarity"] | {DEV_IDS: b"11\t12\n12\t11\n13\t14\n"})
     assert "none is left for train" in refusal(SIMILARITY, folder)
 

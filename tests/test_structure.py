@@ -10,12 +10,12 @@ import neo_peft
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    ("errors", "rows", "metrics", "files", "progress"),
-    ("tasks", "hub", "hardware", "gptneo", "lora", "prompt"),
+    ("errors", "rows", "metrics", "progress"),
+    ("tasks", "files", "hub", "hardware", "gptneo", "lora", "prompt"),
     ("settings", "base", "sources", "tables"),
     ("model",),
     ("data",),
-    ("adapter", "decoding"),
+    ("adapter", "decoding", "loop"),
     ("training",),
     ("train", "evaluate"),
 )
@@ -42,9 +42,9 @@ def test_imports_go_strictly_to_lower_levels():
             assert LEVEL[other] < LEVEL[module], f"{module} imports {other}"
 
 
-def test_training_names_no_task_and_no_method():
-    text = (ROOT / "neo_peft" / "training.py").read_text()
-    names = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+def test_the_loop_and_the_run_name_no_task_and_no_method():
+    texts = [(ROOT / "neo_peft" / name).read_text() for name in ("loop.py", "training.py")]
+    names = [node.value for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
     forbidden = {"ner", "sentiment", "similarity", "lora", "prompt", "full", "head", "lora+prompt"}
     assert not forbidden & {name for name in names if isinstance(name, str)}
 
