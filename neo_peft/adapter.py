@@ -17,7 +17,7 @@ from torch import Tensor
 from neo_peft.base import Base, load_base
 from neo_peft.data import Encoder, make_encoder
 from neo_peft.errors import InputError
-from neo_peft.files import read_json, sha256_of, write_json, write_whole
+from neo_peft.files import read_json, sha256, sha256_of, write_json, write_whole
 from neo_peft.hardware import DTYPES, thread_count
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
@@ -243,6 +243,9 @@ def load(folder: Path | str, settings: Settings | None = None, precision: str = 
                 f"{folder} was trained on another base than {settings.model}: its fingerprint is {trained[:12]}…, "
                 f"that of {settings.model} is {found[:12]}…"
             )
+        for name, checksum in record["files"].items():
+            if name.endswith(".safetensors") and (not (folder / name).is_file() or sha256(folder / name) != checksum):
+                raise InputError(f"{folder / name} is missing, or was changed since the run: its sha256 is another")
         if record["labels"] != list(get_task(settings.task).labels):
             raise InputError(f"{folder / RUN} lists other labels than the task {settings.task} has")
     else:

@@ -140,14 +140,19 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x)), keys_values
 
 
+def _embedding(rows: int, size: int) -> nn.Embedding:
+    """Make an embedding whose rows are yet to come: to draw them on the meta device would import torch's compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+
+
 class GPTNeo(nn.Module):
     """The trunk: from embeddings of N rows to their last hidden states. The language model's head is `wte` again."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.wte = _embedding(config.vocab_size, config.hidden_size)
+        self.wpe = _embedding(config.max_position_embeddings, config.hidden_size)
         self.h = nn.ModuleList(Block(config, kind) for kind in config.attention_layers)
         self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 

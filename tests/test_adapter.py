@@ -181,7 +181,12 @@ def saved(tiny_folder, tmp_path):
     folder = tmp_path / "run"
     adapter.save_adapter(folder, model, settings)
     flags = {**{name: value for name, value in vars(settings).items() if name not in ("out", "json")}}
-    record = {"labels": list(TASKS["ner"].labels), "flags": flags, "base": {"fingerprint": base.fingerprint}}
+    record = {
+        "labels": list(TASKS["ner"].labels),
+        "flags": flags,
+        "base": {"fingerprint": base.fingerprint},
+        "files": {},
+    }
     adapter.write_record(folder, record)
     return folder
 
@@ -219,6 +224,14 @@ def test_a_changed_record_is_refused(saved):
     path = saved / adapter.RUN
     path.write_text(path.read_text().replace('"rank": 5', '"rank": 4'))
     with pytest.raises(InputError, match=r"run.json was changed since it was written, or cut short"):
+        adapter.load(saved)
+
+
+def test_tensors_that_are_not_the_runs_own_are_refused(saved):
+    record = adapter.read_record(saved)
+    record["files"] = {adapter.WEIGHTS: "0" * 64}
+    adapter.write_record(saved, record)
+    with pytest.raises(InputError, match=r"adapter_model.safetensors is missing, or was changed since the run"):
         adapter.load(saved)
 
 

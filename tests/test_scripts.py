@@ -57,7 +57,7 @@ def test_what_a_run_says(small, capsys):
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert all(line.keys() == {"step", "epoch", "loss", "learning_rate", "gradient_norm"} for line in steps)
     epochs = [line for line in lines if "validation" in line]
-    assert [line["step"] for line in epochs] == [2, 4] and epochs[0]["perplexity"] > 1
+    assert [line["step"] for line in epochs] == [2, 4] and epochs[0]["validation_perplexity"] > 1
 
 
 def test_a_second_run_gets_a_folder_of_its_own(small, capsys):
@@ -111,6 +111,20 @@ def test_before_tuning_is_the_bare_model_with_the_instruction(small, tiny_folder
         main(evaluate, ["--task", task, *zero_shot, "--model", tiny_folder, "--eval-limit", 12, "--json"])
         scores = json.loads(capsys.readouterr().out)["scores"]
         assert {name: before[name] for name in scores} == scores
+
+
+def test_the_papers_recipe_scores_both_decodings_beside_one_another(small, capsys):
+    assert main(train, ["--task", "sentiment", "--preset", "paper", "--data", "sample", *small]) == 0
+    out = capsys.readouterr().out
+    assert "majority  before  before, generate  after  after, generate" in out
+    record = json.loads(Path("runs/sentiment-prompt/run.json").read_text())
+    assert "learning_rate" in record["assumed"] and record["flags"]["learning_rate"] == 3e-2
+    assert record["flags"]["max_length"] == 64 and record["flags"]["clip_norm"] == 0
+    assert record["kept_epoch"] == 2  # the last one
+    assert record["scores"]["before, generate"]["test"].keys() == record["scores"]["after"]["test"].keys()
+    assert main(evaluate, ["--decode", "generate", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["scores"]["accuracy"] == record["scores"]["after, generate"]["test"]["accuracy"]
 
 
 def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny_folder, capsys):
