@@ -10,10 +10,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # which --threads auto respects
 for name in ("TQDM_DISABLE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"):
     os.environ.pop(name, None)
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
-from neo_peft.base import BUNDLED
+from neo_peft.base import BUNDLED  # noqa: E402
 
 torch.set_num_threads(1)
 
