@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import neo_peft
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "metrics", "progress"),
     ("tasks", "files", "hub", "hardware", "gptneo", "lora", "prompt"),
-    ("settings", "base", "sources", "tables"),
-    ("model",),
+    ("settings", "base", "readers", "tables"),
+    ("model", "sources"),
     ("data",),
     ("adapter", "decoding", "loop"),
     ("training",),
@@ -65,6 +67,7 @@ def test_every_public_name_is_there():
         assert callable(getattr(neo_peft, name))
 
 
+@pytest.mark.slow
 def test_the_readmes_python_block_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
