@@ -143,13 +143,13 @@ class Settings:
         return self.method.split("+")
 
 
-# Chosen on validation scores: see docs/defaults.md. A large model takes smaller steps than the bundled one.
+# Chosen on validation scores: docs/results.md. A large model takes smaller steps than the bundled one.
 LEARNING_RATES = {  # method: (neo-mini, any other model)
-    "lora": (1e-2, 1e-3),
+    "lora": (5e-3, 1e-3),
     "prompt": (1e-1, 3e-2),
     "full": (1e-3, 5e-5),
     "head": (1e-2, 1e-2),
-    "lora+prompt": (1e-2, 1e-3),
+    "lora+prompt": (5e-3, 1e-3),
 }
 
 _PAPER = {
