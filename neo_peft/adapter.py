@@ -18,7 +18,7 @@ from neo_peft.base import Base, load_base
 from neo_peft.data import Encoder, make_encoder
 from neo_peft.errors import InputError
 from neo_peft.files import read_json, sha256, sha256_of, write_json, write_whole
-from neo_peft.hardware import DTYPES, thread_count
+from neo_peft.hardware import DTYPES, find_precision, thread_count
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
 from neo_peft.settings import Settings, make_settings
@@ -234,6 +234,13 @@ def load(folder: Path | str, settings: Settings | None = None, precision: str = 
     """
     folder = Path(folder)
     settings = settings or settings_in(folder)
+    if (folder / CONFIG).exists():
+        for name, value in peft_settings(read_json(folder / CONFIG), folder / CONFIG).items():
+            # Targets may be said in several ways; whether they are the same, the tensors' names show.
+            if name != "target_modules" and getattr(settings, name) != value:
+                raise InputError(
+                    f"{folder / CONFIG}: {name} is {value}, but the settings say {getattr(settings, name)}"
+                )
     tuned = load_untuned(settings, precision, device, with_method=True)
     if (folder / RUN).exists():
         record = read_record(folder)
@@ -256,7 +263,7 @@ def load(folder: Path | str, settings: Settings | None = None, precision: str = 
 
 def load_untuned(settings: Settings, precision: str = "fp32", device: str = "cpu", with_method: bool = False) -> Tuned:
     """Load a base and make it ready for a task: bare, or with the settings' method at its start."""
-    task, dtype = get_task(settings.task), DTYPES[precision]
+    task, dtype = get_task(settings.task), DTYPES[find_precision(precision, device)]
     base = load_base(settings.model, held_dtype(settings.method, dtype), device)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)

@@ -66,7 +66,9 @@ class Encoder:
         """Tokenise texts, each on its own, without special tokens."""
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=False, padding=False, truncation=False)["input_ids"]
+        # Not verbose: it would warn of long texts, which are cut afterwards.
+        plain = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
+        return self.tokenizer(list(texts), **plain)["input_ids"]
 
     def __call__(self, rows: Sequence[dict]) -> Examples:
         """Encode rows; one without a label gets UNKNOWN as its target, and is read at its mark alone."""
@@ -97,9 +99,14 @@ class Encoder:
             offset = len(whole) - 1 if self.read_last else 0
             if offset < len(part):
                 reads.append(len(ids) + offset)
-                targets.append(UNKNOWN if piece.label is None else self.task.labels.index(piece.label))
+                targets.append(UNKNOWN if piece.label is None else self._class(piece.label))
             ids += part
         return ids, reads, targets
+
+    def _class(self, label: str) -> int:
+        if label not in self.task.labels:
+            raise InputError(f"unknown label {label!r}; those of {self.task.name} are {', '.join(self.task.labels)}")
+        return self.task.labels.index(label)
 
     def _answer(self, row: dict, pieces: list[Piece], encoded: list[list[int]], kept: list[list[int]]):
         """Read at the mark, the last token of the text, and for the language model at the answer's tokens too."""
@@ -109,8 +116,8 @@ class Encoder:
         if label is None:
             return ids, [mark], [UNKNOWN]
         if self.with_head:
-            return ids, [mark], [self.task.labels.index(label)]
-        answer = self.answers[label]
+            return ids, [mark], [self._class(label)]
+        answer = self.answers[self.task.labels[self._class(label)]]
         # The end token is said, never read: the last row that is read is the answer's last token.
         return ids + answer[:-1], list(range(mark, mark + len(answer))), answer
 

@@ -88,6 +88,8 @@ def fit(
     `after_step` gets a line of the record and the number of tokens read; `after_epoch` gets the epoch (from 1),
     the number of updates so far and the mean training loss.
     """
+    if not len(examples):
+        raise InputError("there is no example to train on")
     per_epoch = len(windows(np.arange(len(examples)), settings))
     steps = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
     optimizer = make_optimizer(model, settings)

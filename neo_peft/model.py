@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neo_peft.errors import InputError
 from neo_peft.gptneo import GPTNeo, Past
 from neo_peft.lora import LoRALinear, add_lora
 from neo_peft.prompt import SoftPrompt, start_rows
@@ -121,7 +122,13 @@ def build_model(
     trunk: GPTNeo, tokenizer: Any, task: Task, settings: Settings, compute_dtype: torch.dtype = torch.float32
 ) -> TunedModel:
     """Put the settings' method onto a trunk. The seed is set before the head is drawn, and again before the adapter."""
-    tokens = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+
+    def tokens(text: str) -> list[int]:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if max(ids) >= trunk.config.vocab_size:
+            raise InputError(f"the tokenizer says token {max(ids)}, but the model knows {trunk.config.vocab_size}")
+        return ids
+
     labels = [tokens(task.answer(label, settings.source_text)) for label in task.labels]
     trunk.requires_grad_(False)
 

@@ -26,7 +26,7 @@ class Rows:
     @classmethod
     def of_texts(cls, lengths: Tensor, start: int = 0) -> "Rows":
         """Lay out texts of `lengths` (B,), each at the positions from `start` on."""
-        batch, longest, device = len(lengths), int(lengths.max()), lengths.device
+        batch, longest, device = len(lengths), max(1, int(lengths.max())), lengths.device
         steps = torch.arange(longest, device=device)
         slots = (steps < lengths[:, None]).flatten().nonzero().squeeze(1)
         return cls(batch, longest, slots, start + slots % longest, start + steps[None])

@@ -227,6 +227,13 @@ def test_a_changed_record_is_refused(saved):
         adapter.load(saved)
 
 
+def test_settings_that_are_not_the_adapters_are_refused(saved, tiny_folder):
+    (saved / adapter.RUN).unlink()
+    settings = make_settings(model=str(tiny_folder), **{**CASES["a head and all biases"], "alpha": 9})
+    with pytest.raises(InputError, match=r"adapter_config.json: alpha is 7.0, but the settings say 9.0"):
+        adapter.load(saved, settings)
+
+
 def test_tensors_that_are_not_the_runs_own_are_refused(saved):
     record = adapter.read_record(saved)
     record["files"] = {adapter.WEIGHTS: "0" * 64}

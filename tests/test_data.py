@@ -147,6 +147,11 @@ def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, 
         longest("ner", 7, max_length=122)
 
 
+def test_a_label_of_another_task_is_refused(mini):
+    with pytest.raises(InputError, match="unknown label 'bullish'; those of sentiment are negative, neutral, positive"):
+        encoder(mini, "sentiment", with_head=False)([{"sentence": "Up .", "label": "bullish"}])
+
+
 def test_a_batch_lays_examples_one_behind_the_other(mini):
     rows = [
         {"tokens": ["a"], "tags": ["O"]},

@@ -162,6 +162,12 @@ def test_tags_come_back_in_the_order_of_the_rows_and_lost_words_are_o(tiny_folde
     assert fits < 90 and alone[2][fits + 1 :] == ["O"] * (89 - fits)
 
 
+def test_an_empty_sentence_has_no_tags(tiny_folder):
+    tuned = load_untuned(make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True)
+    assert predict(tuned.model, tuned.encoder, [{"tokens": []}]) == [[]]
+    assert [len(tags) for tags in predict(tuned.model, tuned.encoder, [{"tokens": []}, {"tokens": ["IL-2"]}])] == [0, 1]
+
+
 def test_the_majority_is_that_of_the_training_rows():
     task = TASKS["sentiment"]
     rows = lambda labels: [{"sentence": "x", "label": label} for label in labels]  # noqa: E731
