@@ -248,7 +248,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 USUAL_COMMANDS = """\
 Two usual commands:
-  python train.py --task ner --method lora              LoRA on the bundled model and sample: about two minutes
+  python train.py --task ner --method lora              LoRA on the bundled model and sample: about a minute
   python train.py --task sentiment --preset paper       the study's recipe, on GPT-Neo 1.3B and the hub's data
 All flags: python train.py --help"""
 
