@@ -1,5 +1,6 @@
 """Encoding: against transformers' own alignment, the source's template written out, and cases worked by hand."""
 
+import dataclasses
 import json
 import shutil
 
@@ -150,6 +151,24 @@ def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, 
 def test_a_label_of_another_task_is_refused(mini):
     with pytest.raises(InputError, match="unknown label 'bullish'; those of sentiment are negative, neutral, positive"):
         encoder(mini, "sentiment", with_head=False)([{"sentence": "Up .", "label": "bullish"}])
+
+
+def test_the_runs_settings_reach_the_encoder(mini, tiny_folder):
+    config = read_config(tiny_folder)
+    last = make_encoder(TASKS["ner"], mini, config, make_settings(task="ner", method="lora", read="last"), True)
+    assert last.read_last and not last.source_text and last.end == 0
+    paper = make_encoder(TASKS["sentiment"], mini, config, make_settings(task="sentiment", preset="paper"), False)
+    assert paper.source_text and not paper.read_last and paper.max_length == 64
+
+
+def test_an_answer_longer_than_what_is_generated_has_its_room(mini, tiny_folder):
+    label = "good news for all of those who had bought shares of the company early enough"
+    task = dataclasses.replace(TASKS["sentiment"], labels=("bad", label))
+    answer = len(mini.encode(" " + label)) + 1
+    assert answer > 10
+    settings = make_settings(task="sentiment", method="lora")
+    instruction = len(mini.encode(task.instruction))
+    assert make_encoder(task, mini, read_config(tiny_folder), settings, False).max_length == 128 - instruction - answer
 
 
 def test_a_batch_lays_examples_one_behind_the_other(mini):

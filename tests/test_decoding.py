@@ -7,7 +7,7 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.adapter import load_untuned
-from neo_peft.data import Encoder
+from neo_peft.data import Encoder, collate
 from neo_peft.decoding import evaluate, generate, majority_scores, marked_texts, match_label, perplexity, predict, score
 from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
@@ -166,6 +166,55 @@ def test_an_empty_sentence_has_no_tags(tiny_folder):
     tuned = load_untuned(make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True)
     assert predict(tuned.model, tuned.encoder, [{"tokens": []}]) == [[]]
     assert [len(tags) for tags in predict(tuned.model, tuned.encoder, [{"tokens": []}, {"tokens": ["IL-2"]}])] == [0, 1]
+
+
+def test_words_that_were_lost_stay_in_the_gold():
+    rows = [{"tokens": ["a", "b", "c"], "tags": ["B-DNA", "O", "B-RNA"]}]
+    assert score(TASKS["ner"], rows, [["B-DNA"]])["recall"] == 0.5
+
+
+def test_evaluation_drops_nothing_out(tiny_folder):
+    settings = make_settings(task="ner", method="lora", model=str(tiny_folder), dropout=0.5, head_dropout=0.5)
+    tuned = load_untuned(settings, with_method=True)
+    with torch.no_grad():
+        for parameter in tuned.model.trainable().values():
+            parameter.add_(torch.randn_like(parameter))
+    rows = load_splits(TASKS["ner"], "sample").validation[:6]
+    losses = []
+    for _ in range(2):
+        tuned.model.train()  # as the loop leaves it
+        losses.append(evaluate(tuned.model, tuned.encoder, tuned.encoder(rows), with_loss=True).loss)
+    assert losses[0] == losses[1] and not tuned.model.training
+
+
+def test_labels_that_tie_in_bf16_are_ranked_in_fp32(tiny_folder):
+    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder))
+    tuned = load_untuned(settings, "bf16", with_method=True)
+    wte, answers = tuned.model.transformer.wte.weight, [ids[0] for ids in tuned.encoder.answers.values()]
+    with torch.no_grad():  # three rows that differ in a coordinate by one step of bf16
+        for token, coordinate in zip(answers, (3, 7, 11)):
+            wte[token] = wte[answers[0]] if token != answers[0] else 20 * wte[token]
+            wte[token, coordinate] *= 1 + 2**-7
+    rows = load_splits(TASKS["sentiment"], "sample").validation[:30]
+    examples = tuned.encoder(rows)
+    with torch.no_grad():
+        hidden = torch.stack([tuned.model(collate(examples, [i]), None)[0] for i in range(30)])
+    exact = hidden.double() @ wte[answers].double().T
+    in_bf16 = (hidden.bfloat16() @ wte[answers].T).argmax(1)
+    assert not torch.equal(in_bf16, exact.argmax(1))
+    expected = [TASKS["sentiment"].labels[index] for index in exact.argmax(1).tolist()]
+    assert evaluate(tuned.model, tuned.encoder, examples, batch_size=1).predicted == expected
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_reaches_instruction_and_generation(tiny_folder, precision):
+    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder))
+    tuned = load_untuned(settings, precision)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    assert tuned.model.compute_dtype == dtype
+    assert tuned.model.text_prefix([5, 6, 7]).keys[0].dtype == dtype
+    found = evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), TASKS["sentiment"].instruction, "generate")
+    assert len(found.said) == len(ROWS) and all(found.said)
 
 
 def test_the_majority_is_that_of_the_training_rows():

@@ -128,6 +128,7 @@ def test_the_papers_recipe_scores_both_decodings_beside_one_another(small, capsy
     assert "learning_rate" in record["assumed"] and record["flags"]["learning_rate"] == 3e-2
     assert record["flags"]["max_length"] == 64 and record["flags"]["clip_norm"] == 0
     assert record["kept_epoch"] == 2  # the last one
+    assert record["scores"]["before, generate"]["test"]["unanswered"] == 12  # which no ranked answer is
     assert record["scores"]["before, generate"]["test"].keys() == record["scores"]["after"]["test"].keys()
     assert main(evaluate, ["--decode", "generate", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)

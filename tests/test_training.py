@@ -157,6 +157,65 @@ def test_max_steps_ends_inside_an_epoch(tiny_folder):
     assert [line["learning_rate"] for line in lines] == pytest.approx([1e-2 * (1 - step / 5) for step in range(5)])
 
 
+def test_each_epoch_trains_with_dropout_though_an_evaluation_came_between(tiny_folder):
+    tuned, settings = start(tiny_folder, "ner", "lora", epochs=3, batch_size=8, dropout=0.3)
+    training_now = []
+    loop.fit(
+        tuned.model, tuned.encoder(sixteen("ner")), settings,
+        lambda line, _: training_now.append(tuned.model.training), lambda *epoch: tuned.model.eval(),
+    )  # fmt: skip
+    assert training_now == [True] * 6
+
+
+def test_dropout_is_drawn_from_the_seed_whatever_was_drawn_before(tiny_folder):
+    losses = []
+    for before in (1, 2):
+        tuned, settings = start(tiny_folder, "ner", "lora", epochs=2, batch_size=8, dropout=0.3)
+        torch.manual_seed(before)
+        lines = []
+        loop.fit(tuned.model, tuned.encoder(sixteen("ner")), settings, lambda line, _: lines.append(line["loss"]))  # noqa: B023
+        losses.append(lines)
+    assert losses[0] == losses[1]
+
+
+def test_an_epochs_loss_is_the_mean_over_its_labelled_tokens(tiny_folder):
+    tuned, settings = start(tiny_folder, "ner", "lora", epochs=1, batch_size=3)
+    examples, losses, means = tuned.encoder(sixteen("ner")[:7]), [], []
+    loop.fit(
+        tuned.model, examples, settings, lambda line, _: losses.append(line["loss"]), lambda *e: means.append(e[2])
+    )
+    order = loop.epoch_order(7, settings.seed, 1)
+    words = [sum(int(np.diff(examples.read_starts)[i]) for i in order[first : first + 3]) for first in (0, 3, 6)]
+    assert means[0] == pytest.approx(sum(a * b for a, b in zip(losses, words)) / sum(words))
+    assert means[0] != pytest.approx(sum(losses) / 3, rel=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_stops_an_fp32_run(tiny_folder):
+    tuned, settings = start(tiny_folder, "sentiment", "prompt", epochs=1, batch_size=16)
+    tuned.model.prompt.embeddings.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(InputError, match=r"the norm of the gradient is (inf|nan) at step 1 \(epoch 1\)"):
+        loop.fit(tuned.model, tuned.encoder(sixteen("sentiment")), settings)
+
+
+def test_nothing_to_train_on_is_refused(tiny_folder):
+    tuned, settings = start(tiny_folder, "sentiment", "prompt")
+    with pytest.raises(InputError, match="there is no example to train on"):
+        loop.fit(tuned.model, tuned.encoder([]), settings)
+
+
+def test_of_equal_epochs_the_first_is_kept_and_nothing_learnt_is_said(tiny_folder, tmp_path):
+    settings = make_settings(
+        task="sentiment", method="head", model=str(tiny_folder), epochs=3, learning_rate=1e-12, train_limit=16,
+        eval_limit=12, out="run",
+    )  # fmt: skip
+    lines = []
+    training.run(settings, say=lines.append)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    after, majority = (record["scores"][kind]["validation"]["accuracy"] for kind in ("after", "majority"))
+    assert after <= majority and any(line.startswith("Nothing was learnt") for line in lines)
+    assert record["kept_epoch"] == 1
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("method", ["lora", "prompt", "full"])
 def test_half_precision_trains_on_a_cpu(tiny_folder, method, precision):
