@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rows is None:
         raise InputError(f"{settings.data} has no {flags.split} split for {task.name}")
     rows = limit_rows(rows, settings.eval_limit)
-    for note in found.notes:
+    for note in (*found.notes, *splits.notes):
         say(f"note    {note}")
     say(f"{task.name}, {len(rows):,} rows of {flags.split} from {settings.data} (protocol {splits.protocol})")
     say(f"{folder or settings.model}{f', decode by {decode}' if decode else ''}\n")
@@ -79,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     predicted = decoding.pad_tags(rows, evaluation.predicted) if task.tags_words else evaluation.predicted
     scores = decoding.score(task, rows, predicted)
-    write_predictions(flags, folder, task, rows, predicted, evaluation.said)
     for line in tables.answers(task, rows[: flags.show], predicted, evaluation.said):
         say(line)
     say(tables.scores(task, scores))
     say("\n" + tables.per_label(task, scores))
+    write_predictions(flags, folder, task, rows, predicted, evaluation.said)
     if flags.json:
         per_label = scores.pop("per_label")
         print(

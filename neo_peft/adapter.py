@@ -68,13 +68,17 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
 
     A fully tuned model is written as a model's folder, in transformers' layout, with its tokenizer.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     files, parameters = [], dict(model.named_parameters())
     for path, keys in folder_parts(model, Path(folder)).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {key: parameters[name].detach().cpu().contiguous() for key, name in keys.items()}
-        write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))  # noqa: B023
+        try:
+            write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))  # noqa: B023
+        except SafetensorError as error:  # its own error for a full disk, too
+            raise InputError(f"{path} cannot be written: {error}") from None
         files.append(path)
         config = None
         if path.parent.name == "model":
@@ -222,6 +226,10 @@ def settings_in(folder: Path, model: str | None = None, task: str | None = None)
         return dataclasses.replace(settings, model=model or settings.model)
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter")
+    if not (model and task) and (folder / "metrics.jsonl").exists():
+        raise InputError(
+            f"{folder} is a run that was not finished; name --task and --model to score its best epoch so far"
+        )
     if not (model and task):
         raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
     return make_settings(task=task, model=model, **peft_settings(read_json(folder / CONFIG), folder / CONFIG))

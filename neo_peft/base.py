@@ -157,6 +157,7 @@ def load_tokenizer(folder: Path) -> Any:
         before_words = tokenizer.backend_tokenizer.pre_tokenizer
         if getattr(before_words, "add_prefix_space", False):
             before_words.add_prefix_space = False
+            tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = False  # what is saved again
             tokenizer.backend_tokenizer.pre_tokenizer = before_words
     except Exception as error:  # the library's own errors are of every kind
         raise InputError(f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}") from error

@@ -16,6 +16,6 @@ def exit_status(main: Callable[[], None]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped: nothing was trained to its end, so nothing is scored", file=sys.stderr)
+        print("stopped before the end; what a run had saved by then stays in its folder", file=sys.stderr)
         return 130
     return 0

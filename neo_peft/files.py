@@ -15,9 +15,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
     A reader, or a machine that stops half-way, sees the old file or the new one, never a part.
     """
+    path = path.resolve()  # behind a link it is the file that is written, not the link
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no plain file, and is not replaced by one; name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is no folder; make it first, or name another")
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
         write(temporary)
+        os.umask(mask := os.umask(0))
+        os.chmod(temporary, 0o666 & ~mask)  # safetensors writes for its owner alone
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

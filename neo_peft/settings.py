@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
@@ -17,8 +18,8 @@ from neo_peft.tasks import METHODS, TASKS
 BUNDLED_MODEL = "neo-mini"
 
 
-def whole(least: int) -> Callable[[Any], int]:
-    """Make a reader of whole numbers from `least` on."""
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[Any], int]:
+    """Make a reader of whole numbers from `least` to `most`."""
 
     def read(value: Any) -> int:
         try:
@@ -27,6 +28,8 @@ def whole(least: int) -> Callable[[Any], int]:
             number = None
         if number is None or number < least:
             raise InputError(f"{value} is not a whole number of at least {least}")
+        if number > most:
+            raise InputError(f"{value} is too large: {most} is the most")
         return number
 
     return read
@@ -49,7 +52,7 @@ def real(least: float, below: float = math.inf, allow_least: bool = True) -> Cal
 
 
 def threads(value: Any) -> "int | str":
-    return value if value == "auto" else whole(1)(value)
+    return value if value == "auto" else whole(1, 1024)(value)
 
 
 def targets(value: Any) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ class Settings:
     threads: int | str = flag("auto", MODEL, "CPU threads; auto takes what the process may use, few if small", threads)
 
     method: str = flag(None, ADAPTER, f"what trains: {', '.join(METHODS)}", choices=METHODS)
-    rank: int = flag(8, ADAPTER, "rank r of LoRA's A and B", whole(1), only="lora")
+    rank: int = flag(8, ADAPTER, "rank r of LoRA's A and B", whole(1, 16_384), only="lora")
     alpha: float = flag(
         16.0, ADAPTER, "LoRA's correction is scaled by alpha / r", real(0, allow_least=False), only="lora"
     )
@@ -202,6 +205,8 @@ def make_settings(**given: Any) -> Settings:
     values.update(given)
     if values["method"] is None:
         raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (--preset paper brings its own)")
+    if values["model"] != BUNDLED_MODEL and Path(values["model"]).is_dir():
+        values["model"] = str(Path(values["model"]).resolve())  # a run is scored again from any folder
     _refuse_without_effect(fields, given, values)
     rate = LEARNING_RATES[values["method"]][values["model"] != BUNDLED_MODEL]
     for name, default in {"learning_rate": rate, "epochs": 10, "batch_size": 16}.items():

@@ -141,12 +141,44 @@ def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny
     Path("runs/sentiment-lora/run.json").unlink()
     command = ["runs/sentiment-lora", "--eval-limit", 12, "--json"]
     assert main(evaluate, command) == 2
+    assert "runs/sentiment-lora is a run that was not finished" in capsys.readouterr().err
+    Path("runs/sentiment-lora/metrics.jsonl").unlink()
+    assert main(evaluate, command) == 2
     assert "is an adapter without a run.json: name its --task and its --model" in capsys.readouterr().err
     assert main(evaluate, [*command, "--task", "sentiment", "--model", tiny_folder]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["accuracy"] == after["accuracy"]
 
 
+def test_what_is_no_plain_file_is_not_replaced(small, tmp_path, capsys):
+    main(train, ["--task", "ner", "--method", "head", *small])
+    os.mkfifo("pipe")
+    Path("target").write_text("old")
+    Path("link").symlink_to("target")
+    for out, message in {
+        "pipe": "pipe is no plain file",
+        "runs": "runs is no plain file",
+        "no/x": "no is no folder",
+    }.items():
+        capsys.readouterr()
+        assert main(evaluate, ["--out", out]) == 2
+        assert message in capsys.readouterr().err
+    assert Path("pipe").is_fifo()
+    assert main(evaluate, ["--out", "link"]) == 0
+    assert Path("link").is_symlink() and '"predicted"' in Path("target").read_text()
+
+
+def test_a_run_is_found_its_base_from_any_folder(tiny_folder, tmp_path, monkeypatch):
+    (tmp_path / "base").symlink_to(tiny_folder)
+    flags = ["--task", "ner", "--method", "head", "--epochs", 1, "--train-limit", 4, "--eval-limit", 4]
+    assert main(train, [*flags, "--model", "base", "--out", "run"]) == 0
+    monkeypatch.chdir("/")
+    assert main(evaluate, [tmp_path / "run"]) == 0
+
+
 BAD = {
+    "--seed 99999999999999999999 is too large": ["--task", "ner", "--method", "head", "--seed", "99999999999999999999"],
+    "--rank 100000 is too large: 16384 is the most": ["--task", "ner", "--method", "lora", "--rank", "100000"],
+    "--threads 1000000 is too large: 1024 is the most": ["--task", "ner", "--method", "head", "--threads", "1000000"],
     "--task is missing; the tasks are ner, sentiment, similarity": ["--method", "lora"],
     "--method is missing; the methods are lora, prompt, full, head, lora+prompt": ["--task", "ner"],
     "--task 'nre' is none of ner, sentiment, similarity": ["--task", "nre", "--method", "lora"],
