@@ -81,13 +81,14 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
             raise InputError(f"{path} cannot be written: {error}") from None
         files.append(path)
         config = None
-        if path.parent.name == "model":
+        part = str(path.parent.relative_to(folder))  # "." or the part's own folder, whatever the user's is called
+        if part == "model":
             config = _model_config(model, settings)
             write_json(path.parent / "config.json", config)
             files.append(path.parent / "config.json")
             if tokenizer is not None:
                 files += [path.parent / Path(name).name for name in tokenizer.save_pretrained(path.parent)]
-        elif config := _adapter_config(model, settings, path.parent.name):
+        elif config := _adapter_config(model, settings, part):
             write_json(path.parent / CONFIG, config)
             files.append(path.parent / CONFIG)
     return [file for file in files if file.is_file()]

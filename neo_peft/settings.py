@@ -201,7 +201,8 @@ def make_settings(**given: Any) -> Settings:
     preset = dict(PRESETS[given["preset"]][task]) if given.get("preset") else {}
     if given.get("method", preset.get("method")) != preset.get("method"):
         preset.pop("learning_rate", None)  # it was the rate of another method
-    values.update(preset)
+    parts = (given.get("method") or preset.get("method") or "").split("+")
+    values.update({name: value for name, value in preset.items() if fields[name].metadata["only"] in ("", *parts)})
     values.update(given)
     if values["method"] is None:
         raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (--preset paper brings its own)")

@@ -65,7 +65,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     }
     if decodes_freely(job):
         scores["before, generate"] = score_base(job, "generate", progress)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     steps, kept_epoch = train(job, folder, say, progress)
     adapter.load_adapter(folder, job.tuned.model)  # the weights of the epoch that is kept
     scores["after"] = score_tuned(job, "rank", progress)
@@ -83,8 +83,6 @@ def choose_folder(settings: Settings) -> Path:
         folder = Path(settings.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"--out {folder} holds something already; name a folder that is new")
-        if folder.exists():
-            folder.rmdir()
         return folder
     first = folder = Path("runs", f"{settings.task}-{settings.method}")
     number = 1
