@@ -136,7 +136,7 @@ def changed(settings: Any, flags: argparse.Namespace) -> Any:
 
 
 def prepare(settings: Any) -> tuple[str, str]:
-    """Set the threads, and return the precision and the device to compute in."""
+    """Choose the precision and the device to compute in."""
     from neo_peft.hardware import find_device, find_precision
 
     device = find_device(settings.device)

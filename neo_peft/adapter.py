@@ -1,6 +1,6 @@
 """Save and load adapters in peft's own file format, and runs as train.py leaves them.
 
-A run folder is a peft adapter (adapter_config.json, adapter_model.safetensors) with a run.json beside it. The keys
+A run of LoRA or a prompt is a peft adapter (adapter_config.json, adapter_model.safetensors) beside a run.json. The keys
 of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict: a missing or unexpected
 tensor, a wrong shape, another base, or an option that changes the maths and is not known here is refused by name.
 """

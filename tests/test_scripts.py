@@ -1,5 +1,6 @@
 """Both scripts as a user runs them, to the end, on a tiny model; and what they say to bad input."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import pytest
 import evaluate
 import train
 from neo_peft.errors import exit_status
+from neo_peft.settings import make_settings
+from neo_peft.tasks import METHODS, TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,6 +152,19 @@ def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny
     assert json.loads(capsys.readouterr().out)["scores"]["accuracy"] == after["accuracy"]
 
 
+@pytest.mark.parametrize("name", ["model", "lora", "prompt"])
+def test_the_name_of_a_runs_folder_decides_nothing(small, name):
+    for method, out in (("lora", f"a/{name}"), ("prompt", f"b/{name}")):
+        assert main(train, ["--task", "sentiment", "--method", method, "--out", out, *small]) == 0
+        assert Path(out, "adapter_config.json").exists() and not Path(out, "config.json").exists()
+
+
+def test_an_empty_folder_outlives_bad_input(capsys):
+    Path("keep").mkdir()
+    assert main(train, ["--task", "ner", "--method", "head", "--data", "nowhere", "--out", "keep"]) == 2
+    assert Path("keep").is_dir()
+
+
 def test_what_is_no_plain_file_is_not_replaced(small, tmp_path, capsys):
     main(train, ["--task", "ner", "--method", "head", *small])
     os.mkfifo("pipe")
@@ -173,6 +189,14 @@ def test_a_run_is_found_its_base_from_any_folder(tiny_folder, tmp_path, monkeypa
     assert main(train, [*flags, "--model", "base", "--out", "run"]) == 0
     monkeypatch.chdir("/")
     assert main(evaluate, [tmp_path / "run"]) == 0
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", TASKS)
+def test_recorded_settings_make_the_same_settings_again(task, method, preset):
+    settings = make_settings(task=task, method=method, preset=preset)
+    assert make_settings(**dataclasses.asdict(settings)) == settings
 
 
 BAD = {
