@@ -22,7 +22,7 @@ from neo_peft.hardware import find_device, find_precision
 from neo_peft.loop import fit
 from neo_peft.model import adapted_modules, bare_model
 from neo_peft.progress import Progress, no_progress
-from neo_peft.settings import ASSUMED, Settings
+from neo_peft.settings import ASSUMED, PRESETS, Settings
 from neo_peft.sources import Splits, limit_rows, load_splits
 from neo_peft.tasks import Task, get_task
 
@@ -254,7 +254,7 @@ def make_record(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: in
         "steps": steps,
         "kept_epoch": kept_epoch,
         "scores": scores,
-        "assumed": list(ASSUMED[settings.preset][job.task.name]) if settings.preset else [],
+        "assumed": assumed(settings),
         "seconds": seconds,
     }
 
@@ -279,6 +279,14 @@ def summary(record: dict, folder: Path) -> dict:
     names = ("task", "method", "run", "trainable", "total", "before", "after", "seconds")
     whole = {**record, **kinds, "method": record["flags"]["method"], "run": str(folder)}
     return {name: whole[name] for name in names}
+
+
+def assumed(settings: Settings) -> list[str]:
+    """Name the settings that the preset assumes, and that were left as it has them."""
+    if settings.preset is None:
+        return []
+    preset = PRESETS[settings.preset][settings.task]
+    return [name for name in ASSUMED[settings.preset][settings.task] if getattr(settings, name) == preset.get(name)]
 
 
 def versions() -> dict:
