@@ -13,7 +13,7 @@ for name in ("TQDM_DISABLE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"):
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from neo_peft.base import BUNDLED  # noqa: E402
+from neo_peft.base import BUNDLED, load_base  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -58,6 +58,20 @@ def tiny_folder(tmp_path_factory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BUNDLED["neo-mini"] / name, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def base(tiny_folder):
+    """The tiny model as we load it."""
+    return load_base(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_folder):
+    """The tiny model as transformers loads it."""
+    from transformers import GPTNeoForCausalLM
+
+    return GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")

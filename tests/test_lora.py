@@ -19,9 +19,8 @@ from parity import (
 )
 from torch import nn
 from torch.amp import GradScaler
-from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification, get_linear_schedule_with_warmup
+from transformers import GPTNeoForTokenClassification, get_linear_schedule_with_warmup
 
-from neo_peft.base import load_base
 from neo_peft.errors import InputError
 from neo_peft.loop import make_optimizer, rate_at, update
 from neo_peft.lora import LoRALinear, add_lora, match_targets, merge_lora
@@ -161,16 +160,6 @@ def test_a_merge_that_is_not_finite_is_refused():
 
 
 # ------------------------------------------------------------------------------------------- a model, against peft
-
-
-@pytest.fixture(scope="module")
-def base(tiny_folder):
-    return load_base(str(tiny_folder))
-
-
-@pytest.fixture(scope="module")
-def oracle(tiny_folder):
-    return GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
 
 
 def trunk_of(base):

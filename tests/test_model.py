@@ -6,7 +6,6 @@ import pytest
 import torch
 from parity import LENGTHS, all_logits, assert_close, backward, batch_of, random_texts
 from torch import nn
-from transformers import GPTNeoForCausalLM
 
 from neo_peft.base import BUNDLED, load_base, load_tokenizer
 from neo_peft.gptneo import Config, GPTNeo
@@ -17,16 +16,6 @@ from neo_peft.tasks import TASKS
 
 HALVES = [torch.bfloat16, torch.float16]
 METHODS = ("lora", "prompt", "head", "full", "lora+prompt")
-
-
-@pytest.fixture(scope="module")
-def base(tiny_folder):
-    return load_base(str(tiny_folder))
-
-
-@pytest.fixture(scope="module")
-def oracle(tiny_folder):
-    return GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
 
 
 def built(base, task, method, compute_dtype=torch.float32, **settings):

@@ -8,9 +8,8 @@ import torch
 from parity import LENGTHS, all_logits, assert_close, backward, batch_of, bits, moved, random_texts
 from torch.amp import GradScaler
 from torch.func import functional_call
-from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification
+from transformers import GPTNeoForTokenClassification
 
-from neo_peft.base import load_base
 from neo_peft.errors import InputError
 from neo_peft.loop import make_optimizer, update
 from neo_peft.lora import add_lora
@@ -20,16 +19,6 @@ from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
 P = 13  # longer than the tiny model's window of 11, and as long as none of the texts
-
-
-@pytest.fixture(scope="module")
-def base(tiny_folder):
-    return load_base(str(tiny_folder))
-
-
-@pytest.fixture(scope="module")
-def oracle(tiny_folder):
-    return GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
 
 
 def random_prompt():
