@@ -789,20 +789,3 @@ def test_importing_the_module_loads_neither_torch_nor_datasets():
     root = Path(sources.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_bundled_sample_has_enough_rows_and_every_label_in_each_split(task):
-    splits = load_splits(TASKS[task], "sample", "paper")
-    assert splits.protocol == "single"
-    for rows, least in ((splits.train, 120), (splits.validation, 30), (splits.test, 30)):
-        assert len(rows) >= least
-        said = {tag for row in rows for tag in row.get("tags", [row.get("label")])}
-        assert said == set(TASKS[task].labels)
-
-
-def test_the_bundled_sample_holds_no_marks_in_its_tokens():
-    splits = load_splits(NER, "sample")
-    for row in splits.train + splits.validation + splits.test:
-        assert len(row["tokens"]) == len(row["tags"])
-        assert not re.search(r"[\[\]\s]", "".join(row["tokens"]))
