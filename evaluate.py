@@ -1,7 +1,6 @@
 """Score a run again from its folder, or a bare base model: python evaluate.py runs/ner-lora --split test"""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError, exit_status
-from neo_peft.settings import OneLineParser, make_settings, threads, whole
-from neo_peft.tasks import TASKS
+from neo_peft.flags import OneLineParser, add_run_flags, argument, changed
+from neo_peft.runs import newest_run
+from neo_peft.settings import make_settings, whole
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -22,32 +22,14 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="(default: test)")
     parser.add_argument("--decode", choices=("rank", "generate"), help="how an answer is read (default: rank)")
     parser.add_argument("--zero-shot", action="store_true", help="score the untuned model, the instruction in front")
-    parser.add_argument("--show", metavar="N", type=number(1), default=0, help="print the first N answers")
+    parser.add_argument("--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--out", metavar="FILE", help="write the answers here (default: RUN/predictions.jsonl)")
-    again = parser.add_argument_group("otherwise as in RUN's run.json")
-    again.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
-    again.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id")
+    again = add_run_flags(parser)
     again.add_argument("--data", help="sample, hub, or a folder of original files")
     again.add_argument("--protocol", choices=("clean", "paper"), help="PhraseBank's split")
-    again.add_argument("--eval-limit", metavar="N", type=number(1), help="score this many rows, evenly spaced")
-    again.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
-    again.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
-    again.add_argument("--threads", metavar="N", type=number(threads), help="CPU threads, or auto")
-    again.add_argument("--batch-size", metavar="N", type=number(1), help="examples in a batch")
+    again.add_argument("--eval-limit", metavar="N", type=argument(whole(1)), help="score this many rows, evenly spaced")
     return parser.parse_args(argv)
-
-
-def number(read: Any) -> Any:
-    """Adapt a reader of settings.py to argparse, which wants an error of its own kind."""
-
-    def parse(text: str) -> Any:
-        try:
-            return (whole(read) if isinstance(read, int) else read)(text)
-        except InputError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -99,12 +81,7 @@ def find_run(flags: argparse.Namespace) -> Path | None:
         return Path(flags.run)
     if flags.model and flags.task:
         return None
-    runs = sorted(Path("runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise InputError(
-            "there is no finished run in runs/: name a run folder, or --task and --model for a bare base model"
-        )
-    return runs[-1].parent
+    return newest_run(flags.task)
 
 
 def load_run(flags: argparse.Namespace, folder: Path) -> Any:
@@ -114,7 +91,7 @@ def load_run(flags: argparse.Namespace, folder: Path) -> Any:
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
     settings = changed(settings_in(folder, flags.model, flags.task), flags)
-    return load(folder, settings, *prepare(settings))
+    return load(folder, settings)
 
 
 def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
@@ -125,22 +102,8 @@ def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
     from neo_peft.tasks import get_task
 
     settings = changed(make_settings(task=flags.task, method="head", model=flags.model), flags)
-    found = load_untuned(settings, *prepare(settings))
+    found = load_untuned(settings)
     return found, get_task(flags.task).instruction if flags.zero_shot and found.model.head is None else ""
-
-
-def changed(settings: Any, flags: argparse.Namespace) -> Any:
-    names = ("data", "protocol", "eval_limit", "precision", "device", "threads", "batch_size")
-    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    return dataclasses.replace(settings, **given)
-
-
-def prepare(settings: Any) -> tuple[str, str]:
-    """Choose the precision and the device to compute in."""
-    from neo_peft.hardware import find_device, find_precision
-
-    device = find_device(settings.device)
-    return find_precision(settings.precision, device), device
 
 
 def choose_decoder(flags: argparse.Namespace, found: Any) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from neo_peft.errors import exit_status
-from neo_peft.settings import parse_train_flags
+from neo_peft.flags import parse_train_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,13 +18,14 @@ from neo_peft.base import Base, load_base
 from neo_peft.data import Encoder, make_encoder
 from neo_peft.errors import InputError
 from neo_peft.files import read_json, sha256, sha256_of, write_json, write_whole
-from neo_peft.hardware import DTYPES, find_precision, thread_count
+from neo_peft.hardware import DTYPES, find_device, find_precision, thread_count
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
+from neo_peft.runs import CONFIG, RUN
 from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import get_task
 
-CONFIG, WEIGHTS, RUN = "adapter_config.json", "adapter_model.safetensors", "run.json"
+WEIGHTS = "adapter_model.safetensors"
 
 # ------------------------------------------------------------------------------------------------ names of tensors
 
@@ -212,6 +213,7 @@ class Tuned:
     encoder: Encoder
     settings: Settings
     base: Base
+    precision: str
     threads: int
     notes: list[str]
 
@@ -236,8 +238,10 @@ def settings_in(folder: Path, model: str | None = None, task: str | None = None)
     return make_settings(task=task, model=model, **peft_settings(read_json(folder / CONFIG), folder / CONFIG))
 
 
-def load(folder: Path | str, settings: Settings | None = None, precision: str = "fp32", device: str = "cpu") -> Tuned:
+def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
     """Load a run folder, or an adapter of peft's own with the settings that `settings_in` makes for it.
+
+    It is computed where, and in which precision, the settings say.
 
     Raises InputError where the base is another one than the adapter was trained on, or a file does not fit.
     """
@@ -250,7 +254,7 @@ def load(folder: Path | str, settings: Settings | None = None, precision: str = 
                 raise InputError(
                     f"{folder / CONFIG}: {name} is {value}, but the settings say {getattr(settings, name)}"
                 )
-    tuned = load_untuned(settings, precision, device, with_method=True)
+    tuned = load_untuned(settings, with_method=True)
     if (folder / RUN).exists():
         record = read_record(folder)
         trained, found = record["base"]["fingerprint"], tuned.base.fingerprint
@@ -270,15 +274,17 @@ def load(folder: Path | str, settings: Settings | None = None, precision: str = 
     return tuned
 
 
-def load_untuned(settings: Settings, precision: str = "fp32", device: str = "cpu", with_method: bool = False) -> Tuned:
+def load_untuned(settings: Settings, with_method: bool = False) -> Tuned:
     """Load a base and make it ready for a task: bare, or with the settings' method at its start."""
-    task, dtype = get_task(settings.task), DTYPES[find_precision(precision, device)]
+    task, device = get_task(settings.task), find_device(settings.device)
+    precision = find_precision(settings.precision, device)
+    dtype = DTYPES[precision]
     base = load_base(settings.model, held_dtype(settings.method, dtype), device)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
     model = build_model(base.trunk, base.tokenizer, task, settings, dtype)
     model = (model if with_method else bare_model(model)).eval()
-    return Tuned(model, encoder_of(base, model, settings), settings, base, threads, list(base.notes))
+    return Tuned(model, encoder_of(base, model, settings), settings, base, precision, threads, list(base.notes))
 
 
 def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:

@@ -6,7 +6,7 @@ label that begins them is its answer; where none does, the example is unanswered
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +22,16 @@ from neo_peft.progress import Progress, no_progress
 from neo_peft.rows import Rows
 from neo_peft.tasks import Task
 
-DECODERS = ("rank", "generate")
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Answers in the order of the rows: a label or None, or a list of tags; the loss per target, in nats; what
-    was said, where text was generated."""
+    """Answers in the order of the rows: a label or None, or a list of tags; the loss per target, in nats; what was
+    said, where text was generated, else the probabilities: of an answer those of all labels, of tags that of each."""
 
     predicted: list
     loss: float | None = None
     said: list[str] | None = None
+    probabilities: list[list[float]] | None = None
 
 
 @torch.inference_mode()
@@ -52,24 +51,26 @@ def evaluate(
     # Texts of like lengths together: attention alone is computed on a rectangle.
     order = np.argsort(np.diff(examples.starts), kind="stable")
     steps = list(batches(order, batch_size))
-    predicted, said, loss, targets = [None] * len(examples), [""] * len(examples), 0.0, 0
+    predicted, extra, loss, targets = [None] * len(examples), [None] * len(examples), 0.0, 0
     for chosen in progress(steps, decode if decode == "generate" else "score", len(steps)):
-        batch = collate(examples, chosen).to(model.device)
         if decode == "generate":
             texts = generate(model, encoder, marked_texts(examples, chosen), prefix)
-            answers = [match_label(text, encoder.task.labels) for text in texts]
-            for index, text in zip(chosen, texts, strict=True):
-                said[index] = text
+            answers = [(match_label(text, encoder.task.labels), text) for text in texts]
         else:
+            batch = collate(examples, chosen).to(model.device)
             hidden = model(batch, prefix)
-            answers = _classes(model, encoder, batch, hidden, prefix, lambda: marked_texts(examples, chosen))  # noqa: B023
+            if model.head is None:
+                answers = rank(model, encoder, batch, hidden, marked_texts(examples, chosen), prefix)
+            else:
+                answers = read_head(model, encoder, batch, hidden)
             if with_loss:
                 logits = model.logits(hidden).float()
                 loss += float(F.cross_entropy(logits, batch.targets, ignore_index=UNKNOWN, reduction="sum"))
                 targets += int((batch.targets != UNKNOWN).sum())
-        for index, answer in zip(chosen, answers, strict=True):
-            predicted[index] = answer
-    return Evaluation(predicted, loss / targets if targets else None, said if decode == "generate" else None)
+        for index, (answer, more) in zip(chosen, answers, strict=True):
+            predicted[index], extra[index] = answer, more
+    said, probabilities = (extra, None) if decode == "generate" else (None, extra)
+    return Evaluation(predicted, loss / targets if targets else None, said, probabilities)
 
 
 def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
@@ -81,53 +82,41 @@ def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
     return texts
 
 
-def _classes(
-    model: TunedModel,
-    encoder: Encoder,
-    batch: Batch,
-    hidden: Tensor,
-    prefix: Past | None,
-    texts: Callable[[], list[np.ndarray]],
-) -> list:
-    """Decide by the greatest score, in fp32: logits in bf16 would tie. `texts` are made where labels tie."""
+def read_head(model: TunedModel, encoder: Encoder, batch: Batch, hidden: Tensor) -> list[tuple]:
+    """Decide by a head's greatest class: for each example its label and the probability of every label, or its tags
+    and the probability of each."""
     labels = encoder.task.labels
-    counts = batch.read_counts.tolist()
-    if model.head is not None:
-        # A head has a dtype of its own, fp32, so that nothing is cast here.
-        best = [labels[index] for index in model.head(hidden.float()).argmax(1).tolist()]
-        if not encoder.task.tags_words:
-            return best
-        tags = iter(best)
-        return [[next(tags) for _ in range(count)] for count in counts]
-    marks = torch.tensor(np.cumsum([0, *counts[:-1]]), device=hidden.device)  # each example's first read row
+    # A head has a dtype of its own, fp32, so that nothing is cast here: scores in bf16 would tie.
+    probabilities = model.head(hidden.float()).softmax(1)
+    greatest, best = probabilities.max(1)
+    if not encoder.task.tags_words:
+        return [(labels[index], row) for index, row in zip(best.tolist(), probabilities.tolist(), strict=True)]
+    words = zip(best.tolist(), greatest.tolist(), strict=True)
+    sentences = [[next(words) for _ in range(count)] for count in batch.read_counts.tolist()]
+    return [([labels[index] for index, _ in words], [value for _, value in words]) for words in sentences]
+
+
+def rank(
+    model: TunedModel, encoder: Encoder, batch: Batch, hidden: Tensor, texts: list[np.ndarray], prefix: Past | None
+) -> list[tuple[str, list[float]]]:
+    """Rank the labels of each text: by their first token, and those that share it by the sum over all of their tokens
+    and the end token. Return the best label and the probability of every label among them."""
+    labels = encoder.task.labels
     answers = [encoder.answers[label] for label in labels]
     first = sorted({answer[0] for answer in answers})
-    scores = hidden[marks].float() @ model.transformer.wte.weight[torch.tensor(first, device=hidden.device)].float().T
-    best_first = [first[index] for index in scores.argmax(1).tolist()]
-    chosen = [[label for label, ids in zip(labels, answers, strict=True) if ids[0] == token] for token in best_first]
-    return _break_ties(model, encoder, chosen, prefix, texts)
-
-
-def _break_ties(
-    model: TunedModel,
-    encoder: Encoder,
-    candidates: list[list[str]],
-    prefix: Past | None,
-    texts: Callable[[], list[np.ndarray]],
-) -> list[str]:
-    """Labels that share their first token are ranked by the sum over all of their tokens and the end token."""
-    best = [labels[0] for labels in candidates]
-    open_ = [index for index, labels in enumerate(candidates) if len(labels) > 1]
-    if not open_:
-        return best
-    sums, texts = {}, texts()
-    for label in {label for index in open_ for label in candidates[index]}:
-        tied = [index for index in open_ if label in candidates[index]]
-        scores = log_probabilities(model, [texts[index] for index in tied], encoder.answers[label], prefix)
-        sums.update({(index, label): score for index, score in zip(tied, scores.tolist(), strict=True)})
-    for index in open_:
-        best[index] = max(candidates[index], key=lambda label: sums[index, label])
-    return best
+    marks = batch.read_counts.cumsum(0) - batch.read_counts  # each example's first read row
+    wte = model.transformer.wte.weight
+    scores = hidden[marks.to(hidden.device)].float() @ wte[torch.tensor(first, device=hidden.device)].float().T
+    of_first = torch.tensor([first.index(answer[0]) for answer in answers], device=hidden.device)
+    share = torch.zeros(len(texts), len(labels), device=hidden.device)  # of its first token's probability, in nats
+    for token in first:
+        tied = [index for index, answer in enumerate(answers) if answer[0] == token]
+        if len(tied) > 1:
+            sums = [log_probabilities(model, texts, answers[index], prefix) for index in tied]
+            share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
+    probabilities = (scores.log_softmax(1)[:, of_first] + share).exp()
+    best = share.masked_fill(of_first != scores.argmax(1, keepdim=True), -math.inf).argmax(1)
+    return [(labels[index], row) for index, row in zip(best.tolist(), probabilities.tolist(), strict=True)]
 
 
 def log_probabilities(model: TunedModel, texts: list[np.ndarray], answer: list[int], prefix: Past | None) -> Tensor:

@@ -1,5 +1,6 @@
 """The one error that a user can cause, and how a command ends with it: one line, exit status 2."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,10 @@ def exit_status(main: Callable[[], None]) -> int:
     """Run a command's `main` and return its exit status: 0, or 2 after one line for bad input or a full disk."""
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads our output has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 141
     except (InputError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 """How each kind of file is read into raw rows, with a line-numbered error for whatever is no row.
 
-JNLPBA's IOB2, PhraseBank's `sentence@label`, MRPC's tab-separated pairs, the hub's JSON lines and parquet, and the
-three plain formats of the bundled sample. sources.py says where the files stand.
+JNLPBA's IOB2, PhraseBank's `sentence@label`, MRPC's tab-separated pairs, the hub's JSON lines and parquet, the three
+plain formats of the bundled sample, and new text without labels. sources.py says where the files stand.
 """
 
 import codecs
@@ -205,3 +205,66 @@ def blocks_of(path: Path) -> Iterator[tuple[int, list[str]]]:
         if not blank:
             numbers, lines = zip(*block, strict=True)
             yield numbers[0], list(lines)
+
+
+def example(line: bytes, task: Task, as_json: bool) -> dict:
+    """Parse a line of new text into a row without a label: a sentence, two split by a tab, or a JSON object."""
+    try:
+        text = line.decode("utf-8").strip("\r\n ")
+    except UnicodeDecodeError:
+        raise ValueError("not utf-8; save the text as utf-8") from None
+    if not text.strip():
+        raise ValueError("it is empty; expected an example")
+    if as_json:
+        return json_example(text, task)
+    if task.tags_words:
+        starts, tokens = zip(*split_words(text), strict=True)
+        return {"text": text, "tokens": list(tokens), "starts": list(starts)}
+    fields = task.fields[:-1]
+    sentences = text.split("\t") if len(fields) > 1 else [text]
+    if len(sentences) != len(fields):
+        raise ValueError(f"{len(sentences)} parts in {text[:40]!r}; expected {len(fields)} sentences split by tabs")
+    return dict(zip(fields, map(_text, sentences)))
+
+
+def json_example(text: str, task: Task) -> dict:
+    """Parse a JSON object with the fields of a task's rows; its label, and what else it holds, is kept as it is."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {error}") from None
+    for field in task.fields[:-1]:
+        value = row.get(field) if isinstance(row, dict) else None
+        words = value if task.tags_words and isinstance(value, list) and value else [value]
+        if not all(isinstance(word, str) and word.strip() for word in words) or task.tags_words and words is not value:
+            expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
+            raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
+    return row
+
+
+def split_words(text: str) -> list[tuple[int, str]]:
+    """Split text at spaces, and set punctuation apart from its words, as in the real data: "(T cells)." is five words.
+
+    A word is given with the place of its first character. A closing bracket stays where the word holds its opening
+    one, and a stop where the word holds another: "NF(kappa)" and "i.e." are one word.
+    """
+    words = []
+    for chunk in re.finditer(r"\S+", text):
+        begin, end = chunk.span()
+        while end - begin > 1 and text[begin] in '([{"“':
+            words.append((begin, text[begin]))
+            begin += 1
+        behind = []
+        while end - begin > 1 and _is_apart(text[begin:end]):
+            end -= 1
+            behind.append((end, text[end]))
+        words += [(begin, text[begin:end]), *reversed(behind)]
+    return words
+
+
+def _is_apart(word: str) -> bool:
+    last = word[-1]
+    opening = {")": "(", "]": "[", "}": "{"}.get(last)
+    if opening:
+        return opening not in word
+    return last in ',;:?!"”' or (last == "." and "." not in word[:-1])

@@ -1,12 +1,10 @@
-"""The flags of a training run: one frozen dataclass, its defaults and presets, and its parser. No torch here.
+"""The settings of a training run, one a flag: a frozen dataclass, its defaults and its presets. No torch here.
 
 A field is filled by, in this order: the flag given, the preset, the default of its method and model, the default.
 """
 
-import argparse
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,54 +240,3 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
             raise InputError(f"{flag} belongs to the task ner, which reads words; the task here is {values['task']}")
     if "prompt_text" in given and given["prompt_text"] and values["prompt_init"] != "text":
         raise InputError(f"--prompt-text needs --prompt-init text; it is {values['prompt_init']}")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str):
-        print(f"error: {message}; see --help", file=sys.stderr)
-        raise SystemExit(2)
-
-
-USUAL_COMMANDS = """\
-Two usual commands:
-  python train.py --task ner --method lora              LoRA on the bundled model and sample: about a minute
-  python train.py --task sentiment --preset paper       the study's recipe, on GPT-Neo 1.3B and the hub's data
-All flags: python train.py --help"""
-
-
-def parse_train_flags(argv: Sequence[str]) -> Settings:
-    """Read the flags of train.py. Without any, print the two usual commands and leave with status 2."""
-    if not argv:
-        print(USUAL_COMMANDS, file=sys.stderr)
-        raise SystemExit(2)
-    parser = OneLineParser(
-        prog="train.py", description="Tune a GPT-Neo for a task, and score it before and after.",
-        argument_default=argparse.SUPPRESS, allow_abbrev=False,
-    )  # fmt: skip
-    groups = {}
-    for item in dataclasses.fields(Settings):
-        group = groups.setdefault(item.metadata["group"], None) or parser.add_argument_group(item.metadata["group"])
-        groups[item.metadata["group"]] = group
-        _add_flag(group, item)
-    return make_settings(**vars(parser.parse_args(argv)))
-
-
-def _add_flag(group: Any, item: dataclasses.Field) -> None:
-    meta, name = item.metadata, "--" + item.name.replace("_", "-")
-    text = meta["help"].replace("%", "%%")
-    if item.name == "learning_rate":
-        rates = ", ".join(f"{method} {small:g} ({large:g})" for method, (small, large) in LEARNING_RATES.items())
-        text += f" (default on neo-mini, on another model in brackets: {rates})"
-    elif item.name in ("task", "method"):
-        text += " (required)" if item.name == "task" else " (required without --preset)"
-    elif item.default is not None and meta["read"] is not bool:
-        shown = ",".join(item.default) if isinstance(item.default, tuple) else item.default
-        text += f" (default: {shown})"
-    if meta["read"] is bool:
-        group.add_argument(name, action="store_true", help=text + " (default: off)")
-    elif meta["choices"]:
-        group.add_argument(name, metavar="{" + ",".join(meta["choices"]) + "}", help=text)
-    else:
-        group.add_argument(name, metavar=item.name.split("_")[-1].upper(), help=text)

@@ -91,10 +91,16 @@ def answers(task: Task, rows: Sequence[dict], predicted: Sequence, said: Sequenc
     return lines
 
 
-def marked(words: Sequence[str], tags: Sequence[str]) -> str:
-    """Mark a sentence's entities inline: `the [DNA IL-2 promoter] binds`."""
+def marked(words: Sequence[str], tags: Sequence[str], kinds: Sequence[str] = ()) -> str:
+    """Mark a sentence's entities inline: `the [DNA IL-2 promoter] binds`; in the terminal's colours with `kinds`."""
     text = list(words)
     for kind, first, last in entities(tags):
-        text[first] = f"[{kind} {text[first]}"
-        text[last] += "]"
+        before, behind = paint("|", kinds.index(kind)).split("|") if kinds else ("", "")
+        text[first] = f"{before}[{kind} {text[first]}"
+        text[last] += "]" + behind
     return " ".join(text)
+
+
+def paint(text: str, index: int) -> str:
+    """Colour a text on a terminal: red, blue, green, magenta, cyan, yellow."""
+    return f"\033[{(31, 34, 32, 35, 36, 33)[index % 6]}m{text}\033[0m"

@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import math
 import platform
 import subprocess
 import time
@@ -14,20 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from neo_peft import adapter, tables
-from neo_peft.data import Examples
-from neo_peft.decoding import evaluate, majority_scores, perplexity, score
-from neo_peft.errors import InputError
+from neo_peft.data import Encoder, Examples
+from neo_peft.decoding import Evaluation, evaluate, majority_scores, pad_tags, perplexity, score
 from neo_peft.files import sha256
-from neo_peft.hardware import find_device, find_precision
 from neo_peft.loop import fit
-from neo_peft.model import adapted_modules, bare_model
+from neo_peft.model import TunedModel, adapted_modules, bare_model
+from neo_peft.plots import learning_curves
 from neo_peft.progress import Progress, no_progress
+from neo_peft.runs import choose_folder
 from neo_peft.settings import ASSUMED, PRESETS, Settings
 from neo_peft.sources import Splits, limit_rows, load_splits
 from neo_peft.tasks import Task, get_task
 
 Say = Callable[[str], None]
 Scores = dict[str, dict]  # of each split
+METRICS, PLOT = "metrics.jsonl", "plot.png"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class Job:
     tuned: adapter.Tuned
     trainable: int
     total: int
-    device: str
-    precision: str
 
     @property
     def scored(self) -> list[str]:
@@ -59,84 +59,89 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     folder = choose_folder(settings)
     job = prepare(settings, progress)
     describe(say, job)
-    scores = {
-        "majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored},
-        "before": score_base(job, "rank", progress),
-    }
-    if decodes_freely(job):
-        scores["before, generate"] = score_base(job, "generate", progress)
+    base, tuned = bare_side(job), Side(job.tuned.model, job.tuned.encoder)
+    show_answers(say, job, base, "Before tuning")
+    scores = {"majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}}
+    scores |= score_side(job, base, "before", progress)
     folder.mkdir(parents=True, exist_ok=True)
     steps, kept_epoch = train(job, folder, say, progress)
     adapter.load_adapter(folder, job.tuned.model)  # the weights of the epoch that is kept
-    scores["after"] = score_tuned(job, "rank", progress)
-    if decodes_freely(job):
-        scores["after, generate"] = score_tuned(job, "generate", progress)
+    say("")
+    show_answers(say, job, tuned, "After tuning")
+    scores |= score_side(job, tuned, "after", progress)
+    learning_curves(folder / METRICS, folder / PLOT)
     record = make_record(job, folder, scores, steps, kept_epoch, round(time.monotonic() - started, 1))
     adapter.write_record(folder, record)
     conclude(say, job, record, folder)
     return summary(record, folder)
 
 
-def choose_folder(settings: Settings) -> Path:
-    """Choose the run's folder: `--out`, which must be new or empty, or the next free runs/TASK-METHOD."""
-    if settings.out:
-        folder = Path(settings.out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"--out {folder} holds something already; name a folder that is new")
-        return folder
-    first = folder = Path("runs", f"{settings.task}-{settings.method}")
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
-
-
 def prepare(settings: Settings, progress: Progress) -> Job:
     """Load data and base, put the method on, encode."""
     task = get_task(settings.task)
-    device = find_device(settings.device)
-    precision = find_precision(settings.precision, device)
     splits = load_splits(task, settings.data, settings.protocol)
     rows = {"train": limit_rows(splits.train, settings.train_limit)}
     rows["validation"] = limit_rows(splits.validation, settings.eval_limit)
     if splits.test is not None:
         rows["test"] = limit_rows(splits.test, settings.eval_limit)
-    tuned = adapter.load_untuned(settings, precision, device, with_method=True)
+    tuned = adapter.load_untuned(settings, with_method=True)
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())
-    return Job(settings, task, splits, rows, examples, tuned, trainable, total, device, precision)
+    return Job(settings, task, splits, rows, examples, tuned, trainable, total)
 
 
-def decodes_freely(job: Job) -> bool:
-    """Say whether generated answers are scored beside ranked ones: where the language model answers, in a preset."""
-    return job.settings.preset is not None and job.tuned.model.head is None
+@dataclass(frozen=True)
+class Side:
+    """A model before or after tuning, the encoder that it reads with, and what stands in front of its texts."""
+
+    model: TunedModel
+    encoder: Encoder
+    instruction: str = ""
 
 
-def score_base(job: Job, decode: str, progress: Progress) -> Scores:
-    """Score the bare base: tags by the seeded head, answers by the language model behind the task's instruction."""
+def bare_side(job: Job) -> Side:
+    """Take the bare base: it tags by the seeded head, and answers by the language model behind an instruction."""
     bare = bare_model(job.tuned.model)
     encoder = adapter.encoder_of(job.tuned.base, bare, job.settings)
-    instruction = job.task.instruction if bare.head is None else ""
-    scores = {}
-    for name in job.scored:
-        rows = job.rows[name]
-        found = evaluate(bare, encoder, encoder(rows), instruction, decode, job.settings.batch_size, progress=progress)
-        scores[name] = score(job.task, rows, found.predicted)
+    return Side(bare, encoder, job.task.instruction if bare.head is None else "")
+
+
+def score_side(job: Job, side: Side, when: str, progress: Progress) -> dict[str, Scores]:
+    """Score the splits; where a preset lets the language model answer, by free generation too."""
+    ways = {when: "rank"}
+    if job.settings.preset and job.tuned.model.head is None:
+        ways[f"{when}, generate"] = "generate"
+    scores = {way: {} for way in ways}
+    for way, decode in ways.items():
+        for name in job.scored:
+            found = answer(job, side, job.rows[name], decode, progress)
+            scores[way][name] = score(job.task, job.rows[name], found.predicted)
     return scores
 
 
-def score_tuned(job: Job, decode: str, progress: Progress) -> Scores:
-    """Score the tuned model."""
-    scores = {}
-    for name in job.scored:
-        found = evaluate(
-            job.tuned.model, job.tuned.encoder, job.examples[name], decode=decode,
-            batch_size=job.settings.batch_size, progress=progress,
-        )  # fmt: skip
-        scores[name] = score(job.task, job.rows[name], found.predicted)
-    return scores
+def answer(job: Job, side: Side, rows: list[dict], decode: str, progress: Progress = no_progress) -> Evaluation:
+    size = job.settings.batch_size
+    return evaluate(side.model, side.encoder, side.encoder(rows), side.instruction, decode, size, progress=progress)
+
+
+def show_answers(say: Say, job: Job, side: Side, when: str) -> None:
+    """Show three examples of test as the model answers them, in its own words where it has no head."""
+    rows = examples_to_show(job.task, job.rows[job.scored[-1]])
+    found = answer(job, side, rows, "rank" if side.model.head else "generate")
+    predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
+    say(f"{when}, three examples of {job.scored[-1]}:\n")
+    say("\n".join(tables.answers(job.task, rows, predicted, found.said)).rstrip() + "\n")
+
+
+def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:
+    """Choose three rows by their labels alone: of each label in turn, or with a few entities each."""
+    if task.tags_words:
+        short = [row for row in rows if len(row["tokens"]) <= 25 and len(set(row["tags"])) > 2]
+        return limit_rows(short or rows, 3)
+    label = task.fields[-1]
+    first_of = [next((row for row in rows if row[label] == name), rows[0]) for name in task.labels]
+    return [*first_of, *(row for row in rows if row not in first_of)][:3]
 
 
 def train(job: Job, folder: Path, say: Say, progress: Progress) -> tuple[int, int]:
@@ -168,7 +173,7 @@ class Log:
     """metrics.jsonl, which holds no clock so that equal runs give equal files, and timings.jsonl, which does."""
 
     def __init__(self, folder: Path):
-        self.metrics = open(folder / "metrics.jsonl", "w", encoding="utf-8")  # noqa: SIM115
+        self.metrics = open(folder / METRICS, "w", encoding="utf-8")  # noqa: SIM115
         self.timings = open(folder / "timings.jsonl", "w", encoding="utf-8")  # noqa: SIM115
         self.started = time.monotonic()
 
@@ -197,7 +202,7 @@ def describe(say: Say, job: Job) -> None:
     settings, sizes = job.settings, ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items())
     protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
     say(f"task    {job.task.name}: {len(job.task.labels)} labels; data {settings.data}{protocol}: {sizes}")
-    computing = f"{job.precision} on {job.device}, {job.tuned.threads} threads"
+    computing = f"{job.tuned.precision} on {job.tuned.model.device.type}, {job.tuned.threads} threads"
     say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
     share = 100 * job.trainable / job.total
     say(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
@@ -241,8 +246,8 @@ def make_record(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: in
         "files": {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()},
         "seed": settings.seed,
         "threads": job.tuned.threads,
-        "device": job.device,
-        "precision": job.precision,
+        "device": job.tuned.model.device.type,
+        "precision": job.tuned.precision,
         "versions": versions(),
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -261,13 +266,25 @@ def make_record(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: in
 
 def conclude(say: Say, job: Job, record: dict, folder: Path) -> None:
     """Say what the run has reached, plainly where that is nothing."""
-    scores, metric = record["scores"], job.task.metric
+    scores = record["scores"]
     columns = {name: {kind: scores[kind][name] for kind in scores} for name in job.scored}
-    say("\n" + tables.before_after(job.task, columns) + "\n")
+    say(tables.before_after(job.task, columns) + "\n")
+    say(verdict(job, scores))
+    kept, seconds = record["kept_epoch"], record["seconds"]
+    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run, and a plot of it, is in {folder}")
+
+
+def verdict(job: Job, scores: dict) -> str:
+    """Say in one line whether validation shows that anything was learnt, and what chance alone would do."""
+    metric, rows = job.task.metric, len(job.rows["validation"])
     after, majority = (scores[kind]["validation"][metric] for kind in ("after", "majority"))
+    stands = f"on validation {metric} is {after:.3f}, that of the majority class {majority:.3f}"
     if after <= majority:
-        say(f"Nothing was learnt: on validation {metric} is {after:.3f}, that of the majority class {majority:.3f}.")
-    say(f"epoch {record['kept_epoch']} is kept; {record['seconds']:.0f} seconds; the run is in {folder}")
+        return f"Nothing was learnt: {stands}."
+    chance = 0.0 if job.task.tags_words else 1.96 * math.sqrt(majority * (1 - majority) / rows)
+    if after - majority < chance:
+        return f"Little was learnt, if anything: {stands}, and {rows} rows alone leave ±{chance:.3f} to chance."
+    return f"It learnt: {stands}."
 
 
 def summary(record: dict, folder: Path) -> dict:

@@ -188,8 +188,8 @@ def test_evaluation_drops_nothing_out(tiny_folder):
 
 
 def test_labels_that_tie_in_bf16_are_ranked_in_fp32(tiny_folder):
-    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder))
-    tuned = load_untuned(settings, "bf16", with_method=True)
+    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder), precision="bf16")
+    tuned = load_untuned(settings, with_method=True)
     wte, answers = tuned.model.transformer.wte.weight, [ids[0] for ids in tuned.encoder.answers.values()]
     with torch.no_grad():  # three rows that differ in a coordinate by one step of bf16
         for token, coordinate in zip(answers, (3, 7, 11)):
@@ -208,8 +208,7 @@ def test_labels_that_tie_in_bf16_are_ranked_in_fp32(tiny_folder):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_reaches_instruction_and_generation(tiny_folder, precision):
-    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder))
-    tuned = load_untuned(settings, precision)
+    tuned = load_untuned(make_settings(task="sentiment", method="lora", model=str(tiny_folder), precision=precision))
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     assert tuned.model.compute_dtype == dtype
     assert tuned.model.text_prefix([5, 6, 7]).keys[0].dtype == dtype

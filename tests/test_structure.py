@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "metrics", "progress"),
     ("tasks", "files", "hub", "hardware", "gptneo", "lora", "prompt"),
-    ("settings", "base", "readers", "tables"),
-    ("model", "sources"),
+    ("settings", "base", "readers", "tables", "plots"),
+    ("model", "sources", "runs", "flags"),
     ("data",),
     ("adapter", "decoding", "loop"),
     ("training",),
-    ("train", "evaluate"),
+    ("train", "evaluate", "commands.predict"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -36,8 +36,11 @@ def imported(path: Path) -> set[str]:
 
 
 def test_imports_go_strictly_to_lower_levels():
-    files = [*(ROOT / "neo_peft").glob("*.py"), ROOT / "train.py", ROOT / "evaluate.py"]
-    found = {path.stem: imported(path) for path in files if path.stem not in ("__init__", "__main__")}
+    files = {path.stem: path for path in (ROOT / "train.py", ROOT / "evaluate.py")}
+    for path in (ROOT / "neo_peft").rglob("*.py"):
+        if path.stem not in ("__init__", "__main__"):
+            files[".".join(path.relative_to(ROOT / "neo_peft").with_suffix("").parts)] = path
+    found = {name: imported(path) for name, path in files.items()}
     assert found.keys() == LEVEL.keys()
     for module, others in found.items():
         for other in others:
@@ -52,7 +55,11 @@ def test_the_loop_and_the_run_name_no_task_and_no_method():
 
 
 def test_help_and_a_bad_flag_answer_without_torch():
-    for command in (["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"]):
+    for command in (
+        ["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"],
+        ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
+        ["neo_peft/__main__.py", "predict", "x"],
+    ):  # fmt: skip
         code = (
             "import sys, runpy; sys.argv = sys.argv[1:]\n"
             "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -78,6 +85,6 @@ def test_the_readmes_python_block_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_readmes_tree_names_every_file():
     text = (ROOT / "README.md").read_text()
-    for path in (ROOT / "neo_peft").glob("*.py"):
+    for path in [*(ROOT / "neo_peft").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
         if path.stem != "__init__":
             assert path.name in text, path.name

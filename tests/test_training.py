@@ -32,8 +32,8 @@ def sixteen(task):
 
 
 def start(folder, task, method, precision="fp32", **flags):
-    settings = make_settings(task=task, method=method, model=str(folder), head_dropout=0, **flags)
-    return load_untuned(settings, precision, with_method=True), settings
+    settings = make_settings(task=task, method=method, model=str(folder), head_dropout=0, precision=precision, **flags)
+    return load_untuned(settings, with_method=True), settings
 
 
 @pytest.mark.slow

@@ -1,0 +1,25 @@
+"""The commands beside train.py and evaluate.py: python -m neo_peft predict "The IL-2 gene is active in T cells." """
+
+import sys
+from importlib import import_module
+
+from neo_peft.errors import exit_status
+
+COMMANDS = {"predict": "answer new text with a finished run"}
+
+USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(f"  {name}   {what}" for name, what in COMMANDS.items())
+
+
+def main() -> int:
+    name, *argv = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        return exit_status(lambda: import_module(f"neo_peft.commands.{name}").main(argv))
+    if name in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    print(f"error: there is no command {name}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Answer new text with a finished run: python -m neo_peft predict runs/ner-lora "The IL-2 gene is active." """
+
+import argparse
+import json
+import math
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neo_peft import readers, tables
+from neo_peft.errors import InputError
+from neo_peft.flags import OneLineParser, add_run_flags, changed
+from neo_peft.metrics import entities
+from neo_peft.runs import is_run, newest_run
+from neo_peft.tasks import Task
+
+Line = tuple[int, bytes]  # its number, from 1, and what stands there
+
+
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        prog="python -m neo_peft predict", allow_abbrev=False,
+        description="Answer new text with a finished run: text on a terminal, JSON lines elsewhere.",
+    )  # fmt: skip
+    parser.add_argument(
+        "text", nargs="*", metavar="TEXT",
+        help="an example each, two sentences split by a tab; standard input without any. A run's folder may come first",
+    )  # fmt: skip
+    parser.add_argument("--run", metavar="RUN", help="a run's folder (default: the newest finished one in runs/)")
+    parser.add_argument("--file", metavar="FILE", help="a file with an example a line")
+    parser.add_argument("--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}')
+    parser.add_argument("--json", action="store_true", help="print JSON lines on a terminal too")
+    add_run_flags(parser)
+    flags = parser.parse_args(argv)
+    if flags.text and flags.run is None and is_run(flags.text[0]):
+        flags.run = flags.text.pop(0)
+    if flags.text and flags.file:
+        parser.error("TEXT and --file both give examples: name one of them")
+    if len(flags.text) == 1 and Path(flags.text[0]).is_file():
+        parser.error(f"{flags.text[0]} is a file: read it with --file {flags.text[0]}")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse_flags(argv)
+    folder = Path(flags.run) if flags.run else newest_run(flags.task)
+    lines = open_lines(flags)
+    from tqdm import tqdm
+
+    from neo_peft.adapter import load, settings_in  # after the flags: torch takes seconds to import
+
+    settings = changed(settings_in(folder, flags.model, flags.task), flags)
+    tuned = load(folder, settings)
+    task = tuned.encoder.task
+    for note in tuned.notes:
+        print(f"note    {note}", file=sys.stderr)
+    if not flags.run:
+        print(f"by {folder}", file=sys.stderr)
+    show = partial(as_text, task) if sys.stdout.isatty() and not flags.json else partial(as_json, task)
+    wrong = cut = 0
+    for batch in in_batches(lines, settings.batch_size):
+        rows = []
+        for number, line in batch:
+            try:
+                rows.append({"line": number} | readers.example(line, task, flags.jsonl))
+            except ValueError as error:
+                tqdm.write(f"line {number}: {error}", file=sys.stderr)
+                wrong += 1
+        answered, shortened = answer(tuned, rows)
+        cut += shortened
+        for row in answered:
+            tqdm.write(show(row))
+        sys.stdout.flush()
+    if cut:
+        print(f"{cut} texts were cut to {tuned.encoder.max_length} tokens", file=sys.stderr)
+    if wrong:
+        raise InputError(f"{wrong} of the lines could not be read, and were left out")
+
+
+def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
+    """Number the examples of the arguments, of a file behind a progress bar, or of standard input."""
+    if flags.text:
+        return enumerate(map(os.fsencode, flags.text), start=1)
+    if not flags.file:
+        if sys.stdin.isatty():
+            print("one example a line; Ctrl-D ends", file=sys.stderr)
+        return enumerate(sys.stdin.buffer, start=1)
+    from neo_peft.progress import show_progress
+
+    with open(flags.file, "rb") as file:
+        total = sum(1 for _ in file)
+    return enumerate(show_progress(open(flags.file, "rb"), "predict", total), start=1)  # noqa: SIM115
+
+
+def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
+    """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as they come."""
+    come: queue.Queue = queue.Queue(maxsize=size)
+
+    def read() -> None:
+        try:
+            for line in lines:
+                come.put(line)
+            come.put(None)
+        except Exception as error:  # raised again where the lines are used
+            come.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    last = False
+    while not last:
+        batch = [come.get()]
+        while len(batch) < size and not come.empty() and isinstance(batch[-1], tuple):
+            batch.append(come.get())
+        if last := not isinstance(batch[-1], tuple):
+            end = batch.pop()
+        if batch:
+            yield batch
+    if end is not None:
+        raise end
+
+
+def answer(tuned: Any, rows: list[dict]) -> tuple[list[dict], int]:
+    """Put answers and probabilities beside the rows; count those that were cut to the model's length."""
+    from neo_peft.decoding import evaluate, pad_tags
+
+    task = tuned.encoder.task
+    examples = tuned.encoder([{name: row[name] for name in task.fields[:-1]} for row in rows])
+    found = evaluate(tuned.model, tuned.encoder, examples, batch_size=max(1, len(rows)))
+    if task.tags_words:
+        answers = zip(rows, pad_tags(rows, found.predicted), found.probabilities)
+        return [row | {"predicted": tags, "spans": spans(row, tags, each)} for row, tags, each in answers], examples.cut
+    answers = zip(rows, found.predicted, found.probabilities, strict=True)
+    return [
+        row | {"predicted": label, "probabilities": dict(zip(task.labels, map(rounded, each)))}
+        for row, label, each in answers
+    ], examples.cut
+
+
+def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
+    """List the entities: type, text, first and last word, the characters in the text where one was given, and the
+    probability, the product of those of its words' tags."""
+    found = []
+    for kind, first, last in entities(tags):
+        span = {"type": kind, "text": " ".join(row["tokens"][first : last + 1]), "first": first, "last": last}
+        if "text" in row:
+            span |= {"start": row["starts"][first], "end": row["starts"][last] + len(row["tokens"][last])}
+        found.append(span | {"probability": rounded(math.prod(probabilities[first : last + 1]))})
+    return found
+
+
+def rounded(probability: float) -> float:
+    return round(probability, 4)
+
+
+def as_json(task: Task, row: dict) -> str:
+    return json.dumps({name: value for name, value in row.items() if name != "starts"}, ensure_ascii=False)
+
+
+def as_text(task: Task, row: dict) -> str:
+    """Colour the entities, or put the label and its probability in front of the text."""
+    if task.tags_words:
+        kinds = [label[2:] for label in task.labels if label.startswith("B-")]
+        return tables.marked(row["tokens"], row["predicted"], kinds)
+    label = row["predicted"]
+    shown = tables.paint(f"{label} {row['probabilities'][label]:.2f}", task.labels.index(label))
+    return f"{shown}  " + " | ".join(row[field] for field in task.fields[:-1])

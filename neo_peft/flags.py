@@ -1,0 +1,99 @@
+"""Command lines: how the flags of train.py become settings, and what the commands on a finished run share.
+
+No torch here: `--help` and a bad flag are answered at once.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from neo_peft.errors import InputError
+from neo_peft.settings import LEARNING_RATES, Settings, make_settings, threads, whole
+from neo_peft.tasks import TASKS
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str):
+        print(f"error: {message}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+USUAL_COMMANDS = """\
+Two usual commands:
+  python train.py --task ner --method lora              LoRA on the bundled model and sample: about a minute
+  python train.py --task sentiment --preset paper       the study's recipe, on GPT-Neo 1.3B and the hub's data
+All flags: python train.py --help"""
+
+
+def parse_train_flags(argv: Sequence[str]) -> Settings:
+    """Read the flags of train.py. Without any, print the two usual commands and leave with status 2."""
+    if not argv:
+        print(USUAL_COMMANDS, file=sys.stderr)
+        raise SystemExit(2)
+    parser = OneLineParser(
+        prog="train.py", description="Tune a GPT-Neo for a task, and score it before and after.",
+        argument_default=argparse.SUPPRESS, allow_abbrev=False,
+    )  # fmt: skip
+    groups = {}
+    for item in dataclasses.fields(Settings):
+        group = groups.setdefault(item.metadata["group"], None) or parser.add_argument_group(item.metadata["group"])
+        groups[item.metadata["group"]] = group
+        _add_flag(group, item)
+    return make_settings(**vars(parser.parse_args(argv)))
+
+
+def _add_flag(group: Any, item: dataclasses.Field) -> None:
+    meta, name = item.metadata, "--" + item.name.replace("_", "-")
+    text = meta["help"].replace("%", "%%")
+    if item.name == "learning_rate":
+        rates = ", ".join(f"{method} {small:g} ({large:g})" for method, (small, large) in LEARNING_RATES.items())
+        text += f" (default on neo-mini, on another model in brackets: {rates})"
+    elif item.name in ("task", "method"):
+        text += " (required)" if item.name == "task" else " (required without --preset)"
+    elif item.default is not None and meta["read"] is not bool:
+        shown = ",".join(item.default) if isinstance(item.default, tuple) else item.default
+        text += f" (default: {shown})"
+    if meta["read"] is bool:
+        group.add_argument(name, action="store_true", help=text + " (default: off)")
+    elif meta["choices"]:
+        group.add_argument(name, metavar="{" + ",".join(meta["choices"]) + "}", help=text)
+    else:
+        group.add_argument(name, metavar=item.name.split("_")[-1].upper(), help=text)
+
+
+# ---- What the commands on a finished run share
+
+
+def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Adapt a reader of settings.py to argparse, which wants an error of its own kind."""
+
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags that take the place of what a run's own settings say; return their group."""
+    group = parser.add_argument_group("otherwise as in RUN's run.json")
+    group.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
+    group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
+    group.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
+    group.add_argument("--threads", metavar="N", type=argument(threads), help="CPU threads, or auto")
+    group.add_argument("--batch-size", metavar="N", type=argument(whole(1)), help="examples in a batch")
+    return group
+
+
+def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
+    """Take what the flags say in place of a run's own settings."""
+    names = {field.name for field in dataclasses.fields(Settings)} - {"task", "model", "json", "out"}
+    given = {name: value for name, value in vars(flags).items() if name in names and value is not None}
+    return dataclasses.replace(settings, **given)
