@@ -1,5 +1,6 @@
 """Where runs stand: runs/TASK-METHOD, then -2, -3; and which of them is the newest finished one. No torch here."""
 
+import os
 from pathlib import Path
 
 from neo_peft.errors import InputError
@@ -39,4 +40,5 @@ def newest_run(task: str | None = None) -> Path:
 
 def is_run(folder: Path | str) -> bool:
     """Say whether a folder holds a finished run, or an adapter of peft's own."""
-    return any(Path(folder, name).is_file() for name in (RUN, CONFIG))
+    # os.path, since a long text is no path at all, and Path says so by an error.
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, CONFIG))

@@ -140,8 +140,9 @@ def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:
         short = [row for row in rows if len(row["tokens"]) <= 25 and len(set(row["tags"])) > 2]
         return limit_rows(short or rows, 3)
     label = task.fields[-1]
-    first_of = [next((row for row in rows if row[label] == name), rows[0]) for name in task.labels]
-    return [*first_of, *(row for row in rows if row not in first_of)][:3]
+    first = {row[label]: index for index, row in reversed(list(enumerate(rows)))}  # row of each label
+    order = [first[name] for name in task.labels if name in first]
+    return [rows[index] for index in [*order, *(set(range(len(rows))) - set(order))][:3]]
 
 
 def train(job: Job, folder: Path, say: Say, progress: Progress) -> tuple[int, int]:
@@ -271,7 +272,7 @@ def conclude(say: Say, job: Job, record: dict, folder: Path) -> None:
     say(tables.before_after(job.task, columns) + "\n")
     say(verdict(job, scores))
     kept, seconds = record["kept_epoch"], record["seconds"]
-    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run, and a plot of it, is in {folder}")
+    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run is in {folder}, plot.png shows it")
 
 
 def verdict(job: Job, scores: dict) -> str:

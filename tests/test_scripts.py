@@ -86,7 +86,7 @@ def test_the_record_tells_what_was_run(small, capsys):
     assert record["rows"] == {"train": 24, "validation": 12, "test": 12}
     assert record["protocol"] == "single" and record["assumed"] == []
     assert record["files"].keys() == {
-        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "timings.jsonl",
+        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "plot.png", "timings.jsonl",
     }  # fmt: skip
     assert record["labels"][1:3] == ["B-DNA", "I-DNA"]
     assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11

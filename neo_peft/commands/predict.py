@@ -41,7 +41,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         flags.run = flags.text.pop(0)
     if flags.text and flags.file:
         parser.error("TEXT and --file both give examples: name one of them")
-    if len(flags.text) == 1 and Path(flags.text[0]).is_file():
+    if len(flags.text) == 1 and os.path.isfile(flags.text[0]):
         parser.error(f"{flags.text[0]} is a file: read it with --file {flags.text[0]}")
     return flags
 

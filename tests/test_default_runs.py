@@ -1,0 +1,134 @@
+"""What a newcomer sees: the answers before and after, the verdict, the plot, and that the default run learns."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_sample import commonest_tags
+
+import train
+from neo_peft import training
+from neo_peft.adapter import load_untuned
+from neo_peft.metrics import entity_scores
+from neo_peft.plots import learning_curves
+from neo_peft.settings import make_settings
+from neo_peft.sources import load_splits
+from neo_peft.tasks import TASKS
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def printed(text: str, when: str) -> list[tuple[str, str]]:
+    """Read the (gold, answer) pairs under a heading."""
+    lines = text.split(f"{when} tuning, three examples of test:\n")[1].splitlines()
+    golds = [line.removeprefix("gold    ") for line in lines if line.startswith("gold    ")][:3]
+    answers = [line.removeprefix("answer  ") for line in lines if line.startswith("answer  ")][:3]
+    return list(zip(golds, answers, strict=True))
+
+
+@pytest.mark.slow
+def test_the_default_run_makes_a_tagger_of_a_model_that_says_nonsense(tmp_path, capsys):
+    train.main(["--task", "ner", "--method", "lora", "--threads", "1"])
+    text = capsys.readouterr().out
+    before, after = printed(text, "Before"), printed(text, "After")
+    assert [gold for gold, _ in before] == [gold for gold, _ in after]
+    assert all(answer.count("[") > 5 for _, answer in before)
+    assert sum(gold == answer for gold, answer in before) == 0
+    assert "It learnt: on validation f1 is 0." in text
+    record = json.loads((tmp_path / "runs/ner-lora/run.json").read_text())
+    scores, splits = record["scores"], load_splits(TASKS["ner"], "sample")
+    floor = entity_scores([row["tags"] for row in splits.test], commonest_tags(splits.train, splits.test))["f1"]
+    assert scores["after"]["test"]["f1"] >= floor + 0.08
+    assert scores["before"]["test"]["f1"] < 0.05
+    plot = (tmp_path / "runs/ner-lora/plot.png").read_bytes()
+    assert plot.startswith(PNG) and len(plot) > 10_000
+    assert "plot.png" in record["files"]
+
+
+def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
+    """The text under `Before tuning` is transformers' greedy continuation of instruction and example."""
+    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20)
+    job = training.prepare(settings, training.no_progress)
+    said = []
+    training.show_answers(said.append, job, training.bare_side(job), "Before tuning")
+    task, rows = job.task, training.examples_to_show(job.task, job.rows["test"])
+    assert [row["label"] for row in rows] == ["negative", "neutral", "positive"]
+    lines = "\n".join(said).splitlines()
+    assert lines[0] == "Before tuning, three examples of test:"
+    for index, row in enumerate(rows):
+        text = f"Sentence : {row['sentence']} Label :"
+        encode = job.tuned.base.tokenizer.encode
+        ids = torch.tensor([[*encode(task.instruction), *encode(text)]])
+        out = oracle.generate(ids, max_new_tokens=10, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
+        expected = job.tuned.base.tokenizer.decode(out[: out.index(0)] if 0 in out else out)
+        sentence, verdict, words = lines[2 + 3 * index : 5 + 3 * index]
+        assert sentence == row["sentence"] and verdict.startswith(f"  <{row['label']}> <")
+        assert words == f"  said: {expected!r}"
+
+
+def test_the_examples_are_chosen_by_their_labels_alone():
+    for name, task in TASKS.items():
+        rows = load_splits(task, "sample").test
+        shown = training.examples_to_show(task, rows)
+        assert len(shown) == 3 and all(row in rows for row in shown)
+        if name == "ner":
+            assert all(len(row["tokens"]) <= 25 and set(row["tags"]) != {"O"} for row in shown)
+        else:
+            assert {row["label"] for row in shown} == set(task.labels)
+    only = [{"sentence": str(i), "label": "neutral"} for i in range(2)]
+    assert len(training.examples_to_show(TASKS["sentiment"], only)) == 2
+    assert len(training.examples_to_show(TASKS["ner"], [{"tokens": ["a"], "tags": ["O"]}])) == 1
+
+
+@pytest.mark.parametrize(
+    "task, rows, after, majority, verdict",
+    [
+        ("sentiment", 100, 0.60, 0.60, "Nothing was learnt: on validation accuracy is 0.600, that of the majority"),
+        # 1.96 · sqrt(.6 · .4 / 100) = .096
+        ("sentiment", 100, 0.69, 0.60, "Little was learnt, if anything: "),
+        ("sentiment", 100, 0.70, 0.60, "It learnt: on validation accuracy is 0.700"),
+        ("sentiment", 400, 0.66, 0.60, "It learnt: "),
+        ("ner", 5, 0.01, 0.0, "It learnt: on validation f1 is 0.010"),
+        ("ner", 5, 0.0, 0.0, "Nothing was learnt: "),
+    ],
+)
+def test_the_verdict_is_plain(task, rows, after, majority, verdict):
+    metric = TASKS[task].metric
+    scores = {kind: {"validation": {metric: value}} for kind, value in (("after", after), ("majority", majority))}
+    job = SimpleNamespace(task=TASKS[task], rows={"validation": [{}] * rows})
+    assert training.verdict(job, scores).startswith(verdict)
+
+
+def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    lines = [{"step": step, "epoch": 1 + step // 3, "loss": 1 / step} for step in range(1, 5)]
+    for epoch in (1, 2):
+        scores = {"f1": 0.1 * epoch, "precision": 0.2 * epoch}
+        line = {"step": 2 * epoch, "epoch": epoch, "train_loss": 0.5 / epoch, "validation_loss": 0.6 / epoch}
+        lines.append(line | {"validation": scores})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+    learning_curves(tmp_path / "metrics.jsonl", tmp_path / "plot.png")
+    loss, validation = drawn[0].axes
+    curves = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in loss.lines}
+    assert curves["train, a step"] == ([1, 2, 3, 4], [1, 1 / 2, 1 / 3, 1 / 4])
+    assert curves["train, an epoch"] == ([2, 4], [0.5, 0.25]) and curves["validation"] == ([2, 4], [0.6, 0.3])
+    assert {line.get_label(): list(line.get_ydata()) for line in validation.lines} == {
+        "f1": [0.1, 0.2], "precision": [0.2, 0.4],
+    }  # fmt: skip
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "plot.png"]
+
+
+def test_a_run_without_test_shows_validation(tiny_folder):
+    settings = make_settings(task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9)
+    job = training.prepare(settings, training.no_progress)
+    rows = {name: part for name, part in job.rows.items() if name != "test"}
+    said = []
+    training.show_answers(said.append, dataclasses.replace(job, rows=rows), training.bare_side(job), "Before tuning")
+    assert said[0] == "Before tuning, three examples of validation:\n" and said[1].count("gold    ") == 3
+    assert load_untuned(settings).model.head is not None
