@@ -10,7 +10,6 @@ from test_sample import commonest_tags
 
 import train
 from neo_peft import training
-from neo_peft.adapter import load_untuned
 from neo_peft.metrics import entity_scores
 from neo_peft.plots import learning_curves
 from neo_peft.settings import make_settings
@@ -131,4 +130,3 @@ def test_a_run_without_test_shows_validation(tiny_folder):
     said = []
     training.show_answers(said.append, dataclasses.replace(job, rows=rows), training.bare_side(job), "Before tuning")
     assert said[0] == "Before tuning, three examples of validation:\n" and said[1].count("gold    ") == 3
-    assert load_untuned(settings).model.head is not None

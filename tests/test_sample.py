@@ -8,8 +8,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from neo_peft.metrics import entities, entity_scores
-from neo_peft.readers import marked_row
 from neo_peft.sources import SAMPLE, load_splits
+from neo_peft.tables import marked
 from neo_peft.tasks import TASKS
 
 SPLITS = {name: load_splits(task, "sample") for name, task in TASKS.items()}
@@ -142,8 +142,8 @@ def test_files_read_well():
     """One format a task, marks that come back as they were written, no bracket or space inside a token."""
     for split in ("train", "validation", "test"):
         lines = (SAMPLE / "ner" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
-        rows = [marked_row(line, TASKS["ner"].labels) for line in lines]
-        assert rows == getattr(SPLITS["ner"], split)
+        rows = getattr(SPLITS["ner"], split)
+        assert [marked(row["tokens"], row["tags"]) for row in rows] == lines
         assert all(not set("[] ") & set(token) for row in rows for token in row["tokens"])
     page = (SAMPLE / "README.md").read_text(encoding="utf-8")
     for task, splits in SPLITS.items():
