@@ -1,6 +1,7 @@
 """Score a run again from its folder, or a bare base model: python evaluate.py runs/ner-lora --split test"""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="a run folder (default: the newest finished one in runs/)"
     )
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="(default: test)")
+    parser.add_argument(
+        "--split", metavar="NAME", help="train, validation, test, or what stands beside it (default: test)"
+    )
     parser.add_argument("--decode", choices=("rank", "generate"), help="how an answer is read (default: rank)")
     parser.add_argument("--zero-shot", action="store_true", help="score the untuned model, the instruction in front")
     parser.add_argument("--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers")
@@ -40,19 +43,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from neo_peft import decoding, tables  # after the flags: torch takes seconds to import
     from neo_peft.progress import show_progress
     from neo_peft.sources import limit_rows, load_splits
-    from neo_peft.tasks import get_task
 
     found, instruction = load_bare(flags) if folder is None else (load_run(flags, folder), "")
-    task, settings = get_task(found.settings.task), found.settings
+    task, settings = found.encoder.task, found.settings
     decode = choose_decoder(flags, found)
-    splits = load_splits(task, settings.data, settings.protocol)
-    rows = getattr(splits, flags.split)
-    if rows is None:
-        raise InputError(f"{settings.data} has no {flags.split} split for {task.name}")
-    rows = limit_rows(rows, settings.eval_limit)
+    splits = load_splits(task, settings.data, settings.protocol, settings.seed, settings.labels)
+    split = choose_split(flags, splits.named())
+    rows = limit_rows(splits.named()[split], settings.eval_limit)
     for note in (*found.notes, *splits.notes):
         say(f"note    {note}")
-    say(f"{task.name}, {len(rows):,} rows of {flags.split} from {settings.data} (protocol {splits.protocol})")
+    say(f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol {splits.protocol})")
     say(f"{folder or settings.model}{f', decode by {decode}' if decode else ''}\n")
 
     evaluation = decoding.evaluate(
@@ -69,10 +69,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.json:
         per_label = scores.pop("per_label")
         print(
-            json.dumps(
-                {"task": task.name, "split": flags.split, "decode": decode, "scores": scores, "per_label": per_label}
-            )
+            json.dumps({"task": task.name, "split": split, "decode": decode, "scores": scores, "per_label": per_label})
         )
+
+
+def choose_split(flags: argparse.Namespace, there: dict[str, list]) -> str:
+    """Take the split that is named, else test; of data without one, validation."""
+    split = flags.split or ("test" if "test" in there else "validation")
+    if split not in there:
+        raise InputError(f"--split {split}: the data has none; it has {', '.join(there)}")
+    return split
 
 
 def find_run(flags: argparse.Namespace) -> Path | None:
@@ -90,7 +96,7 @@ def load_run(flags: argparse.Namespace, folder: Path) -> Any:
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
-    settings = changed(settings_in(folder, flags.model, flags.task), flags)
+    settings = changed(settings_in(folder, flags.model, flags.task, flags.labels), flags)
     return load(folder, settings)
 
 
@@ -99,11 +105,21 @@ def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
     if not (flags.task and flags.model):
         raise InputError("a bare base model needs both --task and --model")
     from neo_peft.adapter import load_untuned
+
+    settings = make_settings(task=flags.task, method="head", model=flags.model, labels=flags.labels)
+    found = load_untuned(changed(with_own_labels(settings, flags), flags))
+    return found, found.encoder.task.instruction if flags.zero_shot and found.model.head is None else ""
+
+
+def with_own_labels(settings: Any, flags: argparse.Namespace) -> Any:
+    """Take the labels of a user's own rows, which no run has written down yet."""
+    from neo_peft.sources import load_splits
     from neo_peft.tasks import get_task
 
-    settings = changed(make_settings(task=flags.task, method="head", model=flags.model), flags)
-    found = load_untuned(settings)
-    return found, get_task(flags.task).instruction if flags.zero_shot and found.model.head is None else ""
+    if not flags.data or flags.labels:
+        return settings
+    found = load_splits(get_task(settings.task), flags.data, flags.protocol or "clean").labels
+    return dataclasses.replace(settings, labels=found)
 
 
 def choose_decoder(flags: argparse.Namespace, found: Any) -> str | None:

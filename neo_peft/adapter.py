@@ -22,8 +22,7 @@ from neo_peft.hardware import DTYPES, find_device, find_precision, thread_count
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
 from neo_peft.runs import CONFIG, RUN
-from neo_peft.settings import Settings, make_settings
-from neo_peft.tasks import get_task
+from neo_peft.settings import Settings, make_settings, task_of
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -146,7 +145,7 @@ def peft_targets(model: TunedModel) -> list[str]:
 
 def _model_config(model: TunedModel, settings: Settings) -> dict:
     """Write the config.json of a fully tuned model, with the architecture that transformers has for it."""
-    config, task = model.transformer.config, get_task(settings.task)
+    config, task = model.transformer.config, task_of(settings)
     names = [config.attention_layers[index] for index in range(config.num_layers)]
     values = dataclasses.asdict(config) | {
         "architectures": ["GPTNeoForTokenClassification" if model.head_name else "GPTNeoForCausalLM"],
@@ -218,14 +217,19 @@ class Tuned:
     notes: list[str]
 
 
-def settings_in(folder: Path, model: str | None = None, task: str | None = None) -> Settings:
-    """Read the settings of a run folder. An adapter of peft's own carries no task and no base: both must be named."""
+def settings_in(
+    folder: Path, model: str | None = None, task: str | None = None, labels: tuple[str, ...] | None = None
+) -> Settings:
+    """Read the settings of a run folder. An adapter of peft's own carries no task and no base: both must be named,
+    and the labels where they are not the task's own."""
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}")
     if (folder / RUN).exists():
         settings = make_settings(**read_record(folder)["flags"])
         if task and task != settings.task:
             raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
+        if labels and labels != tuple(task_of(settings).labels):
+            raise InputError(f"{folder} was trained for the labels {', '.join(task_of(settings).labels)}")
         return dataclasses.replace(settings, model=model or settings.model)
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter")
@@ -235,7 +239,8 @@ def settings_in(folder: Path, model: str | None = None, task: str | None = None)
         )
     if not (model and task):
         raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
-    return make_settings(task=task, model=model, **peft_settings(read_json(folder / CONFIG), folder / CONFIG))
+    given = {"task": task, "model": model, "labels": labels}
+    return make_settings(**given, **peft_settings(read_json(folder / CONFIG), folder / CONFIG))
 
 
 def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
@@ -266,7 +271,7 @@ def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
         for name, checksum in record["files"].items():
             if name.endswith(".safetensors") and (not (folder / name).is_file() or sha256(folder / name) != checksum):
                 raise InputError(f"{folder / name} is missing, or was changed since the run: its sha256 is another")
-        if record["labels"] != list(get_task(settings.task).labels):
+        if record["labels"] != list(tuned.encoder.task.labels):
             raise InputError(f"{folder / RUN} lists other labels than the task {settings.task} has")
     else:
         tuned.notes.append(f"{folder} names no fingerprint: whether {settings.model} is its base was not checked")
@@ -276,7 +281,7 @@ def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
 
 def load_untuned(settings: Settings, with_method: bool = False) -> Tuned:
     """Load a base and make it ready for a task: bare, or with the settings' method at its start."""
-    task, device = get_task(settings.task), find_device(settings.device)
+    task, device = task_of(settings), find_device(settings.device)
     precision = find_precision(settings.precision, device)
     dtype = DTYPES[precision]
     base = load_base(settings.model, held_dtype(settings.method, dtype), device)
@@ -290,7 +295,7 @@ def load_untuned(settings: Settings, with_method: bool = False) -> Tuned:
 def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:
     """Make the encoder that a model reads with."""
     return make_encoder(
-        get_task(settings.task), base.tokenizer, base.trunk.config, settings,
+        task_of(settings), base.tokenizer, base.trunk.config, settings,
         with_head=model.head is not None, prompt_length=settings.prompt_length if "prompt" in settings.methods else 0,
     )  # fmt: skip
 

@@ -152,9 +152,7 @@ def make_encoder(
     room = config.max_position_embeddings - prompt_length
     needed = 1
     if not task.tags_words:
-        instruction, *template = encoder.tokenize(
-            [task.instruction, *(task.source_template if source_text else task.template)]
-        )
+        instruction, *template = encoder.tokenize([task.instruction, *task.said_template(source_text)])
         answer = max(GENERATED, *map(len, encoder.answers.values()))
         room = config.max_position_embeddings - max(prompt_length, len(instruction)) - answer
         needed = sum(map(len, template)) + 1

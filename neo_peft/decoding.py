@@ -55,7 +55,7 @@ def evaluate(
     for chosen in progress(steps, decode if decode == "generate" else "score", len(steps)):
         if decode == "generate":
             texts = generate(model, encoder, marked_texts(examples, chosen), prefix)
-            answers = [(match_label(text, encoder.task.labels), text) for text in texts]
+            answers = [(match_label(text, encoder.task), text) for text in texts]
         else:
             batch = collate(examples, chosen).to(model.device)
             hidden = model(batch, prefix)
@@ -166,10 +166,11 @@ def generate(model: TunedModel, encoder: Encoder, texts: list[np.ndarray], prefi
     return [encoder.tokenizer.decode([token for token in ids if token != encoder.end]) for ids in said]
 
 
-def match_label(text: str, labels: Sequence[str]) -> str | None:
-    """Find the label that begins a text, the longest first: "not equivalent" before "equivalent". None: no label."""
+def match_label(text: str, task: Task) -> str | None:
+    """Find the label whose words begin a text, the longest first: "not equivalent" before "equivalent", else None."""
     said = text.strip().lower()
-    return next((label for label in sorted(labels, key=len, reverse=True) if said.startswith(label.lower())), None)
+    words = {task.answer(label).strip().lower(): label for label in task.labels}
+    return next((words[word] for word in sorted(words, key=len, reverse=True) if said.startswith(word)), None)
 
 
 def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.settings import LEARNING_RATES, Settings, make_settings, threads, whole
+from neo_peft.settings import LEARNING_RATES, Settings, make_settings, names, threads, whole
 from neo_peft.tasks import TASKS
 
 
@@ -84,6 +84,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     """Add the flags that take the place of what a run's own settings say; return their group."""
     group = parser.add_argument_group("otherwise as in RUN's run.json")
     group.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
+    group.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
     group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
     group.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
@@ -94,6 +95,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
 
 def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
     """Take what the flags say in place of a run's own settings."""
-    names = {field.name for field in dataclasses.fields(Settings)} - {"task", "model", "json", "out"}
-    given = {name: value for name, value in vars(flags).items() if name in names and value is not None}
+    settable = {field.name for field in dataclasses.fields(Settings)} - {"task", "model", "labels", "json", "out"}
+    given = {name: value for name, value in vars(flags).items() if name in settable and value is not None}
     return dataclasses.replace(settings, **given)

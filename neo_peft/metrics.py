@@ -5,6 +5,7 @@ an entity and what is a hit follows conlleval, the script of the CoNLL-2000 shar
 default. Read `entities` first: every score of entities is a count over what it returns.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
@@ -95,7 +96,8 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str | None], labels: S
 
     Returns accuracy, total, hits, unanswered, macro_f1 (over `labels`), per_label as in `entity_scores`, and
     confusion: a row per gold label and a column per predicted one, in the order of `labels`, and one more
-    column for None. Two labels also have f1: that of the last one, as GLUE scores MRPC's "equivalent".
+    column for None. Two labels also have f1, that of the last one, as GLUE scores MRPC's "equivalent", and matthews,
+    the correlation of the 2 x 2 counts (Matthews 1975), as GLUE scores CoLA; None counts there as the other label.
     Raises ValueError on a label that is not in `labels`, and where the numbers of examples differ.
     """
     _check_same_number(len(gold), len(predicted), "labels")
@@ -120,10 +122,18 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str | None], labels: S
         "hits": sum(hits),
         "unanswered": unanswered,
         "macro_f1": _mean(per_label.values(), [1] * len(labels))["f1"],
-        **({"f1": per_label[labels[-1]]["f1"]} if len(labels) == 2 else {}),
+        **({"f1": per_label[labels[-1]]["f1"], "matthews": _matthews(confusion)} if len(labels) == 2 else {}),
         "per_label": per_label,
         "confusion": confusion,
     }
+
+
+def _matthews(confusion: list[list[int]]) -> float:
+    (first, second_for_first, none), (first_for_second, second, nothing) = confusion
+    second_for_first, first_for_second = second_for_first + none, first_for_second + nothing
+    sizes = (first + second_for_first) * (second + first_for_second)  # of the gold labels
+    guesses = (first + first_for_second) * (second + second_for_first)
+    return _ratio(first * second - second_for_first * first_for_second, math.sqrt(sizes * guesses))
 
 
 def _check_same_number(gold: int, predicted: int, what: str) -> None:

@@ -113,7 +113,7 @@ def mrpc_pair(line: str, qualities: dict[str, str]) -> tuple[tuple[str, str], di
     quality, first_id, second_id, *sentences = columns
     if quality == "Quality":
         return None
-    return (first_id, second_id), glue_row((quality, *sentences), qualities)
+    return (first_id, second_id), glue_row(("sentence1", "sentence2", "label"), (*sentences, quality), qualities)
 
 
 def mrpc_ids(line: str, known: Collection) -> tuple[str, str]:
@@ -124,15 +124,34 @@ def mrpc_ids(line: str, known: Collection) -> tuple[str, str]:
     return ids
 
 
-def glue_row(columns: tuple, qualities: dict[str, str]) -> dict:
-    """Parse a pair of MRPC: its quality and its two sentences."""
-    quality, first, second = columns
-    label = qualities[_one_of(qualities, str(quality))]
-    return {"sentence1": _text(first), "sentence2": _text(second), "label": label}
+def glue_row(fields: tuple[str, ...], columns: tuple, names: dict[str, str]) -> dict:
+    """Parse a row of GLUE: its sentences, then its label, whose number `names` names."""
+    *sentences, label = columns
+    label = names[_one_of(names, str(label))]
+    return dict(zip(fields, (*map(_text, sentences), label), strict=True))
 
 
-def parquet_rows(path: Path) -> Iterable[tuple[int, tuple]]:
-    """Read the rows of GLUE's parquet, numbered from 1."""
+def read_tsv(task: Task, path: Path) -> list[dict]:
+    """Read one of GLUE's TSV files, whose labels are numbers or names. A quote in it is text."""
+    lines, columns = lines_of(path), task.glue.columns
+    if isinstance(columns[0], str):
+        heading = next(lines)[1].split("\t")
+        if lost := [name for name in columns if name not in heading]:
+            raise InputError(f"{path}: its heading has no column {', '.join(lost)}, which GLUE's own file has")
+        columns = [heading.index(name) for name in columns]
+    names = {str(number): label for number, label in enumerate(task.labels)}
+    names |= {label.replace(" ", "_"): label for label in task.labels}
+
+    def parse(line: str, names: dict[str, str]) -> dict | None:
+        values = line.split("\t")
+        # QQP's own file has lines that break off; what reads GLUE elsewhere leaves them out, too.
+        return glue_row(task.fields, [values[i] for i in columns], names) if len(values) > max(columns) else None
+
+    return read_rows(path, parse, names, lines)
+
+
+def parquet_rows(path: Path, fields: tuple[str, ...]) -> Iterable[tuple[int, tuple]]:
+    """Read the columns of GLUE's parquet that hold a task's fields, row by row, numbered from 1."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -141,9 +160,9 @@ def parquet_rows(path: Path) -> Iterable[tuple[int, tuple]]:
         # A cache that is thrown away: the usual one would keep a second copy of what the hub's cache holds.
         with tempfile.TemporaryDirectory() as cache:
             table = datasets.Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
-        columns = [table[name] for name in ("label", "sentence1", "sentence2")]
+        columns = [table[name] for name in fields]
     except Exception as error:  # datasets, pyarrow and fsspec each raise their own
-        expected = "expected parquet with sentence1, sentence2, label; delete it, so that it is fetched again"
+        expected = f"expected parquet with {', '.join(fields)}; delete it, so that it is fetched again"
         raise InputError(f"{path}: {type(error).__name__}; {expected}") from error
     return enumerate(zip(*columns, strict=True), start=1)
 
@@ -205,6 +224,44 @@ def blocks_of(path: Path) -> Iterator[tuple[int, list[str]]]:
         if not blank:
             numbers, lines = zip(*block, strict=True)
             yield numbers[0], list(lines)
+
+
+def own_row(task: Task, line: str, labels: Collection | None) -> dict:
+    """Parse a labelled row of the user's own, a JSON object; without `labels` any label will do."""
+    row, name = json_example(line, task), task.fields[-1]
+    if name not in row:
+        raise ValueError(f"{line[:40]!r}; the field {name!r} is missing")
+    if task.tags_words:
+        value = row[name]
+        if not isinstance(value, list) or len(value) != len(row["tokens"]):
+            raise ValueError(f"{line[:40]!r}; expected in {name!r} a list of one tag for each of the tokens")
+        _check_bio(value)
+        value = [_one_of(labels, tag) if labels else tag for tag in value]
+    else:
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+            raise ValueError(f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number")
+        value = _one_of(labels, str(value)) if labels else str(value)
+    return {field: row[field] for field in task.fields[:-1]} | {name: value}
+
+
+def _check_bio(tags: list) -> None:
+    """Refuse what is no BIO tag, and an I- that continues no entity of its type."""
+    before = "O"
+    for number, tag in enumerate(tags, start=1):
+        if tag != "O" and not (isinstance(tag, str) and tag[:2] in ("B-", "I-") and len(tag) > 2):
+            raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
+        if tag[0] == "I" and before[2:] != tag[2:]:
+            raise ValueError(f"tag {number}, {tag!r}, continues nothing; the first word of an entity is B-{tag[2:]}")
+        before = tag
+
+
+def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
+    """Name the labels of rows in the order in which they come; of tags `O`, then B- and I- of each type."""
+    if not task.tags_words:
+        return tuple(dict.fromkeys(row["label"] for row in rows))
+    kinds = dict.fromkeys(tag[2:] for row in rows for tag in row["tags"] if tag != "O")
+    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
 
 def example(line: bytes, task: Task, as_json: bool) -> dict:

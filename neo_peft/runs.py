@@ -18,7 +18,7 @@ def choose_folder(settings: Settings) -> Path:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"--out {folder} holds something already; name a folder that is new")
         return folder
-    first = folder = RUNS / f"{settings.task}-{settings.method}"
+    first = folder = RUNS / f"{settings.task.replace('/', '-')}-{settings.method}"
     number = 1
     while folder.exists():
         number += 1

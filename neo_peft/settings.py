@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.tasks import METHODS, TASKS
+from neo_peft.tasks import METHODS, TASKS, Task, get_task
 
 BUNDLED_MODEL = "neo-mini"
 
@@ -53,10 +53,10 @@ def threads(value: Any) -> "int | str":
     return value if value == "auto" else whole(1, 1024)(value)
 
 
-def targets(value: Any) -> tuple[str, ...]:
-    """Read module targets: names, regular expressions or all-linear, split by commas."""
-    names = value.split(",") if isinstance(value, str) else value
-    return tuple(name.strip() for name in names if name.strip())
+def names(value: Any) -> tuple[str, ...]:
+    """Read names split by commas: of labels, or of module targets."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(str(part).strip() for part in parts if str(part).strip())
 
 
 def flag(default: Any, group: str, help: str, read: Callable = str, choices: Sequence | None = None, only: str = ""):
@@ -73,13 +73,19 @@ class Settings:
     """What a run is made from. Make one with `make_settings`, which fills in defaults and checks ranges."""
 
     task: str = flag(None, DATA, f"what to learn: {', '.join(TASKS)}", choices=tuple(TASKS))
-    data: str = flag("sample", DATA, "sample (bundled), hub, or a folder of the data sets' original files")
+    data: str = flag("sample", DATA, "sample (bundled), hub, or a folder: your own train.jsonl, or original files")
     protocol: str = flag(
         "clean",
         DATA,
         "PhraseBank's split: clean, or the source's, whose test overlaps its training",
         str,
         ("clean", "paper"),
+    )
+    labels: tuple[str, ...] | None = flag(
+        None, DATA, "your own rows' labels in their order, split by commas (default: as they come in train)", names
+    )
+    label_words: tuple[str, ...] | None = flag(
+        None, DATA, "what the model says for each label, in their order (default: the labels)", names
     )
     train_limit: int | None = flag(None, DATA, "train on this many rows, evenly spaced (default: all)", whole(1))
     eval_limit: int | None = flag(None, DATA, "score this many rows of a split, evenly spaced (default: all)", whole(1))
@@ -105,7 +111,7 @@ class Settings:
     target_modules: tuple[str, ...] = flag(
         ("q_proj", "v_proj"), ADAPTER,
         "layers that get LoRA: ends of names or regular expressions split by commas, or all-linear",
-        targets, only="lora",
+        names, only="lora",
     )  # fmt: skip
     bias: str = flag("none", ADAPTER, "biases that train beside LoRA", str, ("none", "all", "lora_only"), only="lora")
     rslora: bool = flag(False, ADAPTER, "scale LoRA by alpha / sqrt(r)", bool, only="lora")
@@ -196,7 +202,7 @@ def make_settings(**given: Any) -> Settings:
     if task is None:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
     values = {name: field.default for name, field in fields.items()}
-    preset = dict(PRESETS[given["preset"]][task]) if given.get("preset") else {}
+    preset = _preset(given.get("preset"), task)
     if given.get("method", preset.get("method")) != preset.get("method"):
         preset.pop("learning_rate", None)  # it was the rate of another method
     parts = (given.get("method") or preset.get("method") or "").split("+")
@@ -212,6 +218,22 @@ def make_settings(**given: Any) -> Settings:
         if values[name] is None:
             values[name] = default
     return Settings(**values)
+
+
+def task_of(settings: Settings) -> Task:
+    """Make the task of a run, with the labels and the labels' words that its settings have."""
+    task = get_task(settings.task).with_labels(settings.labels, settings.label_words)
+    if not task.labels:
+        raise InputError(f"the labels of {task.name} are your own rows': name --data with them, or --labels")
+    return task
+
+
+def _preset(name: str | None, task: str) -> dict:
+    if name is None:
+        return {}
+    if task not in PRESETS[name]:
+        raise InputError(f"--preset {name} has no recipe for {task}; it has those of {', '.join(PRESETS[name])}")
+    return dict(PRESETS[name][task])
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:

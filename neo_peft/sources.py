@@ -1,4 +1,4 @@
-"""From `--data` to raw rows: the bundled sample, a folder of the corpora as distributed, or the hub.
+"""From `--data` to raw rows: the bundled sample, a user's own rows, a folder of the corpora as distributed, or the hub.
 
 A row is {"tokens", "tags"}, {"sentence", "label"} or {"sentence1", "sentence2", "label"}; `tasks.py` comes
 first. Below, in this order: where the files stand, how they are split. `readers.py` reads each kind of file.
@@ -8,13 +8,15 @@ import hashlib
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from neo_peft import hub, readers
 from neo_peft.errors import InputError
 from neo_peft.readers import AnyPath
-from neo_peft.tasks import Task
+from neo_peft.tasks import TASKS, Task
 
 PROTOCOLS = ("clean", "paper")  # two for PhraseBank alone, which has no official split
 SAMPLE = Path(__file__).parent / "assets" / "sample"
@@ -27,37 +29,72 @@ CORPORA = {
 }
 PHRASEBANK = "FinancialPhraseBank-v1.0"  # the folder inside its zip
 BIONLP_VALIDATION = 1927  # sentences of JNLPBA's train file
+OWN = ("train.jsonl", "validation.jsonl", "test.jsonl")  # a user's rows; the second and the third may be absent
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of each split, in the order of their file; `notes` are lines that a user should read."""
+    """The rows of each split, in the order of their file; `notes` are lines that a user should read.
+
+    `beside` holds further test sets under their names. `labels` are those of a user's own rows, else None.
+    """
 
     train: list[dict]
     validation: list[dict]
     test: list[dict] | None
     protocol: str = "single"  # "clean", "paper", or "single" where the data has only one
     notes: tuple[str, ...] = ()
+    beside: dict[str, list[dict]] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+
+    def named(self) -> dict[str, list[dict]]:
+        """Return all splits that there are, train first."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test, **self.beside}
+        return {name: rows for name, rows in splits.items() if rows is not None}
 
 
-def load_splits(task: Task, data: str, protocol: str = "clean") -> Splits:
-    """Load a task's splits; `data` is "sample", "hub" or a folder. Raises InputError for bad data."""
+def load_splits(
+    task: Task, data: str, protocol: str = "clean", seed: int = 0, labels: Sequence[str] | None = None
+) -> Splits:
+    """Load a task's splits; `data` is "sample", "hub" or a folder. Raises InputError for bad data.
+
+    Of a user's own rows, `labels` and their order come from train where they are not given, and `seed` draws a
+    validation split that has no file.
+    """
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
-    if data == "sample":
+    of_hub = data == "hub"
+    own = not task.glue and data not in ("sample", "hub") and Path(data, OWN[0]).is_file()
+    if not own:
+        _check_known(task, data, labels)
+    if own:
+        splits = _load_own(task, Path(data), seed, labels)
+    elif data == "sample":
         splits = _load_sample(task)
+    elif task.glue:
+        splits = _load_glue(task, data, seed)
     elif task.name == "ner":
-        splits = _load_tner(task) if data == "hub" else _split_jnlpba(task, _corpus_folder(task, data))
+        splits = _load_tner(task) if of_hub else _split_jnlpba(task, _corpus_folder(task, data))
     elif task.name == "similarity":
-        splits = _load_glue() if data == "hub" else _split_mrpc(_corpus_folder(task, data))
-    elif data == "hub":
+        splits = _load_mrpc(task) if of_hub else _split_mrpc(_corpus_folder(task, data))
+    elif of_hub:
         splits = _load_phrasebank_zip(task, protocol)
     else:
         splits = _split_phrasebank(task, _corpus_folder(task, data), protocol)
-    for name in ("train", "validation", "test"):
-        if not getattr(splits, name):
+    for name, rows in splits.named().items():
+        if not rows:
             raise InputError(f"--data {data}: too few rows, none is left for {name}; use the whole corpus")
-    return replace(splits, notes=(*splits.notes, _overlap(task, splits)))
+    return replace(splits, notes=(*splits.notes, *_overlap(task, splits)))
+
+
+def _check_known(task: Task, data: str, labels: Sequence[str] | None) -> None:
+    """Refuse data that is not the user's own for a task that has none, and labels where they are fixed."""
+    if task.glue and data == "sample":
+        raise InputError(f"--data sample has nothing for {task.name}; --data may be hub or GLUE's folder")
+    if not task.glue and task.name not in CORPORA:
+        raise InputError(f"--data {data} has nothing for {task.name}; name a folder with your own {OWN[0]}")
+    if labels is not None:
+        raise InputError(f"--labels belongs to rows of your own, in {OWN[0]}; those of {task.name} are fixed")
 
 
 def limit_rows(rows: list[dict], limit: int | None) -> list[dict]:
@@ -69,8 +106,10 @@ def limit_rows(rows: list[dict], limit: int | None) -> list[dict]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def _overlap(task: Task, splits: Splits) -> str:
+def _overlap(task: Task, splits: Splits) -> list[str]:
     """Say how many rows of test hold a sentence, letter for letter, that train holds too."""
+    if splits.test is None:
+        return []
 
     def sentences(row: dict) -> list:
         return [tuple(row["tokens"])] if task.tags_words else [row[field] for field in task.fields[:-1]]
@@ -79,7 +118,7 @@ def _overlap(task: Task, splits: Splits) -> str:
     count = sum(any(sentence in known for sentence in sentences(row)) for row in splits.test)
     of_pairs = len(task.fields) == 3
     kind, how = ("pairs", "share a sentence with") if of_pairs else ("sentences", "also stand in")
-    return f"{count:,} of the {len(splits.test):,} test {kind} {how} train ({len(splits.train):,} {kind})"
+    return [f"{count:,} of the {len(splits.test):,} test {kind} {how} train ({len(splits.train):,} {kind})"]
 
 
 # ---- Where the files stand
@@ -111,13 +150,52 @@ def _load_tner(task: Task) -> Splits:
     return Splits(*(readers.read_rows(file, readers.tner_row, tag_names) for file in files))
 
 
-def _load_glue() -> Splits:
+def _load_mrpc(task: Task) -> Splits:
     """Load MRPC from the hub, where it is split already."""
-    names = [f"mrpc/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")]
-    files = [hub.hub_file("nyu-mll/glue", name, kind="dataset") for name in names]
-    return Splits(
-        *(readers.read_rows(file, readers.glue_row, readers.MRPC_QUALITY, readers.parquet_rows(file)) for file in files)
+    return Splits(*(_hub_glue(task, "mrpc", split) for split in ("train", "validation", "test")))
+
+
+def _hub_glue(task: Task, name: str, split: str) -> list[dict]:
+    """Load a split of one of GLUE's tasks from the hub; its labels are numbers."""
+    file = hub.hub_file("nyu-mll/glue", f"{name}/{split}-00000-of-00001.parquet", kind="dataset")
+    numbers = {str(number): label for number, label in enumerate(task.labels)}
+    return readers.read_rows(
+        file, partial(readers.glue_row, task.fields), numbers, readers.parquet_rows(file, task.fields)
     )
+
+
+def _load_glue(task: Task, data: str, seed: int) -> Splits:
+    """Load one of GLUE's tasks, from its own TSV files or from the hub."""
+    glue, name = task.glue, task.name.removeprefix("glue/")
+    names = {"train": "train.tsv", "validation": glue.validation, "test": glue.test, "beside": glue.beside}
+    if data == "hub":
+        stems = {"dev.tsv": "validation", "train.tsv": "train", "msr_paraphrase_test.txt": "test"}
+        read = lambda file: _hub_glue(task, name, stems.get(file) or file[:-4].replace("dev", "validation"))  # noqa: E731
+    else:
+        folders = [Path(data, glue.folder), Path(data, name), Path(data)]
+        folder = next((folder for folder in folders if (folder / "train.tsv").exists()), None)
+        if folder is None and glue.corpus:
+            return _split_mrpc(_corpus_folder(TASKS[glue.corpus], data))
+        if folder is None:
+            raise InputError(f"--data {data}: there is no {glue.folder}/train.tsv, and no train.tsv, GLUE's files")
+        read = lambda file: readers.read_tsv(task, folder / file)  # noqa: E731
+    rows = {split: read(file) for split, file in names.items() if file}
+    if not glue.validation:
+        rows["train"], rows["validation"] = _split_off(task, rows["train"], seed)
+    beside = {glue.beside.removeprefix("dev_").removesuffix(".tsv"): rows["beside"]} if glue.beside else {}
+    return Splits(rows["train"], rows["validation"], rows["test"], beside=beside)
+
+
+def _load_own(task: Task, folder: Path, seed: int, labels: Sequence[str] | None) -> Splits:
+    """Load rows of the user's own: their labels, and the labels' order, come from train unless they are given."""
+    train, *others = (folder / name for name in OWN)
+    parse = partial(readers.own_row, task)
+    rows = readers.read_rows(train, parse, labels)
+    labels = tuple(labels) if labels else readers.labels_in(task, rows)
+    validation, test = (readers.read_rows(file, parse, labels) if file.exists() else None for file in others)
+    if validation is None:
+        rows, validation = _split_off(task, rows, seed)
+    return Splits(rows, validation, test, labels=labels)
 
 
 def _load_phrasebank_zip(task: Task, protocol: str) -> Splits:
@@ -194,6 +272,20 @@ def _deal_tenths(rows: list[dict], by_label: bool) -> list[tuple[int, dict]]:
         tenths[i] = dealt[pack] % 10
         dealt[pack] += 1
     return list(zip(tenths, rows, strict=True))
+
+
+def _split_off(task: Task, rows: list[dict], seed: int) -> tuple[list[dict], list[dict]]:
+    """Split a tenth off as validation, of each label a tenth, but none of a label's only row."""
+    groups = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups["" if task.tags_words else row["label"]].append(index)
+    chosen = set()
+    for indices in groups.values():
+        # As in _deal_tenths by sha256; the row's number keeps equal rows apart.
+        indices.sort(key=lambda index: hashlib.sha256(f"{seed} {index}".encode()).digest())
+        chosen.update(indices[: max(1, round(len(indices) / 10)) if len(indices) > 1 else 0])
+    kept = [row for index, row in enumerate(rows) if index not in chosen]
+    return kept, [row for index, row in enumerate(rows) if index in chosen]
 
 
 def _pick(dealt: list[tuple[int, dict]], tenths: range) -> list[dict]:

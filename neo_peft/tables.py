@@ -27,6 +27,8 @@ def number(value: float | None) -> str:
 def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
     """Show the scores {split: {"majority" | "before" | "after" | …: scores}} beside one another."""
     measures = ("f1", "precision", "recall", "span_f1") if task.tags_words else ("accuracy", "macro_f1")
+    if task.metric not in measures:
+        measures = (task.metric, *measures)
     columns = list(next(iter(splits.values())))
     rows = [
         [f"{split} {measure}", *(number(scores[column].get(measure)) for column in columns)]
@@ -66,7 +68,7 @@ def scores(task: Task, scores: dict) -> str:
         ]
         lines.append(f"spans alone f1 {number(scores['span_f1'])}, words accuracy {number(scores['accuracy'])}")
         return "\n".join(lines)
-    f1 = f", f1 {number(scores['f1'])}" if "f1" in scores else ""
+    f1 = "".join(f", {name} {number(scores[name])}" for name in ("f1", "matthews") if name in scores)
     return (
         f"accuracy {number(scores['accuracy'])}{f1}, macro f1 {number(scores['macro_f1'])}: total {scores['total']}, "
         f"hits {scores['hits']}, unanswered {scores['unanswered']}"

@@ -4,7 +4,8 @@ Every task is "read a class at marked rows". A tagged sentence is read at each o
 a sentence or a pair is read at its end, after `Label :`, where the language model says the label's word.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from neo_peft.errors import InputError
@@ -20,13 +21,29 @@ class Piece(NamedTuple):
     is_data: bool = False
 
 
+class Glue(NamedTuple):
+    """Where GLUE keeps a task: its folder, the columns of its TSV files that hold the task's fields, in their order, by
+    name or, where a file has no heading, by number. GLUE's public test has no labels: its dev set is the test here,
+    and validation, where it names no file, a tenth of train. `beside` is scored beside the test. `corpus` is the task
+    whose original files will do as well."""
+
+    folder: str
+    columns: tuple[str | int, ...]
+    validation: str = ""
+    test: str = "dev.tsv"
+    beside: str = ""
+    corpus: str = ""
+
+
 @dataclass(frozen=True)
 class Task:
     """A task: `fields` name what a raw row holds (the last one is its label, or its tags), `labels` their order.
 
     `template` alternates fixed text and data fields, and ends where the answer is read; a task without one tags
     the words of its rows. `source_template` is the same in the words of the study that this project follows.
-    `instruction` stands in front of a text that an untuned model answers, and is what a soft prompt starts from.
+    `instruction` stands in front of a text that an untuned model answers, and is what a soft prompt starts from;
+    `asks` is how it is said for labels of the user's own. `words` are what the model says for the labels, where that
+    is not their names.
     """
 
     name: str
@@ -36,6 +53,9 @@ class Task:
     template: tuple[str, ...] = ()
     source_template: tuple[str, ...] = ()
     instruction: str = ""
+    asks: str = ""
+    words: tuple[str, ...] = ()
+    glue: Glue | None = None
 
     @property
     def tags_words(self) -> bool:
@@ -47,7 +67,7 @@ class Task:
             # Every word carries its leading space, the first one too, as under add_prefix_space=True.
             words, tags = row["tokens"], row.get("tags") or [None] * len(row["tokens"])
             return [Piece(" " + word, tag, is_data=True) for word, tag in zip(words, tags, strict=True)]
-        template = self.source_template if source_text else self.template
+        template = self.said_template(source_text)
         pieces = []
         for text, field in zip(template, (*self.fields[:-1], None), strict=True):
             pieces.append(Piece(text))
@@ -55,44 +75,115 @@ class Task:
                 pieces.append(Piece(" " + row[field].strip(), is_data=True))
         return pieces
 
+    def said_template(self, source_text: bool = False) -> tuple[str, ...]:
+        return self.source_template if source_text and self.source_template else self.template
+
     def answer(self, label: str, source_text: bool = False) -> str:
         """Say a label: with its leading space, except in the source's text, which leaves it out."""
-        return label if source_text else " " + label
+        word = self.words[self.labels.index(label)] if self.words else label
+        return word if source_text else " " + word
+
+    def with_labels(self, labels: Sequence[str] | None, words: Sequence[str] | None = None) -> "Task":
+        """Make the same task for labels of the user's own, in their order; `words` say them, one each."""
+        task = self
+        if labels is not None and tuple(labels) != self.labels:
+            said = {label[2:]: None for label in labels if label != "O"} if self.tags_words else words or labels
+            task = replace(task, labels=tuple(labels), words=(), instruction=self.asks.format(", ".join(said)))
+        if words is not None:
+            if self.tags_words:
+                raise InputError(
+                    f"--label-words belongs to tasks whose answer is said; {self.name} tags words by a head"
+                )
+            if len(set(words)) != len(task.labels):
+                raise InputError(
+                    f"--label-words {','.join(words)}: one word of its own for each of the {len(task.labels)} labels "
+                    f"is needed, in the order of {', '.join(task.labels)}"
+                )
+            task = replace(task, words=tuple(words))
+        return task
 
 
 _ENTITY_TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 
-# The order of the labels is fixed: heads are exchanged with other programs by row.
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            name="ner",
-            fields=("tokens", "tags"),
-            labels=("O", *(f"{prefix}-{kind}" for kind in _ENTITY_TYPES for prefix in "BI")),
-            metric="f1",
-            instruction="Label each word as part of the name of a DNA, protein, cell type, cell line or RNA:\n",
-        ),
-        Task(
-            name="sentiment",
-            fields=("sentence", "label"),
-            labels=("negative", "neutral", "positive"),
-            metric="accuracy",
-            template=("Sentence :", " Label :"),
-            source_template=("sentence :", " Label : "),
-            instruction="Classify if the sentence is neutral, negative, positive:\n",
-        ),
-        Task(
-            name="similarity",
-            fields=("sentence1", "sentence2", "label"),
-            labels=("not equivalent", "equivalent"),
-            metric="accuracy",
-            template=("Sentence1 :", " Sentence2 :", " Label :"),
-            source_template=('"Sentence1":', ' "Sentence2":', ' "Label":'),
-            instruction="Classify if the two sentences are equivalent or not:\n",
-        ),
-    )
+_ASKS = {
+    "tagging": "Label each word as part of the name of a {}:\n",
+    "classification": "Classify if the sentence is {}:\n",
+    "pairs": "Classify if the two sentences are {}:\n",
 }
+_ONE, _TWO = ("Sentence :", " Label :"), ("Sentence1 :", " Sentence2 :", " Label :")
+
+_STUDIED = (
+    Task(
+        name="ner",
+        fields=("tokens", "tags"),
+        labels=("O", *(f"{prefix}-{kind}" for kind in _ENTITY_TYPES for prefix in "BI")),
+        metric="f1",
+        instruction="Label each word as part of the name of a DNA, protein, cell type, cell line or RNA:\n",
+        asks=_ASKS["tagging"],
+    ),
+    Task(
+        name="sentiment",
+        fields=("sentence", "label"),
+        labels=("negative", "neutral", "positive"),
+        metric="accuracy",
+        template=_ONE,
+        source_template=("sentence :", " Label : "),
+        instruction="Classify if the sentence is neutral, negative, positive:\n",
+        asks=_ASKS["classification"],
+    ),
+    Task(
+        name="similarity",
+        fields=("sentence1", "sentence2", "label"),
+        labels=("not equivalent", "equivalent"),
+        metric="accuracy",
+        template=_TWO,
+        source_template=('"Sentence1":', ' "Sentence2":', ' "Label":'),
+        instruction="Classify if the two sentences are equivalent or not:\n",
+        asks=_ASKS["pairs"],
+    ),
+)
+
+# The same three shapes under plain names, for rows of the user's own, whose labels they have.
+_PLAIN = (
+    Task("tagging", ("tokens", "tags"), (), "f1", asks=_ASKS["tagging"]),
+    Task("classification", ("sentence", "label"), (), "accuracy", _ONE, asks=_ASKS["classification"]),
+    Task("pairs", ("sentence1", "sentence2", "label"), (), "accuracy", _TWO, asks=_ASKS["pairs"]),
+)
+
+
+def _glue(name: str, labels: str, metric: str, fields: str, instruction: str, where: Glue) -> Task:
+    """Make one of GLUE's tasks (Wang et al. 2019). The labels are in the order of the numbers that its files have."""
+    said, names = fields.split(), tuple(label.replace("_", " ") for label in labels.split())
+    template = [(" " if index else "") + field.capitalize() + " :" for index, field in enumerate(said)]
+    return Task(
+        f"glue/{name}", (*said, "label"), names, metric, (*template, " Label :"),
+        instruction=f"{instruction} {', '.join(names)}:\n", glue=where,
+    )  # fmt: skip
+
+
+_PAIR = "sentence1 sentence2"
+_ENTAILED = "Classify if the second sentence follows from the first:"
+_GLUE = (
+    _glue("cola", "unacceptable acceptable", "matthews", "sentence", "Classify if the sentence is",
+          Glue("CoLA", (3, 1))),
+    _glue("sst2", "negative positive", "accuracy", "sentence", "Classify if the sentence is",
+          Glue("SST-2", ("sentence", "label"))),
+    _glue("mrpc", "not_equivalent equivalent", "f1", _PAIR, "Classify if the two sentences are",
+          Glue("MRPC", ("#1 String", "#2 String", "Quality"), "dev.tsv", "msr_paraphrase_test.txt", "", "similarity")),
+    _glue("qqp", "not_duplicate duplicate", "f1", "question1 question2", "Classify if the two questions are",
+          Glue("QQP", ("question1", "question2", "is_duplicate"))),
+    _glue("mnli", "entailment neutral contradiction", "accuracy", "premise hypothesis", _ENTAILED,
+          Glue("MNLI", ("sentence1", "sentence2", "gold_label"), "", "dev_matched.tsv", "dev_mismatched.tsv")),
+    _glue("qnli", "entailment not_entailment", "accuracy", "question sentence", "Classify if the sentence answers:",
+          Glue("QNLI", ("question", "sentence", "label"))),
+    _glue("rte", "entailment not_entailment", "accuracy", _PAIR, _ENTAILED,
+          Glue("RTE", ("sentence1", "sentence2", "label"))),
+    _glue("wnli", "not_entailment entailment", "accuracy", _PAIR, _ENTAILED,
+          Glue("WNLI", ("sentence1", "sentence2", "label"))),
+)  # fmt: skip
+
+# The order of the labels is fixed: heads are exchanged with other programs by row.
+TASKS = {task.name: task for task in (*_STUDIED, *_PLAIN, *_GLUE)}
 
 
 def get_task(name: str) -> Task:

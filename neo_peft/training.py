@@ -23,7 +23,7 @@ from neo_peft.model import TunedModel, adapted_modules, bare_model
 from neo_peft.plots import learning_curves
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import choose_folder
-from neo_peft.settings import ASSUMED, PRESETS, Settings
+from neo_peft.settings import ASSUMED, PRESETS, Settings, task_of
 from neo_peft.sources import Splits, limit_rows, load_splits
 from neo_peft.tasks import Task, get_task
 
@@ -48,6 +48,10 @@ class Job:
     @property
     def scored(self) -> list[str]:
         return [name for name in self.rows if name != "train"]
+
+    @property
+    def shown(self) -> str:
+        return "test" if "test" in self.rows else "validation"
 
 
 def run(settings: Settings, say: Say = print, progress: Progress = no_progress) -> dict:
@@ -78,12 +82,11 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
 
 def prepare(settings: Settings, progress: Progress) -> Job:
     """Load data and base, put the method on, encode."""
-    task = get_task(settings.task)
-    splits = load_splits(task, settings.data, settings.protocol)
-    rows = {"train": limit_rows(splits.train, settings.train_limit)}
-    rows["validation"] = limit_rows(splits.validation, settings.eval_limit)
-    if splits.test is not None:
-        rows["test"] = limit_rows(splits.test, settings.eval_limit)
+    splits = load_splits(get_task(settings.task), settings.data, settings.protocol, settings.seed, settings.labels)
+    settings = dataclasses.replace(settings, labels=splits.labels)
+    task = task_of(settings)
+    limits = {"train": settings.train_limit}
+    rows = {name: limit_rows(every, limits.get(name, settings.eval_limit)) for name, every in splits.named().items()}
     tuned = adapter.load_untuned(settings, with_method=True)
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
@@ -127,10 +130,10 @@ def answer(job: Job, side: Side, rows: list[dict], decode: str, progress: Progre
 
 def show_answers(say: Say, job: Job, side: Side, when: str) -> None:
     """Show three examples of test as the model answers them, in its own words where it has no head."""
-    rows = examples_to_show(job.task, job.rows[job.scored[-1]])
+    rows = examples_to_show(job.task, job.rows[job.shown])
     found = answer(job, side, rows, "rank" if side.model.head else "generate")
     predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
-    say(f"{when}, three examples of {job.scored[-1]}:\n")
+    say(f"{when}, three examples of {job.shown}:\n")
     say("\n".join(tables.answers(job.task, rows, predicted, found.said)).rstrip() + "\n")
 
 
@@ -207,9 +210,11 @@ def describe(say: Say, job: Job) -> None:
     say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
     share = 100 * job.trainable / job.total
     say(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
+    wordless = [label for label in job.task.labels if label.isdigit() and not (job.task.words or job.task.tags_words)]
+    words = [f"the labels {', '.join(wordless)} are no words; --label-words gives each its own"] if wordless else []
     cut = sum(part.cut for part in job.examples.values())
     lengths = [f"{cut} texts were cut to {job.tuned.encoder.max_length} tokens"] if cut else []
-    for note in (*job.splits.notes, *job.tuned.notes, *lengths):
+    for note in (*job.splits.notes, *job.tuned.notes, *words, *lengths):
         say(f"note    {note}")
     modules = adapted_modules(job.tuned.model)
     say("\n" + tables.adapted(modules) + "\n" if modules else "")
@@ -217,8 +222,8 @@ def describe(say: Say, job: Job) -> None:
 
 def headline(task: Task, scores: dict) -> dict:
     """Take the few scores that are followed over the epochs."""
-    names = ("f1", "precision", "recall") if task.tags_words else ("accuracy",)
-    return {name: scores[name] for name in names}
+    names = ("f1", "precision", "recall") if task.tags_words else (task.metric, "accuracy")
+    return {name: scores[name] for name in dict.fromkeys(names)}
 
 
 def epoch_line(line: dict, kept: bool) -> str:
@@ -282,7 +287,8 @@ def verdict(job: Job, scores: dict) -> str:
     stands = f"on validation {metric} is {after:.3f}, that of the majority class {majority:.3f}"
     if after <= majority:
         return f"Nothing was learnt: {stands}."
-    chance = 0.0 if job.task.tags_words else 1.96 * math.sqrt(majority * (1 - majority) / rows)
+    # Of an accuracy the spread of so many rows is known; of an F1 or a correlation there is no such formula.
+    chance = 1.96 * math.sqrt(majority * (1 - majority) / rows) if metric == "accuracy" else 0.0
     if after - majority < chance:
         return f"Little was learnt, if anything: {stands}, and {rows} rows alone leave ±{chance:.3f} to chance."
     return f"It learnt: {stands}."

@@ -15,6 +15,7 @@ from neo_peft.errors import InputError
 from neo_peft.lora import merge_lora
 from neo_peft.model import Batch, build_model
 from neo_peft.settings import make_settings
+from neo_peft.sources import CORPORA
 from neo_peft.tasks import TASKS
 
 TEXTS = [torch.tensor(ids) for ids in ([5, 900, 31, 7, 44, 60, 8000, 12, 13, 14, 15, 16, 17], [77], [9, 8, 7])]
@@ -111,7 +112,7 @@ def test_we_load_what_peft_saves(tiny_folder, tmp_path, case):
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt", "full", "head", "lora+prompt"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CORPORA)
 def test_what_is_saved_is_loaded_bit_for_bit(tiny_folder, tmp_path, task, method):
     model, settings, base = build(tiny_folder, task=task, method=method)
     adapter.save_adapter(tmp_path, model, settings, base.tokenizer)

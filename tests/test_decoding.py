@@ -146,10 +146,11 @@ def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
 def test_not_equivalent_is_never_read_as_equivalent():
     labels = TASKS["similarity"].labels
     for order in (labels, labels[::-1]):
-        assert match_label(" Not equivalent , since", order) == "not equivalent"
-        assert match_label("equivalent", order) == "equivalent"
-        assert match_label(" is equivalent", order) is None
-        assert match_label("", order) is None
+        task = TASKS["similarity"].with_labels(order)
+        assert match_label(" Not equivalent , since", task) == "not equivalent"
+        assert match_label("equivalent", task) == "equivalent"
+        assert match_label(" is equivalent", task) is None
+        assert match_label("", task) is None
 
 
 def test_tags_come_back_in_the_order_of_the_rows_and_lost_words_are_o(tiny_folder):

@@ -7,7 +7,7 @@ import pytest
 import seqeval.metrics as seqeval
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, Tokens
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, matthews_corrcoef, precision_recall_fscore_support
 
 from neo_peft.metrics import class_scores, entities, entity_scores
 
@@ -236,6 +236,18 @@ def test_class_scores_of_random_answers_are_scikit_learns():
     assert scores["confusion"] == confusion_matrix(gold, answered, labels=[*labels, "none"])[:4].tolist()
 
 
+def test_matthews_is_scikit_learns_and_an_unanswered_one_is_wrong():
+    rng = random.Random(5)
+    for _ in range(20):
+        gold = rng.choices(["no", "yes"], weights=[3, 2], k=50)
+        predicted = [label if rng.random() < 0.5 else rng.choice(["no", "yes", None]) for label in gold]
+        other = {"no": "yes", "yes": "no"}
+        answered = [label or other[said] for said, label in zip(gold, predicted)]
+        found = class_scores(gold, predicted, ["no", "yes"])["matthews"]
+        assert found == pytest.approx(matthews_corrcoef(gold, answered))
+    assert class_scores(["no", "yes"], ["no", "no"], ["no", "yes"])["matthews"] == 0  # 0/0
+
+
 def test_class_scores_of_nothing_are_zero():
     row = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     assert class_scores([], [], ["no", "yes"]) == {
@@ -245,6 +257,7 @@ def test_class_scores_of_nothing_are_zero():
         "unanswered": 0,
         "macro_f1": 0.0,
         "f1": 0.0,
+        "matthews": 0.0,
         "per_label": {"no": row, "yes": row},
         "confusion": [[0, 0, 0], [0, 0, 0]],
     }

@@ -14,7 +14,8 @@ import evaluate
 import train
 from neo_peft.errors import exit_status
 from neo_peft.settings import make_settings
-from neo_peft.tasks import METHODS, TASKS
+from neo_peft.sources import CORPORA
+from neo_peft.tasks import METHODS
 
 ROOT = Path(__file__).parents[1]
 
@@ -194,7 +195,7 @@ def test_a_run_is_found_its_base_from_any_folder(tiny_folder, tmp_path, monkeypa
 
 @pytest.mark.parametrize("preset", [None, "paper"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CORPORA)
 def test_recorded_settings_make_the_same_settings_again(task, method, preset):
     settings = make_settings(task=task, method=method, preset=preset)
     assert make_settings(**dataclasses.asdict(settings)) == settings

@@ -20,7 +20,7 @@ import pytest
 
 from neo_peft import hub, sources
 from neo_peft.errors import InputError
-from neo_peft.sources import limit_rows, load_splits
+from neo_peft.sources import CORPORA, limit_rows, load_splits
 from neo_peft.tasks import TASKS
 
 NER, SENTIMENT, SIMILARITY = TASKS["ner"], TASKS["sentiment"], TASKS["similarity"]
@@ -375,7 +375,7 @@ def test_mrpc_quotes_are_text_and_validation_is_the_listed_pair_in_that_order(tm
 
 def test_sample_formats(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SAMPLE", tmp_path)
-    for task in TASKS:
+    for task in CORPORA:
         sample_folder(tmp_path, task)
     assert load_splits(NER, "sample").train == [
         {
@@ -394,7 +394,7 @@ def test_sample_formats(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CORPORA)
 @pytest.mark.parametrize("place", ["", "{corpus}", "{corpus}/FinancialPhraseBank-v1.0", "FinancialPhraseBank-v1.0"])
 def test_the_folder_may_be_the_corpus_or_hold_it(tmp_path, task, place):
     corpus = {"ner": "jnlpba", "sentiment": "financial_phrasebank", "similarity": "mrpc"}[task]
@@ -744,7 +744,7 @@ def test_too_few_rows_for_a_split_are_refused(tmp_path):
     assert "none is left for train" in refusal(SIMILARITY, folder)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CORPORA)
 def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, monkeypatch, hub_folder, task):
     """Bytes are overwritten, cut out and put in at random, in each file of each source: never a traceback."""
     draw = random.Random(0)

@@ -14,7 +14,7 @@ from neo_peft.data import collate
 from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError
 from neo_peft.settings import make_settings
-from neo_peft.sources import load_splits
+from neo_peft.sources import CORPORA, load_splits
 from neo_peft.tasks import TASKS
 
 METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
@@ -38,7 +38,7 @@ def start(folder, task, method, precision="fp32", **flags):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CORPORA)
 def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method):
     flags = {"rank": 16, "alpha": 32, "target_modules": "all-linear"} if "lora" in method else {}
     flags |= {"prompt_length": 20, "prompt_init": "vocab"} if "prompt" in method else {}

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from neo_peft.adapter import load, settings_in  # after the flags: torch takes seconds to import
 
-    settings = changed(settings_in(folder, flags.model, flags.task), flags)
+    settings = changed(settings_in(folder, flags.model, flags.task, flags.labels), flags)
     tuned = load(folder, settings)
     task = tuned.encoder.task
     for note in tuned.notes:
