@@ -1,0 +1,1 @@
+"""What neo_peft costs beside its peers: python -m benchmarks.peers"""

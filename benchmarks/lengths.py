@@ -1,0 +1,45 @@
+"""Batches with the real lengths of the three data sets, and without their text.
+
+lengths.json holds, for 512 evenly spaced training rows of each, the tokens that GPT-2's tokenizer makes of them: of
+JNLPBA one number a word, of PhraseBank and MRPC the tokens of the text in its template, and the label's number. The
+token ids are random: what a step costs does not depend on them.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from neo_peft.data import Examples
+
+END = 50256
+ANSWERS = {  # GPT-2's tokens of the labels' words, and the end token
+    "sentiment": [[4633, END], [8500, END], [3967, END]],
+    "similarity": [[407, 7548, END], [7548, END]],
+}
+LABELS = 11  # of ner
+
+
+def load_examples(task: str, rows: int = 512) -> Examples:
+    """Make encoded examples of a task's real lengths, their ids drawn from GPT-2's vocabulary."""
+    lengths = json.loads(Path(__file__).with_name("lengths.json").read_text())[task][:rows]
+    rng = np.random.default_rng(0)
+    ids, reads, targets = [], [], []
+    for row in lengths:
+        if task == "ner":
+            words = [int(count) for count in row.split()]
+            ids.append(rng.integers(0, END, sum(words)))
+            reads.append(np.cumsum([0, *words[:-1]]))  # a word's first sub-token
+            targets.append(rng.integers(0, LABELS, len(words)))
+        else:
+            tokens, label = row
+            answer = ANSWERS[task][label]
+            ids.append(np.concatenate([rng.integers(0, END, tokens), answer[:-1]]))
+            reads.append(tokens - 1 + np.arange(len(answer)))
+            targets.append(np.array(answer))
+    flat = [np.concatenate(parts).astype(np.int32) for parts in (ids, reads, targets)]
+    return Examples(flat[0], _starts(ids), flat[1], flat[2], _starts(reads))
+
+
+def _starts(parts: list[np.ndarray]) -> np.ndarray:
+    return np.cumsum([0, *map(len, parts)])
