@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from benchmarks.lengths import ANSWERS, END, LABELS, load_examples
+from benchmarks.lengths import END, LABELS, load_examples
 from neo_peft.data import Examples, batches, collate
 from neo_peft.gptneo import Config, GPTNeo
 from neo_peft.hardware import DTYPES
 from neo_peft.loop import make_optimizer, update
+from neo_peft.lora import add_lora
 from neo_peft.model import TunedModel, held_dtype
-from neo_peft.lora import LoRALinear, add_lora
 from neo_peft.prompt import SoftPrompt
 from neo_peft.settings import Settings, make_settings
 

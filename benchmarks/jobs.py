@@ -1,0 +1,310 @@
+"""What is compared: each job here returns a line of the table, with its goals beside what was measured."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.lengths import END
+from benchmarks.measure import Comparison, alternate, block_parameters, matmul_rate
+from benchmarks.sides import Job, Ours, Peer, as_batches, shape, tokens_of
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # of both sides' losses on a right-padded pass without dropout
+
+
+def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> dict:
+    """Compare a training step with a peer's."""
+    job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
+    ours, peer = Ours(job), Peer(job, careful)
+    order = job.order(at["pairs"])
+    losses = [side.plain_loss(order[0]) for side in (ours, peer)]
+    found = alternate(
+        as_batches(job, ours, at["pairs"]), as_batches(job, peer, at["pairs"]), at["pairs"], 2, job.device
+    )
+    line = compared(found, goal.get(at["precision"]))
+    line |= {"loss": losses[0], "peers_loss": losses[1]}
+    line["agrees"] = abs(losses[0] - losses[1]) <= TOLERANCE[at["precision"]] * max(1, abs(losses[1]))
+    return line | share(job, found, at)
+
+
+def compared(found: Comparison, goal: float | None) -> dict:
+    return {"goal": goal, **found.summary(), "seconds": median(found.ours), "peers_seconds": median(found.theirs)}
+
+
+def share(job: Job, found: Comparison, at: dict) -> dict:
+    """Say which share of the machine's own matrix products the step reaches: forward and the inputs' gradients are
+    four operations a parameter and token."""
+    config, tokens = shape(job.shape), tokens_of(job, at["pairs"])
+    rate = matmul_rate(config, round(tokens), job.dtype, job.device)
+    seconds = median(found.ours)
+    return {
+        "tokens_per_second": tokens / seconds,
+        "share": 4 * block_parameters(config) * tokens / seconds / rate,
+        "matmul_rate": rate,
+    }
+
+
+# ---- Evaluation
+
+
+def evaluation(decode: str, careful: bool, goal: float, at: dict) -> dict:
+    """Compare scoring with a tuned prompt, in chunks of 16 examples, with one-at-a-time or batched generation."""
+    from neo_peft.decoding import evaluate
+
+    job = Job("sentiment", at["shape"], at["precision"], at["device"])
+    ours, peer = Ours(job), Peer(job, careful)
+    encoder, examples = AnswersOf(job), job.examples
+    chunks = [np.arange(start, start + 16) for start in range(0, 16 * at["pairs"], 16)]
+    parts = [take(examples, chunk) for chunk in chunks]
+
+    def theirs(number: int) -> None:
+        texts = [text_of(examples, index) for index in chunks[number]]
+        for group in [texts] if careful else [[text] for text in texts]:
+            generate(peer, job, group)
+
+    def own(number: int) -> None:
+        evaluate(ours.model, encoder, parts[number], decode=decode, batch_size=16)
+
+    return compared(alternate(own, theirs, at["pairs"], 1, job.device), goal)
+
+
+class AnswersOf:
+    """What `decoding.evaluate` asks an encoder for, where there is no tokenizer."""
+
+    class Words:
+        @staticmethod
+        def decode(ids: list[int]) -> str:
+            return " ".join(map(str, ids))
+
+    def __init__(self, job: Job):
+        from benchmarks.lengths import ANSWERS
+        from neo_peft.tasks import get_task
+
+        self.task, self.end, self.tokenizer = get_task(job.task), END, self.Words
+        self.answers = dict(zip(self.task.labels, ANSWERS[job.task], strict=True))
+
+
+def take(examples, chosen: np.ndarray):
+    """Take some of the examples as examples of their own."""
+    from neo_peft.data import Examples
+
+    parts = [(examples.ids, examples.starts), (examples.reads, examples.read_starts)]
+    flat = [np.concatenate([values[s[i] : s[i + 1]] for i in chosen]) for values, s in parts]
+    targets = np.concatenate([examples.targets[examples.read_starts[i] : examples.read_starts[i + 1]] for i in chosen])
+    bounds = [np.cumsum([0, *(s[i + 1] - s[i] for i in chosen)]) for _, s in parts]
+    return Examples(flat[0], bounds[0], flat[1], targets, bounds[1])
+
+
+def text_of(examples, index: int) -> np.ndarray:
+    begin = examples.starts[index]
+    return examples.ids[begin : begin + examples.reads[examples.read_starts[index]] + 1]
+
+
+@torch.no_grad()
+def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
+    """Let peft generate ten tokens behind texts, padded on the left as its generation wants them."""
+    longest = max(map(len, texts))
+    ids = torch.full((len(texts), longest), END)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, longest - len(text) :] = torch.from_numpy(text.astype(np.int64))
+        mask[row, longest - len(text) :] = 1
+    peer.model.eval()
+    peer.model.generate(
+        input_ids=ids.to(job.device), attention_mask=mask.to(job.device), max_new_tokens=10, do_sample=False,
+        pad_token_id=END, eos_token_id=END,
+    )  # fmt: skip
+
+
+# ---- Memory, each side in a process of its own
+
+
+def memory(task: str, careful: bool, goal: float, at: dict) -> dict:
+    """Compare the peak memory of a training step beyond the loaded model's."""
+    sides = {}
+    for side in ("ours", "careful" if careful else "source"):
+        command = [sys.executable, "-m", "benchmarks.memory", side, task, at["shape"], at["precision"], at["device"]]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        sides[side] = json.loads(said.splitlines()[-1])["bytes"]
+    ours, theirs = sides.values()
+    return {"goal": goal, "at_most": True, "ratio": ours / theirs, "bytes": ours, "peers_bytes": theirs}
+
+
+# ---- Our own methods
+
+
+def methods(method: str, goals: tuple[float, float, float], at: dict) -> list[dict]:
+    """Compare LoRA or a prompt with our own full tuning: seconds, peak memory, bytes that are saved."""
+    task = "ner" if method == "lora" else "sentiment"
+    part, whole = (Job(task, at["shape"], at["precision"], at["device"], method=name) for name in (method, "full"))
+    ours, full = Ours(part), Ours(whole)
+    found = alternate(as_batches(part, full, at["pairs"]), as_batches(part, ours, at["pairs"]), at["pairs"])
+    saved = [sum(p.numel() * 4 for p in side.model.trainable().values()) for side in (ours, full)]
+    del ours, full
+    peaks = []
+    for name in (method, "full"):
+        command = [sys.executable, "-m", "benchmarks.memory", "ours", task, at["shape"], at["precision"], at["device"]]
+        said = subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout
+        peaks.append(json.loads(said.splitlines()[-1])["bytes"])
+    return [
+        {"measure": "seconds", "at_most": True, **compared(found, goals[0])},
+        {"measure": "memory", "at_most": True, "goal": goals[1], "ratio": peaks[0] / peaks[1]},
+        {"measure": "saved bytes", "at_most": True, "goal": goals[2], "ratio": saved[0] / saved[1]},
+    ]
+
+
+def inference(at: dict) -> list[dict]:
+    """Compare merged LoRA with the bare model; unmerged LoRA and a prompt are shown beside it."""
+    from neo_peft.data import collate
+    from neo_peft.lora import merge_lora
+
+    lines, job = [], Job("ner", at["shape"], at["precision"], at["device"])
+    for name in ("merged", "unmerged", "prompt"):
+        sides = []
+        for tuned in (False, True):
+            method = "prompt" if tuned and name == "prompt" else "lora" if tuned else "head"
+            side = Ours(Job("ner", at["shape"], at["precision"], at["device"], method=method)).model.eval()
+            if tuned and name == "merged":
+                merge_lora(side)
+            sides.append(side)
+        bare, tuned = (reader(job, side, side.prefix(), collate) for side in sides)
+        found = alternate(tuned, bare, at["pairs"], 2, job.device)
+        ratios = [own / other for own, other in zip(found.ours, found.theirs, strict=True)]
+        lines.append({"measure": name, "goal": 1.0 if name == "merged" else None, "within": 0.02,
+                      "ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)})  # fmt: skip
+    return lines
+
+
+def reader(job: Job, model, prefix, collate: Callable) -> Callable[[int], None]:
+    order = job.order(64)
+
+    def read(number: int) -> None:
+        with torch.inference_mode():
+            model.logits(model(collate(job.examples, order[number]).to(model.device), prefix))
+
+    return read
+
+
+# ---- Around the step
+
+
+def load(at: dict) -> list[dict]:
+    """Compare loading a checkpoint with `from_pretrained`: seconds, and private memory over the weights' bytes."""
+    from benchmarks.sides import published
+
+    job = Job("sentiment", at["shape"])
+    with tempfile.TemporaryDirectory() as folder:
+        published(job, tags=False).save_pretrained(folder)
+        tokenizer = Path(__file__).parents[1] / "neo_peft/assets/neo-mini"
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (Path(folder) / name).write_bytes((tokenizer / name).read_bytes())
+        runs = {side: [] for side in ("ours", "transformers")}
+        for _ in range(max(3, at["pairs"] // 3)):
+            for side, found in runs.items():
+                command = [sys.executable, "-m", "benchmarks.memory", f"load-{side}", folder]
+                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                found.append(json.loads(said.splitlines()[-1]))
+    ratios = [own["seconds"] / peer["seconds"] for own, peer in zip(*runs.values(), strict=True)]
+    held = [own["bytes"] / own["weights"] for own in runs["ours"]]
+    return [
+        {"measure": "seconds", "at_most": True, "goal": 0.6, "ratio": median(ratios), "ratio_min": min(ratios),
+         "ratio_max": max(ratios)},
+        {"measure": "memory over weights", "at_most": True, "goal": 1.05, "ratio": median(held)},
+    ]  # fmt: skip
+
+
+def encode(at: dict) -> dict:
+    """Compare encoding the sample's sentences with the source's per-row Python."""
+    from neo_peft.base import BUNDLED, load_tokenizer, read_config
+    from neo_peft.data import make_encoder
+    from neo_peft.settings import make_settings
+    from neo_peft.sources import load_splits
+    from neo_peft.tasks import get_task
+
+    folder, task = BUNDLED["neo-mini"], get_task("ner")
+    rows = load_splits(task, "sample").train * 4
+    tokenizer, settings = load_tokenizer(folder), make_settings(task="ner", method="lora")
+    encoder = make_encoder(task, tokenizer, read_config(folder), settings, with_head=True)
+    tokenizer.add_prefix_space = True
+
+    def theirs(_: int) -> None:
+        """A row at a time: tokenise the words, and walk over the sub-tokens to find where each word begins."""
+        for row in rows:
+            encoded = tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=256)
+            labels, before = [], None
+            for word in encoded.word_ids():
+                labels.append(-100 if word is None or word == before else task.labels.index(row["tags"][word]))
+                before = word
+            encoded["labels"] = labels
+
+    return compared(alternate(lambda _: encoder(rows), theirs, at["pairs"], 1), 5)
+
+
+def metrics(at: dict) -> dict:
+    """Compare the scores of as many sentences as JNLPBA's test has with seqeval's."""
+    from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
+
+    from neo_peft.metrics import entity_scores
+
+    rng = np.random.default_rng(0)
+    kinds = ("DNA", "protein", "cell_type", "cell_line", "RNA")
+
+    def tags(length: int) -> list[str]:
+        found = []
+        while len(found) < length:
+            if rng.random() < 0.8:
+                found.append("O")
+            else:
+                kind = kinds[rng.integers(5)]
+                found += [f"B-{kind}", *[f"I-{kind}"] * int(rng.integers(4))]
+        return found[:length]
+
+    gold = [tags(26) for _ in range(3856)]
+    predicted = [tags(26) if rng.random() < 0.5 else sentence for sentence in gold]
+
+    def theirs(_: int) -> None:
+        for score in (f1_score, precision_score, recall_score):
+            score(gold, predicted)
+        classification_report(gold, predicted, output_dict=True)
+
+    return compared(alternate(lambda _: entity_scores(gold, predicted), theirs, at["pairs"], 1), 5)
+
+
+def layer(at: dict) -> list[dict]:
+    """Compare one adapted projection, forward and backward, with peft's and with loralib's form written out."""
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear as PeftLinear
+
+    from neo_peft.lora import LoRALinear
+
+    size, rank = shape(at["shape"]).hidden_size, 16
+    base = nn.Linear(size, size, bias=False).requires_grad_(False)
+    ours = LoRALinear(base, rank, 16, 0.1, False, "kaiming")
+    config = LoraConfig(r=rank, lora_alpha=16, lora_dropout=0.1)
+    peft = PeftLinear(base, "default", config, r=rank, lora_alpha=16)
+    a, b = (nn.Parameter(torch.randn(shape) * 0.02) for shape in ((rank, size), (size, rank)))
+
+    def loralib(x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, base.weight) + (F.dropout(x, 0.1) @ a.transpose(0, 1) @ b.transpose(0, 1)) * (16 / rank)
+
+    x = torch.randn(600, size, requires_grad=True)
+    gradient = torch.randn(600, size)
+
+    def run(module: Callable) -> Callable[[int], None]:
+        def call(_: int) -> None:
+            module(x).backward(gradient)
+
+        return call
+
+    lines = []
+    for name, module, goal in (("peft", peft, 1.2), ("loralib's form", loralib, 1.0)):
+        lines.append({"measure": name, **compared(alternate(run(ours), run(module), 10 * at["pairs"]), goal)})
+    return lines

@@ -1,0 +1,47 @@
+"""What one side needs at its peak, in a process of its own: prints one JSON object."""
+
+import json
+import sys
+import time
+
+import torch
+
+from benchmarks.measure import peak_memory, resident
+from benchmarks.sides import Job, Ours, Peer
+
+
+def training(side: str, task: str, shape: str, precision: str, device: str, method: str | None = None) -> dict:
+    """Measure the third step: by then the optimizer's averages are there, and the allocator is warm."""
+    job = Job(task, shape, precision, device, grouped=side == "careful", method=method)
+    step = Ours(job) if side == "ours" else Peer(job, careful=side == "careful")
+    del job.__dict__["weights"]
+    longest = max(
+        job.order(16), key=lambda chosen: sum(job.examples.starts[i + 1] - job.examples.starts[i] for i in chosen)
+    )
+    return {"bytes": peak_memory(lambda: [step(longest) for _ in range(2)], device)}
+
+
+def loading(side: str, folder: str) -> dict:
+    """Time the loading of a folder, and count what it holds for itself alone."""
+    if side == "ours":
+        from neo_peft.base import load_base
+
+        load = lambda: load_base(folder).trunk  # noqa: E731
+    else:
+        from transformers import AutoTokenizer, GPTNeoForCausalLM
+
+        load = lambda: (GPTNeoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))[0]  # noqa: E731
+    import safetensors.torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    held, began = resident("RssAnon"), time.perf_counter()
+    model = load()
+    seconds = time.perf_counter() - began
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return {"seconds": seconds, "bytes": resident("RssAnon") - held, "weights": weights}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    side, *rest = sys.argv[1:]
+    print(json.dumps(loading(side.removeprefix("load-"), *rest) if side.startswith("load-") else training(side, *rest)))
