@@ -230,6 +230,16 @@ def test_labels_are_not_needed_and_no_row_is_no_answer(runs):
     assert runs.predict([]) == []
 
 
+def test_no_dropout_and_one_precision_whatever_a_run_says(folders, alone):
+    runs = AdapterSet([folders["tags-qv"]])
+    settings = dataclasses.replace(settings_in(folders["says-only"]), precision="bf16", threads=7, model="elsewhere")
+    added = runs.add(folders["says-only"], settings=settings)
+    assert (added.precision, added.threads, added.settings.model) == ("fp32", 1, alone["tags-qv"].settings.model)
+    for name in runs:
+        runs[name].model.train()  # as after training it further
+    assert_answers_are_those_of_each_alone(runs, alone, rows_of(runs), batch_size=4)
+
+
 def test_prefixes_lie_side_by_side_worked_by_hand(runs):
     """An example without a prefix has no place; keys stand at their own positions, the rest is nowhere."""
     long, short = runs._prefixes["pairs-short"], runs._prefixes["says-both"]
