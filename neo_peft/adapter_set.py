@@ -44,6 +44,7 @@ class AdapterSet:
 
     def __init__(self, runs: Iterable[Path | str] | Mapping[str, Path | str] = ()):
         self.base: Base | None = None
+        self._of_base: dict = {}
         self._runs: dict[str, Tuned] = {}
         self._prefixes: dict[str, Past | None] = {}
         for name, folder in runs.items() if isinstance(runs, Mapping) else ((None, folder) for folder in runs):
@@ -69,14 +70,13 @@ class AdapterSet:
             raise InputError(f"two runs are called {name}; the second is {folder}: rename it, or give {{name: folder}}")
         if settings.method == "full":
             raise InputError(f"{folder} tuned the whole model (full): it has no adapter that could share a base")
-        if self._runs:
-            first = next(iter(self._runs.values())).settings
-            settings = dataclasses.replace(settings, **{field: getattr(first, field) for field in OF_THE_BASE})
+        settings = dataclasses.replace(settings, **self._of_base)
         base = self.base or base_of(settings)
         trunk = view_of(base.trunk, own_biases=settings.bias != "none")
         tuned = load(folder, settings, dataclasses.replace(base, trunk=trunk))
         share_frozen(trunk, base.trunk)
-        self.base, self._runs[name] = base, tuned
+        self.base, self._of_base = base, {field: getattr(settings, field) for field in OF_THE_BASE}
+        self._runs[name] = tuned
         with torch.no_grad():
             self._prefixes[name] = tuned.model.prefix()
         self._mix()
@@ -112,10 +112,7 @@ class AdapterSet:
 
     @torch.inference_mode()
     def evaluate(self, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
-        """Answer rows that name their "run", each batch in one pass whatever the runs; labels are read by rank.
-
-        (Labels that share their first token cost a pass more for the run that has them: see `decoding.rank`.)
-        """
+        """Answer rows that name their "run", each batch in one pass whatever the runs; labels are read by rank."""
         examples, places = self._encode(rows)
         owned = [(name, index) for name, part in examples.items() for index in range(len(part))]
         lengths = [length for part in examples.values() for length in np.diff(part.starts)]
@@ -133,7 +130,7 @@ class AdapterSet:
         """Encode the rows of each run by its own encoder; say which rows they are, run by run."""
         places: dict[str, list[int]] = {}
         for place, row in enumerate(rows):
-            if row.get("run") not in self._runs:
+            if row.get("run") not in tuple(self):
                 raise InputError(f'row {place} names the run {row.get("run")!r}; "run" is one of {", ".join(self)}')
             places.setdefault(row["run"], []).append(place)
         examples = {}
@@ -150,14 +147,17 @@ class AdapterSet:
         hidden = self.hidden(parts).split([len(part.reads) for part in parts.values()])
         answers = []
         for (name, part), read in zip(parts.items(), hidden, strict=True):
-            tuned = self[name]
+            tuned = self[name]  # labels that share their first token cost it passes of its own: see `rank`
             answers += read_out(
                 tuned.model, tuned.encoder, examples[name], shares[name], part, read, self._prefixes[name]
             )
         return answers
 
     def hidden(self, parts: dict[str, Batch]) -> Tensor:
-        """Compute the hidden states (M, H) of the rows that are read, of a batch for each run, in one pass."""
+        """Compute the hidden states (M, H) of the rows that are read, of a batch for each run, in one pass.
+
+        Not from two threads at once: the layers look up the stretches of the batch that is under way.
+        """
         model = self[next(iter(parts))].model  # all are on one device, in one precision
         first, reads = 0, []
         self._stretches.clear()
@@ -197,11 +197,11 @@ class MixedLayer(nn.Module):
         for name, module in self.own.items():
             if name not in self.stretches:
                 continue
-            mine = self.stretches[name]
+            mine = out[self.stretches[name]]  # a view: what is added to it is added to `out`
             if isinstance(module, LoRALinear):
-                out[mine] += module.correction(x[mine])
+                mine += module.correction(x[self.stretches[name]])
             if module.bias is not self.layer.bias:
-                out[mine] += module.bias - self.layer.bias
+                mine += module.bias - self.layer.bias
         return out
 
 

@@ -235,7 +235,10 @@ def test_no_dropout_and_one_precision_whatever_a_run_says(folders, alone):
     settings = dataclasses.replace(settings_in(folders["says-only"]), precision="bf16", threads=7, model="elsewhere")
     added = runs.add(folders["says-only"], settings=settings)
     assert (added.precision, added.threads, added.settings.model) == ("fp32", 1, alone["tags-qv"].settings.model)
-    for name in runs:
+    for name in list(runs):
+        runs.remove(name)
+    for name in ("tags-qv", "says-only"):  # the base is what it was, in the precision that it was
+        runs.add(folders[name], settings=dataclasses.replace(settings_in(folders[name]), precision="bf16"))
         runs[name].model.train()  # as after training it further
     assert_answers_are_those_of_each_alone(runs, alone, rows_of(runs), batch_size=4)
 
@@ -280,7 +283,16 @@ def test_a_wholly_tuned_model_and_a_second_of_a_name_are_refused(folders, base, 
     assert one == two
 
 
-@pytest.mark.parametrize("run", [{}, {"run": "nobody"}, {"run": None}])
+def test_labels_that_share_a_first_token_are_ranked_behind_their_own_prompt(folders):
+    """Of one run in the middle of a batch; the other's labels differ in their first tokens."""
+    answers = {"negative": [50, 60, 0], "neutral": [50, 70, 80, 0], "positive": [90, 0]}
+    runs, alone = AdapterSet(folders.values()), {name: load(folders[name]) for name in ("says-both", "says-long")}
+    for tuned in (runs["says-both"], alone["says-both"]):
+        tuned.encoder.answers = answers
+    assert_answers_are_those_of_each_alone(runs, alone, rows_of(["says-both", "says-long"], each=4), batch_size=8)
+
+
+@pytest.mark.parametrize("run", [{}, {"run": "nobody"}, {"run": None}, {"run": ["tags-qv"]}])
 def test_a_row_must_name_its_run(runs, run):
     with pytest.raises(InputError, match='row 1 names the run .*; "run" is one of tags-qv, says-long'):
         runs.predict([*rows_of(["tags-qv"], 1), {"tokens": ["x"], **run}])
