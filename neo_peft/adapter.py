@@ -243,10 +243,10 @@ def settings_in(
     return make_settings(**given, **peft_settings(read_json(folder / CONFIG), folder / CONFIG))
 
 
-def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
+def load(folder: Path | str, settings: Settings | None = None, base: Base | None = None) -> Tuned:
     """Load a run folder, or an adapter of peft's own with the settings that `settings_in` makes for it.
 
-    It is computed where, and in which precision, the settings say.
+    It is computed where, and in which precision, the settings say. It goes onto `base` where one is given.
 
     Raises InputError where the base is another one than the adapter was trained on, or a file does not fit.
     """
@@ -259,10 +259,10 @@ def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
                 raise InputError(
                     f"{folder / CONFIG}: {name} is {value}, but the settings say {getattr(settings, name)}"
                 )
-    tuned = load_untuned(settings, with_method=True)
+    base = base or base_of(settings)
     if (folder / RUN).exists():
         record = read_record(folder)
-        trained, found = record["base"]["fingerprint"], tuned.base.fingerprint
+        trained, found = record["base"]["fingerprint"], base.fingerprint
         if trained != found:
             raise InputError(
                 f"{folder} was trained on another base than {settings.model}: its fingerprint is {trained[:12]}…, "
@@ -271,23 +271,29 @@ def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
         for name, checksum in record["files"].items():
             if name.endswith(".safetensors") and (not (folder / name).is_file() or sha256(folder / name) != checksum):
                 raise InputError(f"{folder / name} is missing, or was changed since the run: its sha256 is another")
-        if record["labels"] != list(tuned.encoder.task.labels):
+        if record["labels"] != list(task_of(settings).labels):
             raise InputError(f"{folder / RUN} lists other labels than the task {settings.task} has")
-    else:
+    tuned = load_untuned(settings, with_method=True, base=base)
+    if not (folder / RUN).exists():
         tuned.notes.append(f"{folder} names no fingerprint: whether {settings.model} is its base was not checked")
     load_adapter(folder, tuned.model)
     return tuned
 
 
-def load_untuned(settings: Settings, with_method: bool = False) -> Tuned:
-    """Load a base and make it ready for a task: bare, or with the settings' method at its start."""
-    task, device = task_of(settings), find_device(settings.device)
-    precision = find_precision(settings.precision, device)
-    dtype = DTYPES[precision]
-    base = load_base(settings.model, held_dtype(settings.method, dtype), device)
+def base_of(settings: Settings) -> Base:
+    """Load the base of a run: where, and in the dtype that, its settings say."""
+    device = find_device(settings.device)
+    dtype = DTYPES[find_precision(settings.precision, device)]
+    return load_base(settings.model, held_dtype(settings.method, dtype), device)
+
+
+def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
+    """Load a base, unless it is given, and make it ready for a task: bare, or with the method at its start."""
+    task, precision = task_of(settings), find_precision(settings.precision, find_device(settings.device))
+    base = base or base_of(settings)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
-    model = build_model(base.trunk, base.tokenizer, task, settings, dtype)
+    model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else bare_model(model)).eval()
     return Tuned(model, encoder_of(base, model, settings), settings, base, precision, threads, list(base.notes))
 

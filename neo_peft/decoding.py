@@ -32,6 +32,7 @@ class Evaluation:
     loss: float | None = None
     said: list[str] | None = None
     probabilities: list[list[float]] | None = None
+    cut: int = 0  # texts that were shortened to what the model reads
 
 
 @torch.inference_mode()
@@ -59,10 +60,7 @@ def evaluate(
         else:
             batch = collate(examples, chosen).to(model.device)
             hidden = model(batch, prefix)
-            if model.head is None:
-                answers = rank(model, encoder, batch, hidden, marked_texts(examples, chosen), prefix)
-            else:
-                answers = read_head(model, encoder, batch, hidden)
+            answers = read_out(model, encoder, examples, chosen, batch, hidden, prefix)
             if with_loss:
                 logits = model.logits(hidden).float()
                 loss += float(F.cross_entropy(logits, batch.targets, ignore_index=UNKNOWN, reduction="sum"))
@@ -70,7 +68,7 @@ def evaluate(
         for index, (answer, more) in zip(chosen, answers, strict=True):
             predicted[index], extra[index] = answer, more
     said, probabilities = (extra, None) if decode == "generate" else (None, extra)
-    return Evaluation(predicted, loss / targets if targets else None, said, probabilities)
+    return Evaluation(predicted, loss / targets if targets else None, said, probabilities, examples.cut)
 
 
 def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
@@ -80,6 +78,22 @@ def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
         begin = examples.starts[index]
         texts.append(examples.ids[begin : begin + examples.reads[examples.read_starts[index]] + 1])
     return texts
+
+
+def read_out(
+    model: TunedModel,
+    encoder: Encoder,
+    examples: Examples,
+    chosen: Sequence[int],
+    batch: Batch,
+    hidden: Tensor,
+    prefix: Past | None,
+) -> list[tuple]:
+    """Answer the chosen examples, which are the batch, from the hidden states (M, H) that they are read at: by the
+    model's head, else by rank. Return each one's answer and its probabilities."""
+    if model.head is None:
+        return rank(model, encoder, batch, hidden, marked_texts(examples, chosen), prefix)
+    return read_head(model, encoder, batch, hidden)
 
 
 def read_head(model: TunedModel, encoder: Encoder, batch: Batch, hidden: Tensor) -> list[tuple]:

@@ -19,7 +19,7 @@ LEVELS = (
     ("model", "sources", "runs", "flags"),
     ("data",),
     ("adapter", "decoding", "loop"),
-    ("training",),
+    ("adapter_set", "training"),
     ("train", "evaluate", "commands.predict"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
