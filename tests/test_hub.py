@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
+from safetensors.torch import load, save
+from test_sources import FILES, GLUE, HUB_JSON, PHRASEBANK, TNER, write_glue, write_zip
 
-from neo_peft.base import WEIGHTS
+from neo_peft.base import INDEX, TOKENIZER_FILES, WEIGHTS, load_base
 
 ROOT = Path(__file__).parents[1]
 TINY = "owner/tiny"
@@ -228,3 +230,148 @@ def test_after_a_broken_connection_the_next_start_fetches_the_file_whole(hub, tm
     assert lines == got(**CONFIG) + refused("the download broke off (ReadError)", WEIGHTS)
     assert cached(tmp_path) == [SMALL]
     assert ask(hub, tmp_path, *BOTH) == got(**BOTH)
+
+
+# ------------------------------------------------------------------------------------------------ the commands
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+NEVER = ("pytorch_model.bin", "flax_model.msgpack", "generation_config.json", "README.md", "model.onnx")
+FLAGS = ["--data", "hub", "--epochs", "1", "--json"]
+TRAIN = """
+import json, sys, train
+for argv in json.load(sys.stdin):
+    train.main(argv)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder) -> dict[str, bytes]:
+    """The tiny model's files, weights in one file and in shards, and what nobody needs."""
+    files = {path.name: path.read_bytes() for path in tiny_folder.iterdir()} | {name: b"never" for name in NEVER}
+    tensors = load(files[WEIGHTS])
+    shard_of = {name: SHARDS[number % 2] for number, name in enumerate(sorted(tensors))}
+    for shard in SHARDS:
+        files[shard] = save({name: tensor for name, tensor in tensors.items() if shard_of[name] == shard})
+    return files | {INDEX: json.dumps({"weight_map": shard_of}).encode()}
+
+
+@pytest.fixture(scope="module")
+def filled(tiny, tmp_path_factory):
+    """A hub; the folder of three runs that one process made from it, and of the cache they filled; what they said."""
+    folder = tmp_path_factory.mktemp("hub")
+    write_glue(folder)
+    write_zip(folder, FILES["sentiment"])
+    with HubServer() as hub:
+        hub.push(TINY, tiny)
+        tensors = {name: tensor + 1 for name, tensor in load(tiny[WEIGHTS]).items()}
+        hub.push(TINY, tiny | {WEIGHTS: save(tensors)}, ref="v1")
+        hub.push("owner/sharded", tiny | {WEIGHTS: None})
+        hub.push(f"datasets/{TNER}", HUB_JSON)
+        for name in (PHRASEBANK, GLUE):
+            paths = [path for path in (folder / name).rglob("*") if path.is_file()]
+            hub.push(f"datasets/{name}", {str(path.relative_to(folder / name)): path.read_bytes() for path in paths})
+        runs = [
+            ["--task", "ner", "--method", "lora", "--model", TINY],
+            ["--task", "sentiment", "--method", "lora", "--model", f"{TINY}@v1"],
+            ["--task", "similarity", "--method", "lora", "--model", "owner/sharded"],
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", TRAIN], input=json.dumps([run + FLAGS for run in runs]), text=True, cwd=folder,
+            env=environment(hub.endpoint, folder / "home"), capture_output=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        yield hub, folder, done.stdout.splitlines()
+
+
+def command(folder: Path, endpoint: str, home: Path, *argv: str, **env: str) -> subprocess.Popen:
+    """Start one of the two commands in a folder."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / argv[0]), *argv[1:]], cwd=folder, env=environment(endpoint, home, **env),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_each_task_trains_on_the_hubs_files_and_asks_for_no_other(filled, tiny):
+    hub, folder, said = filled
+    assert len(said) == 3
+    present = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    expected = [
+        *(f"{TINY}/{name}" for name in present), WEIGHTS, *(f"datasets/{TNER}/{name}" for name in HUB_JSON),
+        WEIGHTS, "data/FinancialPhraseBank-v1.0.zip",  # the rest of v1 is main's, by its etags
+        *(f"owner/sharded/{name}" for name in present), f"owner/sharded/{INDEX}", *SHARDS,
+        *(f"mrpc/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")),
+    ]  # fmt: skip
+    assert sorted(hub.asked()) == sorted(expected)
+    refs = hub.repositories[TINY].refs
+    stored = [hashlib.sha256(hub.repositories[TINY].commits[refs[ref]][WEIGHTS]).hexdigest() for ref in ("main", "v1")]
+    paths = [request.path for request in hub.requests if request.method == "GET"]
+    assert [path for path in paths if path.endswith("/" + WEIGHTS)] == [f"/{digest}/{WEIGHTS}" for digest in stored]
+    looked_for = {path.split("/", 2)[2] for path in hub.asked("HEAD") if path.startswith("owner/")}
+    assert looked_for == {"config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDS}
+
+
+@pytest.mark.slow
+def test_each_run_has_the_hubs_rows_and_the_weights_of_its_revision(filled, tiny, tmp_path):
+    _, folder, _ = filled
+    for name in ("config.json", "tokenizer.json", WEIGHTS):
+        (tmp_path / name).write_bytes(tiny[name])
+    main = load_base(str(tmp_path)).fingerprint
+    (tmp_path / WEIGHTS).write_bytes(save({name: tensor + 1 for name, tensor in load(tiny[WEIGHTS]).items()}))
+    of_v1 = load_base(str(tmp_path)).fingerprint
+    for task, rows, fingerprint, base in (
+        ("ner", (2, 1, 2), main, (TINY, None)),
+        ("sentiment", (24, 3, 3), of_v1, (TINY, "v1")),  # 80/10/10 of ten of each label
+        ("similarity", (2, 1, 1), main, ("owner/sharded", None)),
+    ):
+        record = json.loads((folder / f"runs/{task}-lora/run.json").read_text())
+        assert tuple(record["rows"][split] for split in ("train", "validation", "test")) == rows
+        assert record["base"]["fingerprint"] == fingerprint
+        config = json.loads((folder / f"runs/{task}-lora/adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["revision"]) == base  # as peft looks for it
+
+
+@pytest.mark.slow
+def test_the_commands_need_no_hub_once_the_cache_is_filled(filled, tmp_path):
+    hub, folder, _ = filled
+    with HubServer() as gone:
+        pass
+    before = len(hub.requests)
+    flags = ["--task", "ner", "--method", "prompt", "--model", TINY, *FLAGS, "--out", str(tmp_path / "offline")]
+    commands = [
+        command(folder, gone.endpoint, folder / "home", "evaluate.py", "runs/sentiment-lora", "--json"),
+        command(folder, hub.endpoint, folder / "home", "train.py", *flags, HF_HUB_OFFLINE="1"),
+    ]
+    answers = [(process.communicate(timeout=120), process.returncode) for process in commands]
+    assert [status for _, status in answers] == [0, 0], answers
+    assert json.loads(answers[0][0][0])["task"] == "sentiment" and (tmp_path / "offline/run.json").exists()
+    assert len(hub.requests) == before
+
+
+@pytest.mark.slow
+def test_what_the_hub_does_not_give_is_one_line_and_status_2(tiny, tmp_path):
+    flags = ["--task", "ner", "--method", "lora", *FLAGS]
+    with HubServer() as hub, HubServer() as silent:
+        silent.silent = lambda request: True
+        hub.push("owner/private", tiny, token="hf_secret")
+        hub.push("owner/pickled", tiny | {WEIGHTS: None, INDEX: None})
+        hub.push(f"datasets/{TNER}", HUB_JSON)
+        pickled = f"owner/pickled holds neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are never "
+        cases = [
+            (silent.endpoint, TINY, f"the hub at {silent.endpoint} cannot be reached (ReadTimeout)"),
+            (hub.endpoint, "owner/private", ABSENT),
+            (hub.endpoint, "owner/pickled@v1", "the hub has no revision v1 of it"),
+            (hub.endpoint, "owner/pickled", pickled),
+        ]
+        for number in (0, 2):  # by twos, as there are processors
+            processes = [
+                command(tmp_path, endpoint, tmp_path / "home", "train.py", *flags, "--model", model)
+                for endpoint, model, _ in cases[number : number + 2]
+            ]
+            for process, (_, _, words) in zip(processes, cases[number : number + 2]):
+                output, errors = process.communicate(timeout=120)
+                assert (process.returncode, output) == (2, "")
+                assert errors.startswith("error: ") and errors.count("\n") == 1 and words in errors
+                assert ADVICE in errors or words == pickled
+        assert "pytorch_model.bin" not in hub.asked() + hub.asked("HEAD")
+        assert not (tmp_path / "runs").exists()
