@@ -1,6 +1,6 @@
 """A hub on the loopback: what huggingface_hub asks of the real one, for repositories that a test makes up.
 
-As on the real one, small files are answered at once, large ones by a redirect to a storage on another address, and
+As on the real one, small files are answered at once, large ones by a redirect to a storage on another host, and
 what stands behind a branch is named by `X-Repo-Commit`. Every request is written down.
 """
 
@@ -161,7 +161,9 @@ class HubServer:
         self.cuts: dict[str, tuple[int, bool]] = {}  # file: the bytes after which its connection ends once, and how
         self._stopping, self._numbers = threading.Event(), itertools.count(1)
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Hub, Storage)]
-        self.endpoint, self.storage = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        hub, storage = (server.server_port for server in self._servers)
+        # Two names of the loopback: a redirect to the storage leaves the hub.
+        self.endpoint, self.storage = f"http://127.0.0.1:{hub}", f"http://localhost:{storage}"
 
     def __enter__(self) -> "HubServer":
         for server in self._servers:

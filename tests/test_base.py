@@ -433,10 +433,32 @@ def test_from_the_hub_shards_come_by_their_index_each_once(tiny_folder, folder, 
     assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
 
 
-def test_from_the_hub_pickled_weights_are_refused_and_not_fetched(folder, asked):
-    (folder / WEIGHTS).unlink()  # pytorch_model.bin is still there
-    assert_refused("owner/tiny", f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin)")
+def test_from_the_hub_every_file_is_of_the_named_revision(folder, monkeypatch):
+    shard(folder)
+    seen = []
+
+    def hub_file(repository, filename, kind="model", revision=None):
+        seen.append((repository, revision))
+        if not (folder / filename).exists():
+            raise FileNotFoundError
+        return folder / filename
+
+    monkeypatch.setattr(hub, "hub_file", hub_file)
+    load_base("owner/tiny@refs/pr/1")
+    assert seen == [("owner/tiny", "refs/pr/1")] * len(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED])
+
+
+def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folder, folder, asked):
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights") as error:
+        load_base("owner/tiny")
     assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
+    line = re.search(r'python -c "(.*)"$', str(error.value)).group(1)
+    exec(line.replace("owner/tiny", str(folder)), {})  # the line does what it promises
+    converted, tiny = load_base("converted"), load_base(str(tiny_folder))
+    assert converted.fingerprint == tiny.fingerprint
+    assert converted.tokenizer.encode(" gene") == tiny.tokenizer.encode(" gene")
 
 
 def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, asked):
