@@ -44,8 +44,11 @@ def hub():
 
 def environment(endpoint: str, home: Path, **others: str) -> dict[str, str]:
     """This process's environment with another hub and cache, without what would keep it off the network."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    return ours | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(ROOT), "NO_PROXY": "*"} | others
+    ours = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
+    }
+    direct = {"NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(ROOT)}
+    return ours | direct | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)} | others
 
 
 def start(hub, home: Path, *files: str, repository=TINY, kind="model", revision=None, mode="", **env: str):
@@ -150,6 +153,9 @@ def test_a_private_repository_opens_to_its_token_which_the_storage_never_sees(hu
     hub.push(TINY, BOTH, token="hf_secret", gated=gated)
     for token in ("", "hf_wrong"):
         assert ask(hub, tmp_path, "config.json", HF_TOKEN=token) == refused(ABSENT)
+    hub.status = 401  # what an invalid token is told, and no more
+    assert ask(hub, tmp_path, "config.json", HF_TOKEN="no token") == refused(ABSENT)
+    hub.status = 200
     assert hub.asked() == []
     assert ask(hub, tmp_path, *BOTH, HF_TOKEN="hf_secret") == got(**BOTH)
     fetched = [(request.path.split("/")[-1], request.token) for request in hub.requests if request.method == "GET"]
@@ -210,6 +216,7 @@ def test_a_slow_hub_is_waited_for_and_a_silent_one_given_up_within_ten_seconds(h
 
 
 def cached(home: Path) -> list[bytes]:
+    """Read what the cache holds whole."""
     return [path.read_bytes() for path in home.rglob("*") if path.is_file() and path.parent.name == "blobs"]
 
 
