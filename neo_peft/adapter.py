@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neo_peft.base import Base, load_base
+from neo_peft.base import Base, load_base, split_revision
 from neo_peft.data import Encoder, make_encoder
 from neo_peft.errors import InputError
 from neo_peft.files import read_json, sha256, sha256_of, write_json, write_whole
@@ -97,8 +97,10 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
 def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | None:
     """Write down what peft must know to load the adapter; a head alone is no adapter of peft's."""
     trunk = model.transformer.config
+    base, revision = split_revision(settings.model)
     common = {
-        "base_model_name_or_path": settings.model,
+        "base_model_name_or_path": base,
+        "revision": revision,
         "inference_mode": True,
         "task_type": "TOKEN_CLS" if model.head_name == "classifier" else "CAUSAL_LM",
     }

@@ -85,7 +85,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("otherwise as in RUN's run.json")
     group.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
     group.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
-    group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id")
+    group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id (owner/name@revision)")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
     group.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
     group.add_argument("--threads", metavar="N", type=argument(threads), help="CPU threads, or auto")

@@ -94,7 +94,10 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
-    model: str = flag(BUNDLED_MODEL, MODEL, "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id")
+    model: str = flag(
+        BUNDLED_MODEL, MODEL,
+        "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id: owner/name, or owner/name@revision",
+    )  # fmt: skip
     precision: str = flag(
         "auto", MODEL, "what frozen matrices are held and multiplied in; auto is fp16 on CUDA, else fp32", str,
         ("auto", "fp32", "bf16", "fp16"),
