@@ -5,6 +5,7 @@ tokenised piece by piece (tasks.Piece), all distinct pieces in one call: the wor
 template and the sentences of an answer task. There is no padding token anywhere.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def digest(self) -> str:
+        """Hash all that they hold."""
+        arrays = (self.ids, self.starts, self.reads, self.targets, self.read_starts)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 @dataclass
