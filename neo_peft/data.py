@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neo_peft import processes
 from neo_peft.errors import InputError
 from neo_peft.gptneo import Config
 from neo_peft.model import Batch
@@ -194,9 +195,13 @@ def collate(examples: Examples, chosen: Sequence[int] | np.ndarray) -> Batch:
 
 
 def batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Cut an order of examples into batches; the last one may be smaller."""
-    for begin in range(0, len(order), batch_size):
-        yield order[begin : begin + batch_size]
+    """Cut an order of examples into batches; the last one may be smaller.
+
+    Of W processes each takes every W-th example of a W times larger batch; of the last one it may get none.
+    """
+    size = batch_size * processes.world
+    for begin in range(0, len(order), size):
+        yield order[begin : begin + size][processes.rank :: processes.world]
 
 
 def _flat(parts: list[list[int]]) -> np.ndarray:

@@ -54,7 +54,7 @@ def evaluate(
     prefix = model.text_prefix(encoder.tokenize([instruction])[0]) if instruction else model.prefix()
     # Texts of like lengths together: attention alone is computed on a rectangle.
     order = np.argsort(np.diff(examples.starts), kind="stable")
-    steps = list(batches(order, batch_size))[processes.rank :: processes.world]
+    steps = [chosen for chosen in batches(order, batch_size) if len(chosen)]
     found, loss, targets = [], 0.0, 0
     for chosen in progress(steps, decode if decode == "generate" else "score", len(steps)):
         if decode == "generate":

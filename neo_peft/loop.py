@@ -44,12 +44,8 @@ def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def windows(order: np.ndarray, settings: Settings) -> list[list[np.ndarray]]:
-    """Cut an epoch into updates, each of one batch or, with accumulation, of several.
-
-    Of W processes each takes every W-th example of a W times larger batch; of an epoch's last one it may get none.
-    """
-    whole = batches(order, settings.batch_size * processes.world)
-    cut = [batch[processes.rank :: processes.world] for batch in whole]
+    """Cut an epoch into updates, each of one batch or, with accumulation, of several."""
+    cut = list(batches(order, settings.batch_size))
     size = settings.gradient_accumulation
     return [cut[begin : begin + size] for begin in range(0, len(cut), size)]
 

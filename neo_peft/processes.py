@@ -6,10 +6,12 @@ this is nothing: a sum is its one term, and torch.distributed is not even import
 """
 
 import os
+import re
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +22,7 @@ from neo_peft.errors import InputError, exit_status
 rank, world = 0, 1  # this process, and how many there are
 local_rank, local_world = 0, 1  # the same on this host alone
 PATIENCE = timedelta(minutes=10)  # with a process that is there and says nothing; one that is gone is noticed at once
-GRACE = timedelta(seconds=2)  # within which processes that meet the same bad input meet it
+GRACE = 2.0  # seconds within which processes that meet the same bad input meet it
 _store: Any = None  # what the processes can ask each other outside of a common step
 _last_word = threading.Lock()  # taken by the one line with which this process ends
 
@@ -70,8 +72,8 @@ def start() -> None:
             torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    except (ValueError, RuntimeError) as error:
-        raise LostError(f"process {rank} of {world} does not find the others: {_first_line(error)}") from None
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise LostError(f"process {rank} of {world} does not find the others: {_reason(error)}") from None
     _store = dist.PrefixStore("errors", store)
 
 
@@ -82,15 +84,21 @@ def _say_once(text: str) -> None:
         if rank == 0:
             _say_last(text)
             _store.set("said", text)
-            _store.wait([f"{other} has read" for other in range(1, world)], GRACE)  # the store may end with process 0
-        else:
-            _store.wait(["said"], GRACE)
+            _in_time([f"{other} has read" for other in range(1, world)])  # the store may end with process 0
+        elif _in_time(["said"]):
             said = _store.get("said").decode() == text
             _store.set(f"{rank} has read", "")
-    except RuntimeError:  # nobody else has anything to say, or to hear
+    except RuntimeError:  # process 0 is gone
         pass
     if rank and not said:
         _say_last(text)
+
+
+def _in_time(keys: list[str]) -> bool:
+    until = time.monotonic() + GRACE
+    while not (there := _store.check(keys)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return there
 
 
 def _say_last(text: str) -> None:
@@ -120,12 +128,13 @@ def _in_step():
     try:
         yield
     except RuntimeError as error:
-        text = f"process {rank} of {world} has lost another one, and ends too: {_first_line(error)}"
+        text = f"process {rank} of {world} has lost another one, and ends too: {_reason(error)}"
         raise LostError(text) from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _reason(error: Exception) -> str:
+    """Take the first sentence of what torch says, without the place in its source in front."""
+    return re.split(r"\n|\. ", re.sub(r"^\[\S*\]\s*", "", str(error).strip()))[0]
 
 
 def gather(value: Any) -> list:
@@ -142,7 +151,15 @@ def gather(value: Any) -> list:
 
 def total(value: float) -> float:
     """Sum a number over all processes."""
-    return sum(gather(value)) if world > 1 else value
+    if world == 1:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    tensor = torch.tensor(value, dtype=torch.float64)  # counts stay exact
+    with _in_step():
+        dist.all_reduce(tensor)
+    return type(value)(tensor)
 
 
 def decide(what: Callable[[], Any]) -> Any:
