@@ -49,12 +49,18 @@ def main():
         seen.extend(chosen)
         return collate(examples, chosen)
     decoding.collate = watch
+    half, lone, none = (torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
+    half.grad = torch.full((2, 3), 1.0 + processes.rank)
+    lone.grad = torch.ones(2, 3) if processes.rank else None
+    processes.sum_gradients([half, lone, none])
+    assert half.grad.tolist() == [[3.0] * 3] * 2 and lone.grad.tolist() == [[1.0] * 3] * 2 and none.grad is None
     told = {}
     for name, flags in json.loads(sys.argv[1]).items():
         seen.clear()
         summary = training.run(make_settings(**flags), say=lambda line: print(line))
         parts = processes.gather((len(seen), torch.initial_seed(), summary))
-        told[name] = {"scored": [p[0] for p in parts], "seeds": [p[1] for p in parts], "same": parts[0][2] == parts[1][2]}
+        scored, seeds, summaries = zip(*parts)
+        told[name] = {"scored": scored, "seeds": seeds, "same": summaries[0] == summaries[1]}
         if processes.rank == 0:
             print("told " + json.dumps(told), flush=True)
 
@@ -103,8 +109,8 @@ def lines_of(folder: Path) -> list[dict]:
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    files = sorted(folder.rglob("*.safetensors"))
-    return {f"{file.parent.name} {name}": tensor for file in files for name, tensor in load_file(file).items()}
+    files = folder.rglob("*.safetensors")
+    return {f"{file.relative_to(folder)} {name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 @pytest.fixture(scope="module")
@@ -121,32 +127,41 @@ def together(tiny_folder, tmp_path_factory) -> dict:
     return {"folder": folder, "ended": ended, "told": json.loads(told[-1].removeprefix("told "))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_with_half_the_batch_are_one(together, tiny_folder, name):
     training.run(make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": "one"}), say=lambda _: None)
     one, two = Path("one"), together["folder"] / "0" / name
-    loose = 1e-5 if RUNS[name].get("precision") != "fp16" else 1e-3  # a row's rounding depends on its batch
+    half = RUNS[name].get("precision") == "fp16"  # in which a row's rounding depends on the rows beside it
+    close = {"gradient_norm": 1e-2 if half else 1e-4}
     assert len(lines_of(one)) == len(lines_of(two)) > 2
     for left, right in zip(lines_of(one), lines_of(two)):
         assert left.keys() == right.keys()
-        for key in left:
-            assert right[key] == (left[key] if key == "validation" else pytest.approx(left[key], rel=loose)), key
+        for key, value in left.items():
+            if value is None or (key == "validation" and not half):  # None: fp16's scaler skipped the step
+                assert right[key] == value
+            elif key != "validation":
+                assert right[key] == pytest.approx(value, rel=close.get(key, 1e-3 if half else 1e-5)), key
     a, b = tensors_of(one), tensors_of(two)
     assert a.keys() == b.keys()
     for key in a:
-        assert (a[key] - b[key]).norm() <= loose * a[key].norm(), key
+        assert (a[key] - b[key]).norm() <= (1e-2 if half else 1e-5) * a[key].norm(), key
     left, right = (json.loads((folder / "run.json").read_text()) for folder in (one, two))
-    assert left["scores"] == right["scores"] and left["steps"] == right["steps"]
-    assert (left["processes"], right["processes"]) == (1, 2)
+    assert (left["processes"], right["processes"]) == (1, 2) and left["steps"] == right["steps"]
+    assert left["scores"] == right["scores"] or half
 
 
+@pytest.mark.slow
 def test_the_work_is_shared_and_dropout_drawn_apart(together):
     for name, told in together["told"].items():
         assert told["same"]  # every process returns the summary
         assert told["seeds"] == [0, 1]
-        assert sum(told["scored"]) > 0 and abs(told["scored"][0] - told["scored"][1]) <= 0.4 * max(told["scored"]), name
+        assert sum(told["scored"]) > 0 and abs(told["scored"][0] - told["scored"][1]) <= 0.25 * max(told["scored"]), (
+            name
+        )
 
 
+@pytest.mark.slow
 def test_only_the_first_process_speaks_and_writes(together):
     (_, out, _), (_, nothing, _) = together["ended"]
     assert out.count("Before tuning") == len(RUNS) + 2 and nothing == ""
@@ -154,6 +169,7 @@ def test_only_the_first_process_speaks_and_writes(together):
     assert [path.name for path in (together["folder"] / "0" / "runs").iterdir()] == ["ner-lora"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_both_and_is_said_once(together):
     (first, _, said), (second, _, nothing) = together["ended"]
     assert (first, second, nothing) == (2, 2, "")
@@ -191,28 +207,23 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)])
 def test_a_process_that_dies_ends_the_other_with_one_line(tiny_folder, tmp_path, which, how):
-    flags = ["--task", "ner", "--method", "lora", "--epochs", 1000, "--batch-size", 2, "--train-limit", 400]
+    flags = ["--task", "ner", "--method", "lora", "--epochs", 1000, "--batch-size", 2, "--train-limit", 20]
     flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--out", "run"]
     started = start_two(tmp_path, ROOT / "train.py", *flags)
-    timings = tmp_path / "0" / "run" / "timings.jsonl"
-    until = time.monotonic() + 90
-    while not (timings.exists() and timings.stat().st_size) and time.monotonic() < until:
-        time.sleep(0.1)  # the file is written in blocks: some hundred steps are done by now
+    metrics, until = tmp_path / "0" / "run" / "metrics.jsonl", time.monotonic() + 90
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.1)
     assert all(process.poll() is None for process in started)
     started[which].send_signal(how)
     ended = ends(started, seconds=20)
     status, _, said = ended[1 - which]
     assert status == 1
     assert said.startswith(f"error: process {1 - which} of 2 has lost another one") and said.count("\n") == 1
-    killed = ended[which]
     if how == signal.SIGTERM:
-        assert (
-            killed[0] == 143
-            and killed[2] == f"error: process {which} was told to end, as all are where one has ended\n"
-        )
+        said = f"error: process {which} was told to end, as all are where one has ended\n"
+        assert ended[which] == (143, ended[which][1], said)
     assert not (tmp_path / "0" / "run" / "run.json").exists()
 
 
