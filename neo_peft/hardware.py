@@ -15,7 +15,7 @@ SMALL = 50_000_000  # parameters; below, many threads on small matrices are many
 def find_device(device: str) -> str:
     """Choose the device. auto is CUDA where there is one, else the CPU; mps is used where it is asked for."""
     if device == "mps" and processes.world > 1:
-        raise InputError("--device mps is one process's; several compute on cuda or cpu")
+        raise InputError("--device mps computes in one process; several need cuda or cpu")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         device = "cuda" if there["cuda"] else "cpu"
