@@ -181,7 +181,8 @@ def train(job: Job, folder: Path, say: Say, progress: Progress) -> tuple[int, in
 class Log:
     """metrics.jsonl, which holds no clock so that equal runs give equal files, and timings.jsonl, which does.
 
-    Only the first of several processes writes them."""
+    Of several processes the first alone writes them.
+    """
 
     def __init__(self, folder: Path):
         metrics, timings = (os.devnull if processes.rank else folder / name for name in (METRICS, "timings.jsonl"))
