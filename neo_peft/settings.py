@@ -130,7 +130,7 @@ class Settings:
 
     epochs: int = flag(None, TRAINING, "passes over the training rows (default: 10)", whole(1))
     max_steps: int | None = flag(None, TRAINING, "stop after this many updates (default: no limit)", whole(1))
-    batch_size: int = flag(None, TRAINING, "examples in a batch (default: 16)", whole(1))
+    batch_size: int = flag(None, TRAINING, "examples in a batch of each process (default: 16)", whole(1))
     gradient_accumulation: int = flag(1, TRAINING, "batches in one update", whole(1))
     learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, allow_least=False))
     weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0))

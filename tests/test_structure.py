@@ -14,8 +14,8 @@ import neo_peft
 ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "metrics", "progress"),
-    ("tasks", "files", "hub", "hardware", "gptneo", "lora", "prompt"),
-    ("settings", "base", "readers", "tables", "plots"),
+    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
+    ("hardware", "settings", "base", "readers", "tables", "plots"),
     ("model", "sources", "runs", "flags"),
     ("data",),
     ("adapter", "decoding", "loop"),
