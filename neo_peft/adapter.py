@@ -69,30 +69,40 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
 
     A fully tuned model is written as a model's folder, in transformers' layout, with its tokenizer.
     """
+    files, parameters = [], dict(model.named_parameters())
+    for path, keys in folder_parts(model, Path(folder)).items():
+        part = str(path.parent.relative_to(folder))  # "." or the part's own folder, whatever the user's is called
+        if part == "model":
+            return save_model(path.parent, model, get_task(settings.task).labels, tokenizer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save_tensors(path, {key: parameters[name] for key, name in keys.items()})
+        files.append(path)
+        if config := _adapter_config(model, settings, part):
+            write_json(path.parent / CONFIG, config)
+            files.append(path.parent / CONFIG)
+    return files
+
+
+def save_model(folder: Path, model: TunedModel, labels: Sequence[str], tokenizer: Any = None) -> list[Path]:
+    """Write a whole model without LoRA or a prompt, in fp32, as a folder that transformers loads; return its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_tensors(folder / "model.safetensors", dict(model.named_parameters()))
+    write_json(folder / "config.json", _model_config(model, labels))
+    files = [folder / "model.safetensors", folder / "config.json"]
+    if tokenizer is not None:
+        files += [folder / Path(name).name for name in tokenizer.save_pretrained(folder)]
+    return [file for file in files if file.is_file()]
+
+
+def _save_tensors(path: Path, parameters: dict[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    files, parameters = [], dict(model.named_parameters())
-    for path, keys in folder_parts(model, Path(folder)).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {key: parameters[name].detach().cpu().contiguous() for key, name in keys.items()}
-        try:
-            write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))  # noqa: B023
-        except SafetensorError as error:  # its own error for a full disk, too
-            raise InputError(f"{path} cannot be written: {error}") from None
-        files.append(path)
-        config = None
-        part = str(path.parent.relative_to(folder))  # "." or the part's own folder, whatever the user's is called
-        if part == "model":
-            config = _model_config(model, settings)
-            write_json(path.parent / "config.json", config)
-            files.append(path.parent / "config.json")
-            if tokenizer is not None:
-                files += [path.parent / Path(name).name for name in tokenizer.save_pretrained(path.parent)]
-        elif config := _adapter_config(model, settings, part):
-            write_json(path.parent / CONFIG, config)
-            files.append(path.parent / CONFIG)
-    return [file for file in files if file.is_file()]
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in parameters.items()}
+    try:
+        write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
+    except SafetensorError as error:  # its own error for a full disk, too
+        raise InputError(f"{path} cannot be written: {error}") from None
 
 
 def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | None:
@@ -144,12 +154,20 @@ def peft_targets(model: TunedModel) -> list[str]:
     return kinds if meant == adapted else sorted(adapted)
 
 
-def _model_config(model: TunedModel, settings: Settings) -> dict:
-    """Write the config.json of a fully tuned model, with the architecture that transformers has for it."""
-    config, task = model.transformer.config, get_task(settings.task)
-    names = [config.attention_layers[index] for index in range(config.num_layers)]
+# The architecture that reads a model's head in transformers; without one it is the language model.
+ARCHITECTURES = {
+    None: "GPTNeoForCausalLM",
+    "classifier": "GPTNeoForTokenClassification",
+    "score": "GPTNeoForSequenceClassification",
+}
+
+
+def _model_config(model: TunedModel, labels: Sequence[str]) -> dict:
+    """Write the config.json of a whole model, with the architecture that transformers has for it."""
+    config = model.transformer.config
+    names = list(config.attention_layers)
     values = dataclasses.asdict(config) | {
-        "architectures": ["GPTNeoForTokenClassification" if model.head_name else "GPTNeoForCausalLM"],
+        "architectures": [ARCHITECTURES[model.head_name]],
         "model_type": "gpt_neo",
         "attention_layers": names,
         "attention_types": [[[name], 1] for name in names],
@@ -158,14 +176,15 @@ def _model_config(model: TunedModel, settings: Settings) -> dict:
         "embed_dropout": 0.0,
         "attention_dropout": 0.0,
         "resid_dropout": 0.0,
-        "classifier_dropout": settings.head_dropout,
+        "classifier_dropout": model.head_dropout,
         "bos_token_id": config.eos_token_id,
+        "pad_token_id": config.eos_token_id,  # `score` is read at the last token that is not this one
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
     if model.head_name:
-        values["id2label"] = {str(index): label for index, label in enumerate(task.labels)}
-        values["label2id"] = {label: index for index, label in enumerate(task.labels)}
+        values["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
     return values
 
 

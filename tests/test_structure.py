@@ -20,7 +20,7 @@ LEVELS = (
     ("data",),
     ("adapter", "decoding", "loop"),
     ("training",),
-    ("train", "evaluate", "commands.predict"),
+    ("train", "evaluate", "commands.predict", "commands.export"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -59,7 +59,7 @@ def test_help_and_a_bad_flag_answer_without_torch():
     for command in (
         ["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"],
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
-        ["neo_peft/__main__.py", "predict", "x"],
+        ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
     ):  # fmt: skip
         code = (
             "import sys, runpy; sys.argv = sys.argv[1:]\n"
