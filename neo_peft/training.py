@@ -64,6 +64,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     scores = {"majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}}
     scores |= score_side(job, base, "before", progress)
     folder.mkdir(parents=True, exist_ok=True)
+    adapter.begin(job.tuned)  # not before: the base that was scored is bare
     steps, kept_epoch = train(job, folder, say, progress)
     adapter.load_adapter(folder, job.tuned.model)  # the weights of the epoch that is kept
     say("")
@@ -84,7 +85,7 @@ def prepare(settings: Settings, progress: Progress) -> Job:
     rows["validation"] = limit_rows(splits.validation, settings.eval_limit)
     if splits.test is not None:
         rows["test"] = limit_rows(splits.test, settings.eval_limit)
-    tuned = adapter.load_untuned(settings, with_method=True)
+    tuned = adapter.load_to_train(settings)
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "metrics", "progress"),
     ("tasks", "files", "hub", "hardware", "gptneo", "lora", "prompt"),
-    ("settings", "base", "readers", "tables", "plots"),
-    ("model", "sources", "runs", "flags"),
-    ("data",),
+    ("settings", "base", "readers", "tables", "plots", "peft_config"),
+    ("model", "sources", "runs"),
+    ("data", "flags"),
     ("adapter", "decoding", "loop"),
     ("training",),
     ("train", "evaluate", "commands.predict", "commands.export"),
