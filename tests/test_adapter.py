@@ -309,7 +309,7 @@ def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
         "rslora": False, "lora_init": "kaiming",
     }  # fmt: skip
     assert len(written) > 30 and peft_settings(written, path) == expected
-    old = {"enable_lora": None, "merge_weights": False, "lora_dropout": None, "use_rslora": None}
+    old = {"enable_lora": None, "merge_weights": True, "lora_dropout": None, "use_rslora": None}
     assert peft_settings({**written, **old}, path) == expected
     assert peft_settings({"peft_type": "LORA", "target_modules": ["v_proj"]}, path) == expected
     prompt = json.loads((tmp_path / "prompt" / "adapter_config.json").read_text())
