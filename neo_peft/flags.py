@@ -7,9 +7,11 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
+from neo_peft.runs import adapter_flags
 from neo_peft.settings import LEARNING_RATES, Settings, make_settings, names, threads, whole
 from neo_peft.tasks import TASKS
 
@@ -43,7 +45,22 @@ def parse_train_flags(argv: Sequence[str]) -> Settings:
         group = groups.setdefault(item.metadata["group"], None) or parser.add_argument_group(item.metadata["group"])
         groups[item.metadata["group"]] = group
         _add_flag(group, item)
-    return make_settings(**vars(parser.parse_args(argv)))
+    given = vars(parser.parse_args(argv))
+    return make_settings(**(from_adapter(given) if "adapter" in given else given))
+
+
+def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the adapter that training starts from says of itself. Refuse a flag that it has settled."""
+    folder = Path(given["adapter"])
+    settled, usual = adapter_flags(folder, given.get("task"))
+    for item in dataclasses.fields(Settings):
+        if item.name in given and (item.name == "method" or item.metadata["only"]):
+            value = f", to {settled[item.name]}" if item.name in settled else ""
+            name = "--" + item.name.replace("_", "-")
+            raise InputError(f"{name} is settled by --adapter {folder}{value}; leave it out, or --adapter")
+    if "model" not in usual | given:
+        raise InputError(f"--adapter {folder} names no base that is here; name it with --model")
+    return usual | given | settled | {"adapter": str(folder.resolve())}
 
 
 def _add_flag(group: Any, item: dataclasses.Field) -> None:

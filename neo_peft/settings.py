@@ -105,6 +105,9 @@ class Settings:
     device: str = flag("auto", MODEL, "where to compute", str, ("auto", "cuda", "mps", "cpu"))
     threads: int | str = flag("auto", MODEL, "CPU threads; auto takes what the process may use, few if small", threads)
 
+    adapter: str | None = flag(
+        None, ADAPTER, "train this further: a run's folder, or an adapter of peft's; it settles the flags below"
+    )
     method: str = flag(None, ADAPTER, f"what trains: {', '.join(METHODS)}", choices=METHODS)
     rank: int = flag(8, ADAPTER, "rank r of LoRA's A and B", whole(1, 16_384), only="lora")
     alpha: float = flag(

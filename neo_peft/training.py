@@ -75,6 +75,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     scores = {"majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}}
     scores |= score_side(job, base, "before", progress)
     processes.decide(lambda: folder.mkdir(parents=True, exist_ok=True))
+    adapter.begin(job.tuned)  # not before: the base that was scored is bare
     steps, kept_epoch = train(job, folder, say, progress)
     processes.decide(lambda: adapter.load_adapter(folder, job.tuned.model))  # the weights of the epoch that is kept
     processes.copy_first(job.tuned.model.trainable().values())
@@ -94,7 +95,7 @@ def prepare(settings: Settings, progress: Progress) -> Job:
     task = task_of(settings)
     limits = {"train": settings.train_limit}
     rows = {name: limit_rows(every, limits.get(name, settings.eval_limit)) for name, every in splits.named().items()}
-    tuned = adapter.load_untuned(settings, with_method=True)
+    tuned = adapter.load_to_train(settings)
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())

@@ -18,7 +18,7 @@ from neo_peft.hardware import DTYPES
 from neo_peft.lora import merge_lora
 from neo_peft.model import TunedModel
 from neo_peft.settings import make_settings
-from neo_peft.sources import load_splits
+from neo_peft.sources import CORPORA, load_splits
 from neo_peft.tasks import TASKS
 
 # No two alike: ranks, scalings, targets, biases; prompts shorter and longer than the window, which is 11.
@@ -78,7 +78,7 @@ def runs(folders) -> AdapterSet:
 
 def rows_of(names, each=3) -> list[dict]:
     """Take rows of the sample, of every length, for each run; those of one run do not stand together."""
-    texts = {task: iter(load_splits(TASKS[task], "sample").test) for task in TASKS}
+    texts = {task: iter(load_splits(TASKS[task], "sample").test) for task in CORPORA}
     return [{"run": name, **next(texts[RUNS[name]["task"]])} for _ in range(each) for name in names]
 
 
