@@ -12,7 +12,7 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.runs import adapter_flags
-from neo_peft.settings import LEARNING_RATES, Settings, make_settings, names, threads, whole
+from neo_peft.settings import BUNDLED_DEFAULTS, METHOD_DEFAULTS, Settings, make_settings, names, threads, whole
 from neo_peft.tasks import TASKS
 
 
@@ -66,9 +66,12 @@ def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
 def _add_flag(group: Any, item: dataclasses.Field) -> None:
     meta, name = item.metadata, "--" + item.name.replace("_", "-")
     text = meta["help"].replace("%", "%%")
-    if item.name == "learning_rate":
-        rates = ", ".join(f"{method} {small:g} ({large:g})" for method, (small, large) in LEARNING_RATES.items())
-        text += f" (default on neo-mini, on another model in brackets: {rates})"
+    of_methods, on_bundled = (
+        ", ".join(f"{method} {values[item.name]:g}" for method, values in defaults.items() if item.name in values)
+        for defaults in (METHOD_DEFAULTS, BUNDLED_DEFAULTS)
+    )
+    if of_methods or on_bundled:
+        text += f" (default: {of_methods or item.default}{on_bundled and '; on neo-mini: ' + on_bundled})"
     elif item.name in ("task", "method"):
         text += " (required)" if item.name == "task" else " (required without --preset)"
     elif item.default is not None and meta["read"] is not bool:
