@@ -242,7 +242,7 @@ def own_row(task: Task, line: str, labels: Collection | None) -> dict:
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
             raise ValueError(f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number")
-        value = _one_of(labels, str(value)) if labels else str(value)
+        value = _one_of(labels, str(value).strip()) if labels else str(value).strip()
     return {field: row[field] for field in task.fields[:-1]} | {name: value}
 
 
