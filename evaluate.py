@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neo_peft.errors import InputError, exit_status
+from neo_peft import processes
+from neo_peft.errors import InputError
 from neo_peft.flags import OneLineParser, add_run_flags, argument, changed
 from neo_peft.runs import newest_run
 from neo_peft.settings import make_settings, whole
@@ -36,12 +37,13 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    flags = parse_flags(argv)
-    say = partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True)
-    folder = None if flags.zero_shot and not flags.run else find_run(flags)
+    flags = processes.decide(lambda: parse_flags(argv))
+    speaks = processes.rank == 0
+    say = partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True) if speaks else lambda line: None
+    folder = processes.decide(lambda: None if flags.zero_shot and not flags.run else find_run(flags))
 
     from neo_peft import decoding, tables  # after the flags: torch takes seconds to import
-    from neo_peft.progress import show_progress
+    from neo_peft.progress import no_progress, show_progress
     from neo_peft.sources import limit_rows, load_splits
 
     found, instruction = load_bare(flags) if folder is None else (load_run(flags, folder), "")
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     evaluation = decoding.evaluate(
         found.model, found.encoder, found.encoder(rows), instruction, decode or "rank", settings.batch_size,
-        progress=show_progress,
+        progress=show_progress if speaks else no_progress,
     )  # fmt: skip
     predicted = decoding.pad_tags(rows, evaluation.predicted) if task.tags_words else evaluation.predicted
     scores = decoding.score(task, rows, predicted)
@@ -65,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         say(line)
     say(tables.scores(task, scores))
     say("\n" + tables.per_label(task, scores))
-    write_predictions(flags, folder, task, rows, predicted, evaluation.said)
-    if flags.json:
+    processes.decide(lambda: write_predictions(flags, folder, task, rows, predicted, evaluation.said))
+    if flags.json and speaks:
         per_label = scores.pop("per_label")
         print(
             json.dumps({"task": task.name, "split": split, "decode": decode, "scores": scores, "per_label": per_label})
@@ -150,4 +152,4 @@ def write_predictions(
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(processes.run_together(main))

@@ -5,20 +5,20 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from neo_peft.errors import exit_status
+from neo_peft import processes
 from neo_peft.flags import parse_train_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = parse_train_flags(sys.argv[1:] if argv is None else argv)
+    settings = processes.decide(lambda: parse_train_flags(sys.argv[1:] if argv is None else argv))
     # torch takes seconds to import: --help and a bad flag answer without it.
     from neo_peft.progress import show_progress
     from neo_peft.training import run
 
     summary = run(settings, partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True), show_progress)
-    if settings.json:
+    if settings.json and processes.rank == 0:
         print(json.dumps(summary))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(processes.run_together(main))

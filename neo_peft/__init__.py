@@ -23,6 +23,7 @@ _HOME = {
     "load_untuned": "adapter",
     "load": "adapter",
     "save_adapter": "adapter",
+    "AdapterSet": "adapter_set",
     "predict": "decoding",
     "evaluate": "decoding",
     "fit": "loop",

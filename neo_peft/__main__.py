@@ -5,9 +5,12 @@ from importlib import import_module
 
 from neo_peft.errors import exit_status
 
-COMMANDS = {"predict": "answer new text with a finished run"}
+COMMANDS = {
+    "predict": "answer new text with a finished run",
+    "export": "write a finished run for peft, or for transformers alone",
+}
 
-USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(f"  {name}   {what}" for name, what in COMMANDS.items())
+USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
 
 
 def main() -> int:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neo_peft.base import Base, load_base
+from neo_peft.base import Base, load_base, split_revision
 from neo_peft.data import Encoder, make_encoder
 from neo_peft.errors import InputError
 from neo_peft.files import read_json, sha256, sha256_of, write_json, write_whole
 from neo_peft.hardware import DTYPES, find_device, find_precision, thread_count
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
-from neo_peft.runs import CONFIG, RUN
+from neo_peft.peft_config import CONFIG, read_peft
+from neo_peft.runs import RUN
 from neo_peft.settings import Settings, make_settings, task_of
 
 WEIGHTS = "adapter_model.safetensors"
@@ -68,37 +69,49 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
 
     A fully tuned model is written as a model's folder, in transformers' layout, with its tokenizer.
     """
+    files, parameters = [], dict(model.named_parameters())
+    for path, keys in folder_parts(model, Path(folder)).items():
+        part = str(path.parent.relative_to(folder))  # "." or the part's own folder, whatever the user's is called
+        if part == "model":
+            return save_model(path.parent, model, task_of(settings).labels, tokenizer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save_tensors(path, {key: parameters[name] for key, name in keys.items()})
+        files.append(path)
+        if config := _adapter_config(model, settings, part):
+            write_json(path.parent / CONFIG, config)
+            files.append(path.parent / CONFIG)
+    return files
+
+
+def save_model(folder: Path, model: TunedModel, labels: Sequence[str], tokenizer: Any = None) -> list[Path]:
+    """Write a whole model without LoRA or a prompt, in fp32, as a folder that transformers loads; return its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_tensors(folder / "model.safetensors", dict(model.named_parameters()))
+    write_json(folder / "config.json", _model_config(model, labels))
+    files = [folder / "model.safetensors", folder / "config.json"]
+    if tokenizer is not None:
+        files += [folder / Path(name).name for name in tokenizer.save_pretrained(folder)]
+    return [file for file in files if file.is_file()]
+
+
+def _save_tensors(path: Path, parameters: dict[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    files, parameters = [], dict(model.named_parameters())
-    for path, keys in folder_parts(model, Path(folder)).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {key: parameters[name].detach().cpu().contiguous() for key, name in keys.items()}
-        try:
-            write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))  # noqa: B023
-        except SafetensorError as error:  # its own error for a full disk, too
-            raise InputError(f"{path} cannot be written: {error}") from None
-        files.append(path)
-        config = None
-        part = str(path.parent.relative_to(folder))  # "." or the part's own folder, whatever the user's is called
-        if part == "model":
-            config = _model_config(model, settings)
-            write_json(path.parent / "config.json", config)
-            files.append(path.parent / "config.json")
-            if tokenizer is not None:
-                files += [path.parent / Path(name).name for name in tokenizer.save_pretrained(path.parent)]
-        elif config := _adapter_config(model, settings, part):
-            write_json(path.parent / CONFIG, config)
-            files.append(path.parent / CONFIG)
-    return [file for file in files if file.is_file()]
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in parameters.items()}
+    try:
+        write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
+    except SafetensorError as error:  # its own error for a full disk, too
+        raise InputError(f"{path} cannot be written: {error}") from None
 
 
 def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | None:
     """Write down what peft must know to load the adapter; a head alone is no adapter of peft's."""
     trunk = model.transformer.config
+    base, revision = split_revision(settings.model)
     common = {
-        "base_model_name_or_path": settings.model,
+        "base_model_name_or_path": base,
+        "revision": revision,
         "inference_mode": True,
         "task_type": "TOKEN_CLS" if model.head_name == "classifier" else "CAUSAL_LM",
     }
@@ -143,12 +156,20 @@ def peft_targets(model: TunedModel) -> list[str]:
     return kinds if meant == adapted else sorted(adapted)
 
 
-def _model_config(model: TunedModel, settings: Settings) -> dict:
-    """Write the config.json of a fully tuned model, with the architecture that transformers has for it."""
-    config, task = model.transformer.config, task_of(settings)
-    names = [config.attention_layers[index] for index in range(config.num_layers)]
+# The architecture that reads a model's head in transformers; without one it is the language model.
+ARCHITECTURES = {
+    None: "GPTNeoForCausalLM",
+    "classifier": "GPTNeoForTokenClassification",
+    "score": "GPTNeoForSequenceClassification",
+}
+
+
+def _model_config(model: TunedModel, labels: Sequence[str]) -> dict:
+    """Write the config.json of a whole model, with the architecture that transformers has for it."""
+    config = model.transformer.config
+    names = list(config.attention_layers)
     values = dataclasses.asdict(config) | {
-        "architectures": ["GPTNeoForTokenClassification" if model.head_name else "GPTNeoForCausalLM"],
+        "architectures": [ARCHITECTURES[model.head_name]],
         "model_type": "gpt_neo",
         "attention_layers": names,
         "attention_types": [[[name], 1] for name in names],
@@ -157,14 +178,15 @@ def _model_config(model: TunedModel, settings: Settings) -> dict:
         "embed_dropout": 0.0,
         "attention_dropout": 0.0,
         "resid_dropout": 0.0,
-        "classifier_dropout": settings.head_dropout,
+        "classifier_dropout": model.head_dropout,
         "bos_token_id": config.eos_token_id,
+        "pad_token_id": config.eos_token_id,  # `score` is read at the last token that is not this one
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
     if model.head_name:
-        values["id2label"] = {str(index): label for index, label in enumerate(task.labels)}
-        values["label2id"] = {label: index for index, label in enumerate(task.labels)}
+        values["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
     return values
 
 
@@ -173,9 +195,26 @@ def _model_config(model: TunedModel, settings: Settings) -> dict:
 
 def load_adapter(folder: Path | str, model: TunedModel) -> None:
     """Load the tensors of a folder into a model that was built for them; refuse what does not fit exactly."""
+    put(read_adapter(folder, model), model)
+
+
+def put(tensors: dict[str, Tensor], model: TunedModel) -> None:
+    """Copy tensors into the parameters of their names."""
     parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+
+def read_adapter(folder: Path | str, model: TunedModel, with_head: bool = True) -> dict[str, Tensor]:
+    """Read the tensors of a folder under the names of a model that was built for them, and refuse what does not fit
+    exactly. Without `with_head` the folder may hold none, and the tensors are then those of all else."""
+    parameters, found = dict(model.named_parameters()), {}
     for path, keys in folder_parts(model, Path(folder)).items():
         stored = dict(_read_tensors(path))
+        head = {key for key, name in keys.items() if name.split(".")[0] == model.head_name}
+        if not with_head and not head & stored.keys():
+            keys = {key: name for key, name in keys.items() if key not in head}
         for problem, names in (("lacks", keys.keys() - stored.keys()), ("also holds", stored.keys() - keys.keys())):
             if names:
                 raise InputError(f"{path} {problem} {len(names)} tensors, the first is {min(names)}")
@@ -185,14 +224,21 @@ def load_adapter(folder: Path | str, model: TunedModel) -> None:
                 raise InputError(f"{path}: {key} has the shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
             if not tensor.isfinite().all():
                 raise InputError(f"{path}: {key} holds numbers that are not finite")
-            with torch.no_grad():
-                parameter.copy_(tensor)
+            found[name] = tensor
+    return found
 
 
 def _read_tensors(path: Path) -> list[tuple[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not path.exists() and (pickled := path.with_suffix(".bin")).exists():
+        code = (
+            "import torch; from safetensors.torch import save_file; "
+            f"tensors = torch.load('{pickled}', 'cpu', weights_only=True); "
+            f"save_file({{name: tensor.clone() for name, tensor in tensors.items()}}, '{path}')"
+        )
+        raise InputError(f'{pickled} is pickled, which is never read here; convert it once: python -c "{code}"')
     if not path.exists():
         raise InputError(f"{path} is missing: this is no complete run or adapter")
     try:
@@ -206,7 +252,8 @@ def _read_tensors(path: Path) -> list[tuple[str, Tensor]]:
 
 @dataclasses.dataclass
 class Tuned:
-    """A model, the encoder that it reads with, and what both were made from. `notes` are lines a user should see."""
+    """A model, the encoder that it reads with, and what both were made from. `notes` are lines a user should see;
+    `start` holds the tensors of the adapter that training begins from, where there is one."""
 
     model: TunedModel
     encoder: Encoder
@@ -215,6 +262,7 @@ class Tuned:
     precision: str
     threads: int
     notes: list[str]
+    start: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def settings_in(
@@ -231,7 +279,8 @@ def settings_in(
         if labels and labels != tuple(task_of(settings).labels):
             raise InputError(f"{folder} was trained for the labels {', '.join(task_of(settings).labels)}")
         return dataclasses.replace(settings, model=model or settings.model)
-    if not (folder / CONFIG).exists():
+    found = read_peft(folder)
+    if found is None:
         raise InputError(f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter")
     if not (model and task) and (folder / "metrics.jsonl").exists():
         raise InputError(
@@ -239,27 +288,52 @@ def settings_in(
         )
     if not (model and task):
         raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
-    given = {"task": task, "model": model, "labels": labels}
-    return make_settings(**given, **peft_settings(read_json(folder / CONFIG), folder / CONFIG))
+    return make_settings(task=task, model=model, labels=labels, **found)
 
 
-def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
+def load(folder: Path | str, settings: Settings | None = None, base: Base | None = None) -> Tuned:
     """Load a run folder, or an adapter of peft's own with the settings that `settings_in` makes for it.
 
-    It is computed where, and in which precision, the settings say.
+    It is computed where, and in which precision, the settings say. It goes onto `base` where one is given.
 
     Raises InputError where the base is another one than the adapter was trained on, or a file does not fit.
     """
     folder = Path(folder)
-    settings = settings or settings_in(folder)
-    if (folder / CONFIG).exists():
-        for name, value in peft_settings(read_json(folder / CONFIG), folder / CONFIG).items():
-            # Targets may be said in several ways; whether they are the same, the tensors' names show.
-            if name != "target_modules" and getattr(settings, name) != value:
-                raise InputError(
-                    f"{folder / CONFIG}: {name} is {value}, but the settings say {getattr(settings, name)}"
-                )
+    tuned = load_untuned(settings or settings_in(folder), with_method=True, base=base)
+    check_origin(folder, tuned)
+    check_labels(folder, tuned)
+    load_adapter(folder, tuned.model)
+    return tuned
+
+
+def load_to_train(settings: Settings) -> Tuned:
+    """Load a base with the settings' method at its start. The tensors of `--adapter` are read and checked, but wait
+    for `begin`, so that the bare base can be scored before."""
     tuned = load_untuned(settings, with_method=True)
+    if settings.adapter:
+        folder, head = Path(settings.adapter), tuned.model.head_name
+        check_origin(folder, tuned)
+        tuned.start = read_adapter(folder, tuned.model, with_head=False)
+        if f"{head}.weight" in tuned.start:
+            check_labels(folder, tuned)
+        elif head:
+            tuned.notes.append(f"{folder} holds no head: the {head} starts anew, from the seed {settings.seed}")
+    return tuned
+
+
+def begin(tuned: Tuned) -> None:
+    """Take the adapter that training begins from."""
+    put(tuned.start, tuned.model)
+    tuned.start = {}
+
+
+def check_origin(folder: Path, tuned: Tuned) -> None:
+    """Check what a folder says of itself against the settings and the base that it is loaded for."""
+    settings = tuned.settings
+    for name, value in (read_peft(folder) or {}).items():
+        # Targets may be said in several ways; whether they are the same, the tensors' names show. A start is over.
+        if name not in ("target_modules", "lora_init") and getattr(settings, name) != value:
+            raise InputError(f"{folder}, {CONFIG}: {name} is {value}, but the settings say {getattr(settings, name)}")
     if (folder / RUN).exists():
         record = read_record(folder)
         trained, found = record["base"]["fingerprint"], tuned.base.fingerprint
@@ -271,23 +345,30 @@ def load(folder: Path | str, settings: Settings | None = None) -> Tuned:
         for name, checksum in record["files"].items():
             if name.endswith(".safetensors") and (not (folder / name).is_file() or sha256(folder / name) != checksum):
                 raise InputError(f"{folder / name} is missing, or was changed since the run: its sha256 is another")
-        if record["labels"] != list(tuned.encoder.task.labels):
-            raise InputError(f"{folder / RUN} lists other labels than the task {settings.task} has")
     else:
         tuned.notes.append(f"{folder} names no fingerprint: whether {settings.model} is its base was not checked")
-    load_adapter(folder, tuned.model)
-    return tuned
 
 
-def load_untuned(settings: Settings, with_method: bool = False) -> Tuned:
-    """Load a base and make it ready for a task: bare, or with the settings' method at its start."""
-    task, device = task_of(settings), find_device(settings.device)
-    precision = find_precision(settings.precision, device)
-    dtype = DTYPES[precision]
-    base = load_base(settings.model, held_dtype(settings.method, dtype), device)
+def check_labels(folder: Path, tuned: Tuned) -> None:
+    """Check that a run's labels are the task's, in their order: a head's rows mean them."""
+    if (folder / RUN).exists() and read_record(folder)["labels"] != list(tuned.encoder.task.labels):
+        raise InputError(f"{folder / RUN} lists other labels than the task {tuned.settings.task} has")
+
+
+def base_of(settings: Settings) -> Base:
+    """Load the base of a run: where, and in the dtype that, its settings say."""
+    device = find_device(settings.device)
+    dtype = DTYPES[find_precision(settings.precision, device)]
+    return load_base(settings.model, held_dtype(settings.method, dtype), device)
+
+
+def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
+    """Load a base, unless it is given, and make it ready for a task: bare, or with the method at its start."""
+    task, precision = task_of(settings), find_precision(settings.precision, find_device(settings.device))
+    base = base or base_of(settings)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
-    model = build_model(base.trunk, base.tokenizer, task, settings, dtype)
+    model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else bare_model(model)).eval()
     return Tuned(model, encoder_of(base, model, settings), settings, base, precision, threads, list(base.notes))
 
@@ -313,51 +394,3 @@ def write_record(folder: Path, record: dict) -> None:
     """Write run.json, with the sha256 of its own fields as the last one."""
     record = json.loads(json.dumps(record))  # what is hashed is what will be read: tuples are lists
     write_json(folder / RUN, record | {"sha256": sha256_of(record)})
-
-
-# Options of peft's that we compute as it does, and those that change nothing once the tensors are loaded. Any other
-# one is refused unless it is at its neutral value: none, false or empty.
-_KNOWN = {
-    "LORA": {
-        "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "modules_to_save",
-        "init_lora_weights",
-    },
-    "PROMPT_TUNING": {
-        "num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads", "prompt_tuning_init",
-        "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
-    },
-}  # fmt: skip
-_WITHOUT_EFFECT = {
-    "peft_type", "task_type", "base_model_name_or_path", "inference_mode", "auto_mapping", "peft_version", "revision",
-    "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
-}  # fmt: skip
-
-
-def peft_settings(config: dict, path: Path) -> dict:
-    """Read an adapter_config.json as settings of ours. Refuse by name each option that we do not compute."""
-    kind = config.get("peft_type")
-    if kind not in _KNOWN:
-        raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(_KNOWN)}")
-    for name, value in config.items():
-        neutral = value in (None, False, {}, [], "") or (name == "num_transformer_submodules" and value == 1)
-        if name not in _KNOWN[kind] | _WITHOUT_EFFECT and not neutral:
-            raise InputError(f"{path}: {name} is {value!r}: an option that is not known here changes what is computed")
-    if kind == "LORA" and config.get("init_lora_weights", True) not in (True, False, None, "gaussian"):
-        raise InputError(
-            f"{path}: init_lora_weights is {config['init_lora_weights']!r}: a start that moves the base's weights"
-        )
-    heads = set(config.get("modules_to_save") or ()) - {"classifier", "score"}
-    if heads:
-        raise InputError(f"{path}: modules_to_save is {sorted(heads)}: beyond the head, none is known here")
-    if kind == "PROMPT_TUNING":
-        return {"method": "prompt", "prompt_length": config.get("num_virtual_tokens")}
-    targets: str | Sequence[str] = config.get("target_modules") or ()
-    return {
-        "method": "lora",
-        "rank": config.get("r", 8),
-        "alpha": config.get("lora_alpha", 8),
-        "dropout": config.get("lora_dropout", 0.0),
-        "target_modules": (targets,) if isinstance(targets, str) else tuple(sorted(targets)),
-        "bias": config.get("bias", "none"),
-        "rslora": config.get("use_rslora", False),
-    }

@@ -1,8 +1,9 @@
 """The base model: from `--model` to a GPT-Neo trunk and its tokenizer.
 
 A base is a folder in Hugging Face's layout: config.json, tokenizer files, and weights in safetensors, in one file
-or in shards. `neo-mini` is bundled; a hub id is fetched into the hub's cache. Weights go straight from the file
-into the wanted dtype, strictly: every tensor of the trunk must be there, in its shape, and nothing else may be.
+or in shards. `neo-mini` is bundled; a hub id, owner/name or owner/name@revision, is fetched into the hub's cache.
+Weights go straight from the file into the wanted dtype, strictly: every tensor of the trunk must be there, in its
+shape, and nothing else may be.
 """
 
 import hashlib
@@ -61,21 +62,43 @@ def find_folder(model: str) -> Path:
         return BUNDLED[model]
     if Path(model).is_dir():
         return Path(model)
-    if Path(model).exists() or model.count("/") > 1 or model.startswith((".", "/", "~")):
-        raise InputError(f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name)")
-    folder = hub.hub_file(model, "config.json").parent
+    repository, revision = split_revision(model)
+    if Path(model).exists() or repository.count("/") > 1 or revision == "" or model.startswith((".", "/", "~")):
+        raise InputError(
+            f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name, owner/name@revision)"
+        )
+    folder = hub.hub_file(repository, "config.json", revision=revision).parent
     read_config(folder)  # before gigabytes of what is no GPT-Neo are fetched
     for filename in TOKENIZER_FILES:
-        _fetch_if_there(model, filename)
-    if not _fetch_if_there(model, WEIGHTS) and (index := _fetch_if_there(model, INDEX)):
-        for filename in _shards(index):
-            hub.hub_file(model, filename)
+        _fetch_if_there(repository, filename, revision)
+    _check_tokenizer_files(folder)
+    if _fetch_if_there(repository, WEIGHTS, revision):
+        return folder
+    index = _fetch_if_there(repository, INDEX, revision)
+    if index is None:
+        raise InputError(
+            f"{model} holds neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are never fetched; "
+            "convert them once into a folder for --model: "
+            'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+            f"[C.from_pretrained('{repository}', revision='{revision or 'main'}').save_pretrained('converted') "
+            'for C in (M, T)]"'
+        )
+    for filename in _shards(index):
+        hub.hub_file(repository, filename, revision=revision)
     return folder
 
 
-def _fetch_if_there(model: str, filename: str) -> Path | None:
+def split_revision(model: str) -> tuple[str, str | None]:
+    """Split owner/name@revision; what is a folder, and what names no revision, stays whole beside None."""
+    if "@" not in model or Path(model).is_dir():
+        return model, None
+    repository, _, revision = model.partition("@")
+    return repository, revision
+
+
+def _fetch_if_there(repository: str, filename: str, revision: str | None) -> Path | None:
     try:
-        return hub.hub_file(model, filename)
+        return hub.hub_file(repository, filename, revision=revision)
     except FileNotFoundError:
         return None
 
@@ -150,8 +173,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Load a folder's tokenizer; a space in front of a text is ours to set, so its own `add_prefix_space` goes."""
     from transformers import AutoTokenizer
 
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        raise InputError(f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
+    _check_tokenizer_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         before_words = tokenizer.backend_tokenizer.pre_tokenizer
@@ -162,6 +184,11 @@ def load_tokenizer(folder: Path) -> Any:
     except Exception as error:  # the library's own errors are of every kind
         raise InputError(f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}") from error
     return tokenizer
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise InputError(f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

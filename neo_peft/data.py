@@ -5,6 +5,7 @@ tokenised piece by piece (tasks.Piece), all distinct pieces in one call: the wor
 template and the sentences of an answer task. There is no padding token anywhere.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neo_peft import processes
 from neo_peft.errors import InputError
 from neo_peft.gptneo import Config
 from neo_peft.model import Batch
@@ -36,6 +38,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def digest(self) -> str:
+        """Hash all that they hold."""
+        arrays = (self.ids, self.starts, self.reads, self.targets, self.read_starts)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 @dataclass
@@ -186,9 +193,13 @@ def collate(examples: Examples, chosen: Sequence[int] | np.ndarray) -> Batch:
 
 
 def batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Cut an order of examples into batches; the last one may be smaller."""
-    for begin in range(0, len(order), batch_size):
-        yield order[begin : begin + batch_size]
+    """Cut an order of examples into batches; the last one may be smaller.
+
+    Of W processes each takes every W-th example of a W times larger batch; of the last one it may get none.
+    """
+    size = batch_size * processes.world
+    for begin in range(0, len(order), size):
+        yield order[begin : begin + size][processes.rank :: processes.world]
 
 
 def _flat(parts: list[list[int]]) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neo_peft import processes
 from neo_peft.data import GENERATED, UNKNOWN, Encoder, Examples, batches, collate
 from neo_peft.gptneo import Past
 from neo_peft.metrics import class_scores, entity_scores
@@ -32,6 +33,7 @@ class Evaluation:
     loss: float | None = None
     said: list[str] | None = None
     probabilities: list[list[float]] | None = None
+    cut: int = 0  # texts that were shortened to what the model reads
 
 
 @torch.inference_mode()
@@ -45,13 +47,16 @@ def evaluate(
     with_loss: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Answer encoded examples. A text that is given as `instruction` stands in front of each, as a prompt would."""
+    """Answer encoded examples. A text that is given as `instruction` stands in front of each, as a prompt would.
+
+    Several processes share out the batches, and each returns the answers of all.
+    """
     model.eval()
     prefix = model.text_prefix(encoder.tokenize([instruction])[0]) if instruction else model.prefix()
     # Texts of like lengths together: attention alone is computed on a rectangle.
     order = np.argsort(np.diff(examples.starts), kind="stable")
-    steps = list(batches(order, batch_size))
-    predicted, extra, loss, targets = [None] * len(examples), [None] * len(examples), 0.0, 0
+    steps = [chosen for chosen in batches(order, batch_size) if len(chosen)]
+    found, loss, targets = [], 0.0, 0
     for chosen in progress(steps, decode if decode == "generate" else "score", len(steps)):
         if decode == "generate":
             texts = generate(model, encoder, marked_texts(examples, chosen), prefix)
@@ -59,18 +64,18 @@ def evaluate(
         else:
             batch = collate(examples, chosen).to(model.device)
             hidden = model(batch, prefix)
-            if model.head is None:
-                answers = rank(model, encoder, batch, hidden, marked_texts(examples, chosen), prefix)
-            else:
-                answers = read_head(model, encoder, batch, hidden)
+            answers = read_out(model, encoder, examples, chosen, batch, hidden, prefix)
             if with_loss:
                 logits = model.logits(hidden).float()
                 loss += float(F.cross_entropy(logits, batch.targets, ignore_index=UNKNOWN, reduction="sum"))
                 targets += int((batch.targets != UNKNOWN).sum())
-        for index, (answer, more) in zip(chosen, answers, strict=True):
-            predicted[index], extra[index] = answer, more
+        found += zip(chosen, answers, strict=True)
+    loss, targets = processes.total(loss), processes.total(targets)
+    predicted, extra = [None] * len(examples), [None] * len(examples)
+    for index, (answer, more) in (one for part in processes.gather(found) for one in part):
+        predicted[index], extra[index] = answer, more
     said, probabilities = (extra, None) if decode == "generate" else (None, extra)
-    return Evaluation(predicted, loss / targets if targets else None, said, probabilities)
+    return Evaluation(predicted, loss / targets if targets else None, said, probabilities, examples.cut)
 
 
 def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
@@ -80,6 +85,22 @@ def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
         begin = examples.starts[index]
         texts.append(examples.ids[begin : begin + examples.reads[examples.read_starts[index]] + 1])
     return texts
+
+
+def read_out(
+    model: TunedModel,
+    encoder: Encoder,
+    examples: Examples,
+    chosen: Sequence[int],
+    batch: Batch,
+    hidden: Tensor,
+    prefix: Past | None,
+) -> list[tuple]:
+    """Answer the chosen examples, which are the batch, from the hidden states (M, H) that they are read at: by the
+    model's head, else by rank. Return each one's answer and its probabilities."""
+    if model.head is None:
+        return rank(model, encoder, batch, hidden, marked_texts(examples, chosen), prefix)
+    return read_head(model, encoder, batch, hidden)
 
 
 def read_head(model: TunedModel, encoder: Encoder, batch: Batch, hidden: Tensor) -> list[tuple]:

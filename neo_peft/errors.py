@@ -9,7 +9,11 @@ class InputError(Exception):
     """Bad input from outside: a flag, a file, a folder. Its text says what came, what is allowed, what to do."""
 
 
-def exit_status(main: Callable[[], None]) -> int:
+def complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def exit_status(main: Callable[[], None], complain: Callable[[str], None] = complain) -> int:
     """Run a command's `main` and return its exit status: 0, or 2 after one line for bad input or a full disk."""
     try:
         main()
@@ -18,9 +22,9 @@ def exit_status(main: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
         return 141
     except (InputError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
-        print("stopped before the end; what a run had saved by then stays in its folder", file=sys.stderr)
+        complain("stopped before the end; what a run had saved by then stays in its folder")
         return 130
     return 0

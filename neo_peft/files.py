@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,33 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def new_folder(folder: Path) -> Path:
+    """Refuse a folder that holds something, or that cannot be put in place in one step; return its whole path."""
+    path = folder.resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{folder} holds something already; name a folder that is new")
+    if path == Path.cwd():
+        raise InputError(f"{folder} is the folder you stand in, which is not replaced; name another")
+    return path
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary folder beside a new or empty one, then put it in place in one step."""
+    path = new_folder(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        temporary.mkdir()
+        write(temporary)
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

@@ -7,10 +7,12 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.settings import LEARNING_RATES, Settings, make_settings, names, threads, whole
+from neo_peft.runs import adapter_flags
+from neo_peft.settings import BUNDLED_DEFAULTS, METHOD_DEFAULTS, Settings, make_settings, names, threads, whole
 from neo_peft.tasks import TASKS
 
 
@@ -43,15 +45,33 @@ def parse_train_flags(argv: Sequence[str]) -> Settings:
         group = groups.setdefault(item.metadata["group"], None) or parser.add_argument_group(item.metadata["group"])
         groups[item.metadata["group"]] = group
         _add_flag(group, item)
-    return make_settings(**vars(parser.parse_args(argv)))
+    given = vars(parser.parse_args(argv))
+    return make_settings(**(from_adapter(given) if "adapter" in given else given))
+
+
+def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the adapter that training starts from says of itself. Refuse a flag that it has settled."""
+    folder = Path(given["adapter"])
+    settled, usual = adapter_flags(folder, given.get("task"))
+    for item in dataclasses.fields(Settings):
+        if item.name in given and (item.name == "method" or item.metadata["only"]):
+            value = f", to {settled[item.name]}" if item.name in settled else ""
+            name = "--" + item.name.replace("_", "-")
+            raise InputError(f"{name} is settled by --adapter {folder}{value}; leave it out, or --adapter")
+    if "model" not in usual | given:
+        raise InputError(f"--adapter {folder} names no base that is here; name it with --model")
+    return usual | given | settled | {"adapter": str(folder.resolve())}
 
 
 def _add_flag(group: Any, item: dataclasses.Field) -> None:
     meta, name = item.metadata, "--" + item.name.replace("_", "-")
     text = meta["help"].replace("%", "%%")
-    if item.name == "learning_rate":
-        rates = ", ".join(f"{method} {small:g} ({large:g})" for method, (small, large) in LEARNING_RATES.items())
-        text += f" (default on neo-mini, on another model in brackets: {rates})"
+    of_methods, on_bundled = (
+        ", ".join(f"{method} {values[item.name]:g}" for method, values in defaults.items() if item.name in values)
+        for defaults in (METHOD_DEFAULTS, BUNDLED_DEFAULTS)
+    )
+    if of_methods or on_bundled:
+        text += f" (default: {of_methods or item.default}{on_bundled and '; on neo-mini: ' + on_bundled})"
     elif item.name in ("task", "method"):
         text += " (required)" if item.name == "task" else " (required without --preset)"
     elif item.default is not None and meta["read"] is not bool:
@@ -85,7 +105,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("otherwise as in RUN's run.json")
     group.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
     group.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
-    group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id")
+    group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id (owner/name@revision)")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
     group.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
     group.add_argument("--threads", metavar="N", type=argument(threads), help="CPU threads, or auto")

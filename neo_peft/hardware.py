@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from neo_peft import processes
 from neo_peft.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -13,12 +14,18 @@ SMALL = 50_000_000  # parameters; below, many threads on small matrices are many
 
 def find_device(device: str) -> str:
     """Choose the device. auto is CUDA where there is one, else the CPU; mps is used where it is asked for."""
+    if device == "mps" and processes.world > 1:
+        raise InputError("--device mps computes in one process; several need cuda or cpu")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return "cuda" if there["cuda"] else "cpu"
+        device = "cuda" if there["cuda"] else "cpu"
     if not there[device]:
         raise InputError(
             f"--device {device}: torch finds none here; there is {', '.join(d for d in there if there[d])}"
+        )
+    if device == "cuda" and processes.world > 1 and processes.local_world > (gpus := torch.cuda.device_count()):
+        raise InputError(
+            f"{processes.local_world} processes on a host of {gpus} GPUs: start fewer, or take --device cpu"
         )
     return device
 
@@ -31,12 +38,19 @@ def find_precision(precision: str, device: str) -> str:
 
 
 def thread_count(threads: int | str, parameters: int) -> int:
-    """Count the threads to compute with. auto: what the process may use, at most 4 for a small model."""
+    """Count the threads to compute with. auto: what the process may use, at most 4 for a small model.
+
+    The processes of a host share its cores.
+    """
     if threads != "auto":
         return threads
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     counts += [quota] if (quota := _container_quota()) else []
-    counts += [int(omp)] if (omp := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]).isdigit() and int(omp) else []
+    counts = [count // processes.local_world for count in counts]
+    omp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if omp == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
+        omp = ""  # not the user's wish: torchrun sets it wherever nobody did
+    counts += [int(omp)] if omp.isdigit() and int(omp) else []
     counts += [4] if parameters < SMALL else []
     return max(1, min(counts))
 

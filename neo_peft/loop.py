@@ -1,6 +1,7 @@
 """The training loop, one for every task and method: an update of whatever requires a gradient, over and over.
 
 `update` is one optimizer step (AdamW, Loshchilov & Hutter 2019); `fit` gives it the batches and the learning rate.
+Several processes (processes.py) share out each update: they take the step that one with all the examples would.
 """
 
 import math
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch.amp import GradScaler
 
+from neo_peft import processes
 from neo_peft.data import UNKNOWN, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.model import Batch, TunedModel
@@ -48,24 +50,31 @@ def windows(order: np.ndarray, settings: Settings) -> list[list[np.ndarray]]:
     return [cut[begin : begin + size] for begin in range(0, len(cut), size)]
 
 
+def labelled(window: list[Batch]) -> int:
+    return sum(int((batch.targets != UNKNOWN).sum()) for batch in window)
+
+
 def update(
     model: TunedModel, optimizer: torch.optim.Optimizer, scaler: GradScaler, window: list[Batch], clip_norm: float
 ) -> tuple[float, float]:
     """Do one update over a window of batches; return its loss, in nats per labelled token, and the gradient's norm.
 
     The loss of the whole window is divided by the labelled tokens of the whole window, so that four batches of
-    two are one batch of eight, however the labels fall. Raises InputError on a loss or gradient that is not finite.
+    two are one batch of eight, however the labels fall. Tokens, loss and gradients are summed over all processes.
+    Raises InputError on a loss or gradient that is not finite, in all processes alike.
     """
-    tokens = sum(int((batch.targets != UNKNOWN).sum()) for batch in window)
+    tokens = processes.total(labelled(window))
     total = 0.0
     for batch in window:
         loss = model.loss(batch.to(model.device), model.prefix()) / max(1, tokens)
         scaler.scale(loss).backward()
         total += float(loss.detach())
+    total = processes.total(total)
     if not math.isfinite(total):
         raise InputError(f"the loss is {total}")
-    scaler.unscale_(optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    processes.sum_gradients(parameters)
+    scaler.unscale_(optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf))
     if not math.isfinite(norm) and not scaler.is_enabled():
         raise InputError(f"the norm of the gradient is {norm}")
@@ -94,7 +103,9 @@ def fit(
     steps = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
     optimizer = make_optimizer(model, settings)
     scaler = GradScaler(model.device.type, enabled=model.compute_dtype == torch.float16)
-    torch.manual_seed(settings.seed)  # of dropout
+    scaler.scale(torch.zeros((), device=model.device))  # starts it, though a process may have no example to scale
+    processes.copy_first(model.trainable().values())
+    torch.manual_seed(settings.seed + processes.rank)  # of dropout
     step = 0
     for epoch in range(1, math.ceil(steps / per_epoch) + 1):
         model.train()
@@ -106,7 +117,7 @@ def fit(
             rate = rate_at(step, steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            window = [collate(examples, part) for part in chosen]
+            window = [collate(examples, part) for part in chosen if len(part)]
             try:
                 loss, norm = update(model, optimizer, scaler, window, settings.clip_norm)
             except InputError as error:
@@ -115,10 +126,10 @@ def fit(
                 ) from None
             step += 1
             losses.append(loss)
-            weights.append(sum(int((batch.targets != UNKNOWN).sum()) for batch in window))
+            weights.append(processes.total(labelled(window)))
             line = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate}
             line["gradient_norm"] = norm if math.isfinite(norm) else None
-            read = sum(len(batch.ids) for batch in window)
+            read = processes.total(sum(len(batch.ids) for batch in window))
             tokens += read
             bar.set_postfix_str(f"loss {loss:.4f}, {tokens / (time.monotonic() - began):,.0f} tokens/s", refresh=False)
             after_step(line, read)

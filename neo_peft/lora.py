@@ -43,9 +43,12 @@ class LoRALinear(nn.Linear):
         self.lora_B.to(base.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        frozen = F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias) + self.correction(x)
+
+    def correction(self, x: Tensor) -> Tensor:
+        """Compute what is added to the frozen layer's output: (alpha / r) · B A dropout(x)."""
         low = self.lora_A(F.dropout(x, self.dropout, self.training))  # (N, r)
-        return frozen + self.scaling * self.lora_B(low)
+        return self.scaling * self.lora_B(low)
 
     def merged(self) -> nn.Linear:
         """Make the plain layer that computes the same: W + (alpha / r) · B A, summed in fp32."""

@@ -9,9 +9,10 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
@@ -241,7 +242,7 @@ def own_row(task: Task, line: str, labels: Collection | None) -> dict:
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
             raise ValueError(f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number")
-        value = _one_of(labels, str(value)) if labels else str(value)
+        value = _one_of(labels, str(value).strip()) if labels else str(value).strip()
     return {field: row[field] for field in task.fields[:-1]} | {name: value}
 
 
@@ -266,12 +267,7 @@ def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
 
 def example(line: bytes, task: Task, as_json: bool) -> dict:
     """Parse a line of new text into a row without a label: a sentence, two split by a tab, or a JSON object."""
-    try:
-        text = line.decode("utf-8").strip("\r\n ")
-    except UnicodeDecodeError:
-        raise ValueError("not utf-8; save the text as utf-8") from None
-    if not text.strip():
-        raise ValueError("it is empty; expected an example")
+    text = _example_text(line)
     if as_json:
         return json_example(text, task)
     if task.tags_words:
@@ -284,12 +280,36 @@ def example(line: bytes, task: Task, as_json: bool) -> dict:
     return dict(zip(fields, map(_text, sentences)))
 
 
-def json_example(text: str, task: Task) -> dict:
-    """Parse a JSON object with the fields of a task's rows; its label, and what else it holds, is kept as it is."""
+def example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
+    """Parse a line of new text for several runs: a JSON object with a "run", and the fields of that run's task."""
+    text = _example_text(line)
+    row = _json(text)
+    name = row.get("run") if isinstance(row, dict) else None
+    if not isinstance(name, str) or name not in tasks:
+        raise ValueError(f"{text[:40]!r}; expected a JSON object whose 'run' is one of {', '.join(tasks)}")
+    return json_example(text, tasks[name])
+
+
+def _example_text(line: bytes) -> str:
     try:
-        row = json.loads(text)
+        text = line.decode("utf-8").strip("\r\n ")
+    except UnicodeDecodeError:
+        raise ValueError("not utf-8; save the text as utf-8") from None
+    if not text.strip():
+        raise ValueError("it is empty; expected an example")
+    return text
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from None
+
+
+def json_example(text: str, task: Task) -> dict:
+    """Parse a JSON object with the fields of a task's rows; its label, and what else it holds, is kept as it is."""
+    row = _json(text)
     for field in task.fields[:-1]:
         value = row.get(field) if isinstance(row, dict) else None
         words = value if task.tags_words and isinstance(value, list) and value else [value]

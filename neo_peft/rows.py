@@ -24,12 +24,13 @@ class Rows:
     rectangle: Tensor
 
     @classmethod
-    def of_texts(cls, lengths: Tensor, start: int = 0) -> "Rows":
-        """Lay out texts of `lengths` (B,), each at the positions from `start` on."""
+    def of_texts(cls, lengths: Tensor, start: int | Tensor = 0) -> "Rows":
+        """Lay out texts of `lengths` (B,), each at the positions from `start` on: one for all, or each its own (B,)."""
         batch, longest, device = len(lengths), max(1, int(lengths.max())), lengths.device
         steps = torch.arange(longest, device=device)
         slots = (steps < lengths[:, None]).flatten().nonzero().squeeze(1)
-        return cls(batch, longest, slots, start + slots % longest, start + steps[None])
+        rectangle = torch.as_tensor(start, device=device).view(-1, 1) + steps  # (1 or B, T)
+        return cls(batch, longest, slots, rectangle.expand(batch, -1).reshape(-1)[slots], rectangle)
 
     @classmethod
     def of_next_tokens(cls, positions: Tensor) -> "Rows":

@@ -1,14 +1,17 @@
-"""Where runs stand: runs/TASK-METHOD, then -2, -3; and which of them is the newest finished one. No torch here."""
+"""Where runs stand: runs/TASK-METHOD, then -2, -3; the newest finished one; what one says of itself. No torch here."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 from neo_peft.errors import InputError
 from neo_peft.files import read_json
+from neo_peft.peft_config import CONFIG, named_base, read_peft
 from neo_peft.settings import Settings
+from neo_peft.tasks import TASKS
 
 RUNS = Path("runs")
-RUN, CONFIG = "run.json", "adapter_config.json"  # a finished run has the first, an adapter of peft's the second
+RUN = "run.json"  # a finished run has it; an adapter of peft's has CONFIG
 
 
 def choose_folder(settings: Settings) -> Path:
@@ -41,4 +44,28 @@ def newest_run(task: str | None = None) -> Path:
 def is_run(folder: Path | str) -> bool:
     """Say whether a folder holds a finished run, or an adapter of peft's own."""
     # os.path, since a long text is no path at all, and Path says so by an error.
-    return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, CONFIG))
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, CONFIG, os.path.join("lora", CONFIG)))
+
+
+def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
+    """Read what a run, or an adapter of peft's own, says to whoever trains it further: what is settled, which is its
+    method and its flags, and what is only a default: the base, and of a run the task, its labels, how it is read."""
+    if not folder.is_dir():
+        raise InputError(f"--adapter {folder}: there is no such folder; it is a run's, or one of peft's")
+    if not (folder / RUN).exists():
+        found = read_peft(folder)
+        if found is None:
+            raise InputError(f"--adapter {folder} holds neither {RUN} nor {CONFIG}: it is no finished run, no adapter")
+        base = named_base(folder)
+        return found, {"model": base} if base else {}
+    flags = read_json(folder / RUN).get("flags")
+    if not isinstance(flags, dict) or not isinstance(flags.get("method"), str):
+        raise InputError(f"{folder / RUN} names no method: it is no run of train.py's")
+    parts = flags["method"].split("+")
+    fields = {item.name for item in dataclasses.fields(Settings) if item.metadata["only"] in parts} | {"method"}
+    usual = {"task", "model", "head_dropout"}
+    if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
+        usual |= {"read"}
+    if task in (None, flags.get("task")):
+        usual |= {"labels", "label_words"}
+    return tuple({name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual))

@@ -94,7 +94,10 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
-    model: str = flag(BUNDLED_MODEL, MODEL, "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id")
+    model: str = flag(
+        BUNDLED_MODEL, MODEL,
+        "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id: owner/name, or owner/name@revision",
+    )  # fmt: skip
     precision: str = flag(
         "auto", MODEL, "what frozen matrices are held and multiplied in; auto is fp16 on CUDA, else fp32", str,
         ("auto", "fp32", "bf16", "fp16"),
@@ -102,6 +105,9 @@ class Settings:
     device: str = flag("auto", MODEL, "where to compute", str, ("auto", "cuda", "mps", "cpu"))
     threads: int | str = flag("auto", MODEL, "CPU threads; auto takes what the process may use, few if small", threads)
 
+    adapter: str | None = flag(
+        None, ADAPTER, "train this further: a run's folder, or an adapter of peft's; it settles the flags below"
+    )
     method: str = flag(None, ADAPTER, f"what trains: {', '.join(METHODS)}", choices=METHODS)
     rank: int = flag(8, ADAPTER, "rank r of LoRA's A and B", whole(1, 16_384), only="lora")
     alpha: float = flag(
@@ -125,9 +131,9 @@ class Settings:
     )
     head_dropout: float = flag(0.1, ADAPTER, "dropout before the linear head, where there is one", real(0, 1))
 
-    epochs: int = flag(None, TRAINING, "passes over the training rows (default: 10)", whole(1))
+    epochs: int = flag(10, TRAINING, "passes over the training rows", whole(1))
     max_steps: int | None = flag(None, TRAINING, "stop after this many updates (default: no limit)", whole(1))
-    batch_size: int = flag(None, TRAINING, "examples in a batch (default: 16)", whole(1))
+    batch_size: int = flag(16, TRAINING, "examples in a batch of each process", whole(1))
     gradient_accumulation: int = flag(1, TRAINING, "batches in one update", whole(1))
     learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, allow_least=False))
     weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0))
@@ -150,13 +156,20 @@ class Settings:
         return self.method.split("+")
 
 
-# Chosen on validation scores: docs/results.md. A large model takes smaller steps than the bundled one.
-LEARNING_RATES = {  # method: (neo-mini, any other model)
-    "lora": (5e-3, 1e-3),
-    "prompt": (1e-1, 3e-2),
-    "full": (1e-3, 5e-5),
-    "head": (1e-2, 1e-2),
-    "lora+prompt": (5e-3, 1e-3),
+# What a method starts from where nothing else says so, and what differs on the bundled model, which is small and
+# takes larger steps: chosen on validation scores, see docs/results.md.
+METHOD_DEFAULTS = {
+    "lora": {"learning_rate": 1e-3},
+    "prompt": {"learning_rate": 3e-2},
+    "full": {"learning_rate": 5e-5},
+    "head": {"learning_rate": 1e-2},
+    "lora+prompt": {"learning_rate": 1e-3},
+}
+BUNDLED_DEFAULTS = {
+    "lora": {"learning_rate": 5e-3},
+    "prompt": {"learning_rate": 1e-1, "prompt_length": 20, "epochs": 20, "warmup_ratio": 0.1},
+    "full": {"learning_rate": 1e-3},
+    "lora+prompt": {"learning_rate": 5e-3},
 }
 
 _PAPER = {
@@ -198,6 +211,7 @@ def make_settings(**given: Any) -> Settings:
         if name not in fields:
             raise InputError(f"there is no setting {name!r}; the settings are {', '.join(fields)}")
         given[name] = _checked(fields[name], value)
+    given = {name: value for name, value in given.items() if value is not None}  # a setting that is not given
     task = given.get("task")
     if task is None:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
@@ -205,18 +219,16 @@ def make_settings(**given: Any) -> Settings:
     preset = _preset(given.get("preset"), task)
     if given.get("method", preset.get("method")) != preset.get("method"):
         preset.pop("learning_rate", None)  # it was the rate of another method
-    parts = (given.get("method") or preset.get("method") or "").split("+")
+    method, model = ({**values, **preset, **given}[name] for name in ("method", "model"))
+    if method is None:
+        raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (--preset paper brings its own)")
+    parts = method.split("+")
+    values.update(METHOD_DEFAULTS[method] | (BUNDLED_DEFAULTS.get(method, {}) if model == BUNDLED_MODEL else {}))
     values.update({name: value for name, value in preset.items() if fields[name].metadata["only"] in ("", *parts)})
     values.update(given)
-    if values["method"] is None:
-        raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (--preset paper brings its own)")
     if values["model"] != BUNDLED_MODEL and Path(values["model"]).is_dir():
         values["model"] = str(Path(values["model"]).resolve())  # a run is scored again from any folder
     _refuse_without_effect(fields, given, values)
-    rate = LEARNING_RATES[values["method"]][values["model"] != BUNDLED_MODEL]
-    for name, default in {"learning_rate": rate, "epochs": 10, "batch_size": 16}.items():
-        if values[name] is None:
-            values[name] = default
     return Settings(**values)
 
 

@@ -6,15 +6,17 @@
 import dataclasses
 import json
 import math
+import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from neo_peft import adapter, tables
+from neo_peft import adapter, processes, tables
 from neo_peft.data import Encoder, Examples
 from neo_peft.decoding import Evaluation, evaluate, majority_scores, pad_tags, perplexity, score
 from neo_peft.files import sha256
@@ -57,25 +59,31 @@ class Job:
 def run(settings: Settings, say: Say = print, progress: Progress = no_progress) -> dict:
     """Do a whole run and return its summary, which `--json` prints.
 
-    What a user may have got wrong is found before the run's folder is made. Raises InputError.
+    What a user may have got wrong is found before the run's folder is made. Raises InputError. Of several processes
+    each computes its share, and the first alone speaks and writes.
     """
     started = time.monotonic()
-    folder = choose_folder(settings)
+    if processes.rank:
+        say, progress = (lambda line: None), no_progress
+    folder = processes.decide(lambda: choose_folder(settings))
     job = prepare(settings, progress)
+    processes.require_same("base model", job.tuned.base.fingerprint)
+    processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
     describe(say, job)
     base, tuned = bare_side(job), Side(job.tuned.model, job.tuned.encoder)
     show_answers(say, job, base, "Before tuning")
     scores = {"majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}}
     scores |= score_side(job, base, "before", progress)
-    folder.mkdir(parents=True, exist_ok=True)
+    processes.decide(lambda: folder.mkdir(parents=True, exist_ok=True))
+    adapter.begin(job.tuned)  # not before: the base that was scored is bare
     steps, kept_epoch = train(job, folder, say, progress)
-    adapter.load_adapter(folder, job.tuned.model)  # the weights of the epoch that is kept
+    processes.decide(lambda: adapter.load_adapter(folder, job.tuned.model))  # the weights of the epoch that is kept
+    processes.copy_first(job.tuned.model.trainable().values())
     say("")
     show_answers(say, job, tuned, "After tuning")
     scores |= score_side(job, tuned, "after", progress)
-    learning_curves(folder / METRICS, folder / PLOT)
-    record = make_record(job, folder, scores, steps, kept_epoch, round(time.monotonic() - started, 1))
-    adapter.write_record(folder, record)
+    seconds = round(time.monotonic() - started, 1)
+    record = processes.decide(lambda: write_results(job, folder, scores, steps, kept_epoch, seconds))
     conclude(say, job, record, folder)
     return summary(record, folder)
 
@@ -87,7 +95,7 @@ def prepare(settings: Settings, progress: Progress) -> Job:
     task = task_of(settings)
     limits = {"train": settings.train_limit}
     rows = {name: limit_rows(every, limits.get(name, settings.eval_limit)) for name, every in splits.named().items()}
-    tuned = adapter.load_untuned(settings, with_method=True)
+    tuned = adapter.load_to_train(settings)
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())
@@ -164,7 +172,8 @@ def train(job: Job, folder: Path, say: Say, progress: Progress) -> tuple[int, in
                 line |= {"train_perplexity": perplexity(train_loss), "validation_perplexity": perplexity(found.loss)}
             line["validation"] = headline(job.task, scores)
             if job.settings.keep == "last" or scores[job.task.metric] > best["score"]:
-                adapter.save_adapter(folder, model, job.settings, job.tuned.base.tokenizer)
+                save = partial(adapter.save_adapter, folder, model, job.settings, job.tuned.base.tokenizer)
+                processes.decide(save)
                 best.update(epoch=epoch, score=scores[job.task.metric])
             log.epoch(line)
             say(epoch_line(line, kept=best["epoch"] == epoch))
@@ -174,11 +183,15 @@ def train(job: Job, folder: Path, say: Say, progress: Progress) -> tuple[int, in
 
 
 class Log:
-    """metrics.jsonl, which holds no clock so that equal runs give equal files, and timings.jsonl, which does."""
+    """metrics.jsonl, which holds no clock so that equal runs give equal files, and timings.jsonl, which does.
+
+    Of several processes the first alone writes them.
+    """
 
     def __init__(self, folder: Path):
-        self.metrics = open(folder / METRICS, "w", encoding="utf-8")  # noqa: SIM115
-        self.timings = open(folder / "timings.jsonl", "w", encoding="utf-8")  # noqa: SIM115
+        metrics, timings = (os.devnull if processes.rank else folder / name for name in (METRICS, "timings.jsonl"))
+        self.metrics = open(metrics, "w", encoding="utf-8")  # noqa: SIM115
+        self.timings = open(timings, "w", encoding="utf-8")  # noqa: SIM115
         self.started = time.monotonic()
 
     def __enter__(self) -> "Log":
@@ -207,6 +220,7 @@ def describe(say: Say, job: Job) -> None:
     protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
     say(f"task    {job.task.name}: {len(job.task.labels)} labels; data {settings.data}{protocol}: {sizes}")
     computing = f"{job.tuned.precision} on {job.tuned.model.device.type}, {job.tuned.threads} threads"
+    computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
     say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
     share = 100 * job.trainable / job.total
     say(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
@@ -237,6 +251,14 @@ def epoch_line(line: dict, kept: bool) -> str:
     return f"epoch {line['epoch']}: " + ", ".join(parts) + (", kept" if kept else "")
 
 
+def write_results(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: int, seconds: float) -> dict:
+    """Write the plot and run.json, and return what the latter holds."""
+    learning_curves(folder / METRICS, folder / PLOT)
+    record = make_record(job, folder, scores, steps, kept_epoch, seconds)
+    adapter.write_record(folder, record)
+    return record
+
+
 def make_record(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: int, seconds: float) -> dict:
     """Write down the run's recipe and what it came to; everything that run.json holds but its own checksum."""
     settings, base = job.settings, job.tuned.base
@@ -252,6 +274,7 @@ def make_record(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: in
         "files": {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()},
         "seed": settings.seed,
         "threads": job.tuned.threads,
+        "processes": processes.world,
         "device": job.tuned.model.device.type,
         "precision": job.tuned.precision,
         "versions": versions(),

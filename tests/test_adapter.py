@@ -1,5 +1,6 @@
 """Files: peft loads ours, we load peft's, the tensors are bit-equal and the logits agree; refusals, by their text."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from neo_peft.base import load_base
 from neo_peft.errors import InputError
 from neo_peft.lora import merge_lora
 from neo_peft.model import Batch, build_model
+from neo_peft.peft_config import peft_settings
 from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA
 from neo_peft.tasks import TASKS
@@ -292,11 +294,58 @@ def test_an_option_that_changes_the_maths_is_refused_by_name(saved, option):
     config = json.loads((saved / adapter.CONFIG).read_text())
     path = saved / adapter.CONFIG
     neutral = {"init_lora_weights": True, "modules_to_save": ["classifier"]}.get(option)
-    assert adapter.peft_settings({**config, option: neutral}, path)["rank"] == 5
+    assert peft_settings({**config, option: neutral}, path)["rank"] == 5
     with pytest.raises(InputError, match=f"adapter_config.json: {option} is "):
-        adapter.peft_settings({**config, option: OPTIONS[option]}, path)
+        peft_settings({**config, option: OPTIONS[option]}, path)
+
+
+def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
+    """And what old versions wrote: keys that are gone, null where there is a value today, most keys not there yet."""
+    path = tmp_path / "adapter_config.json"
+    LoraConfig(task_type="TOKEN_CLS", target_modules=["v_proj"]).save_pretrained(tmp_path)
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6).save_pretrained(tmp_path / "prompt")
+    written = json.loads(path.read_text())
+    expected = {
+        "method": "lora", "rank": 8, "alpha": 8, "dropout": 0.0, "target_modules": ("v_proj",), "bias": "none",
+        "rslora": False, "lora_init": "kaiming",
+    }  # fmt: skip
+    assert len(written) > 30 and peft_settings(written, path) == expected
+    old = {"enable_lora": None, "merge_weights": True, "lora_dropout": None, "use_rslora": None}
+    assert peft_settings({**written, **old}, path) == expected
+    assert peft_settings({"peft_type": "LORA", "target_modules": ["v_proj"]}, path) == expected
+    prompt = json.loads((tmp_path / "prompt" / "adapter_config.json").read_text())
+    for submodules in (None, 1):
+        prompt["num_transformer_submodules"] = submodules
+        assert peft_settings(prompt, path) == {"method": "prompt", "prompt_length": 6}
+    with pytest.raises(InputError, match="num_transformer_submodules is 2"):
+        peft_settings({**prompt, "num_transformer_submodules": 2}, path)
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT
+
+    assert peft_settings({"peft_type": "LORA"}, path)["target_modules"] == tuple(DEFAULT["gpt_neo"])
+
+
+def test_every_option_of_pefts_is_known_or_refused_by_name(tmp_path):
+    """A value that is not an option's default: those that are read or have no effect are these; the rest is refused."""
+    read = {
+        "LORA": "r lora_alpha lora_dropout bias target_modules use_rslora",
+        "PROMPT_TUNING": "num_virtual_tokens token_dim num_layers num_attention_heads prompt_tuning_init "
+        "prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs",
+    }
+    idle = (
+        "base_model_name_or_path inference_mode auto_mapping peft_version revision megatron_core qalora_group_size "
+        "runtime_config ensure_weight_tying eva_config"
+    )
+    for kind, config in (("LORA", LoraConfig), ("PROMPT_TUNING", PromptTuningConfig)):
+        for field in dataclasses.fields(config):
+            if field.name in ("peft_type", *read[kind].split(), *idle.split()):
+                continue
+            with pytest.raises(InputError, match=f": {field.name} is "):
+                peft_settings({"peft_type": kind, field.name: ["something"]}, tmp_path)
 
 
 def test_another_kind_of_adapter_is_refused(tmp_path):
+    for kind in ("SEQ_CLS", "FEATURE_EXTRACTION"):
+        with pytest.raises(InputError, match=f"task_type is '{kind}'; known here are TOKEN_CLS, for tags, and CAUSAL_"):
+            peft_settings({"peft_type": "LORA", "task_type": kind}, tmp_path)
     with pytest.raises(InputError, match="peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"):
-        adapter.peft_settings({"peft_type": "IA3"}, tmp_path)
+        peft_settings({"peft_type": "IA3"}, tmp_path)

@@ -2,17 +2,10 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import socket
 import struct
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -286,11 +279,13 @@ def test_a_broken_tokenizer_is_refused(folder):
     assert_refused(folder, f"{folder}: the tokenizer cannot be read: ")
 
 
-@pytest.mark.parametrize("model", ["a/b/c", "./nothing", "../nothing", "/nothing", "~/nothing", "a_file"])
+@pytest.mark.parametrize(
+    "model", ["a/b/c", "a/b/c@v1", "a/b@", "./nothing", "../nothing", "/nothing", "~/nothing", "a_file"]
+)
 def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(tmp_path, monkeypatch, model):
     monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
     (tmp_path / "a_file").touch()
-    assert_refused(model, f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name)")
+    assert_refused(model, f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name")
 
 
 # ------------------------------------------------------------------------------------------------------- tokenizers
@@ -438,6 +433,46 @@ def test_from_the_hub_shards_come_by_their_index_each_once(tiny_folder, folder, 
     assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
 
 
+def test_from_the_hub_every_file_is_of_the_named_revision(folder, monkeypatch):
+    shard(folder)
+    seen = []
+
+    def hub_file(repository, filename, kind="model", revision=None):
+        seen.append((repository, revision))
+        if not (folder / filename).exists():
+            raise FileNotFoundError
+        return folder / filename
+
+    monkeypatch.setattr(hub, "hub_file", hub_file)
+    load_base("owner/tiny@refs/pr/1")
+    assert seen == [("owner/tiny", "refs/pr/1")] * len(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED])
+
+
+def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folder, folder, asked):
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights") as error:
+        load_base("owner/tiny")
+    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
+    line = re.search(r'python -c "(.*)"$', str(error.value)).group(1)
+    exec(line.replace("owner/tiny", str(folder)), {})  # the line does what it promises
+    converted, tiny = load_base("converted"), load_base(str(tiny_folder))
+    assert converted.fingerprint == tiny.fingerprint
+    assert converted.tokenizer.encode(" gene") == tiny.tokenizer.encode(" gene")
+
+
+def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, asked):
+    (folder / "tokenizer.json").unlink()
+    assert_refused("owner/tiny", f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
+    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES])
+
+
+def test_a_folder_may_have_an_at_sign_in_its_name(folder):
+    folder = folder.rename(folder.with_name("tiny@v1"))
+    assert load_base(str(folder)).folder == folder
+    assert base.split_revision(str(folder)) == (str(folder), None)
+
+
 def test_of_another_model_on_the_hub_the_config_alone_is_fetched(folder, asked):
     change_config(folder, model_type="llama")
     assert_refused("owner/tiny", "model_type is 'llama'; only gpt_neo is known here")
@@ -461,97 +496,3 @@ def test_a_hub_index_is_checked_before_it_is_followed(folder, asked, index, word
 def test_bundled_and_local_models_never_ask_the_hub(tiny_folder, monkeypatch):
     monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
     assert load_base("neo-mini").folder.name == "neo-mini" and load_base(str(tiny_folder)).folder == tiny_folder
-
-
-ASK = """
-import sys
-from neo_peft.hub import hub_file
-for asked in sys.argv[1:]:
-    try:
-        print("got", hub_file(*asked.split(":")).read_text())
-    except Exception as error:
-        print(type(error).__name__, error)
-"""
-UNREACHED = (
-    "InputError owner/tiny: the hub cannot be reached and its files are not in the cache; without network use --model "
-    "neo-mini and --data sample, or name local folders with --model and --data"
-)
-
-
-def ask_hub(tmp_path: Path, endpoint: str, *asked: str, offline: str = "") -> tuple[list[str], float]:
-    """Ask for files (repository:file) in a process of its own, since the library reads its settings at import."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    cache = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_ENDPOINT": endpoint}
-    source = {"PYTHONPATH": str(Path(base.__file__).parents[1]), "NO_PROXY": "*", "HF_HUB_OFFLINE": offline}
-    begin = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, *asked], env=ours | cache | source, capture_output=True, text=True, timeout=60
-    )
-    assert done.stderr == ""
-    return done.stdout.splitlines(), time.monotonic() - begin
-
-
-def test_offline_with_an_empty_cache_the_error_is_one_line_and_quick(tmp_path):
-    lines, seconds = ask_hub(tmp_path, "https://huggingface.co", "owner/tiny:config.json", offline="1")
-    assert lines == [UNREACHED] and seconds < 10
-
-
-def free_address() -> tuple[socket.socket, str]:
-    server = socket.socket()
-    server.bind(("127.0.0.1", 0))
-    return server, f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def test_a_hub_that_refuses_is_given_up_at_once(tmp_path):
-    server, address = free_address()  # bound, and not listening
-    lines, seconds = ask_hub(tmp_path, address, "owner/tiny:config.json", "owner/tiny:vocab.json")
-    server.close()
-    assert lines == [UNREACHED] * 2 and seconds < 10
-
-
-@pytest.mark.slow
-def test_a_hub_that_says_nothing_is_given_up_within_ten_seconds(tmp_path):
-    server, address = free_address()
-    server.listen()
-    lines, seconds = ask_hub(tmp_path, address, "owner/tiny:config.json")
-    server.close()
-    assert lines == [UNREACHED] and seconds < 10
-
-
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one repository, which holds one file, and with one that is private."""
-
-    def do_HEAD(self):
-        known = self.path in ("/", "/owner/tiny/resolve/main/config.json")
-        self.send_response(200 if known else 401 if "private" in self.path else 404)
-        self.send_header("X-Repo-Commit", "a" * 40)
-        self.send_header("ETag", '"b"')
-        self.send_header("Content-Length", "2" if known else "0")
-        if not known:
-            self.send_header("X-Error-Code", "RepoNotFound" if "private" in self.path else "EntryNotFound")
-        self.end_headers()
-
-    def do_GET(self):
-        self.do_HEAD()
-        self.wfile.write(b"{}")
-
-    def log_message(self, *_):
-        pass
-
-
-def test_a_fetched_model_is_used_offline_with_what_its_repository_lacks(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    both = "owner/tiny:config.json", "owner/tiny:vocab.json"
-    lines, _ = ask_hub(tmp_path, address, *both, "owner/private:config.json", "a b:config.json")
-    server.shutdown()
-    server.server_close()
-    absent = ["got {}", "FileNotFoundError owner/tiny has no file vocab.json"]
-    assert lines[:2] == absent
-    for line in lines[2:]:
-        assert line.startswith("InputError ") and "there is no such repository on the hub, or it is private; " in line
-    # Now without it: what the repository lacks is known, what was never asked for is not.
-    for offline in ("1", ""):
-        lines, _ = ask_hub(tmp_path, address, *both, "owner/tiny:merges.txt", offline=offline)
-        assert lines == [*absent, UNREACHED]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neo_peft import hardware
+from neo_peft import hardware, processes
 from neo_peft.errors import InputError
 from neo_peft.hardware import SMALL, find_device, find_precision, thread_count
 
@@ -93,6 +93,34 @@ def test_without_affinity_all_cpus_count(machine, monkeypatch, count, threads):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert thread_count("auto", SMALL) == threads
+
+
+def test_the_processes_of_a_host_share_its_cores_and_a_one_of_torchruns_own_is_no_limit(machine, monkeypatch):
+    monkeypatch.setattr(processes, "local_world", 3)
+    machine(cpus=16, quota=12, omp="1")
+    assert thread_count("auto", SMALL) == 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert thread_count("auto", SMALL) == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert thread_count("auto", SMALL) == 2
+    machine(cpus=2)
+    assert thread_count("auto", SMALL) == 1
+    assert thread_count(7, SMALL) == 7
+
+
+def test_several_processes_need_a_gpu_each_and_do_not_share_mps(machine, monkeypatch):
+    machine(cuda=True, mps=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(processes, "world", 6)
+    monkeypatch.setattr(processes, "local_world", 2)
+    assert find_device("auto") == "cuda"
+    monkeypatch.setattr(processes, "local_world", 3)
+    for asked in ("auto", "cuda"):
+        with pytest.raises(InputError, match="^3 processes on a host of 2 GPUs: start fewer, or take --device cpu$"):
+            find_device(asked)
+    assert find_device("cpu") == "cpu"
+    with pytest.raises(InputError, match="^--device mps computes in one process; several need cuda or cpu$"):
+        find_device("mps")
 
 
 V2, V1_QUOTA, V1_PERIOD = "cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"

@@ -28,9 +28,11 @@ def built(base, task, method, compute_dtype=torch.float32, **settings):
 
 def test_ner_reads_a_classifier_and_the_method_head_of_the_others_a_score():
     names = {(task, method): head_name(TASKS[task], method) for task in TASKS for method in METHODS}
-    with_score = {("sentiment", "head"), ("similarity", "head")}
+    tagging = {"ner", "tagging"}
+    with_score = {(task, "head") for task in TASKS if task not in tagging}
     assert {pair for pair, name in names.items() if name == "score"} == with_score
-    assert {pair for pair, name in names.items() if name == "classifier"} == {("ner", method) for method in METHODS}
+    with_classifier = {(task, method) for task in tagging for method in METHODS}
+    assert {pair for pair, name in names.items() if name == "classifier"} == with_classifier
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -71,6 +71,16 @@ def test_numbers_are_labels_too(tmp_path):
     assert splits.train[1] == {"sentence1": "He has 1 .", "sentence2": "She has 2 .", "label": "1"}
 
 
+def test_a_label_is_the_same_with_spaces_around_it_and_may_hold_what_separates_flags(tmp_path, tiny_folder):
+    texts = ["bad , very", " bad , very ", "größer"] * 10
+    rows = [{"sentence": f"s {i}", "label": label} for i, label in enumerate(texts)]
+    data = write_rows(tmp_path / "mine", train=rows)
+    assert load_splits(CLASSIFICATION, str(data)).labels == ("bad , very", "größer")
+    argv = ["--task", "classification", "--method", "prompt", "--data", data, "--model", tiny_folder, "--max-steps", 1]
+    assert main(train, [*argv, "--threads", 1]) == 0
+    assert adapter.load("runs/classification-prompt").encoder.task.labels == ("bad , very", "größer")
+
+
 @pytest.mark.parametrize("name", ["ner", "sentiment", "similarity"])
 def test_the_plain_names_and_the_tasks_read_the_same_rows(tmp_path, name):
     plain, rows = {

@@ -216,11 +216,67 @@ def test_which_run_answers(adapters, answers, tmp_path):
     assert status == 2 and "there is no run folder nowhere" in errors
 
 
-def test_flags_that_do_not_fit_are_refused(tmp_path, capsys):
+def test_several_runs_answer_the_rows_that_name_them(adapters, answers):
+    """As each run alone, in the order of the lines; by folders in front or by --run, whatever the batches."""
+    rows = [
+        {"run": task, **row, "id": number}
+        for number, of_one in enumerate(zip(*(load_splits(TASKS[task], "sample").test[:5] for task in adapters)))
+        for task, row in zip(adapters, of_one)
+    ]
+    alone = {}
+    for task, folder in adapters.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows if row["run"] == task)
+        alone[task] = iter(answers("--run", str(folder), "--jsonl", stdin=lines.encode())[1])
+    expected = [next(alone[row["run"]]) for row in rows]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    folders = list(map(str, adapters.values()))
+    flags = [flag for folder in folders for flag in ("--run", folder)]
+    for argv in ([*folders, "--jsonl"], ["--jsonl", *flags], [*folders, "--jsonl", "--batch-size", "2"]):
+        status, given, errors = answers(*argv, stdin=lines)
+        assert (status, errors) == (0, "") and [line["line"] for line in given] == list(range(1, 16))
+        for row, found, wanted in zip(rows, given, expected, strict=True):
+            assert found.keys() == wanted.keys() and found.items() >= row.items()
+            assert found["predicted"] == wanted["predicted"]
+            both = [line["spans"] if row["run"] == "ner" else [line["probabilities"]] for line in (found, wanted)]
+            for one, other in zip(*both, strict=True):  # rounded to four places
+                assert one == {key: pytest.approx(value, abs=1.5e-4) for key, value in other.items()}
+
+
+def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
+    lines = [
+        '{"run": "ner", "tokens": ["IL-2"]}', '{"tokens": ["IL-2"]}', '{"run": "nobody", "tokens": ["IL-2"]}',
+        '{"run": ["ner"]}', "[1]", "nope", "", '{"run": "sentiment", "tokens": ["IL-2"]}',
+        '{"run": "sentiment", "sentence": "Up ."}', '{"run": "ner", "tokens": ' + json.dumps(["gene"] * 400) + "}",
+    ]  # fmt: skip
+    status, given, errors = answers(*map(str, adapters.values()), "--jsonl", stdin="\n".join(lines).encode())
+    assert status == 2 and [line["line"] for line in given] == [1, 9, 10]
+    for number in (2, 3, 4, 5):
+        expected = "expected a JSON object whose 'run' is one of ner, sentiment, similarity"
+        assert f"line {number}: {lines[number - 1]!r}"[:40] in errors and expected in errors.splitlines()[number - 2]
+    assert "line 6: no JSON" in errors and "line 7: it is empty" in errors
+    assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
+    assert len(given[2]["predicted"]) == 400 and given[2]["predicted"][-1] == "O"
+    assert "1 texts were cut to " in errors and " or 128 tokens" in errors
+    assert errors.endswith("error: 7 of the lines could not be read, and were left out\n")
+
+
+def test_runs_that_cannot_go_together_are_one_line(adapters, answers):
+    ner, sentiment = str(adapters["ner"]), str(adapters["sentiment"])
+    status, given, errors = answers("--run", ner, "--run", ner, "--jsonl")
+    assert (
+        (status, given) == (2, []) and errors.startswith("error: two runs are called ner;") and errors.count("\n") == 1
+    )
+    status, _, errors = answers(ner, sentiment, "--jsonl", "--task", "ner")
+    assert status == 2 and "was trained for sentiment, not for ner" in errors
+
+
+def test_flags_that_do_not_fit_are_refused(adapters, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("x")
+    folders = [str(adapters["ner"]), str(adapters["sentiment"])]
     for argv, message in (
         (["notes.txt"], "notes.txt is a file: read it with --file notes.txt"),
         (["text", "--file", "notes.txt"], "TEXT and --file both give examples"),
+        ([*folders, "IL-2 gene"], "several runs need --jsonl, and rows that name theirs"),
     ):
         with pytest.raises(SystemExit, match="2"):
             predict.main(argv)
@@ -274,6 +330,6 @@ def test_a_reader_who_leaves_ends_the_command_in_silence():
 def test_an_unknown_command_is_one_line():
     done = subprocess.run([sys.executable, "-m", "neo_peft", "predic"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: there is no command predic; the commands are predict\n"
+    assert done.stderr == "error: there is no command predic; the commands are predict, export\n"
     usage = subprocess.run([sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "predict   answer new text" in usage.stdout

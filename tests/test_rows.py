@@ -31,6 +31,13 @@ def test_positions_start_at_zero_unless_told():
     assert rows.rectangle.tolist() == [[0, 1, 2]]
 
 
+def test_each_text_may_start_at_a_place_of_its_own():
+    rows = Rows.of_texts(torch.tensor([2, 3, 1]), start=torch.tensor([4, 0, 7]))
+    assert rows.slots.tolist() == [0, 1, 3, 4, 5, 6]
+    assert rows.positions.tolist() == [4, 5, 0, 1, 2, 7]
+    assert rows.rectangle.tolist() == [[4, 5, 6], [0, 1, 2], [7, 8, 9]]
+
+
 def test_a_next_token_stands_at_its_own_texts_position():
     rows = Rows.of_next_tokens(torch.tensor([7, 2, 30]))
     assert (rows.batch, rows.longest) == (3, 1)

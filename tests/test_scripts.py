@@ -201,6 +201,25 @@ def test_recorded_settings_make_the_same_settings_again(task, method, preset):
     assert make_settings(**dataclasses.asdict(settings)) == settings
 
 
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"method": "prompt"}, (20, 20, 0.1, 0.1)),
+        ({"method": "prompt", "model": "EleutherAI/gpt-neo-125m"}, (8, 10, 0.0, 0.03)),
+        ({"method": "prompt", "prompt_length": 5, "epochs": 1, "learning_rate": 2}, (5, 1, 0.1, 2.0)),
+        ({"preset": "paper"}, (8, 5, 0.0, 0.03)),
+        ({"preset": "paper", "model": "neo-mini"}, (8, 5, 0.0, 0.03)),  # the preset goes before the model's defaults
+        ({"preset": "paper", "epochs": 3}, (8, 3, 0.0, 0.03)),
+        ({"method": "lora"}, (8, 10, 0.0, 0.005)),
+        ({"method": "lora", "preset": "paper"}, (8, 5, 0.0, 0.001)),  # the preset's rate is another method's
+    ],
+)
+def test_a_flag_goes_before_the_preset_and_that_before_the_defaults(given, expected):
+    settings = make_settings(task="sentiment", **given)
+    names = ("prompt_length", "epochs", "warmup_ratio", "learning_rate")
+    assert tuple(getattr(settings, name) for name in names) == expected
+
+
 BAD = {
     "--seed 99999999999999999999 is too large": ["--task", "ner", "--method", "head", "--seed", "99999999999999999999"],
     "--rank 100000 is too large: 16384 is the most": ["--task", "ner", "--method", "lora", "--rank", "100000"],
@@ -251,7 +270,7 @@ def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
         "a bare base model needs both --task and --model": ["--zero-shot", "--task", "ner"],
         "runs/ner-head was trained for ner, not for sentiment": ["runs/ner-head", "--task", "sentiment"],
         "was trained on another base than neo-mini": ["runs/ner-head", "--model", "neo-mini"],
-        "argument --split: invalid choice: 'dev'": ["--split", "dev"],
+        "--split dev: the data has none; it has train, validation, test": ["--split", "dev"],
     }.items():
         capsys.readouterr()
         assert main(evaluate, argv) == 2, argv

@@ -14,13 +14,13 @@ import neo_peft
 ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "metrics", "progress"),
-    ("tasks", "files", "hub", "hardware", "gptneo", "lora", "prompt"),
-    ("settings", "base", "readers", "tables", "plots"),
-    ("model", "sources", "runs", "flags"),
-    ("data",),
+    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
+    ("hardware", "settings", "base", "readers", "tables", "plots", "peft_config"),
+    ("model", "sources", "runs"),
+    ("data", "flags"),
     ("adapter", "decoding", "loop"),
-    ("training",),
-    ("train", "evaluate", "commands.predict"),
+    ("adapter_set", "training"),
+    ("train", "evaluate", "commands.predict", "commands.export"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -59,7 +59,7 @@ def test_help_and_a_bad_flag_answer_without_torch():
     for command in (
         ["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"],
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
-        ["neo_peft/__main__.py", "predict", "x"],
+        ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
     ):  # fmt: skip
         code = (
             "import sys, runpy; sys.argv = sys.argv[1:]\n"

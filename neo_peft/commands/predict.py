@@ -1,4 +1,7 @@
-"""Answer new text with a finished run: python -m neo_peft predict runs/ner-lora "The IL-2 gene is active." """
+"""Answer new text with a finished run: python -m neo_peft predict runs/ner-lora "The IL-2 gene is active."
+
+Several runs share one base, and each row of JSON names its own: see `adapter_set.py`.
+"""
 
 import argparse
 import json
@@ -8,7 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,22 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "text", nargs="*", metavar="TEXT",
-        help="an example each, two sentences split by a tab; standard input without any. A run's folder may come first",
+        help="an example each, two sentences split by a tab; standard input without any. Runs' folders may come first",
     )  # fmt: skip
-    parser.add_argument("--run", metavar="RUN", help="a run's folder (default: the newest finished one in runs/)")
+    parser.add_argument(
+        "--run", metavar="RUN", action="append", default=[],
+        help='a run\'s folder (default: the newest finished one in runs/); rows of several name theirs: {"run": ...}',
+    )  # fmt: skip
     parser.add_argument("--file", metavar="FILE", help="a file with an example a line")
     parser.add_argument("--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}')
     parser.add_argument("--json", action="store_true", help="print JSON lines on a terminal too")
     add_run_flags(parser)
     flags = parser.parse_args(argv)
-    if flags.text and flags.run is None and is_run(flags.text[0]):
-        flags.run = flags.text.pop(0)
+    if not flags.run:
+        flags.run = list(takewhile(is_run, flags.text))
+        flags.text = flags.text[len(flags.run) :]
+    if len(flags.run) > 1 and not flags.jsonl:
+        parser.error('several runs need --jsonl, and rows that name theirs: {"run": "ner-lora", "tokens": ["IL-2"]}')
     if flags.text and flags.file:
         parser.error("TEXT and --file both give examples: name one of them")
     if len(flags.text) == 1 and os.path.isfile(flags.text[0]):
@@ -48,38 +57,85 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
-    folder = Path(flags.run) if flags.run else newest_run(flags.task)
+    folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
     lines = open_lines(flags)
     from tqdm import tqdm
 
-    from neo_peft.adapter import load, settings_in  # after the flags: torch takes seconds to import
-
-    settings = changed(settings_in(folder, flags.model, flags.task, flags.labels), flags)
-    tuned = load(folder, settings)
-    task = tuned.encoder.task
-    for note in tuned.notes:
+    runs = OneRun(folders[0], flags) if len(folders) == 1 else SeveralRuns(folders, flags)
+    for note in dict.fromkeys(note for tuned in runs.tuned for note in tuned.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
-        print(f"by {folder}", file=sys.stderr)
-    show = partial(as_text, task) if sys.stdout.isatty() and not flags.json else partial(as_json, task)
+        print(f"by {folders[0]}", file=sys.stderr)
+    show = as_text if sys.stdout.isatty() and not flags.json else as_json
     wrong = cut = 0
-    for batch in in_batches(lines, settings.batch_size):
+    for batch in in_batches(lines, runs.tuned[0].settings.batch_size):
         rows = []
         for number, line in batch:
             try:
-                rows.append({"line": number} | readers.example(line, task, flags.jsonl))
+                rows.append({"line": number} | runs.read(line))
             except ValueError as error:
                 tqdm.write(f"line {number}: {error}", file=sys.stderr)
                 wrong += 1
-        answered, shortened = answer(tuned, rows)
-        cut += shortened
-        for row in answered:
-            tqdm.write(show(row))
+        found = runs.evaluate(rows)
+        cut += found.cut
+        for row, *answer in zip(rows, found.predicted, found.probabilities, strict=True):
+            task = runs.task_of(row)
+            tqdm.write(show(task, answered(task, row, *answer)))
         sys.stdout.flush()
     if cut:
-        print(f"{cut} texts were cut to {tuned.encoder.max_length} tokens", file=sys.stderr)
+        lengths = sorted({tuned.encoder.max_length for tuned in runs.tuned})
+        print(f"{cut} texts were cut to {' or '.join(map(str, lengths))} tokens", file=sys.stderr)
     if wrong:
         raise InputError(f"{wrong} of the lines could not be read, and were left out")
+
+
+# Both import the rest of the package when they are made: the flags are checked by then, and torch takes seconds.
+
+
+class OneRun:
+    """A run that answers every line."""
+
+    def __init__(self, folder: Path, flags: argparse.Namespace):
+        from neo_peft.adapter import load, settings_in
+
+        self.tuned = [load(folder, changed(settings_in(folder, flags.model, flags.task, flags.labels), flags))]
+        self.task, self.as_json = self.tuned[0].encoder.task, flags.jsonl
+
+    def task_of(self, row: dict) -> Task:
+        return self.task
+
+    def read(self, line: bytes) -> dict:
+        return readers.example(line, self.task, self.as_json)
+
+    def evaluate(self, rows: list[dict]) -> Any:
+        from neo_peft.decoding import evaluate
+
+        [tuned] = self.tuned
+        examples = tuned.encoder([{name: row[name] for name in self.task.fields[:-1]} for row in rows])
+        return evaluate(tuned.model, tuned.encoder, examples, batch_size=max(1, len(rows)))
+
+
+class SeveralRuns:
+    """Runs on one base that answer the rows that name them."""
+
+    def __init__(self, folders: list[Path], flags: argparse.Namespace):
+        from neo_peft.adapter import settings_in
+        from neo_peft.adapter_set import AdapterSet
+
+        self.runs = AdapterSet()
+        for folder in folders:
+            self.runs.add(folder, settings=changed(settings_in(folder, flags.model, flags.task, flags.labels), flags))
+        self.tuned = [self.runs[name] for name in self.runs]
+        self.tasks = {name: self.runs[name].encoder.task for name in self.runs}
+
+    def task_of(self, row: dict) -> Task:
+        return self.tasks[row["run"]]
+
+    def read(self, line: bytes) -> dict:
+        return readers.example_of_run(line, self.tasks)
+
+    def evaluate(self, rows: list[dict]) -> Any:
+        return self.runs.evaluate(rows, batch_size=max(1, len(rows)))
 
 
 def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
@@ -123,21 +179,12 @@ def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
         raise end
 
 
-def answer(tuned: Any, rows: list[dict]) -> tuple[list[dict], int]:
-    """Put answers and probabilities beside the rows; count those that were cut to the model's length."""
-    from neo_peft.decoding import evaluate, pad_tags
-
-    task = tuned.encoder.task
-    examples = tuned.encoder([{name: row[name] for name in task.fields[:-1]} for row in rows])
-    found = evaluate(tuned.model, tuned.encoder, examples, batch_size=max(1, len(rows)))
+def answered(task: Task, row: dict, predicted: Any, probabilities: list[float]) -> dict:
+    """Put the answer and its probabilities beside a row."""
     if task.tags_words:
-        answers = zip(rows, pad_tags(rows, found.predicted), found.probabilities)
-        return [row | {"predicted": tags, "spans": spans(row, tags, each)} for row, tags, each in answers], examples.cut
-    answers = zip(rows, found.predicted, found.probabilities, strict=True)
-    return [
-        row | {"predicted": label, "probabilities": dict(zip(task.labels, map(rounded, each)))}
-        for row, label, each in answers
-    ], examples.cut
+        tags = predicted + ["O"] * (len(row["tokens"]) - len(predicted))  # of words that were cut away
+        return row | {"predicted": tags, "spans": spans(row, tags, probabilities)}
+    return row | {"predicted": predicted, "probabilities": dict(zip(task.labels, map(rounded, probabilities)))}
 
 
 def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:

@@ -1,0 +1,180 @@
+"""Hand a finished run to other programs: python -m neo_peft export runs/ner-lora DIR
+
+DIR becomes a folder of peft's, or with --merge a whole model, which transformers loads without peft. A README.md in
+it shows how, and says how the model is read.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neo_peft.errors import InputError
+from neo_peft.files import new_folder, write_folder, write_text
+from neo_peft.flags import OneLineParser, argument
+from neo_peft.runs import newest_run
+from neo_peft.settings import Settings, names
+from neo_peft.tasks import TASKS, Task
+
+
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        prog="python -m neo_peft export", allow_abbrev=False,
+        description="Write a finished run as a folder that peft loads, or transformers alone.",
+    )  # fmt: skip
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a run's folder (default: the newest finished one)")
+    parser.add_argument("folder", metavar="DIR", help="the folder to write, new or empty")
+    parser.add_argument("--merge", action="store_true", help="write a whole model, for transformers without peft")
+    parser.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
+    parser.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
+    parser.add_argument("--model", help="the base model (default: the one in RUN's run.json)")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse_flags(argv)
+    folder = Path(flags.folder)
+    new_folder(folder)  # refused before a base is loaded
+    run = Path(flags.run) if flags.run else newest_run(flags.task)
+    from neo_peft import adapter  # after the flags: torch takes seconds to import
+
+    settings = adapter.settings_in(run, flags.model, flags.task, flags.labels)
+    refuse_what_cannot_be(run, settings, flags.merge)
+    # Whatever the run computed in: a sum in half precision would be another model.
+    tuned = adapter.load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))
+    for note in tuned.notes:
+        print(f"note    {note}", file=sys.stderr)
+    write_folder(folder, lambda temporary: (write_model if flags.merge else write_adapter)(temporary, tuned))
+    print(f"{folder} holds {run} for {'transformers' if flags.merge else 'peft'}; its README.md shows how to load it")
+
+
+def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
+    """Refuse a whole model with a soft prompt, and an adapter of peft's where nothing is one."""
+    if merge and "prompt" in settings.methods:
+        raise InputError(
+            f"--merge: {run} has a soft prompt, rows in front of every text, which a model of transformers has no "
+            "place for; export it without --merge, for peft"
+        )
+    if not merge and settings.method in ("full", "head"):
+        raise InputError(
+            f"{run} is no adapter of peft's, which knows neither a model tuned in full nor a head alone; "
+            "export it with --merge, for transformers"
+        )
+    if not merge and settings.method == "lora+prompt" and TASKS[settings.task].tags_words:
+        raise InputError(
+            f"{run} has LoRA, a soft prompt and a head that stands beside LoRA; peft loads no prompt for tagging "
+            "without a head of its own, so that this run cannot be exported"
+        )
+
+
+def write_adapter(folder: Path, tuned: Any) -> None:
+    """Write the run's adapter as peft does, and a card."""
+    from neo_peft.adapter import save_adapter
+    from neo_peft.base import BUNDLED
+
+    settings = tuned.settings
+    if settings.model in BUNDLED:  # peft knows no bundled names; it loads the folder
+        settings = dataclasses.replace(settings, model=str(tuned.base.folder.resolve()))
+    save_adapter(folder, tuned.model, settings)
+    write_text(folder / "README.md", card(tuned, "An adapter for peft", adapter_lines(tuned)))
+
+
+def write_model(folder: Path, tuned: Any) -> None:
+    """Write the whole model, LoRA merged, with its tokenizer, and a card."""
+    from neo_peft.adapter import save_model
+    from neo_peft.lora import merge_lora
+
+    merge_lora(tuned.model)
+    task = tuned.encoder.task
+    save_model(folder, tuned.model, task.labels, tokenizer_for(task, tuned))
+    write_text(folder / "README.md", card(tuned, "A whole model for transformers", model_lines(tuned)))
+
+
+def tokenizer_for(task: Task, tuned: Any) -> Any:
+    """Set the tokenizer so that transformers' pipelines say texts as our encoder does."""
+    tokenizer = tuned.base.tokenizer
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tuned.encoder.end)
+    tokenizer.padding_side = "right"  # on the left it would move GPT-Neo's positions
+    if task.tags_words:  # every word carries its leading space, the first one too
+        before_words = tokenizer.backend_tokenizer.pre_tokenizer
+        before_words.add_prefix_space = True
+        tokenizer.backend_tokenizer.pre_tokenizer = before_words
+        tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
+    return tokenizer
+
+
+# ---------------------------------------------------------------------------------------------------------- the card
+
+
+def card(tuned: Any, what: str, lines: list[str]) -> str:
+    """Say what a folder holds, how its model is read, and the lines of Python that load it, to be run inside it."""
+    settings, task = tuned.settings, tuned.encoder.task
+    return "\n".join([
+        f"# {task.name}, {settings.method} on {base_name(settings)}", "",
+        f"{what}, made by neo_peft. Labels in order: {', '.join(task.labels)}.", *reading(tuned), "",
+        "```python", *lines, "```", "",
+    ])  # fmt: skip
+
+
+def base_name(settings: Settings) -> str:
+    """Name the base: a hub id or a bundled name as it is, of a folder only its own name."""
+    return Path(settings.model).name if Path(settings.model).is_absolute() else settings.model
+
+
+def example(tuned: Any) -> str:
+    """Say a text of the task, with the names of a row's fields in place of its data."""
+    if tuned.encoder.task.tags_words:
+        return "The IL-2 gene is active in T cells ."
+    row = {field: f"<{field}>" for field in tuned.encoder.task.fields}
+    return "".join(piece.text for piece in tuned.encoder.task.pieces(row, tuned.encoder.source_text))
+
+
+def reading(tuned: Any) -> list[str]:
+    """Say where a model is read, in the words of who has to repeat it."""
+    task, encoder = tuned.encoder.task, tuned.encoder
+    if not task.tags_words:
+        text = f"The text is `{example(tuned)}`"
+        if tuned.model.head:
+            return [f"{text}; a linear head reads its last token. Pad on the right."]
+        answers = ", ".join(f"`{task.answer(label, encoder.source_text)}`" for label in task.labels)
+        return [f"{text}, without special tokens; the model goes on with one of {answers} and the end token."]
+    lines = ["Words are split by spaces, and each carries its leading space, the first one too (`add_prefix_space`)."]
+    if encoder.read_last:
+        return [*lines, "A word's tag stands at its last sub-token, which no aggregation of transformers' takes."]
+    return [*lines, 'A word\'s tag stands at its first sub-token, as `aggregation_strategy="first"` takes it.']
+
+
+def adapter_lines(tuned: Any) -> list[str]:
+    """Write the Python that loads an adapter by peft."""
+    model, methods = tuned.model, tuned.settings.methods
+    auto, labels = "AutoModelForCausalLM", ""
+    if model.head_name:
+        auto, labels = "AutoModelForTokenClassification", f", num_labels={len(tuned.encoder.task.labels)}"
+    lines = [
+        "from peft import PeftConfig, PeftModel", f"from transformers import {auto}", "",
+        f'base = PeftConfig.from_pretrained("{"." if len(methods) == 1 else "lora"}").base_model_name_or_path'
+        f"  # any copy of {base_name(tuned.settings)}",
+        f'model = {auto}.from_pretrained(base, dtype="float32"{labels})',
+    ]  # fmt: skip
+    if len(methods) == 2:  # one after the other: peft has no model of both
+        lines.append('model = PeftModel.from_pretrained(model, "lora").merge_and_unload()')
+    lines.append(f'model = PeftModel.from_pretrained(model, "{"." if len(methods) == 1 else "prompt"}").eval()')
+    if model.prompt is not None:
+        lines[-1] += f"  # its first {len(model.prompt)} logits are the prompt's own"
+    return lines
+
+
+def model_lines(tuned: Any) -> list[str]:
+    """Write the Python that lets transformers answer by a whole model."""
+    kinds = {"classifier": "token-classification", "score": "text-classification", None: "text-generation"}
+    options = {"classifier": ', aggregation_strategy="first"', "score": "", None: ""}
+    name, more = tuned.model.head_name, ", max_new_tokens=10, do_sample=False, return_full_text=False"
+    if tuned.encoder.read_last:
+        options["classifier"] = ', aggregation_strategy="none"'
+    return [
+        "from transformers import pipeline", "",
+        f'answer = pipeline("{kinds[name]}", model="."{options[name]})',
+        f"print(answer({example(tuned)!r}{more if name is None else ''}))",
+    ]  # fmt: skip

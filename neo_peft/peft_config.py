@@ -1,0 +1,95 @@
+"""peft's adapter_config.json, read as settings of ours. No torch here: flags are answered at once.
+
+What peft's versions write differs. An option that we compute as peft does becomes a setting; one that changes nothing
+once the tensors are loaded is passed over; any other is refused by name, unless it is at its neutral value.
+"""
+
+import re
+from pathlib import Path
+
+from neo_peft.errors import InputError
+from neo_peft.files import read_json
+
+CONFIG = "adapter_config.json"
+
+_KNOWN = {
+    "LORA": {
+        "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "modules_to_save",
+        "init_lora_weights",
+    },
+    "PROMPT_TUNING": {
+        "num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads", "prompt_tuning_init",
+        "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
+    },
+}  # fmt: skip
+# Only for a start that is over, another program's weights, or an option that is off: qalora_group_size has a value
+# even where use_qalora, which is looked at, is false. merge_weights said when peft merged, never what it computed.
+_WITHOUT_EFFECT = {
+    "peft_type", "task_type", "base_model_name_or_path", "inference_mode", "auto_mapping", "peft_version", "revision",
+    "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying", "merge_weights", "eva_config",
+}  # fmt: skip
+_TASK_TYPES = (None, "TOKEN_CLS", "CAUSAL_LM")
+_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base's weights where they are
+_TARGETS = ("q_proj", "v_proj")  # peft's own for GPT-Neo
+
+
+def read_peft(folder: Path) -> dict | None:
+    """Read the adapter that stands in a folder, or LoRA and a prompt side by side in `lora/` and `prompt/`, as
+    settings of ours; None where there is none."""
+    if (folder / CONFIG).exists():
+        return peft_settings(read_json(folder / CONFIG), folder / CONFIG)
+    paths = [folder / part / CONFIG for part in ("lora", "prompt")]
+    if not all(path.exists() for path in paths):
+        return None
+    lora, prompt = (peft_settings(read_json(path), path) for path in paths)
+    return {**lora, **prompt, "method": f"{lora['method']}+{prompt['method']}"}
+
+
+def named_base(folder: Path) -> str | None:
+    """Name the base that peft's file in a folder names: a folder that is there, or a hub id; else None."""
+    path = next((folder / part / CONFIG for part in (".", "lora") if (folder / part / CONFIG).exists()), None)
+    config = read_json(path) if path else {}
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(name, str):
+        return None
+    if Path(name).parent == Path(__file__).resolve().parent / "assets":
+        return Path(name).name  # bundled, as export writes it
+    if Path(name).is_dir():
+        return name
+    hub_id = f"{name}@{revision}" if revision else name
+    return hub_id if re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", hub_id) else None
+
+
+def peft_settings(config: dict, path: Path) -> dict:
+    """Read an adapter_config.json as settings of ours. Refuse by name each option that we do not compute."""
+    kind = config.get("peft_type")
+    if kind not in _KNOWN:
+        raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(_KNOWN)}")
+    if config.get("task_type") not in _TASK_TYPES:
+        raise InputError(
+            f"{path}: task_type is {config['task_type']!r}; known here are TOKEN_CLS, for tags, and CAUSAL_LM"
+        )
+    for name, value in config.items():
+        neutral = value in (None, False, {}, [], "") or (name == "num_transformer_submodules" and value == 1)
+        if name not in _KNOWN[kind] | _WITHOUT_EFFECT and not neutral:
+            raise InputError(f"{path}: {name} is {value!r}: an option that is not known here changes what is computed")
+    if kind == "LORA" and config.get("init_lora_weights", True) not in _STARTS:
+        raise InputError(
+            f"{path}: init_lora_weights is {config['init_lora_weights']!r}: a start that moves the base's weights"
+        )
+    heads = set(config.get("modules_to_save") or ()) - {"classifier", "score"}
+    if heads:
+        raise InputError(f"{path}: modules_to_save is {sorted(heads)}: beyond the head, none is known here")
+    if kind == "PROMPT_TUNING":
+        return {"method": "prompt", "prompt_length": config.get("num_virtual_tokens")}
+    targets = config.get("target_modules") or _TARGETS
+    return {
+        "method": "lora",
+        "rank": config.get("r", 8),
+        "alpha": config.get("lora_alpha", 8),
+        "dropout": config.get("lora_dropout") or 0.0,
+        "target_modules": (targets,) if isinstance(targets, str) else tuple(sorted(targets)),
+        "bias": config.get("bias") or "none",
+        "rslora": bool(config.get("use_rslora")),
+        "lora_init": "gaussian" if config.get("init_lora_weights") == "gaussian" else "kaiming",
+    }
