@@ -94,7 +94,7 @@ def find_run(flags: argparse.Namespace) -> Path | None:
 
 def load_run(flags: argparse.Namespace, folder: Path) -> Any:
     """Load a run; what its run.json holds is used again, except for what the flags say."""
-    from neo_peft.adapter import load, settings_in
+    from neo_peft.loading import load, settings_in
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
@@ -106,7 +106,7 @@ def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
     """Load a bare base model, its NER head seeded and untrained; return it with the instruction for its texts."""
     if not (flags.task and flags.model):
         raise InputError("a bare base model needs both --task and --model")
-    from neo_peft.adapter import load_untuned
+    from neo_peft.loading import load_untuned
 
     settings = make_settings(task=flags.task, method="head", model=flags.model, labels=flags.labels)
     found = load_untuned(changed(with_own_labels(settings, flags), flags))

@@ -1,12 +1,10 @@
-"""Save and load adapters in peft's own file format, and runs as train.py leaves them.
+"""Save and load adapters in peft's own file format: adapter_config.json and adapter_model.safetensors.
 
-A run of LoRA or a prompt is a peft adapter (adapter_config.json, adapter_model.safetensors) beside a run.json. The keys
-of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict: a missing or unexpected
-tensor, a wrong shape, another base, or an option that changes the maths and is not known here is refused by name.
+The keys of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict: a missing or
+unexpected tensor, or a wrong shape, is refused by name. What stands around an adapter, a run, is in loading.py.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neo_peft.base import Base, load_base, split_revision
-from neo_peft.data import Encoder, make_encoder
+from neo_peft.base import split_revision
 from neo_peft.errors import InputError
-from neo_peft.files import read_json, sha256, sha256_of, write_json, write_whole
-from neo_peft.hardware import DTYPES, find_device, find_precision, thread_count
+from neo_peft.files import write_json, write_whole
 from neo_peft.lora import LoRALinear
-from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
-from neo_peft.peft_config import CONFIG, read_peft
-from neo_peft.runs import RUN
-from neo_peft.settings import Settings, make_settings, task_of
+from neo_peft.model import TunedModel
+from neo_peft.peft_config import CONFIG
+from neo_peft.settings import Settings, task_of
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -248,149 +243,3 @@ def _read_tensors(path: Path) -> list[tuple[str, Tensor]]:
     # With bias "all" peft also stores the head's biases under the names of its wrapper; they are the same head.
     wrapped = ("classifier.modules_to_save.bias", "classifier.original_module.bias")
     return [(name, tensor) for name, tensor in tensors.items() if not name.endswith(wrapped)]
-
-
-@dataclasses.dataclass
-class Tuned:
-    """A model, the encoder that it reads with, and what both were made from. `notes` are lines a user should see;
-    `start` holds the tensors of the adapter that training begins from, where there is one."""
-
-    model: TunedModel
-    encoder: Encoder
-    settings: Settings
-    base: Base
-    precision: str
-    threads: int
-    notes: list[str]
-    start: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-
-
-def settings_in(
-    folder: Path, model: str | None = None, task: str | None = None, labels: tuple[str, ...] | None = None
-) -> Settings:
-    """Read the settings of a run folder. An adapter of peft's own carries no task and no base: both must be named,
-    and the labels where they are not the task's own."""
-    if not folder.is_dir():
-        raise InputError(f"there is no run folder {folder}")
-    if (folder / RUN).exists():
-        settings = make_settings(**read_record(folder)["flags"])
-        if task and task != settings.task:
-            raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
-        if labels and labels != tuple(task_of(settings).labels):
-            raise InputError(f"{folder} was trained for the labels {', '.join(task_of(settings).labels)}")
-        return dataclasses.replace(settings, model=model or settings.model)
-    found = read_peft(folder)
-    if found is None:
-        raise InputError(f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter")
-    if not (model and task) and (folder / "metrics.jsonl").exists():
-        raise InputError(
-            f"{folder} is a run that was not finished; name --task and --model to score its best epoch so far"
-        )
-    if not (model and task):
-        raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
-    return make_settings(task=task, model=model, labels=labels, **found)
-
-
-def load(folder: Path | str, settings: Settings | None = None, base: Base | None = None) -> Tuned:
-    """Load a run folder, or an adapter of peft's own with the settings that `settings_in` makes for it.
-
-    It is computed where, and in which precision, the settings say. It goes onto `base` where one is given.
-
-    Raises InputError where the base is another one than the adapter was trained on, or a file does not fit.
-    """
-    folder = Path(folder)
-    tuned = load_untuned(settings or settings_in(folder), with_method=True, base=base)
-    check_origin(folder, tuned)
-    check_labels(folder, tuned)
-    load_adapter(folder, tuned.model)
-    return tuned
-
-
-def load_to_train(settings: Settings) -> Tuned:
-    """Load a base with the settings' method at its start. The tensors of `--adapter` are read and checked, but wait
-    for `begin`, so that the bare base can be scored before."""
-    tuned = load_untuned(settings, with_method=True)
-    if settings.adapter:
-        folder, head = Path(settings.adapter), tuned.model.head_name
-        check_origin(folder, tuned)
-        tuned.start = read_adapter(folder, tuned.model, with_head=False)
-        if f"{head}.weight" in tuned.start:
-            check_labels(folder, tuned)
-        elif head:
-            tuned.notes.append(f"{folder} holds no head: the {head} starts anew, from the seed {settings.seed}")
-    return tuned
-
-
-def begin(tuned: Tuned) -> None:
-    """Take the adapter that training begins from."""
-    put(tuned.start, tuned.model)
-    tuned.start = {}
-
-
-def check_origin(folder: Path, tuned: Tuned) -> None:
-    """Check what a folder says of itself against the settings and the base that it is loaded for."""
-    settings = tuned.settings
-    for name, value in (read_peft(folder) or {}).items():
-        # Targets may be said in several ways; whether they are the same, the tensors' names show. A start is over.
-        if name not in ("target_modules", "lora_init") and getattr(settings, name) != value:
-            raise InputError(f"{folder}, {CONFIG}: {name} is {value}, but the settings say {getattr(settings, name)}")
-    if (folder / RUN).exists():
-        record = read_record(folder)
-        trained, found = record["base"]["fingerprint"], tuned.base.fingerprint
-        if trained != found:
-            raise InputError(
-                f"{folder} was trained on another base than {settings.model}: its fingerprint is {trained[:12]}…, "
-                f"that of {settings.model} is {found[:12]}…"
-            )
-        for name, checksum in record["files"].items():
-            if name.endswith(".safetensors") and (not (folder / name).is_file() or sha256(folder / name) != checksum):
-                raise InputError(f"{folder / name} is missing, or was changed since the run: its sha256 is another")
-    else:
-        tuned.notes.append(f"{folder} names no fingerprint: whether {settings.model} is its base was not checked")
-
-
-def check_labels(folder: Path, tuned: Tuned) -> None:
-    """Check that a run's labels are the task's, in their order: a head's rows mean them."""
-    if (folder / RUN).exists() and read_record(folder)["labels"] != list(tuned.encoder.task.labels):
-        raise InputError(f"{folder / RUN} lists other labels than the task {tuned.settings.task} has")
-
-
-def base_of(settings: Settings) -> Base:
-    """Load the base of a run: where, and in the dtype that, its settings say."""
-    device = find_device(settings.device)
-    dtype = DTYPES[find_precision(settings.precision, device)]
-    return load_base(settings.model, held_dtype(settings.method, dtype), device)
-
-
-def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
-    """Load a base, unless it is given, and make it ready for a task: bare, or with the method at its start."""
-    task, precision = task_of(settings), find_precision(settings.precision, find_device(settings.device))
-    base = base or base_of(settings)
-    threads = thread_count(settings.threads, base.parameters)
-    torch.set_num_threads(threads)
-    model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
-    model = (model if with_method else bare_model(model)).eval()
-    return Tuned(model, encoder_of(base, model, settings), settings, base, precision, threads, list(base.notes))
-
-
-def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:
-    """Make the encoder that a model reads with."""
-    return make_encoder(
-        task_of(settings), base.tokenizer, base.trunk.config, settings,
-        with_head=model.head is not None, prompt_length=settings.prompt_length if "prompt" in settings.methods else 0,
-    )  # fmt: skip
-
-
-def read_record(folder: Path) -> dict:
-    """Read run.json; refuse one whose own checksum is not right."""
-    record = read_json(folder / RUN)
-    content = {name: value for name, value in record.items() if name != "sha256"}
-    if record.get("sha256") != sha256_of(content):
-        raise InputError(f"{folder / RUN} was changed since it was written, or cut short: its sha256 is another")
-    return content
-
-
-def write_record(folder: Path, record: dict) -> None:
-    """Write run.json, with the sha256 of its own fields as the last one."""
-    record = json.loads(json.dumps(record))  # what is hashed is what will be read: tuples are lists
-    write_json(folder / RUN, record | {"sha256": sha256_of(record)})

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neo_peft.adapter import Tuned, base_of, load, settings_in
 from neo_peft.base import Base
 from neo_peft.data import Examples, batches, collate
 from neo_peft.decoding import Evaluation, pad_tags, read_out
 from neo_peft.errors import InputError
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
+from neo_peft.loading import Tuned, base_of, load, settings_in
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
 from neo_peft.rows import Rows

@@ -97,7 +97,7 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str | None], labels: S
     Returns accuracy, total, hits, unanswered, macro_f1 (over `labels`), per_label as in `entity_scores`, and
     confusion: a row per gold label and a column per predicted one, in the order of `labels`, and one more
     column for None. Two labels also have f1, that of the last one, as GLUE scores MRPC's "equivalent", and matthews,
-    the correlation of the 2 x 2 counts (Matthews 1975), as GLUE scores CoLA; None counts there as the other label.
+    the correlation of gold and predicted (Matthews 1975), as GLUE scores CoLA.
     Raises ValueError on a label that is not in `labels`, and where the numbers of examples differ.
     """
     _check_same_number(len(gold), len(predicted), "labels")
@@ -129,11 +129,11 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str | None], labels: S
 
 
 def _matthews(confusion: list[list[int]]) -> float:
-    (first, second_for_first, none), (first_for_second, second, nothing) = confusion
-    second_for_first, first_for_second = second_for_first + none, first_for_second + nothing
-    sizes = (first + second_for_first) * (second + first_for_second)  # of the gold labels
-    guesses = (first + first_for_second) * (second + second_for_first)
-    return _ratio(first * second - second_for_first * first_for_second, math.sqrt(sizes * guesses))
+    """Correlate gold and predicted classes (Gorodkin 2004, for more than two); None is a class that is never gold."""
+    gold, guesses = [sum(row) for row in confusion], [sum(column) for column in zip(*confusion)]
+    total, hits = sum(gold), sum(row[i] for i, row in enumerate(confusion))
+    spread = math.sqrt((total**2 - sum(n**2 for n in guesses)) * (total**2 - sum(n**2 for n in gold)))
+    return _ratio(hits * total - sum(g * n for g, n in zip(gold, guesses)), spread)
 
 
 def _check_same_number(gold: int, predicted: int, what: str) -> None:

@@ -1,7 +1,7 @@
 """How each kind of file is read into raw rows, with a line-numbered error for whatever is no row.
 
-JNLPBA's IOB2, PhraseBank's `sentence@label`, MRPC's tab-separated pairs, the hub's JSON lines and parquet, the three
-plain formats of the bundled sample, and new text without labels. sources.py says where the files stand.
+JNLPBA's IOB2, PhraseBank's `sentence@label`, GLUE's tables, the hub's JSON lines and parquet, and the three plain
+formats of the bundled sample. A user's own rows are in own_rows.py; sources.py says where the files stand.
 """
 
 import codecs
@@ -9,10 +9,9 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
@@ -67,13 +66,13 @@ def _two(parts: tuple[str, str, str], expected: str) -> tuple[str, str]:
     return before, behind
 
 
-def _one_of(allowed: Collection, label: str) -> str:
+def one_of(allowed: Collection, label: str) -> str:
     if label not in allowed:
         raise ValueError(f"unknown label {label[:40]!r}; expected one of {', '.join(allowed)}")
     return label
 
 
-def _text(text: object) -> str:
+def text_of(text: object) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError("an empty token or sentence; fill it, or remove what it belongs to")
     return text
@@ -91,7 +90,7 @@ def _iob2_word(line: str, labels: Collection) -> tuple[str, str] | None:
     if line.startswith("###MEDLINE:"):
         return None
     token, tag = _two(line.partition("\t"), "a token, a tab and its tag")
-    return _text(token), _one_of(labels, tag)
+    return text_of(token), one_of(labels, tag)
 
 
 def read_phrasebank(task: Task, path: AnyPath) -> list[dict]:
@@ -101,7 +100,7 @@ def read_phrasebank(task: Task, path: AnyPath) -> list[dict]:
 def _phrasebank_row(line: str, labels: Collection) -> dict:
     """Parse PhraseBank: a sentence, @ and its label."""
     sentence, label = _two(line.rpartition("@"), "a sentence, @ and its label")  # the last @ of several
-    return {"sentence": _text(sentence), "label": _one_of(labels, label)}
+    return {"sentence": text_of(sentence), "label": one_of(labels, label)}
 
 
 def mrpc_pair(line: str, qualities: dict[str, str]) -> tuple[tuple[str, str], dict] | None:
@@ -128,8 +127,8 @@ def mrpc_ids(line: str, known: Collection) -> tuple[str, str]:
 def glue_row(fields: tuple[str, ...], columns: tuple, names: dict[str, str]) -> dict:
     """Parse a row of GLUE: its sentences, then its label, whose number `names` names."""
     *sentences, label = columns
-    label = names[_one_of(names, str(label))]
-    return dict(zip(fields, (*map(_text, sentences), label), strict=True))
+    label = names[one_of(names, str(label))]
+    return dict(zip(fields, (*map(text_of, sentences), label), strict=True))
 
 
 def read_tsv(task: Task, path: Path) -> list[dict]:
@@ -185,7 +184,7 @@ def tner_row(line: str, tag_names: dict[int, str]) -> dict:
     try:
         row = json.loads(line)
         words = zip(row["tokens"], row["tags"], strict=True)
-        tokens, tags = zip(*((_text(token), tag_names[tag]) for token, tag in words), strict=True)
+        tokens, tags = zip(*((text_of(token), tag_names[tag]) for token, tag in words), strict=True)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         expected = '{"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
         raise ValueError(f"{line[:40]!r}; expected {expected}") from error
@@ -201,22 +200,22 @@ def marked_row(line: str, labels: Collection) -> dict:
     tokens, tags = [], []
     for piece in pieces:
         kind, words = piece[1], (piece[2] or piece[0]).split(" ")
-        tokens += [_text(word) for word in words]
-        tags += [_one_of(labels, f"B-{kind}"), *[f"I-{kind}"] * (len(words) - 1)] if kind else ["O"]
+        tokens += [text_of(word) for word in words]
+        tags += [one_of(labels, f"B-{kind}"), *[f"I-{kind}"] * (len(words) - 1)] if kind else ["O"]
     return {"tokens": tokens, "tags": tags}
 
 
 def labelled_row(line: str, labels: Collection) -> dict:
     """Parse the sample's labelled sentences: a label, a tab and a sentence."""
     label, sentence = _two(line.partition("\t"), "a label, a tab and a sentence")
-    return {"sentence": _text(sentence), "label": _one_of(labels, label)}
+    return {"sentence": text_of(sentence), "label": one_of(labels, label)}
 
 
 def block_row(lines: list[str], labels: Collection) -> dict:
     """Parse the sample's pairs: three lines, the label and the two sentences."""
     if len(lines) != 3:
         raise ValueError(f"a block of {len(lines)} lines; expected a label, two sentences, a blank line")
-    return {"sentence1": lines[1], "sentence2": lines[2], "label": _one_of(labels, lines[0])}
+    return {"sentence1": lines[1], "sentence2": lines[2], "label": one_of(labels, lines[0])}
 
 
 def blocks_of(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -225,123 +224,3 @@ def blocks_of(path: Path) -> Iterator[tuple[int, list[str]]]:
         if not blank:
             numbers, lines = zip(*block, strict=True)
             yield numbers[0], list(lines)
-
-
-def own_row(task: Task, line: str, labels: Collection | None) -> dict:
-    """Parse a labelled row of the user's own, a JSON object; without `labels` any label will do."""
-    row, name = json_example(line, task), task.fields[-1]
-    if name not in row:
-        raise ValueError(f"{line[:40]!r}; the field {name!r} is missing")
-    if task.tags_words:
-        value = row[name]
-        if not isinstance(value, list) or len(value) != len(row["tokens"]):
-            raise ValueError(f"{line[:40]!r}; expected in {name!r} a list of one tag for each of the tokens")
-        _check_bio(value)
-        value = [_one_of(labels, tag) if labels else tag for tag in value]
-    else:
-        value = row[name]
-        if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-            raise ValueError(f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number")
-        value = _one_of(labels, str(value).strip()) if labels else str(value).strip()
-    return {field: row[field] for field in task.fields[:-1]} | {name: value}
-
-
-def _check_bio(tags: list) -> None:
-    """Refuse what is no BIO tag, and an I- that continues no entity of its type."""
-    before = "O"
-    for number, tag in enumerate(tags, start=1):
-        if tag != "O" and not (isinstance(tag, str) and tag[:2] in ("B-", "I-") and len(tag) > 2):
-            raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
-        if tag[0] == "I" and before[2:] != tag[2:]:
-            raise ValueError(f"tag {number}, {tag!r}, continues nothing; the first word of an entity is B-{tag[2:]}")
-        before = tag
-
-
-def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
-    """Name the labels of rows in the order in which they come; of tags `O`, then B- and I- of each type."""
-    if not task.tags_words:
-        return tuple(dict.fromkeys(row["label"] for row in rows))
-    kinds = dict.fromkeys(tag[2:] for row in rows for tag in row["tags"] if tag != "O")
-    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
-
-
-def example(line: bytes, task: Task, as_json: bool) -> dict:
-    """Parse a line of new text into a row without a label: a sentence, two split by a tab, or a JSON object."""
-    text = _example_text(line)
-    if as_json:
-        return json_example(text, task)
-    if task.tags_words:
-        starts, tokens = zip(*split_words(text), strict=True)
-        return {"text": text, "tokens": list(tokens), "starts": list(starts)}
-    fields = task.fields[:-1]
-    sentences = text.split("\t") if len(fields) > 1 else [text]
-    if len(sentences) != len(fields):
-        raise ValueError(f"{len(sentences)} parts in {text[:40]!r}; expected {len(fields)} sentences split by tabs")
-    return dict(zip(fields, map(_text, sentences)))
-
-
-def example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
-    """Parse a line of new text for several runs: a JSON object with a "run", and the fields of that run's task."""
-    text = _example_text(line)
-    row = _json(text)
-    name = row.get("run") if isinstance(row, dict) else None
-    if not isinstance(name, str) or name not in tasks:
-        raise ValueError(f"{text[:40]!r}; expected a JSON object whose 'run' is one of {', '.join(tasks)}")
-    return json_example(text, tasks[name])
-
-
-def _example_text(line: bytes) -> str:
-    try:
-        text = line.decode("utf-8").strip("\r\n ")
-    except UnicodeDecodeError:
-        raise ValueError("not utf-8; save the text as utf-8") from None
-    if not text.strip():
-        raise ValueError("it is empty; expected an example")
-    return text
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON: {error}") from None
-
-
-def json_example(text: str, task: Task) -> dict:
-    """Parse a JSON object with the fields of a task's rows; its label, and what else it holds, is kept as it is."""
-    row = _json(text)
-    for field in task.fields[:-1]:
-        value = row.get(field) if isinstance(row, dict) else None
-        words = value if task.tags_words and isinstance(value, list) and value else [value]
-        if not all(isinstance(word, str) and word.strip() for word in words) or task.tags_words and words is not value:
-            expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
-            raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
-    return row
-
-
-def split_words(text: str) -> list[tuple[int, str]]:
-    """Split text at spaces, and set punctuation apart from its words, as in the real data: "(T cells)." is five words.
-
-    A word is given with the place of its first character. A closing bracket stays where the word holds its opening
-    one, and a stop where the word holds another: "NF(kappa)" and "i.e." are one word.
-    """
-    words = []
-    for chunk in re.finditer(r"\S+", text):
-        begin, end = chunk.span()
-        while end - begin > 1 and text[begin] in '([{"“':
-            words.append((begin, text[begin]))
-            begin += 1
-        behind = []
-        while end - begin > 1 and _is_apart(text[begin:end]):
-            end -= 1
-            behind.append((end, text[end]))
-        words += [(begin, text[begin:end]), *reversed(behind)]
-    return words
-
-
-def _is_apart(word: str) -> bool:
-    last = word[-1]
-    opening = {")": "(", "]": "[", "}": "{"}.get(last)
-    if opening:
-        return opening not in word
-    return last in ',;:?!"”' or (last == "." and "." not in word[:-1])

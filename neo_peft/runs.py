@@ -1,11 +1,12 @@
 """Where runs stand: runs/TASK-METHOD, then -2, -3; the newest finished one; what one says of itself. No torch here."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
 from neo_peft.errors import InputError
-from neo_peft.files import read_json
+from neo_peft.files import read_json, sha256_of, write_json
 from neo_peft.peft_config import CONFIG, named_base, read_peft
 from neo_peft.settings import Settings
 from neo_peft.tasks import TASKS
@@ -69,3 +70,18 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
     if task in (None, flags.get("task")):
         usual |= {"labels", "label_words"}
     return tuple({name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual))
+
+
+def read_record(folder: Path) -> dict:
+    """Read run.json; refuse one whose own checksum is not right."""
+    record = read_json(folder / RUN)
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    if record.get("sha256") != sha256_of(content):
+        raise InputError(f"{folder / RUN} was changed since it was written, or cut short: its sha256 is another")
+    return content
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Write run.json, with the sha256 of its own fields as the last one."""
+    record = json.loads(json.dumps(record))  # what is hashed is what will be read: tuples are lists
+    write_json(folder / RUN, record | {"sha256": sha256_of(record)})

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from neo_peft import hub, readers
+from neo_peft import hub, own_rows, readers
 from neo_peft.errors import InputError
 from neo_peft.readers import AnyPath
 from neo_peft.tasks import TASKS, Task
@@ -189,9 +189,9 @@ def _load_glue(task: Task, data: str, seed: int) -> Splits:
 def _load_own(task: Task, folder: Path, seed: int, labels: Sequence[str] | None) -> Splits:
     """Load rows of the user's own: their labels, and the labels' order, come from train unless they are given."""
     train, *others = (folder / name for name in OWN)
-    parse = partial(readers.own_row, task)
+    parse = partial(own_rows.own_row, task)
     rows = readers.read_rows(train, parse, labels)
-    labels = tuple(labels) if labels else readers.labels_in(task, rows)
+    labels = tuple(labels) if labels else own_rows.labels_in(task, rows)
     validation, test = (readers.read_rows(file, parse, labels) if file.exists() else None for file in others)
     if validation is None:
         rows, validation = _split_off(task, rows, seed)

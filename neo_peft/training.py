@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from neo_peft import adapter, processes, tables
+from neo_peft import adapter, loading, processes, tables
 from neo_peft.data import Encoder, Examples
 from neo_peft.decoding import Evaluation, evaluate, majority_scores, pad_tags, perplexity, score
 from neo_peft.files import sha256
@@ -24,7 +24,7 @@ from neo_peft.loop import fit
 from neo_peft.model import TunedModel, adapted_modules, bare_model
 from neo_peft.plots import learning_curves
 from neo_peft.progress import Progress, no_progress
-from neo_peft.runs import choose_folder
+from neo_peft.runs import choose_folder, write_record
 from neo_peft.settings import ASSUMED, PRESETS, Settings, task_of
 from neo_peft.sources import Splits, limit_rows, load_splits
 from neo_peft.tasks import Task, get_task
@@ -43,7 +43,7 @@ class Job:
     splits: Splits
     rows: dict[str, list[dict]]
     examples: dict[str, Examples]
-    tuned: adapter.Tuned
+    tuned: loading.Tuned
     trainable: int
     total: int
 
@@ -75,7 +75,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     scores = {"majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}}
     scores |= score_side(job, base, "before", progress)
     processes.decide(lambda: folder.mkdir(parents=True, exist_ok=True))
-    adapter.begin(job.tuned)  # not before: the base that was scored is bare
+    loading.begin(job.tuned)  # not before: the base that was scored is bare
     steps, kept_epoch = train(job, folder, say, progress)
     processes.decide(lambda: adapter.load_adapter(folder, job.tuned.model))  # the weights of the epoch that is kept
     processes.copy_first(job.tuned.model.trainable().values())
@@ -95,7 +95,7 @@ def prepare(settings: Settings, progress: Progress) -> Job:
     task = task_of(settings)
     limits = {"train": settings.train_limit}
     rows = {name: limit_rows(every, limits.get(name, settings.eval_limit)) for name, every in splits.named().items()}
-    tuned = adapter.load_to_train(settings)
+    tuned = loading.load_to_train(settings)
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())
@@ -114,7 +114,7 @@ class Side:
 def bare_side(job: Job) -> Side:
     """Take the bare base: it tags by the seeded head, and answers by the language model behind an instruction."""
     bare = bare_model(job.tuned.model)
-    encoder = adapter.encoder_of(job.tuned.base, bare, job.settings)
+    encoder = loading.encoder_of(job.tuned.base, bare, job.settings)
     return Side(bare, encoder, job.task.instruction if bare.head is None else "")
 
 
@@ -255,7 +255,7 @@ def write_results(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: 
     """Write the plot and run.json, and return what the latter holds."""
     learning_curves(folder / METRICS, folder / PLOT)
     record = make_record(job, folder, scores, steps, kept_epoch, seconds)
-    adapter.write_record(folder, record)
+    write_record(folder, record)
     return record
 
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification
 
-from neo_peft import adapter
+from neo_peft import adapter, loading, runs
 from neo_peft.base import load_base
 from neo_peft.errors import InputError
 from neo_peft.lora import merge_lora
@@ -108,7 +108,7 @@ def test_we_load_what_peft_saves(tiny_folder, tmp_path, case):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     theirs.save_pretrained(tmp_path)
-    tuned = adapter.load(tmp_path, adapter.settings_in(tmp_path, str(tiny_folder), task))
+    tuned = loading.load(tmp_path, loading.settings_in(tmp_path, str(tiny_folder), task))
     agree(logits(tuned.model), peft_logits(theirs))
     assert any("was not checked" in note for note in tuned.notes)
 
@@ -191,7 +191,7 @@ def saved(tiny_folder, tmp_path):
         "base": {"fingerprint": base.fingerprint},
         "files": {},
     }
-    adapter.write_record(folder, record)
+    runs.write_record(folder, record)
     return folder
 
 
@@ -214,59 +214,59 @@ TENSORS = {
 def test_tensors_that_do_not_fit_are_refused(saved, message):
     change(saved / adapter.WEIGHTS, TENSORS[message])
     with pytest.raises(InputError, match=message):
-        adapter.load(saved)
+        loading.load(saved)
 
 
 def test_another_base_is_refused(saved, tiny_folder, tmp_path):
     other = shutil.copytree(tiny_folder, tmp_path / "other")
     change(other / "model.safetensors", lambda tensors: tensors["transformer.ln_f.bias"].add_(1))
     with pytest.raises(InputError, match="was trained on another base than .*other: its fingerprint is "):
-        adapter.load(saved, adapter.settings_in(saved, str(other)))
+        loading.load(saved, loading.settings_in(saved, str(other)))
 
 
 def test_a_changed_record_is_refused(saved):
-    path = saved / adapter.RUN
+    path = saved / runs.RUN
     path.write_text(path.read_text().replace('"rank": 5', '"rank": 4'))
     with pytest.raises(InputError, match=r"run.json was changed since it was written, or cut short"):
-        adapter.load(saved)
+        loading.load(saved)
 
 
 def test_another_order_of_labels_is_refused(saved):
-    record = adapter.read_record(saved)
+    record = runs.read_record(saved)
     record["labels"] = record["labels"][::-1]
-    adapter.write_record(saved, record)
+    runs.write_record(saved, record)
     with pytest.raises(InputError, match=r"run.json lists other labels than the task ner has"):
-        adapter.load(saved)
+        loading.load(saved)
 
 
 def test_settings_that_are_not_the_adapters_are_refused(saved, tiny_folder):
-    (saved / adapter.RUN).unlink()
+    (saved / runs.RUN).unlink()
     settings = make_settings(model=str(tiny_folder), **{**CASES["a head and all biases"], "alpha": 9})
     with pytest.raises(InputError, match=r"adapter_config.json: alpha is 7.0, but the settings say 9.0"):
-        adapter.load(saved, settings)
+        loading.load(saved, settings)
 
 
 def test_tensors_that_are_not_the_runs_own_are_refused(saved):
-    record = adapter.read_record(saved)
+    record = runs.read_record(saved)
     record["files"] = {adapter.WEIGHTS: "0" * 64}
-    adapter.write_record(saved, record)
+    runs.write_record(saved, record)
     for _ in range(2):
         with pytest.raises(InputError, match=r"adapter_model.safetensors is missing, or was changed since the run"):
-            adapter.load(saved)
+            loading.load(saved)
         (saved / adapter.WEIGHTS).unlink(missing_ok=True)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, saved, tiny_folder):
     with pytest.raises(InputError, match="there is no run folder nowhere"):
-        adapter.load("nowhere")
+        loading.load("nowhere")
     with pytest.raises(InputError, match=r"holds neither run.json nor adapter_config.json"):
-        adapter.load(tmp_path)
-    (saved / adapter.RUN).unlink()
+        loading.load(tmp_path)
+    (saved / runs.RUN).unlink()
     with pytest.raises(InputError, match="is an adapter without a run.json: name its --task and its --model"):
-        adapter.load(saved)
+        loading.load(saved)
     (saved / adapter.WEIGHTS).write_bytes(b"no tensors")
     with pytest.raises(InputError, match="adapter_model.safetensors is not a readable safetensors file"):
-        adapter.load(saved, adapter.settings_in(saved, str(tiny_folder), "ner"))
+        loading.load(saved, loading.settings_in(saved, str(tiny_folder), "ner"))
 
 
 OPTIONS = {

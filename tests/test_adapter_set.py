@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neo_peft.adapter import load, load_untuned, save_adapter, settings_in, write_record
+from neo_peft.adapter import save_adapter
 from neo_peft.adapter_set import AdapterSet, side_by_side
 from neo_peft.base import Base, load_base
 from neo_peft.data import collate
@@ -15,8 +15,10 @@ from neo_peft.decoding import evaluate, generate, marked_texts, pad_tags, predic
 from neo_peft.errors import InputError
 from neo_peft.gptneo import NOWHERE, Block
 from neo_peft.hardware import DTYPES
+from neo_peft.loading import load, load_untuned, settings_in
 from neo_peft.lora import merge_lora
 from neo_peft.model import TunedModel
+from neo_peft.runs import write_record
 from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA, load_splits
 from neo_peft.tasks import TASKS

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import GPTNeoForCausalLM
 
-from neo_peft.adapter import load_untuned
 from neo_peft.data import Encoder, collate
 from neo_peft.decoding import evaluate, generate, majority_scores, marked_texts, match_label, perplexity, predict, score
+from neo_peft.loading import load_untuned
 from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS

@@ -19,15 +19,17 @@ from transformers import (
     pipeline,
 )
 
-from neo_peft.adapter import load, load_untuned, save_adapter, write_record
+from neo_peft.adapter import save_adapter
 from neo_peft.base import BUNDLED
 from neo_peft.commands import export
 from neo_peft.data import collate
 from neo_peft.decoding import generate, marked_texts, predict
 from neo_peft.errors import exit_status
 from neo_peft.files import write_folder
+from neo_peft.loading import load, load_untuned
 from neo_peft.lora import merge_lora
 from neo_peft.metrics import entities
+from neo_peft.runs import write_record
 from neo_peft.settings import make_settings
 from neo_peft.sources import limit_rows, load_splits
 from neo_peft.tasks import TASKS

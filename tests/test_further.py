@@ -16,7 +16,7 @@ from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification
 
 import evaluate
 import train
-from neo_peft import adapter, runs
+from neo_peft import loading, runs
 from neo_peft.base import BUNDLED
 from neo_peft.commands import export
 from neo_peft.data import collate
@@ -76,7 +76,7 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
     task, config = CASES[case]
     theirs = made_by_peft(tiny_folder, tmp_path / "peft", task, config)
     named = ["--task", task, "--model", str(tiny_folder)]
-    tuned = adapter.load(tmp_path / "peft", adapter.settings_in(tmp_path / "peft", str(tiny_folder), task))
+    tuned = loading.load(tmp_path / "peft", loading.settings_in(tmp_path / "peft", str(tiny_folder), task))
 
     examples = tuned.encoder(train_rows(task))
     batch = collate(examples, range(ROWS))
@@ -103,7 +103,7 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
     bare, started, _ = trained("bare", *named, "--method", method, capsys=capsys)
     assert summary["before"] == bare["before"] and started[0] != pytest.approx(losses[0], rel=1e-3)
     shutil.rmtree(tmp_path / "peft")  # a run stands on its own
-    again = adapter.load("further")
+    again = loading.load("further")
     assert again.settings.method == method and again.settings.adapter == str(tmp_path / "peft")
 
 
@@ -111,11 +111,11 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
 def test_a_run_of_ours_is_trained_further_from_its_own_base(tiny_folder, tmp_path, method, capsys):
     flags = {"alpha": 5} if "lora" in method else {"prompt_length": 6} if method == "prompt" else {}
     run = make_run(tmp_path / "run", tiny_folder, "sentiment", method, seed=3, **flags)
-    tuned = adapter.load(run)
+    tuned = loading.load(run)
     _, losses, said = trained("further", "--adapter", "run", capsys=capsys)
     assert losses[0] == pytest.approx(loss_of(tuned), rel=1e-5)
     assert losses[1] != losses[0] and "was not checked" not in said
-    settings = adapter.load("further").settings
+    settings = loading.load("further").settings
     assert (settings.method, settings.model, settings.task) == (method, str(tiny_folder), "sentiment")
     assert all(getattr(settings, name) == value for name, value in flags.items()) and settings.seed == 0
 
@@ -124,7 +124,7 @@ def test_a_prompt_that_we_trained_is_trained_further(tiny_folder, capsys):
     first = ["--task", "sentiment", "--model", str(tiny_folder), "--method", "prompt", "--prompt-length", "6"]
     _, losses, _ = trained("one", *first, "--learning-rate", "0.01", capsys=capsys)
     _, more, _ = trained("two", "--adapter", "one", "--learning-rate", "0.01", capsys=capsys)
-    assert more[0] == pytest.approx(loss_of(adapter.load("one")), rel=1e-5)
+    assert more[0] == pytest.approx(loss_of(loading.load("one")), rel=1e-5)
     assert more[1] < more[0] < losses[0]
 
 
@@ -148,24 +148,24 @@ def test_an_exported_run_is_scored_and_trained_further(tmp_path, capsys):
     assert runs.is_run("out")
     settings = parse_train_flags(["--adapter", "out", "--task", "sentiment"])
     assert (settings.method, settings.model, settings.prompt_length) == ("lora+prompt", "neo-mini", 5)
-    tuned = adapter.load_to_train(settings)
+    tuned = loading.load_to_train(settings)
     assert torch.count_nonzero(tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight) == 0
-    adapter.begin(tuned)
-    assert loss_of(tuned) == pytest.approx(loss_of(adapter.load("run")), rel=1e-6)
-    again = adapter.load("out", adapter.settings_in(Path("out"), str(BUNDLED["neo-mini"]), "sentiment"))
+    loading.begin(tuned)
+    assert loss_of(tuned) == pytest.approx(loss_of(loading.load("run")), rel=1e-6)
+    again = loading.load("out", loading.settings_in(Path("out"), str(BUNDLED["neo-mini"]), "sentiment"))
     assert loss_of(again) == pytest.approx(loss_of(tuned), rel=1e-6)
 
 
 def test_an_adapter_without_a_head_gets_a_fresh_one(tiny_folder, tmp_path, capsys):
     made_by_peft(tiny_folder, tmp_path / "peft", "sentiment", LoraConfig(task_type="CAUSAL_LM", r=3))
     settings = parse_train_flags(["--adapter", "peft", "--task", "ner", "--model", str(tiny_folder), "--seed", "4"])
-    tuned, fresh = adapter.load_to_train(settings), adapter.load_untuned(settings, with_method=True)
+    tuned, fresh = loading.load_to_train(settings), loading.load_untuned(settings, with_method=True)
     assert any("peft holds no head: the classifier starts anew, from the seed 4" in note for note in tuned.notes)
-    adapter.begin(tuned)
+    loading.begin(tuned)
     assert torch.equal(tuned.model.head.weight, fresh.model.head.weight)
     assert torch.count_nonzero(tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight)
     with pytest.raises(InputError, match="lacks 2 tensors, the first is base_model.model.classifier.bias"):
-        adapter.load("peft", adapter.settings_in(Path("peft"), str(tiny_folder), "ner"))
+        loading.load("peft", loading.settings_in(Path("peft"), str(tiny_folder), "ner"))
 
 
 def test_the_base_that_pefts_file_names_is_taken(tiny_folder, tmp_path):
@@ -189,12 +189,12 @@ def test_pickled_tensors_are_refused_with_the_line_that_converts_them(tiny_folde
     tensors = load_file("peft/adapter_model.safetensors")
     Path("peft/adapter_model.safetensors").unlink()
     torch.save(tensors, "peft/adapter_model.bin")
-    settings = adapter.settings_in(Path("peft"), str(tiny_folder), "sentiment")
+    settings = loading.settings_in(Path("peft"), str(tiny_folder), "sentiment")
     with pytest.raises(InputError, match="adapter_model.bin is pickled, which is never read here") as refused:
-        adapter.load("peft", settings)
+        loading.load("peft", settings)
     command = shlex.split(str(refused.value).split("convert it once: ")[1])
     subprocess.run([sys.executable, *command[1:]], check=True)
-    assert adapter.load("peft", settings).model.trainable().keys()
+    assert loading.load("peft", settings).model.trainable().keys()
 
 
 # --------------------------------------------------------------------------------------------------- refusals
@@ -239,10 +239,10 @@ def test_what_is_no_adapter_is_refused(tiny_folder, tmp_path):
 def test_another_base_and_another_tasks_head_are_refused(tiny_folder, tmp_path):
     run = make_run(tmp_path / "run", tiny_folder, "ner", "head")
     with pytest.raises(InputError, match="run was trained on another base than neo-mini: its fingerprint is "):
-        adapter.load_to_train(parse_train_flags(["--adapter", "run", "--model", "neo-mini"]))
-    record = adapter.read_record(run)
-    adapter.write_record(run, record | {"labels": record["labels"][::-1]})
+        loading.load_to_train(parse_train_flags(["--adapter", "run", "--model", "neo-mini"]))
+    record = runs.read_record(run)
+    runs.write_record(run, record | {"labels": record["labels"][::-1]})
     with pytest.raises(InputError, match=r"run.json lists other labels than the task ner has"):
-        adapter.load_to_train(parse_train_flags(["--adapter", "run"]))
+        loading.load_to_train(parse_train_flags(["--adapter", "run"]))
     make_run(tmp_path / "lora", tiny_folder, "sentiment", "lora")  # LoRA without a head serves another task, too
-    assert adapter.load_to_train(parse_train_flags(["--adapter", "lora", "--task", "similarity"])).start
+    assert loading.load_to_train(parse_train_flags(["--adapter", "lora", "--task", "similarity"])).start

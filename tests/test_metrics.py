@@ -236,16 +236,18 @@ def test_class_scores_of_random_answers_are_scikit_learns():
     assert scores["confusion"] == confusion_matrix(gold, answered, labels=[*labels, "none"])[:4].tolist()
 
 
-def test_matthews_is_scikit_learns_and_an_unanswered_one_is_wrong():
+def test_matthews_is_scikit_learns_and_none_is_a_class_of_its_own():
     rng = random.Random(5)
-    for _ in range(20):
+    for answers in (["no", "yes"], ["no", "yes", None]) * 10:
         gold = rng.choices(["no", "yes"], weights=[3, 2], k=50)
-        predicted = [label if rng.random() < 0.5 else rng.choice(["no", "yes", None]) for label in gold]
-        other = {"no": "yes", "yes": "no"}
-        answered = [label or other[said] for said, label in zip(gold, predicted)]
+        predicted = [label if rng.random() < 0.5 else rng.choice(answers) for label in gold]
         found = class_scores(gold, predicted, ["no", "yes"])["matthews"]
-        assert found == pytest.approx(matthews_corrcoef(gold, answered))
+        assert found == pytest.approx(matthews_corrcoef(gold, [label or "none" for label in predicted]))
+    # 3 of 4 no and 2 of 3 yes are right: (3 · 2 - 1 · 1) / sqrt(4 · 3 · 4 · 3)
+    gold, predicted = ["no"] * 4 + ["yes"] * 3, ["no", "no", "no", "yes", "yes", "yes", "no"]
+    assert class_scores(gold, predicted, ["no", "yes"])["matthews"] == pytest.approx(5 / 12)
     assert class_scores(["no", "yes"], ["no", "no"], ["no", "yes"])["matthews"] == 0  # 0/0
+    assert class_scores(["no", "yes"], [None, None], ["no", "yes"])["matthews"] == 0
 
 
 def test_class_scores_of_nothing_are_zero():

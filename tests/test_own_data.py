@@ -9,7 +9,7 @@ import pytest
 
 import evaluate
 import train
-from neo_peft import adapter
+from neo_peft import loading
 from neo_peft.commands import predict
 from neo_peft.errors import InputError, exit_status
 from neo_peft.settings import make_settings, task_of
@@ -78,7 +78,7 @@ def test_a_label_is_the_same_with_spaces_around_it_and_may_hold_what_separates_f
     assert load_splits(CLASSIFICATION, str(data)).labels == ("bad , very", "größer")
     argv = ["--task", "classification", "--method", "prompt", "--data", data, "--model", tiny_folder, "--max-steps", 1]
     assert main(train, [*argv, "--threads", 1]) == 0
-    assert adapter.load("runs/classification-prompt").encoder.task.labels == ("bad , very", "größer")
+    assert loading.load("runs/classification-prompt").encoder.task.labels == ("bad , very", "größer")
 
 
 @pytest.mark.parametrize("name", ["ner", "sentiment", "similarity"])
@@ -228,7 +228,7 @@ def test_own_rows_are_trained_scored_and_predicted(tmp_path, tiny_folder, capsys
     Path("new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
     assert main(predict, ["--run", summary["run"], "--file", "new.jsonl", "--jsonl"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    found = adapter.load(summary["run"])
+    found = loading.load(summary["run"])
     assert found.encoder.task.labels == labels
     if task in ("tagging", "ner"):
         assert all(set(answer["predicted"]) <= set(labels) for answer in answers)
@@ -244,7 +244,7 @@ def test_label_words_are_what_the_model_says(tmp_path, tiny_folder, capsys):
     assert "the labels 0, 1 are no words; --label-words gives each its own" in capsys.readouterr().out
     assert main(train, [*argv, "--threads", 1, "--label-words", "no,yes"]) == 0
     assert "no words" not in capsys.readouterr().out
-    tuned = adapter.load("runs/pairs-prompt-2")
+    tuned = loading.load("runs/pairs-prompt-2")
     tokenizer, task = tuned.encoder.tokenizer, tuned.encoder.task
     assert tuned.encoder.answers == {
         label: [*tokenizer.encode(word, add_special_tokens=False), 0] for label, word in (("0", " no"), ("1", " yes"))

@@ -14,11 +14,13 @@ import pytest
 import torch
 from transformers import GPTNeoForCausalLM
 
-from neo_peft.adapter import load, load_untuned, save_adapter, write_record
+from neo_peft.adapter import save_adapter
 from neo_peft.commands import predict
 from neo_peft.decoding import evaluate, pad_tags
 from neo_peft.errors import exit_status
-from neo_peft.readers import example, split_words
+from neo_peft.loading import load, load_untuned
+from neo_peft.own_rows import example, split_words
+from neo_peft.runs import write_record
 from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS

@@ -16,9 +16,10 @@ LEVELS = (
     ("errors", "rows", "metrics", "progress"),
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
     ("hardware", "settings", "base", "readers", "tables", "plots", "peft_config"),
-    ("model", "sources", "runs"),
-    ("data", "flags"),
+    ("model", "own_rows", "runs"),
+    ("data", "flags", "sources"),
     ("adapter", "decoding", "loop"),
+    ("loading",),
     ("adapter_set", "training"),
     ("train", "evaluate", "commands.predict", "commands.export"),
 )

@@ -9,10 +9,10 @@ import torch
 from torch.amp import GradScaler
 
 from neo_peft import loop, training
-from neo_peft.adapter import load, load_untuned
 from neo_peft.data import collate
 from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError
+from neo_peft.loading import load, load_untuned
 from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA, load_splits
 from neo_peft.tasks import TASKS

@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(flags.folder)
     new_folder(folder)  # refused before a base is loaded
     run = Path(flags.run) if flags.run else newest_run(flags.task)
-    from neo_peft import adapter  # after the flags: torch takes seconds to import
+    from neo_peft import loading  # after the flags: torch takes seconds to import
 
-    settings = adapter.settings_in(run, flags.model, flags.task, flags.labels)
+    settings = loading.settings_in(run, flags.model, flags.task, flags.labels)
     refuse_what_cannot_be(run, settings, flags.merge)
     # Whatever the run computed in: a sum in half precision would be another model.
-    tuned = adapter.load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))
+    tuned = loading.load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))
     for note in tuned.notes:
         print(f"note    {note}", file=sys.stderr)
     write_folder(folder, lambda temporary: (write_model if flags.merge else write_adapter)(temporary, tuned))

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from neo_peft import readers, tables
+from neo_peft import own_rows, tables
 from neo_peft.errors import InputError
 from neo_peft.flags import OneLineParser, add_run_flags, changed
 from neo_peft.metrics import entities
@@ -96,7 +96,7 @@ class OneRun:
     """A run that answers every line."""
 
     def __init__(self, folder: Path, flags: argparse.Namespace):
-        from neo_peft.adapter import load, settings_in
+        from neo_peft.loading import load, settings_in
 
         self.tuned = [load(folder, changed(settings_in(folder, flags.model, flags.task, flags.labels), flags))]
         self.task, self.as_json = self.tuned[0].encoder.task, flags.jsonl
@@ -105,7 +105,7 @@ class OneRun:
         return self.task
 
     def read(self, line: bytes) -> dict:
-        return readers.example(line, self.task, self.as_json)
+        return own_rows.example(line, self.task, self.as_json)
 
     def evaluate(self, rows: list[dict]) -> Any:
         from neo_peft.decoding import evaluate
@@ -119,8 +119,8 @@ class SeveralRuns:
     """Runs on one base that answer the rows that name them."""
 
     def __init__(self, folders: list[Path], flags: argparse.Namespace):
-        from neo_peft.adapter import settings_in
         from neo_peft.adapter_set import AdapterSet
+        from neo_peft.loading import settings_in
 
         self.runs = AdapterSet()
         for folder in folders:
@@ -132,7 +132,7 @@ class SeveralRuns:
         return self.tasks[row["run"]]
 
     def read(self, line: bytes) -> dict:
-        return readers.example_of_run(line, self.tasks)
+        return own_rows.example_of_run(line, self.tasks)
 
     def evaluate(self, rows: list[dict]) -> Any:
         return self.runs.evaluate(rows, batch_size=max(1, len(rows)))
