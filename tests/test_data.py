@@ -144,7 +144,7 @@ def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, 
     assert longest("ner", 7, max_length=40) == 40
     with pytest.raises(
         InputError,
-        match="a prompt of 115 rows, an instruction.*, the template and the longest answer do not fit into the mod",
+        match="a prompt of 115 rows.* do not fit into the model",
     ):
         longest("sentiment", 115)
     with pytest.raises(InputError, match="--max-length 122 does not fit: this model and prompt allow 1 to 121"):

@@ -234,7 +234,7 @@ BAD = {
     "--rank belongs to the method lora; the method here is prompt": [
         "--task", "ner", "--method", "prompt", "--rank", "4",
     ],
-    "--read belongs to tasks that tag words, as ner does": ["--task", "sentiment", "--method", "lora", "--read", "last"],
+    "--read belongs to tasks that tag words, as ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
     "--prompt-text needs --prompt-init text": [
         "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
     ],
