@@ -1,7 +1,6 @@
 """Score a run again from its folder, or a bare base model: python evaluate.py runs/ner-lora --split test"""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import Any
 
 from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_run_flags, argument, changed
-from neo_peft.runs import newest_run
+from neo_peft.flags import OneLineParser, add_run_flags, argument, changed, named
+from neo_peft.runs import RUN, newest_run
 from neo_peft.settings import make_settings, whole
 
 
@@ -22,7 +21,9 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "run", nargs="?", metavar="RUN", help="a run folder (default: the newest finished one in runs/)"
     )
     parser.add_argument(
-        "--split", metavar="NAME", help="train, validation, test, or what stands beside it (default: test)"
+        "--split",
+        metavar="NAME",
+        help="train, validation, test or another that there is (default: test, else validation)",
     )
     parser.add_argument("--decode", choices=("rank", "generate"), help="how an answer is read (default: rank)")
     parser.add_argument("--zero-shot", action="store_true", help="score the untuned model, the instruction in front")
@@ -30,7 +31,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--out", metavar="FILE", help="write the answers here (default: RUN/predictions.jsonl)")
     again = add_run_flags(parser)
-    again.add_argument("--data", help="sample, hub, or a folder of original files")
+    again.add_argument("--data", help="sample, hub, or a folder: your own rows, or original files")
     again.add_argument("--protocol", choices=("clean", "paper"), help="PhraseBank's split")
     again.add_argument("--eval-limit", metavar="N", type=argument(whole(1)), help="score this many rows, evenly spaced")
     return parser.parse_args(argv)
@@ -98,8 +99,10 @@ def load_run(flags: argparse.Namespace, folder: Path) -> Any:
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
-    settings = changed(settings_in(folder, flags.model, flags.task, flags.labels), flags)
-    return load(folder, settings)
+    given = named(flags)
+    if flags.task and not (folder / RUN).exists():
+        given["labels"] = own_labels(flags)
+    return load(folder, changed(settings_in(folder, **given), flags))
 
 
 def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
@@ -108,20 +111,19 @@ def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
         raise InputError("a bare base model needs both --task and --model")
     from neo_peft.loading import load_untuned
 
-    settings = make_settings(task=flags.task, method="head", model=flags.model, labels=flags.labels)
-    found = load_untuned(changed(with_own_labels(settings, flags), flags))
+    settings = make_settings(method="head", **named(flags) | {"labels": own_labels(flags)})
+    found = load_untuned(changed(settings, flags))
     return found, found.encoder.task.instruction if flags.zero_shot and found.model.head is None else ""
 
 
-def with_own_labels(settings: Any, flags: argparse.Namespace) -> Any:
-    """Take the labels of a user's own rows, which no run has written down yet."""
+def own_labels(flags: argparse.Namespace) -> tuple[str, ...] | None:
+    """Take the labels of a user's own rows, which no run has written down."""
     from neo_peft.sources import load_splits
     from neo_peft.tasks import get_task
 
-    if not flags.data or flags.labels:
-        return settings
-    found = load_splits(get_task(settings.task), flags.data, flags.protocol or "clean").labels
-    return dataclasses.replace(settings, labels=found)
+    if flags.labels or not flags.data:
+        return flags.labels
+    return load_splits(get_task(flags.task), flags.data, flags.protocol or "clean").labels
 
 
 def choose_decoder(flags: argparse.Namespace, found: Any) -> str | None:

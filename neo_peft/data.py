@@ -165,8 +165,9 @@ def make_encoder(
         needed = sum(map(len, template)) + 1
     if room < needed:
         raise InputError(
-            f"a prompt of {prompt_length}, the template and the answer do not fit into the model's "
-            f"{config.max_position_embeddings} positions; take a shorter prompt"
+            f"what stands in front (a prompt of {prompt_length} rows, an instruction), the template and the longest "
+            f"answer do not fit into the model's {config.max_position_embeddings} positions; take a shorter prompt, "
+            "or shorter label words"
         )
     encoder.max_length = settings.max_length or room
     if not needed <= encoder.max_length <= room:

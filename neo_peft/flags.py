@@ -51,6 +51,8 @@ def parse_train_flags(argv: Sequence[str]) -> Settings:
 
 def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
     """Fill in what the adapter that training starts from says of itself. Refuse a flag that it has settled."""
+    if not given["adapter"]:
+        raise InputError("--adapter is empty")
     folder = Path(given["adapter"])
     settled, usual = adapter_flags(folder, given.get("task"))
     for item in dataclasses.fields(Settings):
@@ -105,6 +107,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("otherwise as in RUN's run.json")
     group.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
     group.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
+    group.add_argument("--label-words", type=argument(names), help="what is said for each, where there is no run.json")
     group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id (owner/name@revision)")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
     group.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
@@ -113,8 +116,16 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     return group
 
 
+OF_AN_ADAPTER = ("model", "task", "labels", "label_words")  # what an adapter of peft's own does not say of itself
+
+
+def named(flags: argparse.Namespace) -> dict[str, Any]:
+    """Take what the flags say of an adapter that does not say it itself."""
+    return {name: getattr(flags, name) for name in OF_AN_ADAPTER}
+
+
 def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
     """Take what the flags say in place of a run's own settings."""
-    settable = {field.name for field in dataclasses.fields(Settings)} - {"task", "model", "labels", "json", "out"}
+    settable = {field.name for field in dataclasses.fields(Settings)} - {*OF_AN_ADAPTER, "json", "out"}
     given = {name: value for name, value in vars(flags).items() if name in settable and value is not None}
     return dataclasses.replace(settings, **given)

@@ -38,10 +38,14 @@ class Tuned:
 
 
 def settings_in(
-    folder: Path, model: str | None = None, task: str | None = None, labels: tuple[str, ...] | None = None
+    folder: Path,
+    model: str | None = None,
+    task: str | None = None,
+    labels: tuple[str, ...] | None = None,
+    label_words: tuple[str, ...] | None = None,
 ) -> Settings:
     """Read the settings of a run folder. An adapter of peft's own carries no task and no base: both must be named,
-    and the labels where they are not the task's own."""
+    and the labels and their words where they are not the task's own."""
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}")
     if (folder / RUN).exists():
@@ -50,6 +54,8 @@ def settings_in(
             raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
         if labels and labels != tuple(task_of(settings).labels):
             raise InputError(f"{folder} was trained for the labels {', '.join(task_of(settings).labels)}")
+        if label_words and label_words != settings.label_words:
+            raise InputError(f"{folder} was trained with the label words {settings.label_words or 'of its labels'}")
         return dataclasses.replace(settings, model=model or settings.model)
     found = read_peft(folder)
     if found is None:
@@ -60,7 +66,7 @@ def settings_in(
         )
     if not (model and task):
         raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
-    return make_settings(task=task, model=model, labels=labels, **found)
+    return make_settings(task=task, model=model, labels=labels, label_words=label_words, **found)
 
 
 def load(folder: Path | str, settings: Settings | None = None, base: Base | None = None) -> Tuned:

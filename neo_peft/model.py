@@ -124,7 +124,7 @@ def build_model(
     """Put the settings' method onto a trunk. The seed is set before the head is drawn, and again before the adapter."""
 
     def tokens(text: str) -> list[int]:
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if max(ids) >= trunk.config.vocab_size:
             raise InputError(f"the tokenizer says token {max(ids)}, but the model knows {trunk.config.vocab_size}")
         return ids

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from neo_peft.readers import one_of, text_of
+from neo_peft.readers import is_text, one_of, text_of
 from neo_peft.tasks import Task
 
 
@@ -18,11 +18,12 @@ def own_row(task: Task, line: str, labels: Collection | None) -> dict:
         value = row[name]
         if not isinstance(value, list) or len(value) != len(row["tokens"]):
             raise ValueError(f"{line[:40]!r}; expected in {name!r} a list of one tag for each of the tokens")
+        value = [tag.strip() if isinstance(tag, str) else tag for tag in value]
         _check_bio(value)
         value = [one_of(labels, tag) if labels else tag for tag in value]
     else:
         value = row[name]
-        if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or not is_text(str(value)):
             raise ValueError(f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number")
         value = one_of(labels, str(value).strip()) if labels else str(value).strip()
     return {field: row[field] for field in task.fields[:-1]} | {name: value}
@@ -74,7 +75,7 @@ def example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
 
 def _line_text(line: bytes) -> str:
     try:
-        text = line.decode("utf-8").strip("\r\n ")
+        text = line.decode("utf-8").strip("\ufeff\r\n ")  # with a byte order mark, where one is
     except UnicodeDecodeError:
         raise ValueError("not utf-8; save the text as utf-8") from None
     if not text.strip():
@@ -92,11 +93,11 @@ def _json(text: str) -> Any:
 def json_example(text: str, task: Task) -> dict:
     """Parse a JSON object with the fields of a task's rows; its label, and what else it holds, is kept as it is."""
     row = _json(text)
+    expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
     for field in task.fields[:-1]:
         value = row.get(field) if isinstance(row, dict) else None
-        words = value if task.tags_words and isinstance(value, list) and value else [value]
-        if not all(isinstance(word, str) and word.strip() for word in words) or task.tags_words and words is not value:
-            expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
+        whole = bool(value) and isinstance(value, list if task.tags_words else str)
+        if not whole or not all(map(is_text, value if task.tags_words else [value])):
             raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
     return row
 

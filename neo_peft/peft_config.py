@@ -63,7 +63,7 @@ def named_base(folder: Path) -> str | None:
 def peft_settings(config: dict, path: Path) -> dict:
     """Read an adapter_config.json as settings of ours. Refuse by name each option that we do not compute."""
     kind = config.get("peft_type")
-    if kind not in _KNOWN:
+    if not isinstance(kind, str) or kind not in _KNOWN:
         raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(_KNOWN)}")
     if config.get("task_type") not in _TASK_TYPES:
         raise InputError(
@@ -77,7 +77,12 @@ def peft_settings(config: dict, path: Path) -> dict:
         raise InputError(
             f"{path}: init_lora_weights is {config['init_lora_weights']!r}: a start that moves the base's weights"
         )
-    heads = set(config.get("modules_to_save") or ()) - {"classifier", "score"}
+    for name in ("target_modules", "modules_to_save"):
+        value = config.get(name) or []
+        if not (isinstance(value, list | str) and all(isinstance(part, str) for part in value)):
+            raise InputError(f"{path}: {name} is {value!r}; it is a list of names")
+    kept = config.get("modules_to_save") or []
+    heads = ({kept} if isinstance(kept, str) else set(kept)) - {"classifier", "score"}
     if heads:
         raise InputError(f"{path}: modules_to_save is {sorted(heads)}: beyond the head, none is known here")
     if kind == "PROMPT_TUNING":

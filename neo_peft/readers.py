@@ -35,7 +35,7 @@ def _parse(path: AnyPath, parse: Callable, allowed: Collection, items: Iterable)
             unit = "row" if path.suffix == ".parquet" else "line"
             raise InputError(f"{path}, {unit} {number}: {error}") from error
     if not any(rows):
-        raise InputError(f"{path}: the file holds no rows; put the corpus's own file there")
+        raise InputError(f"{path}: the file holds no rows; fill it, or put the data's own file there")
     return rows
 
 
@@ -73,9 +73,15 @@ def one_of(allowed: Collection, label: str) -> str:
 
 
 def text_of(text: object) -> str:
-    if not isinstance(text, str) or not text.strip():
+    if not is_text(text):
         raise ValueError("an empty token or sentence; fill it, or remove what it belongs to")
     return text
+
+
+def is_text(text: object) -> bool:
+    """Say whether it is text that is not blank, and that can be written: half of a surrogate pair, as JSON may hold
+    one, cannot."""
+    return isinstance(text, str) and bool(text.strip()) and text == text.encode("utf-8", "ignore").decode()
 
 
 def read_iob2(task: Task, path: Path) -> list[dict]:

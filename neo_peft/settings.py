@@ -226,8 +226,9 @@ def make_settings(**given: Any) -> Settings:
     values.update(METHOD_DEFAULTS[method] | (BUNDLED_DEFAULTS.get(method, {}) if model == BUNDLED_MODEL else {}))
     values.update({name: value for name, value in preset.items() if fields[name].metadata["only"] in ("", *parts)})
     values.update(given)
-    if values["model"] != BUNDLED_MODEL and Path(values["model"]).is_dir():
-        values["model"] = str(Path(values["model"]).resolve())  # a run is scored again from any folder
+    for name, known in {"model": (BUNDLED_MODEL,), "data": ("sample", "hub")}.items():
+        if values[name] not in known and Path(values[name]).is_dir():
+            values[name] = str(Path(values[name]).resolve())  # a run is scored again from any folder
     _refuse_without_effect(fields, given, values)
     return Settings(**values)
 
@@ -271,6 +272,6 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
         if only and only not in parts and value != fields[name].default:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
         if name == "read" and not tags and value != "first":
-            raise InputError(f"{flag} belongs to the task ner, which reads words; the task here is {values['task']}")
+            raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
     if "prompt_text" in given and given["prompt_text"] and values["prompt_init"] != "text":
         raise InputError(f"--prompt-text needs --prompt-init text; it is {values['prompt_init']}")

@@ -66,6 +66,8 @@ def load_splits(
     of_hub = data == "hub"
     own = not task.glue and data not in ("sample", "hub") and Path(data, OWN[0]).is_file()
     if not own:
+        if data not in ("sample", "hub") and not Path(data).is_dir():
+            raise InputError(f"--data {data}: there is no such folder; --data may be sample, hub or a folder")
         _check_known(task, data, labels)
     if own:
         splits = _load_own(task, Path(data), seed, labels)
@@ -83,7 +85,7 @@ def load_splits(
         splits = _split_phrasebank(task, _corpus_folder(task, data), protocol)
     for name, rows in splits.named().items():
         if not rows:
-            raise InputError(f"--data {data}: too few rows, none is left for {name}; use the whole corpus")
+            raise InputError(f"--data {data}: too few rows, none is left for {name}; give more of them")
     return replace(splits, notes=(*splits.notes, *_overlap(task, splits)))
 
 
@@ -133,8 +135,6 @@ def _load_sample(task: Task) -> Splits:
 
 def _corpus_folder(task: Task, data: str) -> Path:
     """Find the folder of the task's files: the corpus's in `data`, `data`, or PhraseBank's own in either."""
-    if not Path(data).is_dir():
-        raise InputError(f"--data {data}: there is no such folder; --data may be sample, hub or a folder")
     name, files = CORPORA[task.name]
     for folder in (Path(data, name), Path(data, name, PHRASEBANK), Path(data), Path(data, PHRASEBANK)):
         if any((folder / file).exists() for file in files):
@@ -192,6 +192,8 @@ def _load_own(task: Task, folder: Path, seed: int, labels: Sequence[str] | None)
     parse = partial(own_rows.own_row, task)
     rows = readers.read_rows(train, parse, labels)
     labels = tuple(labels) if labels else own_rows.labels_in(task, rows)
+    if len(labels) < 2:
+        raise InputError(f"{train}: every label is {labels[0]}; there is nothing to tell apart")
     validation, test = (readers.read_rows(file, parse, labels) if file.exists() else None for file in others)
     if validation is None:
         rows, validation = _split_off(task, rows, seed)
@@ -275,17 +277,20 @@ def _deal_tenths(rows: list[dict], by_label: bool) -> list[tuple[int, dict]]:
 
 
 def _split_off(task: Task, rows: list[dict], seed: int) -> tuple[list[dict], list[dict]]:
-    """Split a tenth off as validation, of each label a tenth, but none of a label's only row."""
-    groups = defaultdict(list)
-    for index, row in enumerate(rows):
-        groups["" if task.tags_words else row["label"]].append(index)
+    """Split a tenth off as validation, of each label a tenth, but none of a label's only text.
+
+    A text that stands in several rows goes one way with all of them: validation would else be known from train.
+    """
+    text_in = lambda row: str([row[field] for field in task.fields[:-1]])  # noqa: E731
+    label_of = {text_in(row): "" if task.tags_words else row["label"] for row in rows}
+    texts = defaultdict(list)
+    for text, label in label_of.items():
+        texts[label].append(text)
     chosen = set()
-    for indices in groups.values():
-        # As in _deal_tenths by sha256; the row's number keeps equal rows apart.
-        indices.sort(key=lambda index: hashlib.sha256(f"{seed} {index}".encode()).digest())
-        chosen.update(indices[: max(1, round(len(indices) / 10)) if len(indices) > 1 else 0])
-    kept = [row for index, row in enumerate(rows) if index not in chosen]
-    return kept, [row for index, row in enumerate(rows) if index in chosen]
+    for of_label in texts.values():
+        of_label.sort(key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())  # see _deal_tenths
+        chosen.update(of_label[: max(1, round(len(of_label) / 10)) if len(of_label) > 1 else 0])
+    return [row for row in rows if text_in(row) not in chosen], [row for row in rows if text_in(row) in chosen]
 
 
 def _pick(dealt: list[tuple[int, dict]], tenths: range) -> list[dict]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from neo_peft.errors import InputError
 
+LISTED = 200  # characters of labels that an instruction names
 METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
 
 
@@ -42,8 +43,8 @@ class Task:
     `template` alternates fixed text and data fields, and ends where the answer is read; a task without one tags
     the words of its rows. `source_template` is the same in the words of the study that this project follows.
     `instruction` stands in front of a text that an untuned model answers, and is what a soft prompt starts from;
-    `asks` is how it is said for labels of the user's own. `words` are what the model says for the labels, where that
-    is not their names.
+    `asks` is how it is said for labels of the user's own, `asks_shortly` for many of them. `words` are what the model
+    says for the labels, where that is not their names.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Task:
     source_template: tuple[str, ...] = ()
     instruction: str = ""
     asks: str = ""
+    asks_shortly: str = ""
     words: tuple[str, ...] = ()
     glue: Glue | None = None
 
@@ -87,28 +89,44 @@ class Task:
         """Make the same task for labels of the user's own, in their order; `words` say them, one each."""
         task = self
         if labels is not None and tuple(labels) != self.labels:
+            if len(set(labels)) != len(labels):
+                raise InputError(f"the labels {', '.join(labels)} hold one twice; name each once")
             said = {label[2:]: None for label in labels if label != "O"} if self.tags_words else words or labels
-            task = replace(task, labels=tuple(labels), words=(), instruction=self.asks.format(", ".join(said)))
+            listed = ", ".join(said)
+            # A long list would take the place of the texts behind it.
+            asks = self.asks.format(listed) if len(listed) <= LISTED else self.asks_shortly
+            task = replace(task, labels=tuple(labels), instruction=asks)
         if words is not None:
             if self.tags_words:
                 raise InputError(
                     f"--label-words belongs to tasks whose answer is said; {self.name} tags words by a head"
                 )
-            if len(set(words)) != len(task.labels):
+            if len(words) != len(task.labels):
                 raise InputError(
-                    f"--label-words {','.join(words)}: one word of its own for each of the {len(task.labels)} labels "
+                    f"--label-words {','.join(words)}: one word for each of the {len(task.labels)} labels "
                     f"is needed, in the order of {', '.join(task.labels)}"
                 )
             task = replace(task, words=tuple(words))
+        task._refuse_words_alike()
         return task
+
+    def _refuse_words_alike(self) -> None:
+        """Refuse words that free generation, which is read without regard to case, could not tell apart."""
+        alike: dict[str, str] = {}
+        for label in () if self.tags_words else self.labels:
+            word = self.answer(label).strip().lower()
+            if alike.setdefault(word, label) != label:
+                raise InputError(
+                    f"the labels {alike[word]} and {label} are both said {word!r}; --label-words gives each its own"
+                )
 
 
 _ENTITY_TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 
 _ASKS = {
-    "tagging": "Label each word as part of the name of a {}:\n",
-    "classification": "Classify if the sentence is {}:\n",
-    "pairs": "Classify if the two sentences are {}:\n",
+    "tagging": ("Label each word as part of the name of a {}:\n", "Label each word:\n"),
+    "classification": ("Classify if the sentence is {}:\n", "Classify the sentence:\n"),
+    "pairs": ("Classify if the two sentences are {}:\n", "Classify the two sentences:\n"),
 }
 _ONE, _TWO = ("Sentence :", " Label :"), ("Sentence1 :", " Sentence2 :", " Label :")
 
@@ -119,7 +137,8 @@ _STUDIED = (
         labels=("O", *(f"{prefix}-{kind}" for kind in _ENTITY_TYPES for prefix in "BI")),
         metric="f1",
         instruction="Label each word as part of the name of a DNA, protein, cell type, cell line or RNA:\n",
-        asks=_ASKS["tagging"],
+        asks=_ASKS["tagging"][0],
+        asks_shortly=_ASKS["tagging"][1],
     ),
     Task(
         name="sentiment",
@@ -129,7 +148,8 @@ _STUDIED = (
         template=_ONE,
         source_template=("sentence :", " Label : "),
         instruction="Classify if the sentence is neutral, negative, positive:\n",
-        asks=_ASKS["classification"],
+        asks=_ASKS["classification"][0],
+        asks_shortly=_ASKS["classification"][1],
     ),
     Task(
         name="similarity",
@@ -139,15 +159,16 @@ _STUDIED = (
         template=_TWO,
         source_template=('"Sentence1":', ' "Sentence2":', ' "Label":'),
         instruction="Classify if the two sentences are equivalent or not:\n",
-        asks=_ASKS["pairs"],
+        asks=_ASKS["pairs"][0],
+        asks_shortly=_ASKS["pairs"][1],
     ),
 )
 
 # The same three shapes under plain names, for rows of the user's own, whose labels they have.
 _PLAIN = (
-    Task("tagging", ("tokens", "tags"), (), "f1", asks=_ASKS["tagging"]),
-    Task("classification", ("sentence", "label"), (), "accuracy", _ONE, asks=_ASKS["classification"]),
-    Task("pairs", ("sentence1", "sentence2", "label"), (), "accuracy", _TWO, asks=_ASKS["pairs"]),
+    Task("tagging", ("tokens", "tags"), (), "f1", (), (), "", *_ASKS["tagging"]),
+    Task("classification", ("sentence", "label"), (), "accuracy", _ONE, (), "", *_ASKS["classification"]),
+    Task("pairs", ("sentence1", "sentence2", "label"), (), "accuracy", _TWO, (), "", *_ASKS["pairs"]),
 )
 
 

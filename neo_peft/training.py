@@ -304,16 +304,22 @@ def conclude(say: Say, job: Job, record: dict, folder: Path) -> None:
 
 
 def verdict(job: Job, scores: dict) -> str:
-    """Say in one line whether validation shows that anything was learnt, and what chance alone would do."""
+    """Say in one line whether validation shows that anything was learnt, and what chance alone would do.
+
+    The spread of an accuracy over so many rows is known, and stands for that of an answer task's other scores too.
+    """
     metric, rows = job.task.metric, len(job.rows["validation"])
-    after, majority = (scores[kind]["validation"][metric] for kind in ("after", "majority"))
-    stands = f"on validation {metric} is {after:.3f}, that of the majority class {majority:.3f}"
-    if after <= majority:
+    after, majority = (scores[kind]["validation"] for kind in ("after", "majority"))
+    stands = f"on validation {metric} is {after[metric]:.3f}, that of the majority class {majority[metric]:.3f}"
+    if after[metric] <= majority[metric]:
         return f"Nothing was learnt: {stands}."
-    # Of an accuracy the spread of so many rows is known; of an F1 or a correlation there is no such formula.
-    chance = 1.96 * math.sqrt(majority * (1 - majority) / rows) if metric == "accuracy" else 0.0
-    if after - majority < chance:
-        return f"Little was learnt, if anything: {stands}, and {rows} rows alone leave ±{chance:.3f} to chance."
+    if job.task.tags_words:
+        return f"It learnt: {stands}."
+    known = majority["accuracy"]
+    chance = 1.96 * math.sqrt(known * (1 - known) / rows)
+    if after["accuracy"] - known < chance:
+        also = "" if metric == "accuracy" else f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
+        return f"Little was learnt, if anything: {stands}{also}, and {rows} rows alone leave ±{chance:.3f} to chance."
     return f"It learnt: {stands}."
 
 

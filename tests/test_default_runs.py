@@ -81,6 +81,18 @@ def test_the_examples_are_chosen_by_their_labels_alone():
     assert len(training.examples_to_show(TASKS["ner"], [{"tokens": ["a"], "tags": ["O"]}])) == 1
 
 
+def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
+    job = SimpleNamespace(task=TASKS["glue/mrpc"], rows={"validation": [{}] * 200})
+    # 1.96 · sqrt(.67 · .33 / 200) = .065
+    for accuracy, verdict in {
+        0.69: "Little was learnt, if anything: on validation f1 is 0.812",
+        0.74: "It learnt",
+    }.items():
+        after, majority = {"f1": 0.812, "accuracy": accuracy}, {"f1": 0.802, "accuracy": 0.67}
+        scores = {"after": {"validation": after}, "majority": {"validation": majority}}
+        assert training.verdict(job, scores).startswith(verdict)
+
+
 @pytest.mark.parametrize(
     "task, rows, after, majority, verdict",
     [

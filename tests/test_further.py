@@ -22,6 +22,7 @@ from neo_peft.commands import export
 from neo_peft.data import collate
 from neo_peft.errors import InputError, exit_status
 from neo_peft.flags import parse_train_flags
+from neo_peft.peft_config import peft_settings
 from neo_peft.settings import make_settings
 from neo_peft.sources import limit_rows, load_splits
 from neo_peft.tasks import TASKS
@@ -246,3 +247,29 @@ def test_another_base_and_another_tasks_head_are_refused(tiny_folder, tmp_path):
         loading.load_to_train(parse_train_flags(["--adapter", "run"]))
     make_run(tmp_path / "lora", tiny_folder, "sentiment", "lora")  # LoRA without a head serves another task, too
     assert loading.load_to_train(parse_train_flags(["--adapter", "lora", "--task", "similarity"])).start
+
+
+def test_a_runs_own_labels_and_their_words_are_kept_but_for_another_task(tmp_path):
+    (tmp_path / "run").mkdir()
+    recorded = vars(make_settings(task="pairs", method="prompt", labels="0,1", label_words="no,yes", model="neo-mini"))
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"flags": recorded}))
+    settings = parse_train_flags(["--adapter", "run"])
+    assert (settings.task, settings.labels, settings.label_words) == ("pairs", ("0", "1"), ("no", "yes"))
+    settings = parse_train_flags(["--adapter", "run", "--task", "sentiment"])
+    assert (settings.task, settings.labels, settings.label_words) == ("sentiment", None, None)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"target_modules": 5}, "target_modules is 5; it is a list of names"),
+        ({"modules_to_save": 5}, "modules_to_save is 5; it is a list of names"),
+        ({"modules_to_save": [5]}, r"modules_to_save is \[5\]; it is a list of names"),
+        ({"modules_to_save": "wte"}, r"modules_to_save is \['wte'\]: beyond the head, none is known here"),
+        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]; known here are LORA and PROMPT_TUNING"),
+    ],
+)
+def test_a_config_of_another_shape_is_refused(changed, message):
+    with pytest.raises(InputError, match=message):
+        peft_settings({"peft_type": "LORA", "modules_to_save": "classifier"} | changed, Path("adapter_config.json"))
+    assert peft_settings({"peft_type": "LORA", "modules_to_save": "classifier"}, Path("x"))["rank"] == 8

@@ -149,7 +149,7 @@ def test_mrpcs_original_files_do_as_well(data_folder):
 def test_lines_that_break_off_are_left_out(tmp_path):
     data = write_glue(tmp_path, "qqp")
     with open(data / "QQP" / "train.tsv", "a") as file:
-        file.write("61\t161\t261\tit breaks off\n")
+        file.write("61\t161\t261\tit breaks off\n62\t162\t262\ta ?\tand so does this\n")
     assert len(load_splits(GLUE["qqp"], str(data)).train) == 54
 
 

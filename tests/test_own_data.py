@@ -11,6 +11,7 @@ import evaluate
 import train
 from neo_peft import loading
 from neo_peft.commands import predict
+from neo_peft.decoding import match_label
 from neo_peft.errors import InputError, exit_status
 from neo_peft.settings import make_settings, task_of
 from neo_peft.sources import load_splits
@@ -110,10 +111,11 @@ def test_a_tenth_of_each_label_is_split_off_by_the_seed(tmp_path):
     assert by_seed[0] == by_seed[1] and by_seed[0].validation != by_seed[2].validation
 
 
-def test_equal_rows_are_split_too(tmp_path):
-    rows = [{"sentence": "the same", "label": "a"}] * 20
+def test_the_rows_of_one_text_go_one_way(tmp_path):
+    rows = [{"sentence": f"s {i % 40}", "label": "ab"[i % 2]} for i in range(120)]
     splits = load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows)))
-    assert (len(splits.train), len(splits.validation)) == (18, 2)
+    train, validation = ({row["sentence"] for row in part} for part in (splits.train, splits.validation))
+    assert not train & validation and len(validation) == 4 and len(splits.validation) == 12
 
 
 GOOD_TAGS = '{"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}\n'
@@ -125,6 +127,9 @@ BAD_ROWS = {
     ("classification", '{"sentence": "a", "label": true}'): "expected in 'label' a label",
     ("classification", '{"sentence": "a", "label": ""}'): "expected in 'label' a label",
     ("classification", '{"sentence": "a", "label": "b"'): "no JSON",
+    ("classification", '{"sentence": "\\ud800 a", "label": "b"}'): "expected a JSON object with 'sentence'",
+    ("classification", '{"sentence": "a", "label": "\\udc00"}'): "expected in 'label' a label",
+    ("tagging", '{"tokens": ["a", "\\ud800"], "tags": ["O", "O"]}'): "expected a JSON object with 'tokens'",
     ("classification", '["a", "b"]'): "expected a JSON object with 'sentence'",
     ("pairs", '{"sentence1": "a", "label": "b"}'): "expected a JSON object with 'sentence2'",
     ("tagging", '{"tokens": ["a", ""], "tags": ["O", "O"]}'): "expected a JSON object with 'tokens'",
@@ -157,6 +162,28 @@ def test_a_label_that_only_test_holds_is_refused(tmp_path):
         load_splits(CLASSIFICATION, str(data), labels=("sunday", "x"))
 
 
+def test_one_label_alone_is_refused(tmp_path):
+    rows = [{"sentence": f"s {i}", "label": "a"} for i in range(20)]
+    with pytest.raises(InputError, match="train.jsonl: every label is a; there is nothing to tell apart"):
+        load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows)))
+
+
+def test_many_labels_are_not_listed_in_front_of_every_text():
+    few, many = (tuple(f"label {i}" for i in range(count)) for count in (7, 70))
+    instructions = [CLASSIFICATION.with_labels(labels).instruction for labels in (few, many)]
+    assert instructions == [f"Classify if the sentence is {', '.join(few)}:\n", "Classify the sentence:\n"]
+    with pytest.raises(InputError, match="the labels good and Good are both said 'good'; --label-words gives each"):
+        CLASSIFICATION.with_labels(("good", "Good"))
+    assert CLASSIFICATION.with_labels(("good", "Good"), ("fine", "great")).answer("Good") == " great"
+
+
+@pytest.mark.parametrize("labels", [("good", "good enough"), ("good enough", "good")])
+def test_a_label_that_begins_another_is_told_from_it(labels):
+    task = CLASSIFICATION.with_labels(labels)
+    assert match_label(" good enough for", task) == "good enough"
+    assert match_label(" Good for", task) == "good"
+
+
 def test_an_empty_file_and_too_few_rows_are_refused(tmp_path):
     (write_rows(tmp_path / "a", train=week_rows(20)) / "test.jsonl").touch()
     with pytest.raises(InputError, match="test.jsonl: the file holds no rows"):
@@ -175,15 +202,24 @@ def test_an_empty_file_and_too_few_rows_are_refused(tmp_path):
             {"task": "classification", "preset": "paper"},
             "--preset paper has no recipe for classification; it has those",
         ),
-        ({"task": "classification", "label_words": "no,yes"}, "one word of its own for each of the 7 labels is needed"),
-        ({"task": "classification", "label_words": "a,b,c,d,e,f,f"}, "one word of its own for each of the 7 labels"),
+        (
+            {"task": "classification", "label_words": "no,yes"},
+            "one word for each of the 7 labels is needed, in",
+        ),
+        ({"task": "classification", "label_words": "a,b,c,d,e,f,F"}, "tuesday and monday are both said 'f'; --label-w"),
+        ({"task": "classification", "labels": ",".join([*WEEK, "sunday"])}, "sunday, sunday hold one twice; name each"),
+        (
+            {"task": "classification", "data": "nowhere"},
+            "--data nowhere: there is no such folder; --data may",
+        ),
+        ({"task": "classification", "adapter": ""}, "--adapter is empty"),
         ({"task": "tagging", "label_words": "no,yes"}, "--label-words belongs to tasks whose answer is said; tagging"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(tmp_path, capsys, given, message):
     rows = tag_rows(20) if given["task"] == "tagging" else week_rows(20)
     given = {"method": "lora"} | given
-    if "label_words" in given or "preset" in given:
+    if {"label_words", "preset"} & given.keys() or given.get("labels", "").startswith("monday"):
         given = {"data": str(write_rows(tmp_path / "own", train=rows))} | given
     argv = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
     assert main(train, argv) == 2
@@ -259,6 +295,23 @@ def test_a_bare_model_answers_own_rows(tmp_path, tiny_folder, capsys):
     argv = ["--task", "classification", "--model", tiny_folder, "--data", data, "--zero-shot", "--json"]
     assert main(evaluate, argv) == 0
     assert list(json.loads(capsys.readouterr().out)["per_label"]) == list(WEEK[::-1])
+
+
+def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(tmp_path, tiny_folder, capsys, monkeypatch):
+    write_rows(tmp_path / "mine", train=pair_rows(40), test=pair_rows(4))
+    argv = ["--task", "pairs", "--method", "prompt", "--data", "mine", "--model", tiny_folder, "--max-steps", 1]
+    assert main(train, [*argv, "--threads", 1, "--label-words", "no,yes", "--out", "run"]) == 0
+    run = tmp_path / "run"
+    monkeypatch.chdir("/")
+    capsys.readouterr()
+    assert main(evaluate, [run, "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert main(evaluate, [run, "--label-words", "yes,no"]) == 2
+    assert "was trained with the label words ('no', 'yes')" in capsys.readouterr().err
+    (run / "run.json").unlink()  # what is left is what peft would have written
+    named = ["--task", "pairs", "--model", tiny_folder, "--data", tmp_path / "mine", "--label-words", "no,yes"]
+    assert main(evaluate, [run, *named, "--json"]) == 0  # the labels are those of --data
+    assert json.loads(capsys.readouterr().out) == scored
 
 
 def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_folder, capsys):

@@ -195,6 +195,17 @@ def test_a_json_line_that_is_no_row_is_refused(line):
         example(line.encode(), TASKS["ner"], as_json=True)
 
 
+def test_text_may_stand_behind_flags_and_a_byte_order_mark_is_none_of_it(adapters, answers, tmp_path):
+    run = str(adapters["sentiment"])
+    status, [line], _ = answers(run, "--threads", "1", "Up / down .")
+    assert status == 0 and line["sentence"] == "Up / down ."
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"sentence": "Up ."}\n')
+    (tmp_path / "rows.txt").write_bytes(b"\xef\xbb\xbfUp .\n")
+    for flags in (["--file", "rows.jsonl", "--jsonl"], ["--file", "rows.txt"]):
+        status, [line], _ = answers("--run", run, *flags)
+        assert status == 0 and line["sentence"] == "Up ."
+
+
 def test_long_text_is_cut_and_counted(adapters, answers):
     status, [line], errors = answers("--run", str(adapters["ner"]), "IL-2 gene " * 200)
     assert status == 0 and "1 texts were cut to 128 tokens" in errors
@@ -279,6 +290,8 @@ def test_flags_that_do_not_fit_are_refused(adapters, tmp_path, capsys):
         (["notes.txt"], "notes.txt is a file: read it with --file notes.txt"),
         (["text", "--file", "notes.txt"], "TEXT and --file both give examples"),
         ([*folders, "IL-2 gene"], "several runs need --jsonl, and rows that name theirs"),
+        (["runs/ner-lorra", "IL-2 gene"], "runs/ner-lorra looks like a path, and there is no run and no file there"),
+        (["note.txt"], "note.txt looks like a path"),
     ):
         with pytest.raises(SystemExit, match="2"):
             predict.main(argv)

@@ -234,7 +234,7 @@ BAD = {
     "--rank belongs to the method lora; the method here is prompt": [
         "--task", "ner", "--method", "prompt", "--rank", "4",
     ],
-    "--read belongs to the task ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
+    "--read belongs to tasks that tag words, as ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
     "--prompt-text needs --prompt-init text": [
         "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
     ],
@@ -245,7 +245,7 @@ BAD = {
         "--task", "ner", "--method", "lora", "--target-modules", "q_prj,v_proj",
     ],
     "--max-length 300 does not fit": ["--task", "ner", "--method", "lora", "--max-length", "300"],
-    "a prompt of 250, the template and the answer do not fit": [
+    "what stands in front (a prompt of 250 rows, an instruction), the template and the longest": [
         "--task", "sentiment", "--method", "prompt", "--prompt-length", "250",
     ],
 }  # fmt: skip

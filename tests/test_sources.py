@@ -506,7 +506,7 @@ def test_glue_from_the_hub_is_the_folder(tmp_path, hub_folder):
 LABELS = "expected one of negative, neutral, positive"
 TAGS = "expected one of O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, B-cell_line, I-"
 FIVE = "expected five, split by tabs: Quality, #1 ID, #2 ID, #1 String, #2 String"
-NO_ROWS = ": the file holds no rows; put the corpus's own file there"
+NO_ROWS = ": the file holds no rows; fill it, or put the data's own file there"
 TNER_LINE = 'expected {"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
 EMPTY = "an empty token or sentence; fill it, or remove what it belongs to"
 STRAY = "expected words split by single spaces, and marks such as [protein NF-kappa B]"
@@ -739,7 +739,7 @@ def test_an_unknown_protocol_is_refused_for_every_source():
 
 def test_too_few_rows_for_a_split_are_refused(tmp_path):
     folder = write(tmp_path / "one", FILES["ner"] | {IOB2: b"T\tO\n"})
-    assert refusal(NER, folder) == f"--data {folder}: too few rows, none is left for train; use the whole corpus"
+    assert refusal(NER, folder) == f"--data {folder}: too few rows, none is left for train; give more of them"
     folder = write(tmp_path / "all", FILES["similarity"] | {DEV_IDS: b"11\t12\n12\t11\n13\t14\n"})
     assert "none is left for train" in refusal(SIMILARITY, folder)
 

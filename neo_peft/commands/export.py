@@ -13,7 +13,7 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.files import new_folder, write_folder, write_text
-from neo_peft.flags import OneLineParser, argument
+from neo_peft.flags import OneLineParser, argument, named
 from neo_peft.runs import newest_run
 from neo_peft.settings import Settings, names
 from neo_peft.tasks import TASKS, Task
@@ -29,6 +29,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--merge", action="store_true", help="write a whole model, for transformers without peft")
     parser.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
     parser.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
+    parser.add_argument("--label-words", type=argument(names), help="what is said for each, where there is no run.json")
     parser.add_argument("--model", help="the base model (default: the one in RUN's run.json)")
     return parser.parse_intermixed_args(argv)
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = Path(flags.run) if flags.run else newest_run(flags.task)
     from neo_peft import loading  # after the flags: torch takes seconds to import
 
-    settings = loading.settings_in(run, flags.model, flags.task, flags.labels)
+    settings = loading.settings_in(run, **named(flags))
     refuse_what_cannot_be(run, settings, flags.merge)
     # Whatever the run computed in: a sum in half precision would be another model.
     tuned = loading.load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))

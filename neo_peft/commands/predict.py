@@ -8,6 +8,7 @@ import json
 import math
 import os
 import queue
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from neo_peft import own_rows, tables
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_run_flags, changed
+from neo_peft.flags import OneLineParser, add_run_flags, changed, named
 from neo_peft.metrics import entities
 from neo_peft.runs import is_run, newest_run
 from neo_peft.tasks import Task
@@ -42,7 +43,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}')
     parser.add_argument("--json", action="store_true", help="print JSON lines on a terminal too")
     add_run_flags(parser)
-    flags = parser.parse_args(argv)
+    flags = parser.parse_intermixed_args(argv)
     if not flags.run:
         flags.run = list(takewhile(is_run, flags.text))
         flags.text = flags.text[len(flags.run) :]
@@ -52,6 +53,8 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("TEXT and --file both give examples: name one of them")
     if len(flags.text) == 1 and os.path.isfile(flags.text[0]):
         parser.error(f"{flags.text[0]} is a file: read it with --file {flags.text[0]}")
+    if flags.text and re.fullmatch(r"\S*/\S*|\S+\.(txt|tsv|jsonl?)", flags.text[0]):
+        parser.error(f"{flags.text[0]} looks like a path, and there is no run and no file there")
     return flags
 
 
@@ -98,7 +101,7 @@ class OneRun:
     def __init__(self, folder: Path, flags: argparse.Namespace):
         from neo_peft.loading import load, settings_in
 
-        self.tuned = [load(folder, changed(settings_in(folder, flags.model, flags.task, flags.labels), flags))]
+        self.tuned = [load(folder, changed(settings_in(folder, **named(flags)), flags))]
         self.task, self.as_json = self.tuned[0].encoder.task, flags.jsonl
 
     def task_of(self, row: dict) -> Task:
@@ -124,7 +127,7 @@ class SeveralRuns:
 
         self.runs = AdapterSet()
         for folder in folders:
-            self.runs.add(folder, settings=changed(settings_in(folder, flags.model, flags.task, flags.labels), flags))
+            self.runs.add(folder, settings=changed(settings_in(folder, **named(flags)), flags))
         self.tuned = [self.runs[name] for name in self.runs]
         self.tasks = {name: self.runs[name].encoder.task for name in self.runs}
 
