@@ -48,10 +48,14 @@ def run_together(main: Callable[[], None]) -> int:
         status = exit_status(main, _say_once)
     except LostError as error:
         _say_last(f"error: {error}")
-    if status == 0:
-        import torch.distributed as dist
+    if status:
+        # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    import torch.distributed as dist
 
-        dist.destroy_process_group()
+    dist.destroy_process_group()
     return status
 
 
