@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
             print(as_text(name, line), file=sys.stderr, flush=True)
     record = {"flags": vars(flags), "hardware": hardware(flags.device), "versions": versions(), "commit": commit()}
     record |= {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "jobs": found}
-    RECORDS.mkdir(exist_ok=True)
+    RECORDS.mkdir(parents=True, exist_ok=True)
     stem = f"{flags.job}-{flags.shape}-{flags.precision}-{flags.device}"
     (RECORDS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
     if flags.json:

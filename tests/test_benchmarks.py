@@ -1,0 +1,56 @@
+"""The benchmarks compare like with like: both sides of each step compute the same loss from the same weights."""
+
+import json
+
+import pytest
+
+from benchmarks import peers, sides
+from benchmarks.lengths import load_examples
+from benchmarks.measure import alternate
+from benchmarks.sides import Job, Ours, Peer
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    monkeypatch.setitem(sides.SHAPES, "125m", (36, 2, 3))
+    monkeypatch.setattr(peers, "RECORDS", tmp_path / "records")
+
+
+@pytest.mark.parametrize("careful", [False, True])
+@pytest.mark.parametrize("task", ["ner", "sentiment", "similarity"])
+def test_both_sides_compute_the_same_loss(task, careful):
+    job = Job(task, grouped=careful)
+    ours, peer, chosen = Ours(job), Peer(job, careful), job.order(1)[0]
+    assert ours.plain_loss(chosen) == pytest.approx(peer.plain_loss(chosen), rel=1e-6)
+    before = ours.plain_loss(chosen)
+    for side in (ours, peer):
+        for _ in range(3):
+            side(chosen)
+        assert side.plain_loss(chosen) < before
+
+
+def test_lengths_are_of_whole_examples():
+    for task, rows in {"ner": 512, "sentiment": 512, "similarity": 512}.items():
+        examples = load_examples(task)
+        assert len(examples) == rows and examples.starts[-1] == len(examples.ids)
+        for index in range(rows):
+            reads = examples.reads[examples.read_starts[index] : examples.read_starts[index + 1]]
+            length = examples.starts[index + 1] - examples.starts[index]
+            assert (reads[1:] > reads[:-1]).all() and reads[0] >= 0 and reads[-1] < length
+
+
+def test_sides_run_in_turn_on_the_same_batches():
+    calls = []
+    found = alternate(lambda n: calls.append(("ours", n)), lambda n: calls.append(("theirs", n)), pairs=3, warm_up=1)
+    assert calls == [(side, n) for n in (2, 0, 1, 2) for side in ("ours", "theirs")]
+    assert len(found.ours) == len(found.theirs) == len(found.ratios) == 3
+
+
+def test_a_job_prints_its_ratio_and_leaves_a_record(tmp_path, capsys):
+    peers.main(["--job", "sentiment", "--pairs", "2", "--json"])
+    printed = json.loads(capsys.readouterr().out)["sentiment"]
+    assert printed["ratio_min"] <= printed["ratio"] <= printed["ratio_max"] and printed["share"] > 0
+    record = json.loads((tmp_path / "records/sentiment-125m-fp32-cpu.json").read_text())
+    line = record["jobs"]["sentiment"][0]
+    assert line["agrees"] and line["goal"] == 3.3 and line["ratio"] == printed["ratio"]
+    assert record["hardware"]["cores"] >= 1 and record["flags"]["pairs"] == 2
