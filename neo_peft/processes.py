@@ -48,15 +48,22 @@ def run_together(main: Callable[[], None]) -> int:
         status = exit_status(main, _say_once)
     except LostError as error:
         _say_last(f"error: {error}")
-    if status:
-        # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is gone.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    import torch.distributed as dist
+    if status == 0:
+        _leave_last()
+    # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is gone.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
-    dist.destroy_process_group()
-    return status
+
+def _leave_last() -> None:
+    """Let process 0, which may hold the store, leave after the others, and none while another is in a common step."""
+    try:
+        _store.set(f"{rank} is done", "")
+        if rank == 0:
+            _in_time([f"{other} is done" for other in range(world)], PATIENCE.total_seconds())
+    except RuntimeError:  # the store is gone, and with it all who could wait for this process
+        pass
 
 
 def start() -> None:
@@ -98,8 +105,8 @@ def _say_once(text: str) -> None:
         _say_last(text)
 
 
-def _in_time(keys: list[str]) -> bool:
-    until = time.monotonic() + GRACE
+def _in_time(keys: list[str], seconds: float = GRACE) -> bool:
+    until = time.monotonic() + seconds
     while not (there := _store.check(keys)) and time.monotonic() < until:
         time.sleep(0.02)
     return there
