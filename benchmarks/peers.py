@@ -99,11 +99,8 @@ HEADER = ("job", "beside", "goal", "ratio", "range", "met", "share", "tokens/s",
 
 
 def cells(name: str, line: dict) -> list[str]:
-    goal = (
-        ""
-        if line.get("goal") is None
-        else f"{'≤' if line.get('at_most') else '±' if 'within' in line else '≥'} {line['goal']:g}"
-    )
+    sign = f"± {line['within']:g}" if "within" in line else "at most" if line.get("at_most") else "at least"
+    goal = "" if line.get("goal") is None else f"{line['goal']:g} {sign}"
     spread = f"{line['ratio_min']:.2f}–{line['ratio_max']:.2f}" if "ratio_min" in line else ""
     share = f"{line['share']:.2f}" if "share" in line else ""
     speed = f"{line['tokens_per_second']:,.0f}" if "tokens_per_second" in line else ""

@@ -35,11 +35,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def refuse_used(folder: Path, flag: str = "") -> None:
+    """Refuse what is no folder, and a folder that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{flag}{folder} holds something already; name a folder that is new")
+
+
 def new_folder(folder: Path) -> Path:
     """Refuse a folder that holds something, or that cannot be put in place in one step; return its whole path."""
+    refuse_used(folder)
     path = folder.resolve()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{folder} holds something already; name a folder that is new")
     if path == Path.cwd():
         raise InputError(f"{folder} is the folder you stand in, which is not replaced; name another")
     return path

@@ -49,19 +49,21 @@ def run_together(main: Callable[[], None]) -> int:
     except LostError as error:
         _say_last(f"error: {error}")
     if status == 0:
-        _leave_last()
+        _leave_together()
     # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is gone.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _leave_last() -> None:
-    """Let process 0, which may hold the store, leave after the others, and none while another is in a common step."""
+def _leave_together() -> None:
+    """Wait until no process is in a common step any more; process 0, which may hold the store, leaves last."""
     try:
         _store.set(f"{rank} is done", "")
+        _in_time([f"{other} is done" for other in range(world)], PATIENCE.total_seconds())
+        _store.set(f"{rank} leaves", "")
         if rank == 0:
-            _in_time([f"{other} is done" for other in range(world)], PATIENCE.total_seconds())
+            _in_time([f"{other} leaves" for other in range(world)])
     except RuntimeError:  # the store is gone, and with it all who could wait for this process
         pass
 

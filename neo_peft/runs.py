@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from neo_peft.errors import InputError
-from neo_peft.files import read_json, sha256_of, write_json
+from neo_peft.files import read_json, refuse_used, sha256_of, write_json
 from neo_peft.peft_config import CONFIG, named_base, read_peft
 from neo_peft.settings import Settings
 from neo_peft.tasks import TASKS
@@ -19,8 +19,7 @@ def choose_folder(settings: Settings) -> Path:
     """Choose the run's folder: `--out`, which must be new or empty, or the next free runs/TASK-METHOD."""
     if settings.out:
         folder = Path(settings.out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"--out {folder} holds something already; name a folder that is new")
+        refuse_used(folder, "--out ")
         return folder
     first = folder = RUNS / f"{settings.task.replace('/', '-')}-{settings.method}"
     number = 1

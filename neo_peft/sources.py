@@ -63,14 +63,14 @@ def load_splits(
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
-    of_hub = data == "hub"
-    own = not task.glue and data not in ("sample", "hub") and Path(data, OWN[0]).is_file()
+    of_hub, folder = data == "hub", None if data in ("sample", "hub") else Path(data)
+    if folder and not folder.is_dir():
+        raise InputError(f"--data {data}: there is no such folder; --data may be sample, hub or a folder")
+    own = folder and not task.glue and (folder / OWN[0]).is_file()
     if not own:
-        if data not in ("sample", "hub") and not Path(data).is_dir():
-            raise InputError(f"--data {data}: there is no such folder; --data may be sample, hub or a folder")
         _check_known(task, data, labels)
     if own:
-        splits = _load_own(task, Path(data), seed, labels)
+        splits = _load_own(task, folder, seed, labels)
     elif data == "sample":
         splits = _load_sample(task)
     elif task.glue:
