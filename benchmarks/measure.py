@@ -1,5 +1,7 @@
 """How anything here is measured: two sides in turn, A B A B, in one process; peak memory in a process of its own."""
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +83,8 @@ def peak_memory(call: Callable, device: str = "cpu") -> int:
         torch.cuda.reset_peak_memory_stats()
         call()
         return torch.cuda.max_memory_allocated() - held
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what building the model has freed would else serve the step, and not be seen
     held = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is held
     call()

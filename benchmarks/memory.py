@@ -11,7 +11,7 @@ from benchmarks.sides import Job, Ours, Peer
 
 
 def training(side: str, task: str, shape: str, precision: str, device: str, method: str | None = None) -> dict:
-    """Measure the third step: by then the optimizer's averages are there, and the allocator is warm."""
+    """Measure two steps of the largest batch: in the second the optimizer's averages are there."""
     job = Job(task, shape, precision, device, grouped=side == "careful", method=method)
     step = Ours(job) if side == "ours" else Peer(job, careful=side == "careful")
     del job.__dict__["weights"]
