@@ -164,7 +164,7 @@ def generate(model: TunedModel, encoder: Encoder, texts: list[np.ndarray], prefi
     """
     trunk, start = model.transformer, prefix.length if prefix else 0
     lengths = torch.tensor([len(text) for text in texts])
-    rows = Rows.of_texts(lengths, start).to(model.device)
+    rows = Rows.of_texts(lengths, start, together=True).to(model.device)
     ids = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(model.device)
     said = [[] for _ in texts]
     going = torch.arange(len(texts), device=model.device)

@@ -16,6 +16,9 @@ from neo_peft.rows import Rows
 NOWHERE = 1 << 40  # the position of a place that holds no key: later than any query, so that none sees it
 
 
+KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
+
+
 @dataclass(frozen=True)
 class Config:
     """The sizes of a GPT-Neo, under the names of its config.json."""
@@ -90,21 +93,29 @@ class SelfAttention(nn.Module):
         self.q_proj = nn.Linear(size, size, bias=False)
         self.out_proj = nn.Linear(size, size)
 
-    def forward(self, x: Tensor, rows: Rows, past: tuple[Tensor, Tensor] | None, mask: Tensor | None):
-        """Attend from rows (N, H) to themselves and to the past; return (N, H) and their own keys and values."""
-        q, k, v = (
-            rows.scatter(project(x)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, T, head_dim)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        seen_k, seen_v = k, v
-        if past is not None:
-            seen_k, seen_v = (
-                torch.cat([before.expand(rows.batch, -1, -1, -1), now], dim=2)  # (B, heads, S + T, head_dim)
-                for before, now in zip(past, (k, v), strict=True)
+    def forward(
+        self, x: Tensor, rows: Rows, past: KeysValues | None, masks: list[Tensor | None], read: Tensor | None = None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Attend from rows (N, H) to themselves and to the past; return those of `read` (M, H), of all without it,
+        and each rectangle's own keys and values."""
+        out, kept = [], []
+        projected = (project(x).split(rows.sizes) for project in (self.q_proj, self.k_proj, self.v_proj))
+        for rectangle, mask, *parts in zip(rows.rectangles, masks, *projected, strict=True):
+            q, k, v = (  # (b, heads, T, head_dim)
+                rectangle.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts
             )
-        # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
-        out = F.scaled_dot_product_attention(q, seen_k, seen_v, attn_mask=mask, is_causal=mask is None, scale=1.0)
-        return self.out_proj(rows.gather(out.transpose(1, 2))), (k, v)
+            before = kept[0] if rows.led and kept else past
+            kept.append((k, v))
+            if before is not None:
+                k, v = (  # (b, heads, S + T, head_dim)
+                    torch.cat([rectangle.own(old).expand(rectangle.batch, -1, -1, -1), now], dim=2)
+                    for old, now in zip(before, (k, v), strict=True)
+                )
+            # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
+            out.append(rectangle.gather(seen.transpose(1, 2)))
+        attended = torch.cat(out)
+        return self.out_proj(attended if read is None else attended[read]), kept
 
 
 class Attention(nn.Module):
@@ -134,10 +145,13 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rows: Rows, past: tuple[Tensor, Tensor] | None, mask: Tensor | None):
-        attended, keys_values = self.attn.attention(self.ln_1(x), rows, past, mask)
-        x = x + attended
-        return x + self.mlp(self.ln_2(x)), keys_values
+    def forward(
+        self, x: Tensor, rows: Rows, past: KeysValues | None, masks: list[Tensor | None], read: Tensor | None = None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Compute the next layer's rows: those of `read` (M, H), of all (N, H) without it."""
+        attended, kept = self.attn.attention(self.ln_1(x), rows, past, masks, read)
+        x = (x if read is None else x[read]) + attended
+        return x + self.mlp(self.ln_2(x)), kept
 
 
 def _embedding(rows: int, size: int) -> nn.Embedding:
@@ -162,18 +176,19 @@ class GPTNeo(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows, past: Past | None = None, read: Tensor | None = None) -> Tensor:
         """Compute last hidden states from embeddings (N, H): those of the rows `read` (M,), of all without it."""
-        x, _ = self._blocks(x, rows, past)
-        return self.ln_f(x if read is None else x[read])
+        return self.ln_f(self._blocks(x, rows, past, read)[0])
 
     def forward_and_keep(self, x: Tensor, rows: Rows, past: Past | None = None) -> tuple[Tensor, Past]:
-        """Compute the last hidden states of all rows, and keep their keys and values for tokens to come."""
-        x, keys_values = self._blocks(x, rows, past)
-        filled = torch.zeros(rows.batch * rows.longest, dtype=torch.bool, device=x.device)
-        filled[rows.slots] = True
-        positions = rows.rectangle.expand(rows.batch, -1)
-        positions = positions.masked_fill(~filled.view(rows.batch, rows.longest), NOWHERE)
-        keys, values = zip(*keys_values, strict=True)
-        return self.ln_f(x), Past(keys, values, positions)
+        """Compute the last hidden states of all rows, which lie in one rectangle, and keep their keys and values for
+        tokens to come."""
+        x, kept = self._blocks(x, rows, past, keep=True)
+        (rectangle,) = rows.rectangles
+        positions = rectangle.positions.expand(rectangle.batch, -1)
+        if rectangle.slots is not None:
+            filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
+            filled[rectangle.slots] = True
+            positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
+        return self.ln_f(x), Past(*zip(*kept, strict=True), positions)
 
     def prefix(self, embeddings: Tensor) -> Past:
         """Compute the keys and values of a prefix from its embeddings (P, H), once for all texts behind it.
@@ -181,26 +196,36 @@ class GPTNeo(nn.Module):
         Under a causal mask a prefix cannot see the text that follows, so that its states are the same for every
         example: exact in value, and in gradient too, which sums over the examples that look at it.
         """
-        rows = Rows.of_texts(torch.tensor([len(embeddings)], device=embeddings.device))
-        _, keys_values = self._blocks(embeddings, rows, past=None)
-        keys, values = zip(*keys_values, strict=True)
-        return Past(keys, values, rows.rectangle)
+        rows = Rows.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
+        _, kept = self._blocks(embeddings, rows, past=None, keep=True)
+        return Past(*zip(*kept, strict=True), rows.rectangles[0].positions)
 
-    def _blocks(self, x: Tensor, rows: Rows, past: Past | None):
+    def _blocks(self, x: Tensor, rows: Rows, past: Past | None, read: Tensor | None = None, keep: bool = False):
         x = x + self.wpe(rows.positions).float()  # learned, absolute
-        seen = rows.rectangle
-        if past is not None:
-            batch = max(len(past.positions), len(seen))
-            seen = torch.cat([past.positions.expand(batch, -1), seen.expand(batch, -1)], dim=1)
-        masks, keys_values = {}, []
+        masks, kept = {}, []
         for layer, block in enumerate(self.h):
-            window_size = block.window_size
-            if window_size not in masks:
-                # Without a past, and while the window holds the whole text, plain causal attention is the same,
-                # and faster. With one, `is_causal` would align the two top left, which is wrong.
-                plain = past is None and rows.longest <= (window_size or rows.longest)
-                masks[window_size] = None if plain else visible(rows.rectangle, seen, window_size)
+            if block.window_size not in masks:
+                masks[block.window_size] = _masks(rows, past, block.window_size)
             before = None if past is None else (past.keys[layer], past.values[layer])
-            x, kept = block(x, rows, before, masks[window_size])
-            keys_values.append(kept)
-        return x, keys_values
+            # What no row of a later layer looks at is not computed: in the last one only what is read goes on.
+            last = layer == len(self.h) - 1
+            x, keys_values = block(x, rows, before, masks[block.window_size], read if last else None)
+            if keep:
+                kept += keys_values
+        return x, kept
+
+
+def _masks(rows: Rows, past: Past | None, window_size: int | None) -> list[Tensor | None]:
+    """Say for each rectangle which keys its rows see, its prefix's or past's first; None is plain causal attention."""
+    masks = []
+    for rectangle in rows.rectangles:
+        seen = rectangle.positions
+        before = rows.rectangles[0].positions if rows.led and masks else past and rectangle.own(past.positions)
+        if before is not None:
+            batch = max(len(before), len(seen))
+            seen = torch.cat([before.expand(batch, -1), seen.expand(batch, -1)], dim=1)
+        # Without anything before, and while the window holds the whole text, plain causal attention is the same, and
+        # faster. With it, `is_causal` would align the two top left, which is wrong.
+        plain = before is None and rectangle.longest <= (window_size or rectangle.longest)
+        masks.append(None if plain else visible(rectangle.positions, seen, window_size))
+    return masks

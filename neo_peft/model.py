@@ -85,7 +85,8 @@ class TunedModel(nn.Module):
 
     def forward(self, batch: Batch, prefix: Past | None) -> Tensor:
         """Compute the hidden states (M, H) of the rows that are read."""
-        rows = Rows.of_texts(batch.lengths, start=prefix.length if prefix else 0).to(self.device)
+        together = self.device.type != "cpu"
+        rows = Rows.of_texts(batch.lengths, prefix.length if prefix else 0, together).to(self.device)
         with self.autocast():
             return self.transformer(self.transformer.embed(batch.ids), rows, prefix, batch.reads)
 

@@ -214,7 +214,7 @@ def read_on(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None, drop_at: 
     start = 0 if prefix is None else len(prefix)
     before = None if prefix is None else trunk.prefix(prefix)
     heads = torch.cat([text[:first] for text, first in zip(texts, FIRST)])
-    hidden, past = trunk.forward_and_keep(heads, Rows.of_texts(torch.tensor(FIRST), start), before)
+    hidden, past = trunk.forward_and_keep(heads, Rows.of_texts(torch.tensor(FIRST), start, together=True), before)
     said = [[rows] for rows in hidden.split(FIRST)]
     past = past if before is None else before.expand(len(texts)).then(past)
     going = [0, 1, 2]
