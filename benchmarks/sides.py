@@ -143,7 +143,7 @@ class Ours:
     def plain_loss(self, chosen: np.ndarray) -> float:
         self.model.eval()
         batch = collate(self.job.examples, chosen).to(self.model.device)
-        return float(self.model.loss(batch, self.model.prefix())) / len(batch.targets)
+        return float(self.model.loss(batch)) / len(batch.targets)
 
 
 # ---- The peers

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neo_peft.elementwise import gelu_new
 from neo_peft.rows import Rows
 
 NOWHERE = 1 << 40  # the position of a place that holds no key: later than any query, so that none sees it
@@ -133,7 +134,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # "gelu_new"
+        return self.c_proj(gelu_new(self.c_fc(x)))
 
 
 class Block(nn.Module):

@@ -66,7 +66,7 @@ def update(
     tokens = processes.total(labelled(window))
     total = 0.0
     for batch in window:
-        loss = model.loss(batch.to(model.device), model.prefix()) / max(1, tokens)
+        loss = model.loss(batch.to(model.device)) / max(1, tokens)
         scaler.scale(loss).backward()
         total += float(loss.detach())
     total = processes.total(total)

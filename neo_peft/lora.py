@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neo_peft.elementwise import drop
 from neo_peft.errors import InputError
 
 BIAS = ("none", "all", "lora_only")
@@ -43,12 +44,17 @@ class LoRALinear(nn.Linear):
         self.lora_B.to(base.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.correction(x)
+        out = F.linear(x, self.weight, self.bias)
+        out += self.correction(x)
+        return out
 
     def correction(self, x: Tensor) -> Tensor:
         """Compute what is added to the frozen layer's output: (alpha / r) · B A dropout(x)."""
-        low = self.lora_A(F.dropout(x, self.dropout, self.training))  # (N, r)
-        return self.scaling * self.lora_B(low)
+        scaling = self.scaling
+        if self.training and self.dropout:
+            x, stays = drop(x, self.dropout)
+            scaling /= stays
+        return self.lora_B(scaling * self.lora_A(x))  # scaled where it is small, (N, r)
 
     def merged(self) -> nn.Linear:
         """Make the plain layer that computes the same: W + (alpha / r) · B A, summed in fp32."""

@@ -72,7 +72,7 @@ class TunedModel(nn.Module):
         return torch.autocast(self.device.type, self.compute_dtype if enabled else None, enabled)
 
     def prefix(self) -> Past | None:
-        """Compute the prompt's keys and values; once per batch in training, once altogether in evaluation."""
+        """Compute the prompt's keys and values, which evaluation needs once for all batches."""
         if self.prompt is None:
             return None
         with self.autocast():
@@ -83,12 +83,20 @@ class TunedModel(nn.Module):
         with self.autocast():
             return self.transformer.prefix(self.transformer.embed(torch.tensor(ids, device=self.device)))
 
-    def forward(self, batch: Batch, prefix: Past | None) -> Tensor:
-        """Compute the hidden states (M, H) of the rows that are read."""
-        together = self.device.type != "cpu"
-        rows = Rows.of_texts(batch.lengths, prefix.length if prefix else 0, together).to(self.device)
+    def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
+        """Compute the hidden states (M, H) of the rows that are read, behind a prefix that was computed before.
+
+        Without one the prompt's rows, where there is a prompt, go through the layers in front of the batch's, once
+        for all examples. That is how a prompt is trained.
+        """
+        led = prefix is None and self.prompt is not None
+        length = prefix.length if prefix else len(self.prompt) if led else 0
+        rows = Rows.of_texts(batch.lengths, length, self.device.type != "cpu", led).to(self.device)
         with self.autocast():
-            return self.transformer(self.transformer.embed(batch.ids), rows, prefix, batch.reads)
+            embedded, reads = self.transformer.embed(batch.ids), batch.reads
+            if led:
+                embedded, reads = torch.cat([self.prompt(), embedded]), reads + length
+            return self.transformer(embedded, rows, prefix, reads)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits that are trained on, from hidden states (M, H): (M, K) of a head, else (M, V)."""
@@ -97,7 +105,7 @@ class TunedModel(nn.Module):
                 return F.linear(hidden, self.transformer.wte.weight)
             return self.head(F.dropout(hidden, self.head_dropout, self.training))
 
-    def loss(self, batch: Batch, prefix: Past | None) -> Tensor:
+    def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:
         """Sum the cross-entropy over the batch's targets, in fp32."""
         logits = self.logits(self(batch, prefix)).float()
         return F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum")

@@ -34,7 +34,7 @@ def real_rows(rectangle, texts):
 
 
 def all_logits(model, batch):
-    return model.logits(model(batch, model.prefix()))
+    return model.logits(model(batch))
 
 
 def backward(logits):

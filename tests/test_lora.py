@@ -21,6 +21,7 @@ from torch import nn
 from torch.amp import GradScaler
 from transformers import GPTNeoForTokenClassification, get_linear_schedule_with_warmup
 
+from neo_peft.elementwise import drop
 from neo_peft.errors import InputError
 from neo_peft.loop import make_optimizer, rate_at, update
 from neo_peft.lora import LoRALinear, add_lora, match_targets, merge_lora
@@ -92,12 +93,19 @@ def test_gaussian_a_has_the_spread_one_over_r():
     assert not net["fc"].lora_B.weight.any()
 
 
+def dropped_ones(*shape):
+    """What dropout of 0.4 makes of ones; its draws are tested in test_elementwise.py."""
+    stays, share = drop(torch.ones(shape), 0.4)
+    assert share == pytest.approx(0.6, abs=1e-5)
+    return stays / share
+
+
 def test_dropout_falls_on_the_input_of_a_alone_scaled_up():
     layer, x = adapted_layer(dropout=0.4).train(), torch.randn(ROWS, IN)
     torch.manual_seed(3)
     out = layer(x)
     torch.manual_seed(3)
-    dropped = torch.empty(ROWS, IN).bernoulli_(0.6) / 0.6
+    dropped = dropped_ones(ROWS, IN)
     assert 0 < (dropped == 0).sum() < ROWS * IN
     assert_close(out, written_out(layer, x, ALPHA / RANK, dropped)[1])
 
@@ -248,7 +256,7 @@ def test_build_model_hands_every_setting_on_to_every_layer(base, oracle):
         torch.manual_seed(3)
         out = layer(x)
         torch.manual_seed(3)
-        dropped = torch.empty(ROWS, 24).bernoulli_(0.6) / 0.6
+        dropped = dropped_ones(ROWS, 24)
         assert_close(out, written_out(layer, x, 7 / math.sqrt(5), dropped)[1])
 
 

@@ -145,6 +145,19 @@ def test_a_prefix_that_is_kept_gives_what_a_fresh_one_gives(base):
     assert TunedModel(base.trunk).prefix() is None
 
 
+@pytest.mark.parametrize("length", [4, 13])  # shorter and longer than the window
+def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_gradient(base, length):
+    model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(length, 24)))
+    batch, found = batch_of(random_texts(), READS), []
+    for prefix in (None, model.prefix()):
+        logits = model.logits(model(batch, prefix))
+        backward(logits)
+        found.append((logits.detach(), model.prompt.embeddings.grad.clone()))
+        model.prompt.embeddings.grad = None
+    for together, kept in zip(*found, strict=True):
+        assert_close(together, kept)
+
+
 def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
     batch = batch_of(random_texts(), READS).to(torch.device("meta"))
     assert {batch.ids.device.type, batch.reads.device.type, batch.targets.device.type} == {"meta"}
@@ -254,7 +267,7 @@ def test_gradients_under_half_precision_are_fp32_and_near_those_of_fp32(base, ti
     whole.load_state_dict({name: tensor.float() for name, tensor in half.state_dict().items()})
     batch = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 10, 0, 5, 1]))
     for model in (half, whole):
-        model.loss(batch, model.prefix()).backward()
+        model.loss(batch).backward()
     for name, parameter in half.trainable().items():
         expected = whole.trainable()[name].grad
         assert parameter.grad.dtype == torch.float32

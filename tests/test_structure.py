@@ -13,7 +13,7 @@ import neo_peft
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    ("errors", "rows", "metrics", "progress"),
+    ("errors", "rows", "elementwise", "metrics", "progress"),
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
     ("hardware", "settings", "base", "readers", "tables", "plots", "peft_config"),
     ("model", "own_rows", "runs"),

@@ -18,7 +18,7 @@ from neo_peft.sources import CORPORA, load_splits
 from neo_peft.tasks import TASKS
 
 METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
-RATES = {"lora": 2e-2, "prompt": 1e-1, "full": 5e-3, "head": 3e-2, "lora+prompt": 2e-2}
+RATES = {"lora": 2e-2, "prompt": 2e-1, "full": 5e-3, "head": 3e-2, "lora+prompt": 2e-2}
 
 
 def sixteen(task):
