@@ -212,13 +212,17 @@ def load(at: dict) -> list[dict]:
                 command = [sys.executable, "-m", "benchmarks.memory", f"load-{side}", folder]
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 found.append(json.loads(said.splitlines()[-1]))
-    ratios = [own["seconds"] / peer["seconds"] for own, peer in zip(*runs.values(), strict=True)]
-    held = [own["bytes"] / own["weights"] for own in runs["ours"]]
-    return [
-        {"measure": "seconds", "at_most": True, "goal": 0.6, "ratio": median(ratios), "ratio_min": min(ratios),
-         "ratio_max": max(ratios)},
-        {"measure": "memory over weights", "at_most": True, "goal": 1.05, "ratio": median(held)},
-    ]  # fmt: skip
+    lines = []
+    # Either side may leave the weights in the mapped file, so that what it has only put off is on its bill too.
+    for measure, name, goal in (("seconds to the last weight", "touched", 0.6), ("the call alone", "seconds", None)):
+        ratios = [own[name] / peer[name] for own, peer in zip(*runs.values(), strict=True)]
+        seconds = [median(one[name] for one in found) for found in runs.values()]
+        lines.append({"measure": measure, "at_most": True, "goal": goal, "ratio": median(ratios),
+                      "ratio_min": min(ratios), "ratio_max": max(ratios),
+                      "seconds": seconds[0], "peers_seconds": seconds[1]})  # fmt: skip
+    held, theirs = ([one["bytes"] / one["weights"] for one in found] for found in runs.values())
+    return [*lines, {"measure": "memory over weights", "at_most": True, "goal": 1.05, "ratio": median(held),
+                     "peers_ratio": median(theirs)}]  # fmt: skip
 
 
 def encode(at: dict) -> list[dict]:
