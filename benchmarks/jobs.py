@@ -235,7 +235,7 @@ def encode(at: dict) -> list[dict]:
     from neo_peft.tasks import get_task
 
     folder, lines = BUNDLED["neo-mini"], []
-    # The sentences four times: a word comes again 14 times then, in JNLPBA itself 21 times.
+    # The sentences four times, since in all of JNLPBA a word comes again far more often than in the sample.
     for name, by_hand, times, goal in (("ner", tag_rows, 4, 5), ("sentiment", answer_rows, 1, None)):
         task, settings = get_task(name), make_settings(task=name, method="lora")
         rows = load_splits(task, "sample").train * times
