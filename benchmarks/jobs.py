@@ -212,31 +212,49 @@ def load(at: dict) -> list[dict]:
                 command = [sys.executable, "-m", "benchmarks.memory", f"load-{side}", folder]
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 found.append(json.loads(said.splitlines()[-1]))
-    ratios = [own["seconds"] / peer["seconds"] for own, peer in zip(*runs.values(), strict=True)]
-    held = [own["bytes"] / own["weights"] for own in runs["ours"]]
-    return [
-        {"measure": "seconds", "at_most": True, "goal": 0.6, "ratio": median(ratios), "ratio_min": min(ratios),
-         "ratio_max": max(ratios)},
-        {"measure": "memory over weights", "at_most": True, "goal": 1.05, "ratio": median(held)},
-    ]  # fmt: skip
+    lines = []
+    # Either side may leave the weights in the mapped file, so that what it has only put off is on its bill too.
+    for measure, name, goal in (("seconds to the last weight", "touched", 0.6), ("the call alone", "seconds", None)):
+        ratios = [own[name] / peer[name] for own, peer in zip(*runs.values(), strict=True)]
+        seconds = [median(one[name] for one in found) for found in runs.values()]
+        lines.append({"measure": measure, "at_most": True, "goal": goal, "ratio": median(ratios),
+                      "ratio_min": min(ratios), "ratio_max": max(ratios),
+                      "seconds": seconds[0], "peers_seconds": seconds[1]})  # fmt: skip
+    held, theirs = ([one["bytes"] / one["weights"] for one in found] for found in runs.values())
+    return [*lines, {"measure": "memory over weights", "at_most": True, "goal": 1.05, "ratio": median(held),
+                     "peers_ratio": median(theirs)}]  # fmt: skip
 
 
-def encode(at: dict) -> dict:
-    """Compare encoding the sample's sentences with the source's per-row Python."""
+def encode(at: dict) -> list[dict]:
+    """Compare encoding the sample's rows with the source's per-row Python: tagged words, and sentences that the
+    language model answers. Both sides must come to the same tokens and labels."""
     from neo_peft.base import BUNDLED, load_tokenizer, read_config
     from neo_peft.data import make_encoder
     from neo_peft.settings import make_settings
     from neo_peft.sources import load_splits
     from neo_peft.tasks import get_task
 
-    folder, task = BUNDLED["neo-mini"], get_task("ner")
-    rows = load_splits(task, "sample").train * 4
-    tokenizer, settings = load_tokenizer(folder), make_settings(task="ner", method="lora")
-    encoder = make_encoder(task, tokenizer, read_config(folder), settings, with_head=True)
-    tokenizer.add_prefix_space = True
+    folder, lines = BUNDLED["neo-mini"], []
+    # The sentences four times, since in all of JNLPBA a word comes again far more often than in the sample.
+    for name, by_hand, times, goal in (("ner", tag_rows, 4, 5), ("sentiment", answer_rows, 1, None)):
+        task, settings = get_task(name), make_settings(task=name, method="lora")
+        rows = load_splits(task, "sample").train * times
+        encoder = make_encoder(task, load_tokenizer(folder), read_config(folder), settings, with_head=name == "ner")
+        theirs = by_hand(load_tokenizer(folder), task)
+        line = compared(alternate(lambda _: encoder(rows), lambda _: theirs(rows), at["pairs"], 1), goal)  # noqa: B023
+        lines.append({"measure": name, **line, "agrees": same_examples(encoder(rows), theirs(rows))})
+    return lines
 
-    def theirs(_: int) -> None:
-        """A row at a time: tokenise the words, and walk over the sub-tokens to find where each word begins."""
+
+def tag_rows(tokenizer, task) -> Callable[[list[dict]], list]:
+    """Encode as transformers' token classification example does, a row at a time: tokenise the words, and walk over
+    the sub-tokens to find where each word begins."""
+    before_words = tokenizer.backend_tokenizer.pre_tokenizer
+    before_words.add_prefix_space = tokenizer.add_prefix_space = True
+    tokenizer.backend_tokenizer.pre_tokenizer = before_words
+
+    def encode_rows(rows: list[dict]) -> list:
+        found = []
         for row in rows:
             encoded = tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=256)
             labels, before = [], None
@@ -244,8 +262,38 @@ def encode(at: dict) -> dict:
                 labels.append(-100 if word is None or word == before else task.labels.index(row["tags"][word]))
                 before = word
             encoded["labels"] = labels
+            found.append(encoded)
+        return found
 
-    return compared(alternate(lambda _: encoder(rows), theirs, at["pairs"], 1), 5)
+    return encode_rows
+
+
+def answer_rows(tokenizer, task) -> Callable[[list[dict]], list]:
+    """Encode as peft's prompt tuning example does, a row at a time: tokenise the text in its template and the label,
+    and lay them one behind the other."""
+
+    def encode_rows(rows: list[dict]) -> list:
+        found = []
+        for row in rows:
+            encoded = tokenizer(f"Sentence : {row['sentence']} Label :")
+            label = tokenizer(f" {row['label']}")["input_ids"] + [tokenizer.eos_token_id]
+            text = encoded["input_ids"]
+            encoded["input_ids"], encoded["labels"] = text + label, [-100] * len(text) + label
+            encoded["attention_mask"] = [1] * len(encoded["input_ids"])
+            found.append(encoded)
+        return found
+
+    return encode_rows
+
+
+def same_examples(ours, theirs: list) -> bool:
+    """Say whether both sides have the same tokens (theirs may end in one that is never read) and the same labels."""
+    for index, encoded in enumerate(theirs):
+        ids = ours.ids[ours.starts[index] : ours.starts[index + 1]].tolist()
+        targets = ours.targets[ours.read_starts[index] : ours.read_starts[index + 1]].tolist()
+        if ids != encoded["input_ids"][: len(ids)] or targets != [label for label in encoded["labels"] if label >= 0]:
+            return False
+    return len(ours) == len(theirs)
 
 
 def metrics(at: dict) -> dict:

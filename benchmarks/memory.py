@@ -1,5 +1,6 @@
 """What one side needs at its peak, in a process of its own: prints one JSON object."""
 
+import gc
 import json
 import sys
 import time
@@ -8,6 +9,7 @@ import torch
 
 from benchmarks.measure import peak_memory, resident
 from benchmarks.sides import Job, Ours, Peer
+from neo_peft.base import BUNDLED
 
 
 def training(side: str, task: str, shape: str, precision: str, device: str, method: str | None = None) -> dict:
@@ -22,23 +24,29 @@ def training(side: str, task: str, shape: str, precision: str, device: str, meth
 
 
 def loading(side: str, folder: str) -> dict:
-    """Time the loading of a folder, and count what it holds for itself alone."""
+    """Time the loading of a folder, and count what the process then holds for itself alone.
+
+    Both sides may leave the weights in the mapped file, which is read only where it is used: `touched` are the seconds
+    until every weight has been. Before the clock each side loads neo-mini, which imports all that it needs.
+    """
     if side == "ours":
         from neo_peft.base import load_base
 
-        load = lambda: load_base(folder).trunk  # noqa: E731
+        load = lambda folder: load_base(str(folder)).trunk  # noqa: E731
     else:
         from transformers import AutoTokenizer, GPTNeoForCausalLM
 
-        load = lambda: (GPTNeoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))[0]  # noqa: E731
-    import safetensors.torch  # noqa: F401
-    import transformers  # noqa: F401
-
+        load = lambda folder: (GPTNeoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))[0]  # noqa: E731
+    load(BUNDLED["neo-mini"])
+    gc.collect()  # or what the imports left behind is collected while the clock runs
     held, began = resident("RssAnon"), time.perf_counter()
-    model = load()
+    model = load(folder)
     seconds = time.perf_counter() - began
+    for parameter in model.parameters():
+        parameter.detach().sum()
+    touched = time.perf_counter() - began
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return {"seconds": seconds, "bytes": resident("RssAnon") - held, "weights": weights}
+    return {"seconds": seconds, "touched": touched, "bytes": resident("RssAnon") - held, "weights": weights}
 
 
 if __name__ == "__main__":

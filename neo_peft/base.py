@@ -2,8 +2,8 @@
 
 A base is a folder in Hugging Face's layout: config.json, tokenizer files, and weights in safetensors, in one file
 or in shards. `neo-mini` is bundled; a hub id, owner/name or owner/name@revision, is fetched into the hub's cache.
-Weights go straight from the file into the wanted dtype, strictly: every tensor of the trunk must be there, in its
-shape, and nothing else may be.
+Weights that are stored in the wanted dtype stay in the mapped file, others go straight into it. Strictly: every tensor
+of the trunk must be there, in its shape, and nothing else may be.
 """
 
 import hashlib
@@ -40,7 +40,12 @@ class Base:
 
 
 def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
-    """Load a base, frozen: matrices in `dtype`, norms and biases in fp32. Raise InputError for what is no GPT-Neo."""
+    """Load a base, frozen: matrices in `dtype`, norms and biases in fp32. Raise InputError for what is no GPT-Neo.
+
+    On the CPU, weights stored in these dtypes are views of the mapped file: read where they are first used, shared
+    with other processes, and private once written to, so that no tuning changes the file. It may be replaced or
+    deleted meanwhile, but not rewritten in place.
+    """
     folder = find_folder(model)
     config = read_config(folder)  # first: what is no GPT-Neo need not be read
     tensors, notes, digest = {}, [], {}
@@ -49,7 +54,7 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
             raise InputError(f"{folder}: the weights hold {name} twice")
         digest[name] = _digest(name, tensor)
         held = dtype if tensor.dim() > 1 else torch.float32
-        tensors[name] = tensor.to(device=device, dtype=held, copy=True)
+        tensors[name] = tensor.to(device=device, dtype=held)
     fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
     trunk = trunk_of(config, tensors, folder)
     parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -261,5 +266,5 @@ def _digest(name: str, tensor: Tensor) -> bytes:
     last = max(0, (len(content) - 1) // 4096)
     digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
     for block in sorted({i * last // 63 for i in range(64)}):
-        digest.update(content[block * 4096 : (block + 1) * 4096].tobytes())
+        digest.update(content[block * 4096 : (block + 1) * 4096])
     return digest.digest()

@@ -1,13 +1,15 @@
 """From raw rows to batches: encode examples as flat arrays of token ids, and collate some of them into a batch.
 
 An example is token ids, the rows of them at which the model is read, and what it should say there. Texts are
-tokenised piece by piece (tasks.Piece), all distinct pieces in one call: the words of a tagged sentence, or the
+tokenised piece by piece (Task.texts), all distinct pieces in one call: the words of a tagged sentence, or the
 template and the sentences of an answer task. There is no padding token anywhere.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from neo_peft.errors import InputError
 from neo_peft.gptneo import Config
 from neo_peft.model import Batch
 from neo_peft.settings import Settings
-from neo_peft.tasks import Piece, Task
+from neo_peft.tasks import Task
 
 UNKNOWN = -1  # the target of a row whose label is not given
 GENERATED = 10  # tokens that free generation may say
@@ -71,62 +73,70 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise texts, each on its own, without special tokens."""
-        if not texts:
-            return []
-        # Not verbose: it would warn of long texts, which are cut afterwards.
-        plain = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
-        return self.tokenizer(list(texts), **plain)["input_ids"]
+        # Its own call gives the same ids more slowly: for each text it makes masks and offsets that nobody reads.
+        tokenizer = self.tokenizer.backend_tokenizer
+        tokenizer.no_truncation()  # a call of someone else's stays set
+        tokenizer.no_padding()
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def __call__(self, rows: Sequence[dict]) -> Examples:
         """Encode rows; one without a label gets UNKNOWN as its target, and is read at its mark alone."""
-        examples = [self.task.pieces(row, self.source_text) for row in rows]
-        texts = {piece.text: None for pieces in examples for piece in pieces}
-        tokens = dict(zip(texts, self.tokenize(list(texts)), strict=True))
-        parts, cut = {"ids": [], "reads": [], "targets": []}, 0
-        for row, pieces in zip(rows, examples, strict=True):
-            encoded = [tokens[piece.text] for piece in pieces]
-            kept = shorten(encoded, [piece.is_data for piece in pieces], self.max_length)
-            cut += kept is not encoded
-            encode = self._words if self.task.tags_words else self._answer
-            for part, values in zip(parts.values(), encode(row, pieces, encoded, kept), strict=True):
-                part.append(values)
-        ids = _flat(parts["ids"])
+        numbers = defaultdict(lambda: len(numbers))  # of the distinct texts, in the order in which they come
+        pieces, counts, labels = [], [], []
+        for row in rows:
+            texts = self.task.texts(row, self.source_text)
+            pieces += [numbers[text] for text in texts]
+            counts.append(len(texts))
+            labels += self.task.labels_of(row)
+        tokens = self.tokenize(list(numbers))
+        # From here on a piece is the number of its text, and all rows are computed at once.
+        pieces, firsts = np.array(pieces, dtype=np.int64), _bounds(counts)  # each row's first piece
+        whole = _lengths(tokens)[pieces]
+        kept = whole.copy()
+        too_long = np.flatnonzero(np.diff(_bounds(whole)[firsts]) > self.max_length)
+        for row in too_long:
+            part = slice(firsts[row], firsts[row + 1])
+            is_data = [piece.is_data for piece in self.task.pieces(rows[row], self.source_text)]
+            kept[part] = _lengths(shorten([tokens[piece] for piece in pieces[part]], is_data, self.max_length))
+        ids, starts = _take(tokens, pieces, kept), _bounds(kept)[firsts]
+        if self.task.tags_words:
+            reads, targets, read_starts = self._words(labels, whole, kept, firsts)
+        else:
+            ids, starts, reads, targets, read_starts = self._answers(labels, ids, starts)
         if len(ids) and ids.max() >= self.vocab_size:
             raise InputError(
                 f"the tokenizer says token {ids.max()}, but the model knows {self.vocab_size}: they do not fit"
             )
-        return Examples(
-            ids, _bounds(parts["ids"]), _flat(parts["reads"]), _flat(parts["targets"]), _bounds(parts["reads"]), cut
-        )
+        return Examples(ids, starts, reads, targets, read_starts, len(too_long))
 
-    def _words(self, row: dict, pieces: list[Piece], encoded: list[list[int]], kept: list[list[int]]):
+    def _words(self, labels: list[str | None], whole: np.ndarray, kept: np.ndarray, firsts: np.ndarray):
         """Read each word at its first or last sub-token; a word that was cut away there is not read."""
-        ids, reads, targets = [], [], []
-        for piece, whole, part in zip(pieces, encoded, kept, strict=True):
-            offset = len(whole) - 1 if self.read_last else 0
-            if offset < len(part):
-                reads.append(len(ids) + offset)
-                targets.append(UNKNOWN if piece.label is None else self._class(piece.label))
-            ids += part
-        return ids, reads, targets
+        offset = whole - 1 if self.read_last else np.zeros_like(whole)
+        is_read = offset < kept
+        begins = _bounds(kept)
+        reads = begins[:-1] + offset - np.repeat(begins[firsts[:-1]], np.diff(firsts))
+        targets = self._classes(compress(labels, is_read.tolist()))
+        return reads[is_read].astype(np.int32), targets, _bounds(is_read)[firsts]
 
-    def _class(self, label: str) -> int:
-        if label not in self.task.labels:
-            raise InputError(f"unknown label {label!r}; those of {self.task.name} are {', '.join(self.task.labels)}")
-        return self.task.labels.index(label)
-
-    def _answer(self, row: dict, pieces: list[Piece], encoded: list[list[int]], kept: list[list[int]]):
+    def _answers(self, labels: list[str | None], texts: np.ndarray, starts: np.ndarray):
         """Read at the mark, the last token of the text, and for the language model at the answer's tokens too."""
-        ids = [token for part in kept for token in part]
-        label = row.get(self.task.fields[-1])
-        mark = len(ids) - 1
-        if label is None:
-            return ids, [mark], [UNKNOWN]
-        if self.with_head:
-            return ids, [mark], [self._class(label)]
-        answer = self.answers[self.task.labels[self._class(label)]]
-        # The end token is said, never read: the last row that is read is the answer's last token.
-        return ids + answer[:-1], list(range(mark, mark + len(answer))), answer
+        classes = self._classes(labels)
+        said = [[index] for index in range(len(self.task.labels))] if self.with_head else list(self.answers.values())
+        said.append([UNKNOWN])  # what the class UNKNOWN, which is -1, stands for
+        counts = _lengths(said)[classes]
+        reads = np.repeat(np.diff(starts) - 1, counts) + _within(counts)
+        # The end token, or the class, is said, never read: the last row that is read is the token before it.
+        ids = np.insert(texts, np.repeat(starts[1:], counts - 1), _take(said, classes, counts - 1))
+        return ids, starts + _bounds(counts - 1), reads.astype(np.int32), _take(said, classes, counts), _bounds(counts)
+
+    def _classes(self, labels: Iterable[str | None]) -> np.ndarray:
+        known = {label: index for index, label in enumerate(self.task.labels)} | {None: UNKNOWN}
+        try:
+            return np.fromiter(map(known.__getitem__, labels), dtype=np.int32)
+        except KeyError as error:
+            raise InputError(
+                f"unknown label {error.args[0]!r}; those of {self.task.name} are {', '.join(self.task.labels)}"
+            ) from None
 
 
 def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> list[list[int]]:
@@ -203,9 +213,27 @@ def batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         yield order[begin : begin + size][processes.rank :: processes.world]
 
 
-def _flat(parts: list[list[int]]) -> np.ndarray:
-    return np.fromiter((value for part in parts for value in part), dtype=np.int32)
+def _take(lists: list[list[int]], chosen: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Lay the first counts[i] values of lists[chosen[i]] one behind the other."""
+    flat = np.fromiter(chain.from_iterable(lists), dtype=np.int32)
+    begins = _bounds(_lengths(lists))[:-1]
+    where = _within(counts)
+    where += np.repeat(begins[chosen], counts)
+    return flat[where]
 
 
-def _bounds(parts: list[list[int]]) -> np.ndarray:
-    return np.cumsum([0, *map(len, parts)])
+def _within(counts: np.ndarray) -> np.ndarray:
+    """Count 0 … counts[i] - 1 for each i."""
+    bounds = _bounds(counts)
+    within = np.arange(bounds[-1])
+    within -= np.repeat(bounds[:-1], counts)
+    return within
+
+
+def _lengths(lists: list[list[int]]) -> np.ndarray:
+    return np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
+
+
+def _bounds(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Say where each part begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

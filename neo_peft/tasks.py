@@ -15,11 +15,10 @@ METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
 
 
 class Piece(NamedTuple):
-    """A stretch of an example's text. It carries a label where one is read, and may be cut where it is data."""
+    """A stretch of an example's text, which may be cut where it is data."""
 
     text: str
-    label: str | None = None
-    is_data: bool = False
+    is_data: bool
 
 
 class Glue(NamedTuple):
@@ -63,19 +62,30 @@ class Task:
     def tags_words(self) -> bool:
         return not self.template
 
-    def pieces(self, row: dict, source_text: bool = False) -> list[Piece]:
-        """Say a row as pieces of text; the label of an answer task is not among them, see `answer`."""
+    def texts(self, row: dict, source_text: bool = False) -> list[str]:
+        """Say a row as stretches of text, each of which is tokenised on its own; an answer is not among them."""
         if self.tags_words:
             # Every word carries its leading space, the first one too, as under add_prefix_space=True.
-            words, tags = row["tokens"], row.get("tags") or [None] * len(row["tokens"])
-            return [Piece(" " + word, tag, is_data=True) for word, tag in zip(words, tags, strict=True)]
-        template = self.said_template(source_text)
-        pieces = []
-        for text, field in zip(template, (*self.fields[:-1], None), strict=True):
-            pieces.append(Piece(text))
-            if field:
-                pieces.append(Piece(" " + row[field].strip(), is_data=True))
-        return pieces
+            return [" " + word for word in row["tokens"]]
+        first, *template = self.said_template(source_text)
+        texts = [first]
+        for field, text in zip(self.fields[:-1], template, strict=True):
+            texts += (" " + row[field].strip(), text)
+        return texts
+
+    def pieces(self, row: dict, source_text: bool = False) -> list[Piece]:
+        """Say a row as `texts` does, and which of them are data: every word, or what the template stands between."""
+        texts = self.texts(row, source_text)
+        return [Piece(text, self.tags_words or index % 2 == 1) for index, text in enumerate(texts)]
+
+    def labels_of(self, row: dict) -> list[str | None]:
+        """Take a row's labels, None for each that is not given: a tag for each word, or the one answer."""
+        if not self.tags_words:
+            return [row.get(self.fields[-1])]
+        tags = row.get("tags") or [None] * len(row["tokens"])
+        if len(tags) != len(row["tokens"]):
+            raise ValueError(f"{len(row['tokens'])} words, but {len(tags)} tags: {' '.join(row['tokens'])[:40]!r}")
+        return tags
 
     def said_template(self, source_text: bool = False) -> tuple[str, ...]:
         return self.source_template if source_text and self.source_template else self.template

@@ -78,6 +78,29 @@ def test_matrices_are_held_as_asked_norms_and_biases_in_fp32_and_all_is_frozen(f
     assert not loaded.training
 
 
+@pytest.mark.parametrize("asked", [torch.float32, torch.bfloat16])
+def test_only_what_is_cast_is_copied_out_of_the_file(tiny_folder, asked):
+    loaded = load_base(str(tiny_folder), asked).trunk
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = [range(*(int(end, 16) for end in entry[0].split("-"))) for entry in maps if entry[-1].endswith(WEIGHTS)]
+    for name, parameter in loaded.named_parameters():
+        in_the_file = any(parameter.data_ptr() in addresses for addresses in mapped)
+        assert in_the_file == (asked == torch.float32 or parameter.dim() == 1), name
+
+
+def test_training_never_writes_the_file_and_a_new_file_never_changes_what_was_loaded(tiny_folder, folder):
+    content, plain = (folder / WEIGHTS).read_bytes(), load_file(tiny_folder / WEIGHTS)
+    trunk = load_base(str(folder)).trunk
+    for parameter in trunk.parameters():
+        parameter.data += 1
+    assert (folder / WEIGHTS).read_bytes() == content
+    trunk = load_base(str(folder)).trunk
+    save_file({name: torch.zeros(2) for name in plain}, folder / "new")
+    (folder / "new").replace(folder / WEIGHTS)
+    for name, parameter in trunk.named_parameters(prefix="transformer"):
+        assert torch.equal(parameter, plain[name]), name
+
+
 def test_neo_mini_has_its_published_sizes():
     loaded = load_base("neo-mini")
     config = loaded.trunk.config

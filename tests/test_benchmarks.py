@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import peers, sides
+from benchmarks import jobs, peers, sides
 from benchmarks.lengths import load_examples
 from benchmarks.measure import alternate
 from benchmarks.sides import Job, Ours, Peer
@@ -27,6 +27,10 @@ def test_both_sides_compute_the_same_loss(task, careful):
         for _ in range(3):
             side(chosen)
         assert side.plain_loss(chosen) < before
+
+
+def test_both_sides_encode_rows_alike():
+    assert [line["agrees"] for line in jobs.encode({"pairs": 1})] == [True, True]
 
 
 def test_lengths_are_of_whole_examples():

@@ -1,7 +1,9 @@
 """Encoding: against transformers' own alignment, the source's template written out, and cases worked by hand."""
 
 import dataclasses
+import hashlib
 import json
+import random
 import shutil
 
 import numpy as np
@@ -128,6 +130,89 @@ def test_words_that_do_not_fit_are_not_read(mini):
     assert cut_inside_the_first[1:] == ([0], [1])
     assert example(encoder(mini, max_length=lengths[0] - 1, read_last=True)([row]), 0)[1:] == ([], [])
     assert example(encoder(mini, max_length=sum(lengths[:2]))([row]), 0)[1:] == ([0, lengths[0]], [1, 2])
+
+
+def plain_example(row, task, tokenizer, with_head, max_length, read_last):
+    """Encode one row by its definition: write its pieces down, drop tokens one at a time, look where each is read."""
+    tags_words, labels = task == "ner", list(TASKS[task].labels)
+    number = lambda label: UNKNOWN if label is None else labels.index(label)  # noqa: E731
+    if tags_words:
+        pieces = [" " + word for word in row["tokens"]]
+    elif task == "sentiment":
+        pieces = ["Sentence :", " " + row["sentence"].strip(), " Label :"]
+    else:
+        said = [" " + row[name].strip() for name in ("sentence1", "sentence2")]
+        pieces = ["Sentence1 :", said[0], " Sentence2 :", said[1], " Label :"]
+    whole = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
+    kept = [list(ids) for ids in whole]
+    cut = sum(map(len, kept)) > max_length
+    data = kept if tags_words else kept[1::2]
+    while sum(map(len, kept)) > max_length and any(data):
+        fullest = max(map(len, data))
+        [ids for ids in data if ids and (tags_words or len(ids) == fullest)][-1].pop()
+    ids, reads, targets = [], [], []
+    for index, part in enumerate(kept):
+        place = len(whole[index]) - 1 if read_last else 0
+        if tags_words and place < len(part):
+            reads.append(len(ids) + place)
+            targets.append(number(row["tags"][index]) if "tags" in row else UNKNOWN)
+        ids += part
+    if not tags_words:
+        mark, label = len(ids) - 1, row.get("label")
+        answer = [number(label)] if with_head or label is None else [*tokenizer.encode(" " + label), END]
+        reads, targets = list(range(mark, mark + len(answer))), answer
+        ids += answer[:-1]
+    return ids, reads, targets, cut
+
+
+def random_row(rng, task):
+    """Draw a row of 0 to 12 words, many of several sub-tokens, with or without labels."""
+    known = ["IL-2", "gene", "profit", "fell", "immunoglobulin", "κB", "NF-kappaB", "𝛼", "a", "", "(", "日本", "x" * 30]
+    words = lambda: [rng.choice(known) for _ in range(rng.randrange(13))]  # noqa: E731
+    names = TASKS[task].fields
+    if task == "ner":
+        row = {"tokens": words()}
+        row["tags"] = [rng.choice([*TASKS["ner"].labels, None]) for _ in row["tokens"]]
+    else:
+        row = {name: rng.choice(["", " "]) + " ".join(words()) for name in names[:-1]}
+        row["label"] = rng.choice([*TASKS[task].labels, None])
+    if rng.random() < 0.2:
+        del row[names[-1]]
+    return row
+
+
+@pytest.mark.parametrize("max_length", [7, 11, 23, 200])
+@pytest.mark.parametrize(
+    ("task", "with_head", "read_last"),
+    [("ner", True, False), ("ner", True, True)]
+    + [(task, with_head, False) for task in ("sentiment", "similarity") for with_head in (True, False)],
+)
+def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(mini, task, with_head, read_last, max_length):
+    rng = random.Random(max_length)
+    rows = [random_row(rng, task) for _ in range(60)]
+    plain = [plain_example(row, task, mini, with_head, max_length, read_last) for row in rows]
+    assert (max_length < 200) == any(cut for *_, cut in plain)
+    for count in (60, 1, 0):
+        examples = encoder(mini, task, with_head, max_length, read_last=read_last)(rows[:count])
+        assert [example(examples, index) for index in range(count)] == [tuple(row) for *row, _ in plain[:count]]
+        assert examples.cut == sum(cut for *_, cut in plain[:count])
+        ids, reads, targets = (np.array(sum((row[i] for row in plain[:count]), []), dtype=np.int32) for i in range(3))
+        starts, read_starts = (np.cumsum([0, *(len(row[i]) for row in plain[:count])]) for i in (0, 1))
+        flat = b"".join(array.tobytes() for array in (ids, starts, reads, targets, read_starts))
+        assert examples.digest() == hashlib.sha256(flat).hexdigest()
+
+
+def test_what_was_set_on_the_tokenizer_before_is_no_matter(mini):
+    words = ("immunoglobulin", "", "genes")
+    expected = [mini.encode(word) for word in words]
+    mini.backend_tokenizer.enable_truncation(1)
+    mini.backend_tokenizer.enable_padding(length=9)
+    assert encoder(mini).tokenize(words) == expected and len(expected[0]) > 1
+
+
+def test_each_word_has_its_tag(mini):
+    with pytest.raises(ValueError, match="3 words, but 2 tags: 'IL-2 gene expression'"):
+        encoder(mini)([{"tokens": ["IL-2", "gene", "expression"], "tags": ["B-DNA", "I-DNA"]}])
 
 
 def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, tiny_folder):
