@@ -1,5 +1,6 @@
 """What is compared: each job here returns a line of the table, with its goals beside what was measured."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -129,13 +130,15 @@ def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
 
 def memory(task: str, careful: bool, goal: float, at: dict) -> dict:
     """Compare the peak memory of a training step beyond the loaded model's."""
-    sides = {}
-    for side in ("ours", "careful" if careful else "source"):
-        command = [sys.executable, "-m", "benchmarks.memory", side, task, at["shape"], at["precision"], at["device"]]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        sides[side] = json.loads(said.splitlines()[-1])["bytes"]
-    ours, theirs = sides.values()
+    job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
+    ours, theirs = (peak_of(side, job) for side in ("ours", "careful" if careful else "source"))
     return {"goal": goal, "at_most": True, "ratio": ours / theirs, "bytes": ours, "peers_bytes": theirs}
+
+
+def peak_of(side: str, job: Job) -> int:
+    command = [sys.executable, "-m", "benchmarks.memory", side, json.dumps(dataclasses.asdict(job))]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(said.splitlines()[-1])["bytes"]
 
 
 # ---- Our own methods
@@ -149,15 +152,24 @@ def methods(method: str, goals: tuple[float, float, float], at: dict) -> list[di
     found = alternate(as_batches(part, full, at["pairs"]), as_batches(part, ours, at["pairs"]), at["pairs"])
     saved = [sum(p.numel() * 4 for p in side.model.trainable().values()) for side in (ours, full)]
     del ours, full
-    peaks = []
-    for name in (method, "full"):
-        command = [sys.executable, "-m", "benchmarks.memory", "ours", task, at["shape"], at["precision"], at["device"]]
-        said = subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout
-        peaks.append(json.loads(said.splitlines()[-1])["bytes"])
+    peaks = [peak_of("ours", job) for job in (part, whole)]
     return [
         {"measure": "seconds", "at_most": True, **compared(found, goals[0])},
         {"measure": "memory", "at_most": True, "goal": goals[1], "ratio": peaks[0] / peaks[1]},
         {"measure": "saved bytes", "at_most": True, "goal": goals[2], "ratio": saved[0] / saved[1]},
+    ]
+
+
+def checkpointing(task: str, at: dict) -> list[dict]:
+    """Say what `--checkpoint-activations` costs in seconds, and what is left of a step's memory."""
+    plain = Job(task, at["shape"], at["precision"], at["device"])
+    again = dataclasses.replace(plain, checkpoint=True)
+    sides = [as_batches(plain, Ours(job), at["pairs"]) for job in (plain, again)]
+    found = alternate(*sides, at["pairs"], 2, plain.device)  # the ratio is that of the second over the first
+    peaks = [peak_of("ours", job) for job in (again, plain)]
+    return [
+        {"measure": "seconds", "goal": None, **found.summary()},
+        {"measure": "memory", "goal": None, "ratio": peaks[0] / peaks[1]},
     ]
 
 

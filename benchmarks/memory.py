@@ -12,15 +12,15 @@ from benchmarks.sides import Job, Ours, Peer
 from neo_peft.base import BUNDLED
 
 
-def training(side: str, task: str, shape: str, precision: str, device: str, method: str | None = None) -> dict:
+def training(side: str, job: str) -> dict:
     """Measure two steps of the largest batch: in the second the optimizer's averages are there."""
-    job = Job(task, shape, precision, device, grouped=side == "careful", method=method)
+    job = Job(**json.loads(job))
     step = Ours(job) if side == "ours" else Peer(job, careful=side == "careful")
     del job.__dict__["weights"]
     longest = max(
         job.order(16), key=lambda chosen: sum(job.examples.starts[i + 1] - job.examples.starts[i] for i in chosen)
     )
-    return {"bytes": peak_memory(lambda: [step(longest) for _ in range(2)], device)}
+    return {"bytes": peak_memory(lambda: [step(longest) for _ in range(2)], job.device)}
 
 
 def loading(side: str, folder: str) -> dict:

@@ -49,6 +49,7 @@ JOBS: dict[str, list[tuple[str, Callable]]] = {
         ("lora over full", partial(jobs.methods, "lora", (0.75, 0.6, 0.01))),
         ("prompt over full", partial(jobs.methods, "prompt", (0.75, 0.6, 0.01))),
     ],
+    "checkpoint": [(f"{task} with over without", partial(jobs.checkpointing, task)) for task in ("ner", "sentiment")],
     "inference": [("over the bare model", jobs.inference)],
     "load": [("over from_pretrained", jobs.load)],
     "encode": [("the source's rows", jobs.encode)],

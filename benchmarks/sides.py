@@ -50,6 +50,7 @@ class Job:
     device: str = "cpu"
     grouped: bool = False  # batches of like lengths, as a careful user makes them
     method: str | None = None
+    checkpoint: bool = False  # --checkpoint-activations
 
     @cached_property
     def settings(self) -> Settings:
@@ -115,6 +116,7 @@ def our_model(job: Job) -> TunedModel:
         head = nn.Linear(config.hidden_size, LABELS, device=job.device)
         head.weight.data.copy_(job.head)
         head.bias.data.zero_()
+    trunk.checkpoint_activations = job.checkpoint
     torch.manual_seed(0)
     if "lora" in settings.methods:
         add_lora(trunk, settings.target_modules, settings.rank, settings.alpha, settings.dropout, settings.bias)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from neo_peft.elementwise import gelu_new
 from neo_peft.rows import Rows
@@ -166,6 +167,7 @@ class GPTNeo(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
         self.wte = _embedding(config.vocab_size, config.hidden_size)
         self.wpe = _embedding(config.max_position_embeddings, config.hidden_size)
         self.h = nn.ModuleList(Block(config, kind) for kind in config.attention_layers)
@@ -210,7 +212,13 @@ class GPTNeo(nn.Module):
             before = None if past is None else (past.keys[layer], past.values[layer])
             # What no row of a later layer looks at is not computed: in the last one only what is read goes on.
             last = layer == len(self.h) - 1
-            x, keys_values = block(x, rows, before, masks[block.window_size], read if last else None)
+            given = x, rows, before, masks[block.window_size], read if last else None
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                # Chen et al. 2016: of a layer its input alone is kept, and backward computes it again, with the same
+                # draws of dropout.
+                x, keys_values = checkpoint(block, *given, use_reentrant=False)
+            else:
+                x, keys_values = block(*given)
             if keep:
                 kept += keys_values
         return x, kept

@@ -140,6 +140,7 @@ def build_model(
 
     labels = [tokens(task.answer(label, settings.source_text)) for label in task.labels]
     trunk.requires_grad_(False)
+    trunk.checkpoint_activations = settings.checkpoint_activations
 
     torch.manual_seed(settings.seed)
     name = head_name(task, settings.method)

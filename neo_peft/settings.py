@@ -135,6 +135,9 @@ class Settings:
     max_steps: int | None = flag(None, TRAINING, "stop after this many updates (default: no limit)", whole(1))
     batch_size: int = flag(16, TRAINING, "examples in a batch of each process", whole(1))
     gradient_accumulation: int = flag(1, TRAINING, "batches in one update", whole(1))
+    checkpoint_activations: bool = flag(
+        False, TRAINING, "compute each layer again in the backward pass: less memory, more time, the same bits", bool
+    )
     learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, allow_least=False))
     weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0))
     warmup_ratio: float = flag(0.0, TRAINING, "share of the updates in which the rate rises", real(0, 1))

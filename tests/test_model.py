@@ -353,3 +353,57 @@ def test_adapted_modules_are_grouped_by_kind_shape_and_rank(base):
         "c_fc (24 → 40), rank 5": [f"{block}.mlp.c_fc" for block in blocks],
     }
     assert adapted_modules(TunedModel(base.trunk)) == {}
+
+
+# ---- Checkpoints of activations
+
+
+def kept_bytes(model, batch) -> int:
+    """Count the bytes that the trunk keeps for backward beside its own weights, each storage once."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden = model(batch)
+    del hidden
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("ner", "lora+prompt")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpoints_of_activations_change_no_bit_of_loss_and_gradients(tiny_folder, task, method, dtype):
+    batch, found = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 10, 0, 5, 1])), []
+    for checkpoint in (False, True):
+        options = {"dropout": 0.3, "target_modules": "all-linear"} if "lora" in method else {}
+        base = load_base(str(tiny_folder), dtype)
+        model = built(base, task, method, dtype, checkpoint_activations=checkpoint, **options).train()
+        with torch.no_grad():
+            for name, parameter in model.trainable().items():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(5))
+        torch.manual_seed(7)  # of dropout
+        loss = model.loss(batch)
+        loss.backward()
+        after = torch.rand(1)  # what is drawn next must be the same too
+        found.append([loss.detach(), after, *(parameter.grad for parameter in model.trainable().values())])
+        found[-1].append(kept_bytes(model, batch))
+    *plain, kept = found[0]
+    *again, kept_again = found[1]
+    assert len(plain) == len(again) > 2
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert kept_again < 0.5 * kept
+
+
+def test_evaluation_makes_no_checkpoints(base, monkeypatch):
+    model = built(base, "ner", "lora", checkpoint_activations=True)
+    monkeypatch.setattr("neo_peft.gptneo.checkpoint", None)
+    with torch.inference_mode():
+        model(batch_of(random_texts()))
+    with pytest.raises(TypeError):
+        model(batch_of(random_texts()))
