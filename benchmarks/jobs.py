@@ -21,18 +21,23 @@ from benchmarks.sides import Job, Ours, Peer, as_batches, shape, tokens_of
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # of both sides' losses on a right-padded pass without dropout
 
 
-def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> dict:
-    """Compare a training step with a peer's."""
+def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> list[dict]:
+    """Compare a training step with a peer's; in bf16 also with a peer that was loaded in it, which has no goal."""
     job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
-    ours, peer = Ours(job), Peer(job, careful)
-    order = job.order(at["pairs"])
-    losses = [side.plain_loss(order[0]) for side in (ours, peer)]
-    found = alternate(
-        as_batches(job, ours, at["pairs"]), as_batches(job, peer, at["pairs"]), at["pairs"], 2, job.device
-    )
-    line = compared(found, goal.get(at["precision"]))
-    line |= {"loss": losses[0], "peers_loss": losses[1]}
-    line["agrees"] = abs(losses[0] - losses[1]) <= TOLERANCE[at["precision"]] * max(1, abs(losses[1]))
+    line = against(job, Peer(job, careful), at) | {"goal": goal.get(at["precision"])}
+    if at["precision"] != "bf16":
+        return [line]
+    return [line, {"measure": "loaded in bf16", **against(job, Peer(job, careful, job.dtype), at)}]
+
+
+def against(job: Job, peer: Peer, at: dict) -> dict:
+    """Run our step and a peer's in turn. The ratio counts where both losses of a batch agree, without dropout."""
+    ours, batch = Ours(job), job.order(1)[0]
+    losses = [side.plain_loss(batch) for side in (ours, peer)]
+    sides = (as_batches(job, side, at["pairs"]) for side in (ours, peer))
+    found = alternate(*sides, at["pairs"], 2, job.device)
+    line = compared(found, None) | {"loss": losses[0], "peers_loss": losses[1]}
+    line["agrees"] = abs(losses[0] - losses[1]) <= TOLERANCE[job.precision] * max(1, abs(losses[1]))
     return line | share(job, found, at)
 
 

@@ -1,7 +1,7 @@
 """A soft prompt: P embedding rows that train, in front of a frozen model (Lester et al. 2021, section 2).
 
-The rows stand at the positions 0 … P − 1 and every text starts at P. `GPTNeo.prefix` turns them into keys and
-values, once for the whole batch.
+The rows stand at the positions 0 … P − 1 and every text starts at P. While they train they go through the layers in
+front of the batch's texts, once for all of them; afterwards `GPTNeo.prefix` keeps their keys and values.
 """
 
 import torch
