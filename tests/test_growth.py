@@ -1,0 +1,56 @@
+"""What the growth curves predict, against torch's own count of a real step; where their points stand."""
+
+import json
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import growth, peers, sides
+
+AT = {"shape": "125m", "precision": "fp32", "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    for name in list(sides.SHAPES):  # points add shapes of their own
+        monkeypatch.setitem(sides.SHAPES, name, sides.SHAPES[name])
+    monkeypatch.setitem(sides.SHAPES, "125m", (36, 4, 3))
+    monkeypatch.setattr(peers, "RECORDS", tmp_path)
+
+
+@pytest.mark.parametrize("curve", growth.CURVES)
+def test_the_counted_operations_are_those_that_torch_counts_in_a_step(curve):
+    for _, point in growth.points_of(curve, AT)[1:3]:
+        step = growth.make_step(point, {})
+        with FlopCounterMode(display=False) as counter:
+            step()
+        # torch does not count attention on a CPU, and of the products all.
+        assert growth.operations(point) - growth.attention(point) == counter.get_total_flops()
+
+
+def test_attention_of_two_pairs_worked_by_hand():
+    (_, point), *_ = growth.points_of("prompt length", AT)
+    texts, length = len(point.batch.lengths), int(point.batch.lengths[0])
+    # The prompt's 8 rows see 8, a text's rows see 8 and its own; 7 products of 2 operations, 36 wide, in 4 layers.
+    assert growth.attention(point) == 14 * 36 * 4 * (8 * 8 + texts * length * (8 + length))
+
+
+def test_points_stand_where_the_curves_say():
+    places = {curve: [x for x, _ in growth.points_of(curve, AT)] for curve in growth.CURVES}
+    assert places["prompt length"] == [8, 20, 50, 100] and places["LoRA rank"] == [4, 16, 64, 256]
+    assert places["layers"] == [1, 2, 4, 8]
+    tokens = places["tokens a batch"]
+    assert tokens == [tokens[0] * times for times in (1, 2, 4, 8)]
+    for x, point in growth.points_of("layers", AT):
+        assert len(growth.make_step(point, {}).func.model.transformer.h) == x
+
+
+def test_a_record_and_its_plot_are_left_and_the_table_is_printed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(growth, "CURVES", {"prompt length": ("sentiment", "prompt_length", (4, 9))})
+    growth.main(["--repeats", "1"])
+    lines = json.loads((tmp_path / "growth-125m-fp32-cpu.json").read_text())["curves"]["prompt length"]
+    assert [line["x"] for line in lines] == [4, 9]
+    assert all(line["seconds"] > 0 and line["bytes"] > 0 and line["predicted_seconds"] > 0 for line in lines)
+    assert (tmp_path / "growth-125m-fp32-cpu.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split()[:2] == ["curve", "x"] and len(printed) == 4
