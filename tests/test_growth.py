@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import growth, peers, sides
@@ -33,6 +34,19 @@ def test_attention_of_two_pairs_worked_by_hand():
     texts, length = len(point.batch.lengths), int(point.batch.lengths[0])
     # The prompt's 8 rows see 8, a text's rows see 8 and its own; 7 products of 2 operations, 36 wide, in 4 layers.
     assert growth.attention(point) == 14 * 36 * 4 * (8 * 8 + texts * length * (8 + length))
+
+
+@pytest.mark.parametrize("curve", ["tokens a batch", "prompt length", "LoRA rank"])
+def test_the_counted_bytes_are_those_that_a_forward_pass_keeps(curve):
+    for _, point in growth.points_of(curve, AT)[1:3]:
+        model, kept = growth.make_step(point, {}).func.model.train(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            loss = model.loss(point.batch)
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
+        found = sum(size for place, size in storages.items() if place not in weights)
+        assert found == growth.kept(point)["all"] + 4  # the loss keeps the number of its targets
+        del loss
 
 
 def test_points_stand_where_the_curves_say():
