@@ -37,6 +37,16 @@ def find_precision(precision: str, device: str) -> str:
     return precision
 
 
+def slow_precision(precision: str, device: str) -> str | None:
+    """Warn of a half precision that a CPU has no products of: they are then computed element by element."""
+    if device != "cpu" or precision == "fp32":
+        return None
+    multiplies = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[precision]
+    if getattr(torch.ops.mkldnn, multiplies)():
+        return None
+    return f"this CPU has no {precision} products: --precision fp32 is many times quicker here"
+
+
 def thread_count(threads: int | str, parameters: int) -> int:
     """Count the threads to compute with. auto: what the process may use, at most 4 for a small model.
 

@@ -15,7 +15,7 @@ from neo_peft.base import Base, load_base
 from neo_peft.data import Encoder, make_encoder
 from neo_peft.errors import InputError
 from neo_peft.files import sha256
-from neo_peft.hardware import DTYPES, find_device, find_precision, thread_count
+from neo_peft.hardware import DTYPES, find_device, find_precision, slow_precision, thread_count
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
 from neo_peft.peft_config import CONFIG, read_peft
 from neo_peft.runs import RUN, read_record
@@ -142,13 +142,15 @@ def base_of(settings: Settings) -> Base:
 
 def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
     """Load a base, unless it is given, and make it ready for a task: bare, or with the method at its start."""
-    task, precision = task_of(settings), find_precision(settings.precision, find_device(settings.device))
+    task, device = task_of(settings), find_device(settings.device)
+    precision = find_precision(settings.precision, device)
     base = base or base_of(settings)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else bare_model(model)).eval()
-    return Tuned(model, encoder_of(base, model, settings), settings, base, precision, threads, list(base.notes))
+    notes = [*base.notes, *filter(None, [slow_precision(precision, device)])]
+    return Tuned(model, encoder_of(base, model, settings), settings, base, precision, threads, notes)
 
 
 def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:

@@ -8,7 +8,7 @@ import torch
 
 from neo_peft import hardware, processes
 from neo_peft.errors import InputError
-from neo_peft.hardware import SMALL, find_device, find_precision, thread_count
+from neo_peft.hardware import SMALL, find_device, find_precision, slow_precision, thread_count
 
 
 @pytest.fixture
@@ -55,6 +55,17 @@ def test_a_device_that_is_not_there_is_refused_with_what_there_is(machine):
 def test_auto_precision_is_fp16_on_cuda_alone():
     assert [find_precision("auto", device) for device in ("cuda", "cpu", "mps")] == ["fp16", "fp32", "fp32"]
     assert [find_precision(asked, "cuda") for asked in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_cpu_without_products_of_a_half_precision_is_named_and_no_other(monkeypatch, precision):
+    for there in (False, True):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda there=there: there)
+        warned = slow_precision(precision, "cpu")
+        assert warned == (
+            None if there else f"this CPU has no {precision} products: --precision fp32 is many times quicker here"
+        )
+        assert slow_precision("fp32", "cpu") is None and slow_precision(precision, "cuda") is None
 
 
 @pytest.mark.parametrize(
