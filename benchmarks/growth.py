@@ -6,10 +6,9 @@ products of as many rows that is measured between the steps. Beside its peak mem
 keep. A table is printed; a record and its plot are written under benchmarks/records/.
 
 Where a curve leaves its line: the count knows products alone. A step also passes over its rows for norms, gelu, dropout
-and residuals, which grows with rows and layers; it makes a few hundred calls, and on few rows reads every weight from
-memory for little work, both of which cost the same however small the batch is. LoRA's products are thin: at a low rank
-they reach less of the rate, so that seconds grow slower with the rank than operations do. The product with the
-vocabulary, in a prompt's step, has few rows and reads all of `wte` twice: it lies above the line by a constant.
+and residuals, which is not counted, and lies above the line throughout. Memory lies above its line on a CPU because
+freed pieces between kept ones stay with the C library: with MALLOC_MMAP_THRESHOLD_=131072 in the environment they go
+back, and the peak is the counted bytes and what is constant.
 """
 
 import json
@@ -210,7 +209,10 @@ def in_turn(points: list[Point], repeats: int, warm_up: int = 2) -> tuple[list[f
             if turn >= 0:
                 seconds.append(elapsed)
                 rates.append(rate)
-    return [median(seconds) for seconds, _ in taken], [median(rates) for _, rates in taken]
+    of_rows = {}  # points of as many rows share their rate
+    for point, (_, rates) in zip(points, taken):
+        of_rows.setdefault(point.rows, []).extend(rates)
+    return [median(seconds) for seconds, _ in taken], [median(of_rows[point.rows]) for point in points]
 
 
 def peak(point: Point) -> int:

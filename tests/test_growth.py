@@ -4,10 +4,18 @@ import json
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmarks import growth, peers, sides
 
+# torch's counter knows attention's kernels of a GPU alone; these are the CPU's, whose arguments begin alike.
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+OF_CPU_ATTENTION = {
+    FLASH: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(gradient, q, k, v)
+    ),
+}
 AT = {"shape": "125m", "precision": "fp32", "device": "cpu"}
 
 
@@ -23,17 +31,9 @@ def small(monkeypatch, tmp_path):
 def test_the_counted_operations_are_those_that_torch_counts_in_a_step(curve):
     for _, point in growth.points_of(curve, AT)[1:3]:
         step = growth.make_step(point, {})
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=OF_CPU_ATTENTION) as counter:
             step()
-        # torch does not count attention on a CPU, and of the products all.
-        assert growth.operations(point) - growth.attention(point) == counter.get_total_flops()
-
-
-def test_attention_of_two_pairs_worked_by_hand():
-    (_, point), *_ = growth.points_of("prompt length", AT)
-    texts, length = len(point.batch.lengths), int(point.batch.lengths[0])
-    # The prompt's 8 rows see 8, a text's rows see 8 and its own; 7 products of 2 operations, 36 wide, in 4 layers.
-    assert growth.attention(point) == 14 * 36 * 4 * (8 * 8 + texts * length * (8 + length))
+        assert growth.operations(point) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("curve", ["tokens a batch", "prompt length", "LoRA rank"])
