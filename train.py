@@ -5,15 +5,16 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from neo_peft import processes
+from neo_peft import processes, stopping
 from neo_peft.flags import parse_train_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = processes.decide(lambda: parse_train_flags(sys.argv[1:] if argv is None else argv))
     # torch takes seconds to import: --help and a bad flag answer without it.
-    from neo_peft.progress import show_progress
-    from neo_peft.training import run
+    with stopping.held():  # an import that is interrupted may say anything
+        from neo_peft.progress import show_progress
+        from neo_peft.training import run
 
     summary = run(settings, partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True), show_progress)
     if settings.json and processes.rank == 0:
@@ -21,4 +22,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    stopping.listen()
     sys.exit(processes.run_together(main))

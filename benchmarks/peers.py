@@ -20,8 +20,8 @@ import torch
 
 from benchmarks import jobs
 from benchmarks.sides import SHAPES
+from neo_peft.summary import commit
 from neo_peft.tables import table
-from neo_peft.training import commit
 
 RECORDS = Path(__file__).with_name("records")
 BOTH = ("fp32", "bf16")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neo_peft.base import split_revision
 from neo_peft.errors import InputError
-from neo_peft.files import write_json, write_whole
+from neo_peft.files import read_tensors, write_json, write_tensors
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel
 from neo_peft.peft_config import CONFIG
@@ -70,7 +70,7 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
         if part == "model":
             return save_model(path.parent, model, task_of(settings).labels, tokenizer)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save_tensors(path, {key: parameters[name] for key, name in keys.items()})
+        write_tensors(path, {key: parameters[name] for key, name in keys.items()})
         files.append(path)
         if config := _adapter_config(model, settings, part):
             write_json(path.parent / CONFIG, config)
@@ -81,23 +81,12 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
 def save_model(folder: Path, model: TunedModel, labels: Sequence[str], tokenizer: Any = None) -> list[Path]:
     """Write a whole model without LoRA or a prompt, in fp32, as a folder that transformers loads; return its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save_tensors(folder / "model.safetensors", dict(model.named_parameters()))
+    write_tensors(folder / "model.safetensors", dict(model.named_parameters()))
     write_json(folder / "config.json", _model_config(model, labels))
     files = [folder / "model.safetensors", folder / "config.json"]
     if tokenizer is not None:
         files += [folder / Path(name).name for name in tokenizer.save_pretrained(folder)]
     return [file for file in files if file.is_file()]
-
-
-def _save_tensors(path: Path, parameters: dict[str, Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in parameters.items()}
-    try:
-        write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
-    except SafetensorError as error:  # its own error for a full disk, too
-        raise InputError(f"{path} cannot be written: {error}") from None
 
 
 def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | None:
@@ -224,9 +213,6 @@ def read_adapter(folder: Path | str, model: TunedModel, with_head: bool = True) 
 
 
 def _read_tensors(path: Path) -> list[tuple[str, Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.exists() and (pickled := path.with_suffix(".bin")).exists():
         code = (
             "import torch; from safetensors.torch import save_file; "
@@ -236,10 +222,7 @@ def _read_tensors(path: Path) -> list[tuple[str, Tensor]]:
         raise InputError(f'{pickled} is pickled, which is never read here; convert it once: python -c "{code}"')
     if not path.exists():
         raise InputError(f"{path} is missing: this is no complete run or adapter")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+    tensors = read_tensors(path)
     # With bias "all" peft also stores the head's biases under the names of its wrapper; they are the same head.
     wrapped = ("classifier.modules_to_save.bias", "classifier.original_module.bias")
     return [(name, tensor) for name, tensor in tensors.items() if not name.endswith(wrapped)]

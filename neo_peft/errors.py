@@ -1,6 +1,7 @@
 """The one error that a user can cause, and how a command ends with it: one line, exit status 2."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -9,12 +10,20 @@ class InputError(Exception):
     """Bad input from outside: a flag, a file, a folder. Its text says what came, what is allowed, what to do."""
 
 
+class Stopped(BaseException):
+    """A signal that ends the command, in order. `advice` says how to go on, where one can."""
+
+    def __init__(self, number: int, advice: str = "stopped before the end"):
+        self.number, self.advice = number, advice
+
+
 def complain(text: str) -> None:
     print(text, file=sys.stderr)
 
 
 def exit_status(main: Callable[[], None], complain: Callable[[str], None] = complain) -> int:
-    """Run a command's `main` and return its exit status: 0, or 2 after one line for bad input or a full disk."""
+    """Run a command's `main` and return its exit status: 0, 2 after one line for bad input or a full disk, or
+    128 and the number of the signal that stopped it."""
     try:
         main()
         sys.stdout.flush()
@@ -24,7 +33,8 @@ def exit_status(main: Callable[[], None], complain: Callable[[str], None] = comp
     except (InputError, OSError) as error:
         complain(f"error: {' '.join(str(error).split())}")
         return 2
-    except KeyboardInterrupt:
-        complain("stopped before the end; what a run had saved by then stays in its folder")
-        return 130
+    except (Stopped, KeyboardInterrupt) as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        complain(stopped.advice)
+        return 128 + stopped.number
     return 0

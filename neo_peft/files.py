@@ -1,14 +1,23 @@
-"""Writing whole or not at all: a temporary name, fsync, `os.replace`. And reading JSON with a clear error."""
+"""Writing whole or not at all: a temporary name, fsync, `os.replace`. And reading JSON and tensors with a clear error.
 
+A process that is killed leaves the old state, or the new one, and at most a temporary file or folder, whose name begins
+with a dot and ends in its process's number; whoever writes there next removes it.
+"""
+
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
+
+LARGEST_JSON = 2**26  # bytes, four times the largest tokenizer or index that we know of
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -21,15 +30,14 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise InputError(f"{path} is no plain file, and is not replaced by one; name a file")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no folder; make it first, or name another")
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary = _temporary(path)
     try:
         write(temporary)
         os.umask(mask := os.umask(0))
         os.chmod(temporary, 0o666 & ~mask)  # safetensors writes for its owner alone
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -50,21 +58,72 @@ def new_folder(folder: Path) -> Path:
     return path
 
 
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder beside a new or empty one, then put it in place in one step."""
-    path = new_folder(folder)
+def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False) -> None:
+    """Let `write` fill a temporary folder beside a new or empty one, then put it in place in one step.
+
+    With `anew` it takes the place of a folder that is not empty; a process that is killed may leave neither.
+    """
+    path = folder.resolve() if anew else new_folder(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary = _temporary(path)
     try:
         temporary.mkdir()
         write(temporary)
+        for inside in [*temporary.rglob("*"), temporary]:
+            _sync(inside)
         if path.exists():
-            path.rmdir()
+            remove_folder(path)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that it is there whole, or not at all."""
+    path = folder.resolve()
+    doomed = path.with_name(f".{path.name}.tmp{os.getpid()}-old")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed)
+
+
+def _temporary(path: Path) -> Path:
+    """Name a temporary neighbour of a path, and remove those that dead processes have left."""
+    clean(path.parent, path.name)
+    return path.with_name(f".{path.name}.tmp{os.getpid()}")
+
+
+def clean(folder: Path, name: str | None = None) -> None:
+    """Remove what writers that were killed have left in a folder: of any name, or of one."""
+    for path in folder.iterdir():
+        left = re.fullmatch(r"\.(.+)\.tmp(\d+)(-old)?", path.name)
+        if left and name in (None, left[1]) and not _is_running(int(left[2])):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return process != os.getpid()  # a temporary of ours is not being written now
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; refuse one that another holds. A process that ends, however, lets go of it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder} is in use by another run; wait for its end, or name another folder") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -78,6 +137,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict:
     """Read a JSON object from a file. Raise InputError, naming the file, where there is none."""
     try:
+        if (size := path.stat().st_size) > LARGEST_JSON:
+            raise InputError(f"{path} has {size:,} bytes; a JSON file of at most {LARGEST_JSON:,} is read")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
@@ -99,8 +160,46 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def write_sealed(path: Path, value: dict) -> None:
+    """Write a JSON object with the sha256 of its own fields as the last one."""
+    value = json.loads(json.dumps(value))  # what is hashed is what will be read: tuples are lists
+    write_json(path, value | {"sha256": sha256_of(value)})
+
+
+def read_sealed(path: Path) -> dict:
+    """Read what `write_sealed` wrote; refuse it where its checksum is not right."""
+    value = read_json(path)
+    content = {name: field for name, field in value.items() if name != "sha256"}
+    if value.get("sha256") != sha256_of(content):
+        raise InputError(f"{path} was changed since it was written, or cut short: its sha256 is another")
+    return content
+
+
+def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write tensors as a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    try:
+        write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
+    except SafetensorError as error:  # its own error for a full disk, too
+        raise InputError(f"{path} cannot be written: {error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read all tensors of a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.runs import adapter_flags
+from neo_peft.runs import adapter_flags, settings_to_resume
 from neo_peft.settings import BUNDLED_DEFAULTS, METHOD_DEFAULTS, Settings, make_settings, names, threads, whole
 from neo_peft.tasks import TASKS
 
@@ -46,7 +46,17 @@ def parse_train_flags(argv: Sequence[str]) -> Settings:
         groups[item.metadata["group"]] = group
         _add_flag(group, item)
     given = vars(parser.parse_args(argv))
+    if "resume" in given:
+        return resumed(given)
     return make_settings(**(from_adapter(given) if "adapter" in given else given))
+
+
+def resumed(given: dict[str, Any]) -> Settings:
+    """Take the settings of the run that goes on. Refuse every other flag, but how it speaks."""
+    folder = Path(given["resume"])
+    for name in given.keys() - {"resume", "json"}:
+        raise InputError(f"--{name.replace('_', '-')} is settled by --resume {folder}; leave it out")
+    return settings_to_resume(folder, given.get("json", False))
 
 
 def from_adapter(given: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from neo_peft.files import sha256
 from neo_peft.hardware import DTYPES, find_device, find_precision, slow_precision, thread_count
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
 from neo_peft.peft_config import CONFIG, read_peft
-from neo_peft.runs import RUN, read_record
+from neo_peft.runs import RUN, read_record, refuse_unfinished
 from neo_peft.settings import Settings, make_settings, task_of
 
 
@@ -48,6 +48,7 @@ def settings_in(
     and the labels and their words where they are not the task's own."""
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}")
+    refuse_unfinished(folder)
     if (folder / RUN).exists():
         settings = make_settings(**read_record(folder)["flags"])
         if task and task != settings.task:
@@ -60,10 +61,6 @@ def settings_in(
     found = read_peft(folder)
     if found is None:
         raise InputError(f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter")
-    if not (model and task) and (folder / "metrics.jsonl").exists():
-        raise InputError(
-            f"{folder} is a run that was not finished; name --task and --model to score its best epoch so far"
-        )
     if not (model and task):
         raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
     return make_settings(task=task, model=model, labels=labels, label_words=label_words, **found)

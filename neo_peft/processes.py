@@ -22,7 +22,10 @@ from neo_peft.errors import InputError, exit_status
 rank, world = 0, 1  # this process, and how many there are
 local_rank, local_world = 0, 1  # the same on this host alone
 PATIENCE = timedelta(minutes=10)  # with a process that is there and says nothing; one that is gone is noticed at once
+ORDER = 20.0  # seconds for a step and a checkpoint, before torchrun's thirty are over
 GRACE = 2.0  # seconds within which processes that meet the same bad input meet it
+ends_in_order = False  # whether this process asks between its steps if it was `told_to_end`
+told_to_end = False
 _store: Any = None  # what the processes can ask each other outside of a common step
 _last_word = threading.Lock()  # taken by the one line with which this process ends
 
@@ -120,10 +123,15 @@ def _say_last(text: str) -> None:
 
 
 def _end_in_one_line_on_sigterm() -> None:
-    """torchrun sends SIGTERM where another process died. A thread waits for it, since the main one may be busy."""
+    """torchrun sends SIGTERM where it got it, or where another process died. A thread waits for it, since the main one
+    may be busy, or stuck in a common step."""
 
     def wait() -> None:
+        global told_to_end
         signal.sigwait({signal.SIGTERM})
+        told_to_end = True
+        if ends_in_order:
+            time.sleep(ORDER)
         if _last_word.acquire(blocking=False):  # else this process is about to end by itself
             print(f"error: process {rank} was told to end, as all are where one has ended", file=sys.stderr, flush=True)
             os._exit(128 + signal.SIGTERM)

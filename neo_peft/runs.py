@@ -1,32 +1,75 @@
 """Where runs stand: runs/TASK-METHOD, then -2, -3; the newest finished one; what one says of itself. No torch here."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
 from neo_peft.errors import InputError
-from neo_peft.files import read_json, refuse_used, sha256_of, write_json
+from neo_peft.files import read_json, read_sealed, refuse_used, write_sealed
 from neo_peft.peft_config import CONFIG, named_base, read_peft
-from neo_peft.settings import Settings
+from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
 
 RUNS = Path("runs")
 RUN = "run.json"  # a finished run has it; an adapter of peft's has CONFIG
+SETTINGS = "settings.json"  # the first thing that a run writes
+OF_A_RUN = (RUN, SETTINGS, CONFIG, os.path.join("lora", CONFIG))
+NOT_OF_THE_RUN = ("out", "json", "resume")
 
 
-def choose_folder(settings: Settings) -> Path:
-    """Choose the run's folder: `--out`, which must be new or empty, or the next free runs/TASK-METHOD."""
+def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
+    """Make the run's folder: `--out`, which must be new or empty, or the next free runs/TASK-METHOD.
+
+    Return it, and all folders that were made for it, the innermost first.
+    """
     if settings.out:
         folder = Path(settings.out)
+        refuse_run(folder)
         refuse_used(folder, "--out ")
-        return folder
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder, new
     first = folder = RUNS / f"{settings.task.replace('/', '-')}-{settings.method}"
     number = 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
+    while True:
+        new = [path for path in (folder, RUNS) if not path.exists()]
+        try:
+            folder.mkdir(parents=True)
+            return folder, new
+        except FileExistsError:  # another run may make it at the same time
+            number += 1
+            folder = first.with_name(f"{first.name}-{number}")
+
+
+def refuse_run(folder: Path) -> None:
+    """Refuse a folder for a new run that holds one."""
+    if (folder / SETTINGS).exists() or (folder / RUN).exists():
+        raise InputError(f"--out {folder} holds a run; --resume {folder} goes on with it, another folder begins anew")
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write down what a run is made from, all flags resolved."""
+    write_sealed(folder / SETTINGS, flags_of(settings))
+
+
+def flags_of(settings: Settings) -> dict:
+    """Take the settings that make the run what it is: all but where it stands and how it speaks."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in NOT_OF_THE_RUN}
+
+
+def settings_to_resume(folder: Path, json: bool) -> Settings:
+    """Read the settings of a run that goes on."""
+    if not folder.is_dir():
+        raise InputError(f"--resume {folder}: there is no such folder; it is the one that a run has begun")
+    if not (folder / SETTINGS).exists():
+        raise InputError(f"--resume {folder} holds no {SETTINGS}: no run was begun there")
+    return make_settings(**read_sealed(folder / SETTINGS), resume=str(folder), json=json)
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Refuse to use a run that has no result yet."""
+    if (folder / SETTINGS).exists() and not (folder / RUN).exists():
+        raise InputError(f"{folder} is a run that was not finished; go on with it: python train.py --resume {folder}")
 
 
 def newest_run(task: str | None = None) -> Path:
@@ -42,9 +85,11 @@ def newest_run(task: str | None = None) -> Path:
 
 
 def is_run(folder: Path | str) -> bool:
-    """Say whether a folder holds a finished run, or an adapter of peft's own."""
+    """Say whether a folder holds a run, or an adapter of peft's own."""
     # os.path, since a long text is no path at all, and Path says so by an error.
-    return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, CONFIG, os.path.join("lora", CONFIG)))
+    return any(
+        os.path.isfile(os.path.join(folder, name)) for name in (RUN, SETTINGS, CONFIG, os.path.join("lora", CONFIG))
+    )
 
 
 def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
@@ -52,6 +97,7 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
     method and its flags, and what is only a default: the base, and of a run the task, its labels, how it is read."""
     if not folder.is_dir():
         raise InputError(f"--adapter {folder}: there is no such folder; it is a run's, or one of peft's")
+    refuse_unfinished(folder)
     if not (folder / RUN).exists():
         found = read_peft(folder)
         if found is None:
@@ -73,14 +119,9 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
 
 def read_record(folder: Path) -> dict:
     """Read run.json; refuse one whose own checksum is not right."""
-    record = read_json(folder / RUN)
-    content = {name: value for name, value in record.items() if name != "sha256"}
-    if record.get("sha256") != sha256_of(content):
-        raise InputError(f"{folder / RUN} was changed since it was written, or cut short: its sha256 is another")
-    return content
+    return read_sealed(folder / RUN)
 
 
 def write_record(folder: Path, record: dict) -> None:
     """Write run.json, with the sha256 of its own fields as the last one."""
-    record = json.loads(json.dumps(record))  # what is hashed is what will be read: tuples are lists
-    write_json(folder / RUN, record | {"sha256": sha256_of(record)})
+    write_sealed(folder / RUN, record)

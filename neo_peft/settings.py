@@ -144,9 +144,13 @@ class Settings:
     clip_norm: float = flag(1.0, TRAINING, "the gradient's greatest norm; 0 does not clip", real(0))
     keep: str = flag("best", TRAINING, "which epoch's weights stay: best on validation, or last", str, ("best", "last"))
     seed: int = flag(0, TRAINING, "seed of the adapter's start and of the order of the rows", whole(0))
+    checkpoint_every: int = flag(
+        500, TRAINING, "updates from one checkpoint to the next; each epoch ends with one too", whole(1)
+    )
 
     preset: str | None = flag(None, RUN, "paper: the recipe of the study that this project follows", str, ("paper",))
     out: str | None = flag(None, RUN, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
+    resume: str | None = flag(None, RUN, "go on with the run in this folder, which settles all other flags")
     json: bool = flag(False, RUN, "print one JSON object on standard output, and nothing else there", bool)
 
     @property

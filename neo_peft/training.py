@@ -1,198 +1,229 @@
-"""From settings to a run folder: load, score the bare base, train, score again, save.
+"""From settings to a run folder: load, score the bare base, train, score again, save. Or go on with a run that stopped.
 
-`run` is the one way there; train.py calls it. The loop itself is in loop.py, the files in adapter.py.
+`run` is the one way there; train.py calls it. The loop itself is in loop.py, what is kept on the way in checkpoints.py.
 """
 
-import dataclasses
+import hashlib
 import json
-import math
 import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
-from neo_peft import adapter, loading, processes, tables
-from neo_peft.data import Encoder, Examples
-from neo_peft.decoding import Evaluation, evaluate, majority_scores, pad_tags, perplexity, score
-from neo_peft.files import sha256
-from neo_peft.loop import fit
-from neo_peft.model import TunedModel, adapted_modules, bare_model
-from neo_peft.plots import learning_curves
+import torch
+
+from neo_peft import adapter, checkpoints, loading, loop, processes, stopping
+from neo_peft.checkpoints import Checkpoint
+from neo_peft.decoding import evaluate, majority_scores, perplexity, score
+from neo_peft.errors import InputError, Stopped
+from neo_peft.files import clean, locked, remove_folder, sha256_of, write_whole
+from neo_peft.job import Job, Say, Scores, Side, bare_side, prepare, score_side, show_answers
 from neo_peft.progress import Progress, no_progress
-from neo_peft.runs import choose_folder, write_record
-from neo_peft.settings import ASSUMED, PRESETS, Settings, task_of
-from neo_peft.sources import Splits, limit_rows, load_splits
-from neo_peft.tasks import Task, get_task
+from neo_peft.runs import RUN, SETTINGS, flags_of, make_folder, read_record, refuse_run, write_settings
+from neo_peft.settings import Settings
+from neo_peft.summary import METRICS, conclude, describe, epoch_line, headline, summary, write_results
 
-Say = Callable[[str], None]
-Scores = dict[str, dict]  # of each split
-METRICS, PLOT = "metrics.jsonl", "plot.png"
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a run needs, loaded: rows and encoded examples of each split, and the model with its method."""
-
-    settings: Settings
-    task: Task
-    splits: Splits
-    rows: dict[str, list[dict]]
-    examples: dict[str, Examples]
-    tuned: loading.Tuned
-    trainable: int
-    total: int
-
-    @property
-    def scored(self) -> list[str]:
-        return [name for name in self.rows if name != "train"]
-
-    @property
-    def shown(self) -> str:
-        return "test" if "test" in self.rows else "validation"
+TIMINGS = "timings.jsonl"
 
 
 def run(settings: Settings, say: Say = print, progress: Progress = no_progress) -> dict:
-    """Do a whole run and return its summary, which `--json` prints.
+    """Do a whole run, or the rest of one, and return its summary, which `--json` prints. Raises InputError.
 
-    What a user may have got wrong is found before the run's folder is made. Raises InputError. Of several processes
-    each computes its share, and the first alone speaks and writes.
+    Of several processes each computes its share, and the first alone speaks and writes.
     """
     started = time.monotonic()
     if processes.rank:
         say, progress = (lambda line: None), no_progress
-    folder = processes.decide(lambda: choose_folder(settings))
-    job = prepare(settings, progress)
-    processes.require_same("base model", job.tuned.base.fingerprint)
-    processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
-    describe(say, job)
-    base, tuned = bare_side(job), Side(job.tuned.model, job.tuned.encoder)
-    show_answers(say, job, base, "Before tuning")
-    scores = {"majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}}
-    scores |= score_side(job, base, "before", progress)
-    processes.decide(lambda: folder.mkdir(parents=True, exist_ok=True))
-    loading.begin(job.tuned)  # not before: the base that was scored is bare
-    steps, kept_epoch = train(job, folder, say, progress)
-    processes.decide(lambda: adapter.load_adapter(folder, job.tuned.model))  # the weights of the epoch that is kept
-    processes.copy_first(job.tuned.model.trainable().values())
-    say("")
-    show_answers(say, job, tuned, "After tuning")
-    scores |= score_side(job, tuned, "after", progress)
-    seconds = round(time.monotonic() - started, 1)
-    record = processes.decide(lambda: write_results(job, folder, scores, steps, kept_epoch, seconds))
-    conclude(say, job, record, folder)
+    going_on = Path(settings.resume or ""), []
+    folder, made = going_on if settings.resume else processes.decide(lambda: make_folder(settings))
+    with ExitStack() as held:
+        processes.decide(lambda: held.enter_context(locked(folder)))
+        processes.decide(lambda: begin(folder, settings))
+        if (folder / RUN).exists():
+            record = read_record(folder)
+        else:
+            try:
+                record = do(settings, folder, started, say, progress)
+            except Stopped as stopped:
+                stopped.advice = f"stopped; go on with it: python train.py --resume {folder}"
+                raise
+            except Exception as error:
+                kept = abandon(folder, made, settings)
+                if kept and isinstance(error, InputError):
+                    raise InputError(f"{error}; {kept} is kept") from None
+                raise
+        processes.decide(lambda: drop_checkpoints(folder))
+    conclude(say, record, folder)
     return summary(record, folder)
 
 
-def prepare(settings: Settings, progress: Progress) -> Job:
-    """Load data and base, put the method on, encode."""
-    splits = load_splits(get_task(settings.task), settings.data, settings.protocol, settings.seed, settings.labels)
-    settings = dataclasses.replace(settings, labels=splits.labels)
-    task = task_of(settings)
-    limits = {"train": settings.train_limit}
-    rows = {name: limit_rows(every, limits.get(name, settings.eval_limit)) for name, every in splits.named().items()}
-    tuned = loading.load_to_train(settings)
-    examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
-    trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
-    total = sum(parameter.numel() for parameter in tuned.model.parameters())
-    return Job(settings, task, splits, rows, examples, tuned, trainable, total)
+def begin(folder: Path, settings: Settings) -> None:
+    """Write the settings into the folder of a new run; clear what a write that was killed has left in an old one's."""
+    for part in (folder, folder / checkpoints.FOLDER):
+        if part.exists():
+            clean(part)
+    if not settings.resume:
+        refuse_run(folder)  # which another may have begun since
+        write_settings(folder, settings)
 
 
-@dataclass(frozen=True)
-class Side:
-    """A model before or after tuning, the encoder that it reads with, and what stands in front of its texts."""
-
-    model: TunedModel
-    encoder: Encoder
-    instruction: str = ""
-
-
-def bare_side(job: Job) -> Side:
-    """Take the bare base: it tags by the seeded head, and answers by the language model behind an instruction."""
-    bare = bare_model(job.tuned.model)
-    encoder = loading.encoder_of(job.tuned.base, bare, job.settings)
-    return Side(bare, encoder, job.task.instruction if bare.head is None else "")
+def abandon(folder: Path, made: list[Path], settings: Settings) -> Path | None:
+    """Leave nothing of a run that bad input ended before it trained; of another one, name the last checkpoint."""
+    if not (settings.resume or processes.rank or (folder / METRICS).exists()):
+        (folder / SETTINGS).unlink(missing_ok=True)
+        for path in made:
+            path.rmdir()
+    return next(reversed(checkpoints.numbered(folder / checkpoints.FOLDER)), None)
 
 
-def score_side(job: Job, side: Side, when: str, progress: Progress) -> dict[str, Scores]:
-    """Score the splits; where a preset lets the language model answer, by free generation too."""
-    ways = {when: "rank"}
-    if job.settings.preset and job.tuned.model.head is None:
-        ways[f"{when}, generate"] = "generate"
-    scores = {way: {} for way in ways}
-    for way, decode in ways.items():
-        for name in job.scored:
-            found = answer(job, side, job.rows[name], decode, progress)
-            scores[way][name] = score(job.task, job.rows[name], found.predicted)
-    return scores
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished run, which nothing reads any more."""
+    if (folder / checkpoints.FOLDER).exists():
+        remove_folder(folder / checkpoints.FOLDER)
 
 
-def answer(job: Job, side: Side, rows: list[dict], decode: str, progress: Progress = no_progress) -> Evaluation:
-    size = job.settings.batch_size
-    return evaluate(side.model, side.encoder, side.encoder(rows), side.instruction, decode, size, progress=progress)
+def do(settings: Settings, folder: Path, started: float, say: Say, progress: Progress) -> dict:
+    """Load, score, train, score; return what run.json then holds."""
+    checkpoint = checkpoints.newest(folder, say) if settings.resume else None
+    # What a run goes on with is its own: neither what `auto` means today, nor the adapter that it began from.
+    job = prepare(
+        settings, progress, checkpoint and {"threads": checkpoint.record["computed"]["threads"], "adapter": None}
+    )
+    processes.require_same("base model", job.tuned.base.fingerprint)
+    processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
+    describe(say, job)
+    if checkpoint:
+        require_same_run(checkpoint, job)
+        scores, before = checkpoint.record["scores"], checkpoint.record["seconds"]
+        say(f"The run goes on after step {checkpoint.record['step']}, from {checkpoint.folder}.")
+    else:
+        base, before = bare_side(job), 0.0
+        show_answers(say, job, base, "Before tuning")
+        scores = {
+            "majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}
+        }
+        scores |= score_side(job, base, "before", progress)
+        loading.begin(job.tuned)  # not before: the base that was scored is bare
+    clock = lambda: round(before + time.monotonic() - started, 1)  # noqa: E731
+    state, kept, best = train(job, folder, checkpoint, scores, clock, say, progress)
+    processes.decide(lambda: checkpoints.put_best(best, job.tuned.model))
+    processes.copy_first(job.tuned.model.trainable().values())
+    processes.decide(lambda: adapter.save_adapter(folder, job.tuned.model, job.settings, job.tuned.base.tokenizer))
+    say("")
+    tuned = Side(job.tuned.model, job.tuned.encoder)
+    show_answers(say, job, tuned, "After tuning")
+    scores |= score_side(job, tuned, "after", progress)
+    return processes.decide(lambda: write_results(job, folder, scores, state, kept["epoch"], clock()))
 
 
-def show_answers(say: Say, job: Job, side: Side, when: str) -> None:
-    """Show three examples of test as the model answers them, in its own words where it has no head."""
-    rows = examples_to_show(job.task, job.rows[job.shown])
-    found = answer(job, side, rows, "rank" if side.model.head else "generate")
-    predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
-    say(f"{when}, three examples of {job.shown}:\n")
-    say("\n".join(tables.answers(job.task, rows, predicted, found.said)).rstrip() + "\n")
+def computed(job: Job) -> dict:
+    """Name what a run must go on with to end in the same bits."""
+    return {
+        "settings": sha256_of(flags_of(job.settings)),
+        "base model": job.tuned.base.fingerprint,
+        "examples": [part.digest() for part in job.examples.values()],
+        "device": job.tuned.model.device.type,
+        "precision": job.tuned.precision,
+        "threads": torch.get_num_threads(),
+        "processes": processes.world,
+    }
 
 
-def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:
-    """Choose three rows by their labels alone: of each label in turn, or with a few entities each."""
-    if task.tags_words:
-        short = [row for row in rows if len(row["tokens"]) <= 25 and len(set(row["tags"])) > 2]
-        return limit_rows(short or rows, 3)
-    label = task.fields[-1]
-    first = {row[label]: index for index, row in reversed(list(enumerate(rows)))}  # row of each label
-    order = [first[name] for name in task.labels if name in first]
-    return [rows[index] for index in [*order, *(set(range(len(rows))) - set(order))][:3]]
+def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
+    """Refuse to go on with another model, other examples, or otherwise than the run was begun."""
+    for name, value in computed(job).items():
+        if value != (begun := checkpoint.record["computed"].get(name)):
+            shown = f" ({begun}, now {value})" if len(str(value)) < 20 else ""
+            raise InputError(
+                f"{checkpoint.folder} was computed with another {name}{shown}: a run goes on as it was begun"
+            )
 
 
-def train(job: Job, folder: Path, say: Say, progress: Progress) -> tuple[int, int]:
-    """Train, and leave the weights of the kept epoch in the folder; return the updates done and that epoch."""
-    model, best = job.tuned.model, {"epoch": 0, "score": -1.0}
-    with Log(folder) as log:
+def train(
+    job: Job,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    scores: dict[str, Scores],
+    clock,
+    say: Say,
+    progress: Progress,
+):
+    """Train from the start, or from a checkpoint on; return the state at the end, which epoch is kept, and the file of
+    its weights. A signal is obeyed between two steps, after a checkpoint."""
+    model, settings = job.tuned.model, job.settings
+    state, kept, best = loop.make_state(model, settings), {"epoch": 0, "score": -1.0}, None
+    if checkpoint:
+        checkpoints.restore(checkpoint, model, state)
+        kept, best = checkpoint.record["kept"], checkpoint.best
+    with Log(folder, checkpoint) as log, stopping.held():
+
+        def save() -> None:
+            nonlocal best
+            best = checkpoints.save(
+                folder, model, state, best, kept=kept, scores=scores, computed=computed(job), log=log.position(),
+                seconds=clock(),
+            )  # fmt: skip
 
         def after_epoch(epoch: int, step: int, train_loss: float) -> None:
+            nonlocal best
             found = evaluate(
-                model, job.tuned.encoder, job.examples["validation"], batch_size=job.settings.batch_size,
-                with_loss=True, progress=progress,
+                model, job.tuned.encoder, job.examples["validation"], batch_size=settings.batch_size,
+                with_loss=True, progress=stopping.between_items(progress),
             )  # fmt: skip
             scores = score(job.task, job.rows["validation"], found.predicted)
             line = {"step": step, "epoch": epoch, "train_loss": train_loss, "validation_loss": found.loss}
             if model.head is None:
                 line |= {"train_perplexity": perplexity(train_loss), "validation_perplexity": perplexity(found.loss)}
             line["validation"] = headline(job.task, scores)
-            if job.settings.keep == "last" or scores[job.task.metric] > best["score"]:
-                save = partial(adapter.save_adapter, folder, model, job.settings, job.tuned.base.tokenizer)
-                processes.decide(save)
-                best.update(epoch=epoch, score=scores[job.task.metric])
+            if settings.keep == "last" or scores[job.task.metric] > kept["score"]:
+                kept.update(epoch=epoch, score=scores[job.task.metric])
+                best = model.trainable()  # written by the checkpoint that follows at once
             log.epoch(line)
-            say(epoch_line(line, kept=best["epoch"] == epoch))
+            say(epoch_line(line, kept=kept["epoch"] == epoch))
 
-        steps = fit(model, job.examples["train"], job.settings, log.step, after_epoch, progress)
-    return steps, best["epoch"]
+        def between() -> None:
+            if state.done == 0 or state.step % settings.checkpoint_every == 0 or stopping.come():
+                save()
+            stopping.obey()
+
+        try:
+            loop.fit(model, job.examples["train"], settings, log.step, after_epoch, progress, state, between)
+        except stopping.Between:  # in the middle of scoring, which the next process does again
+            save()
+            stopping.obey()
+    return state, kept, best
 
 
 class Log:
     """metrics.jsonl, which holds no clock so that equal runs give equal files, and timings.jsonl, which does.
 
-    Of several processes the first alone writes them.
+    A run that goes on cuts both after its checkpoint's step. Of several processes the first alone writes them.
     """
 
-    def __init__(self, folder: Path):
-        metrics, timings = (os.devnull if processes.rank else folder / name for name in (METRICS, "timings.jsonl"))
-        self.metrics = open(metrics, "w", encoding="utf-8")  # noqa: SIM115
-        self.timings = open(timings, "w", encoding="utf-8")  # noqa: SIM115
-        self.started = time.monotonic()
+    def __init__(self, folder: Path, checkpoint: Checkpoint | None):
+        metrics, timings = folder / METRICS, folder / TIMINGS
+        self.digest, self.bytes, self.started = hashlib.sha256(), 0, time.monotonic()
+        mode = "ab" if checkpoint else "wb"
+        if checkpoint:
+            self._cut(metrics, timings, checkpoint)
+        if processes.rank:
+            metrics = timings = Path(os.devnull)
+        self.metrics, self.timings = open(metrics, mode), open(timings, mode)  # noqa: SIM115
+
+    def _cut(self, metrics: Path, timings: Path, checkpoint: Checkpoint) -> None:
+        position = checkpoint.record["log"]
+        kept = metrics.read_bytes()[: position["bytes"]] if metrics.is_file() else b""
+        self._count(kept)
+        if self.position_of_bytes() != {name: position[name] for name in ("bytes", "sha256")}:
+            raise InputError(f"{metrics} was changed, or cut short, since {checkpoint.folder} was written")
+        times = timings.read_bytes()[: position["timings"]] if timings.is_file() else b""
+        self.started -= checkpoint.record["seconds"]
+        processes.decide(lambda: write_whole(metrics, lambda temporary: temporary.write_bytes(kept)))
+        processes.decide(lambda: write_whole(timings, lambda temporary: temporary.write_bytes(times)))
+
+    def _count(self, text: bytes) -> None:
+        self.digest.update(text)
+        self.bytes += len(text)
 
     def __enter__(self) -> "Log":
         return self
@@ -202,159 +233,25 @@ class Log:
         self.timings.close()
 
     def epoch(self, line: dict) -> None:
-        self.metrics.write(json.dumps(line) + "\n")
+        text = (json.dumps(line) + "\n").encode()
+        self._count(text)
+        self.metrics.write(text)
         self.metrics.flush()
 
     def step(self, line: dict, tokens: int) -> None:
-        self.metrics.write(json.dumps(line) + "\n")
+        text = (json.dumps(line) + "\n").encode()
+        self._count(text)
+        self.metrics.write(text)
         seconds = round(time.monotonic() - self.started, 3)
-        self.timings.write(json.dumps({"step": line["step"], "seconds": seconds, "tokens": tokens}) + "\n")
+        self.timings.write((json.dumps({"step": line["step"], "seconds": seconds, "tokens": tokens}) + "\n").encode())
 
+    def position(self) -> dict:
+        """Put what was written onto the disk, and say how much that is, for a checkpoint."""
+        for file in (self.metrics, self.timings):
+            file.flush()
+        if not processes.rank:
+            os.fsync(self.metrics.fileno())
+        return self.position_of_bytes() | {"timings": self.timings.tell()}
 
-# ----------------------------------------------------------------------------------------- what is said and recorded
-
-
-def describe(say: Say, job: Job) -> None:
-    """Say what is about to be trained, on what."""
-    settings, sizes = job.settings, ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items())
-    protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
-    say(f"task    {job.task.name}: {len(job.task.labels)} labels; data {settings.data}{protocol}: {sizes}")
-    computing = f"{job.tuned.precision} on {job.tuned.model.device.type}, {job.tuned.threads} threads"
-    computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
-    say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
-    share = 100 * job.trainable / job.total
-    say(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
-    wordless = [label for label in job.task.labels if label.isdigit() and not (job.task.words or job.task.tags_words)]
-    words = [f"the labels {', '.join(wordless)} are no words; --label-words gives each its own"] if wordless else []
-    cut = sum(part.cut for part in job.examples.values())
-    lengths = [f"{cut} texts were cut to {job.tuned.encoder.max_length} tokens"] if cut else []
-    for note in (*job.splits.notes, *job.tuned.notes, *words, *lengths):
-        say(f"note    {note}")
-    modules = adapted_modules(job.tuned.model)
-    say("\n" + tables.adapted(modules) + "\n" if modules else "")
-
-
-def headline(task: Task, scores: dict) -> dict:
-    """Take the few scores that are followed over the epochs."""
-    names = ("f1", "precision", "recall") if task.tags_words else (task.metric, "accuracy")
-    return {name: scores[name] for name in dict.fromkeys(names)}
-
-
-def epoch_line(line: dict, kept: bool) -> str:
-    parts = []
-    for name in ("train", "validation"):
-        shown = f"{name} loss {line[name + '_loss']:.4f}"
-        if name + "_perplexity" in line:
-            shown += f" (perplexity {line[name + '_perplexity']:.3f})"
-        parts.append(shown)
-    parts += [f"{name} {value:.3f}" for name, value in line["validation"].items()]
-    return f"epoch {line['epoch']}: " + ", ".join(parts) + (", kept" if kept else "")
-
-
-def write_results(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: int, seconds: float) -> dict:
-    """Write the plot and run.json, and return what the latter holds."""
-    learning_curves(folder / METRICS, folder / PLOT)
-    record = make_record(job, folder, scores, steps, kept_epoch, seconds)
-    write_record(folder, record)
-    return record
-
-
-def make_record(job: Job, folder: Path, scores: dict, steps: int, kept_epoch: int, seconds: float) -> dict:
-    """Write down the run's recipe and what it came to; everything that run.json holds but its own checksum."""
-    settings, base = job.settings, job.tuned.base
-    flags = {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("out", "json")}
-    return {
-        "task": job.task.name,
-        "labels": list(job.task.labels),
-        "flags": flags,
-        "model": settings.model,
-        "data": settings.data,
-        "protocol": job.splits.protocol,
-        "base": {"fingerprint": base.fingerprint, "parameters": base.parameters},
-        "files": {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()},
-        "seed": settings.seed,
-        "threads": job.tuned.threads,
-        "processes": processes.world,
-        "device": job.tuned.model.device.type,
-        "precision": job.tuned.precision,
-        "versions": versions(),
-        "commit": commit(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "trainable": job.trainable,
-        "total": job.total,
-        "rows": {name: len(rows) for name, rows in job.rows.items()},
-        "cut": {name: examples.cut for name, examples in job.examples.items()},
-        "max_length": job.tuned.encoder.max_length,
-        "steps": steps,
-        "kept_epoch": kept_epoch,
-        "scores": scores,
-        "assumed": assumed(settings),
-        "seconds": seconds,
-    }
-
-
-def conclude(say: Say, job: Job, record: dict, folder: Path) -> None:
-    """Say what the run has reached, plainly where that is nothing."""
-    scores = record["scores"]
-    columns = {name: {kind: scores[kind][name] for kind in scores} for name in job.scored}
-    say(tables.before_after(job.task, columns) + "\n")
-    say(verdict(job, scores))
-    kept, seconds = record["kept_epoch"], record["seconds"]
-    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run is in {folder}, plot.png shows it")
-
-
-def verdict(job: Job, scores: dict) -> str:
-    """Say in one line whether validation shows that anything was learnt, and what chance alone would do.
-
-    The spread of an accuracy over so many rows is known, and stands for that of an answer task's other scores too.
-    """
-    metric, rows = job.task.metric, len(job.rows["validation"])
-    after, majority = (scores[kind]["validation"] for kind in ("after", "majority"))
-    stands = f"on validation {metric} is {after[metric]:.3f}, that of the majority class {majority[metric]:.3f}"
-    if after[metric] <= majority[metric]:
-        return f"Nothing was learnt: {stands}."
-    if job.task.tags_words:
-        return f"It learnt: {stands}."
-    known = majority["accuracy"]
-    chance = 1.96 * math.sqrt(known * (1 - known) / rows)
-    if after["accuracy"] - known < chance:
-        also = "" if metric == "accuracy" else f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
-        return f"Little was learnt, if anything: {stands}{also}, and {rows} rows alone leave ±{chance:.3f} to chance."
-    return f"It learnt: {stands}."
-
-
-def summary(record: dict, folder: Path) -> dict:
-    """Make the object that `--json` prints; without a test split its scores are null."""
-    kinds = {
-        kind: {name: record["scores"][kind].get(name) for name in ("validation", "test")}
-        for kind in ("before", "after")
-    }
-    names = ("task", "method", "run", "trainable", "total", "before", "after", "seconds")
-    whole = {**record, **kinds, "method": record["flags"]["method"], "run": str(folder)}
-    return {name: whole[name] for name in names}
-
-
-def assumed(settings: Settings) -> list[str]:
-    """Name the settings that the preset assumes, and that were left as it has them."""
-    if settings.preset is None:
-        return []
-    preset = PRESETS[settings.preset][settings.task]
-    return [name for name in ASSUMED[settings.preset][settings.task] if getattr(settings, name) == preset.get(name)]
-
-
-def versions() -> dict:
-    from importlib.metadata import version
-
-    names = ("torch", "transformers", "numpy", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def commit() -> str | None:
-    """Name the commit of this source tree; None where it is no checkout of its own, or there is no git."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
-        top, head = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return head if Path(top) == root else None
+    def position_of_bytes(self) -> dict:
+        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}

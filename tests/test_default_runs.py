@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from test_sample import commonest_tags
 
 import train
-from neo_peft import training
+from neo_peft import job as jobs
+from neo_peft import summary
 from neo_peft.metrics import entity_scores
 from neo_peft.plots import learning_curves
 from neo_peft.settings import make_settings
@@ -49,10 +49,10 @@ def test_the_default_run_makes_a_tagger_of_a_model_that_says_nonsense(tmp_path, 
 def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
     """The text under `Before tuning` is transformers' greedy continuation of instruction and example."""
     settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20)
-    job = training.prepare(settings, training.no_progress)
+    job = jobs.prepare(settings, jobs.no_progress)
     said = []
-    training.show_answers(said.append, job, training.bare_side(job), "Before tuning")
-    task, rows = job.task, training.examples_to_show(job.task, job.rows["test"])
+    jobs.show_answers(said.append, job, jobs.bare_side(job), "Before tuning")
+    task, rows = job.task, jobs.examples_to_show(job.task, job.rows["test"])
     assert [row["label"] for row in rows] == ["negative", "neutral", "positive"]
     lines = "\n".join(said).splitlines()
     assert lines[0] == "Before tuning, three examples of test:"
@@ -70,19 +70,18 @@ def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
 def test_the_examples_are_chosen_by_their_labels_alone():
     for name, task in ((name, TASKS[name]) for name in CORPORA):
         rows = load_splits(task, "sample").test
-        shown = training.examples_to_show(task, rows)
+        shown = jobs.examples_to_show(task, rows)
         assert len(shown) == 3 and all(row in rows for row in shown)
         if name == "ner":
             assert all(len(row["tokens"]) <= 25 and set(row["tags"]) != {"O"} for row in shown)
         else:
             assert {row["label"] for row in shown} == set(task.labels)
     only = [{"sentence": str(i), "label": "neutral"} for i in range(2)]
-    assert len(training.examples_to_show(TASKS["sentiment"], only)) == 2
-    assert len(training.examples_to_show(TASKS["ner"], [{"tokens": ["a"], "tags": ["O"]}])) == 1
+    assert len(jobs.examples_to_show(TASKS["sentiment"], only)) == 2
+    assert len(jobs.examples_to_show(TASKS["ner"], [{"tokens": ["a"], "tags": ["O"]}])) == 1
 
 
 def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
-    job = SimpleNamespace(task=TASKS["glue/mrpc"], rows={"validation": [{}] * 200})
     # 1.96 · sqrt(.67 · .33 / 200) = .065
     for accuracy, verdict in {
         0.69: "Little was learnt, if anything: on validation f1 is 0.812",
@@ -90,7 +89,7 @@ def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
     }.items():
         after, majority = {"f1": 0.812, "accuracy": accuracy}, {"f1": 0.802, "accuracy": 0.67}
         scores = {"after": {"validation": after}, "majority": {"validation": majority}}
-        assert training.verdict(job, scores).startswith(verdict)
+        assert summary.verdict(TASKS["glue/mrpc"], scores, 200).startswith(verdict)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +107,7 @@ def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
 def test_the_verdict_is_plain(task, rows, after, majority, verdict):
     metric = TASKS[task].metric
     scores = {kind: {"validation": {metric: value}} for kind, value in (("after", after), ("majority", majority))}
-    job = SimpleNamespace(task=TASKS[task], rows={"validation": [{}] * rows})
-    assert training.verdict(job, scores).startswith(verdict)
+    assert summary.verdict(TASKS[task], scores, rows).startswith(verdict)
 
 
 def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
@@ -137,8 +135,8 @@ def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
 
 def test_a_run_without_test_shows_validation(tiny_folder):
     settings = make_settings(task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9)
-    job = training.prepare(settings, training.no_progress)
+    job = jobs.prepare(settings, jobs.no_progress)
     rows = {name: part for name, part in job.rows.items() if name != "test"}
     said = []
-    training.show_answers(said.append, dataclasses.replace(job, rows=rows), training.bare_side(job), "Before tuning")
+    jobs.show_answers(said.append, dataclasses.replace(job, rows=rows), jobs.bare_side(job), "Before tuning")
     assert said[0] == "Before tuning, three examples of validation:\n" and said[1].count("gold    ") == 3

@@ -76,7 +76,7 @@ def start_two(folder: Path, *command) -> list[subprocess.Popen]:
     started = []
     for rank in (0, 1):
         place = folder / str(rank)
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         env = os.environ | {
             "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port, "TQDM_DISABLE": 1, "PYTHONPATH": ROOT,
@@ -209,23 +209,46 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)])
-def test_a_process_that_dies_ends_the_other_with_one_line(tiny_folder, tmp_path, which, how):
+def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path, which, how):
     flags = ["--task", "ner", "--method", "lora", "--epochs", 1000, "--batch-size", 2, "--train-limit", 20]
-    flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--out", "run"]
+    flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--out", tmp_path / "run"]
     started = start_two(tmp_path, ROOT / "train.py", *flags)
-    metrics, until = tmp_path / "0" / "run" / "metrics.jsonl", time.monotonic() + 90
+    metrics, until = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < until:
         time.sleep(0.1)
     assert all(process.poll() is None for process in started)
     started[which].send_signal(how)
     ended = ends(started, seconds=20)
+    assert not (tmp_path / "run" / "run.json").exists()
+    if how == signal.SIGTERM:  # in order: all finish the step
+        assert [status for status, _, _ in ended] == [143, 143]
+        assert ended[0][2] == f"stopped; go on with it: python train.py --resume {tmp_path / 'run'}\n"
+        assert ended[1][2] == ""
+        assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+        return
     status, _, said = ended[1 - which]
     assert status == 1
     assert said.startswith(f"error: process {1 - which} of 2 has lost another one") and said.count("\n") == 1
-    if how == signal.SIGTERM:
-        said = f"error: process {which} was told to end, as all are where one has ended\n"
-        assert ended[which] == (143, ended[which][1], said)
-    assert not (tmp_path / "0" / "run" / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp_path):
+    flags = ["--task", "ner", "--method", "lora", "--epochs", 60, "--batch-size", 2, "--train-limit", 20]
+    flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--dropout", 0.2, "--checkpoint-every", 2]
+    assert [end[0] for end in ends(start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole"))] == [
+        0,
+        0,
+    ]
+    started = start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "run")
+    until = time.monotonic() + 90
+    while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    started[0].send_signal(signal.SIGINT)
+    assert [end[0] for end in ends(started)] == [130, 143]
+    resume = start_two(tmp_path, ROOT / "train.py", "--resume", tmp_path / "run")
+    assert [end[0] for end in ends(resume)] == [0, 0]
+    for name in ("metrics.jsonl", "adapter_model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.slow

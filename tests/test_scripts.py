@@ -76,7 +76,7 @@ def test_a_second_run_gets_a_folder_of_its_own(small, capsys):
         assert main(train, ["--task", "ner", "--method", "head", "--json", *small]) == 0
         assert json.loads(capsys.readouterr().out)["run"] == expected
     assert main(train, ["--task", "ner", "--method", "head", "--out", "runs/ner-head", *small]) == 2
-    assert "--out runs/ner-head holds something already" in capsys.readouterr().err
+    assert "--out runs/ner-head holds a run; --resume runs/ner-head goes on with it" in capsys.readouterr().err
 
 
 def test_the_record_tells_what_was_run(small, capsys):
@@ -87,7 +87,8 @@ def test_the_record_tells_what_was_run(small, capsys):
     assert record["rows"] == {"train": 24, "validation": 12, "test": 12}
     assert record["protocol"] == "single" and record["assumed"] == []
     assert record["files"].keys() == {
-        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "plot.png", "timings.jsonl",
+        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "plot.png", "settings.json",
+        "timings.jsonl",
     }  # fmt: skip
     assert record["labels"][1:3] == ["B-DNA", "I-DNA"]
     assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11
@@ -146,8 +147,9 @@ def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny
     Path("runs/sentiment-lora/run.json").unlink()
     command = ["runs/sentiment-lora", "--eval-limit", 12, "--json"]
     assert main(evaluate, command) == 2
-    assert "runs/sentiment-lora is a run that was not finished" in capsys.readouterr().err
-    Path("runs/sentiment-lora/metrics.jsonl").unlink()
+    said = "is a run that was not finished; go on with it: python train.py --resume runs/sentiment-lora"
+    assert said in capsys.readouterr().err
+    Path("runs/sentiment-lora/settings.json").unlink()
     assert main(evaluate, command) == 2
     assert "is an adapter without a run.json: name its --task and its --model" in capsys.readouterr().err
     assert main(evaluate, [*command, "--task", "sentiment", "--model", tiny_folder]) == 0

@@ -15,12 +15,14 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "elementwise", "metrics", "progress"),
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
-    ("hardware", "settings", "base", "readers", "tables", "plots", "peft_config"),
+    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config"),
     ("model", "own_rows", "runs"),
     ("data", "flags", "sources"),
     ("adapter", "decoding", "loop"),
-    ("loading",),
-    ("adapter_set", "training"),
+    ("loading", "checkpoints"),
+    ("adapter_set", "job"),
+    ("summary",),
+    ("training",),
     ("train", "evaluate", "commands.predict", "commands.export"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
@@ -50,7 +52,10 @@ def test_imports_go_strictly_to_lower_levels():
 
 
 def test_the_loop_and_the_run_name_no_task_and_no_method():
-    texts = [(ROOT / "neo_peft" / name).read_text() for name in ("loop.py", "training.py")]
+    texts = [
+        (ROOT / "neo_peft" / name).read_text()
+        for name in ("loop.py", "job.py", "checkpoints.py", "summary.py", "training.py")
+    ]
     names = [node.value for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
     forbidden = {"ner", "sentiment", "similarity", "lora", "prompt", "full", "head", "lora+prompt"}
     assert not forbidden & {name for name in names if isinstance(name, str)}

@@ -14,7 +14,7 @@ from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError
 from neo_peft.loading import load, load_untuned
 from neo_peft.settings import make_settings
-from neo_peft.sources import CORPORA, load_splits
+from neo_peft.sources import CORPORA, limit_rows, load_splits
 from neo_peft.tasks import TASKS
 
 METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
@@ -262,7 +262,7 @@ def test_a_saved_and_loaded_run_scores_the_same(tiny_folder, tmp_path, task, met
     summary = training.run(settings, say=lambda line: None)
     tuned = load("run")
     for split in ("validation", "test"):
-        rows = training.limit_rows(getattr(load_splits(TASKS[task], "sample"), split), 20)
+        rows = limit_rows(getattr(load_splits(TASKS[task], "sample"), split), 20)
         predicted = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows)).predicted
         assert score(TASKS[task], rows, predicted) == summary["after"][split]
 

@@ -1,0 +1,69 @@
+"""Ctrl-C and SIGTERM: they end a command at once, or, while it trains, between two steps.
+
+Python alone would raise KeyboardInterrupt wherever it happens to be, and die of SIGTERM where it stands. A command
+that calls `listen` ends by `Stopped` instead, in order. A second signal never waits.
+"""
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from neo_peft import processes
+from neo_peft.errors import Stopped
+from neo_peft.progress import Progress
+
+_come = 0  # the signal that came while it had to wait
+_held = False
+
+
+class Between(Exception):
+    """A signal was found waiting between two items."""
+
+
+def listen() -> None:
+    """Take over both signals, in the main thread."""
+    signal.signal(signal.SIGINT, _on_signal)
+    signal.signal(signal.SIGTERM, _on_signal)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _come
+    if not _held or (_come and processes.world == 1):
+        raise Stopped(number)
+    _come = number
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let a signal wait for whoever asks whether it has come; at the latest for the end of the block."""
+    global _come, _held
+    _come, _held, processes.ends_in_order = 0, True, True
+    try:
+        yield
+        obey()
+    finally:
+        _come, _held, processes.ends_in_order = 0, False, False
+
+
+def come() -> bool:
+    """Say whether a signal has come, to this process or another; all of them must ask."""
+    return processes.total(int(bool(_come or processes.told_to_end))) > 0
+
+
+def obey() -> None:
+    """Stop here, where a signal has come."""
+    if come():
+        raise Stopped(_come or signal.SIGTERM)
+
+
+def between_items(progress: Progress) -> Progress:
+    """Wrap a progress bar, so that a signal is found between its items. Several processes find it after them."""
+
+    def watched(items: Iterable) -> Iterator:
+        for item in items:
+            if _come and processes.world == 1:
+                raise Between
+            yield item
+
+    return lambda items, what, total: progress(watched(items), what, total)

@@ -1,0 +1,162 @@
+"""A run that was killed at any moment and resumed ends in the same bits as one that was not. Real processes are killed.
+
+They are forked after the imports, to be quick. NEO_PEFT_KILLS is how often each method's run is killed, 5 unless set.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import train
+from neo_peft import checkpoints, stopping, training
+from neo_peft.errors import exit_status
+
+KILLS = int(os.environ.get("NEO_PEFT_KILLS", 5))
+SMALL = ["--threads", "1", "--train-limit", "24", "--eval-limit", "10", "--epochs", "3", "--checkpoint-every", "2"]
+RUNS = {
+    "lora": ["--task", "ner", "--dropout", "0.2", "--batch-size", "3", "--gradient-accumulation", "2"],
+    "prompt": ["--task", "sentiment", "--batch-size", "5"],
+    "full": ["--task", "similarity", "--batch-size", "4", "--precision", "fp16", "--warmup-ratio", "0.3"],
+    "head": ["--task", "sentiment", "--batch-size", "6", "--precision", "fp16", "--learning-rate", "0.1"],
+    "lora+prompt": ["--task", "ner", "--batch-size", "4", "--dropout", "0.1", "--head-dropout", "0.3", 
+             "--keep", "last"],
+}  # fmt: skip
+CLOCK = ("seconds", "finished", "sha256")
+
+
+def start(argv, before=lambda: None) -> int:
+    """Begin `python train.py ARGV` in a process of its own, and return the process's number."""
+    if process := os.fork():
+        return process
+    status = 1
+    try:
+        sys.stdout, sys.stderr = (open(name, "w") for name in ("stdout", "stderr"))  # noqa: SIM115
+        stopping.listen()
+        before()
+        status = exit_status(lambda: train.main(argv))
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def end(process: int) -> int:
+    """Wait for a process's end; return its exit status, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def result(folder: Path) -> dict:
+    """Read all that a run has left but its clocks."""
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    content = {name: (folder / name).read_bytes() for name in names - {"run.json", "timings.jsonl"}}
+    record = json.loads((folder / "run.json").read_text())
+    content["run.json"] = {name: value for name, value in record.items() if name not in CLOCK}
+    content["run.json"]["files"].pop("timings.jsonl")
+    content["timings.jsonl"] = [
+        {name: value for name, value in json.loads(line).items() if name != "seconds"}
+        for line in (folder / "timings.jsonl").read_text().splitlines()
+    ]
+    return content
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def whole(request, tiny_folder, tmp_path_factory):
+    """A run that nothing stops: its flags, what it has left, and how many seconds it took."""
+    argv = ["--method", request.param, "--model", str(tiny_folder), *RUNS[request.param], *SMALL]
+    folder = tmp_path_factory.mktemp("whole")
+    os.chdir(folder)
+    began = time.monotonic()
+    assert end(start([*argv, "--out", "run"])) == 0, Path("stderr").read_text()
+    return argv, result(folder / "run"), time.monotonic() - began
+
+
+def resumed(name: str, expected: dict) -> None:
+    """Go on with a run, or begin it anew where it was killed before it had a folder; compare its bits."""
+    assert end(start(["--resume", name])) == 0, Path("stderr").read_text()
+    found = result(Path(name))
+    assert found.keys() == expected.keys()
+    for file in expected:
+        assert found[file] == expected[file], file
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_moment_ends_in_the_same_bits(whole, tmp_path):
+    argv, expected, seconds = whole
+    moments = [seconds * (number + 0.5) / KILLS for number in range(KILLS)]
+    reached = []
+    for moment in moments:
+        run = start([*argv, "--out", "run"])
+        time.sleep(moment)
+        os.kill(run, signal.SIGKILL)
+        end(run)
+        if Path("run/settings.json").exists():
+            reached.append(len(list(Path("run").glob("checkpoints/step-*"))))
+            resumed("run", expected)
+        shutil.rmtree("run", ignore_errors=True)
+    assert any(reached), "no kill came after a checkpoint"
+
+
+def at_call(function: str, call: int, kill_before: bool, kill_after: bool):
+    """Make what replaces a function of os by one that kills the process at its so-manyth call, or counts its calls."""
+
+    def patch() -> None:
+        real, calls = getattr(os, function), 0
+
+        def counted(*args, **named):
+            nonlocal calls
+            if (calls := calls + 1) == call and kill_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            value = real(*args, **named)
+            if calls == call and kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            Path(f"calls of {function}").write_text(str(calls))
+            return value
+
+        setattr(os, function, counted)
+
+    return patch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("function", "after"), [("fsync", False), ("replace", False), ("replace", True)])
+def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(whole, tmp_path, function, after):
+    """Before a file is on the disk, between that and its new name, and right after it; evenly over a run's writes."""
+    argv, expected, _ = whole
+    assert end(start([*argv, "--out", "run"], at_call(function, 0, False, False))) == 0
+    calls, kills = int(Path(f"calls of {function}").read_text()), max(1, KILLS // 3)
+    shift = {("fsync", False): 0.2, ("replace", False): 0.5, ("replace", True): 0.8}[function, after]
+    for number in range(kills):
+        shutil.rmtree("run")
+        call = 1 + int(calls * (number + shift) / kills)
+        assert end(start([*argv, "--out", "run"], at_call(function, call, not after, after))) == -signal.SIGKILL
+        if Path("run/settings.json").exists():
+            resumed("run", expected)
+            assert not [path for path in Path("run").rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_obeyed_after_a_checkpoint(tiny_folder, tmp_path, number, status):
+    argv = ["--method", "lora", "--model", str(tiny_folder), *RUNS["lora"], *SMALL]
+    assert end(start([*argv, "--out", "whole"])) == 0
+    for step in (1, 4, 5):  # the first, the end of an epoch, and one inside of one
+
+        def stop_after(step=step) -> None:
+            real = training.Log.step
+
+            def stopping_at(log, line, tokens):
+                real(log, line, tokens)
+                if line["step"] == step:
+                    os.kill(os.getpid(), number)
+
+            training.Log.step = stopping_at
+
+        name = f"stopped-{step}"
+        assert end(start([*argv, "--out", name], stop_after)) == status
+        assert Path("stderr").read_text().splitlines()[-1] == f"stopped; go on with it: python train.py --resume {name}"
+        assert checkpoints.newest(Path(name)).record["step"] == step
+        resumed(name, result(Path("whole")))
