@@ -135,13 +135,19 @@ def newest(run: Path, say: Callable[[str], None] = lambda line: None) -> Checkpo
 def _read(folder: Path) -> Checkpoint:
     record = read_sealed(folder / STATE)
     try:
-        for name, kind in NUMBERS.items():
-            if type(record[name]) is not kind or record[name] < 0:
-                raise ValueError(f"{name} is {record[name]!r}")
+        numbers = {name: (record[name], kind) for name, kind in NUMBERS.items()}
+        numbers["kept epoch"], numbers["seconds"] = (record["kept"]["epoch"], int), (record["seconds"], float)
+        numbers["threads"] = record["computed"]["threads"], int
+        numbers |= {f"{name} of logs": (record["log"][name], int) for name in ("bytes", "timings")}
+        for name, (value, kind) in numbers.items():
+            if type(value) is not kind or not 0 <= value < 2**53:
+                raise ValueError(f"{name} is {value!r}")
+        if type(record["kept"]["score"]) is not float or not isinstance(record["scores"], dict):
+            raise ValueError(f"the scores are {record['kept']['score']!r} and {str(record['scores'])[:40]}")
         wanted = {TENSORS, BEST} if record["kept"]["epoch"] else {TENSORS}
         if record["files"].keys() != wanted:
             raise ValueError(f"it names the files {sorted(record['files'])}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder / STATE} is no checkpoint's: {type(error).__name__}: {error}") from None
     for name, checksum in record["files"].items():
         if not (folder / name).is_file() or sha256(folder / name) != checksum:

@@ -5,10 +5,12 @@
 
 import hashlib
 import json
+import math
 import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,10 +49,8 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
             except Stopped as stopped:
                 stopped.advice = f"stopped; go on with it: python train.py --resume {folder}"
                 raise
-            except Exception as error:
-                kept = abandon(folder, made, settings)
-                if kept and isinstance(error, InputError):
-                    raise InputError(f"{error}; {kept} is kept") from None
+            except Exception:
+                abandon(folder, made, settings)
                 raise
         processes.decide(lambda: drop_checkpoints(folder))
     conclude(say, record, folder)
@@ -67,13 +67,12 @@ def begin(folder: Path, settings: Settings) -> None:
         write_settings(folder, settings)
 
 
-def abandon(folder: Path, made: list[Path], settings: Settings) -> Path | None:
-    """Leave nothing of a run that bad input ended before it trained; of another one, name the last checkpoint."""
+def abandon(folder: Path, made: list[Path], settings: Settings) -> None:
+    """Leave nothing of a new run that ended before it trained."""
     if not (settings.resume or processes.rank or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         for path in made:
             path.rmdir()
-    return next(reversed(checkpoints.numbered(folder / checkpoints.FOLDER)), None)
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -134,9 +133,23 @@ def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
     for name, value in computed(job).items():
         if value != (begun := checkpoint.record["computed"].get(name)):
             shown = f" ({begun}, now {value})" if len(str(value)) < 20 else ""
-            raise InputError(
-                f"{checkpoint.folder} was computed with another {name}{shown}: a run goes on as it was begun"
-            )
+            raise InputError(f"{checkpoint.folder} was begun with another {name}{shown}: a run goes on as it was begun")
+    scores = checkpoint.record["scores"]
+    if not {"majority", "before"} <= scores.keys() or not all(is_scored(job, of_kind) for of_kind in scores.values()):
+        raise InputError(f"{checkpoint.folder} holds no scores of this task before tuning")
+
+
+def is_scored(job: Job, splits: Any) -> bool:
+    """Say whether a value is scores of each split, in which all numbers are finite."""
+    if not isinstance(splits, dict) or splits.keys() != set(job.scored):
+        return False
+    for scores in splits.values():
+        if not isinstance(scores, dict) or not {job.task.metric, "accuracy"} <= scores.keys():
+            return False
+        numbers = [value for value in scores.values() if not isinstance(value, dict | list)]
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
+            return False
+    return True
 
 
 def train(
@@ -191,6 +204,9 @@ def train(
         except stopping.Between:  # in the middle of scoring, which the next process does again
             save()
             stopping.obey()
+        except InputError as error:  # numbers gone wrong
+            there = checkpoints.numbered(folder / checkpoints.FOLDER)
+            raise InputError(f"{error}; {there[-1]} is kept" if there else str(error)) from None
     return state, kept, best
 
 
