@@ -8,7 +8,7 @@ keep. A table is printed; a record and its plot are written under benchmarks/rec
 Where a curve leaves its line: the count knows products alone. A step also passes over its rows for norms, gelu, dropout
 and residuals, which is not counted, and lies above the line throughout. Memory lies above its line on a CPU because
 freed pieces between kept ones stay with the C library: with MALLOC_MMAP_THRESHOLD_=131072 in the environment they go
-back, and the peak is the counted bytes and what is constant.
+back, and the peak is the counted bytes and some 25 MB.
 """
 
 import json

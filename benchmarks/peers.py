@@ -20,6 +20,8 @@ import torch
 
 from benchmarks import jobs
 from benchmarks.sides import SHAPES
+from neo_peft.flags import argument
+from neo_peft.settings import whole
 from neo_peft.summary import commit
 from neo_peft.tables import table
 
@@ -57,6 +59,8 @@ JOBS: dict[str, list[tuple[str, Callable]]] = {
     "layer": [("one projection", jobs.layer)],
 }
 
+ON_CPU_IN_FP32 = ("load", "encode", "metrics", "layer")
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.split("\n")[0])
@@ -64,12 +68,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="125m", help="a published GPT-Neo's")
-    parser.add_argument("--pairs", type=int, default=12, help="how often both sides run in turn")
+    parser.add_argument("--pairs", type=argument(whole(1)), default=12, help="how often both sides run in turn")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     flags = parser.parse_args(argv)
+    at_home = (flags.precision, flags.device) == ("fp32", "cpu")
+    if flags.job in ON_CPU_IN_FP32 and not at_home:
+        parser.error(f"--job {flags.job} is measured on a CPU in fp32 alone")
     torch.set_num_threads(1)
     found = {}
-    for name in JOBS if flags.job == "all" else [flags.job]:
+    every = [name for name in JOBS if at_home or name not in ON_CPU_IN_FP32]
+    for name in every if flags.job == "all" else [flags.job]:
         found[name] = [
             {"beside": what, **line} for what, measure in JOBS[name] for line in listed(measure(vars(flags)))
         ]

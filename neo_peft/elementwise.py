@@ -1,6 +1,6 @@
 """Two element-wise steps of a layer, in the passes that a CPU is quickest at; a GPU has kernels of its own for both.
 
-With torch's own, a step of LoRA on a CPU spends a twentieth of its seconds on tanh, and a twentieth on random numbers.
+torch's own compute gelu by a tanh, which takes three times as long as a sigmoid, and draw 64 bits for each element.
 """
 
 import math
@@ -52,7 +52,7 @@ def drop(x: Tensor, probability: float) -> tuple[Tensor, float]:
     """
     if x.device.type != "cpu":
         return F.dropout(x, probability), 1.0
-    zeroed = round(probability * 65536)  # of the 65,536 values that 16 bits take
+    zeroed = min(round(probability * 65536), 65535)  # of the 65,536 values that 16 bits take; one at least stays
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     stays = bits[: x.numel()].view_as(x) >= zeroed - 32768
     return torch.where(stays, x, 0), 1 - zeroed / 65536

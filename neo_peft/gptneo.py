@@ -227,9 +227,10 @@ class GPTNeo(nn.Module):
 def _masks(rows: Rows, past: Past | None, window_size: int | None) -> list[Tensor | None]:
     """Say for each rectangle which keys its rows see, its prefix's or past's first; None is plain causal attention."""
     masks = []
-    for rectangle in rows.rectangles:
+    for number, rectangle in enumerate(rows.rectangles):
         seen = rectangle.positions
-        before = rows.rectangles[0].positions if rows.led and masks else past and rectangle.own(past.positions)
+        is_led = rows.led and number > 0
+        before = rows.rectangles[0].positions if is_led else past and rectangle.own(past.positions)
         if before is not None:
             batch = max(len(before), len(seen))
             seen = torch.cat([before.expand(batch, -1), seen.expand(batch, -1)], dim=1)

@@ -39,7 +39,7 @@ def find_precision(precision: str, device: str) -> str:
 
 def slow_precision(precision: str, device: str) -> str | None:
     """Warn of a half precision that a CPU has no products of: they are then computed element by element."""
-    if device != "cpu" or precision == "fp32":
+    if device != "cpu" or precision == "fp32" or not torch.backends.mkldnn.is_available():
         return None
     multiplies = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[precision]
     if getattr(torch.ops.mkldnn, multiplies)():

@@ -57,6 +57,14 @@ def test_each_place_is_dropped_with_its_probability_apart_from_the_others(shape,
         assert abs(together) < 5 / left.numel() ** 0.5
 
 
+@pytest.mark.parametrize(("probability", "zeroed"), [(0.1, 6554), (0.5, 32768), (1e-9, 0), (0.999999, 65535)])
+def test_of_all_values_that_16_bits_take_that_many_drop_an_element(monkeypatch, probability, zeroed):
+    every = torch.arange(-32768, 32768, dtype=torch.int16).view(torch.int64)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda self, *_: self.copy_(every))
+    left, share = drop(torch.ones(65536), probability)
+    assert (left == 0).sum() == zeroed and share == 1 - zeroed / 65536
+
+
 def test_what_stays_is_divided_by_the_share_that_stays():
     assert drop(torch.ones(3), 0.5)[1] == 0.5
     assert drop(torch.ones(3), 0.1)[1] == 1 - 6554 / 65536
