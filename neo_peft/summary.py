@@ -121,7 +121,7 @@ def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
     if answers and len(answers) == 1:
         found.append(f"validation holds one label alone, {min(answers)}: its scores tell nothing")
     if answers and len(said := [sum(column) > 0 for column in zip(*after["confusion"])]) and sum(said) == 1:
-        answer = [*job.task.labels, "unanswered"][said.index(True)]
+        answer = [*job.task.labels, "by no label"][said.index(True)]
         found.append(f"every row of validation is answered {answer}: the model has not left one class")
     zero = [name for name, tensor in job.tuned.model.trainable().items() if "lora_B" in name and not tensor.any()]
     if zero:

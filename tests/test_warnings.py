@@ -57,7 +57,7 @@ def test_a_validation_set_of_one_label_and_a_model_that_says_one_thing(capsys, t
     ("confusion", "said"),
     [
         ([[3, 0, 0, 0], [5, 0, 0, 0], [1, 0, 0, 0]], ["every row of validation is answered negative: "]),
-        ([[0, 0, 0, 3], [0, 0, 0, 5], [0, 0, 0, 1]], ["every row of validation is answered unanswered: "]),
+        ([[0, 0, 0, 3], [0, 0, 0, 5], [0, 0, 0, 1]], ["every row of validation is answered by no label: "]),
         ([[3, 0, 0, 0], [4, 0, 1, 0], [1, 0, 0, 0]], []),
     ],
 )
