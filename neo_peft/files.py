@@ -131,7 +131,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):  # of a path that is no text
+        text = json.dumps(value, indent=2) + "\n"
+    write_text(path, text)
 
 
 def read_json(path: Path) -> dict:
@@ -157,7 +160,7 @@ def sha256(path: Path) -> str:
 def sha256_of(value: Any) -> str:
     """Hash a JSON value by its sorted, compact text."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_sealed(path: Path, value: dict) -> None:

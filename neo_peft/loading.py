@@ -18,7 +18,7 @@ from neo_peft.files import sha256
 from neo_peft.hardware import DTYPES, find_device, find_precision, slow_precision, thread_count
 from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
 from neo_peft.peft_config import CONFIG, read_peft
-from neo_peft.runs import RUN, read_record, refuse_unfinished
+from neo_peft.runs import RUN, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import Settings, make_settings, task_of
 
 
@@ -50,7 +50,7 @@ def settings_in(
         raise InputError(f"there is no run folder {folder}")
     refuse_unfinished(folder)
     if (folder / RUN).exists():
-        settings = make_settings(**read_record(folder)["flags"])
+        settings = recorded_settings(folder / RUN, read_record(folder).get("flags"))
         if task and task != settings.task:
             raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
         if labels and labels != tuple(task_of(settings).labels):
@@ -111,7 +111,7 @@ def check_origin(folder: Path, tuned: Tuned) -> None:
             raise InputError(f"{folder}, {CONFIG}: {name} is {value}, but the settings say {getattr(settings, name)}")
     if (folder / RUN).exists():
         record = read_record(folder)
-        trained, found = record["base"]["fingerprint"], tuned.base.fingerprint
+        trained, found = str(record["base"].get("fingerprint")), tuned.base.fingerprint
         if trained != found:
             raise InputError(
                 f"{folder} was trained on another base than {settings.model}: its fingerprint is {trained[:12]}…, "

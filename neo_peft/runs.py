@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.files import read_json, read_sealed, refuse_used, write_sealed
@@ -63,7 +64,16 @@ def settings_to_resume(folder: Path, json: bool) -> Settings:
         raise InputError(f"--resume {folder}: there is no such folder; it is the one that a run has begun")
     if not (folder / SETTINGS).exists():
         raise InputError(f"--resume {folder} holds no {SETTINGS}: no run was begun there")
-    return make_settings(**read_sealed(folder / SETTINGS), resume=str(folder), json=json)
+    flags = read_sealed(folder / SETTINGS) | {"resume": str(folder), "json": json}
+    return recorded_settings(folder / SETTINGS, flags)
+
+
+def recorded_settings(path: Path, flags: Any) -> Settings:
+    """Make settings of the flags that a file of a run's holds."""
+    try:
+        return make_settings(**flags)
+    except (InputError, TypeError, ValueError, AttributeError) as error:  # whatever its checksum is
+        raise InputError(f"{path} holds no settings of a run: {error}") from None
 
 
 def refuse_unfinished(folder: Path) -> None:
@@ -119,7 +129,11 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
 
 def read_record(folder: Path) -> dict:
     """Read run.json; refuse one whose own checksum is not right."""
-    return read_sealed(folder / RUN)
+    record = read_sealed(folder / RUN)
+    kinds = {"flags": dict, "labels": list, "base": dict, "files": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
+        raise InputError(f"{folder / RUN} is no run's: it lacks its {wrong[0]}")
+    return record
 
 
 def write_record(folder: Path, record: dict) -> None:

@@ -1,6 +1,5 @@
 """What a run says, and what it writes down of itself: what is about to be trained, on what, and what it came to."""
 
-import json
 import math
 import platform
 import subprocess
@@ -13,7 +12,7 @@ from neo_peft.files import sha256
 from neo_peft.job import Job, Say
 from neo_peft.loop import State
 from neo_peft.model import adapted_modules
-from neo_peft.plots import learning_curves
+from neo_peft.plots import learning_curves, read_metrics
 from neo_peft.runs import flags_of, write_record
 from neo_peft.settings import ASSUMED, PRESETS, Settings
 from neo_peft.tasks import Task, get_task
@@ -126,7 +125,7 @@ def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
     zero = [name for name, tensor in job.tuned.model.trainable().items() if "lora_B" in name and not tensor.any()]
     if zero:
         found.append(f"LoRA's B is still zero in {len(zero)} layers, the first is {zero[0]}: nothing was learnt there")
-    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(folder / METRICS)
     means = [line["train_loss"] for line in lines if "train_loss" in line]
     lowest = min(lines[0]["loss"], *means)
     if means[-1] > 1.1 * lowest:

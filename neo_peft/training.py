@@ -146,7 +146,7 @@ def is_scored(job: Job, splits: Any) -> bool:
     for scores in splits.values():
         if not isinstance(scores, dict) or not {job.task.metric, "accuracy"} <= scores.keys():
             return False
-        numbers = [value for value in scores.values() if not isinstance(value, dict | list)]
+        numbers = [value for name, value in scores.items() if name not in ("macro", "per_label", "confusion")]
         if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
             return False
     return True

@@ -113,7 +113,8 @@ def test_the_verdict_is_plain(task, rows, after, majority, verdict):
 def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    lines = [{"step": step, "epoch": 1 + step // 3, "loss": 1 / step} for step in range(1, 5)]
+    step = {"learning_rate": 0.1, "gradient_norm": None}
+    lines = [{"step": number, "epoch": 1 + number // 3, "loss": 1 / number, **step} for number in range(1, 5)]
     for epoch in (1, 2):
         scores = {"f1": 0.1 * epoch, "precision": 0.2 * epoch}
         line = {"step": 2 * epoch, "epoch": epoch, "train_loss": 0.5 / epoch, "validation_loss": 0.6 / epoch}

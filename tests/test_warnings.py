@@ -63,7 +63,9 @@ def test_a_validation_set_of_one_label_and_a_model_that_says_one_thing(capsys, t
 )
 def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
     """The table's rows are gold labels, its columns the answers, the last of them none."""
-    Path("metrics.jsonl").write_text('{"loss": 2.0}\n{"train_loss": 1.5}\n')
+    step = {"step": 1, "epoch": 1, "loss": 2.0, "learning_rate": 0.1, "gradient_norm": 1.0}
+    epoch = {"step": 1, "epoch": 1, "train_loss": 1.5, "validation_loss": 1.5, "validation": {"accuracy": 0.5}}
+    Path("metrics.jsonl").write_text(f"{json.dumps(step)}\n{json.dumps(epoch)}\n")
 
     class Job:
         task, rows = TASKS["sentiment"], {"validation": [{"label": "negative"}, {"label": "neutral"}]}
