@@ -42,21 +42,46 @@ def real(least: float, below: float = math.inf, allow_least: bool = True) -> Cal
         except (TypeError, ValueError):
             number = math.nan
         if not (least <= number < below) or (number == least and not allow_least):
+            kind = "finite number" if math.isinf(number) else "number"
             upper = f" and below {below:g}" if below < math.inf else ""
-            raise InputError(f"{value} is not a number {'of at least' if allow_least else 'above'} {least:g}{upper}")
+            raise InputError(f"{value} is not a {kind} {'of at least' if allow_least else 'above'} {least:g}{upper}")
         return number
 
     return read
 
 
 def threads(value: Any) -> "int | str":
-    return value if value == "auto" else whole(1, 1024)(value)
+    try:
+        return value if value == "auto" else whole(1, 1024)(value)
+    except InputError as error:
+        raise InputError(f"{error}; auto chooses one") from None
+
+
+def filled(value: Any) -> str:
+    """Read text that is not blank: a name, a path."""
+    if not str(value).strip():
+        raise InputError("is empty")
+    return str(value)
 
 
 def names(value: Any) -> tuple[str, ...]:
     """Read names split by commas: of labels, or of module targets."""
     parts = value.split(",") if isinstance(value, str) else value
-    return tuple(str(part).strip() for part in parts if str(part).strip())
+    found = tuple(str(part).strip() for part in parts if str(part).strip())
+    if not found:
+        raise InputError("is empty")
+    return found
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """Make a reader of one of several words."""
+
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise InputError(f"{value!r} is none of {', '.join(choices)}")
+        return value
+
+    return read
 
 
 def flag(default: Any, group: str, help: str, read: Callable = str, choices: Sequence | None = None, only: str = ""):
@@ -257,14 +282,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         return None
     flag, meta = "--" + field.name.replace("_", "-"), field.metadata
     try:
-        value = meta["read"](value)
+        filled(value)  # whatever it reads: an empty number is best called empty
+        return one_of(*meta["choices"])(value) if meta["choices"] else meta["read"](value)
     except InputError as error:
         raise InputError(f"{flag} {error}") from None
-    if meta["choices"] and value not in meta["choices"]:
-        raise InputError(f"{flag} {value!r} is none of {', '.join(meta['choices'])}")
-    if value in ("", ()):
-        raise InputError(f"{flag} is empty")
-    return value
 
 
 def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
