@@ -147,7 +147,7 @@ class Settings:
     bias: str = flag("none", ADAPTER, "biases that train beside LoRA", str, ("none", "all", "lora_only"), only="lora")
     rslora: bool = flag(False, ADAPTER, "scale LoRA by alpha / sqrt(r)", bool, only="lora")
     lora_init: str = flag("kaiming", ADAPTER, "how A starts", str, ("kaiming", "gaussian"), only="lora")
-    prompt_length: int = flag(8, ADAPTER, "rows P of the soft prompt", whole(1), only="prompt")
+    prompt_length: int = flag(8, ADAPTER, "rows P of the soft prompt", whole(1, 16_384), only="prompt")
     prompt_init: str = flag(
         "text", ADAPTER, "what the prompt starts from", str, ("text", "vocab", "labels", "random"), only="prompt"
     )
@@ -163,8 +163,9 @@ class Settings:
     checkpoint_activations: bool = flag(
         False, TRAINING, "compute each layer again in the backward pass: less memory, more time, the same bits", bool
     )
-    learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, allow_least=False))
-    weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0))
+    # Bounded, since AdamW multiplies them, and torch refuses a factor that does not fit into fp32.
+    learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, 1e34, allow_least=False))
+    weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0, 1e4))
     warmup_ratio: float = flag(0.0, TRAINING, "share of the updates in which the rate rises", real(0, 1))
     clip_norm: float = flag(1.0, TRAINING, "the gradient's greatest norm; 0 does not clip", real(0))
     keep: str = flag("best", TRAINING, "which epoch's weights stay: best on validation, or last", str, ("best", "last"))
