@@ -54,7 +54,7 @@ def refuse_out(out: str | None) -> None:
     if out and path.exists() and not path.is_file():
         raise InputError(f"--out {out} is no plain file, and is not replaced by one; name a file")
     if not path.parent.is_dir():
-        raise InputError(f"--out {out}: {path.parent.name} is no folder; make it first, or name another")
+        raise InputError(f"--out {out}: {Path(out).parent} is no folder; make it first, or name another")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ def in_words(error: Exception) -> str:
     """Say what went wrong; of the system's own errors the file and the reason, without a number."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
-    advice = "; make room there, and start again" if error.errno == errno.ENOSPC else ""
+    advice = "; make room, and start again" if error.errno == errno.ENOSPC else ""
     return (f"{error.filename}: " if error.filename else "") + error.strerror + advice
 
 
