@@ -10,31 +10,51 @@ from typing import Any
 
 from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_run_flags, argument, changed, named
+from neo_peft.flags import OneLineParser, add_choice, add_run_flags, argument, changed, named
 from neo_peft.runs import RUN, newest_run
-from neo_peft.settings import make_settings, whole
+from neo_peft.settings import filled, make_settings, whole
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="a run folder (default: the newest finished one in runs/)"
+        "run",
+        nargs="?",
+        metavar="RUN",
+        type=argument(filled),
+        help="a run folder (default: the newest finished one in runs/)",
     )
     parser.add_argument(
         "--split",
         metavar="NAME",
+        type=argument(filled),
         help="train, validation, test or another that there is (default: test, else validation)",
     )
-    parser.add_argument("--decode", choices=("rank", "generate"), help="how an answer is read (default: rank)")
+    add_choice(parser, "--decode", ("rank", "generate"), "how an answer is read (default: rank)")
     parser.add_argument("--zero-shot", action="store_true", help="score the untuned model, the instruction in front")
     parser.add_argument("--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("--out", metavar="FILE", help="write the answers here (default: RUN/predictions.jsonl)")
+    parser.add_argument(
+        "--out", metavar="FILE", type=argument(filled), help="write the answers here (default: RUN/predictions.jsonl)"
+    )
     again = add_run_flags(parser)
-    again.add_argument("--data", help="sample, hub, or a folder: your own rows, or original files")
-    again.add_argument("--protocol", choices=("clean", "paper"), help="PhraseBank's split")
+    again.add_argument(
+        "--data", type=argument(filled), help="sample, hub, or a folder: your own rows, or original files"
+    )
+    add_choice(again, "--protocol", ("clean", "paper"), "PhraseBank's split")
     again.add_argument("--eval-limit", metavar="N", type=argument(whole(1)), help="score this many rows, evenly spaced")
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    refuse_out(flags.out)
+    return flags
+
+
+def refuse_out(out: str | None) -> None:
+    """Refuse a file that cannot be written, before minutes of scoring."""
+    path = Path(out or ".").resolve()
+    if out and path.exists() and not path.is_file():
+        raise InputError(f"--out {out} is no plain file, and is not replaced by one; name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {out}: {Path(out).parent} is no folder; make it first, or name another")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

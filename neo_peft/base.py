@@ -111,6 +111,8 @@ def _fetch_if_there(repository: str, filename: str, revision: str | None) -> Pat
 def read_config(folder: Path) -> Config:
     """Read config.json as transformers does, and refuse by name what this trunk does not compute."""
     path = folder / "config.json"
+    if not path.exists():
+        raise InputError(f"{path} does not exist: {folder} is no model's folder; name one with --model")
     config = read_json(path)
     if config.get("model_type") != "gpt_neo":
         raise InputError(f"{path}: model_type is {config.get('model_type')!r}; only gpt_neo is known here")
@@ -128,15 +130,25 @@ def read_config(folder: Path) -> Config:
         if layers is None:
             layers = [kind for kinds, times in config["attention_types"] for _ in range(times) for kind in kinds]
         sizes = {
-            name: int(config.get(name, default))
+            name: _number(path, config, name, default)
             for name, default in {
                 "vocab_size": 50257, "hidden_size": 2048, "num_heads": 16,
                 "max_position_embeddings": 2048, "window_size": 256,
             }.items()
         }  # fmt: skip
+        if config.get("intermediate_size") is None:
+            config = config | {"intermediate_size": 4 * sizes["hidden_size"]}
+        sizes["intermediate_size"] = _number(path, config, "intermediate_size", None)
         return _checked_config(path, config, tuple(layers), sizes)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a GPT-Neo's: {type(error).__name__}: {error}") from None
+
+
+def _number(path: Path, config: dict, name: str, default: Any, kind: type = int) -> Any:
+    try:
+        return kind(config.get(name, default))
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{path}: {name} is {config[name]!r}; expected a number") from None
 
 
 def _checked_config(path: Path, config: dict, layers: tuple[str, ...], sizes: dict[str, int]) -> Config:
@@ -145,15 +157,20 @@ def _checked_config(path: Path, config: dict, layers: tuple[str, ...], sizes: di
     if config.get("num_layers", len(layers)) != len(layers):
         raise InputError(f"{path}: num_layers is {config['num_layers']}, but {len(layers)} attention layers are listed")
     if min(sizes.values()) < 1 or sizes["hidden_size"] % sizes["num_heads"]:
-        raise InputError(f"{path}: the sizes {sizes} do not fit together")
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InputError(
+            f"{path}: the sizes do not fit together: {listed}; each is at least 1, and num_heads divides hidden_size"
+        )
     end = config.get("eos_token_id", 50256)
+    end = end[0] if isinstance(end, list) and end else end
+    if not isinstance(end, int) or not 0 <= end < sizes["vocab_size"]:
+        raise InputError(f"{path}: eos_token_id is {end!r}; expected a token below vocab_size, {sizes['vocab_size']}")
     return Config(
         **sizes,
-        intermediate_size=int(config.get("intermediate_size") or 4 * sizes["hidden_size"]),
         attention_layers=layers,
-        layer_norm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
-        initializer_range=float(config.get("initializer_range", 0.02)),
-        eos_token_id=int(end[0] if isinstance(end, list) else end),
+        layer_norm_epsilon=_number(path, config, "layer_norm_epsilon", 1e-5, float),
+        initializer_range=_number(path, config, "initializer_range", 0.02, float),
+        eos_token_id=end,
     )
 
 
@@ -187,13 +204,17 @@ def load_tokenizer(folder: Path) -> Any:
             tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = False  # what is saved again
             tokenizer.backend_tokenizer.pre_tokenizer = before_words
     except Exception as error:  # the library's own errors are of every kind
-        raise InputError(f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}; put the model's own files there"
+        ) from error
     return tokenizer
 
 
 def _check_tokenizer_files(folder: Path) -> None:
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise InputError(f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
+    if not (folder / "tokenizer.json").exists() and not (folder / "merges.txt").exists():
+        raise InputError(f"{folder / 'merges.txt'} is missing; vocab.json alone is no tokenizer")
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -206,7 +227,10 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118
                     yield name, file.get_tensor(name)
         except SafetensorError as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+            raise InputError(
+                f"{path} is not a readable safetensors file: {error}; put the whole file there (a clone without "
+                "git-lfs leaves a stub)"
+            ) from None
 
 
 def _weight_files(folder: Path) -> list[Path]:

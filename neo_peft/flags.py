@@ -12,7 +12,17 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.runs import adapter_flags, settings_to_resume
-from neo_peft.settings import BUNDLED_DEFAULTS, METHOD_DEFAULTS, Settings, make_settings, names, threads, whole
+from neo_peft.settings import (
+    BUNDLED_DEFAULTS,
+    METHOD_DEFAULTS,
+    Settings,
+    filled,
+    make_settings,
+    names,
+    one_of,
+    threads,
+    whole,
+)
 from neo_peft.tasks import TASKS
 
 
@@ -53,6 +63,8 @@ def parse_train_flags(argv: Sequence[str]) -> Settings:
 
 def resumed(given: dict[str, Any]) -> Settings:
     """Take the settings of the run that goes on. Refuse every other flag, but how it speaks."""
+    if not given["resume"].strip():
+        raise InputError("--resume is empty")
     folder = Path(given["resume"])
     for name in given.keys() - {"resume", "json"}:
         raise InputError(f"--{name.replace('_', '-')} is settled by --resume {folder}; leave it out")
@@ -61,7 +73,7 @@ def resumed(given: dict[str, Any]) -> Settings:
 
 def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
     """Fill in what the adapter that training starts from says of itself. Refuse a flag that it has settled."""
-    if not given["adapter"]:
+    if not given["adapter"].strip():
         raise InputError("--adapter is empty")
     folder = Path(given["adapter"])
     settled, usual = adapter_flags(folder, given.get("task"))
@@ -105,6 +117,7 @@ def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
     def parse(text: str) -> Any:
         try:
+            filled(text)
             return read(text)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
@@ -112,15 +125,22 @@ def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def add_choice(parser: Any, name: str, choices: Sequence[str], help: str) -> None:
+    """Add a flag that takes one of several words; argparse's own message changes with Python's version."""
+    parser.add_argument(name, metavar="{" + ",".join(choices) + "}", type=argument(one_of(*choices)), help=help)
+
+
 def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     """Add the flags that take the place of what a run's own settings say; return their group."""
     group = parser.add_argument_group("otherwise as in RUN's run.json")
-    group.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
+    add_choice(group, "--task", tuple(TASKS), "the task, where there is no run.json")
     group.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
     group.add_argument("--label-words", type=argument(names), help="what is said for each, where there is no run.json")
-    group.add_argument("--model", help="the base model: neo-mini, a folder, or a hub id (owner/name@revision)")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="compute dtype")
-    group.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
+    group.add_argument(
+        "--model", type=argument(filled), help="the base model: neo-mini, a folder, or a hub id (owner/name@revision)"
+    )
+    add_choice(group, "--precision", ("auto", "fp32", "bf16", "fp16"), "compute dtype")
+    add_choice(group, "--device", ("auto", "cuda", "mps", "cpu"), "where to compute")
     group.add_argument("--threads", metavar="N", type=argument(threads), help="CPU threads, or auto")
     group.add_argument("--batch-size", metavar="N", type=argument(whole(1)), help="examples in a batch")
     return group

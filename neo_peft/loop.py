@@ -170,10 +170,9 @@ def next_update(model: TunedModel, state: State, window: list[Batch], steps: int
         if state.skipped_last == MOST_SKIPPED:
             raise InputError(f"the gradient was not finite in {MOST_SKIPPED} updates on end, the last of them")
     except InputError as error:
-        raise InputError(
-            f"{error} at step {state.step + 1} (epoch {state.epoch}): try a smaller --learning-rate, or "
-            "--precision fp32"
-        ) from None
+        wider = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
+        where = f"at step {state.step + 1} (epoch {state.epoch})"
+        raise InputError(f"{error} {where}: try a smaller --learning-rate{wider}") from None
     tokens = processes.total(labelled(window))
     state.step, state.done = state.step + 1, state.done + 1
     state.loss_sum, state.labelled = state.loss_sum + loss * tokens, state.labelled + tokens

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from neo_peft.readers import is_text, one_of, text_of
-from neo_peft.tasks import Task
+from neo_peft.tasks import Task, is_tag
 
 
 def own_row(task: Task, line: str, labels: Collection | None) -> dict:
@@ -33,7 +33,7 @@ def _check_bio(tags: list) -> None:
     """Refuse what is no BIO tag, and an I- that continues no entity of its type."""
     before = "O"
     for number, tag in enumerate(tags, start=1):
-        if tag != "O" and not (isinstance(tag, str) and tag[:2] in ("B-", "I-") and len(tag) > 2):
+        if not is_tag(tag):
             raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
         if tag[0] == "I" and before[2:] != tag[2:]:
             raise ValueError(f"tag {number}, {tag!r}, continues nothing; the first word of an entity is B-{tag[2:]}")
@@ -86,6 +86,8 @@ def _line_text(line: bytes) -> str:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:  # its own text would number this line 1
+        raise ValueError(f"no JSON: {error.msg} at character {error.colno}; expected a JSON object") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from None
 

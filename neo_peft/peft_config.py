@@ -4,6 +4,7 @@ What peft's versions write differs. An option that we compute as peft does becom
 once the tensors are loaded is passed over; any other is refused by name, unless it is at its neutral value.
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -30,6 +31,16 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 _TASK_TYPES = (None, "TOKEN_CLS", "CAUSAL_LM")
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base's weights where they are
+_BIAS = ("none", "all", "lora_only")
+_RANGES = {
+    "num_virtual_tokens": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
+    "r": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
+    "lora_alpha": (lambda value: type(value) in (int, float) and 0 < value < math.inf, "a number above 0"),
+    "lora_dropout": (
+        lambda value: value is None or (type(value) in (int, float) and 0 <= value < 1), "a number from 0 to below 1",
+    ),
+    "bias": (lambda value: value in (None, *_BIAS), f"one of {', '.join(_BIAS)}"),
+}  # fmt: skip
 _TARGETS = ("q_proj", "v_proj")  # peft's own for GPT-Neo
 
 
@@ -72,7 +83,9 @@ def peft_settings(config: dict, path: Path) -> dict:
     for name, value in config.items():
         neutral = value in (None, False, {}, [], "") or (name == "num_transformer_submodules" and value == 1)
         if name not in _KNOWN[kind] | _WITHOUT_EFFECT and not neutral:
-            raise InputError(f"{path}: {name} is {value!r}: an option that is not known here changes what is computed")
+            raise InputError(
+                f"{path}: {name} is {value!r}: an option that is not known here changes what is computed; use peft"
+            )
     if kind == "LORA" and config.get("init_lora_weights", True) not in _STARTS:
         raise InputError(
             f"{path}: init_lora_weights is {config['init_lora_weights']!r}: a start that moves the base's weights"
@@ -81,6 +94,9 @@ def peft_settings(config: dict, path: Path) -> dict:
         value = config.get(name) or []
         if not (isinstance(value, list | str) and all(isinstance(part, str) for part in value)):
             raise InputError(f"{path}: {name} is {value!r}; it is a list of names")
+    for name, (fits, expected) in _RANGES.items():
+        if name in _KNOWN[kind] and (name in config or kind == "PROMPT_TUNING") and not fits(config.get(name)):
+            raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
     kept = config.get("modules_to_save") or []
     heads = ({kept} if isinstance(kept, str) else set(kept)) - {"classifier", "score"}
     if heads:

@@ -45,6 +45,8 @@ def lines_of(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, str]
         raw = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; put it beside the task's other files") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder; put the file itself there") from error
     if raw.startswith(codecs.BOM_UTF8):
         raw, encoding = raw.removeprefix(codecs.BOM_UTF8), "utf-8"
     try:

@@ -42,21 +42,46 @@ def real(least: float, below: float = math.inf, allow_least: bool = True) -> Cal
         except (TypeError, ValueError):
             number = math.nan
         if not (least <= number < below) or (number == least and not allow_least):
+            kind = "finite number" if math.isinf(number) else "number"
             upper = f" and below {below:g}" if below < math.inf else ""
-            raise InputError(f"{value} is not a number {'of at least' if allow_least else 'above'} {least:g}{upper}")
+            raise InputError(f"{value} is not a {kind} {'of at least' if allow_least else 'above'} {least:g}{upper}")
         return number
 
     return read
 
 
 def threads(value: Any) -> "int | str":
-    return value if value == "auto" else whole(1, 1024)(value)
+    try:
+        return value if value == "auto" else whole(1, 1024)(value)
+    except InputError as error:
+        raise InputError(f"{error}; auto chooses one") from None
+
+
+def filled(value: Any) -> str:
+    """Read text that is not blank: a name, a path."""
+    if not str(value).strip():
+        raise InputError("is empty")
+    return str(value)
 
 
 def names(value: Any) -> tuple[str, ...]:
     """Read names split by commas: of labels, or of module targets."""
     parts = value.split(",") if isinstance(value, str) else value
-    return tuple(str(part).strip() for part in parts if str(part).strip())
+    found = tuple(str(part).strip() for part in parts if str(part).strip())
+    if not found:
+        raise InputError("is empty")
+    return found
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """Make a reader of one of several words."""
+
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise InputError(f"{value!r} is none of {', '.join(choices)}")
+        return value
+
+    return read
 
 
 def flag(default: Any, group: str, help: str, read: Callable = str, choices: Sequence | None = None, only: str = ""):
@@ -122,7 +147,7 @@ class Settings:
     bias: str = flag("none", ADAPTER, "biases that train beside LoRA", str, ("none", "all", "lora_only"), only="lora")
     rslora: bool = flag(False, ADAPTER, "scale LoRA by alpha / sqrt(r)", bool, only="lora")
     lora_init: str = flag("kaiming", ADAPTER, "how A starts", str, ("kaiming", "gaussian"), only="lora")
-    prompt_length: int = flag(8, ADAPTER, "rows P of the soft prompt", whole(1), only="prompt")
+    prompt_length: int = flag(8, ADAPTER, "rows P of the soft prompt", whole(1, 16_384), only="prompt")
     prompt_init: str = flag(
         "text", ADAPTER, "what the prompt starts from", str, ("text", "vocab", "labels", "random"), only="prompt"
     )
@@ -138,8 +163,9 @@ class Settings:
     checkpoint_activations: bool = flag(
         False, TRAINING, "compute each layer again in the backward pass: less memory, more time, the same bits", bool
     )
-    learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, allow_least=False))
-    weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0))
+    # Bounded, since AdamW multiplies them, and torch refuses a factor that does not fit into fp32.
+    learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, 1e34, allow_least=False))
+    weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0, 1e4))
     warmup_ratio: float = flag(0.0, TRAINING, "share of the updates in which the rate rises", real(0, 1))
     clip_norm: float = flag(1.0, TRAINING, "the gradient's greatest norm; 0 does not clip", real(0))
     keep: str = flag("best", TRAINING, "which epoch's weights stay: best on validation, or last", str, ("best", "last"))
@@ -261,14 +287,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         return None
     flag, meta = "--" + field.name.replace("_", "-"), field.metadata
     try:
-        value = meta["read"](value)
+        filled(value)  # whatever it reads: an empty number is best called empty
+        return one_of(*meta["choices"])(value) if meta["choices"] else meta["read"](value)
     except InputError as error:
         raise InputError(f"{flag} {error}") from None
-    if meta["choices"] and value not in meta["choices"]:
-        raise InputError(f"{flag} {value!r} is none of {', '.join(meta['choices'])}")
-    if value in ("", ()):
-        raise InputError(f"{flag} is empty")
-    return value
 
 
 def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:

@@ -101,6 +101,8 @@ class Task:
         if labels is not None and tuple(labels) != self.labels:
             if len(set(labels)) != len(labels):
                 raise InputError(f"the labels {', '.join(labels)} hold one twice; name each once")
+            if wrong := [label for label in labels if self.tags_words and not is_tag(label)]:
+                raise InputError(f"the label {wrong[0]!r} is no tag; those of {self.name} are O, B-type and I-type")
             said = {label[2:]: None for label in labels if label != "O"} if self.tags_words else words or labels
             listed = ", ".join(said)
             # A long list would take the place of the texts behind it.
@@ -129,6 +131,10 @@ class Task:
                 raise InputError(
                     f"the labels {alike[word]} and {label} are both said {word!r}; --label-words gives each its own"
                 )
+
+
+def is_tag(label: object) -> bool:
+    return label == "O" or (isinstance(label, str) and label[:2] in ("B-", "I-") and len(label) > 2)
 
 
 _ENTITY_TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")

@@ -362,8 +362,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     assert end(start(["--resume", "run"], poison)) == 2
     assert Path("stderr").read_text().splitlines()[-1].strip() == (
-        "error: the loss is nan at step 10 (epoch 2): try a smaller --learning-rate, or --precision fp32; "
-        "run/checkpoints/step-8 is kept"
+        "error: the loss is nan at step 10 (epoch 2): try a smaller --learning-rate; run/checkpoints/step-8 is kept"
     )
     weights = load_file(run / "checkpoints/step-8/tensors.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())

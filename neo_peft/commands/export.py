@@ -13,9 +13,9 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.files import new_folder, write_folder, write_text
-from neo_peft.flags import OneLineParser, argument, named
+from neo_peft.flags import OneLineParser, add_choice, argument, named
 from neo_peft.runs import newest_run
-from neo_peft.settings import Settings, names
+from neo_peft.settings import Settings, filled, names
 from neo_peft.tasks import TASKS, Task
 
 
@@ -24,13 +24,15 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m neo_peft export", allow_abbrev=False,
         description="Write a finished run as a folder that peft loads, or transformers alone.",
     )  # fmt: skip
-    parser.add_argument("run", nargs="?", metavar="RUN", help="a run's folder (default: the newest finished one)")
-    parser.add_argument("folder", metavar="DIR", help="the folder to write, new or empty")
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", type=argument(filled), help="a run's folder (default: the newest finished one)"
+    )
+    parser.add_argument("folder", metavar="DIR", type=argument(filled), help="the folder to write, new or empty")
     parser.add_argument("--merge", action="store_true", help="write a whole model, for transformers without peft")
-    parser.add_argument("--task", choices=tuple(TASKS), help="the task, where there is no run.json")
+    add_choice(parser, "--task", tuple(TASKS), "the task, where there is no run.json")
     parser.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
     parser.add_argument("--label-words", type=argument(names), help="what is said for each, where there is no run.json")
-    parser.add_argument("--model", help="the base model (default: the one in RUN's run.json)")
+    parser.add_argument("--model", type=argument(filled), help="the base model (default: the one in RUN's run.json)")
     return parser.parse_intermixed_args(argv)
 
 

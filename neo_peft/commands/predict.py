@@ -18,9 +18,10 @@ from typing import Any
 
 from neo_peft import own_rows, tables
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_run_flags, changed, named
+from neo_peft.flags import OneLineParser, add_run_flags, argument, changed, named
 from neo_peft.metrics import entities
 from neo_peft.runs import is_run, newest_run
+from neo_peft.settings import filled
 from neo_peft.tasks import Task
 
 Line = tuple[int, bytes]  # its number, from 1, and what stands there
@@ -36,10 +37,10 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         help="an example each, two sentences split by a tab; standard input without any. Runs' folders may come first",
     )  # fmt: skip
     parser.add_argument(
-        "--run", metavar="RUN", action="append", default=[],
+        "--run", metavar="RUN", action="append", default=[], type=argument(filled),
         help='a run\'s folder (default: the newest finished one in runs/); rows of several name theirs: {"run": ...}',
     )  # fmt: skip
-    parser.add_argument("--file", metavar="FILE", help="a file with an example a line")
+    parser.add_argument("--file", metavar="FILE", type=argument(filled), help="a file with an example a line")
     parser.add_argument("--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}')
     parser.add_argument("--json", action="store_true", help="print JSON lines on a terminal too")
     add_run_flags(parser)
@@ -51,6 +52,8 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error('several runs need --jsonl, and rows that name theirs: {"run": "ner-lora", "tokens": ["IL-2"]}')
     if flags.text and flags.file:
         parser.error("TEXT and --file both give examples: name one of them")
+    if flags.file and (not os.path.exists(flags.file) or os.path.isdir(flags.file)):
+        parser.error(f"--file {flags.file}: there is no such file; name one with an example a line")
     if len(flags.text) == 1 and os.path.isfile(flags.text[0]):
         parser.error(f"{flags.text[0]} is a file: read it with --file {flags.text[0]}")
     if flags.text and re.fullmatch(r"\S*/\S*|\S+\.(txt|tsv|jsonl?)", flags.text[0]):
