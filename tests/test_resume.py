@@ -8,10 +8,12 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 import train
 from neo_peft import checkpoints, stopping, training
@@ -37,6 +39,7 @@ def start(argv, before=lambda: None) -> int:
     status = 1
     try:
         sys.stdout, sys.stderr = (open(name, "w") for name in ("stdout", "stderr"))  # noqa: SIM115
+        tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks: one that is killed holds it for ever
         stopping.listen()
         before()
         status = exit_status(lambda: train.main(argv))
