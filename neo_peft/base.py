@@ -9,7 +9,7 @@ of the trunk must be there, in its shape, and nothing else may be.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ BUNDLED = {"neo-mini": Path(__file__).parent / "assets" / "neo-mini"}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 HEADS = ("classifier", "score")
+MOST_LAYERS, LARGEST = 1024, 2**24  # layers, and any size of a config: beyond them a file is broken, no larger model
 
 
 @dataclass
@@ -47,6 +48,7 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     deleted meanwhile, but not rewritten in place.
     """
     folder = find_folder(model)
+    _refuse_special_files(folder)
     config = read_config(folder)  # first: what is no GPT-Neo need not be read
     tensors, notes, digest = {}, [], {}
     for name, tensor in _canonical_tensors(folder, notes):
@@ -55,10 +57,22 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
         digest[name] = _digest(name, tensor)
         held = dtype if tensor.dim() > 1 else torch.float32
         tensors[name] = tensor.to(device=device, dtype=held)
+        # What stays in the mapped file, gigabytes, is not read for this; a run stops at a loss that is not finite.
+        if (tensor.dim() < 2 or tensors[name] is not tensor) and not _is_finite(tensors[name]):
+            raise InputError(f"{folder}: {name}, stored as {_name(tensor.dtype)}, is not finite in {_name(held)}")
     fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
     trunk = trunk_of(config, tensors, folder)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Base(trunk, load_tokenizer(folder), folder, fingerprint, notes, parameters)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Say whether all numbers are finite; in a tenth of the time that `isfinite().all()` takes."""
+    return not tensor.numel() or all(bound.isfinite() for bound in torch.aminmax(tensor))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def find_folder(model: str) -> Path:
@@ -126,7 +140,10 @@ def read_config(folder: Path) -> Config:
     try:
         layers = config.get("attention_layers")
         if layers is None:
-            layers = [kind for kinds, times in config["attention_types"] for _ in range(times) for kind in kinds]
+            types = config["attention_types"]
+            if any(times > MOST_LAYERS for _, times in types):
+                raise ValueError(f"more than {MOST_LAYERS} attention layers")
+            layers = [kind for kinds, times in types for _ in range(times) for kind in kinds]
         sizes = {
             name: int(config.get(name, default))
             for name, default in {
@@ -135,7 +152,7 @@ def read_config(folder: Path) -> Config:
             }.items()
         }  # fmt: skip
         return _checked_config(path, config, tuple(layers), sizes)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"{path} is not a GPT-Neo's: {type(error).__name__}: {error}") from None
 
 
@@ -144,17 +161,23 @@ def _checked_config(path: Path, config: dict, layers: tuple[str, ...], sizes: di
         raise InputError(f"{path}: attention layers are {sorted(set(layers))}; only global and local are known")
     if config.get("num_layers", len(layers)) != len(layers):
         raise InputError(f"{path}: num_layers is {config['num_layers']}, but {len(layers)} attention layers are listed")
-    if min(sizes.values()) < 1 or sizes["hidden_size"] % sizes["num_heads"]:
+    if len(layers) > MOST_LAYERS:
+        raise InputError(f"{path}: {len(layers):,} attention layers are listed; {MOST_LAYERS} are the most")
+    sizes["intermediate_size"] = int(config.get("intermediate_size") or 4 * sizes["hidden_size"])
+    if min(sizes.values()) < 1 or max(sizes.values()) > LARGEST or sizes["hidden_size"] % sizes["num_heads"]:
         raise InputError(f"{path}: the sizes {sizes} do not fit together")
     end = config.get("eos_token_id", 50256)
-    return Config(
-        **sizes,
-        intermediate_size=int(config.get("intermediate_size") or 4 * sizes["hidden_size"]),
-        attention_layers=layers,
-        layer_norm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
-        initializer_range=float(config.get("initializer_range", 0.02)),
-        eos_token_id=int(end[0] if isinstance(end, list) else end),
-    )
+    end = int(end[0] if isinstance(end, list) else end)
+    if not 0 <= end < sizes["vocab_size"]:
+        raise InputError(f"{path}: eos_token_id is {end}, which is none of the {sizes['vocab_size']} tokens")
+    small = {
+        name: float(config.get(name, default))
+        for name, default in {"layer_norm_epsilon": 1e-5, "initializer_range": 0.02}.items()
+    }
+    for name, value in small.items():
+        if not 0 < value < 100:  # also refuses what is no number at all, nan
+            raise InputError(f"{path}: {name} is {value}; it is a small number above 0")
+    return Config(**sizes, **small, attention_layers=layers, eos_token_id=end)
 
 
 def trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNeo:
@@ -186,9 +209,22 @@ def load_tokenizer(folder: Path) -> Any:
             before_words.add_prefix_space = False
             tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = False  # what is saved again
             tokenizer.backend_tokenizer.pre_tokenizer = before_words
+        largest = max(tokenizer.get_vocab().values())
+        if not tokenizer.backend_tokenizer.encode(" Label :", add_special_tokens=False).ids:
+            raise ValueError("it makes no tokens")
     except Exception as error:  # the library's own errors are of every kind
         raise InputError(f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}") from error
+    if largest > LARGEST:
+        raise InputError(f"{folder}: the tokenizer has a token {largest}; {LARGEST} is the most")
     return tokenizer
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Refuse what is no plain file, or a link to one (the hub's cache is all links): a pipe
+    would be waited for, and a device has no end."""
+    for name in ("config.json", *TOKENIZER_FILES, WEIGHTS, INDEX):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise InputError(f"{folder / name} is no plain file")
 
 
 def _check_tokenizer_files(folder: Path) -> None:
@@ -205,7 +241,7 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118
                     yield name, file.get_tensor(name)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 
 
@@ -215,7 +251,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         files = [folder / name for name in _shards(folder / INDEX)]
         for file in files:
-            if not file.exists():
+            if not file.is_file():
                 raise InputError(f"{file} is missing; {INDEX} names it")
         return files
     if any(folder.glob("pytorch_model*.bin")):
@@ -233,8 +269,9 @@ def _shards(index: Path) -> list[str]:
         raise InputError(f"{index} has no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        if Path(name).name != name or name == "..":
-            raise InputError(f"{index} names {name}, which is not a file of its own folder")
+        plain = all(kind(name).name == name for kind in (Path, PureWindowsPath))  # there a backslash leads elsewhere
+        if not plain or name == ".." or len(name.encode(errors="replace")) > 255:
+            raise InputError(f"{index} names {name[:300]}, which is not a file of its own folder")
     return names
 
 
@@ -251,6 +288,10 @@ def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Te
             lm_head = tensor
             continue
         name = name if name.startswith("transformer.") else "transformer." + name
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+            raise InputError(
+                f"{folder}: {name} is stored as {_name(tensor.dtype)}; only floats of 16 to 64 bits are read"
+            )
         if name == "transformer.wte.weight":
             wte = tensor
         yield name, tensor
