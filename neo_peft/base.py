@@ -9,7 +9,7 @@ of the trunk must be there, in its shape, and nothing else may be.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ BUNDLED = {"neo-mini": Path(__file__).parent / "assets" / "neo-mini"}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 HEADS = ("classifier", "score")
+MOST_LAYERS, LARGEST = 1024, 2**24  # layers, and any size of a config: beyond them a file is broken, no larger model
 
 
 @dataclass
@@ -47,6 +48,7 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     deleted meanwhile, but not rewritten in place.
     """
     folder = find_folder(model)
+    _refuse_special_files(folder)
     config = read_config(folder)  # first: what is no GPT-Neo need not be read
     tensors, notes, digest = {}, [], {}
     for name, tensor in _canonical_tensors(folder, notes):
@@ -55,10 +57,22 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
         digest[name] = _digest(name, tensor)
         held = dtype if tensor.dim() > 1 else torch.float32
         tensors[name] = tensor.to(device=device, dtype=held)
+        # What stays in the mapped file, gigabytes, is not read for this; a run stops at a loss that is not finite.
+        if (tensor.dim() < 2 or tensors[name] is not tensor) and not _is_finite(tensors[name]):
+            raise InputError(f"{folder}: {name}, stored as {_name(tensor.dtype)}, is not finite in {_name(held)}")
     fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
     trunk = trunk_of(config, tensors, folder)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Base(trunk, load_tokenizer(folder), folder, fingerprint, notes, parameters)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Say whether all numbers are finite; in a tenth of the time that `isfinite().all()` takes."""
+    return not tensor.numel() or all(bound.isfinite() for bound in torch.aminmax(tensor))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def find_folder(model: str) -> Path:
@@ -128,7 +142,10 @@ def read_config(folder: Path) -> Config:
     try:
         layers = config.get("attention_layers")
         if layers is None:
-            layers = [kind for kinds, times in config["attention_types"] for _ in range(times) for kind in kinds]
+            types = config["attention_types"]
+            if any(times > MOST_LAYERS for _, times in types):
+                raise ValueError(f"more than {MOST_LAYERS} attention layers")
+            layers = [kind for kinds, times in types for _ in range(times) for kind in kinds]
         sizes = {
             name: _number(path, config, name, default)
             for name, default in {
@@ -140,7 +157,7 @@ def read_config(folder: Path) -> Config:
             config = config | {"intermediate_size": 4 * sizes["hidden_size"]}
         sizes["intermediate_size"] = _number(path, config, "intermediate_size", None)
         return _checked_config(path, config, tuple(layers), sizes)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is not a GPT-Neo's: {type(error).__name__}: {error}") from None
 
 
@@ -156,7 +173,9 @@ def _checked_config(path: Path, config: dict, layers: tuple[str, ...], sizes: di
         raise InputError(f"{path}: attention layers are {sorted(set(layers))}; only global and local are known")
     if config.get("num_layers", len(layers)) != len(layers):
         raise InputError(f"{path}: num_layers is {config['num_layers']}, but {len(layers)} attention layers are listed")
-    if min(sizes.values()) < 1 or sizes["hidden_size"] % sizes["num_heads"]:
+    if len(layers) > MOST_LAYERS:
+        raise InputError(f"{path}: {len(layers):,} attention layers are listed; {MOST_LAYERS} are the most")
+    if min(sizes.values()) < 1 or max(sizes.values()) > LARGEST or sizes["hidden_size"] % sizes["num_heads"]:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise InputError(
             f"{path}: the sizes do not fit together: {listed}; each is at least 1, and num_heads divides hidden_size"
@@ -165,13 +184,12 @@ def _checked_config(path: Path, config: dict, layers: tuple[str, ...], sizes: di
     end = end[0] if isinstance(end, list) and end else end
     if not isinstance(end, int) or not 0 <= end < sizes["vocab_size"]:
         raise InputError(f"{path}: eos_token_id is {end!r}; expected a token below vocab_size, {sizes['vocab_size']}")
-    return Config(
-        **sizes,
-        attention_layers=layers,
-        layer_norm_epsilon=_number(path, config, "layer_norm_epsilon", 1e-5, float),
-        initializer_range=_number(path, config, "initializer_range", 0.02, float),
-        eos_token_id=end,
-    )
+    small = {"layer_norm_epsilon": 1e-5, "initializer_range": 0.02}
+    small = {name: _number(path, config, name, default, float) for name, default in small.items()}
+    for name, value in small.items():
+        if not 0 < value < 100:  # also refuses what is no number at all, nan
+            raise InputError(f"{path}: {name} is {value}; it is a small number above 0")
+    return Config(**sizes, **small, attention_layers=layers, eos_token_id=end)
 
 
 def trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNeo:
@@ -203,11 +221,24 @@ def load_tokenizer(folder: Path) -> Any:
             before_words.add_prefix_space = False
             tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = False  # what is saved again
             tokenizer.backend_tokenizer.pre_tokenizer = before_words
+        largest = max(tokenizer.get_vocab().values())
+        if not tokenizer.backend_tokenizer.encode(" Label :", add_special_tokens=False).ids:
+            raise ValueError("it makes no tokens")
     except Exception as error:  # the library's own errors are of every kind
         raise InputError(
             f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}; put the model's own files there"
         ) from error
+    if largest > LARGEST:
+        raise InputError(f"{folder}: the tokenizer has a token {largest}; {LARGEST} is the most")
     return tokenizer
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Refuse what is no plain file, or a link to one (the hub's cache is all links): a pipe
+    would be waited for, and a device has no end."""
+    for name in ("config.json", *TOKENIZER_FILES, WEIGHTS, INDEX):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise InputError(f"{folder / name} is no plain file")
 
 
 def _check_tokenizer_files(folder: Path) -> None:
@@ -226,7 +257,7 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118
                     yield name, file.get_tensor(name)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{path} is not a readable safetensors file: {error}; put the whole file there (a clone without "
                 "git-lfs leaves a stub)"
@@ -239,7 +270,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         files = [folder / name for name in _shards(folder / INDEX)]
         for file in files:
-            if not file.exists():
+            if not file.is_file():
                 raise InputError(f"{file} is missing; {INDEX} names it")
         return files
     if any(folder.glob("pytorch_model*.bin")):
@@ -257,8 +288,9 @@ def _shards(index: Path) -> list[str]:
         raise InputError(f"{index} has no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        if Path(name).name != name or name == "..":
-            raise InputError(f"{index} names {name}, which is not a file of its own folder")
+        plain = all(kind(name).name == name for kind in (Path, PureWindowsPath))  # there a backslash leads elsewhere
+        if not plain or name == ".." or len(name.encode(errors="replace")) > 255:
+            raise InputError(f"{index} names {name[:300]}, which is not a file of its own folder")
     return names
 
 
@@ -275,6 +307,10 @@ def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Te
             lm_head = tensor
             continue
         name = name if name.startswith("transformer.") else "transformer." + name
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+            raise InputError(
+                f"{folder}: {name} is stored as {_name(tensor.dtype)}; only floats of 16 to 64 bits are read"
+            )
         if name == "transformer.wte.weight":
             wte = tensor
         yield name, tensor

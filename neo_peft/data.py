@@ -89,6 +89,9 @@ class Encoder:
             counts.append(len(texts))
             labels += self.task.labels_of(row)
         tokens = self.tokenize(list(numbers))
+        if self.task.tags_words and [] in tokens:
+            word = list(numbers)[tokens.index([])].removeprefix(" ")
+            raise InputError(f"{self.tokenizer.name_or_path}: the tokenizer makes no token of the word {word!r}")
         # From here on a piece is the number of its text, and all rows are computed at once.
         pieces, firsts = np.array(pieces, dtype=np.int64), _bounds(counts)  # each row's first piece
         whole = _lengths(tokens)[pieces]

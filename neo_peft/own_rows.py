@@ -33,7 +33,7 @@ def _check_bio(tags: list) -> None:
     """Refuse what is no BIO tag, and an I- that continues no entity of its type."""
     before = "O"
     for number, tag in enumerate(tags, start=1):
-        if not is_tag(tag):
+        if not (is_text(tag) and is_tag(tag)):
             raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
         if tag[0] == "I" and before[2:] != tag[2:]:
             raise ValueError(f"tag {number}, {tag!r}, continues nothing; the first word of an entity is B-{tag[2:]}")

@@ -4,7 +4,7 @@ What peft's versions write differs. An option that we compute as peft does becom
 once the tensors are loaded is passed over; any other is refused by name, unless it is at its neutral value.
 """
 
-import math
+import os
 import re
 from pathlib import Path
 
@@ -29,28 +29,28 @@ _WITHOUT_EFFECT = {
     "peft_type", "task_type", "base_model_name_or_path", "inference_mode", "auto_mapping", "peft_version", "revision",
     "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying", "merge_weights", "eva_config",
 }  # fmt: skip
+# What is read as a setting, and in which range; settings.py has the same ranges, but would not name the file.
+_is_whole = lambda value: type(value) is int and 1 <= value <= 16_384  # noqa: E731
+_is_real = lambda value: type(value) in (int, float)  # noqa: E731
+_RANGES = {
+    "num_virtual_tokens": (_is_whole, "a whole number from 1 to 16384"),
+    "r": (_is_whole, "a whole number from 1 to 16384"),
+    "lora_alpha": (lambda value: _is_real(value) and 0 < value < 1e30, "a number above 0"),
+    "lora_dropout": (lambda value: value is None or _is_real(value) and 0 <= value < 1, "a number from 0 to below 1"),
+    "bias": (lambda value: value in (None, "none", "all", "lora_only"), "one of none, all, lora_only"),
+}
 _TASK_TYPES = (None, "TOKEN_CLS", "CAUSAL_LM")
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base's weights where they are
-_BIAS = ("none", "all", "lora_only")
-_RANGES = {
-    "num_virtual_tokens": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
-    "r": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
-    "lora_alpha": (lambda value: type(value) in (int, float) and 0 < value < math.inf, "a number above 0"),
-    "lora_dropout": (
-        lambda value: value is None or (type(value) in (int, float) and 0 <= value < 1), "a number from 0 to below 1",
-    ),
-    "bias": (lambda value: value in (None, *_BIAS), f"one of {', '.join(_BIAS)}"),
-}  # fmt: skip
 _TARGETS = ("q_proj", "v_proj")  # peft's own for GPT-Neo
 
 
 def read_peft(folder: Path) -> dict | None:
     """Read the adapter that stands in a folder, or LoRA and a prompt side by side in `lora/` and `prompt/`, as
     settings of ours; None where there is none."""
-    if (folder / CONFIG).exists():
+    if (folder / CONFIG).is_file():
         return peft_settings(read_json(folder / CONFIG), folder / CONFIG)
     paths = [folder / part / CONFIG for part in ("lora", "prompt")]
-    if not all(path.exists() for path in paths):
+    if not all(path.is_file() for path in paths):
         return None
     lora, prompt = (peft_settings(read_json(path), path) for path in paths)
     return {**lora, **prompt, "method": f"{lora['method']}+{prompt['method']}"}
@@ -58,17 +58,17 @@ def read_peft(folder: Path) -> dict | None:
 
 def named_base(folder: Path) -> str | None:
     """Name the base that peft's file in a folder names: a folder that is there, or a hub id; else None."""
-    path = next((folder / part / CONFIG for part in (".", "lora") if (folder / part / CONFIG).exists()), None)
+    path = next((folder / part / CONFIG for part in (".", "lora") if (folder / part / CONFIG).is_file()), None)
     config = read_json(path) if path else {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str):
         return None
     if Path(name).parent == Path(__file__).resolve().parent / "assets":
         return Path(name).name  # bundled, as export writes it
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # Path's own raises for a name that is too long
         return name
     hub_id = f"{name}@{revision}" if revision else name
-    return hub_id if re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", hub_id) else None
+    return hub_id if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?", hub_id) and len(hub_id) < 300 else None
 
 
 def peft_settings(config: dict, path: Path) -> dict:
@@ -94,13 +94,18 @@ def peft_settings(config: dict, path: Path) -> dict:
         value = config.get(name) or []
         if not (isinstance(value, list | str) and all(isinstance(part, str) for part in value)):
             raise InputError(f"{path}: {name} is {value!r}; it is a list of names")
-    for name, (fits, expected) in _RANGES.items():
-        if name in _KNOWN[kind] and (name in config or kind == "PROMPT_TUNING") and not fits(config.get(name)):
-            raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
+        for part in [value] if isinstance(value, str) else value:
+            try:
+                re.compile(part)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise InputError(f"{path}: {name} has {part!r}, no name and no regular expression: {error}") from None
     kept = config.get("modules_to_save") or []
     heads = ({kept} if isinstance(kept, str) else set(kept)) - {"classifier", "score"}
     if heads:
         raise InputError(f"{path}: modules_to_save is {sorted(heads)}: beyond the head, none is known here")
+    for name, (fits, expected) in _RANGES.items():
+        if name in _KNOWN[kind] and (name in config or kind == "PROMPT_TUNING") and not fits(config.get(name)):
+            raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
     if kind == "PROMPT_TUNING":
         return {"method": "prompt", "prompt_length": config.get("num_virtual_tokens")}
     targets = config.get("target_modules") or _TARGETS

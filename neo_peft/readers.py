@@ -17,6 +17,7 @@ from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
 AnyPath = Path | zipfile.Path  # a member of a zip is read like a file
+LARGEST_MEMBER = 2**24  # bytes of a file in a zip: PhraseBank's own have under a million
 MRPC_QUALITY = {"0": "not equivalent", "1": "equivalent"}
 
 
@@ -42,7 +43,9 @@ def _parse(path: AnyPath, parse: Callable, allowed: Collection, items: Iterable)
 def lines_of(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """Read a file's lines, numbered from 1, without their ends and without a byte order mark."""
     try:
-        raw = path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device has no end
+            raise InputError(f"{path} is no plain file; put the file itself there")
+        raw = path.read_bytes() if isinstance(path, Path) else _unpack(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; put it beside the task's other files") from error
     except IsADirectoryError as error:
@@ -58,6 +61,15 @@ def lines_of(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, str]
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.removesuffix("\r")
         yield number, line if line.strip(" ") else ""
+
+
+def _unpack(path: zipfile.Path) -> bytes:
+    """Unpack a member of a zip, within bounds: a few bytes may unpack to gigabytes, whatever the zip says they do."""
+    with path.open("rb") as file:
+        raw = file.read(LARGEST_MEMBER + 1)
+    if len(raw) > LARGEST_MEMBER:
+        raise InputError(f"{path} unpacks to more than {LARGEST_MEMBER:,} bytes; it is not the data's own zip")
+    return raw
 
 
 def _two(parts: tuple[str, str, str], expected: str) -> tuple[str, str]:

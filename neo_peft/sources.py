@@ -5,6 +5,7 @@ first. Below, in this order: where the files stand, how they are split. `readers
 """
 
 import hashlib
+import lzma
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -205,7 +206,7 @@ def _load_phrasebank_zip(task: Task, protocol: str) -> Splits:
     file = hub.hub_file("takala/financial_phrasebank", f"data/{PHRASEBANK}.zip", kind="dataset")
     try:
         return _split_phrasebank(task, zipfile.Path(file, f"{PHRASEBANK}/"), protocol)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{file}: a broken zip ({error}); delete it, so that it is fetched again") from error
 
 

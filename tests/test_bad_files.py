@@ -69,7 +69,7 @@ DATA = [
     ("sentiment", {FIFTY: "\n"}, EMPTY),
     ("sentiment", {FIFTY: "a@neutral\r\nb"}, ", line 2: 'b'; expected a sentence, @ and its label"),
     ("sentiment", {FIFTY: "a@x"}, ", line 1: unknown label 'x'; expected one of negative, neutral, positive"),
-    ("sentiment", {f"{FIFTY}/x": ""}, f"{{here}}/d/{FIFTY} is a folder; put the file itself there"),
+    ("sentiment", {f"{FIFTY}/x": ""}, f"{{here}}/d/{FIFTY} is no plain file; put the file itself there"),
     ("sentiment --protocol paper", {FIFTY: "a@neutral"},
      "{here}/d/Sentences_66Agree.txt: there is no such file to test on; add it, or use --protocol clean"),
     ("similarity", {MSR: MSR_HEAD}, EMPTY),
@@ -225,7 +225,7 @@ def test_a_bad_model_folder(capfd, tiny_folder, case):
 
 LORA, SOFT = {"peft_type": "LORA"}, {"peft_type": "PROMPT_TUNING"}
 OTHER = ": an option that is not known here changes what is computed; use peft"
-COUNT = "expected a whole number of at least 1"
+COUNT = "expected a whole number from 1 to 16384"
 OPTIONS = [
     ({}, "peft_type is None; known here are LORA and PROMPT_TUNING"),
     ({"peft_type": "IA3"}, "peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"),

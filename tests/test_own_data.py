@@ -308,7 +308,8 @@ def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(tmp_path, 
     scored = json.loads(capsys.readouterr().out)
     assert main(evaluate, [run, "--label-words", "yes,no"]) == 2
     assert "was trained with the label words ('no', 'yes')" in capsys.readouterr().err
-    (run / "run.json").unlink()  # what is left is what peft would have written
+    for name in ("run.json", "settings.json"):  # what is left is what peft would have written
+        (run / name).unlink()
     named = ["--task", "pairs", "--model", tiny_folder, "--data", tmp_path / "mine", "--label-words", "no,yes"]
     assert main(evaluate, [run, *named, "--json"]) == 0  # the labels are those of --data
     assert json.loads(capsys.readouterr().out) == scored
@@ -326,7 +327,8 @@ def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_f
     for names in ([], ["--task", "tagging", "--model", tiny_folder, "--labels", ",".join(labels), "--data", data]):
         assert main(evaluate, [run, *names, "--json"]) == 0
         scored.append(json.loads(capsys.readouterr().out))
-        (run / "run.json").unlink(missing_ok=True)  # what is left is what peft would have written
+        for file in ("run.json", "settings.json"):  # what is left is what peft would have written
+            (run / file).unlink(missing_ok=True)
     assert scored[0] == scored[1]
     (run / "metrics.jsonl").unlink()
     assert main(evaluate, [run, "--task", "tagging", "--model", tiny_folder]) == 2
