@@ -26,6 +26,7 @@ from neo_peft.settings import Settings
 from neo_peft.summary import METRICS, conclude, describe, epoch_line, headline, summary, write_results
 
 TIMINGS = "timings.jsonl"
+SHOWN = {"accuracy", "f1", "precision", "recall", "span_f1", "macro_f1", "matthews"}  # what is said of scores
 
 
 def run(settings: Settings, say: Say = print, progress: Progress = no_progress) -> dict:
@@ -140,13 +141,13 @@ def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
 
 
 def is_scored(job: Job, splits: Any) -> bool:
-    """Say whether a value is scores of each split, in which all numbers are finite."""
+    """Say whether a value is scores of each split, in which the numbers that are shown are finite."""
     if not isinstance(splits, dict) or splits.keys() != set(job.scored):
         return False
     for scores in splits.values():
         if not isinstance(scores, dict) or not {job.task.metric, "accuracy"} <= scores.keys():
             return False
-        numbers = [value for name, value in scores.items() if name not in ("macro", "per_label", "confusion")]
+        numbers = [scores[name] for name in SHOWN & scores.keys()]
         if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
             return False
     return True
