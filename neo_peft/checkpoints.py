@@ -166,7 +166,7 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
             continue  # it never had a gradient
         for moment, value in moments.items():
             shape = () if moment == "step" else parameter.shape
-            if value is None or value.shape != shape or not value.isfinite().all():
+            if value is None or not _fits(value, shape):
                 raise InputError(f"{path}: {moment} of {name} is missing, has another shape, or is not finite")
         moments |= {moment: moments[moment].to(parameter.device) for moment in MOMENTS[1:]}
         state.optimizer.state[parameter] = moments
@@ -192,8 +192,12 @@ def put(path: Path, tensors: dict[str, Tensor | None], model: TunedModel) -> Non
     weights = model.trainable()
     for name in weights.keys() | tensors.keys():
         tensor = tensors.get(name)
-        if name not in weights or tensor is None or tensor.shape != weights[name].shape or not tensor.isfinite().all():
+        if name not in weights or tensor is None or not _fits(tensor, weights[name].shape):
             raise InputError(f"{path}: {name} is missing, has another shape than the run's, or is not finite")
     with torch.no_grad():
         for name, tensor in tensors.items():
             weights[name].copy_(tensor)
+
+
+def _fits(tensor: Tensor, shape: torch.Size | tuple) -> bool:
+    return tensor.shape == shape and tensor.dtype == torch.float32 and bool(tensor.isfinite().all())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neo_peft import processes
 from neo_peft.data import GENERATED, UNKNOWN, Encoder, Examples, batches, collate
+from neo_peft.errors import InputError
 from neo_peft.gptneo import Past
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.model import Batch, TunedModel
@@ -64,6 +65,8 @@ def evaluate(
         else:
             batch = collate(examples, chosen).to(model.device)
             hidden = model(batch, prefix)
+            if not hidden.isfinite().all():
+                raise InputError("the model computes numbers that are not finite: its weights are broken, or too large")
             answers = read_out(model, encoder, examples, chosen, batch, hidden, prefix)
             if with_loss:
                 logits = model.logits(hidden).float()

@@ -39,7 +39,7 @@ def real(least: float, below: float = math.inf, allow_least: bool = True) -> Cal
     def read(value: Any) -> float:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not (least <= number < below) or (number == least and not allow_least):
             kind = "finite number" if math.isinf(number) else "number"

@@ -233,7 +233,7 @@ def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path,
 
 @pytest.mark.slow
 def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp_path):
-    flags = ["--task", "ner", "--method", "lora", "--epochs", 60, "--batch-size", 2, "--train-limit", 20]
+    flags = ["--task", "ner", "--method", "lora", "--epochs", 12, "--batch-size", 2, "--train-limit", 20]
     flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--dropout", 0.2, "--checkpoint-every", 2]
     assert [end[0] for end in ends(start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole"))] == [
         0,

@@ -1,6 +1,7 @@
 """A run that was killed at any moment and resumed ends in the same bits as one that was not. Real processes are killed.
 
-They are forked after the imports, to be quick. NEO_PEFT_KILLS is how often each method's run is killed, 5 unless set.
+They are forked after all imports, those that a run puts off too, to be quick. NEO_PEFT_KILLS is how often each method's
+run is killed, 5 unless set.
 """
 
 import json
@@ -12,8 +13,12 @@ import threading
 import time
 from pathlib import Path
 
+import matplotlib.backends.backend_agg  # noqa: F401
+import matplotlib.figure  # noqa: F401
 import pytest
+import safetensors.torch  # noqa: F401
 from tqdm import tqdm
+from transformers import AutoTokenizer  # noqa: F401
 
 import train
 from neo_peft import checkpoints, stopping, training
