@@ -133,6 +133,9 @@ def read_record(folder: Path) -> dict:
     kinds = {"flags": dict, "labels": list, "base": dict, "files": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
         raise InputError(f"{folder / RUN} is no run's: it lacks its {wrong[0]}")
+    for name in record["files"]:
+        if ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name:
+            raise InputError(f"{folder / RUN} names {name}, which is not a file of its own folder")
     return record
 
 
