@@ -74,12 +74,12 @@ def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
     kept = ("lora, rank 8, q and v", "full")
     monkeypatch.setattr(sizes, "RECIPES", {name: RECIPES[name] for name in kept})
     assert exit_status(lambda: sizes.main([])) == 0
-    header, _, *lines = capsys.readouterr().out.splitlines()
-    assert header.split("  ")[0] == LARGE
+    header, _, *lines, end = capsys.readouterr().out.splitlines()
+    assert header.split("  ")[0] == LARGE and end == ""
     assert [line.split("  ")[0] for line in lines] == [*kept]
     assert [line.split()[-5:] for line in lines] == [
-        ["1,572,864", "0.1194", "6.29", "12.58", "1/836"],
-        ["1,315,575,808", "100.0000", "5,262.30", "10,524.61", "1/1"],
+        ["1,572,864", "0.1194", "6.291", "12.583", "1/836"],
+        ["1,315,575,808", "100", "5,262.303", "10,524.606", "1/1"],
     ]
     assert exit_status(lambda: sizes.main(["--json"])) == 0
     lora = json.loads(capsys.readouterr().out)[LARGE]["lora, rank 8, q and v"]

@@ -47,8 +47,13 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
-    found = {name: {recipe: sizes(name, given) for recipe, given in RECIPES.items()} for name in PUBLISHED}
-    print(json.dumps(found) if flags.json else as_text(found))
+    found = {}
+    for name in PUBLISHED:
+        found[name] = {recipe: sizes(name, given) for recipe, given in RECIPES.items()}
+        if not flags.json:
+            print(as_table(name, found[name]) + "\n", flush=True)
+    if flags.json:
+        print(json.dumps(found))
 
 
 def sizes(name: str, recipe: dict[str, Any]) -> dict[str, int | float]:
@@ -95,19 +100,12 @@ def published_trunk(name: str) -> Any:
         return GPTNeo(config)
 
 
-def as_text(found: dict[str, dict[str, dict]]) -> str:
-    """Show a table for each model: what trains, its share, and the megabytes (10^6 bytes, all in fp32)."""
-    parts = []
-    for name, recipes in found.items():
-        rows = [
-            [recipe, f"{size['trainable']:,}", f"{size['percent']:.4f}", megabytes(size, "adapter"),
-             megabytes(size, "optimizer"), f"1/{round(recipes['full']['adapter_bytes'] / size['adapter_bytes']):,}"]
-            for recipe, size in recipes.items()
-        ]  # fmt: skip
-        header = [name, "trains", "%", "adapter MB", "optimizer MB", "of the model"]
-        parts.append(tables.table(header, rows))
-    return "\n\n".join(parts)
-
-
-def megabytes(size: dict, part: str) -> str:
-    return f"{size[part + '_bytes'] / 1e6:,.2f}"
+def as_table(name: str, found: dict[str, dict]) -> str:
+    """Show a model's sizes: what trains, its share, and megabytes (10^6 bytes, all in fp32)."""
+    whole = found["full"]["adapter_bytes"]
+    rows = [
+        [recipe, f"{size['trainable']:,}", f"{size['percent']:.4g}", f"{size['adapter_bytes'] / 1e6:,.3f}",
+         f"{size['optimizer_bytes'] / 1e6:,.3f}", f"1/{round(whole / size['adapter_bytes']):,}"]
+        for recipe, size in found.items()
+    ]  # fmt: skip
+    return tables.table([name, "trains", "%", "adapter MB", "optimizer MB", "of the model"], rows)
