@@ -1,0 +1,143 @@
+"""A study's results to look at: its tables in Markdown, and a plot for each protocol. `study_results.py` makes them."""
+
+from pathlib import Path
+
+from neo_peft.files import write_text, write_whole
+from neo_peft.tables import markdown, number
+from neo_peft.tasks import TASKS
+
+TABLE = "table.md"
+TITLES = {
+    "f1": "F1", "matthews": "Matthews", "macro_f1": "macro F1", "span_f1": "span-only F1",
+    "generated": "accuracy, generated",
+}  # fmt: skip
+
+
+def write_page(folder: Path, results: dict) -> str:
+    """Write the tables and plots into a study's folder, and return the tables' text."""
+    for protocol, block in results["protocols"].items():
+        plot = folder / plot_name(protocol)
+        write_whole(plot, lambda temporary, block=block: draw(results, block, temporary))
+    text = page(results)
+    write_text(folder / TABLE, text)
+    return text
+
+
+def plot_name(protocol: str) -> str:
+    return "plot.png" if protocol == "single" else f"plot-{protocol}.png"
+
+
+def page(results: dict) -> str:
+    """Lay out all of a study's tables, what they show, and what made them."""
+    parts = [f"# {results['task']}, {results['method']} on {results['model']}, data {results['data']}"]
+    for protocol, block in results["protocols"].items():
+        named = f", protocol {protocol}" if protocol != "single" else ""
+        for split, lines in block["lines"].items():
+            parts.append(f"## {split}{named}: {block['rows'][split]:,} rows")
+            parts.append(table(results, lines))
+        parts += [legend(results, block), *beaten(results, block)]
+        parts.append(f"![{results['metric']}{named}]({plot_name(protocol)})")
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    made = f"{len(results['runs'])} runs in {results['seconds']:,.0f} seconds on {results['device']}, by {versions}:"
+    return "\n\n".join([*parts, made, "    " + results["command"]]) + "\n"
+
+
+def table(results: dict, lines: list[dict]) -> str:
+    """Lay out one split's lines, each measure's mean and deviation, the interval of the task's own one beside it."""
+    metric, tags = results["metric"], TASKS[results["task"]].tags_words
+    shown = list(dict.fromkeys(measure for line in lines for measure in line["scores"]))
+    header = [""]
+    for measure in shown:
+        title = "typed F1" if tags and measure == "f1" else TITLES.get(measure, measure)
+        header += [title, "95 % interval"] if measure in (metric, "generated") else [title]
+    rows = []
+    for line in lines:
+        cells = [line["name"] + mark(line)]
+        for measure in shown:
+            score = line["scores"].get(measure, {})
+            cells.append(mean(score))
+            if measure in (metric, "generated"):
+                cells.append(f"{score['low']:.3f} to {score['high']:.3f}" if "low" in score else "")
+        rows.append(cells)
+    return markdown(header, rows)
+
+
+def mark(line: dict) -> str:
+    """Mark what was chosen on validation: a value by the mean over the seeds, an epoch by each seed."""
+    if line.get("kept"):
+        return f", kept by {line['kept']}"
+    return " *" if line.get("best") else ""
+
+
+def mean(score: dict) -> str:
+    """Show a mean and its deviation over the seeds."""
+    if not score:
+        return "–"
+    return number(score["mean"]) + (f" ± {score['sd']:.3f}" if score["sd"] is not None else "")
+
+
+def legend(results: dict, block: dict) -> str:
+    """Say what the numbers of a table are."""
+    seeds = results["seeds"]
+    said = [f"Mean over {seeds} seeds ± standard deviation." if seeds > 1 else "One seed."]
+    said.append("The interval is the mean's, by a bootstrap over examples, the same draws for every seed.")
+    if block["kept_epochs"]:
+        said.append('"Kept by" counts the seeds whose best epoch on validation it is; test is scored for that alone.')
+    elif len(results["values"]) > 1:
+        said.append(f"* is the best on validation{'' if results['swept'] == 'epochs' else ', and alone is tested'}.")
+    if any("unanswered" in line["scores"] for lines in block["lines"].values() for line in lines):
+        said.append(
+            "Accuracy is by the rank of the labels; generated, the model says what it likes, and unanswered is the "
+            "share of texts where that names no label, which is wrong by its form alone."
+        )
+    return " ".join(said)
+
+
+def beaten(results: dict, block: dict) -> list[str]:
+    """Say plainly where what needs no tuning does as well as the tuned model: on test, where there is one."""
+    split = "test" if "test" in block["lines"] else "validation"
+    lines, metric = block["lines"][split], results["metric"]
+    [tuned] = [line for line in lines if line.get("best")]
+    reached = tuned["scores"][metric]["mean"]
+    said = []
+    for line in lines:
+        if line["kind"] in ("majority", "floor") and (other := line["scores"][metric]["mean"]) >= reached:
+            what = "The majority class" if line["kind"] == "majority" else f"Without a language model, {line['name']}"
+            said.append(f"{what} reaches {other:.3f} on {split}, no less than the tuned model's {reached:.3f}.")
+    return said
+
+
+def draw(results: dict, block: dict, path: Path) -> None:
+    """Draw the task's own score over the epochs, or what was swept, with its deviation over the seeds, as a PNG."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes, metric = figure.subplots(), results["metric"]
+    for split, lines in block["lines"].items():
+        points = [line for line in lines if line["kind"] == ("epoch" if block["kept_epochs"] else "after")]
+        if block["kept_epochs"] and split != "validation":
+            points = [line for line in lines if line["kind"] == "after"]
+        at = [position(results, block, line) for line in points]
+        scores = [line["scores"][metric] for line in points]
+        axes.errorbar(
+            at, [score["mean"] for score in scores], [score["sd"] or 0 for score in scores],
+            marker="o", ms=4, capsize=3, label=split,
+        )  # fmt: skip
+    last = list(block["lines"])[-1]
+    for line, style in zip(block["lines"][last][:3], (":", "--", "-.")):
+        axes.axhline(line["scores"][metric]["mean"], ls=style, color="gray", lw=1, label=f"{line['name']}, {last}")
+    if not block["kept_epochs"]:
+        axes.set_xticks(range(len(results["values"])), list(map(str, results["values"])))
+    axes.set(xlabel=results["swept"].replace("_", " "), ylabel=metric, ylim=(0, 1))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def position(results: dict, block: dict, line: dict) -> float:
+    """Place a line on the plot: an epoch at its number, the kept one at the seeds' mean, a swept value in its order."""
+    if line["kind"] == "epoch":
+        return line["value"]
+    if block["kept_epochs"]:
+        return sum(block["kept_epochs"]) / len(block["kept_epochs"])
+    return results["values"].index(line["value"])
