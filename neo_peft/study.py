@@ -79,7 +79,10 @@ def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
         training.drop_checkpoints(path)  # which a run that is killed at its very end leaves
     else:
         with open(folder / f"{run['name']}.log", "a", encoding="utf-8") as log:
-            training.run(settings, partial(print, file=log, flush=True), progress)
+            try:
+                training.run(settings, partial(print, file=log, flush=True), progress)
+            except InputError as error:
+                raise InputError(f"{run['name']}: {error}") from None
     return read_record(path)
 
 

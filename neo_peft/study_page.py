@@ -7,10 +7,7 @@ from neo_peft.tables import markdown, number
 from neo_peft.tasks import TASKS
 
 TABLE = "table.md"
-TITLES = {
-    "f1": "F1", "matthews": "Matthews", "macro_f1": "macro F1", "span_f1": "span-only F1",
-    "generated": "accuracy, generated",
-}  # fmt: skip
+TITLES = {"f1": "F1", "macro_f1": "macro F1", "span_f1": "span-only F1", "generated": "accuracy, generated"}
 
 
 def write_page(folder: Path, results: dict) -> str:
@@ -36,7 +33,7 @@ def page(results: dict) -> str:
             parts.append(f"## {split}{named}: {block['rows'][split]:,} rows")
             parts.append(table(results, lines))
         parts += [legend(results, block), *beaten(results, block)]
-        parts.append(f"![{results['metric']}{named}]({plot_name(protocol)})")
+        parts.append(f"![{title(results, results['metric'])}{named}]({plot_name(protocol)})")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     made = f"{len(results['runs'])} runs in {results['seconds']:,.0f} seconds on {results['device']}, by {versions}:"
     return "\n\n".join([*parts, made, "    " + results["command"]]) + "\n"
@@ -44,15 +41,15 @@ def page(results: dict) -> str:
 
 def table(results: dict, lines: list[dict]) -> str:
     """Lay out one split's lines, each measure's mean and deviation, the interval of the task's own one beside it."""
-    metric, tags = results["metric"], TASKS[results["task"]].tags_words
+    metric = results["metric"]
     shown = list(dict.fromkeys(measure for line in lines for measure in line["scores"]))
     header = [""]
     for measure in shown:
-        title = "typed F1" if tags and measure == "f1" else TITLES.get(measure, measure)
-        header += [title, "95 % interval"] if measure in (metric, "generated") else [title]
+        header.append(title(results, measure))
+        header += ["95 % interval"] if measure in (metric, "generated") else []
     rows = []
     for line in lines:
-        cells = [line["name"] + mark(line)]
+        cells = [line["name"] + mark(results, line)]
         for measure in shown:
             score = line["scores"].get(measure, {})
             cells.append(mean(score))
@@ -62,24 +59,31 @@ def table(results: dict, lines: list[dict]) -> str:
     return markdown(header, rows)
 
 
-def mark(line: dict) -> str:
+def title(results: dict, measure: str) -> str:
+    """Name a measure as a reader knows it; two kinds of F1 stand beside each other where words are tagged."""
+    if measure == "f1" and TASKS[results["task"]].tags_words:
+        return "typed F1"
+    return TITLES.get(measure, measure)
+
+
+def mark(results: dict, line: dict) -> str:
     """Mark what was chosen on validation: a value by the mean over the seeds, an epoch by each seed."""
     if line.get("kept"):
         return f", kept by {line['kept']}"
-    return " *" if line.get("best") else ""
+    return " *" if line.get("best") and len(results["values"]) > 1 else ""
 
 
 def mean(score: dict) -> str:
-    """Show a mean and its deviation over the seeds."""
+    """Show a mean, and its deviation where the seeds differ."""
     if not score:
         return "–"
-    return number(score["mean"]) + (f" ± {score['sd']:.3f}" if score["sd"] is not None else "")
+    return number(score["mean"]) + (f" ± {score['sd']:.3f}" if score["sd"] else "")
 
 
 def legend(results: dict, block: dict) -> str:
     """Say what the numbers of a table are."""
     seeds = results["seeds"]
-    said = [f"Mean over {seeds} seeds ± standard deviation." if seeds > 1 else "One seed."]
+    said = [f"Mean over {seeds} seeds ± standard deviation, where they differ." if seeds > 1 else "One seed."]
     said.append("The interval is the mean's, by a bootstrap over examples, the same draws for every seed.")
     if block["kept_epochs"]:
         said.append('"Kept by" counts the seeds whose best epoch on validation it is; test is scored for that alone.')
@@ -102,7 +106,7 @@ def beaten(results: dict, block: dict) -> list[str]:
     said = []
     for line in lines:
         if line["kind"] in ("majority", "floor") and (other := line["scores"][metric]["mean"]) >= reached:
-            what = "The majority class" if line["kind"] == "majority" else f"Without a language model, {line['name']}"
+            what = "The majority class" if line["kind"] == "majority" else f"The floor without a model, {line['name']},"
             said.append(f"{what} reaches {other:.3f} on {split}, no less than the tuned model's {reached:.3f}.")
     return said
 
@@ -114,21 +118,20 @@ def draw(results: dict, block: dict, path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes, metric = figure.subplots(), results["metric"]
     for split, lines in block["lines"].items():
-        points = [line for line in lines if line["kind"] == ("epoch" if block["kept_epochs"] else "after")]
-        if block["kept_epochs"] and split != "validation":
-            points = [line for line in lines if line["kind"] == "after"]
-        at = [position(results, block, line) for line in points]
+        kind = "epoch" if any(line["kind"] == "epoch" for line in lines) else "after"
+        points = [line for line in lines if line["kind"] == kind]
         scores = [line["scores"][metric] for line in points]
         axes.errorbar(
-            at, [score["mean"] for score in scores], [score["sd"] or 0 for score in scores],
+            [position(results, block, line) for line in points],
+            [score["mean"] for score in scores], [score["sd"] or 0 for score in scores],
             marker="o", ms=4, capsize=3, label=split,
         )  # fmt: skip
     last = list(block["lines"])[-1]
     for line, style in zip(block["lines"][last][:3], (":", "--", "-.")):
         axes.axhline(line["scores"][metric]["mean"], ls=style, color="gray", lw=1, label=f"{line['name']}, {last}")
-    if not block["kept_epochs"]:
-        axes.set_xticks(range(len(results["values"])), list(map(str, results["values"])))
-    axes.set(xlabel=results["swept"].replace("_", " "), ylabel=metric, ylim=(0, 1))
+    epochs = [line["value"] for line in block["lines"]["validation"] if line["kind"] == "epoch"]
+    axes.set_xticks(epochs or range(len(results["values"])), list(map(str, epochs or results["values"])))
+    axes.set(xlabel=results["swept"].replace("_", " "), ylabel=title(results, metric), ylim=(0, 1))
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, format="png", dpi=120)
