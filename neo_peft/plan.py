@@ -109,7 +109,16 @@ def read_plan(folder: Path) -> dict:
     }  # fmt: skip
     if wrong := [name for name, kind in kinds.items() if not isinstance(plan.get(name), kind)]:
         raise InputError(f"{folder / PLAN} is no study's plan: it lacks its {wrong[0]}")
+    if not plan["runs"] or not all(map(_is_run, plan["runs"])):
+        raise InputError(f"{folder / PLAN} is no study's plan: not each of its runs has a name, a value, a seed, flags")
     return plan
+
+
+def _is_run(run: object) -> bool:
+    """Say whether a value is a run of a plan, whose name is a folder's in the study's own."""
+    if not isinstance(run, dict) or not {"name", "value", "seed", "flags"} <= run.keys():
+        return False
+    return isinstance(run["flags"], dict) and re.fullmatch(r"\w[\w.+-]*", str(run["name"])) is not None
 
 
 def _flag(field: str) -> str:
