@@ -6,6 +6,7 @@ its own schedule, for each number, as in the study that this project follows.
 """
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ def make_plan(
                 flags = flags_of(of_value) | {"seed": seed} | ({"protocol": protocol} if protocol else {})
                 prefix = f"{protocol}-" if len(protocols) > 1 else ""
                 runs.append({"name": f"{prefix}{name}-seed-{seed}", "value": value, "seed": seed, "flags": flags})
-    first = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
-    return first | {"swept": field, "values": values, "seeds": seeds, "command": command, "runs": runs}
+    made = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
+    made |= {"swept": field, "values": values, "seeds": seeds, "command": command, "runs": runs}
+    return json.loads(json.dumps(made))  # as it will be read again: tuples are lists
 
 
 def _settings(given: dict[str, Any]) -> Settings:
