@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft import training
-from neo_peft.errors import InputError, Stopped
+from neo_peft.errors import DivergedError, InputError, Stopped
 from neo_peft.files import clean, locked, refuse_used, write_json, write_sealed
 from neo_peft.job import Say
 from neo_peft.plan import PLAN, STUDIES
@@ -28,8 +28,11 @@ def run_study(folder: Path, plan: dict, say: Say = print, progress: Progress = n
         clean(folder)
         try:
             for number, run in enumerate(progress(plan["runs"], "study", len(plan["runs"])), start=1):
-                record = do_run(folder, run, progress)
-                say(f"{number}/{len(plan['runs'])}  {run['name']}: {in_a_line(record)}")
+                try:
+                    reached = in_a_line(do_run(folder, run, progress))
+                except DivergedError as error:  # a result too, of a rate that is too large
+                    reached = f"diverged: {error}"
+                say(f"{number}/{len(plan['runs'])}  {run['name']}: {reached}")
             results = collect(folder, plan)
             write_json(folder / RESULTS, results)
             return write_page(folder, results)
@@ -81,6 +84,8 @@ def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
         with open(folder / f"{run['name']}.log", "a", encoding="utf-8") as log:
             try:
                 training.run(settings, partial(print, file=log, flush=True), progress)
+            except DivergedError:
+                raise
             except InputError as error:
                 raise InputError(f"{run['name']}: {error}") from None
     return read_record(path)

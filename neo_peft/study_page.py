@@ -67,10 +67,10 @@ def title(results: dict, measure: str) -> str:
 
 
 def mark(results: dict, line: dict) -> str:
-    """Mark what was chosen on validation: a value by the mean over the seeds, an epoch by each seed."""
-    if line.get("kept"):
-        return f", kept by {line['kept']}"
-    return " *" if line.get("best") and len(results["values"]) > 1 else ""
+    """Mark what was chosen on validation, a value by the mean over seeds, an epoch by each; and what failed."""
+    said = f", kept by {line['kept']}" if line.get("kept") else ""
+    said += f", {line['diverged']} of {results['seeds']} diverged" if line.get("diverged") else ""
+    return said + (" *" if line.get("best") and len(results["values"]) > 1 else "")
 
 
 def mean(score: dict) -> str:
@@ -85,6 +85,7 @@ def legend(results: dict, block: dict) -> str:
     seeds = results["seeds"]
     said = [f"Mean over {seeds} seeds ± standard deviation, where they differ." if seeds > 1 else "One seed."]
     said.append("The interval is the mean's, by a bootstrap over examples, the same draws for every seed.")
+    said.append("The floor needs no language model.")
     if block["kept_epochs"]:
         said.append('"Kept by" counts the seeds whose best epoch on validation it is; test is scored for that alone.')
     elif len(results["values"]) > 1:
@@ -106,7 +107,7 @@ def beaten(results: dict, block: dict) -> list[str]:
     said = []
     for line in lines:
         if line["kind"] in ("majority", "floor") and (other := line["scores"][metric]["mean"]) >= reached:
-            what = "The majority class" if line["kind"] == "majority" else f"The floor without a model, {line['name']},"
+            what = f"The {line['name']}," if line["kind"] == "floor" else "The majority class"
             said.append(f"{what} reaches {other:.3f} on {split}, no less than the tuned model's {reached:.3f}.")
     return said
 
@@ -119,7 +120,7 @@ def draw(results: dict, block: dict, path: Path) -> None:
     axes, metric = figure.subplots(), results["metric"]
     for split, lines in block["lines"].items():
         kind = "epoch" if any(line["kind"] == "epoch" for line in lines) else "after"
-        points = [line for line in lines if line["kind"] == kind]
+        points = [line for line in lines if line["kind"] == kind and line["scores"]]
         scores = [line["scores"][metric] for line in points]
         axes.errorbar(
             [position(results, block, line) for line in points],

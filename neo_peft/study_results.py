@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.decoding import score
+from neo_peft.errors import InputError
 from neo_peft.floors import floor
 from neo_peft.plots import read_metrics
 from neo_peft.predictions import read_predictions
@@ -26,7 +27,10 @@ def collect(folder: Path, plan: dict) -> dict:
     runs = []
     for run in plan["runs"]:
         path = folder / run["name"]
-        runs.append(run | {"folder": path, "record": read_record(path)})
+        if (path / RUN).exists():  # else it has diverged
+            runs.append(run | {"folder": path, "record": read_record(path)})
+    if not runs:
+        raise InputError(f"no run of {folder} came to an end: all have diverged")
     record = runs[0]["record"]
     blocks: dict[str, list[dict]] = {}
     for run in runs:
@@ -51,22 +55,23 @@ def block(plan: dict, runs: list[dict]) -> dict:
     """Collect the results of one protocol: the lines of each split, and which value is the best on validation."""
     task, rows = task_in(runs[0]), runs[0]["record"]["rows"]
     groups = [(value, [run for run in runs if run["value"] == value]) for value in plan["values"]]
+    ended = [(value, of_value) for value, of_value in groups if of_value]
     one_run = task.tags_words and plan["swept"] == "epochs" and len(groups) == 1  # all epochs are seen in it
-    best = max(groups, key=lambda group: mean_after(task, group[1]))[0]
-    floor_name, lines = add_floors(task, groups[0][1]), {}
-    for split in runs[0]["record"]["scores"]["after"]:
-        first = [("majority", "majority"), (floor_name, "floor")]
-        lines[split] = [line(task, name, kind, groups[0][1], split) for name, kind in first]
-        lines[split] += before_lines(task, plan["swept"], groups, split)
+    best, first = max(ended, key=lambda group: mean_after(task, group[1]))[0], ended[0][1]
+    floor_name, lines = add_floors(task, first), {}
+    for split in first[0]["record"]["scores"]["after"]:
+        untuned = [("majority", "majority"), (f"floor, {floor_name}", "floor")]
+        lines[split] = [line(task, name, kind, first, split) for name, kind in untuned]
+        lines[split] += before_lines(task, plan["swept"], ended, split)
         if one_run and split == "validation":
-            lines[split] += epoch_lines(groups[0][1])
+            lines[split] += epoch_lines(first)
         for value, of_value in groups:
             # Settings are chosen on validation: of a sweep the best alone is tested.
             if split == "validation" or plan["swept"] == "epochs" or value == best:
                 name = "tuned, the kept epoch" if one_run else named(plan["swept"], value)
-                tuned = line(task, name, "after", of_value, split)
-                lines[split].append(tuned | {"value": value, "best": value == best})
-    kept = [run["record"]["kept_epoch"] for run in groups[0][1]] if one_run else None
+                tuned = line(task, name, "after", of_value, split) | {"value": value, "best": value == best}
+                lines[split].append(tuned | {"diverged": plan["seeds"] - len(of_value)})
+    kept = [run["record"]["kept_epoch"] for run in first] if one_run else None
     return {"rows": rows, "best": best, "kept_epochs": kept, "lines": lines}
 
 
@@ -85,7 +90,10 @@ def named(swept: str, value: Any) -> str:
 
 
 def line(task: Task, name: str, when: str, runs: list[dict], split: str) -> dict:
-    """Make a line of what runs that differ in their seed alone have reached on a split; `when` is a kind of scores."""
+    """Make a line of what runs that differ in their seed alone have reached on a split; `when` is a kind of scores.
+    Without a run it has no scores."""
+    if not runs:
+        return {"name": name, "kind": when, "scores": {}}
     of_seeds = [measures(task, run["record"]["scores"], when, split) for run in runs]
     scores = {measure: spread([of[measure] for of in of_seeds]) for measure in of_seeds[0]}
     if when in ("before", "after"):
@@ -153,10 +161,10 @@ def add_floors(task: Task, runs: list[dict]) -> str:
     for run in runs:
         rows = rows_of(run["record"]["flags"])
         if rows != known:  # else it has the same floor
-            known, found = rows, {}
-            for split in run["record"]["scores"]["after"]:
-                name, predicted = floor(task, rows["train"], rows["validation"], rows[split])
-                found[split] = score(task, rows[split], predicted)
+            known, asked = rows, {split: rows[split] for split in run["record"]["scores"]["after"]}
+            name, predicted = floor(task, rows["train"], rows["validation"], sum(asked.values(), []))
+            answers = iter(predicted)
+            found = {split: score(task, of, [next(answers) for _ in of]) for split, of in asked.items()}
         run["record"]["scores"]["floor"] = found
     return name
 

@@ -216,11 +216,11 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
     [tuned] = [line for line in block["lines"]["test"] if line.get("best")]
     floor["scores"]["accuracy"]["mean"], tuned["scores"]["accuracy"]["mean"] = 0.81, 0.7999
     block["lines"]["test"][0]["scores"]["accuracy"]["mean"] = 0.5
-    said = f"The floor without a model, {floor['name']}, reaches 0.810 on test, no less than the tuned model's 0.800."
+    said = "The floor, word counts, reaches 0.810 on test, no less than the tuned model's 0.800."
     assert f"\n{said}\n" in page(results) and "The majority class" not in page(results)
     floor["scores"]["accuracy"]["mean"], block["lines"]["test"][0]["scores"]["accuracy"]["mean"] = 0.79, 0.7999
     said = "The majority class reaches 0.800 on test, no less than the tuned model's 0.800."
-    assert f"\n{said}\n" in page(results) and "The floor" not in page(results)
+    assert f"\n{said}\n" in page(results) and "The floor, word" not in page(results)
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -306,6 +306,23 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
     assert {**again, "seconds": 0, "command": ""} == {**whole, "seconds": 0, "command": ""}
     command.main(["--resume", "stopped"])  # of a study that is done: its runs are kept
     assert len(calls) == 3 and json.loads(Path("stopped/results.json").read_text()) == again
+
+
+def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
+    argv = ["--task", "ner", "--epochs", "1", "--seeds", "2", "--sweep", "learning_rate=1e30,0.001", *small]
+    for again in ([], ["--resume", "studies/ner-lora"]):
+        command.main([*argv, *again])
+        out = capsys.readouterr().out
+        assert re.search(
+            r"\n2/4  learning-rate-1e\+30-seed-1: diverged: the loss is \w+ at step 2 \(epoch 1\): try a", out
+        )
+        cells = numbers(out, "validation: 10 rows", "learning rate 1e+30, 2 of 2 diverged")
+        assert cells == ["–", "", "–", "–", "–"]
+        assert "\n| learning rate 0.001 *" in out and "1e+30" not in out.split("## test")[1].split("\n\n")[1]
+    shutil.rmtree("studies/ner-lora/learning-rate-0.001-seed-0")
+    shutil.rmtree("studies/ner-lora/learning-rate-0.001-seed-1")
+    with pytest.raises(InputError, match="no run of studies/ner-lora came to an end: all have diverged"):
+        collect(Path("studies/ner-lora"), read_plan(Path("studies/ner-lora")))
 
 
 @pytest.mark.slow
