@@ -26,7 +26,8 @@ def plot_name(protocol: str) -> str:
 
 def page(results: dict) -> str:
     """Lay out all of a study's tables, what they show, and what made them."""
-    parts = [f"# {results['task']}, {results['method']} on {results['model']}, data {results['data']}"]
+    said = results | {results["swept"]: ", ".join(map(str, results["values"]))}  # where several methods, or models, are
+    parts = [f"# {said['task']}, {said['method']} on {said['model']}, data {said['data']}"]
     for protocol, block in results["protocols"].items():
         named = f", protocol {protocol}" if protocol != "single" else ""
         for split, lines in block["lines"].items():
@@ -125,7 +126,7 @@ def draw(results: dict, block: dict, path: Path) -> None:
         axes.errorbar(
             [position(results, block, line) for line in points],
             [score["mean"] for score in scores], [score["sd"] or 0 for score in scores],
-            marker="o", ms=4, capsize=3, label=split,
+            marker="o", ms=4, capsize=3, label=split + (", the kept epoch" if block["kept_epochs"] and kind == "after" else ""),
         )  # fmt: skip
     last = list(block["lines"])[-1]
     for line, style in zip(block["lines"][last][:3], (":", "--", "-.")):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from neo_peft.predictions import write_predictions
 from test_bad_input import METHODS, TASKS, cases, refused
 from test_resume import end, start
 
@@ -23,6 +22,7 @@ from neo_peft.errors import InputError, Stopped, exit_status
 from neo_peft.files import sha256, write_sealed
 from neo_peft.metrics import class_scores
 from neo_peft.plan import make_plan, read_plan
+from neo_peft.predictions import write_predictions
 from neo_peft.runs import write_record
 from neo_peft.settings import make_settings
 from neo_peft.sources import limit_rows, load_splits
@@ -98,6 +98,17 @@ def test_a_sweep_is_over_one_flag_at_the_largest_number_of_epochs(tiny_folder):
     assert [run["name"] for run in plan["runs"]] == ["model-neo-mini-seed-0", "model-model-seed-0"]
     plan = make_plan({"task": "sentiment"}, 1, [1], ("method", ["lora", "head"]))
     assert flags_of(plan, "method", "generate", "learning_rate") == [("lora", True, 5e-3), ("head", False, 1e-2)]
+
+
+def test_an_adapter_settles_the_method_of_its_study(tiny_folder):
+    Path("d").mkdir()
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": ["k_proj"]}
+    Path("d/adapter_config.json").write_text(json.dumps(config))
+    given = {"task": "sentiment", "adapter": "d", "model": str(tiny_folder)}
+    plan = make_plan(given, seeds=1, epochs=[2])
+    assert flags_of(plan, "method", "rank", "adapter") == [("lora", 4, str(Path("d").resolve()))]
+    with pytest.raises(InputError, match="--rank is settled by --adapter d, to 4; leave it out, or --adapter"):
+        make_plan(given, 1, [2], ("rank", ["4", "8"]))
 
 
 # ------------------------------------------------------------------------------------------------------- the results
