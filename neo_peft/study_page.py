@@ -123,10 +123,11 @@ def draw(results: dict, block: dict, path: Path) -> None:
         kind = "epoch" if any(line["kind"] == "epoch" for line in lines) else "after"
         points = [line for line in lines if line["kind"] == kind and line["scores"]]
         scores = [line["scores"][metric] for line in points]
+        alone = block["kept_epochs"] and kind == "after"
         axes.errorbar(
             [position(results, block, line) for line in points],
             [score["mean"] for score in scores], [score["sd"] or 0 for score in scores],
-            marker="o", ms=4, capsize=3, label=split + (", the kept epoch" if block["kept_epochs"] and kind == "after" else ""),
+            marker="o", ms=4, capsize=3, label=f"{split}, the kept epoch" if alone else split,
         )  # fmt: skip
     last = list(block["lines"])[-1]
     for line, style in zip(block["lines"][last][:3], (":", "--", "-.")):

@@ -24,8 +24,11 @@ LEVELS = (
     ("summary",),
     ("training", "study_results", "study_page"),
     ("study",),
-    ("train", "evaluate", "commands.predict", "commands.export", "commands.study"),
-)
+    (
+        "train", "evaluate", "commands.predict", "commands.export", "commands.study", "commands.compare",
+        "commands.sizes",
+    ),
+)  # fmt: skip
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
 
@@ -68,6 +71,8 @@ def test_help_and_a_bad_flag_answer_without_torch():
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
         ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
         ["neo_peft/__main__.py", "study", "--help"], ["neo_peft/__main__.py", "study", "--task", "ner", "--rank", "0"],
+        ["neo_peft/__main__.py", "compare", "--help"], ["neo_peft/__main__.py", "compare", "x", "y"],
+        ["neo_peft/__main__.py", "sizes", "--jsn"], ["neo_peft/__main__.py", "sizes", "--help"],
     ):  # fmt: skip
         code = (
             "import sys, runpy; sys.argv = sys.argv[1:]\n"
