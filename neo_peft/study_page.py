@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from neo_peft.files import write_text, write_whole
-from neo_peft.tables import markdown, number
-from neo_peft.tasks import TASKS
+from neo_peft.tables import markdown, number, shown_name
+from neo_peft.tasks import get_task
 
 TABLE = "table.md"
-TITLES = {"f1": "F1", "macro_f1": "macro F1", "span_f1": "span-only F1", "generated": "accuracy, generated"}
+GENERATED = "accuracy, generated"
 
 
 def write_page(folder: Path, results: dict) -> str:
@@ -61,10 +61,8 @@ def table(results: dict, lines: list[dict]) -> str:
 
 
 def title(results: dict, measure: str) -> str:
-    """Name a measure as a reader knows it; two kinds of F1 stand beside each other where words are tagged."""
-    if measure == "f1" and TASKS[results["task"]].tags_words:
-        return "typed F1"
-    return TITLES.get(measure, measure)
+    """Name a measure as a reader knows it."""
+    return GENERATED if measure == "generated" else shown_name(get_task(results["task"]), measure)
 
 
 def mark(results: dict, line: dict) -> str:

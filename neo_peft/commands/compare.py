@@ -17,13 +17,6 @@ from neo_peft.runs import RUN, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import filled, task_of
 from neo_peft.tasks import Task
 
-# What a measure is called where it is shown: a figure of tags says whether the types count.
-OF_TAGS = {
-    "f1": "typed f1", "precision": "typed precision", "recall": "typed recall", "span_f1": "span-only f1",
-    "accuracy": "accuracy of words",
-}  # fmt: skip
-OF_ANSWERS = {"macro_f1": "macro f1"}
-
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
@@ -106,12 +99,8 @@ def as_table(task: Task, compared: dict[str, dict]) -> str:
     for name, found in compared.items():
         scores = ["{:.3f} [{:.3f}, {:.3f}]".format(found[run], *found[f"{run}_interval"]) for run in "ab"]
         difference = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
-        rows.append([shown_name(task, name), *scores, difference, shown_p(found["p"])])
+        rows.append([tables.shown_name(task, name), *scores, difference, shown_p(found["p"])])
     return tables.table(["", "a", "b", "b - a", "p"], rows)
-
-
-def shown_name(task: Task, measure: str) -> str:
-    return (OF_TAGS if task.tags_words else OF_ANSWERS).get(measure, measure)
 
 
 def shown_p(p: float) -> str:
@@ -120,7 +109,7 @@ def shown_p(p: float) -> str:
 
 def verdict(task: Task, found: dict, runs: list[Path]) -> str:
     """Say in one sentence what the comparison comes to, by the task's own measure."""
-    name, difference = shown_name(task, task.metric), abs(found["difference"])
+    name, difference = tables.shown_name(task, task.metric), abs(found["difference"])
     near, far = sorted((abs(found["low"]), abs(found["high"])))
     if winner := better(found):
         return (
