@@ -30,14 +30,18 @@ def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         return folder, new
-    first = folder = RUNS / f"{settings.task.replace('/', '-')}-{settings.method}"
-    number = 1
+    return next_free(RUNS / f"{settings.task.replace('/', '-')}-{settings.method}")
+
+
+def next_free(first: Path) -> tuple[Path, list[Path]]:
+    """Make a folder under a name, or under NAME-2, -3 where that is taken; return it, and all that were made for it."""
+    folder, number = first, 1
     while True:
-        new = [path for path in (folder, RUNS) if not path.exists()]
+        new = [path for path in (folder, first.parent) if not path.exists()]
         try:
             folder.mkdir(parents=True)
             return folder, new
-        except FileExistsError:  # another run may make it at the same time
+        except FileExistsError:  # another may make it at the same time
             number += 1
             folder = first.with_name(f"{first.name}-{number}")
 

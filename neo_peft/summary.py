@@ -43,7 +43,7 @@ def describe(say: Say, job: Job) -> None:
 
 def headline(task: Task, scores: dict) -> dict:
     """Take the few scores that are followed over the epochs."""
-    names = ("f1", "precision", "recall") if task.tags_words else (task.metric, "accuracy")
+    names = ("f1", "precision", "recall", "span_f1") if task.tags_words else (task.metric, "accuracy")
     return {name: scores[name] for name in dict.fromkeys(names)}
 
 

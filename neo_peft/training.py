@@ -210,7 +210,7 @@ def train(
             stopping.obey()
         except InputError as error:  # numbers gone wrong
             there = checkpoints.numbered(folder / checkpoints.FOLDER)
-            raise InputError(f"{error}; {there[-1]} is kept" if there else str(error)) from None
+            raise type(error)(f"{error}; {there[-1]} is kept" if there else str(error)) from None
     return state, kept, best
 
 

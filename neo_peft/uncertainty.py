@@ -27,8 +27,21 @@ def intervals(
 
     Of tags: f1, precision, recall, span_f1, accuracy; of answers: accuracy, macro_f1, and of two labels f1, matthews.
     """
-    counts = example_counts(task, rows, predicted)
-    drawn = _in_one([measures(task, sums) for sums in _resampled(counts, resamples, seed)])
+    return mean_intervals(task, rows, [predicted], resamples, seed)
+
+
+def mean_intervals(
+    task: Task, rows: list[dict], predictions: list[list], resamples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """Compute the same of the mean over several runs' answers to the same rows, as of one recipe's seeds: a draw of
+    examples is one for all of them, and the runs themselves are not drawn."""
+    counts = np.hstack([example_counts(task, rows, predicted) for predicted in predictions])
+
+    def means(sums: np.ndarray) -> dict:
+        of_runs = [measures(task, part) for part in np.split(sums, len(predictions), axis=1)]
+        return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
+
+    drawn = _in_one([means(sums) for sums in _resampled(counts, resamples, seed)])
     return {name: _interval(values) for name, values in drawn.items()}
 
 

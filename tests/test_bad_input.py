@@ -23,12 +23,12 @@ from hub_server import HubServer
 import evaluate
 import train
 from neo_peft import base, readers
-from neo_peft.commands import export, predict
+from neo_peft.commands import export, predict, study
 from neo_peft.errors import exit_status
 from neo_peft.settings import Settings, names
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export}
+SCRIPTS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "study": study}
 NER, TEXT = "train --task ner --method lora", "train --task sentiment --method prompt"
 
 

@@ -18,13 +18,17 @@ LEVELS = (
     ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty", "floors"),
     ("model", "own_rows", "runs"),
     ("data", "flags", "sources", "predictions"),
-    ("adapter", "decoding", "loop"),
+    ("adapter", "decoding", "loop", "plan"),
     ("loading", "checkpoints"),
     ("adapter_set", "job"),
     ("summary",),
-    ("training",),
-    ("train", "evaluate", "commands.predict", "commands.export", "commands.compare", "commands.sizes"),
-)
+    ("training", "study_results", "study_page"),
+    ("study",),
+    (
+        "train", "evaluate", "commands.predict", "commands.export", "commands.study", "commands.compare",
+        "commands.sizes",
+    ),
+)  # fmt: skip
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
 
@@ -66,6 +70,7 @@ def test_help_and_a_bad_flag_answer_without_torch():
         ["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"],
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
         ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
+        ["neo_peft/__main__.py", "study", "--help"], ["neo_peft/__main__.py", "study", "--task", "ner", "--rank", "0"],
         ["neo_peft/__main__.py", "compare", "--help"], ["neo_peft/__main__.py", "compare", "x", "y"],
         ["neo_peft/__main__.py", "sizes", "--jsn"], ["neo_peft/__main__.py", "sizes", "--help"],
     ):  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.tasks import TASKS, get_task
-from neo_peft.uncertainty import example_counts, intervals, measures, paired
+from neo_peft.uncertainty import example_counts, intervals, mean_intervals, measures, paired
 
 NER, SENTIMENT, SIMILARITY = (TASKS[name] for name in ("ner", "sentiment", "similarity"))
 TAGGED = ("f1", "precision", "recall", "span_f1", "accuracy")
@@ -86,6 +86,17 @@ def test_intervals_are_those_of_a_plain_bootstrap(task):
         # Of 1,000 draws a quantile is itself uncertain, by a twentieth of the interval (one standard error).
         assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
         assert high - low > 0.05
+
+
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_the_interval_of_a_mean_over_runs_draws_the_same_examples_for_each(task):
+    rng = random.Random(8)
+    rows = drawn_rows(task, rng, 60)
+    answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
+    found = mean_intervals(task, rows, answers, resamples=20_000)
+    for name, draws in plain_bootstrap(task, rows, answers, seed=9).items():
+        low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
+        assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
 def test_the_interval_of_an_accuracy_is_the_normal_approximation():
