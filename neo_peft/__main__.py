@@ -8,6 +8,7 @@ from neo_peft.errors import exit_status
 COMMANDS = {
     "predict": "answer new text with a finished run",
     "export": "write a finished run for peft, or for transformers alone",
+    "report": "show finished runs as a page: scores, curves, errors to browse",
 }
 
 USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())

@@ -13,17 +13,17 @@ import neo_peft
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    ("errors", "rows", "elementwise", "metrics", "progress"),
-    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
+    ("errors", "rows", "elementwise", "metrics", "progress", "markup"),
+    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
     ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config"),
     ("model", "own_rows", "runs"),
     ("data", "flags", "sources"),
-    ("adapter", "decoding", "loop"),
+    ("adapter", "decoding", "loop", "browse"),
     ("loading", "checkpoints"),
     ("adapter_set", "job"),
     ("summary",),
     ("training",),
-    ("train", "evaluate", "commands.predict", "commands.export"),
+    ("train", "evaluate", "commands.predict", "commands.export", "commands.report"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -66,6 +66,7 @@ def test_help_and_a_bad_flag_answer_without_torch():
         ["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"],
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
         ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
+        ["neo_peft/__main__.py", "report", "--help"], ["neo_peft/__main__.py", "report", "x", "y"],
     ):  # fmt: skip
         code = (
             "import sys, runpy; sys.argv = sys.argv[1:]\n"
