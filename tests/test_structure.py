@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "elementwise", "metrics", "progress", "markup"),
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
-    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config"),
+    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty"),
     ("model", "own_rows", "runs"),
     ("data", "flags", "sources"),
     ("adapter", "decoding", "loop", "browse"),
