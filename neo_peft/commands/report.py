@@ -14,7 +14,7 @@ from string import Template
 
 from neo_peft import browse
 from neo_peft.errors import InputError
-from neo_peft.files import write_text
+from neo_peft.files import sha256, write_text
 from neo_peft.flags import OneLineParser, argument
 from neo_peft.markup import Html, cell, element, escaped, facts, joined, note, section, table
 from neo_peft.plots import as_svg, draw_loss, draw_validation, read_metrics
@@ -26,6 +26,7 @@ from neo_peft.tasks import Task
 from neo_peft.uncertainty import intervals
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 NAMES = {"span_f1": "span-only F1", "macro_f1": "macro F1", "matthews": "Matthews correlation"}
 
 
@@ -82,6 +83,9 @@ def read_run(folder: Path) -> Run:
     if not (folder / RUN).exists():
         raise InputError(f"{folder} holds no {RUN}: a report shows runs that train.py has finished")
     record = read_record(folder)
+    for name in (METRICS, TIMINGS):
+        if sha256(folder / name) != record["files"].get(name):
+            raise InputError(f"{folder / name} was changed since the run: its sha256 is another")
     task = task_of(recorded_settings(folder / RUN, record["flags"]))
     kinds = [kind for kind in record["scores"] if kind != "majority"]
     splits = [split for split in record["rows"] if split != "train"]
@@ -90,7 +94,7 @@ def read_run(folder: Path) -> Run:
         kind: {split: intervals(task, rows, [row["predicted"] for row in rows]) for split, rows in of_kind.items()}
         for kind, of_kind in answers.items()
     }
-    return Run(folder, record, task, read_metrics(folder / "metrics.jsonl"), answers, ranges)
+    return Run(folder, record, task, read_metrics(folder / METRICS), answers, ranges)
 
 
 def article(run: Run, name: str) -> Html:
@@ -203,7 +207,7 @@ def cost(run: Run) -> Html:
 
 def tokens_a_second(run: Run) -> float | None:
     """Divide tokens by seconds, over the steps that follow another of their epoch: what lies between is scoring."""
-    lines = [json.loads(line) for line in (run.folder / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (run.folder / TIMINGS).read_text(encoding="utf-8").splitlines()]
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
     pairs = [(one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]]
     seconds = sum(two["seconds"] - one["seconds"] for one, two in pairs)
