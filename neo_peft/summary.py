@@ -9,6 +9,7 @@ from pathlib import Path
 from neo_peft import processes, tables
 from neo_peft.checkpoints import FOLDER
 from neo_peft.files import sha256
+from neo_peft.hardware import peak_bytes
 from neo_peft.job import Job, Say
 from neo_peft.loop import State
 from neo_peft.model import adapted_modules
@@ -98,6 +99,7 @@ def make_record(job: Job, folder: Path, scores: dict, state: State, kept_epoch: 
         "warnings": warnings(job, folder, scores, state),
         "assumed": assumed(settings),
         "seconds": seconds,
+        "memory": {"peak_bytes": peak_bytes(job.tuned.model.device)},
     }
 
 

@@ -34,7 +34,7 @@ RUNS = {
     "lora+prompt": ["--task", "ner", "--batch-size", "4", "--dropout", "0.1", "--head-dropout", "0.3", 
              "--keep", "last"],
 }  # fmt: skip
-CLOCK = ("seconds", "finished", "sha256")
+CLOCK = ("seconds", "finished", "memory", "sha256")
 
 
 def start(argv, before=lambda: None) -> int:

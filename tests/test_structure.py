@@ -17,7 +17,7 @@ LEVELS = (
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
     ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty"),
     ("model", "own_rows", "runs"),
-    ("data", "flags", "sources"),
+    ("data", "flags", "sources", "predictions"),
     ("adapter", "decoding", "loop", "browse"),
     ("loading", "checkpoints"),
     ("adapter_set", "job"),
