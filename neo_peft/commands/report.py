@@ -56,7 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             runs.append(read_run(folder))
             articles.append(article(runs[-1], f"run-{len(runs)}"))
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # whatever its checksum
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:  # whatever its checksum
             raise InputError(f"{folder} holds no results of a run: {type(error).__name__}, {error}") from None
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
     body = joined([side_by_side(runs), *articles] if len(runs) > 1 else articles)
@@ -116,7 +123,7 @@ def opening(run: Run) -> Html:
     protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
     what = (
         f"{flags['method']} on {base_name(record['model'])}, {record['rows']['train']:,} rows of "
-        f"{base_name(record['data'])}{protocol}; {flags['epochs']} epochs, of which {record['kept_epoch']} is kept; "
+        f"{base_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of {flags['epochs']} kept; "
         f"seed {record['seed']}"
     )
     said = verdict(run.task, record["scores"], record["rows"]["validation"])
