@@ -26,6 +26,8 @@ from neo_peft.tasks import Task
 from neo_peft.uncertainty import intervals
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
+# What reading a record leads to that is none, whatever its checksum says.
+NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 NAMES = {"span_f1": "span-only F1", "macro_f1": "macro F1", "matthews": "Matthews correlation"}
 
@@ -56,14 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             runs.append(read_run(folder))
             articles.append(article(runs[-1], f"run-{len(runs)}"))
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:  # whatever its checksum
+        except NO_RECORD as error:
             raise InputError(f"{folder} holds no results of a run: {type(error).__name__}, {error}") from None
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
     body = joined([side_by_side(runs), *articles] if len(runs) > 1 else articles)
