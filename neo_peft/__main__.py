@@ -9,6 +9,8 @@ COMMANDS = {
     "predict": "answer new text with a finished run",
     "export": "write a finished run for peft, or for transformers alone",
     "report": "show finished runs as a page: scores, curves, errors to browse",
+    "compare": "say which of two finished runs is better, or that chance alone could do it",
+    "sizes": "show what each method trains and stores, for the published sizes of GPT-Neo",
 }
 
 USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())

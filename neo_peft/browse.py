@@ -20,7 +20,7 @@ def by_type(task: Task, scores: dict, split: str) -> Html:
     lines += [["all, typed", *(number(scores[name]) for name in names), total]]
     lines += [["all, span only", "", "", number(scores["span_f1"]), total]]
     about = "Typed: an entity is right by its type and both ends. Span only: by both ends, whatever its type."
-    heading = ["type", "precision", "recall", "F1", "gold"]
+    heading = ["type", "precision", "recall", "f1", "gold"]
     return section(f"Types, on {split}", table(heading, lines, "totals"), note(about))
 
 

@@ -119,6 +119,11 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
+    attention: str = flag(
+        "causal", DATA, "what a word sees before it is tagged: causal, what comes before it; full, its sentence", str,
+        ("causal", "full"),
+    )  # fmt: skip
+
     model: str = flag(
         BUNDLED_MODEL, MODEL,
         "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id: owner/name, or owner/name@revision",
@@ -303,7 +308,7 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
         flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
         if only and only not in parts and value != fields[name].default:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
-        if name == "read" and not tags and value != "first":
+        if name in ("read", "attention") and not tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
         if name == "generate" and value and (tags or "head" in parts):
             raise InputError("--generate belongs to answers that a language model says; a head reads them here")

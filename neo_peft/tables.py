@@ -20,6 +20,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
 
 
+# What a measure is called where it is shown: a figure of tags says whether the types count.
+OF_TAGS = {
+    "f1": "typed f1", "precision": "typed precision", "recall": "typed recall", "span_f1": "span-only f1",
+    "accuracy": "accuracy of words",
+}  # fmt: skip
+
+
+def shown_name(task: Task, measure: str) -> str:
+    return OF_TAGS.get(measure, measure) if task.tags_words else measure.replace("_", " ")
+
+
 def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 

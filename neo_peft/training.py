@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,9 @@ def abandon(folder: Path, made: list[Path], settings: Settings) -> None:
     if not (settings.resume or processes.rank or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
-        for path in made:
-            path.rmdir()
+        with suppress(OSError):  # another run may stand in runs/ by now
+            for path in made:
+                path.rmdir()
 
 
 def drop_checkpoints(folder: Path) -> None:

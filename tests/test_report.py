@@ -148,9 +148,9 @@ def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
     assert validation[0] == ["", "majority", "before", "after"] and test == validation
     found = {row[0]: row[1:] for row in test[1:]}
     # Nothing answered scores 0, and whatever rows are drawn; of three sentences any F1 from 0 to 1 can be drawn.
-    assert found["typed F1"][:2] == ["0.000", "0.0000.000–0.000"] and found["typed F1"][2].startswith("0.333")
-    assert found["span-only F1"][2].startswith("0.667") and found["precision"][2].startswith("0.333")
-    assert types[0] == ["type", "precision", "recall", "F1", "gold"]
+    assert found["typed f1"][:2] == ["0.000", "0.0000.000–0.000"] and found["typed f1"][2].startswith("0.333")
+    assert found["span-only f1"][2].startswith("0.667") and found["typed precision"][2].startswith("0.333")
+    assert types[0] == ["type", "precision", "recall", "f1", "gold"]
     assert types[1:] == [
         ["drug", "0.500", "0.500", "0.500", "2"], ["gene", "0.000", "0.000", "0.000", "1"],
         ["all, typed", "0.333", "0.333", "0.333", "3"], ["all, span only", "", "", "0.667", "3"],
@@ -215,7 +215,7 @@ def test_of_many_errors_some_are_shown_and_all_are_counted(tmp_path):
     [title, *items], *_ = shown.groups
     assert title == "good → bad 120 50 of them shown"
     assert items == [f"text {n * 120 // 50}" for n in range(50)]  # evenly spaced
-    assert "validation, 121 rows" in shown.text and "F1 of good" in shown.text
+    assert "validation, 121 rows" in shown.text and "matthews" in shown.text
 
 
 def test_runs_side_by_side(tmp_path):
@@ -223,7 +223,7 @@ def test_runs_side_by_side(tmp_path):
     shown = page(*runs, "--out", tmp_path / "both.html")
     header, one, two = shown.tables[0]
     assert header == ["run", "measure", "validation", "test", "trained", "seconds"]
-    assert one[:2] == [f"{tmp_path}/onetagging, lora", "typed F1"] and two[0] == f"{tmp_path}/twoclassification, lora"
+    assert one[:2] == [f"{tmp_path}/onetagging, lora", "typed f1"] and two[0] == f"{tmp_path}/twoclassification, lora"
     assert one[2].startswith("0.333") and two[3].startswith("0.400") and one[4:] == ["0.02 %", "61"]
     links = [attributes["href"][1:] for tag, attributes in shown.elements if tag == "a"]
     assert links == [attributes["id"] for tag, attributes in shown.elements if tag == "article" and "id" in attributes]

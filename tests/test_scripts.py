@@ -238,6 +238,7 @@ BAD = {
         "--task", "ner", "--method", "prompt", "--rank", "4",
     ],
     "--read belongs to tasks that tag words, as ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
+    "--attention belongs to tasks that tag words": ["--task", "sentiment", "--method", "lora", "--attention", "full"],
     "--prompt-text needs --prompt-init text": [
         "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
     ],

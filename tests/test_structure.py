@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "rows", "elementwise", "metrics", "progress", "markup"),
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
-    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty"),
+    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty", "floors"),
     ("model", "own_rows", "runs"),
     ("data", "flags", "sources", "predictions"),
     ("adapter", "decoding", "loop", "browse"),
@@ -23,7 +23,7 @@ LEVELS = (
     ("adapter_set", "job"),
     ("summary",),
     ("training",),
-    ("train", "evaluate", "commands.predict", "commands.export", "commands.report"),
+    ("train", "evaluate", *(f"commands.{name}" for name in ("predict", "export", "report", "compare", "sizes"))),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -67,6 +67,8 @@ def test_help_and_a_bad_flag_answer_without_torch():
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
         ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
         ["neo_peft/__main__.py", "report", "--help"], ["neo_peft/__main__.py", "report", "x", "y"],
+        ["neo_peft/__main__.py", "compare", "--help"], ["neo_peft/__main__.py", "compare", "x", "y"],
+        ["neo_peft/__main__.py", "sizes", "--jsn"], ["neo_peft/__main__.py", "sizes", "--help"],
     ):  # fmt: skip
         code = (
             "import sys, runpy; sys.argv = sys.argv[1:]\n"

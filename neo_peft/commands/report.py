@@ -21,7 +21,7 @@ from neo_peft.plots import as_svg, draw_loss, draw_validation, read_metrics
 from neo_peft.predictions import read_predictions
 from neo_peft.runs import RUN, newest_run, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import filled, task_of
-from neo_peft.tables import number
+from neo_peft.tables import number, shown_name
 from neo_peft.tasks import Task
 from neo_peft.uncertainty import intervals
 
@@ -29,7 +29,6 @@ TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
 # What reading a record leads to that is none, whatever its checksum says.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-NAMES = {"span_f1": "span-only F1", "macro_f1": "macro F1", "matthews": "Matthews correlation"}
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -142,20 +141,13 @@ def scores(run: Run) -> Html:
     tables = []
     for split, rows in run.answers["after"].items():
         measures = run.ranges["after"][split]
-        lines = [
-            [measure_name(run.task, name), *(score(run, kind, split, name) for kind in kinds)] for name in measures
-        ]
+        lines = [[shown_name(run.task, name), *(score(run, kind, split, name) for kind in kinds)] for name in measures]
         if any("generate" in kind for kind in kinds):
             lines.append(["unanswered", *(given[kind][split]["unanswered"] for kind in kinds)])
         head = element("h4", f"{split}, {len(rows):,} rows")
         tables.append(element("div", head, table(["", *kinds], lines, "scores")))
     about = "Below a score its 95 % interval: how far the choice of these rows alone could move it (bootstrap)."
     return section("Scores", element("div", *tables, class_="beside"), note(about))
-
-
-def measure_name(task: Task, measure: str) -> str:
-    own = {"f1": "typed F1", "accuracy": "accuracy of words"} if task.tags_words else {"f1": f"F1 of {task.labels[-1]}"}
-    return {**NAMES, **own}.get(measure, measure)
 
 
 def score(run: Run, kind: str, split: str, measure: str) -> Html:
@@ -180,7 +172,7 @@ def side_by_side(runs: list[Run]) -> Html:
         )
         found = [score(run, "after", split, metric) if split in run.answers["after"] else "–" for split in splits]
         share, seconds = f"{100 * record['trainable'] / record['total']:.3g} %", f"{record['seconds']:,.0f}"
-        lines.append([joined(name), measure_name(run.task, metric), *found, share, seconds])
+        lines.append([joined(name), shown_name(run.task, metric), *found, share, seconds])
     header = ["run", "measure", *splits, "trained", "seconds"]
     return element("article", section("Side by side", table(header, lines, "scores")))
 
