@@ -33,7 +33,7 @@ def by_label(task: Task, scores: dict, split: str) -> Html:
         lines.append(
             [label, *(cell(*one, style=share, class_=kind) for *one, share, kind in zip(counts, shares, kinds))]
         )
-    about = "Rows of the split; a cell is the darker, the larger its share of the gold label."
+    about = "Rows of the split; a cell is the stronger in colour, the larger its share of the gold label."
     matrix = table(["gold \\ answer", *task.labels, "unanswered"], lines, "confusion")
     return section(f"Gold against answer, on {split}", matrix, note(about))
 

@@ -58,7 +58,7 @@ def learning_curves(metrics: Path, plot: Path) -> None:
 def draw_loss(axes: Any, lines: list[dict]) -> None:
     steps, epochs = ([line for line in lines if name in line] for name in ("loss", "validation"))
     axes.plot(
-        [line["step"] for line in steps], [line["loss"] for line in steps], lw=0.6, alpha=0.5, label="train, a step"
+        [line["step"] for line in steps], [line["loss"] for line in steps], lw=0.8, alpha=0.6, label="train, a step"
     )
     for name, kind in (("train", "train, an epoch"), ("validation", "validation")):
         losses = [line[f"{name}_loss"] for line in epochs]
