@@ -10,6 +10,7 @@ COMMANDS = {
     "predict": "answer new text with a finished run",
     "export": "write a finished run for peft, or for transformers alone",
     "study": "repeat a task's experiment over seeds and epochs, or a sweep, and lay the scores out",
+    "report": "show finished runs as a page: scores, curves, errors to browse",
     "compare": "say which of two finished runs is better, or that chance alone could do it",
     "sizes": "show what each method trains and stores, for the published sizes of GPT-Neo",
 }

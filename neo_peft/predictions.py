@@ -50,7 +50,8 @@ def read_predictions(folder: Path, when: str, split: str) -> list[dict]:
         raise InputError(f"{path} was changed since the run: its sha256 is another")
     task = task_of(recorded_settings(folder / RUN, record["flags"]))
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines(): it also splits at characters that stand inside texts, such as U+2028.
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as error:

@@ -13,20 +13,20 @@ import neo_peft
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    ("errors", "rows", "elementwise", "metrics", "progress", "viterbi"),
-    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
+    ("errors", "rows", "elementwise", "metrics", "progress", "viterbi", "markup"),
+    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
     ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty", "floors"),
     ("model", "own_rows", "runs"),
     ("data", "flags", "sources", "predictions"),
-    ("adapter", "decoding", "loop", "plan"),
+    ("adapter", "decoding", "loop", "plan", "browse"),
     ("loading", "checkpoints"),
     ("adapter_set", "job"),
     ("summary",),
     ("training", "study_results", "study_page"),
     ("study",),
     (
-        "train", "evaluate", "commands.predict", "commands.export", "commands.study", "commands.compare",
-        "commands.sizes",
+        "train", "evaluate",
+        *(f"commands.{name}" for name in ("predict", "export", "study", "report", "compare", "sizes")),
     ),
 )  # fmt: skip
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
@@ -71,6 +71,7 @@ def test_help_and_a_bad_flag_answer_without_torch():
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
         ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
         ["neo_peft/__main__.py", "study", "--help"], ["neo_peft/__main__.py", "study", "--task", "ner", "--rank", "0"],
+        ["neo_peft/__main__.py", "report", "--help"], ["neo_peft/__main__.py", "report", "x", "y"],
         ["neo_peft/__main__.py", "compare", "--help"], ["neo_peft/__main__.py", "compare", "x", "y"],
         ["neo_peft/__main__.py", "sizes", "--jsn"], ["neo_peft/__main__.py", "sizes", "--help"],
     ):  # fmt: skip
