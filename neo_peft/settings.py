@@ -119,6 +119,7 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
+    echo: bool = flag(False, DATA, "give a text twice and read it in its second copy, which sees all of it", bool)
     tag_decoding: str = flag(
         "greedy", DATA, "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
         str, ("greedy", "viterbi"),
