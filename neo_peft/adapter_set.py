@@ -25,11 +25,11 @@ from neo_peft.base import Base
 from neo_peft.data import Examples, batches, collate
 from neo_peft.decoding import Evaluation, pad_tags, read_out
 from neo_peft.errors import InputError
-from neo_peft.gptneo import GPTNeo, Past
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.loading import Tuned, base_of, load, settings_in
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
-from neo_peft.rows import NOWHERE, Rows
+from neo_peft.rows import Rows
 from neo_peft.settings import Settings
 
 OF_THE_BASE = ("model", "precision", "device", "threads")  # the settings that runs on one base have in common

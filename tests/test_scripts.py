@@ -241,7 +241,6 @@ BAD = {
     "--tag-decoding belongs to tasks that tag words": [
         "--task", "sentiment", "--method", "lora", "--tag-decoding", "viterbi",
     ],
-    "--attention belongs to tasks that tag words": ["--task", "sentiment", "--method", "lora", "--attention", "full"],
     "--prompt-text needs --prompt-init text": [
         "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
     ],
