@@ -168,8 +168,7 @@ class AdapterSet:
             first += len(part.ids)
         ids, lengths = (torch.cat([getattr(part, kind) for part in parts.values()]) for kind in ("ids", "lengths"))
         past, starts = self._prefix({name: len(part.lengths) for name, part in parts.items()})
-        causal = [self[name].model.causal for name, part in parts.items() for _ in part.lengths]
-        rows = Rows.of_texts(lengths, starts, model.device.type != "cpu", causal=causal).to(model.device)
+        rows = Rows.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
         with model.autocast():
             # The last norm sees all rows, not only those that are read: a stretch is one of all rows.
             hidden = self._trunk(self._trunk.embed(ids.to(model.device)), rows, past)

@@ -124,10 +124,6 @@ class Settings:
         "greedy", DATA, "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
         str, ("greedy", "viterbi"),
     )  # fmt: skip
-    attention: str = flag(
-        "causal", DATA, "what a word sees before it is tagged: causal, what comes before it; full, its sentence", str,
-        ("causal", "full"),
-    )  # fmt: skip
 
     model: str = flag(
         BUNDLED_MODEL, MODEL,
@@ -313,7 +309,7 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
         flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
         if only and only not in parts and value != fields[name].default:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
-        if name in ("read", "tag_decoding", "attention") and not tags and value != fields[name].default:
+        if name in ("read", "tag_decoding") and not tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
         if name == "generate" and value and (tags or "head" in parts):
             raise InputError("--generate belongs to answers that a language model says; a head reads them here")
