@@ -38,6 +38,7 @@ RUNS = {
         "target_modules": "all-linear",
     },
     "tags-both": {"task": "ner", "method": "lora+prompt", "rank": 6, "alpha": 9.0, "prompt_length": 12},
+    "tags-twice": {"task": "ner", "method": "lora", "rank": 7, "echo": True, "tag_decoding": "viterbi"},
     "says-head": {"task": "sentiment", "method": "head"},
     "pairs-head": {"task": "similarity", "method": "head"},
     "tags-head": {"task": "ner", "method": "head"},
