@@ -99,7 +99,7 @@ def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | 
         "base_model_name_or_path": base,
         "revision": revision,
         "inference_mode": True,
-        "task_type": "TOKEN_CLS" if model.head_name == "classifier" else "CAUSAL_LM",
+        "task_type": {None: "CAUSAL_LM", "classifier": "TOKEN_CLS", "score": "SEQ_CLS"}[model.head_name],
     }
     if model.prompt is not None and part != "lora":
         return common | {

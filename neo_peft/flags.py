@@ -78,7 +78,7 @@ def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
     folder = Path(given["adapter"])
     settled, usual = adapter_flags(folder, given.get("task"))
     for item in dataclasses.fields(Settings):
-        if item.name in given and (item.name == "method" or item.metadata["only"]):
+        if item.name in given and (item.name in settled or item.metadata["only"]):
             value = f", to {settled[item.name]}" if item.name in settled else ""
             name = "--" + item.name.replace("_", "-")
             raise InputError(f"{name} is settled by --adapter {folder}{value}; leave it out, or --adapter")

@@ -115,11 +115,11 @@ class TunedModel(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
 
-def head_name(task: Task, method: str) -> str | None:
-    """Name the head that a task and a method read: the published name, or None for the language model's own."""
+def head_name(task: Task, settings: Settings) -> str | None:
+    """Name the head that a task is read by: the published name, or None for the language model's own."""
     if task.tags_words:
         return "classifier"
-    return "score" if method == "head" else None
+    return "score" if settings.with_head else None
 
 
 def held_dtype(method: str, compute_dtype: torch.dtype) -> torch.dtype:
@@ -143,7 +143,7 @@ def build_model(
     trunk.checkpoint_activations = settings.checkpoint_activations
 
     torch.manual_seed(settings.seed)
-    name = head_name(task, settings.method)
+    name = head_name(task, settings)
     head = None
     if name == "classifier":
         head = _drawn_head(trunk, len(task.labels))

@@ -20,7 +20,7 @@ _KNOWN = {
     },
     "PROMPT_TUNING": {
         "num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads", "prompt_tuning_init",
-        "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
+        "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs", "modules_to_save",
     },
 }  # fmt: skip
 # Only for a start that is over, another program's weights, or an option that is off: qalora_group_size has a value
@@ -39,7 +39,7 @@ _RANGES = {
     "lora_dropout": (lambda value: value is None or _is_real(value) and 0 <= value < 1, "a number from 0 to below 1"),
     "bias": (lambda value: value in (None, "none", "all", "lora_only"), "one of none, all, lora_only"),
 }
-_TASK_TYPES = (None, "TOKEN_CLS", "CAUSAL_LM")
+_TASK_TYPES = (None, "TOKEN_CLS", "SEQ_CLS", "CAUSAL_LM")
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base's weights where they are
 _TARGETS = ("q_proj", "v_proj")  # peft's own for GPT-Neo
 
@@ -78,7 +78,8 @@ def peft_settings(config: dict, path: Path) -> dict:
         raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(_KNOWN)}")
     if config.get("task_type") not in _TASK_TYPES:
         raise InputError(
-            f"{path}: task_type is {config['task_type']!r}; known here are TOKEN_CLS, for tags, and CAUSAL_LM"
+            f"{path}: task_type is {config['task_type']!r}; known here are TOKEN_CLS, for tags, SEQ_CLS, for "
+            "answers by a head, and CAUSAL_LM"
         )
     for name, value in config.items():
         neutral = value in (None, False, {}, [], "") or (name == "num_transformer_submodules" and value == 1)
@@ -106,10 +107,11 @@ def peft_settings(config: dict, path: Path) -> dict:
     for name, (fits, expected) in _RANGES.items():
         if name in _KNOWN[kind] and (name in config or kind == "PROMPT_TUNING") and not fits(config.get(name)):
             raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
+    readout = {"readout": "head" if config.get("task_type") == "SEQ_CLS" else "words"}
     if kind == "PROMPT_TUNING":
-        return {"method": "prompt", "prompt_length": config.get("num_virtual_tokens")}
+        return readout | {"method": "prompt", "prompt_length": config.get("num_virtual_tokens")}
     targets = config.get("target_modules") or _TARGETS
-    return {
+    return readout | {
         "method": "lora",
         "rank": config.get("r", 8),
         "alpha": config.get("lora_alpha", 8),

@@ -72,7 +72,7 @@ def make_plan(
 def _settings(given: dict[str, Any]) -> Settings:
     """Make a run's settings; an answer that is said is scored by free generation too, beside the labels' rank."""
     settings = settings_from(given)
-    said = not TASKS[settings.task].tags_words and "head" not in settings.methods
+    said = not (TASKS[settings.task].tags_words or settings.with_head)
     return dataclasses.replace(settings, generate=True) if said else settings
 
 

@@ -127,7 +127,7 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
     if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
         usual |= {"read", "tag_decoding"}
     if task in (None, flags.get("task")):
-        usual |= {"labels", "label_words"}
+        usual |= {"labels", "label_words", "readout"}
     return tuple({name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual))
 
 

@@ -118,6 +118,10 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
+    readout: str = flag(
+        "words", DATA, "how an answer is read: words, the language model says the label's; head, a linear layer that "
+        "trains beside the method", str, ("words", "head"),
+    )  # fmt: skip
     echo: bool = flag(False, DATA, "give a text twice and read it in its second copy, which sees all of it", bool)
     tag_decoding: str = flag(
         "greedy", DATA, "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
@@ -194,6 +198,11 @@ class Settings:
         return self.preset == "paper"
 
     @property
+    def with_head(self) -> bool:
+        """An answer is read by a head of its own, and not said."""
+        return "head" in (self.method, self.readout)
+
+    @property
     def methods(self) -> list[str]:
         return self.method.split("+")
 
@@ -218,7 +227,7 @@ def make_settings(**given: Any) -> Settings:
         preset.pop("learning_rate", None)  # it was chosen on the bundled model
     if method is None:
         raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (a --preset brings its own)")
-    if method == "head":
+    if "head" in (method, {**preset, **given}.get("readout")):
         preset.pop("generate", None)  # there is nothing to decode
     parts = method.split("+")
     values.update(METHOD_DEFAULTS[method] | (BUNDLED_DEFAULTS.get(method, {}) if model == BUNDLED_MODEL else {}))
@@ -267,7 +276,9 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
         if name in ("read", "tag_decoding") and not tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
-        if name == "generate" and value and (tags or "head" in parts):
+        if name == "readout" and tags and value != fields[name].default:
+            raise InputError(f"{flag} belongs to tasks whose answer is said; {values['task']} tags words by a head")
+        if name == "generate" and value and (tags or "head" in (values["method"], values["readout"])):
             raise InputError("--generate belongs to answers that a language model says; a head reads them here")
     if "prompt_text" in given and given["prompt_text"] and values["prompt_init"] != "text":
         raise InputError(f"--prompt-text needs --prompt-init text; it is {values['prompt_init']}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification
+from transformers import GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification
 
 from neo_peft import adapter, loading, runs
 from neo_peft.base import load_base
@@ -31,6 +31,8 @@ CASES = {
         task="sentiment", method="lora", rank=3, rslora=True, bias="lora_only", target_modules=("out_proj", "c_fc")
     ),
     "one layer by its name": dict(task="sentiment", method="lora", target_modules=(r".*h\.2.*q_proj",)),
+    "a score beside LoRA": dict(task="sentiment", method="lora", rank=3, alpha=5, readout="head"),
+    "a score beside a prompt": dict(task="similarity", method="prompt", prompt_length=6, readout="head"),
     "a prompt": dict(task="sentiment", method="prompt", prompt_length=6, prompt_init="vocab"),
 }
 
@@ -48,10 +50,10 @@ def build(folder, **flags):
 
 
 def logits(model):
-    """Compute all rows' logits of TEXTS, (N, K or V)."""
+    """Compute all rows' logits of TEXTS, (N, K or V); a score is read at their last rows alone, (B, K)."""
     lengths = torch.tensor([len(text) for text in TEXTS])
-    rows = int(lengths.sum())
-    batch = Batch(torch.cat(TEXTS), lengths, torch.arange(rows), torch.zeros(rows), lengths)
+    reads = lengths.cumsum(0) - 1 if model.head_name == "score" else torch.arange(int(lengths.sum()))
+    batch = Batch(torch.cat(TEXTS), lengths, reads, torch.zeros(len(reads)), lengths)
     with torch.no_grad():
         return model.logits(model(batch, model.prefix()))
 
@@ -59,12 +61,14 @@ def logits(model):
 def peft_logits(model):
     """Compute the same in peft, one text at a time, without the prompt's own rows."""
     with torch.no_grad():
-        return torch.cat([model(input_ids=text[None]).logits[0, -len(text) :] for text in TEXTS])
+        found = [model(input_ids=text[None]).logits for text in TEXTS]
+    return torch.cat([one[0, -len(text) :] if one.dim() == 3 else one for one, text in zip(found, TEXTS)])
 
 
-def oracle(folder, task):
+def oracle(folder, task, readout="words"):
     kind = GPTNeoForTokenClassification if task == "ner" else GPTNeoForCausalLM
-    extra = {"num_labels": 11} if task == "ner" else {}
+    kind = GPTNeoForSequenceClassification if readout == "head" else kind
+    extra = {"num_labels": len(TASKS[task].labels)} if kind is not GPTNeoForCausalLM else {}
     return kind.from_pretrained(folder, dtype=torch.float32, **extra)
 
 
@@ -76,7 +80,7 @@ def agree(ours, theirs):
 def test_peft_loads_what_we_save(tiny_folder, tmp_path, case):
     model, settings, _ = build(tiny_folder, **CASES[case])
     adapter.save_adapter(tmp_path, model, settings)
-    theirs = PeftModel.from_pretrained(oracle(tiny_folder, settings.task), tmp_path).eval()
+    theirs = PeftModel.from_pretrained(oracle(tiny_folder, settings.task, settings.readout), tmp_path).eval()
     agree(logits(model), peft_logits(theirs))
     theirs.save_pretrained(tmp_path / "again")
     ours, again = load_file(tmp_path / adapter.WEIGHTS), load_file(tmp_path / "again" / adapter.WEIGHTS)
@@ -89,13 +93,15 @@ def test_peft_loads_what_we_save(tiny_folder, tmp_path, case):
 def test_we_load_what_peft_saves(tiny_folder, tmp_path, case):
     flags = dict(CASES[case])
     task, kind = flags.pop("task"), flags.pop("method")
-    theirs = oracle(tiny_folder, task)
+    readout = flags.pop("readout", "words")
+    theirs = oracle(tiny_folder, task, readout)
+    task_type = "SEQ_CLS" if readout == "head" else "TOKEN_CLS" if task == "ner" else "CAUSAL_LM"
     if kind == "prompt":
-        config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)
+        config = PromptTuningConfig(task_type=task_type, num_virtual_tokens=6)
     else:
-        targets = flags["target_modules"]
+        targets = flags.get("target_modules", ("q_proj", "v_proj"))
         config = LoraConfig(
-            task_type="TOKEN_CLS" if task == "ner" else "CAUSAL_LM",
+            task_type=task_type,
             r=flags.get("rank", 8),
             lora_alpha=flags.get("alpha", 16),
             bias=flags.get("bias", "none"),
@@ -306,8 +312,8 @@ def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
     PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6).save_pretrained(tmp_path / "prompt")
     written = json.loads(path.read_text())
     expected = {
-        "method": "lora", "rank": 8, "alpha": 8, "dropout": 0.0, "target_modules": ("v_proj",), "bias": "none",
-        "rslora": False, "lora_init": "kaiming",
+        "readout": "words", "method": "lora", "rank": 8, "alpha": 8, "dropout": 0.0, "target_modules": ("v_proj",),
+        "bias": "none", "rslora": False, "lora_init": "kaiming",
     }  # fmt: skip
     assert len(written) > 30 and peft_settings(written, path) == expected
     old = {"enable_lora": None, "merge_weights": True, "lora_dropout": None, "use_rslora": None}
@@ -316,7 +322,7 @@ def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
     prompt = json.loads((tmp_path / "prompt" / "adapter_config.json").read_text())
     for submodules in (None, 1):
         prompt["num_transformer_submodules"] = submodules
-        assert peft_settings(prompt, path) == {"method": "prompt", "prompt_length": 6}
+        assert peft_settings(prompt, path) == {"readout": "words", "method": "prompt", "prompt_length": 6}
     with pytest.raises(InputError, match="num_transformer_submodules is 2"):
         peft_settings({**prompt, "num_transformer_submodules": 2}, path)
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT
@@ -329,7 +335,7 @@ def test_every_option_of_pefts_is_known_or_refused_by_name(tmp_path):
     read = {
         "LORA": "r lora_alpha lora_dropout bias target_modules use_rslora",
         "PROMPT_TUNING": "num_virtual_tokens token_dim num_layers num_attention_heads prompt_tuning_init "
-        "prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs",
+        "prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs modules_to_save",
     }
     idle = (
         "base_model_name_or_path inference_mode auto_mapping peft_version revision megatron_core qalora_group_size "
@@ -344,8 +350,10 @@ def test_every_option_of_pefts_is_known_or_refused_by_name(tmp_path):
 
 
 def test_another_kind_of_adapter_is_refused(tmp_path):
-    for kind in ("SEQ_CLS", "FEATURE_EXTRACTION"):
-        with pytest.raises(InputError, match=f"task_type is '{kind}'; known here are TOKEN_CLS, for tags, and CAUSAL_"):
+    for kind in ("SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"):
+        with pytest.raises(
+            InputError, match=f"task_type is '{kind}'; known here are TOKEN_CLS, for tags, SEQ_CLS, for"
+        ):
             peft_settings({"peft_type": "LORA", "task_type": kind}, tmp_path)
     with pytest.raises(InputError, match="peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"):
         peft_settings({"peft_type": "IA3"}, tmp_path)

@@ -229,7 +229,8 @@ COUNT = "expected a whole number from 1 to 16384"
 OPTIONS = [
     ({}, "peft_type is None; known here are LORA and PROMPT_TUNING"),
     ({"peft_type": "IA3"}, "peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"),
-    (LORA | {"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'; known here are TOKEN_CLS, for tags, and CAUSAL_LM"),
+    (LORA | {"task_type": "SEQ_2_SEQ_LM"}, "task_type is 'SEQ_2_SEQ_LM'; known here are TOKEN_CLS, for tags, SEQ_CLS, "
+     "for answers by a head, and CAUSAL_LM"),
     *(
         (LORA | {name: value}, f"{name} is {value!r}{OTHER}")
         for name, value in {

@@ -85,7 +85,7 @@ REAL = {  # what is allowed, and what lies below and above it
 }  # fmt: skip
 CHOICES = {
     "--task": TASKS, "--method": METHODS, "--protocol": "clean, paper", "--read": "first, last",
-    "--tag-decoding": "greedy, viterbi",
+    "--tag-decoding": "greedy, viterbi", "--readout": "words, head",
     "--precision": "auto, fp32, bf16, fp16", "--device": "auto, cuda, mps, cpu", "--bias": "none, all, lora_only",
     "--lora-init": "kaiming, gaussian", "--preset": "paper, best", "--keep": "best, last",
     "--prompt-init": "text, vocab, labels, random",

@@ -149,7 +149,8 @@ MODELS = [
     ("ner", "lora", "classifier", {"rank": 5, "alpha": 7, "bias": "all"}), ("ner", "head", "classifier", {}),
     ("ner", "full", "classifier", {}),
     ("sentiment", "lora", None, {"rslora": True, "alpha": 5, "target_modules": "all-linear"}),
-    ("similarity", "head", "score", {}), ("similarity", "full", None, {}),
+    ("similarity", "head", "score", {}), ("sentiment", "lora", "score", {"readout": "head"}),
+    ("similarity", "full", None, {}),
 ]  # fmt: skip
 
 
@@ -291,7 +292,7 @@ REFUSALS = {
     ("lora+prompt", "--merge"): "--merge: .* has a soft prompt, rows in front of every text",
     ("full",): "full is no adapter of peft's, .* export it with --merge",
     ("head",): "head is no adapter of peft's, .* export it with --merge",
-    ("tags",): "peft loads no prompt for tagging without a head of its own, so that this run cannot be exported",
+    ("tags",): "peft loads no prompt without a head of its own, so that this run cannot be exported",
 }
 
 

@@ -12,7 +12,7 @@ from neo_peft.gptneo import Config, GPTNeo
 from neo_peft.model import TunedModel, adapted_modules, build_model, head_name, held_dtype
 from neo_peft.prompt import SoftPrompt
 from neo_peft.rows import Rows
-from neo_peft.settings import make_settings
+from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -28,12 +28,16 @@ def built(base, task, method, compute_dtype=torch.float32, **settings):
 
 
 def test_ner_reads_a_classifier_and_the_method_head_of_the_others_a_score():
-    names = {(task, method): head_name(TASKS[task], method) for task in TASKS for method in METHODS}
+    def named(task, method, **more):
+        return head_name(TASKS[task], Settings(task=task, method=method, **more))
+
+    names = {(task, method): named(task, method) for task in TASKS for method in METHODS}
     tagging = {"ner", "tagging"}
     with_score = {(task, "head") for task in TASKS if task not in tagging}
     assert {pair for pair, name in names.items() if name == "score"} == with_score
     with_classifier = {(task, method) for task in tagging for method in METHODS}
     assert {pair for pair, name in names.items() if name == "classifier"} == with_classifier
+    assert {named("sentiment", method, readout="head") for method in METHODS} == {"score"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -188,6 +192,8 @@ def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
         ("similarity", "lora+prompt", {}, {"lora_A", "lora_B", "prompt"}),
         ("ner", "head", {}, {"classifier"}),
         ("similarity", "head", {}, {"score"}),
+        ("sentiment", "lora", {"readout": "head"}, {"lora_A", "lora_B", "score"}),
+        ("similarity", "prompt", {"readout": "head"}, {"prompt", "score"}),
     ],
 )
 def test_a_method_trains_its_own_parts_and_no_others(base, task, method, options, kinds):

@@ -50,7 +50,14 @@ def test_a_preset_generates_only_where_a_language_model_answers():
     assert not make_settings(task="sentiment", preset="paper", method="head").generate
 
 
-@pytest.mark.parametrize("given", [{"task": "ner", "method": "lora"}, {"task": "sentiment", "method": "head"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "ner", "method": "lora"},
+        {"task": "sentiment", "method": "head"},
+        {"task": "sentiment", "method": "lora", "readout": "head"},
+    ],
+)
 def test_generating_is_refused_where_a_head_answers(given):
     with pytest.raises(InputError, match="^--generate belongs to answers that a language model says; a head reads"):
         make_settings(generate=True, **given)

@@ -246,6 +246,9 @@ BAD = {
         "--task", "ner", "--method", "prompt", "--rank", "4",
     ],
     "--read belongs to tasks that tag words, as ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
+    "--readout belongs to tasks whose answer is said; ner tags words": [
+        "--task", "ner", "--method", "lora", "--readout", "head",
+    ],
     "--tag-decoding belongs to tasks that tag words": [
         "--task", "sentiment", "--method", "lora", "--tag-decoding", "viterbi",
     ],

@@ -65,9 +65,9 @@ def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
             f"{run} is no adapter of peft's, which knows neither a model tuned in full nor a head alone; "
             "export it with --merge, for transformers"
         )
-    if not merge and settings.method == "lora+prompt" and TASKS[settings.task].tags_words:
+    if not merge and settings.method == "lora+prompt" and (TASKS[settings.task].tags_words or settings.with_head):
         raise InputError(
-            f"{run} has LoRA, a soft prompt and a head that stands beside LoRA; peft loads no prompt for tagging "
+            f"{run} has LoRA, a soft prompt and a head that stands beside LoRA; peft loads no prompt "
             "without a head of its own, so that this run cannot be exported"
         )
 
@@ -160,7 +160,8 @@ def adapter_lines(tuned: Any) -> list[str]:
     model, methods = tuned.model, tuned.settings.methods
     auto, labels = "AutoModelForCausalLM", ""
     if model.head_name:
-        auto, labels = "AutoModelForTokenClassification", f", num_labels={len(tuned.encoder.task.labels)}"
+        kind = {"classifier": "Token", "score": "Sequence"}[model.head_name]
+        auto, labels = f"AutoModelFor{kind}Classification", f", num_labels={len(tuned.encoder.task.labels)}"
     lines = [
         "from peft import PeftConfig, PeftModel", f"from transformers import {auto}", "",
         f'base = PeftConfig.from_pretrained("{"." if len(methods) == 1 else "lora"}").base_model_name_or_path'
