@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.files import read_json, read_sealed, refuse_used, write_sealed
+from neo_peft.files import clean, read_json, read_sealed, refuse_used, write_sealed
 from neo_peft.peft_config import CONFIG, named_base, read_peft
 from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
@@ -26,6 +26,8 @@ def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
     if settings.out:
         folder = Path(settings.out)
         refuse_run(folder)
+        if folder.is_dir():
+            clean(folder, SETTINGS)  # of a run that was killed as it wrote them
         refuse_used(folder, "--out ")
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
