@@ -164,13 +164,9 @@ def write_predictions(
     path = Path(flags.out) if flags.out else folder / "predictions.jsonl" if folder else None
     if path is None:
         return
-    from neo_peft.files import write_text
+    from neo_peft.predictions import write_answers
 
-    lines = []
-    for index, (row, answer) in enumerate(zip(rows, predicted, strict=True)):
-        line = {**row, "predicted": answer} | ({"said": said[index]} if said else {})
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_text(path, "".join(lines))
+    write_answers(path, rows, predicted, said)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 import sys
 from importlib import import_module
 
+from neo_peft import stopping
 from neo_peft.errors import exit_status
 
 COMMANDS = {
     "predict": "answer new text with a finished run",
     "export": "write a finished run for peft, or for transformers alone",
+    "study": "repeat a task's experiment over seeds and epochs, or a sweep, and lay the scores out",
+    "report": "show finished runs as a page: scores, curves, errors to browse",
+    "compare": "say which of two finished runs is better, or that chance alone could do it",
+    "sizes": "show what each method trains and stores, for the published sizes of GPT-Neo",
 }
 
 USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
@@ -25,4 +30,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    stopping.listen()
     sys.exit(main())

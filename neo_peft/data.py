@@ -54,6 +54,7 @@ class Encoder:
     `with_head`: each read row's target is a class, else the tokens of the label's words and an end token.
     `max_length`: the most tokens of a text, its template included; longer text is cut at its end, never the mark.
     `read_last`: read a word at its last sub-token in place of its first.
+    `viterbi`: choose a sentence's tags together, in place of each word's best.
     """
 
     task: Task
@@ -64,6 +65,7 @@ class Encoder:
     vocab_size: int
     read_last: bool = False
     source_text: bool = False
+    viterbi: bool = False
     answers: dict[str, list[int]] = field(init=False)
 
     def __post_init__(self):
@@ -167,8 +169,9 @@ def make_encoder(
     longer of the two, so that the scores before and after tuning see the same text."""
     source_text = settings.source_text
     encoder = Encoder(
-        task, tokenizer, config.eos_token_id, with_head, 0, config.vocab_size, settings.read == "last", source_text
-    )
+        task, tokenizer, config.eos_token_id, with_head, 0, config.vocab_size, settings.read == "last", source_text,
+        settings.tag_decoding == "viterbi",
+    )  # fmt: skip
     room = config.max_position_embeddings - prompt_length
     needed = 1
     if not task.tags_words:

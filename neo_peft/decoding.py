@@ -1,8 +1,9 @@
 """From a tuned model to answers and scores.
 
-A tag is the head's greatest class at its word. An answer is decoded in one of two ways. rank: the label whose
-first token has the highest probability at the mark. generate: the model says up to 10 tokens, greedily, and the
-label that begins them is its answer; where none does, the example is unanswered, which is wrong.
+A tag is the head's greatest class at its word, or a sentence's tags are chosen together (viterbi.py). An answer is
+decoded in one of two ways. rank: the label whose first token has the highest probability at the mark. generate: the
+model says up to 10 tokens, greedily, and the label that begins them is its answer; where none does, the example is
+unanswered, which is wrong.
 """
 
 import math
@@ -23,6 +24,7 @@ from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.rows import Rows
 from neo_peft.tasks import Task
+from neo_peft.viterbi import best_sequences
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,17 @@ def read_out(
 
 
 def read_head(model: TunedModel, encoder: Encoder, batch: Batch, hidden: Tensor) -> list[tuple]:
-    """Decide by a head's greatest class: for each example its label and the probability of every label, or its tags
-    and the probability of each."""
+    """Decide by a head's greatest class, or by the best sequence of them: for each example its label and the
+    probability of every label, or its tags and the probability of each."""
     labels = encoder.task.labels
     # A head has a dtype of its own, fp32, so that nothing is cast here: scores in bf16 would tie.
-    probabilities = model.head(hidden.float()).softmax(1)
-    greatest, best = probabilities.max(1)
+    scores, counts = model.head(hidden.float()).log_softmax(1), batch.read_counts.tolist()
+    best = best_sequences(scores, counts, labels) if encoder.viterbi else scores.argmax(1)
+    probabilities = scores.exp()
     if not encoder.task.tags_words:
         return [(labels[index], row) for index, row in zip(best.tolist(), probabilities.tolist(), strict=True)]
-    words = zip(best.tolist(), greatest.tolist(), strict=True)
-    sentences = [[next(words) for _ in range(count)] for count in batch.read_counts.tolist()]
+    words = zip(best.tolist(), probabilities.gather(1, best[:, None]).squeeze(1).tolist(), strict=True)
+    sentences = [[next(words) for _ in range(count)] for count in counts]
     return [([labels[index] for index, _ in words], [value for _, value in words]) for words in sentences]
 
 

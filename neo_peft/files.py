@@ -35,9 +35,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         os.umask(mask := os.umask(0))
         os.chmod(temporary, 0o666 & ~mask)  # safetensors writes for its owner alone
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -70,11 +70,11 @@ def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False
         temporary.mkdir()
         write(temporary)
         for inside in [*temporary.rglob("*"), temporary]:
-            _sync(inside)
+            sync(inside)
         if path.exists():
             remove_folder(path)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -85,7 +85,7 @@ def make_folders(folder: Path) -> list[Path]:
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
-        _sync(path.parent)
+        sync(path.parent)
     return new
 
 
@@ -219,7 +219,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

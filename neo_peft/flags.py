@@ -50,14 +50,23 @@ def parse_train_flags(argv: Sequence[str]) -> Settings:
         prog="train.py", description="Tune a GPT-Neo for a task, and score it before and after.",
         argument_default=argparse.SUPPRESS, allow_abbrev=False,
     )  # fmt: skip
+    add_settings(parser)
+    given = vars(parser.parse_args(argv))
+    return resumed(given) if "resume" in given else settings_from(given)
+
+
+def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """Add a flag for each setting of a run, in their groups; leave out those that are named."""
     groups = {}
     for item in dataclasses.fields(Settings):
-        group = groups.setdefault(item.metadata["group"], None) or parser.add_argument_group(item.metadata["group"])
-        groups[item.metadata["group"]] = group
-        _add_flag(group, item)
-    given = vars(parser.parse_args(argv))
-    if "resume" in given:
-        return resumed(given)
+        if item.name not in without:
+            name = item.metadata["group"]
+            groups[name] = groups.get(name) or parser.add_argument_group(name)
+            _add_flag(groups[name], item)
+
+
+def settings_from(given: dict[str, Any]) -> Settings:
+    """Make settings of the flags that are given, and of the adapter that they may name."""
     return make_settings(**(from_adapter(given) if "adapter" in given else given))
 
 

@@ -1,6 +1,8 @@
-"""Where a run computes, in which precision, and on how many threads."""
+"""Where a run computes, in which precision, on how many threads, and how much memory that took."""
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -63,6 +65,14 @@ def thread_count(threads: int | str, parameters: int) -> int:
     counts += [int(omp)] if omp.isdigit() and int(omp) else []
     counts += [4] if parameters < SMALL else []
     return max(1, min(counts))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Read the most memory that this process has held so far: a GPU's, or what was resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:

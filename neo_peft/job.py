@@ -3,12 +3,15 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from neo_peft import loading, tables
+from neo_peft import loading, processes, tables
 from neo_peft.data import Encoder, Examples
 from neo_peft.decoding import Evaluation, evaluate, pad_tags, score
 from neo_peft.model import TunedModel, bare_model
+from neo_peft.predictions import write_predictions
 from neo_peft.progress import Progress, no_progress
 from neo_peft.settings import Settings, task_of
 from neo_peft.sources import Splits, limit_rows, load_splits
@@ -70,16 +73,17 @@ def bare_side(job: Job) -> Side:
     return Side(bare, encoder, job.task.instruction if bare.head is None else "")
 
 
-def score_side(job: Job, side: Side, when: str, progress: Progress) -> dict[str, Scores]:
-    """Score the splits; where a preset lets the language model answer, by free generation too."""
-    ways = {when: "rank"}
-    if job.settings.preset and job.tuned.model.head is None:
-        ways[f"{when}, generate"] = "generate"
+def score_side(job: Job, side: Side, when: str, folder: Path, progress: Progress) -> dict[str, Scores]:
+    """Score the splits, where the settings say so by free generation too, and leave the answers in the run's folder."""
+    ways = {when: "rank"} | ({f"{when}, generate": "generate"} if job.settings.generate else {})
     scores = {way: {} for way in ways}
     for way, decode in ways.items():
         for name in job.scored:
-            found = answer(job, side, job.rows[name], decode, progress)
-            scores[way][name] = score(job.task, job.rows[name], found.predicted)
+            rows, found = job.rows[name], answer(job, side, job.rows[name], decode, progress)
+            scores[way][name] = score(job.task, rows, found.predicted)
+            predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
+            write = partial(write_predictions, folder, way, name, rows, predicted, found.said)
+            processes.decide(write)
     return scores
 
 

@@ -16,7 +16,7 @@ from torch.amp import GradScaler
 
 from neo_peft import processes
 from neo_peft.data import UNKNOWN, Examples, batches, collate
-from neo_peft.errors import InputError
+from neo_peft.errors import DivergedError, InputError
 from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.settings import Settings
@@ -172,7 +172,7 @@ def next_update(model: TunedModel, state: State, window: list[Batch], steps: int
     except InputError as error:
         wider = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
         where = f"at step {state.step + 1} (epoch {state.epoch})"
-        raise InputError(f"{error} {where}: try a smaller --learning-rate{wider}") from None
+        raise DivergedError(f"{error} {where}: try a smaller --learning-rate{wider}") from None
     tokens = processes.total(labelled(window))
     state.step, state.done = state.step + 1, state.done + 1
     state.loss_sum, state.labelled = state.loss_sum + loss * tokens, state.labelled + tokens

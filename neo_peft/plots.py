@@ -1,8 +1,12 @@
 """The plot of a run: what it did over its steps."""
 
+import io
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.files import write_whole
@@ -44,20 +48,58 @@ def learning_curves(metrics: Path, plot: Path) -> None:
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     lines = read_metrics(metrics)
-    steps, epochs = ([line for line in lines if name in line] for name in ("loss", "validation"))
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss, validation = figure.subplots(1, 2)
-    at = [line["step"] for line in epochs]
-    loss.plot(
-        [line["step"] for line in steps], [line["loss"] for line in steps], lw=0.6, alpha=0.5, label="train, a step"
+    draw_loss(loss, lines)
+    draw_validation(validation, lines)
+    write_whole(plot, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def draw_loss(axes: Any, lines: list[dict]) -> None:
+    steps, epochs = ([line for line in lines if name in line] for name in ("loss", "validation"))
+    axes.plot(
+        [line["step"] for line in steps], [line["loss"] for line in steps], lw=0.8, alpha=0.6, label="train, a step"
     )
     for name, kind in (("train", "train, an epoch"), ("validation", "validation")):
-        loss.plot(at, [line[f"{name}_loss"] for line in epochs], marker="o", ms=3, label=kind)
-    loss.set(xlabel="step", ylabel="loss, nats a label token", ylim=(0, None))
+        losses = [line[f"{name}_loss"] for line in epochs]
+        axes.plot([line["step"] for line in epochs], losses, marker="o", ms=3, label=kind)
+    axes.set(xlabel="step", ylabel="loss, nats a label token", ylim=(0, None))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+
+
+def draw_validation(axes: Any, lines: list[dict]) -> None:
+    epochs = [line for line in lines if "validation" in line]
     for name in epochs[0]["validation"]:
-        validation.plot(at, [line["validation"][name] for line in epochs], marker="o", ms=3, label=name)
-    validation.set(xlabel="step", ylabel="validation", ylim=(0, 1))
-    for axes in (loss, validation):
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    write_whole(plot, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+        label = name.replace("$", r"\$")  # which would begin a formula
+        values = [line["validation"][name] for line in epochs]
+        axes.plot([line["step"] for line in epochs], values, marker="o", ms=3, label=label)
+    axes.set(xlabel="step", ylabel="validation", ylim=(0, 1))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+
+
+# Drawn in these, which no theme has, an SVG takes the colours of the page that it stands in.
+THEME = {"#010101": "var(--ink)", "#020202": "var(--first)", "#030303": "var(--second)", "#040404": "var(--third)",
+         "#050505": "var(--soft)"}  # fmt: skip
+
+
+def as_svg(draw: Callable[[Any, list[dict]], None], lines: list[dict]) -> str:
+    """Draw onto axes of its own, as an SVG element for a page that says what --ink, --soft, --first, … are."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink, *colours, soft = THEME
+    style = {name: ink for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
+    style |= {"axes.prop_cycle": matplotlib.cycler(color=colours), "axes.facecolor": "none", "grid.color": soft}
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "neo_peft", "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained", facecolor="none")
+        draw(figure.subplots(), lines)
+        figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub('<g id="[^"]*"', "<g", text)  # the same in every figure, and a page's ids are unique
+    for colour, variable in THEME.items():
+        text = text.replace(colour, variable)
+    return text

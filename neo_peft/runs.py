@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.files import clean, make_folders, read_json, read_sealed, refuse_used, write_sealed
+from neo_peft.files import clean, make_folders, read_json, read_sealed, refuse_used, sync, write_sealed
 from neo_peft.peft_config import CONFIG, named_base, read_peft
 from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
@@ -30,13 +30,18 @@ def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
             clean(folder, SETTINGS)  # of a run that was killed as it wrote them
         refuse_used(folder, "--out ")
         return folder, make_folders(folder)
-    first = folder = RUNS / f"{settings.task.replace('/', '-')}-{settings.method}"
-    around, number = make_folders(RUNS), 1
+    return next_free(RUNS / f"{settings.task.replace('/', '-')}-{settings.method}")
+
+
+def next_free(first: Path) -> tuple[Path, list[Path]]:
+    """Make a folder under a name, or under NAME-2, -3 where that is taken; return it, and all that were made for it."""
+    around, folder, number = make_folders(first.parent), first, 1
     while True:
         try:
             folder.mkdir()
+            sync(first.parent)
             return folder, [folder, *around]
-        except FileExistsError:  # another run may make it at the same time
+        except FileExistsError:  # another may make it at the same time
             number += 1
             folder = first.with_name(f"{first.name}-{number}")
 
@@ -120,7 +125,7 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
     fields = {item.name for item in dataclasses.fields(Settings) if item.metadata["only"] in parts} | {"method"}
     usual = {"task", "model", "head_dropout"}
     if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
-        usual |= {"read"}
+        usual |= {"read", "tag_decoding", "attention"}
     if task in (None, flags.get("task")):
         usual |= {"labels", "label_words"}
     return tuple({name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual))

@@ -119,6 +119,15 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
+    tag_decoding: str = flag(
+        "greedy", DATA, "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
+        str, ("greedy", "viterbi"),
+    )  # fmt: skip
+    attention: str = flag(
+        "causal", DATA, "what a word sees before it is tagged: causal, what comes before it; full, its sentence", str,
+        ("causal", "full"),
+    )  # fmt: skip
+
     model: str = flag(
         BUNDLED_MODEL, MODEL,
         "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id: owner/name, or owner/name@revision",
@@ -174,6 +183,7 @@ class Settings:
         500, TRAINING, "updates from one checkpoint to the next; each epoch ends with one too", whole(1)
     )
 
+    generate: bool = flag(False, RUN, "score answers by free generation too, beside the rank of the labels", bool)
     preset: str | None = flag(None, RUN, "paper: the recipe of the study that this project follows", str, ("paper",))
     out: str | None = flag(None, RUN, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
     resume: str | None = flag(None, RUN, "go on with the run in this folder, which settles all other flags")
@@ -211,7 +221,7 @@ _PAPER = {
 }  # fmt: skip
 _PAPER_PROMPT = {
     **_PAPER, "method": "prompt", "prompt_length": 8, "prompt_init": "text", "learning_rate": 3e-2, "batch_size": 8,
-    "clip_norm": 0.0, "keep": "last",
+    "clip_norm": 0.0, "keep": "last", "generate": True,
 }  # fmt: skip
 PRESETS = {
     "paper": {
@@ -255,6 +265,8 @@ def make_settings(**given: Any) -> Settings:
     method, model = ({**values, **preset, **given}[name] for name in ("method", "model"))
     if method is None:
         raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (--preset paper brings its own)")
+    if method == "head":
+        preset.pop("generate", None)  # there is nothing to decode
     parts = method.split("+")
     values.update(METHOD_DEFAULTS[method] | (BUNDLED_DEFAULTS.get(method, {}) if model == BUNDLED_MODEL else {}))
     values.update({name: value for name, value in preset.items() if fields[name].metadata["only"] in ("", *parts)})
@@ -300,7 +312,9 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
         flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
         if only and only not in parts and value != fields[name].default:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
-        if name == "read" and not tags and value != "first":
+        if name in ("read", "tag_decoding", "attention") and not tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
+        if name == "generate" and value and (tags or "head" in parts):
+            raise InputError("--generate belongs to answers that a language model says; a head reads them here")
     if "prompt_text" in given and given["prompt_text"] and values["prompt_init"] != "text":
         raise InputError(f"--prompt-text needs --prompt-init text; it is {values['prompt_init']}")

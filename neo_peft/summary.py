@@ -9,6 +9,7 @@ from pathlib import Path
 from neo_peft import processes, tables
 from neo_peft.checkpoints import FOLDER
 from neo_peft.files import sha256
+from neo_peft.hardware import peak_bytes
 from neo_peft.job import Job, Say
 from neo_peft.loop import State
 from neo_peft.model import adapted_modules
@@ -42,7 +43,7 @@ def describe(say: Say, job: Job) -> None:
 
 def headline(task: Task, scores: dict) -> dict:
     """Take the few scores that are followed over the epochs."""
-    names = ("f1", "precision", "recall") if task.tags_words else (task.metric, "accuracy")
+    names = ("f1", "precision", "recall", "span_f1") if task.tags_words else (task.metric, "accuracy")
     return {name: scores[name] for name in dict.fromkeys(names)}
 
 
@@ -98,6 +99,7 @@ def make_record(job: Job, folder: Path, scores: dict, state: State, kept_epoch: 
         "warnings": warnings(job, folder, scores, state),
         "assumed": assumed(settings),
         "seconds": seconds,
+        "memory": {"peak_bytes": peak_bytes(job.tuned.model.device)},
     }
 
 

@@ -20,6 +20,30 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table in Markdown that is as readable where nothing renders it."""
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    first, *others = widths
+    cells.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    lines = []
+    for name, *numbers in cells:
+        parts = [name.ljust(first), *(cell.rjust(width) for cell, width in zip(numbers, others))]
+        lines.append(f"| {' | '.join(parts)} |")
+    return "\n".join(lines)
+
+
+# What a measure is called where it is shown: a figure of tags says whether the types count.
+OF_TAGS = {
+    "f1": "typed f1", "precision": "typed precision", "recall": "typed recall", "span_f1": "span-only f1",
+    "accuracy": "accuracy of words",
+}  # fmt: skip
+
+
+def shown_name(task: Task, measure: str) -> str:
+    return OF_TAGS.get(measure, measure) if task.tags_words else measure.replace("_", " ")
+
+
 def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 

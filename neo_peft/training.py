@@ -7,14 +7,15 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from neo_peft import adapter, checkpoints, loading, loop, processes, stopping
+from neo_peft import adapter, checkpoints, loading, loop, predictions, processes, stopping
 from neo_peft.checkpoints import Checkpoint
 from neo_peft.decoding import evaluate, majority_scores, perplexity, score
 from neo_peft.errors import InputError, Stopped
@@ -60,7 +61,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
 
 def begin(folder: Path, settings: Settings) -> None:
     """Write the settings into the folder of a new run; clear what a write that was killed has left in an old one's."""
-    for part in (folder, folder / checkpoints.FOLDER):
+    for part in (folder, folder / checkpoints.FOLDER, folder / predictions.FOLDER):
         if part.exists():
             clean(part)
     if not settings.resume:
@@ -72,8 +73,10 @@ def abandon(folder: Path, made: list[Path], settings: Settings) -> None:
     """Leave nothing of a new run that ended before it trained."""
     if not (settings.resume or processes.rank or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
-        for path in made:
-            path.rmdir()
+        shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
+        with suppress(OSError):  # another run may stand in runs/ by now
+            for path in made:
+                path.rmdir()
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -102,7 +105,7 @@ def do(settings: Settings, folder: Path, started: float, say: Say, progress: Pro
         scores = {
             "majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}
         }
-        scores |= score_side(job, base, "before", progress)
+        scores |= score_side(job, base, "before", folder, progress)
         loading.begin(job.tuned)  # not before: the base that was scored is bare
     clock = lambda: round(before + time.monotonic() - started, 1)  # noqa: E731
     state, kept, best = train(job, folder, checkpoint, scores, clock, say, progress)
@@ -112,7 +115,7 @@ def do(settings: Settings, folder: Path, started: float, say: Say, progress: Pro
     say("")
     tuned = Side(job.tuned.model, job.tuned.encoder)
     show_answers(say, job, tuned, "After tuning")
-    scores |= score_side(job, tuned, "after", progress)
+    scores |= score_side(job, tuned, "after", folder, progress)
     return processes.decide(lambda: write_results(job, folder, scores, state, kept["epoch"], clock()))
 
 
@@ -207,7 +210,7 @@ def train(
             stopping.obey()
         except InputError as error:  # numbers gone wrong
             there = checkpoints.numbered(folder / checkpoints.FOLDER)
-            raise InputError(f"{error}; {there[-1]} is kept" if there else str(error)) from None
+            raise type(error)(f"{error}; {there[-1]} is kept" if there else str(error)) from None
     return state, kept, best
 
 

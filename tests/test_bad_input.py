@@ -23,12 +23,12 @@ from hub_server import HubServer
 import evaluate
 import train
 from neo_peft import base, readers
-from neo_peft.commands import export, predict
+from neo_peft.commands import export, predict, study
 from neo_peft.errors import exit_status
 from neo_peft.settings import Settings, names
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export}
+SCRIPTS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "study": study}
 NER, TEXT = "train --task ner --method lora", "train --task sentiment --method prompt"
 
 
@@ -85,6 +85,7 @@ REAL = {  # what is allowed, and what lies below and above it
 }  # fmt: skip
 CHOICES = {
     "--task": TASKS, "--method": METHODS, "--protocol": "clean, paper", "--read": "first, last",
+    "--attention": "causal, full", "--tag-decoding": "greedy, viterbi",
     "--precision": "auto, fp32, bf16, fp16", "--device": "auto, cuda, mps, cpu", "--bias": "none, all, lora_only",
     "--lora-init": "kaiming, gaussian", "--preset": "paper", "--keep": "best, last",
     "--prompt-init": "text, vocab, labels, random",

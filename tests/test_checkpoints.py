@@ -27,6 +27,7 @@ from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
 FLAGS = ["--task", "sentiment", "--method", "lora", "--batch-size", "5", *SMALL]  # 5 updates an epoch
+STEP_7 = "checkpoints/step-7"
 
 
 def stop_at(*steps, number=signal.SIGTERM):
@@ -90,6 +91,17 @@ def test_a_checkpoint_is_safetensors_and_json(run, tiny_folder):
     assert tensors.keys() - lora == {"random cpu 0"}
     best = load_file(run / "checkpoints/step-7/best.safetensors")
     assert {f"weight {name}" for name in best} < lora and len(best) == 16
+
+
+def test_a_checkpoint_holds_the_weights_of_the_best_epoch(run, stopped, tmp_path):
+    """The first, which step 5 ended: what trains on in the second is another."""
+    argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "first"]
+    assert end(start(argv, stop_at(5))) == 143
+    at_5, at_7 = (load_file(Path(name, "tensors.safetensors")) for name in ("first/checkpoints/step-5", run / STEP_7))
+    for step in (run / "checkpoints/step-6", run / STEP_7):
+        best = load_file(step / "best.safetensors")
+        assert all(torch.equal(tensor, at_5[f"weight {name}"]) for name, tensor in best.items())
+        assert not any(torch.equal(tensor, at_7[f"weight {name}"]) for name, tensor in best.items())
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "best.safetensors"])
@@ -287,9 +299,9 @@ def test_what_a_run_makes_is_on_the_disk_with_its_name(stopped, tmp_path, monkey
 
     monkeypatch.setattr(os, "fsync", watched)
     argv = ["--task", "ner", "--method", "lora+prompt", "--batch-size", "5", *SMALL]
-    train.main([*argv, "--model", str(stopped[0].parent / "model"), "--out", "new/runs/run"])
-    run = tmp_path / "new/runs/run"
-    for path in (run, run.parent, run.parent.parent, run / "checkpoints/step-2", run / "checkpoints", *run.rglob("*")):
+    train.main([*argv, "--model", str(stopped[0].parent / "model")])
+    run = tmp_path / "runs/ner-lora+prompt"
+    for path in (run, run.parent, run / "checkpoints/step-2", run / "checkpoints", *run.rglob("*")):
         assert path.name in names[path.parent], path
     assert {run / "metrics.jsonl", run / "timings.jsonl"} <= names.keys()
 

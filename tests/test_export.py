@@ -297,6 +297,17 @@ def test_what_the_other_side_cannot_express_is_refused_in_one_line(runs, argv, c
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("more", [[], ["--merge"]])
+def test_a_word_that_sees_its_whole_sentence_is_refused(tiny_folder, tmp_path, capsys, more):
+    make_run(tmp_path / "full", tiny_folder, "ner", "lora", attention="full")
+    assert exit_status(lambda: export.main(["full", "out", *more])) == 2
+    error = (
+        "error: full lets a word see its whole sentence (--attention full), for which neither peft nor transformers'"
+    )
+    assert capsys.readouterr().err == f"{error} GPT-Neo has a place: they would compute something else\n"
+    assert not Path("out").exists()
+
+
 def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path, capsys):
     Path("kept").mkdir()
     Path("kept/file").write_text("mine")

@@ -34,11 +34,11 @@ RUNS = {
     "lora+prompt": ["--task", "ner", "--batch-size", "4", "--dropout", "0.1", "--head-dropout", "0.3", 
              "--keep", "last"],
 }  # fmt: skip
-CLOCK = ("seconds", "finished", "sha256")
+CLOCK = ("seconds", "finished", "memory", "sha256")
 
 
-def start(argv, before=lambda: None) -> int:
-    """Begin `python train.py ARGV` in a process of its own, and return the process's number."""
+def start(argv, before=lambda: None, main=train.main) -> int:
+    """Begin `python train.py ARGV`, or another command, in a process of its own, and return the process's number."""
     if process := os.fork():
         return process
     status = 1
@@ -47,7 +47,7 @@ def start(argv, before=lambda: None) -> int:
         tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks: one that is killed holds it for ever
         stopping.listen()
         before()
-        status = exit_status(lambda: train.main(argv))
+        status = exit_status(lambda: main(argv))
     finally:
         sys.stderr.flush()
         os._exit(status)

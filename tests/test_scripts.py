@@ -89,6 +89,7 @@ def test_the_record_tells_what_was_run(small, capsys):
     assert record["files"].keys() == {
         "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "plot.png", "settings.json",
         "timings.jsonl",
+        *(f"predictions/{when}-{split}.jsonl" for when in ("before", "after") for split in ("validation", "test")),
     }  # fmt: skip
     assert record["labels"][1:3] == ["B-DNA", "I-DNA"]
     assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11
@@ -237,6 +238,10 @@ BAD = {
         "--task", "ner", "--method", "prompt", "--rank", "4",
     ],
     "--read belongs to tasks that tag words, as ner": ["--task", "sentiment", "--method", "lora", "--read", "last"],
+    "--tag-decoding belongs to tasks that tag words": [
+        "--task", "sentiment", "--method", "lora", "--tag-decoding", "viterbi",
+    ],
+    "--attention belongs to tasks that tag words": ["--task", "sentiment", "--method", "lora", "--attention", "full"],
     "--prompt-text needs --prompt-init text": [
         "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
     ],

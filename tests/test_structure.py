@@ -13,18 +13,22 @@ import neo_peft
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    ("errors", "rows", "elementwise", "metrics", "progress"),
-    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt"),
-    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config"),
+    ("errors", "rows", "elementwise", "metrics", "progress", "viterbi", "markup"),
+    ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
+    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty", "floors"),
     ("model", "own_rows", "runs"),
-    ("data", "flags", "sources"),
-    ("adapter", "decoding", "loop"),
+    ("data", "flags", "sources", "predictions"),
+    ("adapter", "decoding", "loop", "plan", "browse"),
     ("loading", "checkpoints"),
     ("adapter_set", "job"),
     ("summary",),
-    ("training",),
-    ("train", "evaluate", "commands.predict", "commands.export"),
-)
+    ("training", "study_results", "study_page"),
+    ("study",),
+    (
+        "train", "evaluate",
+        *(f"commands.{name}" for name in ("predict", "export", "study", "report", "compare", "sizes")),
+    ),
+)  # fmt: skip
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
 
@@ -66,6 +70,10 @@ def test_help_and_a_bad_flag_answer_without_torch():
         ["train.py", "--help"], ["evaluate.py", "--help"], ["train.py", "--task", "nre"], ["train.py"],
         ["neo_peft/__main__.py"], ["neo_peft/__main__.py", "predict", "--help"],
         ["neo_peft/__main__.py", "predict", "x"], ["neo_peft/__main__.py", "export", "x"],
+        ["neo_peft/__main__.py", "study", "--help"], ["neo_peft/__main__.py", "study", "--task", "ner", "--rank", "0"],
+        ["neo_peft/__main__.py", "report", "--help"], ["neo_peft/__main__.py", "report", "x", "y"],
+        ["neo_peft/__main__.py", "compare", "--help"], ["neo_peft/__main__.py", "compare", "x", "y"],
+        ["neo_peft/__main__.py", "sizes", "--jsn"], ["neo_peft/__main__.py", "sizes", "--help"],
     ):  # fmt: skip
         code = (
             "import sys, runpy; sys.argv = sys.argv[1:]\n"

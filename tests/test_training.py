@@ -14,6 +14,7 @@ from neo_peft.data import collate
 from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError
 from neo_peft.loading import load, load_untuned
+from neo_peft.runs import make_folder
 from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA, limit_rows, load_splits
 from neo_peft.tasks import TASKS
@@ -302,3 +303,14 @@ def test_the_same_seed_gives_the_same_bits(tiny_folder, method):
         assert a[name].read_bytes() == b[name].read_bytes(), name
     scores = [json.loads(Path(name, "run.json").read_text())["scores"] for name in ("a", "b")]
     assert scores[0] == scores[1]
+
+
+def test_a_run_that_ends_before_it_trains_leaves_nothing_but_what_others_have_made(tmp_path):
+    settings = make_settings(task="ner", method="lora", data="sample")
+    first, second = make_folder(settings), make_folder(settings)
+    for folder, _ in (first, second):
+        training.begin(folder, settings)
+    training.abandon(*first, settings)
+    assert sorted(map(str, Path().rglob("*"))) == ["runs", "runs/ner-lora-2", "runs/ner-lora-2/settings.json"]
+    training.abandon(*second, settings)
+    assert not list(Path("runs").iterdir())

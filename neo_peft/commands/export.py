@@ -60,6 +60,11 @@ def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
             f"--merge: {run} has a soft prompt, rows in front of every text, which a model of transformers has no "
             "place for; export it without --merge, for peft"
         )
+    if settings.attention != "causal":
+        raise InputError(
+            f"{run} lets a word see its whole sentence (--attention full), for which neither peft nor transformers' "
+            "GPT-Neo has a place: they would compute something else"
+        )
     if not merge and settings.method in ("full", "head"):
         raise InputError(
             f"{run} is no adapter of peft's, which knows neither a model tuned in full nor a head alone; "

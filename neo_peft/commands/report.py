@@ -1,0 +1,227 @@
+"""Show finished runs as a page: python -m neo_peft report runs/ner-lora
+
+RUN/report.html, or the file of --out, stands alone: no script, no other file, nothing from the network. What a run's
+files hold is text, which `markup.py` escapes.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from string import Template
+
+from neo_peft import browse
+from neo_peft.errors import InputError
+from neo_peft.files import sha256, write_text
+from neo_peft.flags import OneLineParser, argument
+from neo_peft.markup import Html, cell, element, escaped, facts, joined, note, section, table
+from neo_peft.plots import as_svg, draw_loss, draw_validation, read_metrics
+from neo_peft.predictions import read_predictions
+from neo_peft.runs import RUN, newest_run, read_record, recorded_settings, refuse_unfinished
+from neo_peft.settings import filled, task_of
+from neo_peft.tables import number, shown_name
+from neo_peft.tasks import Task
+from neo_peft.uncertainty import intervals
+
+TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
+# What reading a record leads to that is none, whatever its checksum says.
+NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+
+
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        prog="python -m neo_peft report", allow_abbrev=False,
+        description="Write a page on finished runs: scores, curves, errors to browse, and the recipe.",
+    )  # fmt: skip
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", type=argument(filled), help="runs' folders (default: the newest finished one)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", type=argument(filled), help="the page (default: RUN/report.html; several runs need it)"
+    )
+    flags = parser.parse_intermixed_args(argv)
+    if len(flags.runs) > 1 and not flags.out:
+        parser.error("several runs need --out FILE, the page that compares them")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse_flags(argv)
+    folders = [Path(folder) for folder in flags.runs] or [newest_run()]
+    out = Path(flags.out) if flags.out else folders[0] / "report.html"
+    runs, articles = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+            articles.append(article(runs[-1], f"run-{len(runs)}"))
+        except NO_RECORD as error:
+            raise InputError(f"{folder} holds no results of a run: {type(error).__name__}, {error}") from None
+    title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
+    body = joined([side_by_side(runs), *articles] if len(runs) > 1 else articles)
+    write_text(out, Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escaped(title), body=body))
+    print(f"{out} shows {', '.join(map(str, folders))}; open it in a browser")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and by kind of score ("before", "after", …) and split the rows with what was answered
+    and the 95 % intervals of their scores."""
+
+    folder: Path
+    record: dict
+    task: Task
+    metrics: list[dict]
+    answers: dict[str, dict[str, list[dict]]]
+    ranges: dict[str, dict[str, dict[str, tuple[float, float]]]]
+
+
+def read_run(folder: Path) -> Run:
+    """Read all that is shown of a run. Raise InputError where it is not finished, or a file was changed."""
+    refuse_unfinished(folder)
+    if not (folder / RUN).exists():
+        raise InputError(f"{folder} holds no {RUN}: a report shows runs that train.py has finished")
+    record = read_record(folder)
+    for name in (METRICS, TIMINGS):
+        if sha256(folder / name) != record["files"].get(name):
+            raise InputError(f"{folder / name} was changed since the run: its sha256 is another")
+    task = task_of(recorded_settings(folder / RUN, record["flags"]))
+    kinds = [kind for kind in record["scores"] if kind != "majority"]
+    splits = [split for split in record["rows"] if split != "train"]
+    answers = {kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds}
+    ranges = {
+        kind: {split: intervals(task, rows, [row["predicted"] for row in rows]) for split, rows in of_kind.items()}
+        for kind, of_kind in answers.items()
+    }
+    return Run(folder, record, task, read_metrics(folder / METRICS), answers, ranges)
+
+
+def article(run: Run, name: str) -> Html:
+    """Show one run; the answers of test, where there is one, are looked at closely."""
+    split = "test" if "test" in run.answers["after"] else "validation"
+    found, rows = run.record["scores"]["after"][split], run.answers["after"][split]
+    if run.task.tags_words:
+        closely = browse.by_type(run.task, found, split), browse.wrong_entities(run.task, rows, split)
+    else:
+        closely = browse.by_label(run.task, found, split), browse.wrong_answers(run.task, rows, split)
+    return element("article", opening(run), scores(run), curves(run), *closely, cost(run), recipe(run), id=name)
+
+
+def opening(run: Run) -> Html:
+    """Say in a line what was run, then the verdict, and what warns of it."""
+    from neo_peft.summary import verdict  # after the flags: torch takes seconds to import
+
+    record, flags = run.record, run.record["flags"]
+    protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
+    what = (
+        f"{flags['method']} on {base_name(record['model'])}, {record['rows']['train']:,} rows of "
+        f"{base_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of {flags['epochs']} kept; "
+        f"seed {record['seed']}"
+    )
+    said = verdict(run.task, record["scores"], record["rows"]["validation"])
+    warnings = [element("p", f"Warning: {warning}", class_="warning") for warning in record["warnings"]]
+    head = element("h2", f"{run.task.name}, {flags['method']}")
+    lines = [
+        element("p", line, class_=kind) for kind, line in (("folder", run.folder), ("what", what), ("verdict", said))
+    ]
+    return element("header", head, *lines, *warnings)
+
+
+def base_name(name: str) -> str:
+    """Name a base or data; of a folder only its own name."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def scores(run: Run) -> Html:
+    """Show the scores of each split: the majority's, before and after, by rank and where it was done by generation."""
+    given = run.record["scores"]
+    kinds = ["majority", *sorted(run.ranges, key=lambda kind: kind.startswith("after"))]
+    tables = []
+    for split, rows in run.answers["after"].items():
+        measures = run.ranges["after"][split]
+        lines = [[shown_name(run.task, name), *(score(run, kind, split, name) for kind in kinds)] for name in measures]
+        if any("generate" in kind for kind in kinds):
+            lines.append(["unanswered", *(given[kind][split]["unanswered"] for kind in kinds)])
+        head = element("h4", f"{split}, {len(rows):,} rows")
+        tables.append(element("div", head, table(["", *kinds], lines, "scores")))
+    about = "Below a score its 95 % interval: how far the choice of these rows alone could move it (bootstrap)."
+    return section("Scores", element("div", *tables, class_="beside"), note(about))
+
+
+def score(run: Run, kind: str, split: str, measure: str) -> Html:
+    """Show a score, its interval, and where both stand between 0 and 1."""
+    value = run.record["scores"][kind][split][measure]
+    if kind not in run.ranges:
+        return cell(number(value))
+    low, high = run.ranges[kind][split][measure]
+    where = ";".join(f"--{name}:{100 * max(0, of):.1f}%" for name, of in (("at", value), ("low", low), ("high", high)))
+    return cell(number(value), element("small", f"{low:.3f}–{high:.3f}"), element("i", style=where))
+
+
+def side_by_side(runs: list[Run]) -> Html:
+    """Compare runs by their tasks' own measures, after tuning."""
+    splits = list(dict.fromkeys(split for run in runs for split in run.answers["after"]))
+    lines = []
+    for place, run in enumerate(runs, start=1):
+        record, metric = run.record, run.task.metric
+        name = (
+            element("a", run.folder, href=f"#run-{place}"),
+            element("small", f"{run.task.name}, {record['flags']['method']}"),
+        )
+        found = [score(run, "after", split, metric) if split in run.answers["after"] else "–" for split in splits]
+        share, seconds = f"{100 * record['trainable'] / record['total']:.3g} %", f"{record['seconds']:,.0f}"
+        lines.append([joined(name), shown_name(run.task, metric), *found, share, seconds])
+    header = ["run", "measure", *splits, "trained", "seconds"]
+    return element("article", section("Side by side", table(header, lines, "scores")))
+
+
+def curves(run: Run) -> Html:
+    drawn = [element("figure", Html(as_svg(draw, run.metrics))) for draw in (draw_loss, draw_validation)]
+    return section("Learning curves", element("div", *drawn, class_="beside"))
+
+
+def cost(run: Run) -> Html:
+    """Show what was trained, and what it took."""
+    record, speed, peak = run.record, tokens_a_second(run), run.record.get("memory", {}).get("peak_bytes")
+    stored = sum((run.folder / name).stat().st_size for name in record["files"] if name.endswith(".safetensors"))
+    return section("What was trained, and what it took", facts({
+        "parameters": f"{record['trainable']:,} of {record['total']:,}, "
+                      f"{100 * record['trainable'] / record['total']:.4g} %",
+        "on disk": f"{stored / 1e6:,.2f} MB; the full model, in fp32 as well, "
+                   f"{4 * record['base']['parameters'] / 1e6:,.2f} MB",
+        "time": f"{record['seconds']:,.0f} seconds, loading and scoring included",
+        "tokens a second": "–" if speed is None else f"{speed:,.0f} in training",
+        "peak memory": "–" if peak is None else f"{peak / 1e6:,.0f} MB",
+        "computed": f"{record['precision']} on {record['device']}, threads {record['threads']}, "
+                    f"processes {record['processes']}",
+    }))  # fmt: skip
+
+
+def tokens_a_second(run: Run) -> float | None:
+    """Divide tokens by seconds, over the steps that follow another of their epoch: what lies between is scoring."""
+    lines = [json.loads(line) for line in (run.folder / TIMINGS).read_text(encoding="utf-8").splitlines()]
+    epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
+    pairs = [(one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]]
+    seconds = sum(two["seconds"] - one["seconds"] for one, two in pairs)
+    return sum(two["tokens"] for _, two in pairs) / seconds if seconds > 0 else None
+
+
+def recipe(run: Run) -> Html:
+    """Show what the run can be made again from."""
+    record = run.record
+    lines = [
+        [f"--{name.replace('_', '-')}", value, "assumed" if name in record["assumed"] else ""]
+        for name, value in record["flags"].items()
+    ]
+    flags = element(
+        "details", element("summary", element("b", "all flags")), table(["flag", "value", ""], lines, "flags")
+    )
+    return section("Recipe", facts({
+        "base": f"{base_name(record['model'])}, fingerprint {record['base']['fingerprint']}",
+        "seed": record["seed"],
+        "finished": record["finished"],
+        "commit": record["commit"] or "–",
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }), flags)  # fmt: skip

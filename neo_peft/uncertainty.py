@@ -1,0 +1,149 @@
+"""How far chance alone could have moved a score: the bootstrap over examples (Efron & Tibshirani 1993, chapters 6, 13).
+
+A test set is a draw of examples, and another draw would have given other scores. Draw n of its n examples with
+replacement, score them, and again: the spread of those scores is the score's own. Two runs are compared on the same
+draws, since an example that is hard is hard for both (Koehn 2004; Berg-Kirkpatrick et al. 2012).
+
+An example enters as a few counts, whose sums are all that a score needs; `metrics.py` says what is counted.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from neo_peft.metrics import entities
+from neo_peft.tasks import Task
+
+LEVEL = 0.95
+AT_ONCE = 250  # resamples whose weights are held at a time
+
+Interval = tuple[float, float]
+
+
+def intervals(
+    task: Task, rows: list[dict], predicted: list, resamples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """Compute the 95 % percentile interval of each headline measure.
+
+    Of tags: f1, precision, recall, span_f1, accuracy; of answers: accuracy, macro_f1, and of two labels f1, matthews.
+    """
+    return mean_intervals(task, rows, [predicted], resamples, seed)
+
+
+def mean_intervals(
+    task: Task, rows: list[dict], predictions: list[list], resamples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """Compute the same of the mean over several runs' answers to the same rows, as of one recipe's seeds: a draw of
+    examples is one for all of them, and the runs themselves are not drawn."""
+    counts = np.hstack([example_counts(task, rows, predicted) for predicted in predictions])
+
+    def means(sums: np.ndarray) -> dict:
+        of_runs = [measures(task, part) for part in np.split(sums, len(predictions), axis=1)]
+        return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
+
+    drawn = _in_one([means(sums) for sums in _resampled(counts, resamples, seed)])
+    return {name: _interval(values) for name, values in drawn.items()}
+
+
+def paired(
+    task: Task, rows: list[dict], predicted_a: list, predicted_b: list, resamples: int = 10_000, seed: int = 0
+) -> dict[str, dict]:
+    """Compare two runs' answers to the same rows: {measure: {"a", "b", "difference", "low", "high", "p"}}.
+
+    The difference is b - a, low and high its 95 % percentile interval. p, two-sided, is twice the share of resamples
+    whose difference is zero or on the other side of it, the observed draw counted as one more, and at most 1:
+
+        p = min(1, 2 · (1 + min(#(difference <= 0), #(difference >= 0))) / (resamples + 1))
+
+    It is below 0.05 just where the interval leaves zero out, to within one resample.
+    """
+    of_a, of_b = (example_counts(task, rows, predicted) for predicted in (predicted_a, predicted_b))
+    width = of_a.shape[1]
+
+    def both(sums: np.ndarray) -> tuple[dict, dict]:
+        return measures(task, sums[:, :width]), measures(task, sums[:, width:])
+
+    counts = np.hstack([of_a, of_b])
+    observed_a, observed_b = both(counts.sum(0, keepdims=True))
+    pairs = (both(sums) for sums in _resampled(counts, resamples, seed))
+    drawn = _in_one([{name: b[name] - a[name] for name in a} for a, b in pairs])
+    compared = {}
+    for name, differences in drawn.items():
+        a, b = float(observed_a[name][0]), float(observed_b[name][0])
+        low, high = _interval(differences)
+        other_side = min(np.sum(differences <= 0), np.sum(differences >= 0))
+        p = min(1.0, 2 * (1 + int(other_side)) / (resamples + 1))
+        compared[name] = {"a": a, "b": b, "difference": b - a, "low": low, "high": high, "p": p}
+    return compared
+
+
+# ---------------------------------------------------------------------------------------------- from counts to scores
+
+
+def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
+    """Count each example, (n, S). Of a tagged sentence: hits, guessed and gold entities, hits of the span alone, right
+    words, words. Of an answer, for each label: hit, guessed, gold; one that names no label guesses none."""
+    if task.tags_words:
+        return np.array([_of_sentence(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)])
+    column = {label: index for index, label in enumerate(task.labels)}
+    gold = np.array([column[row[task.fields[-1]]] for row in rows])
+    guess = np.array([column.get(label, -1) for label in predicted])
+    labels = np.arange(len(task.labels))
+    is_gold, is_guess = gold[:, None] == labels, guess[:, None] == labels
+    return np.hstack([is_gold & is_guess, is_guess, is_gold]).astype(int)
+
+
+def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
+    gold, guessed = set(entities(gold_tags)), set(entities(tags))
+    span_hits = {entity[1:] for entity in gold} & {entity[1:] for entity in guessed}
+    right = sum(a == b for a, b in zip(gold_tags, tags, strict=True))
+    return [len(gold & guessed), len(guessed), len(gold), len(span_hits), right, len(gold_tags)]
+
+
+def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the measures of summed counts, (R, S) -> (R,) each, as `metrics.py` does of one set of answers."""
+    if task.tags_words:
+        hits, guesses, support, span_hits, right, words = sums.T
+        return {
+            "f1": _ratio(2 * hits, guesses + support),
+            "precision": _ratio(hits, guesses),
+            "recall": _ratio(hits, support),
+            "span_f1": _ratio(2 * span_hits, guesses + support),
+            "accuracy": _ratio(right, words),
+        }
+    hits, guesses, support = np.split(sums, 3, axis=1)  # (R, K) each
+    f1, total = _ratio(2 * hits, guesses + support), support.sum(1)
+    found = {"accuracy": _ratio(hits.sum(1), total), "macro_f1": f1.mean(1)}
+    if len(task.labels) == 2:
+        unanswered = total - guesses.sum(1)
+        spread_of_guesses = total**2 - (guesses**2).sum(1) - unanswered**2
+        spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(1)))
+        found |= {"f1": f1[:, 1], "matthews": _ratio(hits.sum(1) * total - (support * guesses).sum(1), spread)}
+    return found
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole != 0)
+
+
+# ------------------------------------------------------------------------------------------------------ the resamples
+
+
+def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw as many examples as there are, with replacement, and yield the sums of their counts, (R, S) at a time."""
+    # Examples with the same counts are drawn as one kind: how often each kind comes is multinomial, and there are few.
+    kinds, sizes = np.unique(counts, axis=0, return_counts=True)
+    random, n = np.random.default_rng(seed), len(counts)
+    for begin in range(0, resamples, AT_ONCE):
+        weights = random.multinomial(n, sizes / n, size=min(AT_ONCE, resamples - begin))
+        # Floats, since numpy multiplies matrices of integers slowly; sums below 2^53 are exact all the same.
+        yield (weights.astype(float) @ kinds).astype(int)
+
+
+def _in_one(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _interval(values: np.ndarray) -> Interval:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

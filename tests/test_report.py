@@ -1,0 +1,402 @@
+"""The report: what it shows is what the run's files hold, worked by hand; foreign text stays text; refusals."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from neo_peft.commands import report
+from neo_peft.decoding import score
+from neo_peft.errors import InputError, exit_status
+from neo_peft.files import read_sealed, sha256
+from neo_peft.plots import as_svg, draw_loss, draw_validation
+from neo_peft.predictions import write_predictions
+from neo_peft.runs import flags_of, write_record
+from neo_peft.settings import make_settings, task_of
+
+LABELS = ("O", "B-drug", "I-drug", "B-gene", "I-gene")
+TAGGED = [
+    {"tokens": words.split(), "tags": tags.split()}
+    for words, tags in (
+        ("Take aspirin daily", "O B-drug O"),
+        ("The p53 gene sleeps", "O B-gene I-gene O"),
+        ("acetyl salicylic acid", "B-drug I-drug I-drug"),
+    )
+]
+# A hit; another type; another type and boundary: P = R = 1/3, of spans alone 2/3; drug 1/2, gene 0.
+ANSWERED = [tags.split() for tags in ("O B-drug O", "O B-drug I-drug O", "O B-gene I-gene")]
+SAID = [
+    {"sentence": text, "label": label}
+    for text, label in [("up", "good"), ("down", "bad"), ("flat", "so-so"), ("rise", "good"), ("fall", "bad")]
+]
+ANSWERS = ["good", "good", "bad", "good", None]
+STEPS = [
+    {"step": n, "epoch": 1 + (n > 2), "loss": 1 / n, "learning_rate": 0.1, "gradient_norm": 1} for n in (1, 2, 3, 4)
+]
+EPOCHS = [
+    {"step": 2 * n, "epoch": n, "train_loss": 1.0, "validation_loss": 1.0, "validation": {"f1": 0.1 * n}}
+    for n in (1, 2)
+]
+# 100 tokens in a second, then, over a gap that is scoring, 300 in a second: 200 a second.
+TIMES = [
+    {"step": n, "seconds": at, "tokens": count} for n, at, count in ((1, 1, 9), (2, 2, 100), (3, 12, 9), (4, 13, 300))
+]
+
+
+def make_run(folder, task, rows, answers, labels, changes=(), metrics=(*STEPS, *EPOCHS), times=TIMES, **flags):
+    """Make a finished run by hand, of the answers {kind of score: {split: …}}; `changes` to its record come last."""
+    folder.mkdir(parents=True)
+    settings = make_settings(task=task, method="lora", labels=labels, **flags)
+    task = task_of(settings)
+    scores = {"majority": {name: score(task, rows, answers["before"][name]) for name in answers["before"]}}
+    for kind, splits in answers.items():
+        scores[kind] = {name: score(task, rows, predicted) for name, predicted in splits.items()}
+        for name, predicted in splits.items():
+            write_predictions(folder, kind, name, rows, predicted, None)
+    for name, lines in (("metrics.jsonl", metrics), ("timings.jsonl", times)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "adapter_model.safetensors").write_bytes(bytes(1_500_000))
+    files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
+    record = {
+        "task": task.name, "labels": list(labels), "flags": flags_of(settings), "model": "neo-mini", "data": "own-rows",
+        "protocol": "single", "base": {"fingerprint": "f1e2d3", "parameters": 5_000_000}, "files": files, "seed": 3,
+        "threads": 2, "processes": 1, "device": "cpu", "precision": "fp32", "versions": {"torch": "2.9"},
+        "commit": None, "finished": "2030-01-02T03:04:05+00:00", "trainable": 1_000, "total": 5_001_000,
+        "rows": {"train": 7} | {name: len(rows) for name in answers["after"]}, "kept_epoch": 2, "scores": scores,
+        "warnings": ["the loss rose"], "assumed": ["rank"], "seconds": 61.4, "memory": {"peak_bytes": 450_000_000},
+    }  # fmt: skip
+    write_record(folder, {name: value for name, value in (record | dict(changes)).items() if value != "left out"})
+    return folder
+
+
+def tagger(folder, **more):
+    nothing = [["O"] * len(row["tokens"]) for row in TAGGED]
+    splits = {"before": {"validation": nothing, "test": nothing}, "after": {"validation": ANSWERED, "test": ANSWERED}}
+    return make_run(folder, "tagging", TAGGED, splits, LABELS, **more)
+
+
+def answerer(folder, **more):
+    splits = {
+        "before": {"test": ANSWERS, "validation": ANSWERS},
+        "before, generate": {"test": [None] * 5, "validation": [None] * 5},
+        "after": {"test": ANSWERS, "validation": ANSWERS},
+        "after, generate": {"test": ANSWERS, "validation": ANSWERS},
+    }
+    return make_run(folder, "classification", SAID, splits, ("bad", "so-so", "good"), **more)
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: its elements, its text, its tables as rows of cells, its folded groups."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.elements, self.texts, self.tables, self.folded, self.open = [], [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+        elif tag == "summary":
+            self.folded.append([""])
+        elif tag in ("li", "dd") and "details" in self.open:
+            self.folded[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts.append(text)
+        if {"th", "td"} & {*self.open}:
+            self.tables[-1][-1][-1] += text
+        elif {"summary", "li"} & {*self.open} and "dt" not in self.open:
+            self.folded[-1][-1] += text
+
+    @property
+    def text(self):
+        return " ".join("".join(self.texts).split())
+
+    @property
+    def groups(self):
+        """List each folded group: its title, and the texts in it."""
+        return [[" ".join(text.split()) for text in group if text] for group in self.folded]
+
+
+def page(*argv) -> Page:
+    """Run the command, and read the page that it says it wrote."""
+    report.main([str(one) for one in argv])
+    return Page(Path(argv[-1]) if "--out" in argv else Path(argv[0]) / "report.html")
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
+    shown = page(tagger(tmp_path / "run"))
+    assert capsys.readouterr().out == f"{tmp_path}/run/report.html shows {tmp_path}/run; open it in a browser\n"
+    validation, test, types, flags = shown.tables
+    assert validation[0] == ["", "majority", "before", "after"] and test == validation
+    found = {row[0]: row[1:] for row in test[1:]}
+    # Nothing answered scores 0, and whatever rows are drawn; of three sentences any F1 from 0 to 1 can be drawn.
+    assert found["typed f1"][:2] == ["0.000", "0.0000.000–0.000"] and found["typed f1"][2].startswith("0.333")
+    assert found["span-only f1"][2].startswith("0.667") and found["typed precision"][2].startswith("0.333")
+    assert types[0] == ["type", "precision", "recall", "f1", "gold"]
+    assert types[1:] == [
+        ["drug", "0.500", "0.500", "0.500", "2"], ["gene", "0.000", "0.000", "0.000", "1"],
+        ["all, typed", "0.333", "0.333", "0.333", "3"], ["all, span only", "", "", "0.667", "3"],
+    ]  # fmt: skip
+    assert ["--rank", "8", "assumed"] in flags and ["--seed", "0", ""] in flags
+    boundary, kind, missed, spurious, _ = shown.groups
+    assert boundary == ["boundary 0 the type is right, the first or the last word is not"]
+    assert kind[0].startswith("type 1 ") and kind[1:] == ["The gene p53 gene sleeps", "The drug p53 gene sleeps"]
+    assert missed[0].startswith("missed 1 ") and spurious[0].startswith("spurious 1 ")
+    assert missed[1:] == ["drug acetyl salicylic acid", "acetyl gene salicylic acid"] == spurious[1:]
+
+
+def test_only_the_entity_that_is_wrong_is_outlined(tmp_path):
+    shown = page(tagger(tmp_path / "run"))
+    marks = [attributes["class"] for tag, attributes in shown.elements if tag == "mark"]
+    # type: both; missed: gold's alone; spurious: the answer's alone. drug is type 0, gene 1.
+    assert marks == ["type-1 wrong", "type-0 wrong", "type-0 wrong", "type-1", "type-0", "type-1 wrong"]
+
+
+def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
+    shown = page(answerer(tmp_path / "run"))
+    scores, _, matrix, _ = shown.tables
+    assert scores[0] == ["", "majority", "before", "before, generate", "after", "after, generate"]
+    assert scores[1][0] == "accuracy" and scores[1][3] == "0.0000.000–0.000" and scores[1][5].startswith("0.400")
+    assert scores[-1] == ["unanswered", "1", "1", "5", "1", "1"]
+    labels = ["bad", "so-so", "good"]
+    gold, answers = [row["label"] for row in SAID], [answer or "unanswered" for answer in ANSWERS]
+    expected = confusion_matrix(gold, answers, labels=[*labels, "unanswered"])[:3]
+    assert matrix[0] == ["gold \\ answer", *labels, "unanswered"]
+    assert [row[1:] for row in matrix[1:]] == expected.astype(str).tolist()
+    cells = [
+        attributes for tag, attributes in shown.elements if tag == "td" and "--share" in attributes.get("style", "")
+    ]
+    assert [cell["style"] for cell in cells[:4]] == ["--share:0%", "--share:0%", "--share:50%", "--share:50%"]
+    assert [index for index, cell in enumerate(cells) if "class" in cell] == [0, 5, 10]  # the diagonal
+    assert "3 of 5 rows are answered wrong" in shown.text
+    assert shown.groups[:3] == [["bad → good 1", "down"], ["so-so → bad 1", "flat"], ["bad → unanswered 1", "fall"]]
+
+
+def test_what_was_run_what_it_took_and_its_recipe(tmp_path):
+    text = page(tagger(tmp_path / "run", epochs=4)).text
+    for part in (
+        "tagging, lora", "lora on neo-mini, 7 rows of own-rows; epoch 2 of 4 kept; seed 3",
+        "It learnt: on validation f1 is 0.333, that of the majority class 0.000.", "Warning: the loss rose",
+        "parameters1,000 of 5,001,000, 0.02 %", "on disk1.50 MB; the full model, in fp32 as well, 20.00 MB",
+        "time61 seconds", "tokens a second200 in training", "peak memory450 MB",
+        "computedfp32 on cpu, threads 2, processes 1", "fingerprint f1e2d3", "commit–", "versionstorch 2.9",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_what_an_older_run_did_not_write_is_a_dash(tmp_path):
+    """Its memory; and the tokens a second of a run whose epochs have one step each."""
+    run = tagger(tmp_path / "run", changes={"memory": "left out"}, times=[TIMES[0], TIMES[2]])
+    assert "tokens a second–peak memory–" in page(run).text
+
+
+def test_of_many_errors_some_are_shown_and_all_are_counted(tmp_path):
+    rows = [{"sentence": f"text {n}", "label": "good"} for n in range(120)] + [{"sentence": "x", "label": "bad"}]
+    wrong = {kind: {"validation": ["bad"] * 121} for kind in ("before", "after")}
+    shown = page(make_run(tmp_path / "run", "classification", rows, wrong, ("bad", "good")))
+    [title, *items], *_ = shown.groups
+    assert title == "good → bad 120 50 of them shown"
+    assert items == [f"text {n * 120 // 50}" for n in range(50)]  # evenly spaced
+    assert "validation, 121 rows" in shown.text and "matthews" in shown.text
+
+
+def test_runs_side_by_side(tmp_path):
+    runs = tagger(tmp_path / "one"), answerer(tmp_path / "two")
+    shown = page(*runs, "--out", tmp_path / "both.html")
+    header, one, two = shown.tables[0]
+    assert header == ["run", "measure", "validation", "test", "trained", "seconds"]
+    assert one[:2] == [f"{tmp_path}/onetagging, lora", "typed f1"] and two[0] == f"{tmp_path}/twoclassification, lora"
+    assert one[2].startswith("0.333") and two[3].startswith("0.400") and one[4:] == ["0.02 %", "61"]
+    links = [attributes["href"][1:] for tag, attributes in shown.elements if tag == "a"]
+    assert links == [attributes["id"] for tag, attributes in shown.elements if tag == "article" and "id" in attributes]
+    assert not (tmp_path / "one" / "report.html").exists()
+
+
+def test_the_newest_run_is_shown_by_default(tmp_path):
+    tagger(tmp_path / "runs" / "tagging-lora")
+    report.main([])
+    assert (tmp_path / "runs" / "tagging-lora" / "report.html").is_file()
+
+
+# ------------------------------------------------------------------------------------------------ alone, and only text
+
+
+def test_the_page_stands_alone(tmp_path):
+    run = tagger(tmp_path / "run")
+    elements = page(run).elements
+    assert {tag for tag, _ in elements}.isdisjoint({"script", "link", "img", "iframe", "object", "form", "base"})
+    for _, attributes in elements:
+        assert not {name for name in attributes if name.startswith("on") or name == "src"}
+        assert all(attributes[name].startswith("#") for name in ("href", "xlink:href") if name in attributes)
+    policy = [attributes["content"] for _, attributes in elements if "http-equiv" in attributes]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert not re.search(r"@import|url\((?!#)", (run / "report.html").read_text())
+
+
+EVIL = "</title></style></textarea><evil onload=\"x\" style='y'>&lt; $body ${title} \u2028\u202e\x00"
+
+
+def test_foreign_text_is_text_wherever_it_stands(tmp_path):
+    """In rows, labels, flags, names of splits, kinds and scores, warnings, versions, and the folder's own name."""
+    labels = ("O", "B-" + EVIL)
+    rows = [{"tokens": [EVIL, "b"], "tags": [labels[1], "O"]}, {"tokens": ["c", EVIL], "tags": ["O", "O"]}]
+    answers = [["O", labels[1]], [labels[1], "O"]]
+    plain = "te<evil>st"
+    splits = {kind: {"validation": answers, plain: answers, "test": answers} for kind in ("before", "after", plain)}
+    names = ("model", "data", "protocol", "seed", "threads", "processes", "device", "precision", "commit", "finished",
+             "kept_epoch")  # fmt: skip
+    changes = {name: EVIL for name in names} | {"warnings": [EVIL], "versions": {EVIL: EVIL}}
+    changes["base"] = {"fingerprint": EVIL, "parameters": 5}
+    epochs = [{**line, "validation": {EVIL.strip("\0"): 0.5, "$x": 0.1, "_y": 0.2}} for line in EPOCHS]
+    folder = tmp_path / "<evil>&$body"
+    more = {"data": EVIL, "model": EVIL, "prompt_text": None}
+    run = make_run(folder, "tagging", rows, splits, labels, changes, (*STEPS, *epochs), **more)
+    shown = page(run)
+    known = page(tagger(tmp_path / "plain"))
+    assert {tag for tag, _ in shown.elements} <= {tag for tag, _ in known.elements}
+    assert {name for _, given in shown.elements for name in given} <= {
+        name for _, given in known.elements for name in given
+    }
+    assert shown.text.count(" ".join(EVIL.split())) >= len(names) + 8
+    assert shown.text.startswith(f"neo_peft report: {folder}")
+    # A text that UTF-8 has no bytes for, as JSON may hold one: shown as a question mark.
+    assert "half of a pair: ?" in page(tagger(tmp_path / "half", changes={"warnings": ["half of a pair: \ud800"]})).text
+
+
+def test_curves_are_svg_in_the_pages_colours():
+    epochs = [{**line, "validation": {"f1": 0.5, "$x_1$": 0.1, "<b>&": 0.2}} for line in EPOCHS]
+    for draw, words in ((draw_loss, ["train, a step", "validation"]), (draw_validation, ["f1", "$x_1$", "<b>&"])):
+        text = as_svg(draw, [*STEPS, *epochs])
+        root = ET.fromstring(text)
+        said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {*words} <= {*said} and text == as_svg(draw, [*STEPS, *epochs])
+        assert not re.search("#[0-9a-f]{6}", text) and {"var(--ink)", "var(--first)"} <= {
+            *re.findall(r"var\(.*?\)", text)
+        }
+        names = [element.get("id") for element in root.iter() if element.get("id")]
+        assert len(names) == len({*names})
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_colours_have_enough_contrast(theme):
+    """At least 4.5 to 1 for text, as WCAG 2.2 has it, 1.4.3; 3 to 1 for the lines of a graph, 1.4.11."""
+
+    def luminance(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def mixed(colour, ground, share):  # as color-mix(in srgb, …) does
+        pairs = [(int(colour[at : at + 2], 16), int(ground[at : at + 2], 16)) for at in (1, 3, 5)]
+        return "#" + "".join(f"{round(share * one + (1 - share) * two):02x}" for one, two in pairs)
+
+    def contrast(one, two):
+        high, low = sorted((luminance(one), luminance(two)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    block = re.findall(r":root \{(.*?)\}", report.TEMPLATE.read_text(), re.DOTALL)[theme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    paper, ink = colours["paper"], colours["ink"]
+    for name in ("ink", "soft", "good", "bad", *(f"type-{number}" for number in range(6))):
+        assert contrast(colours[name], paper) >= 4.5, name
+    for name in ("first", "second", "third"):
+        assert contrast(colours[name], paper) >= 3, name
+    for number in range(6):  # an entity's words, and its type, on the mark of one that is wrong
+        kind = colours[f"type-{number}"]
+        for text in (ink, mixed(kind, ink, 0.5)):
+            assert contrast(text, mixed(kind, paper, 0.25)) >= 4.5, number
+    for name in ("good", "bad"):  # a full cell of the confusion matrix
+        assert contrast(ink, mixed(colours[name], colours["raised"], 0.4)) >= 4.5, name
+    for share in ("var(--kind) 50%, var(--ink)", "var(--kind) 25%, transparent", "calc(var(--share) * .4)"):
+        assert share in report.TEMPLATE.read_text()
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(capsys, *argv) -> str:
+    """Run the command; return its one line, and hold it to its status and to having written nothing."""
+    before = sorted(Path().rglob("*"))
+    try:
+        status = exit_status(lambda: report.main([str(one) for one in argv]))
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert (status, out, sorted(Path().rglob("*"))) == (2, "", before) and err.count("\n") == 1
+    return err.removeprefix("error: ").rstrip()
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
+    run = tagger(tmp_path / "run")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "settings.json").write_text("{}")
+    assert refused(capsys, "one", "two") == "several runs need --out FILE, the page that compares them; see --help"
+    assert refused(capsys, "none") == "none holds no run.json: a report shows runs that train.py has finished"
+    assert refused(capsys, begun).startswith(f"{begun} is a run that was not finished; go on with it: python train.py")
+    assert refused(capsys, run, begun, "--out", "x.html").startswith(f"{begun} is a run that was not finished")
+    assert refused(capsys).startswith("there is no finished run in runs/")
+    assert refused(capsys, run, "--out", "no/x.html") == f"{tmp_path}/no is no folder; make it first, or name another"
+    assert refused(capsys, run, "--out", "run") == f"{run} is no plain file, and is not replaced by one; name a file"
+    assert refused(capsys, run, "--out", " ") == "argument --out: is empty; see --help"
+
+
+def test_a_damaged_run_is_refused(tmp_path, capsys):
+    run = tagger(tmp_path / "run")
+    for name in ("metrics.jsonl", "timings.jsonl", "predictions/after-test.jsonl"):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[:-9])
+        assert refused(capsys, run) == f"{run / name} was changed since the run: its sha256 is another"
+        (run / name).unlink()
+        assert refused(capsys, run).startswith(f"{run / name}")
+        (run / name).write_bytes(whole)
+    (run / "adapter_model.safetensors").unlink()
+    assert refused(capsys, run) == f"{run}/adapter_model.safetensors: No such file or directory"
+    (run / "run.json").write_text((run / "run.json").read_text().replace("lora", "Lora", 1))
+    assert refused(capsys, run).startswith(f"{run}/run.json was changed since it was written, or cut short")
+
+
+@pytest.mark.slow
+def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys, monkeypatch):
+    """Each field of run.json left out, or something else, under a right checksum: a page, or InputError."""
+    monkeypatch.setattr(report, "as_svg", lambda draw, lines: "<svg></svg>")
+    run = tagger(tmp_path / "run")
+    record, shown, wrong = read_sealed(run / "run.json"), 0, {}
+    for name in record:
+        for value in ("left out", None, "x", -1, 1e999, [], {"x": "x"}, {"after": {}}):
+            damaged = {
+                key: value if key == name else old for key, old in record.items() if (key, value) != (name, "left out")
+            }
+            write_record(run, damaged)
+            try:
+                report.main([str(run)])
+                shown += 1
+            except InputError as error:
+                wrong[name, str(value)] = str(error)
+    assert wrong["scores", "left out"] == f"{run} holds no results of a run: KeyError, 'scores'"
+    assert wrong["seconds", "x"].startswith(f"{run} holds no results of a run: ValueError, Unknown format code")
+    assert shown > 50 and len(wrong) > 100
+
+
+@pytest.mark.parametrize("line", [{}, 1, {"step": 1, "seconds": "x", "tokens": 1}, {"step": 9}], ids=str)
+def test_times_that_are_none_are_refused(tmp_path, capsys, line):
+    run = tagger(tmp_path / "run", times=[line, line])
+    assert refused(capsys, run).startswith(f"{run} holds no results of a run: ")
