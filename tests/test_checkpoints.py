@@ -104,6 +104,16 @@ def test_a_checkpoint_holds_the_weights_of_the_best_epoch(run, stopped, tmp_path
         assert not any(torch.equal(tensor, at_7[f"weight {name}"]) for name, tensor in best.items())
 
 
+def test_an_epoch_that_none_has_beaten_stays_the_best_one(run):
+    best = load_file(run / STEP_7 / "best.safetensors")
+    change_state(run, lambda record: record["kept"].update(score=1.0))
+    assert end(start(["--resume", "run"])) == 0, Path("stderr").read_text()
+    assert json.loads((run / "run.json").read_text())["kept_epoch"] == 1
+    kept = load_file(run / "adapter_model.safetensors")
+    assert len(kept) == len(best)
+    assert all(torch.equal(kept[f"base_model.model.{name}"], tensor) for name, tensor in best.items())
+
+
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "best.safetensors"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, stopped, name):
     path = run / "checkpoints/step-7" / name
