@@ -22,6 +22,7 @@ from neo_peft import checkpoints, files, loop, training
 from neo_peft.commands import export, predict
 from neo_peft.errors import InputError, exit_status
 from neo_peft.loading import load_untuned
+from neo_peft.runs import settings_to_resume
 from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
@@ -112,6 +113,17 @@ def test_an_epoch_that_none_has_beaten_stays_the_best_one(run):
     kept = load_file(run / "adapter_model.safetensors")
     assert len(kept) == len(best)
     assert all(torch.equal(kept[f"base_model.model.{name}"], tensor) for name, tensor in best.items())
+
+
+def test_each_number_of_a_checkpoint_is_restored(run):
+    change_state(run, lambda record: record.update(skipped=4, skipped_last=3))
+    settings = settings_to_resume(run, json=False)
+    model = load_untuned(settings, with_method=True).model
+    state, checkpoint = loop.make_state(model, settings), checkpoints.newest(run)
+    checkpoints.restore(checkpoint, model, state)
+    assert (state.step, state.epoch, state.done, state.skipped, state.skipped_last) == (7, 2, 2, 4, 3)
+    assert (state.loss_sum, state.labelled) == (checkpoint.record["loss_sum"], checkpoint.record["labelled"])
+    assert state.loss_sum > 0 < state.labelled
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "best.safetensors"])
