@@ -25,11 +25,11 @@ from neo_peft.base import Base
 from neo_peft.data import Examples, batches, collate
 from neo_peft.decoding import Evaluation, pad_tags, read_out
 from neo_peft.errors import InputError
-from neo_peft.gptneo import GPTNeo, Past
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.loading import Tuned, base_of, load, settings_in
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
-from neo_peft.rows import NOWHERE, Rows
+from neo_peft.rows import Rows
 from neo_peft.settings import Settings
 
 OF_THE_BASE = ("model", "precision", "device", "threads")  # the settings that runs on one base have in common
@@ -168,8 +168,7 @@ class AdapterSet:
             first += len(part.ids)
         ids, lengths = (torch.cat([getattr(part, kind) for part in parts.values()]) for kind in ("ids", "lengths"))
         past, starts = self._prefix({name: len(part.lengths) for name, part in parts.items()})
-        causal = [self[name].model.causal for name, part in parts.items() for _ in part.lengths]
-        rows = Rows.of_texts(lengths, starts, model.device.type != "cpu", causal=causal).to(model.device)
+        rows = Rows.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
         with model.autocast():
             # The last norm sees all rows, not only those that are read: a stretch is one of all rows.
             hidden = self._trunk(self._trunk.embed(ids.to(model.device)), rows, past)

@@ -53,6 +53,8 @@ class Encoder:
 
     `with_head`: each read row's target is a class, else the tokens of the label's words and an end token.
     `max_length`: the most tokens of a text, its template included; longer text is cut at its end, never the mark.
+    `echo`: give the text twice, the mark once, and read the second copy, in which a causal model has seen the whole
+    text (Springer et al. 2024, section 3); `max_length` then holds both.
     `read_last`: read a word at its last sub-token in place of its first.
     `viterbi`: choose a sentence's tags together, in place of each word's best.
     """
@@ -66,6 +68,7 @@ class Encoder:
     read_last: bool = False
     source_text: bool = False
     viterbi: bool = False
+    echo: bool = False
     answers: dict[str, list[int]] = field(init=False)
 
     def __post_init__(self):
@@ -97,15 +100,20 @@ class Encoder:
         # From here on a piece is the number of its text, and all rows are computed at once.
         pieces, firsts = np.array(pieces, dtype=np.int64), _bounds(counts)  # each row's first piece
         whole = _lengths(tokens)[pieces]
-        kept = whole.copy()
-        too_long = np.flatnonzero(np.diff(_bounds(whole)[firsts]) > self.max_length)
+        kept, most = whole.copy(), self.max_length // 2 if self.echo else self.max_length
+        too_long = np.flatnonzero(np.diff(_bounds(whole)[firsts]) > most)
         for row in too_long:
             part = slice(firsts[row], firsts[row + 1])
             is_data = [piece.is_data for piece in self.task.pieces(rows[row], self.source_text)]
-            kept[part] = _lengths(shorten([tokens[piece] for piece in pieces[part]], is_data, self.max_length))
+            kept[part] = _lengths(shorten([tokens[piece] for piece in pieces[part]], is_data, most))
         ids, starts = _take(tokens, pieces, kept), _bounds(kept)[firsts]
+        if self.echo:
+            first_copies = np.diff(starts) - (0 if self.task.tags_words else kept[firsts[1:] - 1])
+            ids, starts = _echo(ids, starts, first_copies)
         if self.task.tags_words:
             reads, targets, read_starts = self._words(labels, whole, kept, firsts)
+            if self.echo:
+                reads += np.repeat(first_copies, np.diff(read_starts)).astype(np.int32)
         else:
             ids, starts, reads, targets, read_starts = self._answers(labels, ids, starts)
         if len(ids) and ids.max() >= self.vocab_size:
@@ -170,7 +178,7 @@ def make_encoder(
     source_text = settings.source_text
     encoder = Encoder(
         task, tokenizer, config.eos_token_id, with_head, 0, config.vocab_size, settings.read == "last", source_text,
-        settings.tag_decoding == "viterbi",
+        settings.tag_decoding == "viterbi", settings.echo,
     )  # fmt: skip
     room = config.max_position_embeddings - prompt_length
     needed = 1
@@ -179,6 +187,7 @@ def make_encoder(
         answer = max(GENERATED, *map(len, encoder.answers.values()))
         room = config.max_position_embeddings - max(prompt_length, len(instruction)) - answer
         needed = sum(map(len, template)) + 1
+    needed *= 2 if settings.echo else 1
     if room < needed:
         raise InputError(
             f"what stands in front (a prompt of {prompt_length} rows, an instruction), the template and the longest "
@@ -226,6 +235,14 @@ def _take(lists: list[list[int]], chosen: np.ndarray, counts: np.ndarray) -> np.
     where = _within(counts)
     where += np.repeat(begins[chosen], counts)
     return flat[where]
+
+
+def _echo(ids: np.ndarray, starts: np.ndarray, first_copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put the first tokens of each text, first_copies[i] of them, in front of it; return new ids and starts."""
+    counts = np.stack([first_copies, np.diff(starts)], axis=1)
+    where = _within(counts.ravel())
+    where += np.repeat(np.repeat(starts[:-1], 2), counts.ravel())
+    return ids[where], _bounds(counts.sum(1))
 
 
 def _within(counts: np.ndarray) -> np.ndarray:

@@ -10,19 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from neo_peft.defaults import BUNDLED_DEFAULTS, METHOD_DEFAULTS
 from neo_peft.errors import InputError
 from neo_peft.runs import adapter_flags, settings_to_resume
-from neo_peft.settings import (
-    BUNDLED_DEFAULTS,
-    METHOD_DEFAULTS,
-    Settings,
-    filled,
-    make_settings,
-    names,
-    one_of,
-    threads,
-    whole,
-)
+from neo_peft.settings import Settings, filled, make_settings, names, one_of, threads, whole
 from neo_peft.tasks import TASKS
 
 

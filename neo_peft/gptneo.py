@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from neo_peft.elementwise import gelu_new
-from neo_peft.rows import NOWHERE, Rows
+from neo_peft.rows import Rows
+
+NOWHERE = 1 << 40  # the position of a place that holds no key: later than any query, so that none sees it
+
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
 
@@ -71,17 +74,14 @@ class Past:
         return Past(pick(self.keys), pick(self.values), self.positions[examples])
 
 
-def visible(queries: Tensor, keys: Tensor, window_size: int | None, causal: bool = True) -> Tensor:
+def visible(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:
     """Say which key each query sees, from absolute positions (b, Q) and (b, S): (b, 1, Q, S) of bool.
 
-    A query sees itself and what came before, in a local layer the last `window_size` tokens only; where it is not
-    `causal`, as far to the other side too. A prompt takes the positions 0 … P − 1 and the text those from P on, so that
-    the same rule covers both.
+    A query sees itself and what came before, in a local layer the last `window_size` tokens only. A prompt takes
+    the positions 0 … P − 1 and the text those from P on, so that the same rule covers both.
     """
     distance = queries[:, None, :, None] - keys[:, None, None, :]
-    far = distance if causal else distance.abs()  # NOWHERE is before nothing, and far from all
-    within = far < (window_size or NOWHERE // 2)
-    return (distance >= 0) & within if causal else within
+    return (distance >= 0) & (distance < window_size) if window_size else distance >= 0
 
 
 class SelfAttention(nn.Module):
@@ -114,8 +114,7 @@ class SelfAttention(nn.Module):
                     for old, now in zip(before, (k, v), strict=True)
                 )
             # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
-            plain = mask is None and rectangle.causal
-            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain, scale=1.0)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
             out.append(rectangle.gather(seen.transpose(1, 2)))
         attended = torch.cat(out)
         return self.out_proj(attended if read is None else attended[read]), kept
@@ -187,7 +186,12 @@ class GPTNeo(nn.Module):
         tokens to come."""
         x, kept = self._blocks(x, rows, past, keep=True)
         (rectangle,) = rows.rectangles
-        return self.ln_f(x), Past(*zip(*kept, strict=True), rectangle.of_keys())
+        positions = rectangle.positions.expand(rectangle.batch, -1)
+        if rectangle.slots is not None:
+            filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
+            filled[rectangle.slots] = True
+            positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
+        return self.ln_f(x), Past(*zip(*kept, strict=True), positions)
 
     def prefix(self, embeddings: Tensor) -> Past:
         """Compute the keys and values of a prefix from its embeddings (P, H), once for all texts behind it.
@@ -221,20 +225,17 @@ class GPTNeo(nn.Module):
 
 
 def _masks(rows: Rows, past: Past | None, window_size: int | None) -> list[Tensor | None]:
-    """Say for each rectangle which keys its rows see, its prefix's or past's first.
-
-    None is plain attention: to all that comes before where it is causal, else to all."""
+    """Say for each rectangle which keys its rows see, its prefix's or past's first; None is plain causal attention."""
     masks = []
     for number, rectangle in enumerate(rows.rectangles):
-        seen = rectangle.positions if rectangle.causal else rectangle.of_keys()
+        seen = rectangle.positions
         is_led = rows.led and number > 0
         before = rows.rectangles[0].positions if is_led else past and rectangle.own(past.positions)
         if before is not None:
             batch = max(len(before), len(seen))
             seen = torch.cat([before.expand(batch, -1), seen.expand(batch, -1)], dim=1)
-        # Without anything before, and while the window holds the whole text, plain attention is the same, and faster.
-        # With it, `is_causal` would align the two top left, which is wrong. Padding is seen where it is not causal.
+        # Without anything before, and while the window holds the whole text, plain causal attention is the same, and
+        # faster. With it, `is_causal` would align the two top left, which is wrong.
         plain = before is None and rectangle.longest <= (window_size or rectangle.longest)
-        plain = plain and (rectangle.causal or rectangle.slots is None)
-        masks.append(None if plain else visible(rectangle.positions, seen, window_size, rectangle.causal))
+        masks.append(None if plain else visible(rectangle.positions, seen, window_size))
     return masks

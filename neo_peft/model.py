@@ -49,7 +49,6 @@ class TunedModel(nn.Module):
         prompt: SoftPrompt | None = None,
         head_dropout: float = 0.0,
         compute_dtype: torch.dtype = torch.float32,
-        causal: bool = True,
     ):
         super().__init__()
         self.transformer = trunk
@@ -59,7 +58,6 @@ class TunedModel(nn.Module):
         self.prompt = prompt
         self.head_dropout = head_dropout
         self.compute_dtype = compute_dtype
-        self.causal = causal
 
     @property
     def head(self) -> nn.Linear | None:
@@ -93,7 +91,7 @@ class TunedModel(nn.Module):
         """
         led = prefix is None and self.prompt is not None
         length = prefix.length if prefix else len(self.prompt) if led else 0
-        rows = Rows.of_texts(batch.lengths, length, self.device.type != "cpu", led, self.causal).to(self.device)
+        rows = Rows.of_texts(batch.lengths, length, self.device.type != "cpu", led).to(self.device)
         with self.autocast():
             embedded, reads = self.transformer.embed(batch.ids), batch.reads
             if led:
@@ -167,7 +165,7 @@ def build_model(
         )
     if "full" in settings.methods:
         trunk.requires_grad_(True)
-    return TunedModel(trunk, name, head, prompt, settings.head_dropout, compute_dtype, settings.attention == "causal")
+    return TunedModel(trunk, name, head, prompt, settings.head_dropout, compute_dtype)
 
 
 def bare_model(model: TunedModel) -> TunedModel:

@@ -4,18 +4,15 @@ A batch of B uneven texts is held as the N rows of its real tokens, one behind t
 layer, norm and embedding works on those alone. Only attention needs rectangles (b, T). On a CPU neighbours share
 one only where they are of one length, so that nothing is padded: that takes half the time of one rectangle for all.
 On a GPU, where every call costs the same, one rectangle holds the batch, padded on the right. Under a causal mask
-such padding is seen by padding alone, so no padding mask is needed; without one, padding has no place (NOWHERE).
+such padding is seen by padding alone, so no padding mask is needed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from operator import itemgetter
 
 import torch
 from torch import Tensor
-
-NOWHERE = 1 << 40  # the position of a place that holds no key: later than any query, so that none sees it
 
 
 @dataclass(frozen=True)
@@ -23,8 +20,7 @@ class Rectangle:
     """The layout of b neighbouring texts, of which the batch's text number `first` is the first, by the longest, T.
 
     `size` counts its rows, `positions` (1 or b, T) are the absolute positions of its places, and `slots` (size,) the
-    places of its rows in the flattened (b, T): None where nothing is padded. A row of a text that is `causal` sees
-    what comes before it, else the whole text."""
+    places of its rows in the flattened (b, T): None where nothing is padded."""
 
     first: int
     batch: int
@@ -32,25 +28,15 @@ class Rectangle:
     size: int
     positions: Tensor
     slots: Tensor | None
-    causal: bool = True
 
     @classmethod
-    def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor, causal: bool = True) -> "Rectangle":
+    def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Rectangle":
         """Lay out texts of these lengths, from the positions `starts` (1 or b,) on."""
         batch, longest, size, slots = len(lengths), max(1, *lengths), sum(lengths), None
         steps = torch.arange(longest)
         if size < batch * longest:
             slots = (steps < torch.tensor(lengths)[:, None]).flatten().nonzero().squeeze(1)
-        return cls(first, batch, longest, size, starts[:, None] + steps, slots, causal)
-
-    def of_keys(self) -> Tensor:
-        """Give the absolute positions (b, T) of its places as keys; padding is NOWHERE."""
-        positions = self.positions.expand(self.batch, -1)
-        if self.slots is None:
-            return positions
-        filled = torch.zeros(positions.numel(), dtype=torch.bool, device=positions.device)
-        filled[self.slots] = True
-        return positions.masked_fill(~filled.view_as(positions), NOWHERE)
+        return cls(first, batch, longest, size, starts[:, None] + steps, slots)
 
     def scatter(self, rows: Tensor) -> Tensor:
         """Place rows (size, C) into the rectangle (b, T, C); padding is zero."""
@@ -89,26 +75,17 @@ class Rows:
         return [rectangle.size for rectangle in self.rectangles]
 
     @classmethod
-    def of_texts(
-        cls,
-        lengths: Tensor,
-        start: int | Tensor = 0,
-        together: bool = False,
-        led: bool = False,
-        causal: bool | Sequence[bool] = True,
-    ) -> "Rows":
+    def of_texts(cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False, led: bool = False) -> "Rows":
         """Lay out texts of `lengths` (B,), each at the positions from `start` on: one for all, or each its own (B,).
 
-        `together` puts all that are `causal`, or all that are not, into one rectangle; `causal` too is one for all, or
-        each text's own. `led` puts the `start` rows of a prompt in front of them, which sees no text.
+        `together` puts them into one rectangle. `led` puts the `start` rows of a prompt in front of them.
         """
-        starts = torch.as_tensor(start).view(-1)
-        texts = list(zip([causal] * len(lengths) if isinstance(causal, bool) else causal, lengths.tolist()))
+        counts, starts = lengths.tolist(), torch.as_tensor(start).view(-1)
+        alike = [counts] if together else [list(neighbours) for _, neighbours in groupby(counts)]
         rectangles, first = [], 0
-        for _, neighbours in groupby(texts, itemgetter(0) if together else None):
-            kinds, group = zip(*neighbours)
+        for group in alike:
             own = starts if len(starts) == 1 else starts[first : first + len(group)]
-            rectangles.append(Rectangle.of_texts(first, group, own, kinds[0]))
+            rectangles.append(Rectangle.of_texts(first, group, own))
             first += len(group)
         if led:
             rectangles.insert(0, Rectangle.of_texts(0, [start], torch.zeros(1, dtype=torch.long)))

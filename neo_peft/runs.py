@@ -123,9 +123,9 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
         raise InputError(f"{folder / RUN} names no method: it is no run of train.py's")
     parts = flags["method"].split("+")
     fields = {item.name for item in dataclasses.fields(Settings) if item.metadata["only"] in parts} | {"method"}
-    usual = {"task", "model", "head_dropout"}
+    usual = {"task", "model", "head_dropout", "echo"}
     if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
-        usual |= {"read", "tag_decoding", "attention"}
+        usual |= {"read", "tag_decoding"}
     if task in (None, flags.get("task")):
         usual |= {"labels", "label_words"}
     return tuple({name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual))

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neo_peft.defaults import BUNDLED_DEFAULTS, BUNDLED_MODEL, METHOD_DEFAULTS, PRESETS
 from neo_peft.errors import InputError
 from neo_peft.tasks import METHODS, TASKS, Task, get_task
-
-BUNDLED_MODEL = "neo-mini"
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[Any], int]:
@@ -119,13 +118,10 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
+    echo: bool = flag(False, DATA, "give a text twice and read it in its second copy, which sees all of it", bool)
     tag_decoding: str = flag(
         "greedy", DATA, "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
         str, ("greedy", "viterbi"),
-    )  # fmt: skip
-    attention: str = flag(
-        "causal", DATA, "what a word sees before it is tagged: causal, what comes before it; full, its sentence", str,
-        ("causal", "full"),
     )  # fmt: skip
 
     model: str = flag(
@@ -184,7 +180,10 @@ class Settings:
     )
 
     generate: bool = flag(False, RUN, "score answers by free generation too, beside the rank of the labels", bool)
-    preset: str | None = flag(None, RUN, "paper: the recipe of the study that this project follows", str, ("paper",))
+    preset: str | None = flag(
+        None, RUN, "paper: the recipe of the study that this project follows; best: what does best on its tasks", str,
+        tuple(PRESETS),
+    )  # fmt: skip
     out: str | None = flag(None, RUN, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
     resume: str | None = flag(None, RUN, "go on with the run in this folder, which settles all other flags")
     json: bool = flag(False, RUN, "print one JSON object on standard output, and nothing else there", bool)
@@ -197,54 +196,6 @@ class Settings:
     @property
     def methods(self) -> list[str]:
         return self.method.split("+")
-
-
-# What a method starts from where nothing else says so, and what differs on the bundled model, which is small and
-# takes larger steps: chosen on validation scores, see docs/results.md.
-METHOD_DEFAULTS = {
-    "lora": {"learning_rate": 1e-3},
-    "prompt": {"learning_rate": 3e-2},
-    "full": {"learning_rate": 5e-5},
-    "head": {"learning_rate": 1e-2},
-    "lora+prompt": {"learning_rate": 1e-3},
-}
-BUNDLED_DEFAULTS = {
-    "lora": {"learning_rate": 5e-3},
-    "prompt": {"learning_rate": 1e-1, "prompt_length": 20, "epochs": 20, "warmup_ratio": 0.1},
-    "full": {"learning_rate": 1e-3},
-    "lora+prompt": {"learning_rate": 5e-3},
-}
-
-_PAPER = {
-    "model": "EleutherAI/gpt-neo-1.3B", "data": "hub", "protocol": "paper", "weight_decay": 0.01, "warmup_ratio": 0.0,
-    "gradient_accumulation": 1,
-}  # fmt: skip
-_PAPER_PROMPT = {
-    **_PAPER, "method": "prompt", "prompt_length": 8, "prompt_init": "text", "learning_rate": 3e-2, "batch_size": 8,
-    "clip_norm": 0.0, "keep": "last", "generate": True,
-}  # fmt: skip
-PRESETS = {
-    "paper": {
-        "ner": {
-            **_PAPER, "method": "lora", "rank": 16, "alpha": 16.0, "dropout": 0.1, "bias": "all", "learning_rate": 1e-3,
-            "batch_size": 16, "epochs": 10, "clip_norm": 1.0, "head_dropout": 0.1, "read": "first", "keep": "best",
-        },
-        "sentiment": {**_PAPER_PROMPT, "epochs": 5, "max_length": 64},
-        "similarity": {**_PAPER_PROMPT, "epochs": 10, "max_length": 128},
-    }
-}  # fmt: skip
-
-# What the study does not print: taken from the guide whose code it follows, and from its trainer's defaults.
-_ASSUMED_OF_PROMPTS = (
-    "learning_rate", "batch_size", "warmup_ratio", "clip_norm", "weight_decay", "prompt_init", "epochs", "max_length",
-)  # fmt: skip
-ASSUMED = {
-    "paper": {
-        "ner": ("clip_norm", "warmup_ratio", "head_dropout"),
-        "sentiment": _ASSUMED_OF_PROMPTS,
-        "similarity": _ASSUMED_OF_PROMPTS,
-    }
-}
 
 
 def make_settings(**given: Any) -> Settings:
@@ -263,8 +214,10 @@ def make_settings(**given: Any) -> Settings:
     if given.get("method", preset.get("method")) != preset.get("method"):
         preset.pop("learning_rate", None)  # it was the rate of another method
     method, model = ({**values, **preset, **given}[name] for name in ("method", "model"))
+    if given.get("preset") == "best" and model != BUNDLED_MODEL:
+        preset.pop("learning_rate", None)  # it was chosen on the bundled model
     if method is None:
-        raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (--preset paper brings its own)")
+        raise InputError(f"--method is missing; the methods are {', '.join(METHODS)} (a --preset brings its own)")
     if method == "head":
         preset.pop("generate", None)  # there is nothing to decode
     parts = method.split("+")
@@ -312,7 +265,7 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
         flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
         if only and only not in parts and value != fields[name].default:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
-        if name in ("read", "tag_decoding", "attention") and not tags and value != fields[name].default:
+        if name in ("read", "tag_decoding") and not tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
         if name == "generate" and value and (tags or "head" in parts):
             raise InputError("--generate belongs to answers that a language model says; a head reads them here")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neo_peft import processes, tables
 from neo_peft.checkpoints import FOLDER
+from neo_peft.defaults import ASSUMED, PRESETS
 from neo_peft.files import sha256
 from neo_peft.hardware import peak_bytes
 from neo_peft.job import Job, Say
@@ -15,7 +16,7 @@ from neo_peft.loop import State
 from neo_peft.model import adapted_modules
 from neo_peft.plots import learning_curves, read_metrics
 from neo_peft.runs import flags_of, write_record
-from neo_peft.settings import ASSUMED, PRESETS, Settings
+from neo_peft.settings import Settings
 from neo_peft.tasks import Task, get_task
 
 METRICS, PLOT = "metrics.jsonl", "plot.png"
@@ -170,10 +171,8 @@ def summary(record: dict, folder: Path) -> dict:
 
 def assumed(settings: Settings) -> list[str]:
     """Name the settings that the preset assumes, and that were left as it has them."""
-    if settings.preset is None:
-        return []
-    preset = PRESETS[settings.preset][settings.task]
-    return [name for name in ASSUMED[settings.preset][settings.task] if getattr(settings, name) == preset.get(name)]
+    known = ASSUMED.get(settings.preset, {}).get(settings.task, ())
+    return [name for name in known if getattr(settings, name) == PRESETS[settings.preset][settings.task].get(name)]
 
 
 def versions() -> dict:

@@ -13,12 +13,11 @@ from neo_peft.base import Base, load_base
 from neo_peft.data import collate
 from neo_peft.decoding import evaluate, generate, marked_texts, pad_tags, predict
 from neo_peft.errors import InputError
-from neo_peft.gptneo import Block
+from neo_peft.gptneo import NOWHERE, Block
 from neo_peft.hardware import DTYPES
 from neo_peft.loading import load, load_untuned, settings_in
 from neo_peft.lora import merge_lora
 from neo_peft.model import TunedModel
-from neo_peft.rows import NOWHERE
 from neo_peft.runs import write_record
 from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA, load_splits
@@ -39,7 +38,7 @@ RUNS = {
         "target_modules": "all-linear",
     },
     "tags-both": {"task": "ner", "method": "lora+prompt", "rank": 6, "alpha": 9.0, "prompt_length": 12},
-    "tags-whole": {"task": "ner", "method": "lora", "rank": 7, "attention": "full", "read": "last"},
+    "tags-twice": {"task": "ner", "method": "lora", "rank": 7, "echo": True, "tag_decoding": "viterbi"},
     "says-head": {"task": "sentiment", "method": "head"},
     "pairs-head": {"task": "similarity", "method": "head"},
     "tags-head": {"task": "ner", "method": "head"},

@@ -85,9 +85,9 @@ REAL = {  # what is allowed, and what lies below and above it
 }  # fmt: skip
 CHOICES = {
     "--task": TASKS, "--method": METHODS, "--protocol": "clean, paper", "--read": "first, last",
-    "--attention": "causal, full", "--tag-decoding": "greedy, viterbi",
+    "--tag-decoding": "greedy, viterbi",
     "--precision": "auto, fp32, bf16, fp16", "--device": "auto, cuda, mps, cpu", "--bias": "none, all, lora_only",
-    "--lora-init": "kaiming, gaussian", "--preset": "paper", "--keep": "best, last",
+    "--lora-init": "kaiming, gaussian", "--preset": "paper, best", "--keep": "best, last",
     "--prompt-init": "text, vocab, labels, random",
 }  # fmt: skip
 TEXTS = ("--data", "--model", "--out", "--labels", "--label-words", "--adapter", "--prompt-text",
@@ -145,7 +145,7 @@ FLAGS = [
     (f"{TEXT} --read last", "--read belongs to tasks that tag words, as ner does; the task here is sentiment"),
     (f"{TEXT} --prompt-text x --prompt-init vocab", "--prompt-text needs --prompt-init text; it is vocab"),
     ("train --method lora", f"--task is missing; the tasks are {TASKS}"),
-    ("train --task ner", f"--method is missing; the methods are {METHODS} (--preset paper brings its own)"),
+    ("train --task ner", f"--method is missing; the methods are {METHODS} (a --preset brings its own)"),
     ("train --task pairs --preset paper",
      "--preset paper has no recipe for pairs; it has those of ner, sentiment, similarity"),
     (f"{NER} --ranks 4", "unrecognized arguments: --ranks 4; see --help"),

@@ -113,6 +113,29 @@ def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
     assert examples.cut == 1
 
 
+def test_an_echo_is_the_text_twice_with_its_mark_once_read_in_the_second(mini):
+    row = {"tokens": ["Immunoglobulin", "genes"], "tags": ["B-DNA", "I-DNA"]}
+    once, twice = (example(encoder(mini, echo=echo)([row]), 0) for echo in (False, True))
+    assert twice == (2 * once[0], [len(once[0]) + read for read in once[1]], once[2])
+    row = {"sentence": "Profit rose .", "label": "positive"}
+    ids, reads, targets = example(encoder(mini, "sentiment", with_head=False, echo=True)([row]), 0)
+    text = "Sentence : Profit rose .Sentence : Profit rose . Label :"
+    assert ids == mini.encode(text + " positive") and targets == [*mini.encode(" positive"), END]
+    assert reads[0] == len(mini.encode(text)) - 1
+
+
+def test_an_echo_has_half_of_the_room(mini):
+    config = read_config(BUNDLED["neo-mini"])
+    given = {"task": "sentiment", "method": "lora", "echo": True}
+    usual = make_encoder(TASKS["sentiment"], mini, config, make_settings(**given), with_head=False)
+    row = {"sentence": "profit " * 300, "label": "positive"}
+    examples = usual([row])
+    assert config.max_position_embeddings - 14 - 10 - 1 <= usual.max_length
+    assert usual.max_length - 10 < examples.reads[0] + 1 <= usual.max_length and examples.cut == 1
+    with pytest.raises(InputError, match="--max-length 15 does not fit: this model and prompt allow 16 to "):
+        make_encoder(TASKS["sentiment"], mini, config, make_settings(**given, max_length=15), with_head=False)
+
+
 def test_the_longer_sentence_of_a_pair_is_cut_first():
     a, b = list(range(10, 17)), list(range(20, 24))
     pieces, is_data = [[1], a, [2], b, [3]], [False, True, False, True, False]
@@ -132,7 +155,7 @@ def test_words_that_do_not_fit_are_not_read(mini):
     assert example(encoder(mini, max_length=sum(lengths[:2]))([row]), 0)[1:] == ([0, lengths[0]], [1, 2])
 
 
-def plain_example(row, task, tokenizer, with_head, max_length, read_last):
+def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
     """Encode one row by its definition: write its pieces down, drop tokens one at a time, look where each is read."""
     tags_words, labels = task == "ner", list(TASKS[task].labels)
     number = lambda label: UNKNOWN if label is None else labels.index(label)  # noqa: E731
@@ -145,12 +168,13 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last):
         pieces = ["Sentence1 :", said[0], " Sentence2 :", said[1], " Label :"]
     whole = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
     kept = [list(ids) for ids in whole]
+    max_length = max_length // 2 if echo else max_length
     cut = sum(map(len, kept)) > max_length
     data = kept if tags_words else kept[1::2]
     while sum(map(len, kept)) > max_length and any(data):
         fullest = max(map(len, data))
         [ids for ids in data if ids and (tags_words or len(ids) == fullest)][-1].pop()
-    ids, reads, targets = [], [], []
+    ids, reads, targets = sum(kept if tags_words else kept[:-1], []) if echo else [], [], []
     for index, part in enumerate(kept):
         place = len(whole[index]) - 1 if read_last else 0
         if tags_words and place < len(part):
@@ -181,19 +205,20 @@ def random_row(rng, task):
     return row
 
 
-@pytest.mark.parametrize("max_length", [7, 11, 23, 200])
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("max_length", [14, 23, 46, 900])
 @pytest.mark.parametrize(
     ("task", "with_head", "read_last"),
     [("ner", True, False), ("ner", True, True)]
     + [(task, with_head, False) for task in ("sentiment", "similarity") for with_head in (True, False)],
 )
-def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(mini, task, with_head, read_last, max_length):
+def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(mini, task, with_head, read_last, max_length, echo):
     rng = random.Random(max_length)
     rows = [random_row(rng, task) for _ in range(60)]
-    plain = [plain_example(row, task, mini, with_head, max_length, read_last) for row in rows]
-    assert (max_length < 200) == any(cut for *_, cut in plain)
+    plain = [plain_example(row, task, mini, with_head, max_length, read_last, echo) for row in rows]
+    assert (max_length < 900) == any(cut for *_, cut in plain)
     for count in (60, 1, 0):
-        examples = encoder(mini, task, with_head, max_length, read_last=read_last)(rows[:count])
+        examples = encoder(mini, task, with_head, max_length, read_last=read_last, echo=echo)(rows[:count])
         assert [example(examples, index) for index in range(count)] == [tuple(row) for *row, _ in plain[:count]]
         assert examples.cut == sum(cut for *_, cut in plain[:count])
         ids, reads, targets = (np.array(sum((row[i] for row in plain[:count]), []), dtype=np.int32) for i in range(3))

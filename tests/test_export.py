@@ -256,6 +256,13 @@ def test_the_cards_say_how_a_model_is_read(tiny_folder, tmp_path, monkeypatch, c
     assert "a linear head reads its last token" in (folder / "README.md").read_text()
     loaded_by_its_card(folder, monkeypatch)
     assert "equivalent" in capsys.readouterr().out
+    run = make_run(tmp_path / "echo", tiny_folder, "ner", "lora", echo=True, tag_decoding="viterbi")
+    card = (exported(run, "--merge", tmp_path / "d") / "README.md").read_text()
+    assert "tags of its second copy count" in card and "(Viterbi), which transformers does not do" in card
+    assert card.count("The IL-2 gene is active in T cells .") == 2
+    run = make_run(tmp_path / "echo-answer", tiny_folder, "sentiment", "lora", echo=True)
+    card = (exported(run, tmp_path / "e") / "README.md").read_text()
+    assert "`Sentence : <sentence>Sentence : <sentence> Label :`" in card
     run = make_run(tmp_path / "paper", tiny_folder, "sentiment", "lora", preset="paper", data="sample")
     assert "one of `negative`, `neutral`, `positive` and" in (exported(run, tmp_path / "c") / "README.md").read_text()
 
@@ -295,17 +302,6 @@ def test_what_the_other_side_cannot_express_is_refused_in_one_line(runs, argv, c
     error = capsys.readouterr().err
     assert re.search(REFUSALS[argv], error) and error.count("\n") == 1
     assert not list(Path().iterdir())
-
-
-@pytest.mark.parametrize("more", [[], ["--merge"]])
-def test_a_word_that_sees_its_whole_sentence_is_refused(tiny_folder, tmp_path, capsys, more):
-    make_run(tmp_path / "full", tiny_folder, "ner", "lora", attention="full")
-    assert exit_status(lambda: export.main(["full", "out", *more])) == 2
-    error = (
-        "error: full lets a word see its whole sentence (--attention full), for which neither peft nor transformers'"
-    )
-    assert capsys.readouterr().err == f"{error} GPT-Neo has a place: they would compute something else\n"
-    assert not Path("out").exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path, capsys):

@@ -131,13 +131,14 @@ def test_a_prompt_that_we_trained_is_trained_further(tiny_folder, capsys):
 
 def test_the_settings_are_the_adapters(tiny_folder, tmp_path):
     run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", rank=3, read="last", head_dropout=0.3, bias="all",
-                   attention="full")  # fmt: skip
+                   echo=True, tag_decoding="viterbi")  # fmt: skip
     settings = parse_train_flags(["--adapter", "run"])
     assert (settings.task, settings.rank, settings.bias, settings.read) == ("ner", 3, "all", "last")
-    assert (settings.head_dropout, settings.adapter, settings.attention) == (0.3, str(run), "full")
+    assert (settings.head_dropout, settings.adapter) == (0.3, str(run))
+    assert (settings.echo, settings.tag_decoding) == (True, "viterbi")
     settings = parse_train_flags(["--adapter", "run", "--read", "first", "--head-dropout", "0", "--model", "neo-mini"])
     assert (settings.read, settings.head_dropout, settings.model) == ("first", 0.0, "neo-mini")
-    assert parse_train_flags(["--adapter", "run", "--task", "sentiment"]).attention == "causal"
+    assert parse_train_flags(["--adapter", "run", "--task", "sentiment"]).tag_decoding == "greedy"
     recorded = {name: value for name, value in vars(settings).items() if name not in ("out", "json")}
     shutil.rmtree(run)
     assert make_settings(**recorded) == settings

@@ -6,7 +6,6 @@ The oracle reads each text alone, without padding, and a prefix repeated in fron
 import copy
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from neo_peft.base import BUNDLED, load_base
-from neo_peft.gptneo import GPTNeo, Past, visible
-from neo_peft.rows import NOWHERE, Rows
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past, visible
+from neo_peft.rows import Rows
 
 WINDOW = 11  # the tiny model's
 # Texts of one token; texts below, at, just above and far above the window.
@@ -61,9 +60,9 @@ def texts_of(*lengths: int, size: int = 24) -> list[Tensor]:
     return [torch.randn(length, size) for length in lengths]
 
 
-def our_logits(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None = None, **layout) -> Tensor:
+def our_logits(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
     past = None if prefix is None else trunk.prefix(prefix)
-    rows = Rows.of_texts(torch.tensor([len(text) for text in texts]), past.length if past else 0, **layout)
+    rows = Rows.of_texts(torch.tensor([len(text) for text in texts]), past.length if past else 0)
     return F.linear(trunk(torch.cat(texts), rows, past), trunk.wte.weight)
 
 
@@ -188,59 +187,6 @@ def test_the_comparison_sees_another_scale_and_another_window(pair, mistake, pre
 )
 def test_a_shared_prefix_is_the_prefix_repeated_in_front_of_each_text(pair, prefix_length, lengths):
     assert_parity(pair, texts_of(*lengths), texts_of(prefix_length)[0])
-
-
-# ------------------------------------------------------------------------------------------- without the causal mask
-
-
-def seeing_all(model: GPTNeoForCausalLM, prefix_length: int) -> GPTNeoForCausalLM:
-    """Rewrite the masks of transformers' model: texts see their whole prefix and themselves, in a local layer the
-    tokens less than a window away on either side; the prefix sees what it saw."""
-    model = copy.deepcopy(model)
-    for kind, block in zip(model.config.attention_layers, model.transformer.h):
-        attention = block.attn.attention
-        places = torch.arange(attention.bias.shape[-1])
-        distance = places[:, None] - places[None]
-        near = distance.abs() < (WINDOW if kind == "local" else len(places))
-        attention.bias = (near & ((places[:, None] >= prefix_length) | (distance >= 0)))[None, None]
-    return model
-
-
-def their_logits_unmasked(model: GPTNeoForCausalLM, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
-    start = 0 if prefix is None else len(prefix)
-    whole = texts if prefix is None else [torch.cat([prefix, text]) for text in texts]
-    nothing = [torch.zeros(1, 1, len(text), len(text)) for text in whole]  # added to the scores
-    return torch.cat([
-        model(inputs_embeds=text[None], attention_mask=mask).logits[0, start:] for text, mask in zip(whole, nothing)
-    ])  # fmt: skip
-
-
-@pytest.mark.parametrize("together", [False, True])
-@pytest.mark.parametrize("prefix_length", [0, 4, 17])
-@pytest.mark.parametrize("lengths", [(3, 1, 11), (5, 12, 1, 1), (30, 1, 17)])
-def test_without_the_causal_mask_a_text_sees_itself_whole(pair, lengths, prefix_length, together):
-    texts, prefix = texts_of(*lengths), texts_of(prefix_length)[0] if prefix_length else None
-    ours = partial(our_logits, causal=False, together=together)
-    logits, gradients = with_gradients(ours, pair.ours, texts, prefix)
-    theirs = seeing_all(pair.theirs, prefix_length)
-    expected, expected_gradients = with_gradients(their_logits_unmasked, theirs, texts, prefix)
-    assert_close(logits, expected)
-    for name, gradient in gradients.items():
-        assert_close(gradient, expected_gradients[name], 1e-4)
-
-
-@pytest.mark.parametrize("together", [False, True])
-def test_texts_with_and_without_the_causal_mask_share_a_batch(pair, together):
-    texts, causal = texts_of(14, 14, 3, 20, 5), [True, False, False, True, False]
-    logits = our_logits(pair.ours, texts, causal=causal, together=together).split([len(text) for text in texts])
-    for text, own, found in zip(texts, causal, logits):
-        assert_close(found, our_logits(pair.ours, [text], causal=own))
-
-
-def test_what_a_query_sees_without_the_causal_mask_worked_by_hand():
-    keys, queries = torch.tensor([[0, 1, 2, 3, NOWHERE]]), torch.tensor([[1, 3]])
-    assert visible(queries, keys, None, causal=False).int().tolist() == [[[[1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]]]
-    assert visible(queries, keys, 2, causal=False).int().tolist() == [[[[1, 1, 1, 0, 0], [0, 0, 1, 1, 0]]]]
 
 
 def test_what_a_query_sees_worked_by_hand():

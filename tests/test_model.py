@@ -9,7 +9,7 @@ from torch import nn
 
 from neo_peft.base import BUNDLED, load_base, load_tokenizer
 from neo_peft.gptneo import Config, GPTNeo
-from neo_peft.model import TunedModel, adapted_modules, bare_model, build_model, head_name, held_dtype
+from neo_peft.model import TunedModel, adapted_modules, build_model, head_name, held_dtype
 from neo_peft.prompt import SoftPrompt
 from neo_peft.rows import Rows
 from neo_peft.settings import make_settings
@@ -146,10 +146,9 @@ def test_a_prefix_that_is_kept_gives_what_a_fresh_one_gives(base):
     assert TunedModel(base.trunk).prefix() is None
 
 
-@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("length", [4, 13])  # shorter and longer than the window
-def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_gradient(base, length, causal):
-    model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(length, 24)), causal=causal)
+def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_gradient(base, length):
+    model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(length, 24)))
     batch, found = batch_of(random_texts(), READS), []
     for prefix in (None, model.prefix()):
         logits = model.logits(model(batch, prefix))
@@ -418,8 +417,3 @@ def test_evaluation_makes_no_checkpoints(base, monkeypatch):
         model(batch_of(random_texts()))
     with pytest.raises(TypeError):
         model(batch_of(random_texts()))
-
-
-def test_a_words_sight_is_the_settings_and_the_bare_base_stays_as_it_is(base):
-    model = built(base, "ner", "head", attention="full")
-    assert not model.causal and bare_model(model).causal and built(base, "ner", "head").causal

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence, unpad_sequence
 
-from neo_peft.rows import NOWHERE, Rows
+from neo_peft.rows import Rows
 
 WIDTH = 5
 SMALL_BATCHES = [lengths for texts in (1, 2, 3) for lengths in product((1, 2, 4), repeat=texts)]  # every one of them
@@ -48,25 +48,6 @@ def test_a_prompt_leads_with_its_own_rectangle_at_the_positions_before_the_texts
     assert rows.led and shapes(rows) == [(0, 1, 3, 3), (0, 1, 2, 2), (1, 1, 1, 1)]
     assert rows.positions.tolist() == [0, 1, 2, 3, 4, 3]
     assert not Rows.of_texts(torch.tensor([2, 1]), start=3).led
-
-
-def test_texts_of_both_kinds_share_no_rectangle_and_a_prompt_stays_causal():
-    causal = [True, True, False, False, True]
-    rows = Rows.of_texts(torch.tensor([2, 2, 2, 3, 3]), start=3, led=True, causal=causal)
-    assert shapes(rows)[1:] == [(0, 2, 2, 4), (2, 1, 2, 2), (3, 1, 3, 3), (4, 1, 3, 3)]
-    assert [rectangle.causal for rectangle in rows.rectangles] == [True, True, False, False, True]
-    rows = Rows.of_texts(torch.tensor([2, 2, 2, 3, 3]), together=True, causal=causal)
-    assert shapes(rows) == [(0, 2, 2, 4), (2, 2, 3, 5), (4, 1, 3, 3)]
-    rows = Rows.of_texts(torch.tensor([2, 3]), start=3, led=True, causal=False)
-    assert [rectangle.causal for rectangle in rows.rectangles] == [True, False, False]
-
-
-def test_padding_is_no_key():
-    rows = Rows.of_texts(torch.tensor([2, 4, 1]), start=3, together=True)
-    assert rows.rectangles[0].of_keys().tolist() == [
-        [3, 4, NOWHERE, NOWHERE], [3, 4, 5, 6], [3, NOWHERE, NOWHERE, NOWHERE],
-    ]  # fmt: skip
-    assert one_rectangle(2, 2).of_keys().tolist() == [[0, 1], [0, 1]]
 
 
 def test_positions_start_at_zero_unless_told():

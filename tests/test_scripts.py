@@ -196,7 +196,7 @@ def test_a_run_is_found_its_base_from_any_folder(tiny_folder, tmp_path, monkeypa
     assert main(evaluate, [tmp_path / "run"]) == 0
 
 
-@pytest.mark.parametrize("preset", [None, "paper"])
+@pytest.mark.parametrize("preset", [None, "paper", "best"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("task", CORPORA)
 def test_recorded_settings_make_the_same_settings_again(task, method, preset):
@@ -223,6 +223,14 @@ def test_a_flag_goes_before_the_preset_and_that_before_the_defaults(given, expec
     assert tuple(getattr(settings, name) for name in names) == expected
 
 
+def test_the_best_recipes_rate_is_the_bundled_models():
+    best = make_settings(task="ner", preset="best")
+    assert (best.method, best.echo, best.tag_decoding, best.learning_rate) == ("lora", True, "viterbi", 3e-3)
+    assert make_settings(task="ner", preset="best", model="EleutherAI/gpt-neo-125m").learning_rate == 1e-3
+    assert make_settings(task="ner", preset="best", method="full").learning_rate == 1e-3  # of full, on neo-mini
+    assert make_settings(task="ner", preset="best", learning_rate=2).learning_rate == 2
+
+
 BAD = {
     "--seed 99999999999999999999 is too large": ["--task", "ner", "--method", "head", "--seed", "99999999999999999999"],
     "--rank 100000 is too large: 16384 is the most": ["--task", "ner", "--method", "lora", "--rank", "100000"],
@@ -241,7 +249,6 @@ BAD = {
     "--tag-decoding belongs to tasks that tag words": [
         "--task", "sentiment", "--method", "lora", "--tag-decoding", "viterbi",
     ],
-    "--attention belongs to tasks that tag words": ["--task", "sentiment", "--method", "lora", "--attention", "full"],
     "--prompt-text needs --prompt-init text": [
         "--task", "ner", "--method", "prompt", "--prompt-text", "x", "--prompt-init", "vocab",
     ],

@@ -13,7 +13,7 @@ import neo_peft
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    ("errors", "rows", "elementwise", "metrics", "progress", "viterbi", "markup"),
+    ("errors", "defaults", "rows", "elementwise", "metrics", "progress", "viterbi", "markup"),
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
     ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty", "floors"),
     ("model", "own_rows", "runs"),

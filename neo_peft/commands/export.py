@@ -60,11 +60,6 @@ def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
             f"--merge: {run} has a soft prompt, rows in front of every text, which a model of transformers has no "
             "place for; export it without --merge, for peft"
         )
-    if settings.attention != "causal":
-        raise InputError(
-            f"{run} lets a word see its whole sentence (--attention full), for which neither peft nor transformers' "
-            "GPT-Neo has a place: they would compute something else"
-        )
     if not merge and settings.method in ("full", "head"):
         raise InputError(
             f"{run} is no adapter of peft's, which knows neither a model tuned in full nor a head alone; "
@@ -133,10 +128,12 @@ def base_name(settings: Settings) -> str:
 
 def example(tuned: Any) -> str:
     """Say a text of the task, with the names of a row's fields in place of its data."""
+    echo = tuned.encoder.echo
     if tuned.encoder.task.tags_words:
-        return "The IL-2 gene is active in T cells ."
+        return " ".join(["The IL-2 gene is active in T cells ."] * (2 if echo else 1))
     row = {field: f"<{field}>" for field in tuned.encoder.task.fields}
-    return "".join(piece.text for piece in tuned.encoder.task.pieces(row, tuned.encoder.source_text))
+    texts = tuned.encoder.task.texts(row, tuned.encoder.source_text)
+    return "".join([*texts[:-1], *texts] if echo else texts)
 
 
 def reading(tuned: Any) -> list[str]:
@@ -149,6 +146,10 @@ def reading(tuned: Any) -> list[str]:
         answers = ", ".join(f"`{task.answer(label, encoder.source_text)}`" for label in task.labels)
         return [f"{text}, without special tokens; the model goes on with one of {answers} and the end token."]
     lines = ["Words are split by spaces, and each carries its leading space, the first one too (`add_prefix_space`)."]
+    if encoder.echo:
+        lines.append("A sentence is given twice, and the tags of its second copy count.")
+    if encoder.viterbi:
+        lines.append("The best tags that BIO allows together are chosen (Viterbi), which transformers does not do.")
     if encoder.read_last:
         return [*lines, "A word's tag stands at its last sub-token, which no aggregation of transformers' takes."]
     return [*lines, 'A word\'s tag stands at its first sub-token, as `aggregation_strategy="first"` takes it.']
