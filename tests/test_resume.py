@@ -162,14 +162,17 @@ def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(whole, tmp_pa
         assert not [path for path in Path("run").rglob("*") if ".tmp" in path.name]
 
 
-@pytest.mark.parametrize(("function", "after"), [("fsync", False), ("replace", False), ("replace", True)])
+@pytest.mark.parametrize(
+    ("function", "call", "left"),
+    [("fsync", 1, []), ("fsync", 2, [".settings.json.tmp"]), ("replace", 1, [".settings.json.tmp"])],
+)
 def test_a_run_that_is_killed_inside_its_first_write_is_begun_anew_in_its_folder(
-    tiny_folder, tmp_path, function, after
+    tiny_folder, tmp_path, function, call, left
 ):
     argv = ["--method", "head", "--model", str(tiny_folder), *RUNS["head"], *SMALL]
     assert end(start([*argv, "--out", "whole"])) == 0, Path("stderr").read_text()
-    assert end(start([*argv, "--out", "run"], at_call(function, 1, not after, after))) == -signal.SIGKILL
-    assert [path.name.startswith(".settings.json.tmp") for path in Path("run").iterdir()] == [not after]
+    assert end(start([*argv, "--out", "run"], at_call(function, call, True, False))) == -signal.SIGKILL
+    assert [path.name.rstrip("0123456789") for path in Path("run").iterdir()] == left
     resumed("run", result(Path("whole")), argv)
 
 
