@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neo_peft.base import split_revision
 from neo_peft.errors import InputError
-from neo_peft.files import read_tensors, write_folder, write_json, write_tensors
+from neo_peft.files import make_folders, read_tensors, write_folder, write_json, write_tensors
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel
 from neo_peft.peft_config import CONFIG
@@ -71,7 +71,7 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
             labels, whole = task_of(settings).labels, path.parent
             write_folder(whole, lambda temporary: save_model(temporary, model, labels, tokenizer), anew=True)  # noqa: B023
             return sorted(whole.iterdir())
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         write_tensors(path, {key: parameters[name] for key, name in keys.items()})
         files.append(path)
         if config := _adapter_config(model, settings, part):

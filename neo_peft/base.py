@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neo_peft import hub
 from neo_peft.errors import InputError
-from neo_peft.files import read_json
+from neo_peft.files import LARGEST_JSON, read_json, refuse_endless
 from neo_peft.gptneo import Config, GPTNeo
 
 BUNDLED = {"neo-mini": Path(__file__).parent / "assets" / "neo-mini"}
@@ -48,7 +48,9 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     deleted meanwhile, but not rewritten in place.
     """
     folder = find_folder(model)
-    _refuse_special_files(folder)
+    for name in ("config.json", INDEX, *TOKENIZER_FILES):
+        refuse_endless(folder / name, LARGEST_JSON)
+    refuse_endless(folder / WEIGHTS)
     config = read_config(folder)  # first: what is no GPT-Neo need not be read
     tensors, notes, digest = {}, [], {}
     for name, tensor in _canonical_tensors(folder, notes):
@@ -231,14 +233,6 @@ def load_tokenizer(folder: Path) -> Any:
     if largest > LARGEST:
         raise InputError(f"{folder}: the tokenizer has a token {largest}; {LARGEST} is the most")
     return tokenizer
-
-
-def _refuse_special_files(folder: Path) -> None:
-    """Refuse what is no plain file, or a link to one (the hub's cache is all links): a pipe
-    would be waited for, and a device has no end."""
-    for name in ("config.json", *TOKENIZER_FILES, WEIGHTS, INDEX):
-        if (folder / name).exists() and not (folder / name).is_file():
-            raise InputError(f"{folder / name} is no plain file")
 
 
 def _check_tokenizer_files(folder: Path) -> None:

@@ -35,9 +35,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         os.umask(mask := os.umask(0))
         os.chmod(temporary, 0o666 & ~mask)  # safetensors writes for its owner alone
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -64,20 +64,29 @@ def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False
     With `anew` it takes the place of a folder that is not empty; a process that is killed may leave neither.
     """
     path = folder.resolve() if anew else new_folder(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     temporary = _temporary(path)
     try:
         temporary.mkdir()
         write(temporary)
         for inside in [*temporary.rglob("*"), temporary]:
-            _sync(inside)
+            sync(inside)
         if path.exists():
             remove_folder(path)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those around it, their names on the disk too; return the new ones, the innermost first."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync(path.parent)
+    return new
 
 
 def remove_folder(folder: Path) -> None:
@@ -137,11 +146,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text)
 
 
+def refuse_endless(path: Path, largest: int | None = None) -> None:
+    """Refuse what is no plain file, or a link to one: a pipe would be waited for, and a device has no end. Refuse a
+    file of more bytes than `largest`, too."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no plain file")
+    if largest and path.exists() and (size := path.stat().st_size) > largest:
+        raise InputError(f"{path} has {size:,} bytes; a file of at most {largest:,} is read")
+
+
 def read_json(path: Path) -> dict:
     """Read a JSON object from a file. Raise InputError, naming the file, where there is none."""
     try:
-        if (size := path.stat().st_size) > LARGEST_JSON:
-            raise InputError(f"{path} has {size:,} bytes; a JSON file of at most {LARGEST_JSON:,} is read")
+        refuse_endless(path, LARGEST_JSON)
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
@@ -195,13 +212,14 @@ def read_tensors(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_endless(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

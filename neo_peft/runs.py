@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.files import read_json, read_sealed, refuse_used, write_sealed
+from neo_peft.files import clean, make_folders, read_json, read_sealed, refuse_used, sync, write_sealed
 from neo_peft.peft_config import CONFIG, named_base, read_peft
 from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
@@ -26,21 +26,21 @@ def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
     if settings.out:
         folder = Path(settings.out)
         refuse_run(folder)
+        if folder.is_dir():
+            clean(folder, SETTINGS)  # of a run that was killed as it wrote them
         refuse_used(folder, "--out ")
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder, new
+        return folder, make_folders(folder)
     return next_free(RUNS / f"{settings.task.replace('/', '-')}-{settings.method}")
 
 
 def next_free(first: Path) -> tuple[Path, list[Path]]:
     """Make a folder under a name, or under NAME-2, -3 where that is taken; return it, and all that were made for it."""
-    folder, number = first, 1
+    around, folder, number = make_folders(first.parent), first, 1
     while True:
-        new = [path for path in (folder, first.parent) if not path.exists()]
         try:
-            folder.mkdir(parents=True)
-            return folder, new
+            folder.mkdir()
+            sync(first.parent)
+            return folder, [folder, *around]
         except FileExistsError:  # another may make it at the same time
             number += 1
             folder = first.with_name(f"{first.name}-{number}")

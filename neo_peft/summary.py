@@ -118,11 +118,11 @@ def conclude(say: Say, record: dict, folder: Path) -> None:
 
 def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
     """Name what makes a run worth little, whatever its scores are."""
-    found, after = [], scores["after"]["validation"]
-    answers = {row["label"] for row in job.rows["validation"]} if not job.task.tags_words else None
-    if answers and len(answers) == 1:
+    found, after, tags = [], scores["after"]["validation"], job.task.tags_words
+    answers = {answer for row in job.rows["validation"] for answer in (row["tags"] if tags else [row["label"]])}
+    if len(answers) == 1:
         found.append(f"validation holds one label alone, {min(answers)}: its scores tell nothing")
-    if answers and len(said := [sum(column) > 0 for column in zip(*after["confusion"])]) and sum(said) == 1:
+    if not tags and sum(said := [sum(column) > 0 for column in zip(*after["confusion"])]) == 1:
         answer = [*job.task.labels, "by no label"][said.index(True)]
         found.append(f"every row of validation is answered {answer}: the model has not left one class")
     zero = [name for name, tensor in job.tuned.model.trainable().items() if "lora_B" in name and not tensor.any()]

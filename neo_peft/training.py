@@ -269,8 +269,8 @@ class Log:
         """Put what was written onto the disk, and say how much that is, for a checkpoint."""
         for file in (self.metrics, self.timings):
             file.flush()
-        if not processes.rank:
-            os.fsync(self.metrics.fileno())
+            if not processes.rank:
+                os.fsync(file.fileno())
         return self.position_of_bytes() | {"timings": self.timings.tell()}
 
     def position_of_bytes(self) -> dict:

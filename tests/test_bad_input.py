@@ -341,7 +341,7 @@ def test_a_full_disk(capfd, runs, monkeypatch):
     refused(capfd, f"export {runs / 'lora'} out", "No space left on device; make room, and start again")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_loss_that_is_not_finite(capfd, tiny_folder, precision):
     flags = f"--epochs 1 --learning-rate 1e30 --eval-limit 3 --model {tiny_folder} --precision {precision}"
     assert run(f"{NER} {flags}") == 2

@@ -4,8 +4,10 @@ import ctypes
 import json
 import math
 import os
+import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -20,11 +22,13 @@ from neo_peft import checkpoints, files, loop, training
 from neo_peft.commands import export, predict
 from neo_peft.errors import InputError, exit_status
 from neo_peft.loading import load_untuned
+from neo_peft.runs import settings_to_resume
 from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
 FLAGS = ["--task", "sentiment", "--method", "lora", "--batch-size", "5", *SMALL]  # 5 updates an epoch
+STEP_7 = "checkpoints/step-7"
 
 
 def stop_at(*steps, number=signal.SIGTERM):
@@ -88,6 +92,38 @@ def test_a_checkpoint_is_safetensors_and_json(run, tiny_folder):
     assert tensors.keys() - lora == {"random cpu 0"}
     best = load_file(run / "checkpoints/step-7/best.safetensors")
     assert {f"weight {name}" for name in best} < lora and len(best) == 16
+
+
+def test_a_checkpoint_holds_the_weights_of_the_best_epoch(run, stopped, tmp_path):
+    """The first, which step 5 ended: what trains on in the second is another."""
+    argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "first"]
+    assert end(start(argv, stop_at(5))) == 143
+    at_5, at_7 = (load_file(Path(name, "tensors.safetensors")) for name in ("first/checkpoints/step-5", run / STEP_7))
+    for step in (run / "checkpoints/step-6", run / STEP_7):
+        best = load_file(step / "best.safetensors")
+        assert all(torch.equal(tensor, at_5[f"weight {name}"]) for name, tensor in best.items())
+        assert not any(torch.equal(tensor, at_7[f"weight {name}"]) for name, tensor in best.items())
+
+
+def test_an_epoch_that_none_has_beaten_stays_the_best_one(run):
+    best = load_file(run / STEP_7 / "best.safetensors")
+    change_state(run, lambda record: record["kept"].update(score=1.0))
+    assert end(start(["--resume", "run"])) == 0, Path("stderr").read_text()
+    assert json.loads((run / "run.json").read_text())["kept_epoch"] == 1
+    kept = load_file(run / "adapter_model.safetensors")
+    assert len(kept) == len(best)
+    assert all(torch.equal(kept[f"base_model.model.{name}"], tensor) for name, tensor in best.items())
+
+
+def test_each_number_of_a_checkpoint_is_restored(run):
+    change_state(run, lambda record: record.update(skipped=4, skipped_last=3))
+    settings = settings_to_resume(run, json=False)
+    model = load_untuned(settings, with_method=True).model
+    state, checkpoint = loop.make_state(model, settings), checkpoints.newest(run)
+    checkpoints.restore(checkpoint, model, state)
+    assert (state.step, state.epoch, state.done, state.skipped, state.skipped_last) == (7, 2, 2, 4, 3)
+    assert (state.loss_sum, state.labelled) == (checkpoint.record["loss_sum"], checkpoint.record["labelled"])
+    assert state.loss_sum > 0 < state.labelled
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "best.safetensors"])
@@ -236,13 +272,15 @@ def test_the_second_of_two_runs_in_one_folder_is_refused(run, tmp_path):
         end(first)
 
 
-def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, stopped, tiny_folder, tmp_path):
+def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, stopped, tmp_path):
     def at_once() -> None:
         training.prepare = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 
-    assert end(start([*FLAGS, "--model", str(tiny_folder), "--out", "new"], at_once)) == 130
+    argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "new"]
+    assert end(start(argv, at_once)) == 130
     assert Path("stderr").read_text() == "stopped; go on with it: python train.py --resume new\n"
     assert [path.name for path in Path("new").iterdir()] == ["settings.json"]
+    resumed("new", stopped[1])  # from step 0
 
     def while_scoring() -> None:
         real = training.evaluate
@@ -270,6 +308,24 @@ def test_a_second_signal_does_not_wait(run, stopped):
 
 
 # -------------------------------------------------------------------------------------------------- a disk that is full
+
+
+def test_what_a_run_makes_is_on_the_disk_with_its_name(stopped, tmp_path, monkeypatch):
+    """A name is its folder's content: after an fsync of a file alone, losing power may lose the file."""
+    real, names = os.fsync, {}
+
+    def watched(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        names.setdefault(path, set()).update(os.listdir(path) if path.is_dir() else ())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    argv = ["--task", "ner", "--method", "lora+prompt", "--batch-size", "5", *SMALL]
+    train.main([*argv, "--model", str(stopped[0].parent / "model")])
+    run = tmp_path / "runs/ner-lora+prompt"
+    for path in (run, run.parent, run / "checkpoints/step-2", run / "checkpoints", *run.rglob("*")):
+        assert path.name in names[path.parent], path
+    assert {run / "metrics.jsonl", run / "timings.jsonl"} <= names.keys()
 
 
 def on_a_disk_of(kilobytes: int, options: str = "") -> None:
@@ -325,6 +381,34 @@ def test_a_full_disk_stops_the_run_with_one_line_and_what_was_saved_stays_valid(
         assert result(Path(f"run-{left}")) == stopped[1]
         ends.append((status, any("step-" in path for path in there)))
     assert (2, False) in ends and (2, True) in ends and (0, False) in ends
+
+
+@pytest.mark.slow
+def test_a_file_that_may_not_grow_stops_the_run_with_one_line_and_what_was_saved_stays_valid(stopped, tmp_path):
+    """A quota, so to speak: where no disk can be mounted, too."""
+    ends = set()
+    for most in (0, 2000, 12_000, 30_000, 10**6):  # bytes; the settings take 1,000, an adapter 20,000
+
+        def limited(most=most) -> None:
+            sys.stdout, sys.stderr = open(os.devnull, "w"), open(os.devnull, "w")  # noqa: SIM115, which have no end
+            whole, said, out = resource.getrlimit(resource.RLIMIT_FSIZE), [], f"run-{most}"
+            argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", out]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, whole[1]))
+            status = exit_status(lambda: train.main(argv), said.append)
+            resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+            there = sorted(str(path) for path in Path(out).rglob("*"))
+            argv = ["--resume", out] if Path(out, "settings.json").exists() else argv
+            then = exit_status(lambda: train.main(argv))
+            Path(f"told-{most}").write_text(json.dumps([status, said, there, then]))
+            os._exit(0)
+
+        assert end(start([], limited)) == 0, Path("stderr").read_text()
+        status, said, there, then = json.loads(Path(f"told-{most}").read_text())
+        assert then == 0 and (not said if status == 0 else len(said) == 1 and "File too large" in said[0]), said
+        assert not [path for path in there if ".tmp" in path]
+        assert result(Path(f"run-{most}")) == stopped[1]
+        ends.add((status, any("settings" in path for path in there), any("step-" in path for path in there)))
+    assert ends >= {(2, False, False), (2, True, False), (0, True, False)}
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ from neo_peft.errors import InputError
 from neo_peft.model import TunedModel
 from neo_peft.tasks import TASKS, Task
 
+LINES = (damaged, damaged_lines)
 NAMED = "{}|--data hub|no linear layer is named by the target"  # the folder, what a user gave for it, or an option
 
 
@@ -157,6 +158,18 @@ def test_tokenizer_config_json(folder, small_tokenizer):
     survive("tokenizer_config", file, mixed(damaged, damaged_json), lambda: read_tokenizer(folder), is_json)
 
 
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_the_older_files_of_a_tokenizer(folder, small_tokenizer, name):
+    model = json.loads(small_tokenizer.read_text())["model"]
+    small_tokenizer.unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in model["merges"]))
+    ways = mixed(damaged, damaged_json) if name == "vocab.json" else mixed(*LINES)
+    passes = is_json if name == "vocab.json" else lambda content: "\ufffd" not in content.decode("utf-8", "replace")
+    survive(name, folder / name, ways, lambda: read_tokenizer(folder), passes)
+
+
 # ------------------------------------------------------------------------------------------------------------- data
 
 TAGGED = "".join(f"IL-{n}\tB-DNA\ngene\tI-DNA\nof\tO\nT\tB-cell_type\n\n" for n in range(12))
@@ -174,8 +187,6 @@ JSON_CLASS = [json.dumps({"sentence": f"It is {n}.", "label": n % 3}) for n in r
 TNER_TAGS = json.dumps({tag: number for number, tag in enumerate(TASKS["ner"].labels)})
 TNER = "".join(json.dumps({"tokens": ["IL-2", "gene", str(n)], "tags": [1, 2, 0]}) + "\n" for n in range(12))
 JSON_LINES = lambda whole, draw: damaged_lines(whole, draw, damaged_json)  # noqa: E731
-LINES = (damaged, damaged_lines)
-
 # Kind -> task, the file that is damaged, its text, the ways to damage it, the files beside it.
 FORMATS = {
     "iob2": ("ner", "Genia4ERtask1.iob2", TAGGED, LINES, {"Genia4EReval1.iob2": TAGGED}),
@@ -237,6 +248,19 @@ def test_phrasebanks_zip(base, tmp_path, monkeypatch):
     read = lambda: read_data(TASKS["sentiment"], "hub", base.tokenizer)  # noqa: E731
     # A file is a zip as long as its directory is found, at its end.
     survive("zip", file, damaged, read, lambda content: b"PK\x05\x06" in content[-22:])
+
+
+def test_the_hubs_parquet(base, tmp_path, monkeypatch):
+    import datasets
+
+    file, kept = tmp_path / "train-00000-of-00001.parquet", tmp_path / "kept"
+    columns = {"sentence": [f"It is {n} ." for n in range(24)], "label": [n % 2 for n in range(24)]}
+    datasets.Dataset.from_dict(columns).to_parquet(str(file))
+    shutil.copy(file, kept)
+    monkeypatch.setattr(hub, "hub_file", lambda _, name, **__: file if "/train-" in name else kept)
+    read = lambda: read_data(TASKS["glue/sst2"], "hub", base.tokenizer)  # noqa: E731
+    # What is no parquet at all lacks the word at its end.
+    survive("parquet", file, damaged, read, lambda content: content.endswith(b"PAR1"))
 
 
 # ---------------------------------------------------------------------------------------------------- peft's adapter

@@ -53,6 +53,21 @@ def start(argv, before=lambda: None, main=train.main) -> int:
         os._exit(status)
 
 
+def computed_for(process: int) -> float:
+    """Say how many seconds a process has computed, by the clock that clock_getcpuclockid(3) names for it: other load on
+    the machine moves a wall's clock, and with it all kills to before the first checkpoint, or behind the end."""
+    return time.clock_gettime(~process << 3 | 2)
+
+
+def killed_after(process: int, seconds: float) -> bool:
+    """Kill a process once it has computed for so long; say whether it had not ended before."""
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while computed_for(process) < seconds and not os.waitid(os.P_PID, process, ended):
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    return end(process) == -signal.SIGKILL
+
+
 def end(process: int) -> int:
     """Wait for a process's end; return its exit status, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
@@ -74,18 +89,21 @@ def result(folder: Path) -> dict:
 
 @pytest.fixture(scope="module", params=RUNS)
 def whole(request, tiny_folder, tmp_path_factory):
-    """A run that nothing stops: its flags, what it has left, and how many seconds it took."""
+    """A run that nothing stops: its flags, what it has left, and how many seconds it computed."""
     argv = ["--method", request.param, "--model", str(tiny_folder), *RUNS[request.param], *SMALL]
     folder = tmp_path_factory.mktemp("whole")
     os.chdir(folder)
-    began = time.monotonic()
-    assert end(start([*argv, "--out", "run"])) == 0, Path("stderr").read_text()
-    return argv, result(folder / "run"), time.monotonic() - began
+    run = start([*argv, "--out", "run"])
+    os.waitid(os.P_PID, run, os.WEXITED | os.WNOWAIT)
+    seconds = computed_for(run)
+    assert end(run) == 0, Path("stderr").read_text()
+    return argv, result(folder / "run"), seconds
 
 
-def resumed(name: str, expected: dict) -> None:
-    """Go on with a run, or begin it anew where it was killed before it had a folder; compare its bits."""
-    assert end(start(["--resume", name])) == 0, Path("stderr").read_text()
+def resumed(name: str, expected: dict, argv: list | None = None) -> None:
+    """Go on with a run, or begin it anew by `argv` where it was killed before it had its settings; compare its bits."""
+    begun = argv is None or Path(name, "settings.json").exists()
+    assert end(start(["--resume", name] if begun else [*argv, "--out", name])) == 0, Path("stderr").read_text()
     found = result(Path(name))
     assert found.keys() == expected.keys()
     for file in expected:
@@ -96,16 +114,13 @@ def resumed(name: str, expected: dict) -> None:
 def test_a_run_that_is_killed_at_any_moment_ends_in_the_same_bits(whole, tmp_path):
     argv, expected, seconds = whole
     moments = [seconds * (number + 0.5) / KILLS for number in range(KILLS)]
-    reached = []
+    killed, reached = 0, []
     for moment in moments:
-        run = start([*argv, "--out", "run"])
-        time.sleep(moment)
-        os.kill(run, signal.SIGKILL)
-        end(run)
-        if Path("run/settings.json").exists():
-            reached.append(len(list(Path("run").glob("checkpoints/step-*"))))
-            resumed("run", expected)
-        shutil.rmtree("run", ignore_errors=True)
+        killed += killed_after(start([*argv, "--out", "run"]), moment)
+        reached.append(len(list(Path("run").glob("checkpoints/step-*"))))
+        resumed("run", expected, argv)
+        shutil.rmtree("run")
+    print(f"{killed} of {KILLS} killed within {seconds:.1f} seconds, {sum(map(bool, reached))} after a checkpoint")
     assert any(reached), "no kill came after a checkpoint"
 
 
@@ -137,14 +152,28 @@ def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(whole, tmp_pa
     argv, expected, _ = whole
     assert end(start([*argv, "--out", "run"], at_call(function, 0, False, False))) == 0
     calls, kills = int(Path(f"calls of {function}").read_text()), max(1, KILLS // 3)
+    print(f"{kills} of {calls} calls of {function} killed {'after' if after else 'before'} it")
     shift = {("fsync", False): 0.2, ("replace", False): 0.5, ("replace", True): 0.8}[function, after]
     for number in range(kills):
         shutil.rmtree("run")
         call = 1 + int(calls * (number + shift) / kills)
         assert end(start([*argv, "--out", "run"], at_call(function, call, not after, after))) == -signal.SIGKILL
-        if Path("run/settings.json").exists():
-            resumed("run", expected)
-            assert not [path for path in Path("run").rglob("*") if ".tmp" in path.name]
+        resumed("run", expected, argv)
+        assert not [path for path in Path("run").rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "left"),
+    [("fsync", 1, []), ("fsync", 2, [".settings.json.tmp"]), ("replace", 1, [".settings.json.tmp"])],
+)
+def test_a_run_that_is_killed_inside_its_first_write_is_begun_anew_in_its_folder(
+    tiny_folder, tmp_path, function, call, left
+):
+    argv = ["--method", "head", "--model", str(tiny_folder), *RUNS["head"], *SMALL]
+    assert end(start([*argv, "--out", "whole"])) == 0, Path("stderr").read_text()
+    assert end(start([*argv, "--out", "run"], at_call(function, call, True, False))) == -signal.SIGKILL
+    assert [path.name.rstrip("0123456789") for path in Path("run").iterdir()] == left
+    resumed("run", result(Path("whole")), argv)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

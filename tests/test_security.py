@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import bounded
 from safetensors.torch import load_file, save_file
 
-from neo_peft import adapter, base, hub, loading
+from neo_peft import adapter, base, checkpoints, hub, loading
 from neo_peft.errors import InputError
+from neo_peft.files import LARGEST_JSON
 from neo_peft.peft_config import named_base, read_peft
 from neo_peft.readers import LARGEST_MEMBER
-from neo_peft.runs import RUN, write_record
+from neo_peft.runs import RUN, SETTINGS, settings_to_resume, write_record
 from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
@@ -202,6 +204,21 @@ def test_data_and_adapters_that_have_no_end_are_refused(tmp_path):
     assert read_peft(tmp_path) is None and named_base(tmp_path) is None
 
 
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+@pytest.mark.parametrize("name", [RUN, SETTINGS, f"checkpoints/step-1/{checkpoints.STATE}", adapter.WEIGHTS])
+def test_a_run_whose_files_have_no_end_is_refused(lora, tiny_folder, name, kind):
+    path = lora / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    read = {
+        RUN: lambda: loading.settings_in(lora), SETTINGS: lambda: settings_to_resume(lora, json=False),
+        checkpoints.STATE: lambda: checkpoints.newest(lora), adapter.WEIGHTS: lambda: load_lora(lora, tiny_folder),
+    }[path.name]  # fmt: skip
+    with bounded(), pytest.raises(InputError, match=f"{path} is no plain file"):
+        read()
+
+
 @pytest.mark.parametrize("name", ["../other.safetensors", "/etc/other.safetensors", "..\\other.safetensors"])
 def test_a_record_names_no_file_of_another_folder(lora, tiny_folder, name):
     settings = make_settings(task="sentiment", method="lora", rank=3, model=str(tiny_folder))
@@ -226,6 +243,19 @@ def test_an_adapter_names_a_folder_that_is_there_or_a_hub_id_or_no_base(tmp_path
 
 
 # -------------------------------------------------------------------------------------------------- no filled memory
+
+
+@pytest.mark.parametrize("name", ["config.json", base.INDEX, *base.TOKENIZER_FILES])
+def test_json_of_no_possible_size_is_refused_unread(folder, name):
+    if name == base.INDEX:
+        (folder / base.WEIGHTS).unlink()
+    with open(folder / name, "a") as file:
+        file.truncate(LARGEST_JSON + 1)  # a hole, which takes no room on the disk
+    tracemalloc.start()
+    with pytest.raises(InputError, match=f"{folder / name} has 67,108,865 bytes; .* at most 67,108,864 is read"):
+        base.load_base(str(folder))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def lying(path: Path, stated: int | None = None, **entries) -> None:

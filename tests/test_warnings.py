@@ -53,6 +53,18 @@ def test_a_validation_set_of_one_label_and_a_model_that_says_one_thing(capsys, t
     assert "validation holds one label alone, neutral: its scores tell nothing" in said
 
 
+def test_a_validation_set_without_an_entity(capsys, tiny_folder):
+    Path("data").mkdir()
+    tagged = [
+        {"tokens": ["aspirin", "helps"], "tags": ["B-drug", "O"]},
+        {"tokens": ["it", "helps"], "tags": ["O", "O"]},
+    ]
+    for name, rows in (("train", tagged), ("validation", tagged[1:])):
+        Path(f"data/{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = warned(capsys, tiny_folder, "--task", "tagging", "--method", "head", "--data", "data")
+    assert "validation holds one label alone, O: its scores tell nothing" in said
+
+
 @pytest.mark.parametrize(
     ("confusion", "said"),
     [
