@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.errors import InputError
-from neo_peft.files import sha256, write_text
+from neo_peft.files import make_folders, sha256, write_text
 from neo_peft.runs import RUN, read_record, recorded_settings
 from neo_peft.settings import task_of
 from neo_peft.tasks import Task
@@ -27,7 +27,7 @@ def write_predictions(
 ) -> None:
     """Leave what a run answers on a split in its folder."""
     path = path_of(folder, when, split)
-    path.parent.mkdir(exist_ok=True)
+    make_folders(path.parent)
     write_answers(path, rows, predicted, said)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from neo_peft import training
 from neo_peft.errors import DivergedError, InputError, Stopped
-from neo_peft.files import clean, locked, refuse_used, write_json, write_sealed
+from neo_peft.files import clean, locked, make_folders, refuse_used, write_json, write_sealed
 from neo_peft.job import Say
 from neo_peft.plan import PLAN, STUDIES
 from neo_peft.progress import Progress, no_progress
@@ -48,8 +48,7 @@ def begin(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
         if (folder / PLAN).exists():
             raise InputError(f"--out {out} holds a study; --resume {out} goes on with it, another folder begins anew")
         refuse_used(folder, "--out ")
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make_folders(folder)
     else:
         folder, made = next_free(STUDIES / f"{plan['task'].replace('/', '-')}-{plan['method']}")
     write_sealed(folder / PLAN, plan)
