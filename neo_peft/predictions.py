@@ -50,8 +50,8 @@ def read_predictions(folder: Path, when: str, split: str) -> list[dict]:
         raise InputError(f"{path} was changed since the run: its sha256 is another")
     task = task_of(recorded_settings(folder / RUN, record["flags"]))
     rows = []
-    # Not splitlines(): it also splits at characters that stand inside texts, such as U+2028.
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+    # Bytes, whose lines end at a newline alone: text's also end at characters such as U+2028.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as error:

@@ -14,16 +14,29 @@ import re
 import shutil
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from damage import CASES, Late, bounded, damaged, damaged_header, damaged_json, has_header, is_json, mixed
+from damage import (
+    CASES,
+    Late,
+    bounded,
+    damaged,
+    damaged_header,
+    damaged_json,
+    damaged_lines,
+    has_header,
+    is_json,
+    mixed,
+)
 from test_resume import end, result, start
 
 from neo_peft import checkpoints, files, loading, summary, training
-from neo_peft.decoding import evaluate
+from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError
+from neo_peft.predictions import read_predictions
 from neo_peft.runs import RUN, SETTINGS, flags_of, settings_to_resume
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
@@ -57,8 +70,8 @@ def right_again(run: Path, name: str) -> None:
     if name == "metrics.jsonl":
         content = path.read_bytes()
         record["log"] |= {"bytes": len(content), "sha256": files.sha256(path)}
-    elif path.name in record["files"]:
-        record["files"][path.name] = files.sha256(path)
+    for key in {name, path.name} & record["files"].keys():
+        record["files"][key] = files.sha256(path)
     files.write_json(keeper, record)
     sealed(keeper)
 
@@ -136,6 +149,20 @@ def test_a_finished_run_is_loaded_as_it_was_or_refused(runs, base, tmp_path, nam
     expected = answers(Path(shutil.copytree(runs / "finished", tmp_path / "first")))
     use = lambda run: answers(run) == expected  # noqa: E731
     damage, passes = (TENSORS, has_header) if name.endswith(".safetensors") else (JSON, is_json)
+    survive(tmp_path / "run", runs / "finished", name, damage, use, passes)
+
+
+@pytest.mark.slow
+def test_a_runs_answers_are_read_as_they_were_or_refused(runs, tmp_path):
+    def use(run: Path) -> bool:
+        rows = read_predictions(run, "after", "test")
+        scores = score(TASKS["sentiment"], rows, [row["predicted"] for row in rows])
+        assert 0 <= scores["accuracy"] <= 1
+        return rows == expected
+
+    expected = read_predictions(runs / "finished", "after", "test")
+    name, passes = "predictions/after-test.jsonl", lambda content: content.startswith(b"{")
+    damage = mixed(damaged, damaged_lines, partial(damaged_lines, damage=damaged_json))
     survive(tmp_path / "run", runs / "finished", name, damage, use, passes)
 
 
