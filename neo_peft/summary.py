@@ -113,7 +113,8 @@ def conclude(say: Say, record: dict, folder: Path) -> None:
     for warning in record["warnings"]:
         say(f"warning: {warning}")
     kept, seconds = record["kept_epoch"], record["seconds"]
-    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run is in {folder}, plot.png shows it")
+    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run is in {folder}")
+    say(f"plot.png there shows it, and, with its errors to browse: python -m neo_peft report {folder}")
 
 
 def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
