@@ -229,6 +229,7 @@ def test_the_best_recipes_rate_is_the_bundled_models():
     assert make_settings(task="ner", preset="best", model="EleutherAI/gpt-neo-125m").learning_rate == 1e-3
     assert make_settings(task="ner", preset="best", method="full").learning_rate == 1e-3  # of full, on neo-mini
     assert make_settings(task="ner", preset="best", learning_rate=2).learning_rate == 2
+    assert make_settings(task="pairs", preset="best").readout == "head"
 
 
 BAD = {
