@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     folder, made = (Path(own["resume"]), []) if "resume" in own else study.begin(plan, own.get("out"))
     say = lambda text: tqdm.write(text, file=sys.stdout)  # noqa: E731
-    say(f"{len(plan['runs'])} runs, each with its log beside it in {folder}")
+    count = len(plan["runs"])
+    say(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
     try:
         text = study.run_study(folder, plan, say, show_progress)
     except Exception:
