@@ -36,7 +36,8 @@ def page(results: dict) -> str:
         parts += [legend(results, block), *beaten(results, block)]
         parts.append(f"![{title(results, results['metric'])}{named}]({plot_name(protocol)})")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    made = f"{len(results['runs'])} runs in {results['seconds']:,.0f} seconds on {results['device']}, by {versions}:"
+    count = len(results["runs"])
+    made = f"{count} run{'s' if count > 1 else ''} in {results['seconds']:,.0f} seconds on {results['device']}, by {versions}:"
     return "\n\n".join([*parts, made, "    " + results["command"]]) + "\n"
 
 
