@@ -53,8 +53,8 @@ class Encoder:
 
     `with_head`: each read row's target is a class, else the tokens of the label's words and an end token.
     `max_length`: the most tokens of a text, its template included; longer text is cut at its end, never the mark.
-    `echo`: give the text twice, the mark once, and read the second copy, in which a causal model has seen the whole
-    text (Springer et al. 2024, section 3); `max_length` then holds both.
+    `echo`: give a tagged sentence twice, and read the second copy, where a causal model has seen all of it (Springer et
+    al. 2024, section 3); `max_length` then holds both.
     `read_last`: read a word at its last sub-token in place of its first.
     `viterbi`: choose a sentence's tags together, in place of each word's best.
     """
@@ -107,13 +107,11 @@ class Encoder:
             is_data = [piece.is_data for piece in self.task.pieces(rows[row], self.source_text)]
             kept[part] = _lengths(shorten([tokens[piece] for piece in pieces[part]], is_data, most))
         ids, starts = _take(tokens, pieces, kept), _bounds(kept)[firsts]
-        if self.echo:
-            first_copies = np.diff(starts) - (0 if self.task.tags_words else kept[firsts[1:] - 1])
-            ids, starts = _echo(ids, starts, first_copies)
         if self.task.tags_words:
             reads, targets, read_starts = self._words(labels, whole, kept, firsts)
             if self.echo:
-                reads += np.repeat(first_copies, np.diff(read_starts)).astype(np.int32)
+                reads += np.repeat(np.diff(starts), np.diff(read_starts)).astype(np.int32)
+                ids, starts = _twice(ids, starts)
         else:
             ids, starts, reads, targets, read_starts = self._answers(labels, ids, starts)
         if len(ids) and ids.max() >= self.vocab_size:
@@ -181,13 +179,12 @@ def make_encoder(
         settings.tag_decoding == "viterbi", settings.echo,
     )  # fmt: skip
     room = config.max_position_embeddings - prompt_length
-    needed = 1
+    needed = 2 if settings.echo else 1
     if not task.tags_words:
         instruction, *template = encoder.tokenize([task.instruction, *task.said_template(source_text)])
         answer = max(GENERATED, *map(len, encoder.answers.values()))
         room = config.max_position_embeddings - max(prompt_length, len(instruction)) - answer
         needed = sum(map(len, template)) + 1
-    needed *= 2 if settings.echo else 1
     if room < needed:
         raise InputError(
             f"what stands in front (a prompt of {prompt_length} rows, an instruction), the template and the longest "
@@ -237,12 +234,10 @@ def _take(lists: list[list[int]], chosen: np.ndarray, counts: np.ndarray) -> np.
     return flat[where]
 
 
-def _echo(ids: np.ndarray, starts: np.ndarray, first_copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put the first tokens of each text, first_copies[i] of them, in front of it; return new ids and starts."""
-    counts = np.stack([first_copies, np.diff(starts)], axis=1)
-    where = _within(counts.ravel())
-    where += np.repeat(np.repeat(starts[:-1], 2), counts.ravel())
-    return ids[where], _bounds(counts.sum(1))
+def _twice(ids: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put each text behind itself; return the new ids and starts."""
+    counts, begins = np.diff(starts).repeat(2), starts[:-1].repeat(2)
+    return ids[_within(counts) + np.repeat(begins, counts)], 2 * starts
 
 
 def _within(counts: np.ndarray) -> np.ndarray:

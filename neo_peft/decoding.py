@@ -1,9 +1,9 @@
 """From a tuned model to answers and scores.
 
 A tag is the head's greatest class at its word, or a sentence's tags are chosen together (viterbi.py). An answer is
-decoded in one of two ways. rank: the label whose first token has the highest probability at the mark. generate: the
-model says up to 10 tokens, greedily, and the label that begins them is its answer; where none does, the example is
-unanswered, which is wrong.
+the greatest class of a head, where there is one, else it is decoded in one of two ways. rank: the label whose first
+token has the highest probability at the mark. generate: the model says up to 10 tokens, greedily, and the label that
+begins them is its answer; where none does, the example is unanswered, which is wrong.
 """
 
 import math

@@ -45,7 +45,8 @@ def read_predictions(folder: Path, when: str, split: str) -> list[dict]:
     record, path = read_record(folder), path_of(folder, when, split)
     checksum = record["files"].get(str(path.relative_to(folder)))
     if checksum is None or not path.is_file():
-        raise InputError(f"{path} is missing: the run left no answers of {split}; train it again")
+        there = ", ".join(name for name in record["files"] if name.startswith(FOLDER))
+        raise InputError(f"{path} is missing: of its answers the run left {there or 'none; train it again'}")
     if sha256(path) != checksum:
         raise InputError(f"{path} was changed since the run: its sha256 is another")
     task = task_of(recorded_settings(folder / RUN, record["flags"]))

@@ -8,13 +8,12 @@ from typing import Any
 from neo_peft.errors import InputError
 from neo_peft.files import clean, make_folders, read_json, read_sealed, refuse_used, sync, write_sealed
 from neo_peft.peft_config import CONFIG, named_base, read_peft
-from neo_peft.settings import Settings, make_settings
+from neo_peft.settings import OF_TAGS, Settings, make_settings
 from neo_peft.tasks import TASKS
 
 RUNS = Path("runs")
 RUN = "run.json"  # a finished run has it; an adapter of peft's has CONFIG
 SETTINGS = "settings.json"  # the first thing that a run writes
-OF_A_RUN = (RUN, SETTINGS, CONFIG, os.path.join("lora", CONFIG))
 NOT_OF_THE_RUN = ("out", "json", "resume")
 
 
@@ -123,11 +122,14 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
         raise InputError(f"{folder / RUN} names no method: it is no run of train.py's")
     parts = flags["method"].split("+")
     fields = {item.name for item in dataclasses.fields(Settings) if item.metadata["only"] in parts} | {"method"}
-    usual = {"task", "model", "head_dropout", "echo"}
+    usual = {"task", "model", "head_dropout"}
     if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
-        usual |= {"read", "tag_decoding"}
+        usual |= {*OF_TAGS}
     if task in (None, flags.get("task")):
-        usual |= {"labels", "label_words", "readout"}
+        usual |= {"labels", "label_words"}
+        fields |= {"readout"}
+    elif flags.get("readout") == "head":
+        raise InputError(f"--adapter {folder} has a head for {flags.get('task')}; it is not trained further for {task}")
     return tuple({name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual))
 
 

@@ -89,6 +89,7 @@ def flag(default: Any, group: str, help: str, read: Callable = str, choices: Seq
     return field(default=default, metadata=meta)
 
 
+OF_TAGS = ("read", "echo", "tag_decoding")  # settings of tasks that tag words alone
 DATA, MODEL, ADAPTER, TRAINING, RUN = "task and data", "model", "adapter", "training", "run"
 
 
@@ -118,11 +119,7 @@ class Settings:
     )
     read: str = flag("first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last"))
 
-    readout: str = flag(
-        "words", DATA, "how an answer is read: words, the language model says the label's; head, a linear layer that "
-        "trains beside the method", str, ("words", "head"),
-    )  # fmt: skip
-    echo: bool = flag(False, DATA, "give a text twice and read it in its second copy, which sees all of it", bool)
+    echo: bool = flag(False, DATA, "give a sentence twice and tag its second copy, which has seen all of it", bool)
     tag_decoding: str = flag(
         "greedy", DATA, "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
         str, ("greedy", "viterbi"),
@@ -143,6 +140,10 @@ class Settings:
         None, ADAPTER, "train this further: a run's folder, or an adapter of peft's; it settles the flags below"
     )
     method: str = flag(None, ADAPTER, f"what trains: {', '.join(METHODS)}", choices=METHODS)
+    readout: str = flag(
+        "words", ADAPTER, "how an answer is read: words, the language model says the label's; head, a linear layer "
+        "that trains beside the method", str, ("words", "head"),
+    )  # fmt: skip
     rank: int = flag(8, ADAPTER, "rank r of LoRA's A and B", whole(1, 16_384), only="lora")
     alpha: float = flag(
         16.0, ADAPTER, "LoRA's correction is scaled by alpha / r", real(0, allow_least=False), only="lora"
@@ -274,7 +275,7 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
         flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
         if only and only not in parts and value != fields[name].default:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
-        if name in ("read", "tag_decoding") and not tags and value != fields[name].default:
+        if name in OF_TAGS and not tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
         if name == "readout" and tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks whose answer is said; {values['task']} tags words by a head")

@@ -4,6 +4,7 @@ A study may be stopped or killed at any time. `--resume` reads the plan again, k
 with the one that is not, and writes the results anew: they are what the runs' own records hold.
 """
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,11 @@ def abandon(folder: Path, made: list[Path], plan: dict) -> None:
     """Leave nothing of a new study whose first run was refused before it trained."""
     if any((folder / run["name"]).exists() for run in plan["runs"]):
         return
-    for path in (folder / PLAN, *folder.glob("*.log")):
+    for path in (folder / PLAN, *(folder / f"{run['name']}.log" for run in plan["runs"])):
         path.unlink(missing_ok=True)
-    for path in made:
-        path.rmdir()
+    with suppress(OSError):  # something else may stand there by now
+        for path in made:
+            path.rmdir()
 
 
 def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:

@@ -37,7 +37,8 @@ def page(results: dict) -> str:
         parts.append(f"![{title(results, results['metric'])}{named}]({plot_name(protocol)})")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     count = len(results["runs"])
-    made = f"{count} run{'s' if count > 1 else ''} in {results['seconds']:,.0f} seconds on {results['device']}, by {versions}:"
+    made = f"{count} run{'s' if count > 1 else ''} in {results['seconds']:,.0f} seconds on {results['device']}, "
+    made += f"by {versions}:"
     return "\n\n".join([*parts, made, "    " + results["command"]]) + "\n"
 
 
@@ -84,7 +85,8 @@ def legend(results: dict, block: dict) -> str:
     """Say what the numbers of a table are."""
     seeds = results["seeds"]
     said = [f"Mean over {seeds} seeds ± standard deviation, where they differ." if seeds > 1 else "One seed."]
-    said.append("The interval is the mean's, by a bootstrap over examples, the same draws for every seed.")
+    same = ", the same draws for every seed" if seeds > 1 else ""
+    said.append(f"The interval is the mean's, by a bootstrap over examples{same}.")
     said.append("The floor needs no language model.")
     if block["kept_epochs"]:
         said.append('"Kept by" counts the seeds whose best epoch on validation it is; test is scored for that alone.')
@@ -92,8 +94,8 @@ def legend(results: dict, block: dict) -> str:
         said.append(f"* is the best on validation{'' if results['swept'] == 'epochs' else ', and alone is tested'}.")
     if any("unanswered" in line["scores"] for lines in block["lines"].values() for line in lines):
         said.append(
-            "Accuracy is by the rank of the labels; generated, the model says what it likes, and unanswered is the "
-            "share of texts where that names no label, which is wrong by its form alone."
+            "Accuracy is by the rank of the labels, or a head's; generated, the model says what it likes, and "
+            "unanswered is the share of texts where that names no label, which is wrong by its form alone."
         )
     return " ".join(said)
 

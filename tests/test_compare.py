@@ -150,8 +150,8 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
         ("unfinished", "ner"): "unfinished is a run that was not finished; go on with it: python train.py --resume "
         "unfinished",
         ("empty", "ner"): "empty/run.json does not exist",
-        ("ner", "ner", "--split", "dev"): "ner/predictions/after-dev.jsonl is missing: the run left no answers of dev; "
-        "train it again",
+        ("ner", "ner", "--split", "dev"): "ner/predictions/after-dev.jsonl is missing: of its answers the run left "
+        "predictions/after-test.jsonl",
     }.items():
         assert run(*argv) == (2, "", f"error: {message}\n")
     path = Path("ner/predictions/after-test.jsonl")

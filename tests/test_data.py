@@ -113,27 +113,21 @@ def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
     assert examples.cut == 1
 
 
-def test_an_echo_is_the_text_twice_with_its_mark_once_read_in_the_second(mini):
+def test_an_echo_is_the_sentence_twice_read_in_the_second(mini):
     row = {"tokens": ["Immunoglobulin", "genes"], "tags": ["B-DNA", "I-DNA"]}
     once, twice = (example(encoder(mini, echo=echo)([row]), 0) for echo in (False, True))
     assert twice == (2 * once[0], [len(once[0]) + read for read in once[1]], once[2])
-    row = {"sentence": "Profit rose .", "label": "positive"}
-    ids, reads, targets = example(encoder(mini, "sentiment", with_head=False, echo=True)([row]), 0)
-    text = "Sentence : Profit rose .Sentence : Profit rose . Label :"
-    assert ids == mini.encode(text + " positive") and targets == [*mini.encode(" positive"), END]
-    assert reads[0] == len(mini.encode(text)) - 1
 
 
 def test_an_echo_has_half_of_the_room(mini):
     config = read_config(BUNDLED["neo-mini"])
-    given = {"task": "sentiment", "method": "lora", "echo": True}
-    usual = make_encoder(TASKS["sentiment"], mini, config, make_settings(**given), with_head=False)
-    row = {"sentence": "profit " * 300, "label": "positive"}
-    examples = usual([row])
-    assert config.max_position_embeddings - 14 - 10 - 1 <= usual.max_length
-    assert usual.max_length - 10 < examples.reads[0] + 1 <= usual.max_length and examples.cut == 1
-    with pytest.raises(InputError, match="--max-length 15 does not fit: this model and prompt allow 16 to "):
-        make_encoder(TASKS["sentiment"], mini, config, make_settings(**given, max_length=15), with_head=False)
+    given = {"task": "ner", "method": "lora", "echo": True}
+    usual = make_encoder(TASKS["ner"], mini, config, make_settings(**given), with_head=True)
+    examples = usual([{"tokens": ["profit"] * 300, "tags": ["O"] * 300}])
+    assert len(examples.ids) == usual.max_length == config.max_position_embeddings and examples.cut == 1
+    assert len(examples.reads) == 128 and examples.reads.tolist() == list(range(128, 256))
+    with pytest.raises(InputError, match="--max-length 1 does not fit: this model and prompt allow 2 to 256"):
+        make_encoder(TASKS["ner"], mini, config, make_settings(**given, max_length=1), with_head=True)
 
 
 def test_the_longer_sentence_of_a_pair_is_cut_first():
@@ -174,7 +168,7 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
     while sum(map(len, kept)) > max_length and any(data):
         fullest = max(map(len, data))
         [ids for ids in data if ids and (tags_words or len(ids) == fullest)][-1].pop()
-    ids, reads, targets = sum(kept if tags_words else kept[:-1], []) if echo else [], [], []
+    ids, reads, targets = sum(kept, []) if echo else [], [], []
     for index, part in enumerate(kept):
         place = len(whole[index]) - 1 if read_last else 0
         if tags_words and place < len(part):
@@ -205,14 +199,13 @@ def random_row(rng, task):
     return row
 
 
-@pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("max_length", [14, 23, 46, 900])
 @pytest.mark.parametrize(
-    ("task", "with_head", "read_last"),
-    [("ner", True, False), ("ner", True, True)]
-    + [(task, with_head, False) for task in ("sentiment", "similarity") for with_head in (True, False)],
+    ("task", "with_head", "read_last", "echo"),
+    [("ner", True, read_last, echo) for read_last in (False, True) for echo in (False, True)]
+    + [(task, with_head, False, False) for task in ("sentiment", "similarity") for with_head in (True, False)],
 )
-def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(mini, task, with_head, read_last, max_length, echo):
+def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(mini, task, with_head, read_last, echo, max_length):
     rng = random.Random(max_length)
     rows = [random_row(rng, task) for _ in range(60)]
     plain = [plain_example(row, task, mini, with_head, max_length, read_last, echo) for row in rows]

@@ -261,9 +261,9 @@ def test_the_cards_say_how_a_model_is_read(tiny_folder, tmp_path, monkeypatch, c
     card = (exported(run, "--merge", tmp_path / "d") / "README.md").read_text()
     assert "tags of its second copy count" in card and "(Viterbi), which transformers does not do" in card
     assert card.count("The IL-2 gene is active in T cells .") == 2
-    run = make_run(tmp_path / "echo-answer", tiny_folder, "sentiment", "lora", echo=True)
+    run = make_run(tmp_path / "score-prompt", tiny_folder, "sentiment", "prompt", readout="head")
     card = (exported(run, tmp_path / "e") / "README.md").read_text()
-    assert "`Sentence : <sentence>Sentence : <sentence> Label :`" in card
+    assert "A batch is of texts of one length." in card and "the prompt's own" not in card
     run = make_run(tmp_path / "paper", tiny_folder, "sentiment", "lora", preset="paper", data="sample")
     assert "one of `negative`, `neutral`, `positive` and" in (exported(run, tmp_path / "c") / "README.md").read_text()
 

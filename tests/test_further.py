@@ -204,6 +204,7 @@ def test_pickled_tensors_are_refused_with_the_line_that_converts_them(tiny_folde
 
 SETTLED = {
     "--method lora": "--method is settled by --adapter run, to lora; leave it out, or --adapter",
+    "--readout head": "--readout is settled by --adapter run, to words; ",
     "--rank 3": "--rank is settled by --adapter run, to 8; ",
     "--alpha 3": "--alpha is settled by --adapter run, to 16.0; ",
     "--dropout 0.1": "--dropout is settled by",
@@ -275,3 +276,10 @@ def test_a_config_of_another_shape_is_refused(changed, message):
     with pytest.raises(InputError, match=message):
         peft_settings({"peft_type": "LORA", "modules_to_save": "classifier"} | changed, Path("adapter_config.json"))
     assert peft_settings({"peft_type": "LORA", "modules_to_save": "classifier"}, Path("x"))["rank"] == 8
+
+
+def test_a_head_of_another_task_is_refused_in_words(tiny_folder, tmp_path):
+    make_run(tmp_path / "run", tiny_folder, "sentiment", "lora", readout="head")
+    assert parse_train_flags(["--adapter", "run"]).readout == "head"
+    with pytest.raises(InputError, match="--adapter run has a head for sentiment; it is not trained further for sim"):
+        parse_train_flags(["--adapter", "run", "--task", "similarity"])

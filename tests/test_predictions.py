@@ -66,7 +66,10 @@ def test_generating_is_refused_where_a_head_answers(given):
 def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
     make_run(tiny_folder, task="sentiment", method="head")
     run, path = Path("run"), path_of(Path("run"), "after", "test")
-    with pytest.raises(InputError, match="^run/predictions/after-train.jsonl is missing: the run left no answers of"):
+    with pytest.raises(
+        InputError,
+        match="^run/predictions/after-train.jsonl is missing: of its answers the run left predictions/after-test",
+    ):
         read_predictions(run, "after", "train")
     whole = path.read_text()
     path.write_text(whole + "\n")

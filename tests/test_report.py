@@ -355,6 +355,8 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     assert refused(capsys, run, begun, "--out", "x.html").startswith(f"{begun} is a run that was not finished")
     assert refused(capsys).startswith("there is no finished run in runs/")
     assert refused(capsys, run, "--out", "no/x.html") == f"{tmp_path}/no is no folder; make it first, or name another"
+    record = f"{run}/run.json is there and is no page; a report does not replace it: name another --out"
+    assert refused(capsys, run, "--out", f"{run}/run.json") == record
     assert refused(capsys, run, "--out", "run") == f"{run} is no plain file, and is not replaced by one; name a file"
     assert refused(capsys, run, "--out", " ") == "argument --out: is empty; see --help"
 

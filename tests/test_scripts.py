@@ -250,6 +250,7 @@ BAD = {
     "--readout belongs to tasks whose answer is said; ner tags words": [
         "--task", "ner", "--method", "lora", "--readout", "head",
     ],
+    "--echo belongs to tasks that tag words": ["--task", "sentiment", "--method", "lora", "--echo"],
     "--tag-decoding belongs to tasks that tag words": [
         "--task", "sentiment", "--method", "lora", "--tag-decoding", "viterbi",
     ],

@@ -1,6 +1,7 @@
 """A study: its plans worked by hand; its results, from runs whose answers are made up, against numpy; and the real
 command to its end, stopped, killed and resumed."""
 
+import dataclasses
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from neo_peft.runs import write_record
 from neo_peft.settings import make_settings
 from neo_peft.sources import limit_rows, load_splits
 from neo_peft.study_page import page, write_page
-from neo_peft.study_results import collect
+from neo_peft.study_results import collect, rows_of
 from neo_peft.tasks import get_task
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -406,10 +407,41 @@ def test_a_folder_that_holds_something(capfd, small):
             "--out held holds a study; --resume held goes on with it, another folder begins anew")  # fmt: skip
     refused(capfd, f"{STUDY} --resume held --rank 4",
             "--resume held was begun with other flags; leave them out, or begin anew")  # fmt: skip
+    refused(capfd, "study --resume held --seeds 3",
+            "--resume held was begun with other flags; leave them out, or begin anew")  # fmt: skip
     refused(capfd, "study --resume held --out other", "--out other: --resume held goes on there; leave --out away")
     Path("used").mkdir()
     Path("used/file").touch()
     refused(capfd, f"{STUDY} --out used", "--out used holds something already; name a folder that is new")
+
+
+def test_a_study_that_cannot_go_on_loses_nothing(capsys, small, monkeypatch):
+    """Before its first run has a folder, too, and what others have put there."""
+    Path("held").mkdir()
+    plan = make_plan({"task": "ner"}, seeds=1)
+    study.begin(plan, "other")
+    shutil.copy("other/study.json", "held")
+    Path("held/notes.log").write_text("mine")
+
+    def full(*given):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(study.training, "run", full)
+    with pytest.raises(InputError, match="epochs-10-seed-0: the disk is full"):
+        command.main(["--resume", "held"])
+    assert {path.name for path in Path("held").iterdir()} >= {"study.json", "notes.log"}
+    assert Path("held/notes.log").read_text() == "mine"
+    study.abandon(Path("other"), [], plan)
+    assert not list(Path("other").iterdir())
+
+
+def test_a_floor_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):
+    """`--train-limit` and `--eval-limit` are of different splits."""
+    flags = dataclasses.asdict(make_settings(task="ner", method="lora", train_limit=7, eval_limit=5, out="x"))
+    rows = rows_of(flags)
+    splits = load_splits(get_task("ner"), "sample")
+    assert rows["train"] == limit_rows(splits.train, 7) and rows["test"] == limit_rows(splits.test, 5)
+    assert rows["validation"] == limit_rows(splits.validation, 5)
 
 
 def test_a_study_whose_first_run_is_refused_leaves_nothing(capsys, small):

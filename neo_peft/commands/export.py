@@ -128,12 +128,10 @@ def base_name(settings: Settings) -> str:
 
 def example(tuned: Any) -> str:
     """Say a text of the task, with the names of a row's fields in place of its data."""
-    echo = tuned.encoder.echo
     if tuned.encoder.task.tags_words:
-        return " ".join(["The IL-2 gene is active in T cells ."] * (2 if echo else 1))
+        return " ".join(["The IL-2 gene is active in T cells ."] * (2 if tuned.encoder.echo else 1))
     row = {field: f"<{field}>" for field in tuned.encoder.task.fields}
-    texts = tuned.encoder.task.texts(row, tuned.encoder.source_text)
-    return "".join([*texts[:-1], *texts] if echo else texts)
+    return "".join(tuned.encoder.task.texts(row, tuned.encoder.source_text))
 
 
 def reading(tuned: Any) -> list[str]:
@@ -142,7 +140,9 @@ def reading(tuned: Any) -> list[str]:
     if not task.tags_words:
         text = f"The text is `{example(tuned)}`"
         if tuned.model.head:
-            return [f"{text}; a linear head reads its last token. Pad on the right."]
+            # Behind a prompt transformers sees no padding, and reads the last column.
+            how = "Pad on the right." if tuned.model.prompt is None else "A batch is of texts of one length."
+            return [f"{text}; a linear head reads its last token. {how}"]
         answers = ", ".join(f"`{task.answer(label, encoder.source_text)}`" for label in task.labels)
         return [f"{text}, without special tokens; the model goes on with one of {answers} and the end token."]
     lines = ["Words are split by spaces, and each carries its leading space, the first one too (`add_prefix_space`)."]
@@ -171,7 +171,7 @@ def adapter_lines(tuned: Any) -> list[str]:
     if len(methods) == 2:  # one after the other: peft has no model of both
         lines.append('model = PeftModel.from_pretrained(model, "lora").merge_and_unload()')
     lines.append(f'model = PeftModel.from_pretrained(model, "{"." if len(methods) == 1 else "prompt"}").eval()')
-    if model.prompt is not None:
+    if model.prompt is not None and model.head_name != "score":
         lines[-1] += f"  # its first {len(model.prompt)} logits are the prompt's own"
     return lines
 

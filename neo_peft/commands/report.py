@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.runs] or [newest_run()]
     out = Path(flags.out) if flags.out else folders[0] / "report.html"
+    refuse_other(out)
     runs, articles = [], []
     for folder in folders:
         try:
@@ -63,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     body = joined([side_by_side(runs), *articles] if len(runs) > 1 else articles)
     write_text(out, Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escaped(title), body=body))
     print(f"{out} shows {', '.join(map(str, folders))}; open it in a browser")
+
+
+def refuse_other(out: Path) -> None:
+    """Refuse to write over a file that is no page."""
+    if out.is_file() and not out.read_bytes()[:20].lower().startswith(b"<!doctype html"):
+        raise InputError(f"{out} is there and is no page; a report does not replace it: name another --out")
 
 
 @dataclass(frozen=True)

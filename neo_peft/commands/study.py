@@ -73,7 +73,7 @@ def plan_to_resume(own: dict[str, Any], given: dict[str, Any], argv: Sequence[st
     if "out" in own and Path(own["out"]).resolve() != folder.resolve():
         raise InputError(f"--out {own['out']}: --resume {folder} goes on there; leave --out away")
     others = given or own.keys() - {"resume", "out"}
-    if others and make_plan(own, given, argv)["runs"] != plan["runs"]:
+    if others and (given.get("task") != plan["task"] or make_plan(own, given, argv)["runs"] != plan["runs"]):
         raise InputError(f"--resume {folder} was begun with other flags; leave them out, or begin anew")
     return plan
 
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         text = study.run_study(folder, plan, say, show_progress)
     except Exception:
-        study.abandon(folder, made, plan)
+        if "resume" not in own:
+            study.abandon(folder, made, plan)
         raise
     say(f"\n{text}\nAll of it is in {folder}.")
