@@ -43,7 +43,8 @@ from neo_peft.tasks import TASKS
 
 SMALL = ["--threads", "1", "--train-limit", "4", "--eval-limit", "2", "--epochs", "2", "--batch-size", "2"]
 SMALL += ["--task", "sentiment", "--method", "lora", "--prompt-length", "8"]
-NAMED = "{}|at step|^--|not finite|no linear layer is named by the target"  # the run, a step, or a setting
+# The run, a step, a setting, or a base that the settings name.
+NAMED = "{}|at step|^--|not finite|no linear layer is named by the target|is not in the cache"
 JSON = mixed(damaged, damaged_json, damaged_json)
 TENSORS = mixed(damaged_header, damaged, lambda whole, draw: damaged(whole, draw, 2000))
 

@@ -19,7 +19,7 @@ PUBLISHED = {
     "EleutherAI/gpt-neo-1.3B": (2048, 24, 16),
     "EleutherAI/gpt-neo-2.7B": (2560, 32, 20),
 }
-# The task matters where there is a head: sentiment and similarity are said by the language model's own.
+# The task matters where there is a head: else sentiment and similarity are said by the language model's own.
 LORA = {"task": "sentiment", "method": "lora", "rank": 8, "target_modules": "q_proj,v_proj"}
 PROMPT = {"task": "sentiment", "method": "prompt", "prompt_length": 8}
 RECIPES = {
