@@ -13,7 +13,7 @@ from typing import Any
 from neo_peft.defaults import BUNDLED_DEFAULTS, METHOD_DEFAULTS
 from neo_peft.errors import InputError
 from neo_peft.runs import adapter_flags, settings_to_resume
-from neo_peft.settings import Settings, filled, make_settings, names, one_of, threads, whole
+from neo_peft.settings import OF_TAGS, Settings, filled, make_settings, names, one_of, require_tags, threads, whole
 from neo_peft.tasks import TASKS
 
 
@@ -139,6 +139,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     group.add_argument(
         "--model", type=argument(filled), help="the base model: neo-mini, a folder, or a hub id (owner/name@revision)"
     )
+    add_choice(group, "--read", ("first", "last"), "the sub-token of a word at which its tag is read")
+    group.add_argument("--echo", action="store_true", default=None, help="give a sentence twice, tag its second copy")
+    add_choice(group, "--tag-decoding", ("greedy", "viterbi"), "each word's best tag, or the best that BIO allows")
     add_choice(group, "--precision", ("auto", "fp32", "bf16", "fp16"), "compute dtype")
     add_choice(group, "--device", ("auto", "cuda", "mps", "cpu"), "where to compute")
     group.add_argument("--threads", metavar="N", type=argument(threads), help="CPU threads, or auto")
@@ -158,4 +161,6 @@ def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
     """Take what the flags say in place of a run's own settings."""
     settable = {field.name for field in dataclasses.fields(Settings)} - {*OF_AN_ADAPTER, "json", "out"}
     given = {name: value for name, value in vars(flags).items() if name in settable and value is not None}
+    for name in OF_TAGS & given.keys():
+        require_tags(name, settings.task)
     return dataclasses.replace(settings, **given)

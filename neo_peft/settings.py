@@ -89,7 +89,7 @@ def flag(default: Any, group: str, help: str, read: Callable = str, choices: Seq
     return field(default=default, metadata=meta)
 
 
-OF_TAGS = ("read", "echo", "tag_decoding")  # settings of tasks that tag words alone
+OF_TAGS = {"read", "echo", "tag_decoding"}  # settings of tasks that tag words alone
 DATA, MODEL, ADAPTER, TRAINING, RUN = "task and data", "model", "adapter", "training", "run"
 
 
@@ -268,6 +268,13 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         raise InputError(f"{flag} {error}") from None
 
 
+def require_tags(name: str, task: str) -> None:
+    """Refuse a setting of tagging tasks for another one."""
+    if not TASKS[task].tags_words:
+        flag = "--" + name.replace("_", "-")
+        raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {task}")
+
+
 def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
     """A flag that would change nothing is a mistake of the user's, and is said, not swallowed."""
     parts, tags = values["method"].split("+"), TASKS[values["task"]].tags_words
@@ -275,8 +282,8 @@ def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
         flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
         if only and only not in parts and value != fields[name].default:
             raise InputError(f"{flag} belongs to the method {only}; the method here is {values['method']}")
-        if name in OF_TAGS and not tags and value != fields[name].default:
-            raise InputError(f"{flag} belongs to tasks that tag words, as ner does; the task here is {values['task']}")
+        if name in OF_TAGS and value != fields[name].default:
+            require_tags(name, values["task"])
         if name == "readout" and tags and value != fields[name].default:
             raise InputError(f"{flag} belongs to tasks whose answer is said; {values['task']} tags words by a head")
         if name == "generate" and value and (tags or "head" in (values["method"], values["readout"])):

@@ -19,6 +19,7 @@ from transformers import (
     pipeline,
 )
 
+import evaluate
 from neo_peft.adapter import save_adapter
 from neo_peft.base import BUNDLED
 from neo_peft.commands import export
@@ -294,6 +295,21 @@ REFUSALS = {
     ("head",): "head is no adapter of peft's, .* export it with --merge",
     ("tags",): "peft loads no prompt without a head of its own, so that this run cannot be exported",
 }
+
+
+def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, tmp_path, capsys):
+    """peft's format has no place for how words are read; a run's folder says it, an export's card does."""
+    how = {"echo": True, "tag_decoding": "viterbi", "read": "last"}
+    run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **how)
+    told = ["--echo", "--tag-decoding", "viterbi", "--read", "last", "--task", "ner", "--model", tiny_folder]
+    found = []
+    for argv in ([run], [exported(run, tmp_path / "out"), *told], [tmp_path / "out", *told[5:]]):
+        assert exit_status(lambda argv=argv: evaluate.main([*map(str, argv), "--eval-limit", "20", "--json"])) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["scores"])
+    assert found[0] == found[1] != found[2]
+    run = make_run(tmp_path / "answers", tiny_folder, "sentiment", "lora")
+    assert exit_status(lambda: evaluate.main([str(run), "--echo"])) == 2
+    assert "--echo belongs to tasks that tag words, as ner does; the task here is sent" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", REFUSALS)

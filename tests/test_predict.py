@@ -345,6 +345,9 @@ def test_a_reader_who_leaves_ends_the_command_in_silence():
 def test_an_unknown_command_is_one_line():
     done = subprocess.run([sys.executable, "-m", "neo_peft", "predic"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: there is no command predic; the commands are predict, export, study, report, compare, sizes\n"
+    assert (
+        done.stderr
+        == "error: there is no command predic; the commands are predict, export, study, report, compare, sizes\n"
+    )
     usage = subprocess.run([sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "predict   answer new text" in usage.stdout
