@@ -186,7 +186,7 @@ class Settings:
 
     generate: bool = flag(False, RUN, "score answers by free generation too, beside the rank of the labels", bool)
     preset: str | None = flag(
-        None, RUN, "paper: the recipe of the study that this project follows; best: what does best on its tasks", str,
+        None, RUN, "paper: the recipe of the study that this project follows; best: what beat it on neo-mini", str,
         tuple(PRESETS),
     )  # fmt: skip
     out: str | None = flag(None, RUN, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
