@@ -19,7 +19,7 @@ from neo_peft.settings import Settings
 from neo_peft.sources import PROTOCOLS, load_splits
 from neo_peft.tasks import TASKS, get_task
 
-PLAN = "study.json"
+PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
 STUDIES = Path("studies")
 EPOCHS = {"similarity": (1, 5, 10, 20)}
 EPOCHS_OF_ANSWERS, EPOCHS_OF_TAGS = (1, 5, 10), (10,)

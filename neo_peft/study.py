@@ -13,14 +13,12 @@ from neo_peft import training
 from neo_peft.errors import DivergedError, InputError, Stopped
 from neo_peft.files import clean, locked, make_folders, refuse_used, write_json, write_sealed
 from neo_peft.job import Say
-from neo_peft.plan import PLAN, STUDIES
+from neo_peft.plan import PLAN, RESULTS, STUDIES
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import RUN, SETTINGS, flags_of, next_free, read_record, recorded_settings, settings_to_resume
 from neo_peft.study_page import write_page
 from neo_peft.study_results import collect
 from neo_peft.tasks import get_task
-
-RESULTS = "results.json"
 
 
 def run_study(folder: Path, plan: dict, say: Say = print, progress: Progress = no_progress) -> str:

@@ -19,7 +19,7 @@ from neo_peft.settings import task_of
 from neo_peft.sources import limit_rows, load_splits
 from neo_peft.summary import METRICS
 from neo_peft.tasks import Task, get_task
-from neo_peft.uncertainty import mean_intervals
+from neo_peft.uncertainty import intervals
 
 
 def collect(folder: Path, plan: dict) -> dict:
@@ -130,7 +130,7 @@ def intervals_of_mean(task: Task, runs: list[dict], when: str, split: str) -> di
     if any(of_seed != texts[0] for of_seed in texts):
         return {}
     predicted = [[row["predicted"] for row in rows] for rows in answers]
-    found = mean_intervals(task, answers[0], predicted)
+    found = intervals(task, answers[0], *predicted)
     return {measure: {"low": low, "high": high} for measure, (low, high) in found.items()}
 
 

@@ -7,7 +7,7 @@ draws, since an example that is hard is hard for both (Koehn 2004; Berg-Kirkpatr
 An example enters as a few counts, whose sums are all that a score needs; `metrics.py` says what is counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,47 +21,37 @@ Interval = tuple[float, float]
 
 
 def intervals(
-    task: Task, rows: list[dict], predicted: list, resamples: int = 2000, seed: int = 0
+    task: Task, rows: list[dict], *answers: list, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Compute the 95 % percentile interval of each headline measure.
+    """Compute the 95 % percentile interval of each headline measure of a run's answers, or of its mean over several
+    runs' answers to the same rows, as of one recipe's seeds.
 
     Of tags: f1, precision, recall, span_f1, accuracy; of answers: accuracy, macro_f1, and of two labels f1, matthews.
+    A draw of examples is one for all runs, and the runs themselves are not drawn.
     """
-    return mean_intervals(task, rows, [predicted], resamples, seed)
-
-
-def mean_intervals(
-    task: Task, rows: list[dict], predictions: list[list], resamples: int = 2000, seed: int = 0
-) -> dict[str, Interval]:
-    """Compute the same of the mean over several runs' answers to the same rows, as of one recipe's seeds: a draw of
-    examples is one for all of them, and the runs themselves are not drawn."""
-    counts = np.hstack([example_counts(task, rows, predicted) for predicted in predictions])
-
-    def means(sums: np.ndarray) -> dict:
-        of_runs = [measures(task, part) for part in np.split(sums, len(predictions), axis=1)]
-        return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
-
-    drawn = _in_one([means(sums) for sums in _resampled(counts, resamples, seed)])
+    counts = run_counts(task, rows, answers)
+    drawn = _in_one([means(task, sums, len(answers)) for sums in _resampled(counts, resamples, seed)])
     return {name: _interval(values) for name, values in drawn.items()}
 
 
 def paired(
-    task: Task, rows: list[dict], predicted_a: list, predicted_b: list, resamples: int = 10_000, seed: int = 0
+    task: Task, rows: list[dict], answers_a: list[list], answers_b: list[list], resamples: int = 10_000, seed: int = 0
 ) -> dict[str, dict]:
-    """Compare two runs' answers to the same rows: {measure: {"a", "b", "difference", "low", "high", "p"}}.
+    """Compare two sides' answers to the same rows: {measure: {"a", "b", "difference", "low", "high", "p"}}.
 
-    The difference is b - a, low and high its 95 % percentile interval. p, two-sided, is twice the share of resamples
-    whose difference is zero or on the other side of it, the observed draw counted as one more, and at most 1:
+    A side is one run or several, as the seeds of one recipe, and a and b are their means. The difference is b - a, low
+    and high its 95 % percentile interval. p, two-sided, is twice the share of resamples whose difference is zero or on
+    the other side of it, the observed draw counted as one more, and at most 1:
 
         p = min(1, 2 · (1 + min(#(difference <= 0), #(difference >= 0))) / (resamples + 1))
 
     It is below 0.05 just where the interval leaves zero out, to within one resample.
     """
-    of_a, of_b = (example_counts(task, rows, predicted) for predicted in (predicted_a, predicted_b))
+    of_a, of_b = run_counts(task, rows, answers_a), run_counts(task, rows, answers_b)
     width = of_a.shape[1]
 
     def both(sums: np.ndarray) -> tuple[dict, dict]:
-        return measures(task, sums[:, :width]), measures(task, sums[:, width:])
+        return means(task, sums[:, :width], len(answers_a)), means(task, sums[:, width:], len(answers_b))
 
     counts = np.hstack([of_a, of_b])
     observed_a, observed_b = both(counts.sum(0, keepdims=True))
@@ -78,6 +68,17 @@ def paired(
 
 
 # ---------------------------------------------------------------------------------------------- from counts to scores
+
+
+def run_counts(task: Task, rows: list[dict], answers: Sequence[list]) -> np.ndarray:
+    """Count each example as several runs answered it, side by side, (n, runs · S)."""
+    return np.hstack([example_counts(task, rows, predicted) for predicted in answers])
+
+
+def means(task: Task, sums: np.ndarray, runs: int) -> dict[str, np.ndarray]:
+    """Compute the mean of each measure over runs whose summed counts stand side by side, (R, runs · S) -> (R,) each."""
+    of_runs = [measures(task, part) for part in np.split(sums, runs, axis=1)]
+    return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
 
 
 def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:

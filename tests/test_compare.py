@@ -9,8 +9,9 @@ import pytest
 from neo_peft import training
 from neo_peft.commands import compare
 from neo_peft.errors import exit_status
-from neo_peft.files import sha256
+from neo_peft.files import sha256, write_json, write_sealed
 from neo_peft.metrics import class_scores, entity_scores
+from neo_peft.plan import PLAN, RESULTS
 from neo_peft.predictions import write_predictions
 from neo_peft.runs import write_record, write_settings
 from neo_peft.settings import make_settings
@@ -65,7 +66,7 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
     assert [line.split("  ")[0] for line in lines[4:9]] == [
         "typed f1", "typed precision", "typed recall", "span-only f1", "accuracy of words",
     ]  # fmt: skip
-    found = paired(TASKS["ner"], rows, worse, better)
+    found = paired(TASKS["ner"], rows, [worse], [better])
     for line, measure in zip(lines[4:9], ("f1", "precision", "recall", "span_f1", "accuracy"), strict=True):
         numbers = [float(text.strip("[],<+")) for text in line.replace("of words", "").split()[-10:]]
         expected = []
@@ -88,8 +89,9 @@ def test_json_holds_each_measure_with_its_intervals(run):
     found = json.loads(out)
     measures = found.pop("measures")
     assert (status, err) == (0, "")
-    assert found == {"task": "ner", "split": "test", "rows": 80, "a": "a", "b": "b", "better": "b"}
-    expected = paired(TASKS["ner"], rows, worse, better)
+    sides = {"a": "a", "b": "b", "a_runs": ["a"], "b_runs": ["b"], "better": "b"}
+    assert found == {"task": "ner", "split": "test", "rows": 80} | sides
+    expected = paired(TASKS["ner"], rows, [worse], [better])
     for name, low_high in intervals(TASKS["ner"], rows, better).items():
         of_a = measures[name].pop("a_interval")
         assert measures[name].pop("b_interval") == list(low_high) != of_a
@@ -105,7 +107,7 @@ def test_what_chance_alone_could_do_is_said(run):
     make_run("a", "sentiment", {"test": (rows, a)})
     make_run("b", "sentiment", {"test": (rows, b)})
     status, out, _ = run("a", "b")
-    found = paired(TASKS["sentiment"], rows, a, b)["accuracy"]
+    found = paired(TASKS["sentiment"], rows, [a], [b])["accuracy"]
     assert class_scores(gold, b, TASKS["sentiment"].labels)["accuracy"] == 0.69
     assert out.splitlines()[-1] == (
         f"Chance alone could do it: accuracy differs by -0.010, which drawing the rows again moves between "
@@ -125,6 +127,61 @@ def test_test_is_compared_where_there_is_one_and_else_validation(run):
     assert " 100 rows of test;" in run("both", "both")[1]
     assert " 30 rows of validation;" in run("one", "both")[1]
     assert " 30 rows of validation;" in run("both", "one", "--split", "validation")[1]
+
+
+def make_study(name, runs, best, protocols=("clean",)):
+    """Leave what a study leaves: its runs are {(value, seed): (rows, predicted)}, None of one that diverged."""
+    folder, plan = Path(name), []
+    folder.mkdir()
+    for (value, seed), of_test in runs.items():
+        plan.append({"name": f"rank-{value}-seed-{seed}", "value": value, "seed": seed, "flags": {"rank": value}})
+        if of_test:
+            make_run(folder / plan[-1]["name"], "sentiment", {"test": of_test}, rank=value)
+    made = {"task": "sentiment", "method": "lora", "model": "neo-mini", "data": "sample", "swept": "rank"}
+    made |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
+    write_sealed(folder / PLAN, made)
+    write_json(folder / RESULTS, {"protocols": {protocol: {"best": best} for protocol in protocols}})
+    return folder
+
+
+def test_a_study_stands_for_the_seeds_of_its_best_value(run):
+    rows = labelled()
+    gold = [row["label"] for row in rows]
+    answers = {(value, seed): gold[: 10 * value + seed] + [None] * (100 - 10 * value - seed)
+               for value in (4, 8) for seed in (0, 1, 2)}  # fmt: skip
+    make_study("study", {key: (rows, of_run) for key, of_run in answers.items()}, best=8)
+    make_run("alone", "sentiment", {"test": (rows, gold[:60] + [None] * 40)})
+    status, out, _ = run("alone", "study")
+    assert status == 0
+    assert "a is alone, b is study (rank-8-seed-0 to rank-8-seed-2);" in out.splitlines()[0]
+    assert out.splitlines()[-1].startswith("study is better: its accuracy is 0.210 higher, by ")
+    found = json.loads(run("study", "alone", "--json")[1])
+    assert (found["a_runs"], found["b_runs"]) == ([f"rank-8-seed-{seed}" for seed in (0, 1, 2)], ["alone"])
+    expected = paired(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)], [gold[:60] + [None] * 40])
+    assert expected["accuracy"]["a"] == pytest.approx(0.81)
+    for name, of in expected.items():
+        assert {key: found["measures"][name][key] for key in of} == of
+    low, high = intervals(TASKS["sentiment"], rows, *(answers[8, seed] for seed in (0, 1, 2)))["accuracy"]
+    assert found["measures"]["accuracy"]["a_interval"] == [low, high]
+
+
+def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run):
+    rows = labelled()
+    right = rows, [row["label"] for row in rows]
+    make_study("diverged", {(8, 0): right, (8, 1): None}, best=8)
+    assert "a is diverged (rank-8-seed-0)," in run("diverged", "diverged")[1]
+    make_study("two", {(8, 0): right}, best=8, protocols=("clean", "paper"))
+    (make_study("unfinished", {(8, 0): right}, best=8) / RESULTS).unlink()
+    (make_study("odd", {(8, 0): right}, best=8) / RESULTS).write_text('{"protocols": [1]}')
+    (make_study("none", {(8, 0): right}, best=8) / RESULTS).write_text('{"protocols": {"clean": {"best": 5}}}')
+    for name, message in {
+        "two": "two is a study of the protocols clean and paper; compare runs in it, or name one",
+        "unfinished": "unfinished is a study that was not finished; go on with it: python -m neo_peft study --resume "
+        "unfinished",
+        "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study --resume odd",
+        "none": "none/results.json is no study's results; make them again: python -m neo_peft study --resume none",
+    }.items():
+        assert run("diverged", name) == (2, "", f"error: {message}\n")
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):

@@ -10,7 +10,7 @@ import pytest
 
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.tasks import TASKS, get_task
-from neo_peft.uncertainty import example_counts, intervals, mean_intervals, measures, paired
+from neo_peft.uncertainty import example_counts, intervals, measures, paired
 
 NER, SENTIMENT, SIMILARITY = (TASKS[name] for name in ("ner", "sentiment", "similarity"))
 TAGGED = ("f1", "precision", "recall", "span_f1", "accuracy")
@@ -93,7 +93,7 @@ def test_the_interval_of_a_mean_over_runs_draws_the_same_examples_for_each(task)
     rng = random.Random(8)
     rows = drawn_rows(task, rng, 60)
     answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
-    found = mean_intervals(task, rows, answers, resamples=20_000)
+    found = intervals(task, rows, *answers, resamples=20_000)
     for name, draws in plain_bootstrap(task, rows, answers, seed=9).items():
         low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
         assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
@@ -133,7 +133,7 @@ def test_a_paired_difference_is_that_of_a_plain_bootstrap(task):
     a = drawn_answers(task, rng, rows, 0.6)
     # b answers as a does, and some rows better: differences are much narrower than either score.
     b = [row[task.fields[-1]] if rng.random() < 0.15 else answer for row, answer in zip(rows, a)]
-    compared = paired(task, rows, a, b)
+    compared = paired(task, rows, [a], [b])
     for name, draws in plain_bootstrap(task, rows, [a, b], seed=7).items():
         found, of_a, of_b = compared[name], scores(task, rows, a)[name], scores(task, rows, b)[name]
         assert (found["a"], found["b"]) == pytest.approx((of_a, of_b))
@@ -145,28 +145,42 @@ def test_a_paired_difference_is_that_of_a_plain_bootstrap(task):
         assert high - low < np.ptp(np.quantile(draws[:, 0], [0.025, 0.975]))
 
 
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_of_several_runs_a_side_the_difference_is_that_of_their_means(task):
+    rng = random.Random(10)
+    rows = drawn_rows(task, rng, 60)
+    answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.6, 0.7, 0.8)]
+    compared = paired(task, rows, answers[:2], answers[2:])
+    for name, draws in plain_bootstrap(task, rows, answers, seed=11).items():
+        found, of_each = compared[name], [scores(task, rows, of_run)[name] for of_run in answers]
+        assert (found["a"], found["b"]) == pytest.approx((sum(of_each[:2]) / 2, sum(of_each[2:]) / 3))
+        differences = draws[:, 2:].mean(axis=1) - draws[:, :2].mean(axis=1)
+        low, high = np.quantile(differences, [0.025, 0.975])
+        assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
 def test_p_is_that_of_a_sign_test_for_accuracies():
     """On the rows where two runs differ, 60 for b and 36 for a, resampling does what a coin does: 24 / sqrt(96)."""
     rows = [{"label": "positive"}] * 500
     a = ["positive"] * 300 + ["neutral"] * 60 + ["positive"] * 36 + ["neutral"] * 104
     b = ["positive"] * 300 + ["positive"] * 60 + ["neutral"] * 36 + ["neutral"] * 104
-    found = paired(SENTIMENT, rows, a, b)["accuracy"]
+    found = paired(SENTIMENT, rows, [a], [b])["accuracy"]
     spread = math.sqrt(96 / 500 - (24 / 500) ** 2) / math.sqrt(500)
     z = 24 / 500 / spread
     assert found["difference"] == pytest.approx(24 / 500)
     low, high = 24 / 500 - 1.96 * spread, 24 / 500 + 1.96 * spread
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=2e-3)
     assert found["p"] == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.008)
-    assert paired(SENTIMENT, rows, b, a)["accuracy"]["p"] == pytest.approx(found["p"], abs=0.008)
+    assert paired(SENTIMENT, rows, [b], [a])["accuracy"]["p"] == pytest.approx(found["p"], abs=0.008)
 
 
 def test_p_is_never_zero_and_is_one_for_equal_answers():
     rows = [{"label": "positive"}] * 50
     right, wrong = ["positive"] * 50, ["neutral"] * 50
-    found = paired(SENTIMENT, rows, wrong, right, resamples=999)["accuracy"]
+    found = paired(SENTIMENT, rows, [wrong], [right], resamples=999)["accuracy"]
     assert found == {"a": 0.0, "b": 1.0, "difference": 1.0, "low": 1.0, "high": 1.0, "p": 2 / 1000}
     half = right[:25] + wrong[:25]
-    for name, same in paired(SENTIMENT, rows, half, list(half)).items():
+    for name, same in paired(SENTIMENT, rows, [half], [list(half)]).items():
         assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1), name
 
 
@@ -175,7 +189,7 @@ def test_p_is_below_a_twentieth_where_the_interval_leaves_zero_out():
     rows = drawn_rows(SIMILARITY, rng, 200)
     for _ in range(40):
         a, b = (drawn_answers(SIMILARITY, rng, rows, right) for right in (0.5, 0.6))
-        for found in paired(SIMILARITY, rows, a, b, resamples=2000).values():
+        for found in paired(SIMILARITY, rows, [a], [b], resamples=2000).values():
             if abs(found["p"] - 0.05) > 0.002:
                 outside = found["low"] > 0 or found["high"] < 0
                 assert outside == (found["p"] < 0.05)

@@ -1,7 +1,8 @@
 """Say which of two finished runs is better, or that chance alone could do it: python -m neo_peft compare RUN RUN
 
 Both answered the same rows, after tuning, by rank; `uncertainty.py` draws the rows again and again. That is the
-chance of which rows were asked; what another seed would have trained is not in it.
+chance of which rows were asked; what another seed would have trained is not in it. In the place of a run a study's
+folder stands for the seeds of the value that was best on validation, and its scores are their means.
 """
 
 import argparse
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from neo_peft import tables
 from neo_peft.errors import InputError
+from neo_peft.files import read_json
 from neo_peft.flags import OneLineParser, argument
+from neo_peft.plan import PLAN, RESULTS, read_plan
 from neo_peft.predictions import path_of, read_predictions
 from neo_peft.runs import RUN, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import filled, task_of
@@ -23,7 +26,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m neo_peft compare", allow_abbrev=False,
         description="Compare what two finished runs answered on the same rows: scores, difference, what chance does.",
     )  # fmt: skip
-    parser.add_argument("runs", nargs=2, metavar="RUN", type=argument(filled), help="a run's folder")
+    parser.add_argument("runs", nargs=2, metavar="RUN", type=argument(filled), help="a run's folder, or a study's")
     parser.add_argument(
         "--split", metavar="NAME", type=argument(filled),
         help="validation, test or another that there is (default: test, else validation)",
@@ -34,38 +37,77 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
-    runs = [Path(folder) for folder in flags.runs]
-    task = task_of_both(runs)
-    split = flags.split or usual_split(runs[0])
-    rows, *predicted = rows_of_both(task, runs, split)
+    sides = [Path(folder) for folder in flags.runs]
+    runs_of_each = [runs_of(side) for side in sides]
+    task = task_of_all(sum(runs_of_each, []))
+    split = flags.split or usual_split(runs_of_each[0][0])
+    rows, answers = rows_of_all(task, sum(runs_of_each, []), split)
     from neo_peft.uncertainty import intervals, paired
 
-    compared = paired(task, rows, *predicted)
-    of_each = [intervals(task, rows, answers) for answers in predicted]
+    count = len(runs_of_each[0])
+    answers_a, answers_b = answers[:count], answers[count:]
+    compared = paired(task, rows, answers_a, answers_b)
+    of_each = [intervals(task, rows, *of_side) for of_side in (answers_a, answers_b)]
     for name, found in compared.items():
-        found |= {f"{run}_interval": of_run[name] for run, of_run in zip("ab", of_each, strict=True)}
+        found |= {f"{side}_interval": of_side[name] for side, of_side in zip("ab", of_each, strict=True)}
     if flags.json:
-        shown = {"task": task.name, "split": split, "rows": len(rows), "a": str(runs[0]), "b": str(runs[1])}
+        shown = {"task": task.name, "split": split, "rows": len(rows), "a": str(sides[0]), "b": str(sides[1])}
+        shown |= {f"{side}_runs": [run.name for run in runs] for side, runs in zip("ab", runs_of_each)}
         print(json.dumps(shown | {"better": better(compared[task.metric]), "measures": compared}))
         return
     kind = "sentences" if task.tags_words else "rows"
-    print(f"{task.name}, {len(rows):,} {kind} of {split}; a is {runs[0]}, b is {runs[1]}; in brackets 95 % intervals\n")
+    a, b = (said(side, runs) for side, runs in zip(sides, runs_of_each))
+    print(f"{task.name}, {len(rows):,} {kind} of {split}; a is {a}, b is {b}; in brackets 95 % intervals\n")
     print(as_table(task, compared) + "\n")
-    print(verdict(task, compared[task.metric], runs))
+    print(verdict(task, compared[task.metric], sides))
 
 
-def task_of_both(runs: list[Path]) -> Task:
-    """Take the task of two runs; refuse two of different ones."""
+def runs_of(folder: Path) -> list[Path]:
+    """Name the runs that a folder stands for: itself, or of a study those of its best value on validation."""
+    if not (folder / PLAN).is_file():
+        return [folder]
+    plan = read_plan(folder)
+    if not (folder / RESULTS).is_file():
+        raise InputError(
+            f"{folder} is a study that was not finished; go on with it: python -m neo_peft study --resume {folder}"
+        )
+    try:
+        best = {name: block["best"] for name, block in read_json(folder / RESULTS)["protocols"].items()}
+    except (KeyError, TypeError, AttributeError):
+        best = {}
+    if len(best) > 1:
+        raise InputError(f"{folder} is a study of the protocols {' and '.join(best)}; compare runs in it, or name one")
+    found = [folder / run["name"] for run in plan["runs"] if [run["value"]] == list(best.values())]
+    ended = [run for run in found if (run / RUN).exists()]  # without those that have diverged
+    if not ended:
+        raise InputError(
+            f"{folder / RESULTS} is no study's results; make them again: python -m neo_peft study --resume {folder}"
+        )
+    return ended
+
+
+def said(side: Path, runs: list[Path]) -> str:
+    """Name a side, and of a study the runs that it stands for."""
+    if runs == [side]:
+        return str(side)
+    return f"{side} ({runs[0].name}{f' to {runs[-1].name}' if len(runs) > 1 else ''})"
+
+
+def task_of_all(runs: list[Path]) -> Task:
+    """Take the task of the runs; refuse those of different ones."""
     tasks = []
     for run in runs:
         if not run.is_dir():
             raise InputError(f"there is no run folder {run}")
         refuse_unfinished(run)
         tasks.append(task_of(recorded_settings(run / RUN, read_record(run)["flags"])))
-    names, labels = [task.name for task in tasks], [", ".join(task.labels) for task in tasks]
-    for what, (a, b) in {"tasks": names, "labels": labels}.items():
-        if a != b:
-            raise InputError(f"{runs[0]} and {runs[1]} have different {what}: {a} and {b}; compare runs of one task")
+    for run, task in zip(runs, tasks):
+        for what, a, b in (
+            ("tasks", tasks[0].name, task.name),
+            ("labels", ", ".join(tasks[0].labels), ", ".join(task.labels)),
+        ):
+            if a != b:
+                raise InputError(f"{runs[0]} and {run} have different {what}: {a} and {b}; compare runs of one task")
     return tasks[0]
 
 
@@ -74,19 +116,25 @@ def usual_split(run: Path) -> str:
     return "test" if str(path_of(Path(), "after", "test")) in read_record(run)["files"] else "validation"
 
 
-def rows_of_both(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list, list]:
-    """Read the rows of a split that two runs answered, and what each said; refuse rows that are not the same."""
-    answered = [read_predictions(run, "after", split) for run in runs]
-    rows, others = ([{field: row[field] for field in task.fields} for row in part] for part in answered)
-    if rows != others:
-        differ = f"{len(rows):,} and {len(others):,} rows"
-        if len(rows) == len(others):
-            differ = f"row {next(n for n, (a, b) in enumerate(zip(rows, others), 1) if a != b)} is the first to differ"
-        raise InputError(
-            f"{runs[0]} and {runs[1]} answered different rows of {split}: {differ}; compare runs on the same data, "
-            "with the same --protocol and --eval-limit"
-        )
-    return rows, *([row["predicted"] for row in part] for part in answered)
+def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
+    """Read the rows of a split that all runs answered, and what each said; refuse rows that are not the same."""
+    rows, answers = None, []
+    for run in runs:
+        answered = read_predictions(run, "after", split)
+        asked = [{field: row[field] for field in task.fields} for row in answered]
+        rows = asked if rows is None else rows
+        if asked != rows:
+            differ = f"{len(rows):,} and {len(asked):,} rows"
+            if len(rows) == len(asked):
+                differ = (
+                    f"row {next(n for n, (a, b) in enumerate(zip(rows, asked), 1) if a != b)} is the first to differ"
+                )
+            raise InputError(
+                f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs on the same data, "
+                "with the same --protocol and --eval-limit"
+            )
+        answers.append([row["predicted"] for row in answered])
+    return rows, answers
 
 
 def better(found: dict) -> str | None:
@@ -107,13 +155,13 @@ def shown_p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdict(task: Task, found: dict, runs: list[Path]) -> str:
+def verdict(task: Task, found: dict, sides: list[Path]) -> str:
     """Say in one sentence what the comparison comes to, by the task's own measure."""
     name, difference = tables.shown_name(task, task.metric), abs(found["difference"])
     near, far = sorted((abs(found["low"]), abs(found["high"])))
     if winner := better(found):
         return (
-            f"{runs['ab'.index(winner)]} is better: its {name} is {difference:.3f} higher, by {near:.3f} to {far:.3f} "
+            f"{sides['ab'.index(winner)]} is better: its {name} is {difference:.3f} higher, by {near:.3f} to {far:.3f} "
             f"at 95 % confidence, p {shown_p(found['p'])}."
         )
     if found["low"] == found["high"]:
