@@ -101,16 +101,24 @@ def legend(results: dict, block: dict) -> str:
 
 
 def beaten(results: dict, block: dict) -> list[str]:
-    """Say plainly where what needs no tuning does as well as the tuned model: on test, where there is one."""
-    split = "test" if "test" in block["lines"] else "validation"
-    lines, metric = block["lines"][split], results["metric"]
-    [tuned] = [line for line in lines if line.get("best")]
-    reached = tuned["scores"][metric]["mean"]
+    """Say plainly how the best that was tuned stands beside what needs no tuning: on test, where there is one."""
+    split, metric = list(block["lines"])[-1], results["metric"]
+    of_kind = {line["kind"]: line for line in block["lines"][split] if line.get("best", True)}
+    majority, tuned = (of_kind[kind]["scores"][metric]["mean"] for kind in ("majority", "after"))
     said = []
-    for line in lines:
-        if line["kind"] in ("majority", "floor") and (other := line["scores"][metric]["mean"]) >= reached:
-            what = f"The {line['name']}," if line["kind"] == "floor" else "The majority class"
-            said.append(f"{what} reaches {other:.3f} on {split}, no less than the tuned model's {reached:.3f}.")
+    if majority >= tuned:
+        said.append(
+            f"The majority class reaches {majority:.3f} on {split}, no less than the tuned model's {tuned:.3f}."
+        )
+    if over := block["over_floor"]:
+        better = (
+            "the tuned model" if over["low"] > 0 else f"the {of_kind['floor']['name']}," if over["high"] < 0 else ""
+        )
+        said.append(
+            f"Beside the {of_kind['floor']['name']}, the tuned model's {title(results, metric)} on {split} differs by "
+            f"{over['difference']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f}, a paired bootstrap): "
+            f"{f'{better} is better' if better else 'chance alone could do it'}."
+        )
     return said
 
 

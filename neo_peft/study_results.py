@@ -19,7 +19,7 @@ from neo_peft.settings import task_of
 from neo_peft.sources import limit_rows, load_splits
 from neo_peft.summary import METRICS
 from neo_peft.tasks import Task, get_task
-from neo_peft.uncertainty import intervals
+from neo_peft.uncertainty import intervals, paired
 
 
 def collect(folder: Path, plan: dict) -> dict:
@@ -57,8 +57,8 @@ def block(plan: dict, runs: list[dict]) -> dict:
     groups = [(value, [run for run in runs if run["value"] == value]) for value in plan["values"]]
     ended = [(value, of_value) for value, of_value in groups if of_value]
     one_run = task.tags_words and plan["swept"] == "epochs" and len(groups) == 1  # all epochs are seen in it
-    best, first = max(ended, key=lambda group: mean_after(task, group[1]))[0], ended[0][1]
-    floor_name, lines = add_floors(task, first), {}
+    first, (best, of_best) = ended[0][1], max(ended, key=lambda group: mean_after(task, group[1]))
+    floor_name, lines = add_floors(task, [*first, *of_best]), {}
     for split in first[0]["record"]["scores"]["after"]:
         untuned = [("majority", "majority"), (f"floor, {floor_name}", "floor")]
         lines[split] = [line(task, name, kind, first, split) for name, kind in untuned]
@@ -72,7 +72,8 @@ def block(plan: dict, runs: list[dict]) -> dict:
                 tuned = line(task, name, "after", of_value, split) | {"value": value, "best": value == best}
                 lines[split].append(tuned | {"diverged": plan["seeds"] - len(of_value)})
     kept = [run["record"]["kept_epoch"] for run in first] if one_run else None
-    return {"rows": rows, "best": best, "kept_epochs": kept, "lines": lines}
+    over = over_floor(task, of_best, list(lines)[-1])
+    return {"rows": rows, "best": best, "kept_epochs": kept, "lines": lines, "over_floor": over}
 
 
 def mean_after(task: Task, runs: list[dict]) -> float:
@@ -96,11 +97,16 @@ def line(task: Task, name: str, when: str, runs: list[dict], split: str) -> dict
         return {"name": name, "kind": when, "scores": {}}
     of_seeds = [measures(task, run["record"]["scores"], when, split) for run in runs]
     scores = {measure: spread([of[measure] for of in of_seeds]) for measure in of_seeds[0]}
-    if when in ("before", "after"):
-        found = intervals_of_mean(task, runs, when, split)
+    if when == "floor":
+        found = intervals_of_mean(task, [run["floor"][split] for run in runs])
+    elif when in ("before", "after"):
+        found = intervals_of_mean(task, [read_predictions(run["folder"], when, split) for run in runs])
         if "generated" in scores:
-            found["generated"] = intervals_of_mean(task, runs, f"{when}, generate", split).get("accuracy", {})
-        scores = {measure: of | found.get(measure, {}) for measure, of in scores.items()}
+            generated = [read_predictions(run["folder"], f"{when}, generate", split) for run in runs]
+            found["generated"] = intervals_of_mean(task, generated).get("accuracy", {})
+    else:
+        found = {}
+    scores = {measure: of | found.get(measure, {}) for measure, of in scores.items()}
     return {"name": name, "kind": when, "scores": scores}
 
 
@@ -122,10 +128,9 @@ def spread(values: list[float]) -> dict:
     return {"mean": statistics.fmean(values), "sd": sd, "seeds": values}
 
 
-def intervals_of_mean(task: Task, runs: list[dict], when: str, split: str) -> dict[str, dict]:
+def intervals_of_mean(task: Task, answers: list[list[dict]]) -> dict[str, dict]:
     """Compute the interval of the seeds' mean, over draws of examples that are the same for all of them: {measure:
     {"low", "high"}}; none where the seeds were scored on different examples, as of a split that the seed draws."""
-    answers = [read_predictions(run["folder"], when, split) for run in runs]
     texts = [[[row[field] for field in task.fields] for row in rows] for rows in answers]
     if any(of_seed != texts[0] for of_seed in texts):
         return {}
@@ -156,17 +161,31 @@ def epoch_lines(runs: list[dict]) -> list[dict]:
 
 
 def add_floors(task: Task, runs: list[dict]) -> str:
-    """Put the scores of the floor without a language model beside those of each run, on the same rows; name it."""
+    """Put the answers and the scores of the floor without a language model beside those of each run, on the same rows;
+    name it."""
     known = None
     for run in runs:
         rows = rows_of(run["record"]["flags"])
         if rows != known:  # else it has the same floor
             known, asked = rows, {split: rows[split] for split in run["record"]["scores"]["after"]}
             name, predicted = floor(task, rows["train"], rows["validation"], sum(asked.values(), []))
-            answers = iter(predicted)
-            found = {split: score(task, of, [next(answers) for _ in of]) for split, of in asked.items()}
-        run["record"]["scores"]["floor"] = found
+            left = iter(predicted)
+            answers = {split: [row | {"predicted": next(left)} for row in of] for split, of in asked.items()}
+            found = {split: score(task, of, [row["predicted"] for row in of]) for split, of in answers.items()}
+        run["floor"], run["record"]["scores"]["floor"] = answers, found
     return name
+
+
+def over_floor(task: Task, runs: list[dict], split: str) -> dict | None:
+    """Compare tuned runs with the floor, by the task's own measure: {"split", "difference", "low", "high", "p"}; None
+    where the seeds were scored on different examples."""
+    floors = [run["floor"][split] for run in runs]
+    if any(of_seed != floors[0] for of_seed in floors):
+        return None
+    tuned = [read_predictions(run["folder"], "after", split) for run in runs]
+    of_floor, *of_runs = ([row["predicted"] for row in rows] for rows in (floors[0], *tuned))
+    found = paired(task, floors[0], [of_floor], of_runs)[task.metric]
+    return {"split": split} | {name: found[name] for name in ("difference", "low", "high", "p")}
 
 
 def rows_of(flags: dict) -> dict[str, list[dict]]:

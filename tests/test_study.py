@@ -21,6 +21,7 @@ from neo_peft.commands import study as command
 from neo_peft.decoding import majority_scores
 from neo_peft.errors import InputError, Stopped, exit_status
 from neo_peft.files import sha256, write_sealed
+from neo_peft.floors import floor
 from neo_peft.metrics import class_scores
 from neo_peft.plan import make_plan, read_plan, read_sweep
 from neo_peft.predictions import write_predictions
@@ -227,20 +228,45 @@ def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
 
 
+def test_the_floor_stands_beside_the_best_with_its_interval_and_their_paired_difference(tmp_path):
+    plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
+    right = make_up(tmp_path, plan)
+    block = collect(tmp_path, plan)["protocols"]["single"]
+    task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
+    rows = splits.test
+    _, answers = floor(task, splits.train, splits.validation, rows)
+    hits = np.array([answer == row["label"] for answer, row in zip(answers, rows, strict=True)])
+    [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
+    found, reach = line["scores"]["accuracy"], 1.96 * np.std(hits) / np.sqrt(len(hits))
+    assert found["mean"] == hits.mean()
+    assert (found["low"], found["high"]) == pytest.approx((hits.mean() - reach, hits.mean() + reach), abs=0.015)
+    over, differences = block["over_floor"], right[12, "after", "test"].mean(0) - hits
+    reach = 1.96 * np.std(differences) / np.sqrt(len(hits))
+    assert over["split"] == "test" and over["difference"] == pytest.approx(differences.mean())
+    assert (over["low"], over["high"]) == pytest.approx(
+        (differences.mean() - reach, differences.mean() + reach), abs=0.015
+    )
+
+
 def test_a_page_says_where_tuning_is_beaten(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1, 5])
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan)
     block = results["protocols"]["single"]
-    [floor] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
     [tuned] = [line for line in block["lines"]["test"] if line.get("best")]
-    floor["scores"]["accuracy"]["mean"], tuned["scores"]["accuracy"]["mean"] = 0.81, 0.7999
-    block["lines"]["test"][0]["scores"]["accuracy"]["mean"] = 0.5
-    said = "The floor, word counts, reaches 0.810 on test, no less than the tuned model's 0.800."
-    assert f"\n{said}\n" in page(results) and "The majority class" not in page(results)
-    floor["scores"]["accuracy"]["mean"], block["lines"]["test"][0]["scores"]["accuracy"]["mean"] = 0.79, 0.7999
-    said = "The majority class reaches 0.800 on test, no less than the tuned model's 0.800."
-    assert f"\n{said}\n" in page(results) and "The floor, word" not in page(results)
+    tuned["scores"]["accuracy"]["mean"], majority = 0.7999, block["lines"]["test"][0]["scores"]["accuracy"]
+    begin = "Beside the floor, word counts, the tuned model's accuracy on test differs by "
+    for low, high, ending in (
+        (0.01, 0.03, "+0.020 (+0.010 to +0.030, a paired bootstrap): the tuned model is better."),
+        (-0.01, 0.05, "+0.020 (-0.010 to +0.050, a paired bootstrap): chance alone could do it."),
+        (-0.03, -0.01, "-0.020 (-0.030 to -0.010, a paired bootstrap): the floor, word counts, is better."),
+    ):
+        block["over_floor"] = {"split": "test", "difference": (low + high) / 2, "low": low, "high": high, "p": 0.05}
+        majority["mean"] = 0.5
+        assert f"\n{begin}{ending}\n" in page(results) and "The majority class" not in page(results)
+        majority["mean"] = 0.8
+        said = "The majority class reaches 0.800 on test, no less than the tuned model's 0.800."
+        assert f"\n{said}\n" in page(results)
 
 
 # ------------------------------------------------------------------------------------------------------- the command
