@@ -24,7 +24,8 @@ STUDIES = Path("studies")
 EPOCHS = {"similarity": (1, 5, 10, 20)}
 EPOCHS_OF_ANSWERS, EPOCHS_OF_TAGS = (1, 5, 10), (10,)
 # What a sweep cannot be over: what a study gives by itself, and what a run is not made from.
-NOT_SWEPT = ("task", "protocol", "seed", "preset")
+NOT_SWEPT = ("task", "protocol", "seed", "preset", "json", "generate")
+SWITCHED = {"off": False, "on": True}  # how a sweep says a flag that is there or not
 
 
 def make_plan(
@@ -51,8 +52,9 @@ def make_plan(
     usual = {"epochs": max(epochs)} | ({} if task.tags_words else {"keep": "last"})
     if not {"method", "adapter", "preset"} & {*given, field}:
         usual["method"] = "lora" if task.tags_words else "prompt"
-    settings = [_settings(usual | given | {field: value}) for value in values]
-    values = [getattr(of_value, field) for of_value in settings]
+    settings = [_settings(usual | given | {field: SWITCHED.get(value, value)}) for value in values]
+    if not set(values) <= SWITCHED.keys():
+        values = [getattr(of_value, field) for of_value in settings]  # as numbers
     names = [f"{field.replace('_', '-')}-{_plain(value)}" for value in values]
     if repeated := [value for value, name in zip(values, names) if names.count(name) > 1]:
         raise InputError(f"{_flag(field)} {repeated[0]} comes twice, or too much alike; name each value once")
@@ -83,21 +85,23 @@ def protocols_of(settings: Settings) -> list[str | None]:
 
 
 def read_sweep(text: str) -> tuple[str, list[str]]:
-    """Read `NAME=VALUE,VALUE`, the sweep over a flag of numbers or choices."""
+    """Read `NAME=VALUE,VALUE`, the sweep over a flag of numbers or choices, or one that is `off` or `on`."""
     name, _, values = text.partition("=")
     field = name.strip().removeprefix("--").replace("-", "_")
-    can_be = [item.name for item in dataclasses.fields(Settings) if _can_be_swept(item)]
+    can_be = {item.name: item.type for item in dataclasses.fields(Settings) if _can_be_swept(item)}
     if field not in can_be:
         raise InputError(f"{name!r} is no flag that can be swept; those are {', '.join(can_be)}")
     found = [value.strip() for value in values.split(",")]
     if not all(found):
         raise InputError(f"{text!r} is not NAME=VALUE,VALUE, as in rank=4,8,16")
+    if can_be[field] is bool and (wrong := [value for value in found if value not in SWITCHED]):
+        raise InputError(f"{_flag(field)} is there or not: {wrong[0]!r} is neither off nor on")
     return field, found
 
 
 def _can_be_swept(item: dataclasses.Field) -> bool:
-    numeric = item.type in (int, float, int | None)
-    return (numeric or bool(item.metadata["choices"])) and item.name not in NOT_SWEPT
+    one_value = item.type in (int, float, int | None, bool) or bool(item.metadata["choices"])
+    return one_value and item.name not in NOT_SWEPT
 
 
 def read_plan(folder: Path) -> dict:

@@ -105,9 +105,18 @@ def test_a_sweep_is_over_one_flag_at_the_largest_number_of_epochs(tiny_folder):
 def test_what_can_be_swept_are_numbers_and_choices_that_make_a_run():
     for name in ("rank", "prompt-length", "learning_rate", "max_steps", "method", "precision", "keep"):
         assert read_sweep(f"{name}=a, b") == (name.replace("-", "_"), ["a", "b"])
-    for name in ("task", "protocol", "seed", "preset", "data", "labels", "rslora", "json", "threads", "nothing"):
+    for name in ("task", "protocol", "seed", "preset", "data", "labels", "generate", "json", "threads", "nothing"):
         with pytest.raises(InputError, match=f"'{name}' is no flag that can be swept; those are train_limit, "):
             read_sweep(f"{name}=a,b")
+
+
+def test_a_flag_that_is_there_or_not_is_swept_off_and_on():
+    plan = make_plan({"task": "ner"}, 1, [2], read_sweep("echo=off,on"))
+    assert flags_of(plan, "echo") == [(False,), (True,)] and plan["values"] == ["off", "on"]
+    assert [run["name"] for run in plan["runs"]] == ["echo-off-seed-0", "echo-on-seed-0"]
+    for wrong in ("true", "1", "ON"):
+        with pytest.raises(InputError, match=f"^--rslora is there or not: '{wrong}' is neither off nor on$"):
+            read_sweep(f"rslora=off,{wrong}")
 
 
 def test_an_adapter_settles_the_method_of_its_study(tiny_folder):

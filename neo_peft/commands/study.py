@@ -34,7 +34,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     )  # fmt: skip
     group.add_argument(
         "--sweep", metavar="NAME=VALUE,VALUE", type=argument(filled),
-        help="repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1",
+        help="repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
     )  # fmt: skip
     group.add_argument("--models", metavar="MODEL", nargs="+", type=argument(filled), help="repeat it for each model")
     group.add_argument(
