@@ -152,7 +152,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
 OF_AN_ADAPTER = ("model", "task", "labels", "label_words")  # what an adapter of peft's own does not say of itself
 
 
-def named(flags: argparse.Namespace) -> dict[str, Any]:
+def of_an_adapter(flags: argparse.Namespace) -> dict[str, Any]:
     """Take what the flags say of an adapter that does not say it itself."""
     return {name: getattr(flags, name) for name in OF_AN_ADAPTER}
 

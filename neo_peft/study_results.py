@@ -68,7 +68,7 @@ def block(plan: dict, runs: list[dict]) -> dict:
         for value, of_value in groups:
             # Settings are chosen on validation: of a sweep the best alone is tested.
             if split == "validation" or plan["swept"] == "epochs" or value == best:
-                name = "tuned, the kept epoch" if one_run else named(plan["swept"], value)
+                name = "tuned, the kept epoch" if one_run else value_name(plan["swept"], value)
                 tuned = line(task, name, "after", of_value, split) | {"value": value, "best": value == best}
                 lines[split].append(tuned | {"diverged": plan["seeds"] - len(of_value)})
     kept = [run["record"]["kept_epoch"] for run in first] if one_run else None
@@ -80,7 +80,7 @@ def mean_after(task: Task, runs: list[dict]) -> float:
     return statistics.fmean(run["record"]["scores"]["after"]["validation"][task.metric] for run in runs)
 
 
-def named(swept: str, value: Any) -> str:
+def value_name(swept: str, value: Any) -> str:
     """Name what was tuned with a value: `5 epochs`, `rank 8`, the model's own name."""
     if swept == "epochs":
         return f"{value} epoch{'s' if value != 1 else ''}"
@@ -95,7 +95,7 @@ def line(task: Task, name: str, when: str, runs: list[dict], split: str) -> dict
     Without a run it has no scores."""
     if not runs:
         return {"name": name, "kind": when, "scores": {}}
-    of_seeds = [measures(task, run["record"]["scores"], when, split) for run in runs]
+    of_seeds = [shown_measures(task, run["record"]["scores"], when, split) for run in runs]
     scores = {measure: spread([of[measure] for of in of_seeds]) for measure in of_seeds[0]}
     if when == "floor":
         found = intervals_of_mean(task, [run["floor"][split] for run in runs])
@@ -110,7 +110,7 @@ def line(task: Task, name: str, when: str, runs: list[dict], split: str) -> dict
     return {"name": name, "kind": when, "scores": scores}
 
 
-def measures(task: Task, scores: dict, when: str, split: str) -> dict[str, float]:
+def shown_measures(task: Task, scores: dict, when: str, split: str) -> dict[str, float]:
     """Take what a table shows of a run: by rank, and where it was generated too, how often that was right, and how
     often it was no answer at all."""
     of = scores[when][split]
@@ -144,7 +144,7 @@ def before_lines(task: Task, swept: str, groups: list[tuple], split: str) -> lis
     scores = [json.dumps([run["record"]["scores"]["before"] for run in runs]) for _, runs in groups]
     if len(set(scores)) == 1:
         return [line(task, "before", "before", groups[0][1], split)]
-    return [line(task, f"before, {named(swept, value)}", "before", runs, split) for value, runs in groups]
+    return [line(task, f"before, {value_name(swept, value)}", "before", runs, split) for value, runs in groups]
 
 
 def epoch_lines(runs: list[dict]) -> list[dict]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.files import new_folder, write_folder, write_text
-from neo_peft.flags import OneLineParser, add_choice, argument, named
+from neo_peft.flags import OneLineParser, add_choice, argument, of_an_adapter
 from neo_peft.runs import newest_run
 from neo_peft.settings import Settings, filled, names
 from neo_peft.tasks import TASKS, Task
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = Path(flags.run) if flags.run else newest_run(flags.task)
     from neo_peft import loading  # after the flags: torch takes seconds to import
 
-    settings = loading.settings_in(run, **named(flags))
+    settings = loading.settings_in(run, **of_an_adapter(flags))
     refuse_what_cannot_be(run, settings, flags.merge)
     # Whatever the run computed in: a sum in half precision would be another model.
     tuned = loading.load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))

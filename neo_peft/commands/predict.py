@@ -18,7 +18,7 @@ from typing import Any
 
 from neo_peft import own_rows, tables
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_run_flags, argument, changed, named
+from neo_peft.flags import OneLineParser, add_run_flags, argument, changed, of_an_adapter
 from neo_peft.metrics import entities
 from neo_peft.runs import is_run, newest_run
 from neo_peft.settings import filled
@@ -104,7 +104,7 @@ class OneRun:
     def __init__(self, folder: Path, flags: argparse.Namespace):
         from neo_peft.loading import load, settings_in
 
-        self.tuned = [load(folder, changed(settings_in(folder, **named(flags)), flags))]
+        self.tuned = [load(folder, changed(settings_in(folder, **of_an_adapter(flags)), flags))]
         self.task, self.as_json = self.tuned[0].encoder.task, flags.jsonl
 
     def task_of(self, row: dict) -> Task:
@@ -130,7 +130,7 @@ class SeveralRuns:
 
         self.runs = AdapterSet()
         for folder in folders:
-            self.runs.add(folder, settings=changed(settings_in(folder, **named(flags)), flags))
+            self.runs.add(folder, settings=changed(settings_in(folder, **of_an_adapter(flags)), flags))
         self.tuned = [self.runs[name] for name in self.runs]
         self.tasks = {name: self.runs[name].encoder.task for name in self.runs}
 
