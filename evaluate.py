@@ -10,7 +10,7 @@ from typing import Any
 
 from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_choice, add_run_flags, argument, changed, named
+from neo_peft.flags import OneLineParser, add_choice, add_run_flags, argument, changed, of_an_adapter
 from neo_peft.runs import RUN, newest_run
 from neo_peft.settings import filled, make_settings, whole
 
@@ -119,7 +119,7 @@ def load_run(flags: argparse.Namespace, folder: Path) -> Any:
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
-    given = named(flags)
+    given = of_an_adapter(flags)
     if flags.task and not (folder / RUN).exists():
         given["labels"] = own_labels(flags)
     return load(folder, changed(settings_in(folder, **given), flags))
@@ -131,7 +131,7 @@ def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
         raise InputError("a bare base model needs both --task and --model")
     from neo_peft.loading import load_untuned
 
-    settings = make_settings(method="head", **named(flags) | {"labels": own_labels(flags)})
+    settings = make_settings(method="head", **of_an_adapter(flags) | {"labels": own_labels(flags)})
     found = load_untuned(changed(settings, flags))
     return found, found.encoder.task.instruction if flags.zero_shot and found.model.head is None else ""
 

@@ -148,7 +148,7 @@ def scores(run: Run) -> Html:
     tables = []
     for split, rows in run.answers["after"].items():
         measures = run.ranges["after"][split]
-        lines = [[shown_name(run.task, name), *(score_cell(run, kind, split, name) for kind in kinds)] for name in measures]
+        lines = [[shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)] for name in measures]
         if any("generate" in kind for kind in kinds):
             lines.append(["unanswered", *(given[kind][split]["unanswered"] for kind in kinds)])
         head = element("h4", f"{split}, {len(rows):,} rows")
@@ -157,7 +157,7 @@ def scores(run: Run) -> Html:
     return section("Scores", element("div", *tables, class_="beside"), note(about))
 
 
-def score_cell(run: Run, kind: str, split: str, measure: str) -> Html:
+def scored(run: Run, kind: str, split: str, measure: str) -> Html:
     """Show a score, its interval, and where both stand between 0 and 1."""
     value = run.record["scores"][kind][split][measure]
     if kind not in run.ranges:
@@ -177,7 +177,7 @@ def side_by_side(runs: list[Run]) -> Html:
             element("a", run.folder, href=f"#run-{place}"),
             element("small", f"{run.task.name}, {record['flags']['method']}"),
         )
-        found = [score_cell(run, "after", split, metric) if split in run.answers["after"] else "–" for split in splits]
+        found = [scored(run, "after", split, metric) if split in run.answers["after"] else "–" for split in splits]
         share, seconds = f"{100 * record['trainable'] / record['total']:.3g} %", f"{record['seconds']:,.0f}"
         lines.append([joined(name), shown_name(run.task, metric), *found, share, seconds])
     header = ["run", "measure", *splits, "trained", "seconds"]
