@@ -29,7 +29,7 @@ def test_the_counts_are_those_of_the_studies():
     prompt = size_of(LARGE, recipe("prompt, 8 rows"))
     assert (prompt["trainable"], prompt["total"]) == (16_384, 1_315_592_192)
     assert prompt["percent"] == 0.001245370723513689
-    assert size_of(LARGE, recipe("rank 16"))["trainable"] == 3_145_728 + 395_264 + 22_539
+    assert size_of(LARGE, recipe("paper, ner"))["trainable"] == 3_145_728 + 395_264 + 22_539
     expected = {"lora, rank 8, q and v": 294_912, "lora, rank 8, all-linear": 1_327_104, "prompt, 20 rows": 15_360}
     assert {name: size_of(SMALL, name)["trainable"] for name in expected} == expected
 
@@ -45,13 +45,15 @@ def test_the_counts_are_those_of_the_studies():
 def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
     """H hidden, L layers: q, k, v and out are H × H, c_fc and c_proj H × 4H; LoRA has r (in + out) of each it is on."""
     H, L, _ = PUBLISHED[model]
-    lora = L * 8 * 2 * (H + H)
+    lora, linear = L * 8 * 2 * (H + H), L * 8 * (4 * (H + H) + 2 * (H + 4 * H))
     biases = L * (H + 4 * H + H + 2 * H) + H  # of out_proj, c_fc, c_proj and the norms
     new = {  # beside the trunk's own
         "lora, rank 8, q and v": lora,
-        "lora, rank 8, all-linear": L * 8 * (4 * (H + H) + 2 * (H + 4 * H)),
-        recipe("rank 16"): 2 * lora + 11 * H + 11,
+        "lora, rank 8, all-linear": linear,
+        recipe("paper, ner"): 2 * lora + 11 * H + 11,
         recipe("prompt, 8 rows"): 8 * H,
+        recipe("best, ner"): 4 * linear + 11 * H + 11,
+        recipe("best, sentiment"): 2 * linear + 3 * H,
         "prompt, 20 rows": 20 * H,
         "prompt, 100 rows": 100 * H,
         recipe("head, 3"): 3 * H,
@@ -63,7 +65,7 @@ def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
     for name, count in new.items():
         size = size_of(model, name)
         assert size["total"] == trunk + count
-        assert size["trainable"] == count + {recipe("rank 16"): biases, "full": trunk}.get(name, 0)
+        assert size["trainable"] == count + {recipe("paper, ner"): biases, "full": trunk}.get(name, 0)
         assert size["percent"] == 100 * size["trainable"] / size["total"]
         assert size["adapter_bytes"] == 4 * size["trainable"]  # fp32
         assert size["optimizer_bytes"] == 8 * size["trainable"]  # AdamW's two moments
@@ -91,7 +93,7 @@ def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
 
 def test_the_adapters_bytes_are_those_of_the_file_that_is_written(tiny_folder, tmp_path):
     """On a model of numbers: the tensors of the file that a run leaves, without the names in front of them."""
-    settings = make_settings(**RECIPES[recipe("rank 16")] | {"model": str(tiny_folder), "data": "sample"})
+    settings = make_settings(**RECIPES[recipe("paper, ner")] | {"model": str(tiny_folder), "data": "sample"})
     tuned = load_untuned(settings, with_method=True)
     save_adapter(tmp_path / "run", tuned.model, settings)
     content = (tmp_path / "run" / WEIGHTS).read_bytes()

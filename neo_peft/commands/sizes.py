@@ -27,6 +27,8 @@ RECIPES = {
     "lora, rank 8, all-linear": LORA | {"target_modules": "all-linear"},
     "preset paper, ner: lora, rank 16, q and v, biases, head": {"task": "ner", "preset": "paper"},
     "preset paper, sentiment and similarity: prompt, 8 rows": PROMPT,
+    "preset best, ner: lora, rank 32, all-linear, head": {"task": "ner", "preset": "best"},
+    "preset best, sentiment: lora, rank 16, all-linear, head": {"task": "sentiment", "preset": "best"},
     "prompt, 20 rows": PROMPT | {"prompt_length": 20},
     "prompt, 100 rows": PROMPT | {"prompt_length": 100},
     "head, 3 labels of sentiment": {"task": "sentiment", "method": "head"},
