@@ -49,7 +49,9 @@ def make_plan(
     field, values = sweep or ("epochs", epochs)
     if field in given:
         raise InputError(f"{_flag(field)} is what the sweep is over; leave it out")
-    usual = {"epochs": max(epochs)} | ({} if task.tags_words else {"keep": "last"})
+    usual = {"epochs": max(epochs)}
+    if not (task.tags_words or "preset" in given):
+        usual["keep"] = "last"  # each number of epochs is a result of its own, as in the source; a preset says itself
     if not {"method", "adapter", "preset"} & {*given, field}:
         usual["method"] = "lora" if task.tags_words else "prompt"
     settings = [_settings(usual | given | {field: SWITCHED.get(value, value)}) for value in values]

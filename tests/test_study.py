@@ -74,6 +74,9 @@ def test_the_papers_recipe_gets_the_studys_epochs():
     names = ("method", "model", "epochs", "prompt_length", "learning_rate", "clip_norm", "keep", "max_length")
     recipe = ("prompt", "EleutherAI/gpt-neo-1.3B"), (8, 3e-2, 0.0, "last", 64)
     assert flags_of(plan, *names) == [(*recipe[0], epochs, *recipe[1]) for epochs in (1, 5, 10)]
+    # A preset says itself which epoch is kept; that of the best names none, and train.py keeps the best.
+    plan = make_plan({"task": "sentiment", "preset": "best"}, seeds=1, epochs=[5])
+    assert flags_of(plan, "keep", "learning_rate", "readout") == [("best", 1.5e-3, "head")]
 
 
 def test_phrasebank_is_studied_by_both_protocols():
