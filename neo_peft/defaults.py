@@ -32,7 +32,9 @@ _BEST = {"method": "lora", "target_modules": ("all-linear",)}
 _BEST_TAGS = {
     **_BEST, "rank": 32, "alpha": 32.0, "learning_rate": 3e-3, "echo": True, "tag_decoding": "viterbi",
 }  # fmt: skip
-_BEST_ANSWERS = {**_BEST, "rank": 16, "alpha": 16.0, "learning_rate": 1.5e-3, "readout": "head"}
+_BEST_ANSWERS = {
+    **_BEST, "rank": 16, "alpha": 16.0, "learning_rate": 1.5e-3, "readout": "head", "keep": "best",
+}  # fmt: skip
 PRESETS = {
     "paper": {
         "ner": {

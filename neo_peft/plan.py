@@ -51,11 +51,12 @@ def make_plan(
         raise InputError(f"{_flag(field)} is what the sweep is over; leave it out")
     usual = {"epochs": max(epochs)}
     if not (task.tags_words or "preset" in given):
-        usual["keep"] = "last"  # each number of epochs is a result of its own, as in the source; a preset says itself
+        usual["keep"] = "last"  # each number of epochs is a result of its own, as in the source; presets say it too
     if not {"method", "adapter", "preset"} & {*given, field}:
         usual["method"] = "lora" if task.tags_words else "prompt"
-    settings = [_settings(usual | given | {field: SWITCHED.get(value, value)}) for value in values]
-    if not set(values) <= SWITCHED.keys():
+    typed = [SWITCHED[value] for value in values] if _is_switch(field) else values
+    settings = [_settings(usual | given | {field: value}) for value in typed]
+    if not _is_switch(field):
         values = [getattr(of_value, field) for of_value in settings]  # as numbers
     names = [f"{field.replace('_', '-')}-{_plain(value)}" for value in values]
     if repeated := [value for value, name in zip(values, names) if names.count(name) > 1]:
@@ -90,13 +91,13 @@ def read_sweep(text: str) -> tuple[str, list[str]]:
     """Read `NAME=VALUE,VALUE`, the sweep over a flag of numbers or choices, or one that is `off` or `on`."""
     name, _, values = text.partition("=")
     field = name.strip().removeprefix("--").replace("-", "_")
-    can_be = {item.name: item.type for item in dataclasses.fields(Settings) if _can_be_swept(item)}
+    can_be = [item.name for item in dataclasses.fields(Settings) if _can_be_swept(item)]
     if field not in can_be:
         raise InputError(f"{name!r} is no flag that can be swept; those are {', '.join(can_be)}")
     found = [value.strip() for value in values.split(",")]
     if not all(found):
         raise InputError(f"{text!r} is not NAME=VALUE,VALUE, as in rank=4,8,16")
-    if can_be[field] is bool and (wrong := [value for value in found if value not in SWITCHED]):
+    if _is_switch(field) and (wrong := [value for value in found if value not in SWITCHED]):
         raise InputError(f"{_flag(field)} is there or not: {wrong[0]!r} is neither off nor on")
     return field, found
 
@@ -104,6 +105,17 @@ def read_sweep(text: str) -> tuple[str, list[str]]:
 def _can_be_swept(item: dataclasses.Field) -> bool:
     one_value = item.type in (int, float, int | None, bool) or bool(item.metadata["choices"])
     return one_value and item.name not in NOT_SWEPT
+
+
+def _is_switch(field: str) -> bool:
+    return any(item.name == field and item.type is bool for item in dataclasses.fields(Settings))
+
+
+def value_name(swept: str, value: Any) -> str:
+    """Name what was tuned with a value: `5 epochs`, `rank 8`, the model's own name."""
+    if swept == "epochs":
+        return f"{value} epoch{'s' if value != 1 else ''}"
+    return value if swept == "model" else f"{swept.replace('_', ' ')} {value}"
 
 
 def read_plan(folder: Path) -> dict:

@@ -88,6 +88,8 @@ def legend(results: dict, block: dict) -> str:
     same = ", the same draws for every seed" if seeds > 1 else ""
     said.append(f"The interval is the mean's, by a bootstrap over examples{same}.")
     said.append("The floor needs no language model.")
+    if block["keeps"] == ["best"] and not block["kept_epochs"]:
+        said.append("Of each run the epoch that was best on validation is kept.")
     if block["kept_epochs"]:
         said.append('"Kept by" counts the seeds whose best epoch on validation it is; test is scored for that alone.')
     elif len(results["values"]) > 1:
@@ -102,22 +104,26 @@ def legend(results: dict, block: dict) -> str:
 
 def beaten(results: dict, block: dict) -> list[str]:
     """Say plainly how the best that was tuned stands beside what needs no tuning: on test, where there is one."""
-    split, metric = list(block["lines"])[-1], results["metric"]
-    of_kind = {line["kind"]: line for line in block["lines"][split] if line.get("best", True)}
-    majority, tuned = (of_kind[kind]["scores"][metric]["mean"] for kind in ("majority", "after"))
+    split, metric, over = block["judged"], results["metric"], block["over_floor"]
+    of_kind = {
+        line["kind"]: line for line in block["lines"][split] if line.get("value", block["best"]) == block["best"]
+    }
+    reached = {kind: of_kind[kind]["scores"][metric]["mean"] for kind in ("majority", "floor", "after")}
+    named = {"majority": "the majority class", "floor": f"the {of_kind['floor']['name']},"}
     said = []
-    if majority >= tuned:
+    for kind, name in named.items():
+        if reached[kind] >= reached["after"] and not (kind == "floor" and over):
+            said.append(
+                f"{name[0].upper()}{name[1:]} reaches {reached[kind]:.3f} on {split}, no less than the tuned model's "
+                f"{reached['after']:.3f}."
+            )
+    if over:
+        ending = "chance alone could do it"
+        if over["low"] > 0 or over["high"] < 0:
+            ending = f"{'the tuned model' if over['low'] > 0 else named['floor']} is better"
         said.append(
-            f"The majority class reaches {majority:.3f} on {split}, no less than the tuned model's {tuned:.3f}."
-        )
-    if over := block["over_floor"]:
-        better = (
-            "the tuned model" if over["low"] > 0 else f"the {of_kind['floor']['name']}," if over["high"] < 0 else ""
-        )
-        said.append(
-            f"Beside the {of_kind['floor']['name']}, the tuned model's {title(results, metric)} on {split} differs by "
-            f"{over['difference']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f}, a paired bootstrap): "
-            f"{f'{better} is better' if better else 'chance alone could do it'}."
+            f"Beside {named['floor']} the tuned model's {title(results, metric)} on {split} differs by "
+            f"{over['difference']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f}, a paired bootstrap): {ending}."
         )
     return said
 

@@ -7,11 +7,11 @@ what was tuned, each with all of its measures. results.json holds them, and `stu
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 from neo_peft.decoding import score
 from neo_peft.errors import InputError
 from neo_peft.floors import floor
+from neo_peft.plan import value_name
 from neo_peft.plots import read_metrics
 from neo_peft.predictions import read_predictions
 from neo_peft.runs import RUN, read_record, recorded_settings
@@ -53,38 +53,33 @@ def task_in(run: dict) -> Task:
 
 def block(plan: dict, runs: list[dict]) -> dict:
     """Collect the results of one protocol: the lines of each split, and which value is the best on validation."""
-    task, rows = task_in(runs[0]), runs[0]["record"]["rows"]
+    task, swept, rows = task_in(runs[0]), plan["swept"], runs[0]["record"]["rows"]
     groups = [(value, [run for run in runs if run["value"] == value]) for value in plan["values"]]
     ended = [(value, of_value) for value, of_value in groups if of_value]
-    one_run = task.tags_words and plan["swept"] == "epochs" and len(groups) == 1  # all epochs are seen in it
-    first, (best, of_best) = ended[0][1], max(ended, key=lambda group: mean_after(task, group[1]))
-    floor_name, lines = add_floors(task, [*first, *of_best]), {}
-    for split in first[0]["record"]["scores"]["after"]:
-        untuned = [("majority", "majority"), (f"floor, {floor_name}", "floor")]
-        lines[split] = [line(task, name, kind, first, split) for name, kind in untuned]
-        lines[split] += before_lines(task, plan["swept"], ended, split)
+    one_run = task.tags_words and swept == "epochs" and len(groups) == 1  # all epochs are seen in it
+    best, of_best = max(ended, key=lambda group: mean_after(task, group[1]))
+    untuned = {"majority": "majority", "floor": f"floor, {add_floors(task, runs)}", "before": "before"}
+    lines: dict[str, list[dict]] = {}
+    for split in runs[0]["record"]["scores"]["after"]:
+        lines[split] = sum((untuned_lines(task, name, kind, swept, ended, split) for kind, name in untuned.items()), [])
         if one_run and split == "validation":
-            lines[split] += epoch_lines(first)
+            lines[split] += epoch_lines(of_best)
         for value, of_value in groups:
             # Settings are chosen on validation: of a sweep the best alone is tested.
-            if split == "validation" or plan["swept"] == "epochs" or value == best:
-                name = "tuned, the kept epoch" if one_run else value_name(plan["swept"], value)
+            if split == "validation" or swept == "epochs" or value == best:
+                name = "tuned, the kept epoch" if one_run else value_name(swept, value)
                 tuned = line(task, name, "after", of_value, split) | {"value": value, "best": value == best}
                 lines[split].append(tuned | {"diverged": plan["seeds"] - len(of_value)})
-    kept = [run["record"]["kept_epoch"] for run in first] if one_run else None
-    over = over_floor(task, of_best, list(lines)[-1])
-    return {"rows": rows, "best": best, "kept_epochs": kept, "lines": lines, "over_floor": over}
+    judged = "test" if "test" in lines else "validation"
+    return {
+        "rows": rows, "best": best, "lines": lines, "judged": judged, "over_floor": over_floor(task, of_best, judged),
+        "kept_epochs": [run["record"]["kept_epoch"] for run in of_best] if one_run else None,
+        "keeps": sorted({run["record"]["flags"]["keep"] for run in runs}),
+    }  # fmt: skip
 
 
 def mean_after(task: Task, runs: list[dict]) -> float:
     return statistics.fmean(run["record"]["scores"]["after"]["validation"][task.metric] for run in runs)
-
-
-def value_name(swept: str, value: Any) -> str:
-    """Name what was tuned with a value: `5 epochs`, `rank 8`, the model's own name."""
-    if swept == "epochs":
-        return f"{value} epoch{'s' if value != 1 else ''}"
-    return value if swept == "model" else f"{swept.replace('_', ' ')} {value}"
 
 
 # ---- The lines of a table
@@ -96,18 +91,18 @@ def line(task: Task, name: str, when: str, runs: list[dict], split: str) -> dict
     if not runs:
         return {"name": name, "kind": when, "scores": {}}
     of_seeds = [shown_measures(task, run["record"]["scores"], when, split) for run in runs]
-    scores = {measure: spread([of[measure] for of in of_seeds]) for measure in of_seeds[0]}
-    if when == "floor":
-        found = intervals_of_mean(task, [run["floor"][split] for run in runs])
-    elif when in ("before", "after"):
-        found = intervals_of_mean(task, [read_predictions(run["folder"], when, split) for run in runs])
-        if "generated" in scores:
-            generated = [read_predictions(run["folder"], f"{when}, generate", split) for run in runs]
-            found["generated"] = intervals_of_mean(task, generated).get("accuracy", {})
-    else:
-        found = {}
-    scores = {measure: of | found.get(measure, {}) for measure, of in scores.items()}
-    return {"name": name, "kind": when, "scores": scores}
+    scores, found = {measure: spread([of[measure] for of in of_seeds]) for measure in of_seeds[0]}, {}
+    if when != "majority":
+        found = intervals_of_mean(task, [answers_of(run, when, split) for run in runs])
+    if "generated" in scores:
+        generated = [answers_of(run, f"{when}, generate", split) for run in runs]
+        found["generated"] = intervals_of_mean(task, generated).get("accuracy", {})
+    return {"name": name, "kind": when, "scores": {name: of | found.get(name, {}) for name, of in scores.items()}}
+
+
+def answers_of(run: dict, when: str, split: str) -> list[dict]:
+    """Take the rows of a split with what a run, or the floor beside it, answered."""
+    return run["floor"][split] if when == "floor" else read_predictions(run["folder"], when, split)
 
 
 def shown_measures(task: Task, scores: dict, when: str, split: str) -> dict[str, float]:
@@ -128,23 +123,47 @@ def spread(values: list[float]) -> dict:
     return {"mean": statistics.fmean(values), "sd": sd, "seeds": values}
 
 
+def same_rows(task: Task, answers: list[list[dict]]) -> tuple[list[dict], list[list]] | None:
+    """Part the rows that all were asked from what each answered; None where the rows differ, as of a split that the
+    seed draws."""
+    if any(asked(task, of_one) != asked(task, answers[0]) for of_one in answers):
+        return None
+    return answers[0], [[row["predicted"] for row in of_one] for of_one in answers]
+
+
+def asked(task: Task, rows: list[dict]) -> list[list]:
+    return [[row[field] for field in task.fields] for row in rows]
+
+
 def intervals_of_mean(task: Task, answers: list[list[dict]]) -> dict[str, dict]:
     """Compute the interval of the seeds' mean, over draws of examples that are the same for all of them: {measure:
-    {"low", "high"}}; none where the seeds were scored on different examples, as of a split that the seed draws."""
-    texts = [[[row[field] for field in task.fields] for row in rows] for rows in answers]
-    if any(of_seed != texts[0] for of_seed in texts):
-        return {}
-    predicted = [[row["predicted"] for row in rows] for rows in answers]
-    found = intervals(task, answers[0], *predicted)
+    {"low", "high"}}; none where the seeds were scored on different examples."""
+    same = same_rows(task, answers)
+    found = intervals(task, *same) if same else {}
     return {measure: {"low": low, "high": high} for measure, (low, high) in found.items()}
 
 
-def before_lines(task: Task, swept: str, groups: list[tuple], split: str) -> list[dict]:
-    """Make the line of the bare base: one, or one for each value where what is swept changes it, as a model does."""
-    scores = [json.dumps([run["record"]["scores"]["before"] for run in runs]) for _, runs in groups]
+def over_floor(task: Task, runs: list[dict], split: str) -> dict | None:
+    """Compare the seeds of what was tuned with the floor under each, by the task's own measure: {"difference", "low",
+    "high", "p"}; None where the seeds were scored on different examples."""
+    same = same_rows(task, [answers_of(run, when, split) for when in ("floor", "after") for run in runs])
+    if not same:
+        return None
+    rows, answers = same
+    found = paired(task, rows, answers[: len(runs)], answers[len(runs) :])[task.metric]
+    return {name: found[name] for name in ("difference", "low", "high", "p")}
+
+
+def untuned_lines(task: Task, name: str, kind: str, swept: str, groups: list[tuple], split: str) -> list[dict]:
+    """Make the line of what needs no tuning: one, or one for each value where what is swept changes it, as a model does
+    the bare base, and the number of training rows the floor."""
+    scores = [json.dumps([run["record"]["scores"][kind] for run in runs]) for _, runs in groups]
     if len(set(scores)) == 1:
-        return [line(task, "before", "before", groups[0][1], split)]
-    return [line(task, f"before, {value_name(swept, value)}", "before", runs, split) for value, runs in groups]
+        return [line(task, name, kind, groups[0][1], split)]
+    return [
+        line(task, f"{name}, {value_name(swept, value)}", kind, runs, split) | {"value": value}
+        for value, runs in groups
+    ]
 
 
 def epoch_lines(runs: list[dict]) -> list[dict]:
@@ -162,30 +181,24 @@ def epoch_lines(runs: list[dict]) -> list[dict]:
 
 def add_floors(task: Task, runs: list[dict]) -> str:
     """Put the answers and the scores of the floor without a language model beside those of each run, on the same rows;
-    name it."""
+    name it. Raises InputError where the data's rows are no more those that a run has answered."""
     known = None
     for run in runs:
         rows = rows_of(run["record"]["flags"])
+        for split in run["record"]["scores"]["after"]:
+            if asked(task, rows[split]) != asked(task, read_predictions(run["folder"], "after", split)):
+                raise InputError(
+                    f"{run['record']['flags']['data']} was changed since {run['folder']}: {split} holds other rows; "
+                    "the study's tables need those that its runs have answered"
+                )
         if rows != known:  # else it has the same floor
-            known, asked = rows, {split: rows[split] for split in run["record"]["scores"]["after"]}
-            name, predicted = floor(task, rows["train"], rows["validation"], sum(asked.values(), []))
+            known, wanted = rows, {split: rows[split] for split in run["record"]["scores"]["after"]}
+            name, predicted = floor(task, rows["train"], rows["validation"], sum(wanted.values(), []))
             left = iter(predicted)
-            answers = {split: [row | {"predicted": next(left)} for row in of] for split, of in asked.items()}
+            answers = {split: [row | {"predicted": next(left)} for row in of] for split, of in wanted.items()}
             found = {split: score(task, of, [row["predicted"] for row in of]) for split, of in answers.items()}
         run["floor"], run["record"]["scores"]["floor"] = answers, found
     return name
-
-
-def over_floor(task: Task, runs: list[dict], split: str) -> dict | None:
-    """Compare tuned runs with the floor, by the task's own measure: {"split", "difference", "low", "high", "p"}; None
-    where the seeds were scored on different examples."""
-    floors = [run["floor"][split] for run in runs]
-    if any(of_seed != floors[0] for of_seed in floors):
-        return None
-    tuned = [read_predictions(run["folder"], "after", split) for run in runs]
-    of_floor, *of_runs = ([row["predicted"] for row in rows] for rows in (floors[0], *tuned))
-    found = paired(task, floors[0], [of_floor], of_runs)[task.metric]
-    return {"split": split} | {name: found[name] for name in ("difference", "low", "high", "p")}
 
 
 def rows_of(flags: dict) -> dict[str, list[dict]]:

@@ -21,10 +21,10 @@ Interval = tuple[float, float]
 
 
 def intervals(
-    task: Task, rows: list[dict], *answers: list, resamples: int = 2000, seed: int = 0
+    task: Task, rows: list[dict], answers: list[list], resamples: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Compute the 95 % percentile interval of each headline measure of a run's answers, or of its mean over several
-    runs' answers to the same rows, as of one recipe's seeds.
+    """Compute the 95 % percentile interval of each headline measure's mean over runs, one or several, as of one
+    recipe's seeds, from what each answered to the same rows.
 
     Of tags: f1, precision, recall, span_f1, accuracy; of answers: accuracy, macro_f1, and of two labels f1, matthews.
     A draw of examples is one for all runs, and the runs themselves are not drawn.

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from neo_peft.files import sha256, write_json, write_sealed
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.plan import PLAN, RESULTS
 from neo_peft.predictions import write_predictions
-from neo_peft.runs import write_record, write_settings
+from neo_peft.runs import RUN, write_record, write_settings
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 from neo_peft.uncertainty import intervals, paired
@@ -71,7 +72,7 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
         numbers = [float(text.strip("[],<+")) for text in line.replace("of words", "").split()[-10:]]
         expected = []
         for predicted in (worse, better):
-            expected += [entity_scores(TAGS, predicted)[measure], *intervals(TASKS["ner"], rows, predicted)[measure]]
+            expected += [entity_scores(TAGS, predicted)[measure], *intervals(TASKS["ner"], rows, [predicted])[measure]]
         expected += [found[measure][name] for name in ("difference", "low", "high", "p")]
         assert numbers == pytest.approx(expected, abs=0.0011)
     assert lines[10].startswith(f"b is better: its typed f1 is {found['f1']['difference']:.3f} higher, by ")
@@ -92,7 +93,7 @@ def test_json_holds_each_measure_with_its_intervals(run):
     sides = {"a": "a", "b": "b", "a_runs": ["a"], "b_runs": ["b"], "better": "b"}
     assert found == {"task": "ner", "split": "test", "rows": 80} | sides
     expected = paired(TASKS["ner"], rows, [worse], [better])
-    for name, low_high in intervals(TASKS["ner"], rows, better).items():
+    for name, low_high in intervals(TASKS["ner"], rows, [better]).items():
         of_a = measures[name].pop("a_interval")
         assert measures[name].pop("b_interval") == list(low_high) != of_a
         assert measures[name] == expected[name]
@@ -140,7 +141,8 @@ def make_study(name, runs, best, protocols=("clean",)):
     made = {"task": "sentiment", "method": "lora", "model": "neo-mini", "data": "sample", "swept": "rank"}
     made |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
     write_sealed(folder / PLAN, made)
-    write_json(folder / RESULTS, {"protocols": {protocol: {"best": best} for protocol in protocols}})
+    ended = [run["name"] for run in plan if runs[run["value"], run["seed"]]]
+    write_json(folder / RESULTS, {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended})
     return folder
 
 
@@ -153,15 +155,15 @@ def test_a_study_stands_for_the_seeds_of_its_best_value(run):
     make_run("alone", "sentiment", {"test": (rows, gold[:60] + [None] * 40)})
     status, out, _ = run("alone", "study")
     assert status == 0
-    assert "a is alone, b is study (rank-8-seed-0 to rank-8-seed-2);" in out.splitlines()[0]
+    assert "a is alone, b is study (rank 8, 3 seeds);" in out.splitlines()[0]
     assert out.splitlines()[-1].startswith("study is better: its accuracy is 0.210 higher, by ")
     found = json.loads(run("study", "alone", "--json")[1])
-    assert (found["a_runs"], found["b_runs"]) == ([f"rank-8-seed-{seed}" for seed in (0, 1, 2)], ["alone"])
+    assert (found["a_runs"], found["b_runs"]) == ([f"study/rank-8-seed-{seed}" for seed in (0, 1, 2)], ["alone"])
     expected = paired(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)], [gold[:60] + [None] * 40])
     assert expected["accuracy"]["a"] == pytest.approx(0.81)
     for name, of in expected.items():
         assert {key: found["measures"][name][key] for key in of} == of
-    low, high = intervals(TASKS["sentiment"], rows, *(answers[8, seed] for seed in (0, 1, 2)))["accuracy"]
+    low, high = intervals(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)])["accuracy"]
     assert found["measures"]["accuracy"]["a_interval"] == [low, high]
 
 
@@ -169,19 +171,42 @@ def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run
     rows = labelled()
     right = rows, [row["label"] for row in rows]
     make_study("diverged", {(8, 0): right, (8, 1): None}, best=8)
-    assert "a is diverged (rank-8-seed-0)," in run("diverged", "diverged")[1]
+    assert "a is diverged (rank 8, 1 of 2 seeds)," in run("diverged", "diverged")[1]
     make_study("two", {(8, 0): right}, best=8, protocols=("clean", "paper"))
     (make_study("unfinished", {(8, 0): right}, best=8) / RESULTS).unlink()
     (make_study("odd", {(8, 0): right}, best=8) / RESULTS).write_text('{"protocols": [1]}')
     (make_study("none", {(8, 0): right}, best=8) / RESULTS).write_text('{"protocols": {"clean": {"best": 5}}}')
     for name, message in {
-        "two": "two is a study of the protocols clean and paper; compare runs in it, or name one",
+        "two": "two is a study of the protocols clean and paper; compare runs in it",
         "unfinished": "unfinished is a study that was not finished; go on with it: python -m neo_peft study --resume "
         "unfinished",
         "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study --resume odd",
         "none": "none/results.json is no study's results; make them again: python -m neo_peft study --resume none",
     }.items():
         assert run("diverged", name) == (2, "", f"error: {message}\n")
+
+
+def test_no_run_of_a_study_may_have_answered_other_rows_or_be_of_another_task(run):
+    rows = labelled()
+    right, fewer = (rows, [row["label"] for row in rows]), (rows[:90], ["neutral"] * 90)
+    for place in range(3):
+        answers = [right] * 3
+        answers[place] = fewer
+        make_study(f"rows-{place}", {(8, seed): of_run for seed, of_run in enumerate(answers)}, best=8)
+        status, out, err = run(f"rows-{place}", f"rows-{place}")
+        assert (status, out) == (2, "") and "answered different rows of test: " in err and err.count("\n") == 1
+        folder = make_study(f"task-{place}", {(8, seed): right for seed in range(3)}, best=8)
+        shutil.rmtree(folder / f"rank-8-seed-{place}")
+        make_run(folder / f"rank-8-seed-{place}", "ner", {"test": tagged()[:2]})
+        status, out, err = run(f"task-{place}", f"task-{place}")
+        assert (status, out) == (2, "") and "have different tasks: " in err and err.count("\n") == 1
+
+
+def test_a_run_that_is_gone_is_not_taken_for_one_that_diverged(run):
+    rows = labelled()
+    right = rows, [row["label"] for row in rows]
+    (make_study("study", {(8, 0): right, (8, 1): right}, best=8) / "rank-8-seed-1" / RUN).unlink()
+    assert run("study", "study") == (2, "", "error: study/rank-8-seed-1/run.json does not exist\n")
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
@@ -196,7 +221,10 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
     Path("unfinished").mkdir()
     write_settings(Path("unfinished"), make_settings(task="ner", method="lora"))
     Path("empty").mkdir()
-    same = "compare runs on the same data, with the same --protocol and --eval-limit"
+    same = (
+        "compare runs on the same data, with the same --protocol and --eval-limit, and with the same seed where it "
+        "draws the split"
+    )
     for argv, message in {
         ("sentiment", "ner"): "sentiment and ner have different tasks: sentiment and ner; compare runs of one task",
         ("yes-no", "no-yes"): "yes-no and no-yes have different labels: yes, no and no, yes; compare runs of one task",

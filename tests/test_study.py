@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from test_bad_input import METHODS, TASKS, cases, refused
 from test_resume import end, start
 
-from neo_peft import study, training
+from neo_peft import study, study_results, training
 from neo_peft.commands import study as command
 from neo_peft.decoding import majority_scores
 from neo_peft.errors import InputError, Stopped, exit_status
@@ -120,6 +121,9 @@ def test_a_flag_that_is_there_or_not_is_swept_off_and_on():
     for wrong in ("true", "1", "ON"):
         with pytest.raises(InputError, match=f"^--rslora is there or not: '{wrong}' is neither off nor on$"):
             read_sweep(f"rslora=off,{wrong}")
+    with pytest.raises(InputError, match="--rank on is not a whole number"):
+        make_plan({"task": "ner"}, 1, [2], read_sweep("rank=on,4"))
+    assert flags_of(make_plan({"task": "ner"}, 1, [2], ("model", ["on", "off"])), "model") == [("on",), ("off",)]
 
 
 def test_an_adapter_settles_the_method_of_its_study(tiny_folder):
@@ -158,7 +162,7 @@ def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
         task, path = get_task(settings.task), folder / run["name"]
         splits, scores = load_splits(task, settings.data), {when: {} for when in ("majority", *RIGHT)}
         path.mkdir(parents=True)
-        for split in ("validation", "test"):
+        for split in list(splits.named())[1:]:
             rows = limit_rows(splits.named()[split], settings.eval_limit)
             scores["majority"][split] = majority_scores(task, splits.train, rows)
             for when in RIGHT:
@@ -219,8 +223,82 @@ def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
     plan["runs"][1]["flags"]["eval_limit"] = 40
     make_up(tmp_path, plan)
-    found = named_lines(collect(tmp_path, plan), "validation")["1 epoch"]["scores"]["accuracy"]
-    assert found.keys() == {"mean", "sd", "seeds"}
+    results = collect(tmp_path, plan)
+    for name in ("1 epoch", "floor, word counts"):
+        assert named_lines(results, "validation")[name]["scores"]["accuracy"].keys() == {"mean", "sd", "seeds"}
+    # Nor is the floor compared by a bootstrap, and is named where its mean alone is the higher one.
+    assert results["protocols"]["single"]["over_floor"] is None and "paired bootstrap" not in page(results)
+    floor, tuned = (
+        named_lines(results, "test")[name]["scores"]["accuracy"] for name in ("floor, word counts", "1 epoch")
+    )
+    for floor["mean"], tuned["mean"], said in ((0.7, 0.6, True), (0.6, 0.7, False)):
+        assert (
+            "The floor, word counts, reaches 0.700 on test, no less than the tuned model's 0.600." in page(results)
+        ) == said
+
+
+def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_path):
+    """As where the seed draws validation from the training rows: the rows that are asked are the same."""
+    plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
+    plan["runs"][1]["flags"]["train_limit"] = 30
+    right = make_up(tmp_path, plan)[1, "after", "test"]
+    block, hits = collect(tmp_path, plan)["protocols"]["single"], []
+    task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
+    for train in (splits.train, limit_rows(splits.train, 30)):
+        _, answers = floor(task, train, splits.validation, splits.test)
+        hits.append([answer == row["label"] for answer, row in zip(answers, splits.test, strict=True)])
+    hits = np.array(hits)
+    [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
+    assert line["scores"]["accuracy"]["seeds"] == pytest.approx(hits.mean(1)) and np.ptp(hits.mean(1)) > 0.02
+    reach = 1.96 * np.std(hits.mean(0)) / np.sqrt(hits.shape[1])
+    found = line["scores"]["accuracy"]
+    assert (found["low"], found["high"]) == pytest.approx((hits.mean() - reach, hits.mean() + reach), abs=0.015)
+    differences = right.mean(0) - hits.mean(0)
+    reach = 1.96 * np.std(differences) / np.sqrt(len(differences))
+    over = block["over_floor"]
+    assert [over["difference"], over["low"], over["high"]] == pytest.approx(
+        [differences.mean(), differences.mean() - reach, differences.mean() + reach], abs=0.015
+    )
+
+
+def test_a_sweep_that_changes_the_training_rows_has_a_floor_for_each(tmp_path):
+    plan = make_plan({"task": "sentiment"}, 1, [5], ("train_limit", ["20", "200"]))
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan)
+    block = results["protocols"]["single"]
+    names = {value: f"floor, word counts, train limit {value}" for value in (20, 200)}
+    lines = named_lines(results, "test")
+    means = {value: lines[name]["scores"]["accuracy"]["mean"] for value, name in names.items()}
+    assert means[20] != means[200]
+    tuned = lines[f"train limit {block['best']}"]["scores"]["accuracy"]["mean"]
+    assert block["over_floor"]["difference"] == pytest.approx(tuned - means[block["best"]])
+    assert f"Beside the {names[block['best']]}, the tuned model's accuracy on test" in page(results)
+
+
+def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_it(tmp_path, monkeypatch):
+    """As GLUE's mnli has a mismatched one."""
+    load = load_splits
+    for module in (study_results, sys.modules[__name__]):
+        beside = lambda *given: dataclasses.replace(load(*given), beside={"other": load(*given).test[:50]})  # noqa: E731
+        monkeypatch.setattr(module, "load_splits", beside)
+    plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan)
+    block = results["protocols"]["single"]
+    assert list(block["lines"]) == ["validation", "test", "other"] and block["judged"] == "test"
+    text = page(results)
+    assert "the tuned model's accuracy on test differs by" in text and "accuracy on other" not in text
+
+
+def test_a_study_whose_data_was_changed_meanwhile_says_so(tmp_path, monkeypatch):
+    plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
+    make_up(tmp_path, plan)
+    load = study_results.load_splits
+    for changed in (lambda rows: rows[1:], lambda rows: rows[::-1]):
+        other = lambda *given, changed=changed: dataclasses.replace(load(*given), test=changed(load(*given).test))  # noqa: E731
+        monkeypatch.setattr(study_results, "load_splits", other)
+        with pytest.raises(InputError, match="sample was changed since .*/epochs-1-seed-0: test holds other rows; "):
+            collect(tmp_path, plan)
 
 
 def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
@@ -254,7 +332,7 @@ def test_the_floor_stands_beside_the_best_with_its_interval_and_their_paired_dif
     assert (found["low"], found["high"]) == pytest.approx((hits.mean() - reach, hits.mean() + reach), abs=0.015)
     over, differences = block["over_floor"], right[12, "after", "test"].mean(0) - hits
     reach = 1.96 * np.std(differences) / np.sqrt(len(hits))
-    assert over["split"] == "test" and over["difference"] == pytest.approx(differences.mean())
+    assert block["judged"] == "test" and over["difference"] == pytest.approx(differences.mean())
     assert (over["low"], over["high"]) == pytest.approx(
         (differences.mean() - reach, differences.mean() + reach), abs=0.015
     )
@@ -273,7 +351,7 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
         (-0.01, 0.05, "+0.020 (-0.010 to +0.050, a paired bootstrap): chance alone could do it."),
         (-0.03, -0.01, "-0.020 (-0.030 to -0.010, a paired bootstrap): the floor, word counts, is better."),
     ):
-        block["over_floor"] = {"split": "test", "difference": (low + high) / 2, "low": low, "high": high, "p": 0.05}
+        block["over_floor"] = {"difference": (low + high) / 2, "low": low, "high": high, "p": 0.05}
         majority["mean"] = 0.5
         assert f"\n{begin}{ending}\n" in page(results) and "The majority class" not in page(results)
         majority["mean"] = 0.8

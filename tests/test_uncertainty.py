@@ -80,7 +80,7 @@ def test_intervals_are_those_of_a_plain_bootstrap(task):
     rng = random.Random(2)
     rows = drawn_rows(task, rng, 60)
     predicted = drawn_answers(task, rng, rows, 0.7)
-    found = intervals(task, rows, predicted, resamples=20_000)
+    found = intervals(task, rows, [predicted], resamples=20_000)
     for name, draws in plain_bootstrap(task, rows, [predicted], seed=3).items():
         low, high = np.quantile(draws, [0.025, 0.975])
         # Of 1,000 draws a quantile is itself uncertain, by a twentieth of the interval (one standard error).
@@ -93,7 +93,7 @@ def test_the_interval_of_a_mean_over_runs_draws_the_same_examples_for_each(task)
     rng = random.Random(8)
     rows = drawn_rows(task, rng, 60)
     answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
-    found = intervals(task, rows, *answers, resamples=20_000)
+    found = intervals(task, rows, answers, resamples=20_000)
     for name, draws in plain_bootstrap(task, rows, answers, seed=9).items():
         low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
         assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
@@ -103,7 +103,7 @@ def test_the_interval_of_an_accuracy_is_the_normal_approximation():
     rows = [{"label": "equivalent"}] * 1000
     predicted = ["equivalent"] * 730 + ["not equivalent"] * 200 + [None] * 70
     spread = 1.96 * math.sqrt(0.73 * 0.27 / 1000)
-    found = intervals(SIMILARITY, rows, predicted, resamples=20_000)["accuracy"]
+    found = intervals(SIMILARITY, rows, [predicted], resamples=20_000)["accuracy"]
     assert found == pytest.approx((0.73 - spread, 0.73 + spread), abs=0.0015)
 
 
@@ -113,7 +113,7 @@ def test_the_interval_holds_the_true_score_as_often_as_it_says():
     for number in range(300):
         rows = [{"label": "neutral"}] * 200
         predicted = ["neutral" if rng.random() < 0.7 else "positive" for _ in rows]
-        low, high = intervals(SENTIMENT, rows, predicted, resamples=500, seed=number)["accuracy"]
+        low, high = intervals(SENTIMENT, rows, [predicted], resamples=500, seed=number)["accuracy"]
         held += low <= 0.7 <= high
     assert 0.92 <= held / 300 <= 0.98  # 0.95, give or take three of its own standard errors
 
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_another():
     rng = random.Random(5)
     rows = drawn_rows(NER, rng, 40)
     predicted = drawn_answers(NER, rng, rows, 0.7)
-    first, again, other = (intervals(NER, rows, predicted, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (intervals(NER, rows, [predicted], seed=seed) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -203,7 +203,7 @@ def test_resamples_are_not_held_at_once():
     rows = [{"tags": ["O"] * (index + 1)} for index in range(1200)]
     predicted = [[rng.choice(["O", "B-DNA"])] + row["tags"][1:] for row in rows]
     tracemalloc.start()
-    intervals(NER, rows, predicted, resamples=2000)
+    intervals(NER, rows, [predicted], resamples=2000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6

@@ -9,12 +9,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from neo_peft import tables
 from neo_peft.errors import InputError
 from neo_peft.files import read_json
 from neo_peft.flags import OneLineParser, argument
-from neo_peft.plan import PLAN, RESULTS, read_plan
+from neo_peft.plan import PLAN, RESULTS, read_plan, value_name
 from neo_peft.predictions import path_of, read_predictions
 from neo_peft.runs import RUN, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import filled, task_of
@@ -24,7 +25,7 @@ from neo_peft.tasks import Task
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m neo_peft compare", allow_abbrev=False,
-        description="Compare what two finished runs answered on the same rows: scores, difference, what chance does.",
+        description="Compare what two runs, or two studies, answered on the same rows: scores and their difference.",
     )  # fmt: skip
     parser.add_argument("runs", nargs=2, metavar="RUN", type=argument(filled), help="a run's folder, or a study's")
     parser.add_argument(
@@ -37,78 +38,81 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
-    sides = [Path(folder) for folder in flags.runs]
-    runs_of_each = [runs_of(side) for side in sides]
-    task = task_of_all(sum(runs_of_each, []))
-    split = flags.split or usual_split(runs_of_each[0][0])
-    rows, answers = rows_of_all(task, sum(runs_of_each, []), split)
+    sides = [side_of(Path(folder)) for folder in flags.runs]
+    runs = sides[0].runs + sides[1].runs
+    task = task_of_all(runs)
+    split = flags.split or usual_split(runs[0])
+    rows, answers = rows_of_all(task, runs, split)
     from neo_peft.uncertainty import intervals, paired
 
-    count = len(runs_of_each[0])
+    count = len(sides[0].runs)
     answers_a, answers_b = answers[:count], answers[count:]
     compared = paired(task, rows, answers_a, answers_b)
-    of_each = [intervals(task, rows, *of_side) for of_side in (answers_a, answers_b)]
+    of_each = [intervals(task, rows, of_side) for of_side in (answers_a, answers_b)]
     for name, found in compared.items():
         found |= {f"{side}_interval": of_side[name] for side, of_side in zip("ab", of_each, strict=True)}
     if flags.json:
-        shown = {"task": task.name, "split": split, "rows": len(rows), "a": str(sides[0]), "b": str(sides[1])}
-        shown |= {f"{side}_runs": [run.name for run in runs] for side, runs in zip("ab", runs_of_each)}
+        shown = {"task": task.name, "split": split, "rows": len(rows)}
+        for name, side in zip("ab", sides):
+            shown |= {name: str(side.folder), f"{name}_runs": [str(run) for run in side.runs]}
         print(json.dumps(shown | {"better": better(compared[task.metric]), "measures": compared}))
         return
     kind = "sentences" if task.tags_words else "rows"
-    a, b = (said(side, runs) for side, runs in zip(sides, runs_of_each))
+    a, b = (f"{side.folder}{side.about}" for side in sides)
     print(f"{task.name}, {len(rows):,} {kind} of {split}; a is {a}, b is {b}; in brackets 95 % intervals\n")
     print(as_table(task, compared) + "\n")
-    print(verdict(task, compared[task.metric], sides))
+    print(verdict(task, compared[task.metric], [side.folder for side in sides]))
 
 
-def runs_of(folder: Path) -> list[Path]:
-    """Name the runs that a folder stands for: itself, or of a study those of its best value on validation."""
+class Side(NamedTuple):
+    """One side of a comparison: the folder that was named, the runs that it stands for, and what is said of them."""
+
+    folder: Path
+    runs: list[Path]
+    about: str = ""
+
+
+def side_of(folder: Path) -> Side:
+    """Take a run as it is, and of a study the runs of the value that was best on validation."""
     if not (folder / PLAN).is_file():
-        return [folder]
+        return Side(folder, [folder])
     plan = read_plan(folder)
     if not (folder / RESULTS).is_file():
         raise InputError(
             f"{folder} is a study that was not finished; go on with it: python -m neo_peft study --resume {folder}"
         )
+    results = read_json(folder / RESULTS)
     try:
-        best = {name: block["best"] for name, block in read_json(folder / RESULTS)["protocols"].items()}
+        best, ended = {name: block["best"] for name, block in results["protocols"].items()}, set(results["runs"])
     except (KeyError, TypeError, AttributeError):
-        best = {}
+        best, ended = {}, set()
     if len(best) > 1:
-        raise InputError(f"{folder} is a study of the protocols {' and '.join(best)}; compare runs in it, or name one")
-    found = [folder / run["name"] for run in plan["runs"] if [run["value"]] == list(best.values())]
-    ended = [run for run in found if (run / RUN).exists()]  # without those that have diverged
-    if not ended:
+        raise InputError(f"{folder} is a study of the protocols {' and '.join(best)}; compare runs in it")
+    planned = [run["name"] for run in plan["runs"] if [run["value"]] == list(best.values())]
+    runs = [folder / name for name in planned if name in ended]  # without those that have diverged
+    if not runs:
         raise InputError(
             f"{folder / RESULTS} is no study's results; make them again: python -m neo_peft study --resume {folder}"
         )
-    return ended
-
-
-def said(side: Path, runs: list[Path]) -> str:
-    """Name a side, and of a study the runs that it stands for."""
-    if runs == [side]:
-        return str(side)
-    return f"{side} ({runs[0].name}{f' to {runs[-1].name}' if len(runs) > 1 else ''})"
+    count = f"{len(runs)} of {len(planned)}" if len(runs) < len(planned) else len(runs)
+    about = f" ({value_name(plan['swept'], *best.values())}, {count} seed{'s' if len(planned) > 1 else ''})"
+    return Side(folder, runs, about)
 
 
 def task_of_all(runs: list[Path]) -> Task:
     """Take the task of the runs; refuse those of different ones."""
-    tasks = []
+    first = None
     for run in runs:
         if not run.is_dir():
             raise InputError(f"there is no run folder {run}")
         refuse_unfinished(run)
-        tasks.append(task_of(recorded_settings(run / RUN, read_record(run)["flags"])))
-    for run, task in zip(runs, tasks):
-        for what, a, b in (
-            ("tasks", tasks[0].name, task.name),
-            ("labels", ", ".join(tasks[0].labels), ", ".join(task.labels)),
-        ):
+        task = task_of(recorded_settings(run / RUN, read_record(run)["flags"]))
+        first = first or task
+        differ = [("tasks", first.name, task.name), ("labels", ", ".join(first.labels), ", ".join(task.labels))]
+        for what, a, b in differ:
             if a != b:
                 raise InputError(f"{runs[0]} and {run} have different {what}: {a} and {b}; compare runs of one task")
-    return tasks[0]
+    return first
 
 
 def usual_split(run: Path) -> str:
@@ -131,7 +135,7 @@ def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], l
                 )
             raise InputError(
                 f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs on the same data, "
-                "with the same --protocol and --eval-limit"
+                "with the same --protocol and --eval-limit, and with the same seed where it draws the split"
             )
         answers.append([row["predicted"] for row in answered])
     return rows, answers

@@ -99,7 +99,7 @@ def read_run(folder: Path) -> Run:
     splits = [split for split in record["rows"] if split != "train"]
     answers = {kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds}
     ranges = {
-        kind: {split: intervals(task, rows, [row["predicted"] for row in rows]) for split, rows in of_kind.items()}
+        kind: {split: intervals(task, rows, [[row["predicted"] for row in rows]]) for split, rows in of_kind.items()}
         for kind, of_kind in answers.items()
     }
     return Run(folder, record, task, read_metrics(folder / METRICS), answers, ranges)
