@@ -351,6 +351,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     (begun / "settings.json").write_text("{}")
     assert refused(capsys, "one", "two") == "several runs need --out FILE, the page that compares them; see --help"
     assert refused(capsys, "none") == "none holds no run.json: a report shows runs that train.py has finished"
+    assert refused(capsys, tmp_path).endswith(f"that train.py has finished; name those in it, as {run}")
     assert refused(capsys, begun).startswith(f"{begun} is a run that was not finished; go on with it: python train.py")
     assert refused(capsys, run, begun, "--out", "x.html").startswith(f"{begun} is a run that was not finished")
     assert refused(capsys).startswith("there is no finished run in runs/")

@@ -89,7 +89,9 @@ def read_run(folder: Path) -> Run:
     """Read all that is shown of a run. Raise InputError where it is not finished, or a file was changed."""
     refuse_unfinished(folder)
     if not (folder / RUN).exists():
-        raise InputError(f"{folder} holds no {RUN}: a report shows runs that train.py has finished")
+        within = sorted(folder.glob(f"*/{RUN}"))  # of a study
+        advice = f"; name those in it, as {within[0].parent}" if within else ""
+        raise InputError(f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}")
     record = read_record(folder)
     for name in (METRICS, TIMINGS):
         if sha256(folder / name) != record["files"].get(name):
