@@ -26,8 +26,8 @@ _PAPER_PROMPT = {
     **_PAPER, "method": "prompt", "prompt_length": 8, "prompt_init": "text", "learning_rate": 3e-2, "batch_size": 8,
     "clip_norm": 0.0, "keep": "last", "generate": True,
 }  # fmt: skip
-# What beat the study's recipe on the bundled model, see docs/results.md: of tags on ner, of answers on sentiment; the
-# other tasks of the same shape take it untried.
+# What beat the study's recipe on the bundled model, see docs/results.md: of tags on ner, of answers on sentiment and
+# similarity; the other tasks of the same shape take it untried.
 _BEST = {"method": "lora", "target_modules": ("all-linear",)}
 _BEST_TAGS = {
     **_BEST, "rank": 32, "alpha": 32.0, "learning_rate": 3e-3, "echo": True, "tag_decoding": "viterbi",
