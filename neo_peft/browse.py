@@ -28,11 +28,11 @@ def by_label(task: Task, scores: dict, split: str) -> Html:
     """Show the confusion matrix, each cell shaded by its share of the gold label."""
     lines = []
     for right, (label, counts) in enumerate(zip(task.labels, scores["confusion"], strict=True)):
-        shares = [f"--share:{100 * count / max(1, sum(counts)):.0f}%" for count in counts]
-        kinds = ["right" if column == right else None for column in range(len(counts))]
-        lines.append(
-            [label, *(cell(*one, style=share, class_=kind) for *one, share, kind in zip(counts, shares, kinds))]
-        )
+        cells = []
+        for column, count in enumerate(counts):
+            share = f"--share:{100 * count / max(1, sum(counts)):.0f}%"
+            cells.append(cell(count, style=share, class_="right" if column == right else None))
+        lines.append([label, *cells])
     about = "Rows of the split; a cell is the stronger in colour, the larger its share of the gold label."
     matrix = table(["gold \\ answer", *task.labels, "unanswered"], lines, "confusion")
     return section(f"Gold against answer, on {split}", matrix, note(about))
@@ -52,9 +52,7 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
         return facts({name: sentence(row["tokens"], *of, types) for name, of in pair.items()})
 
     count = sum(len(entities(row["tags"])) for row in rows)
-    about = (
-        f"{count:,} gold entities in {len(rows):,} sentences; each is counted once. Outlined is what a line is about."
-    )
+    about = f"{count:,} gold entities in {len(rows):,} sentences; each counts once. Outlined is what a line is about."
     groups = [group(kind, items, show, KINDS[kind]) for kind, items in found.items()]
     return section(f"Errors, on {split}", note(about), *groups)
 

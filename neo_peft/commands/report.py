@@ -36,12 +36,9 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m neo_peft report", allow_abbrev=False,
         description="Write a page on finished runs: scores, curves, errors to browse, and the recipe.",
     )  # fmt: skip
-    parser.add_argument(
-        "runs", nargs="*", metavar="RUN", type=argument(filled), help="runs' folders (default: the newest finished one)"
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", type=argument(filled), help="the page (default: RUN/report.html; several runs need it)"
-    )
+    path = argument(filled)
+    parser.add_argument("runs", nargs="*", metavar="RUN", type=path, help="folders (default: the newest finished run)")
+    parser.add_argument("--out", metavar="FILE", type=path, help="the page (default: RUN/report.html, of one run)")
     flags = parser.parse_intermixed_args(argv)
     if len(flags.runs) > 1 and not flags.out:
         parser.error("several runs need --out FILE, the page that compares them")
@@ -111,10 +108,9 @@ def article(run: Run, name: str) -> Html:
     """Show one run; the answers of test, where there is one, are looked at closely."""
     split = "test" if "test" in run.answers["after"] else "validation"
     found, rows = run.record["scores"]["after"][split], run.answers["after"][split]
-    if run.task.tags_words:
-        closely = browse.by_type(run.task, found, split), browse.wrong_entities(run.task, rows, split)
-    else:
-        closely = browse.by_label(run.task, found, split), browse.wrong_answers(run.task, rows, split)
+    of_tags, of_answers = (browse.by_type, browse.wrong_entities), (browse.by_label, browse.wrong_answers)
+    matrix, wrong = of_tags if run.task.tags_words else of_answers
+    closely = matrix(run.task, found, split), wrong(run.task, rows, split)
     return element("article", opening(run), scores(run), curves(run), *closely, cost(run), recipe(run), id=name)
 
 
@@ -130,12 +126,10 @@ def opening(run: Run) -> Html:
         f"seed {record['seed']}"
     )
     said = verdict(run.task, record["scores"], record["rows"]["validation"])
-    warnings = [element("p", f"Warning: {warning}", class_="warning") for warning in record["warnings"]]
+    lines = [("folder", run.folder), ("what", what), ("verdict", said)]
+    lines += [("warning", f"Warning: {warning}") for warning in record["warnings"]]
     head = element("h2", f"{run.task.name}, {flags['method']}")
-    lines = [
-        element("p", line, class_=kind) for kind, line in (("folder", run.folder), ("what", what), ("verdict", said))
-    ]
-    return element("header", head, *lines, *warnings)
+    return element("header", head, *(element("p", line, class_=kind) for kind, line in lines))
 
 
 def base_name(name: str) -> str:
@@ -145,14 +139,13 @@ def base_name(name: str) -> str:
 
 def scores(run: Run) -> Html:
     """Show the scores of each split: the majority's, before and after, by rank and where it was done by generation."""
-    given = run.record["scores"]
     kinds = ["majority", *sorted(run.ranges, key=lambda kind: kind.startswith("after"))]
     tables = []
     for split, rows in run.answers["after"].items():
         measures = run.ranges["after"][split]
         lines = [[shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)] for name in measures]
         if any("generate" in kind for kind in kinds):
-            lines.append(["unanswered", *(given[kind][split]["unanswered"] for kind in kinds)])
+            lines.append(["unanswered", *(run.record["scores"][kind][split]["unanswered"] for kind in kinds)])
         head = element("h4", f"{split}, {len(rows):,} rows")
         tables.append(element("div", head, table(["", *kinds], lines, "scores")))
     about = "Below a score its 95 % interval: how far the choice of these rows alone could move it (bootstrap)."
@@ -175,15 +168,13 @@ def side_by_side(runs: list[Run]) -> Html:
     lines = []
     for place, run in enumerate(runs, start=1):
         record, metric = run.record, run.task.metric
-        name = (
-            element("a", run.folder, href=f"#run-{place}"),
-            element("small", f"{run.task.name}, {record['flags']['method']}"),
-        )
+        what = element("small", f"{run.task.name}, {record['flags']['method']}")
+        name = joined([element("a", run.folder, href=f"#run-{place}"), what])
         found = [scored(run, "after", split, metric) if split in run.answers["after"] else "–" for split in splits]
-        share, seconds = f"{100 * record['trainable'] / record['total']:.3g} %", f"{record['seconds']:,.0f}"
-        lines.append([joined(name), shown_name(run.task, metric), *found, share, seconds])
-    header = ["run", "measure", *splits, "trained", "seconds"]
-    return element("article", section("Side by side", table(header, lines, "scores")))
+        share = f"{100 * record['trainable'] / record['total']:.3g} %"
+        lines.append([name, shown_name(run.task, metric), *found, share, f"{record['seconds']:,.0f}"])
+    compared = table(["run", "measure", *splits, "trained", "seconds"], lines, "scores")
+    return element("article", section("Side by side", compared))
 
 
 def curves(run: Run) -> Html:
@@ -224,13 +215,11 @@ def recipe(run: Run) -> Html:
         [f"--{name.replace('_', '-')}", value, "assumed" if name in record["assumed"] else ""]
         for name, value in record["flags"].items()
     ]
-    flags = element(
-        "details", element("summary", element("b", "all flags")), table(["flag", "value", ""], lines, "flags")
-    )
+    folded = element("summary", element("b", "all flags")), table(["flag", "value", ""], lines, "flags")
     return section("Recipe", facts({
         "base": f"{base_name(record['model'])}, fingerprint {record['base']['fingerprint']}",
         "seed": record["seed"],
         "finished": record["finished"],
         "commit": record["commit"] or "–",
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
-    }), flags)  # fmt: skip
+    }), element("details", *folded))  # fmt: skip
