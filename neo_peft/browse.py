@@ -52,7 +52,8 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
         return facts({name: sentence(row["tokens"], *of, types) for name, of in pair.items()})
 
     count = sum(len(entities(row["tags"])) for row in rows)
-    about = f"{count:,} gold entities in {len(rows):,} sentences; each counts once. Outlined is what a line is about."
+    right = count - sum(len(items) for kind, items in found.items() if kind != "spurious")
+    about = f"{count:,} gold entities in {len(rows):,} sentences, {right:,} right. Outlined is what a line is about."
     groups = [group(kind, items, show, KINDS[kind]) for kind, items in found.items()]
     return section(f"Errors, on {split}", note(about), *groups)
 

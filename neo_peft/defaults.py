@@ -27,7 +27,7 @@ _PAPER_PROMPT = {
     "clip_norm": 0.0, "keep": "last", "generate": True,
 }  # fmt: skip
 # What beat the study's recipe on the bundled model, see docs/results.md: of tags on ner, of answers on sentiment and
-# similarity; the other tasks of the same shape take it untried.
+# similarity; on rows of one's own it is untried.
 _BEST = {"method": "lora", "target_modules": ("all-linear",)}
 _BEST_TAGS = {
     **_BEST, "rank": 32, "alpha": 32.0, "learning_rate": 3e-3, "echo": True, "tag_decoding": "viterbi",

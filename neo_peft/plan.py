@@ -23,8 +23,11 @@ PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
 STUDIES = Path("studies")
 EPOCHS = {"similarity": (1, 5, 10, 20)}
 EPOCHS_OF_ANSWERS, EPOCHS_OF_TAGS = (1, 5, 10), (10,)
-# What a sweep cannot be over: what a study gives by itself, and what a run is not made from.
-NOT_SWEPT = ("task", "protocol", "seed", "preset", "json", "generate")
+# What a sweep cannot be over: what a study gives by itself, and what changes only how a run is computed, or scored.
+NOT_SWEPT = (
+    "task", "protocol", "seed", "preset", "json", "generate", "eval_limit", "device", "checkpoint_every",
+    "checkpoint_activations",
+)  # fmt: skip
 SWITCHED = {"off": False, "on": True}  # how a sweep says a flag that is there or not
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.files import write_whole
+from neo_peft.tables import shown_name
+from neo_peft.tasks import Task
 
 OF_A_STEP = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
 OF_AN_EPOCH = {"step", "epoch", "train_loss", "validation_loss", "validation"}
@@ -43,7 +45,7 @@ def _are_numbers(values: object) -> bool:
     return all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in values)
 
 
-def learning_curves(metrics: Path, plot: Path) -> None:
+def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
     """Draw a run's loss at each step and each epoch, and its validation score, from its metrics.jsonl, as a PNG."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
@@ -51,7 +53,7 @@ def learning_curves(metrics: Path, plot: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss, validation = figure.subplots(1, 2)
     draw_loss(loss, lines)
-    draw_validation(validation, lines)
+    draw_validation(validation, lines, task)
     write_whole(plot, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
@@ -68,10 +70,10 @@ def draw_loss(axes: Any, lines: list[dict]) -> None:
     axes.grid(alpha=0.3)
 
 
-def draw_validation(axes: Any, lines: list[dict]) -> None:
+def draw_validation(axes: Any, lines: list[dict], task: Task) -> None:
     epochs = [line for line in lines if "validation" in line]
     for name in epochs[0]["validation"]:
-        label = name.replace("$", r"\$")  # which would begin a formula
+        label = shown_name(task, name).replace("$", r"\$")  # which would begin a formula
         values = [line["validation"][name] for line in epochs]
         axes.plot([line["step"] for line in epochs], values, marker="o", ms=3, label=label)
     axes.set(xlabel="step", ylabel="validation", ylim=(0, 1))
@@ -81,10 +83,10 @@ def draw_validation(axes: Any, lines: list[dict]) -> None:
 
 # Drawn in these, which no theme has, an SVG takes the colours of the page that it stands in.
 THEME = {"#010101": "var(--ink)", "#020202": "var(--first)", "#030303": "var(--second)", "#040404": "var(--third)",
-         "#050505": "var(--soft)"}  # fmt: skip
+         "#050505": "var(--fourth)", "#060606": "var(--soft)"}  # fmt: skip
 
 
-def as_svg(draw: Callable[[Any, list[dict]], None], lines: list[dict]) -> str:
+def as_svg(draw: Callable[[Any], None]) -> str:
     """Draw onto axes of its own, as an SVG element for a page that says what --ink, --soft, --first, … are."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -95,7 +97,7 @@ def as_svg(draw: Callable[[Any, list[dict]], None], lines: list[dict]) -> str:
     style |= {"svg.fonttype": "none", "svg.hashsalt": "neo_peft", "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.6, 3.2), layout="constrained", facecolor="none")
-        draw(figure.subplots(), lines)
+        draw(figure.subplots())
         figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.errors import InputError
-from neo_peft.files import make_folders, sha256, write_text
-from neo_peft.runs import RUN, read_record, recorded_settings
-from neo_peft.settings import task_of
+from neo_peft.files import make_folders, write_text
+from neo_peft.runs import read_record, task_of_run, unchanged
 from neo_peft.tasks import Task
 
 FOLDER = "predictions"
@@ -43,13 +42,11 @@ def write_answers(path: Path, rows: Sequence[dict], predicted: Sequence, said: S
 def read_predictions(folder: Path, when: str, split: str) -> list[dict]:
     """Read what a finished run answered on a split. Raise InputError where it is missing or was changed."""
     record, path = read_record(folder), path_of(folder, when, split)
-    checksum = record["files"].get(str(path.relative_to(folder)))
-    if checksum is None or not path.is_file():
+    if not path.is_file():
         there = ", ".join(name for name in record["files"] if name.startswith(FOLDER))
         raise InputError(f"{path} is missing: of its answers the run left {there or 'none; train it again'}")
-    if sha256(path) != checksum:
-        raise InputError(f"{path} was changed since the run: its sha256 is another")
-    task = task_of(recorded_settings(folder / RUN, record["flags"]))
+    unchanged(folder, record, str(path.relative_to(folder)))
+    task = task_of_run(folder, record)
     rows = []
     # Bytes, whose lines end at a newline alone: text's also end at characters such as U+2028.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):

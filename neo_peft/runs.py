@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.files import clean, make_folders, read_json, read_sealed, refuse_used, sync, write_sealed
+from neo_peft.files import clean, make_folders, read_json, read_sealed, refuse_used, sha256, sync, write_sealed
 from neo_peft.peft_config import CONFIG, named_base, read_peft
-from neo_peft.settings import OF_TAGS, Settings, make_settings
-from neo_peft.tasks import TASKS
+from neo_peft.settings import OF_TAGS, Settings, make_settings, task_of
+from neo_peft.tasks import TASKS, Task
 
 RUNS = Path("runs")
 RUN = "run.json"  # a finished run has it; an adapter of peft's has CONFIG
 SETTINGS = "settings.json"  # the first thing that a run writes
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 NOT_OF_THE_RUN = ("out", "json", "resume")
 
 
@@ -143,6 +144,21 @@ def read_record(folder: Path) -> dict:
         if ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name:
             raise InputError(f"{folder / RUN} names {name}, which is not a file of its own folder")
     return record
+
+
+def task_of_run(folder: Path, record: dict) -> Task:
+    """Make the task of a run, with the labels and the labels' words that its record has."""
+    return task_of(recorded_settings(folder / RUN, record["flags"]))
+
+
+def unchanged(folder: Path, record: dict, name: str) -> Path:
+    """Return the path of a file that a finished run left. Raise InputError where it is missing or was changed."""
+    path = folder / name
+    if name not in record["files"] or not path.is_file():
+        raise InputError(f"{path} is missing: a run leaves it, and its record names it")
+    if sha256(path) != record["files"][name]:
+        raise InputError(f"{path} was changed since the run: its sha256 is another")
+    return path
 
 
 def write_record(folder: Path, record: dict) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from neo_peft import training
 from neo_peft.errors import DivergedError, InputError, Stopped
-from neo_peft.files import clean, locked, make_folders, refuse_used, write_json, write_sealed
+from neo_peft.files import clean, locked, make_folders, refuse_used, write_sealed
 from neo_peft.job import Say
 from neo_peft.plan import PLAN, RESULTS, STUDIES
 from neo_peft.progress import Progress, no_progress
@@ -21,20 +21,34 @@ from neo_peft.study_results import collect
 from neo_peft.tasks import get_task
 
 
-def run_study(folder: Path, plan: dict, say: Say = print, progress: Progress = no_progress) -> str:
-    """Do all runs of a study that are not done, write its results into its folder, and return its tables as text."""
+class RefusedError(InputError):
+    """A run that cannot be done as it is planned, such as one whose prompt does not fit into the model."""
+
+
+def run_study(folder: Path, plan: dict, say: Say = print, progress: Progress = no_progress) -> tuple[str, list[str]]:
+    """Do all runs of a study that are not done, write its results into its folder, and return its tables as text, with
+    a line for each run that was refused. Those that have diverged are a result, as of a rate that is too large.
+
+    Raises InputError where the first run is refused: nothing is there yet, and what refuses it may refuse them all.
+    """
+    failed, refused, count = {}, [], len(plan["runs"])
     with locked(folder):
         clean(folder)
         try:
-            for number, run in enumerate(progress(plan["runs"], "study", len(plan["runs"])), start=1):
+            for number, run in enumerate(progress(plan["runs"], "study", count), start=1):
                 try:
                     reached = in_a_line(do_run(folder, run, progress))
-                except DivergedError as error:  # a result too, of a rate that is too large
-                    reached = f"diverged: {error}"
-                say(f"{number}/{len(plan['runs'])}  {run['name']}: {reached}")
-            results = collect(folder, plan)
-            write_json(folder / RESULTS, results)
-            return write_page(folder, results)
+                except DivergedError as error:
+                    failed[run["name"]], reached = "diverged", f"diverged: {error}"
+                except RefusedError as error:
+                    if number == 1:
+                        raise InputError(f"{run['name']}: {error}") from None
+                    failed[run["name"]], reached = "refused", f"refused: {error}"
+                    refused.append(f"{run['name']}: {error}")
+                say(f"{number}/{count}  {run['name']}: {reached}")
+            results = collect(folder, plan, failed)
+            write_sealed(folder / RESULTS, results)
+            return write_page(folder, results), refused
         except Stopped as stopped:
             stopped.advice = f"stopped; go on with it: python -m neo_peft study --resume {folder}"
             raise
@@ -86,12 +100,11 @@ def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
             except DivergedError:
                 raise
             except InputError as error:
-                raise InputError(f"{run['name']}: {error}") from None
+                raise RefusedError(f"{error}") from None
     return read_record(path)
 
 
 def in_a_line(record: dict) -> str:
-    """Say what a run has reached."""
+    """Say what a run has reached on validation, by which values are chosen."""
     metric = get_task(record["task"]).metric
-    scores = [f"{split} {metric} {of[metric]:.3f}" for split, of in record["scores"]["after"].items()]
-    return ", ".join([*scores, f"{record['seconds']:.0f} seconds"])
+    return f"validation {metric} {record['scores']['after']['validation'][metric]:.3f}, {record['seconds']:.0f} seconds"

@@ -5,6 +5,7 @@ from pathlib import Path
 from neo_peft.files import write_text, write_whole
 from neo_peft.tables import markdown, number, shown_name
 from neo_peft.tasks import get_task
+from neo_peft.uncertainty import FEWEST
 
 TABLE = "table.md"
 GENERATED = "accuracy, generated"
@@ -28,13 +29,15 @@ def page(results: dict) -> str:
     """Lay out all of a study's tables, what they show, and what made them."""
     said = results | {results["swept"]: ", ".join(map(str, results["values"]))}  # where several methods, or models, are
     parts = [f"# {said['task']}, {said['method']} on {said['model']}, data {said['data']}"]
+    named = {protocol: f", protocol {protocol}" * (protocol != "single") for protocol in results["protocols"]}
     for protocol, block in results["protocols"].items():
-        named = f", protocol {protocol}" if protocol != "single" else ""
+        parts += beaten(results, block, block["judged"] + named[protocol])
+    for protocol, block in results["protocols"].items():
         for split, lines in block["lines"].items():
-            parts.append(f"## {split}{named}: {block['rows'][split]:,} rows")
+            parts.append(f"## {split}{named[protocol]}: {block['rows'][split]:,} rows")
             parts.append(table(results, lines))
-        parts += [legend(results, block), *beaten(results, block)]
-        parts.append(f"![{title(results, results['metric'])}{named}]({plot_name(protocol)})")
+        parts.append(legend(results, block))
+        parts.append(f"![{title(results, results['metric'])}{named[protocol]}]({plot_name(protocol)})")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     count = len(results["runs"])
     made = f"{count} run{'s' if count > 1 else ''} in {results['seconds']:,.0f} seconds on {results['device']}, "
@@ -70,7 +73,7 @@ def title(results: dict, measure: str) -> str:
 def mark(results: dict, line: dict) -> str:
     """Mark what was chosen on validation, a value by the mean over seeds, an epoch by each; and what failed."""
     said = f", kept by {line['kept']}" if line.get("kept") else ""
-    said += f", {line['diverged']} of {results['seeds']} diverged" if line.get("diverged") else ""
+    said += "".join(f", {count} of {results['seeds']} {what}" for what, count in line.get("failed", {}).items())
     return said + (" *" if line.get("best") and len(results["values"]) > 1 else "")
 
 
@@ -85,15 +88,24 @@ def legend(results: dict, block: dict) -> str:
     """Say what the numbers of a table are."""
     seeds = results["seeds"]
     said = [f"Mean over {seeds} seeds ± standard deviation, where they differ." if seeds > 1 else "One seed."]
-    same = ", the same draws for every seed" if seeds > 1 else ""
-    said.append(f"The interval is the mean's, by a bootstrap over examples{same}.")
+    scores = [score for lines in block["lines"].values() for line in lines for score in line["scores"].values()]
+    if any("low" in score for score in scores):
+        same = ", the same draws for every seed" if seeds > 1 else ""
+        said.append(f"The interval is the mean's, by a bootstrap over examples{same}.")
+    else:
+        said.append(
+            "There are no intervals, since each seed draws a validation of its own: a validation.jsonl does not."
+        )
     said.append("The floor needs no language model.")
     if block["keeps"] == ["best"] and not block["kept_epochs"]:
         said.append("Of each run the epoch that was best on validation is kept.")
     if block["kept_epochs"]:
-        said.append('"Kept by" counts the seeds whose best epoch on validation it is; test is scored for that alone.')
+        which = "last epoch" if block["keeps"] == ["last"] else "best epoch on validation"
+        said.append(f'"Kept by" counts the seeds whose {which} it is; test is scored for that alone.')
     elif len(results["values"]) > 1:
-        said.append(f"* is the best on validation{'' if results['swept'] == 'epochs' else ', and alone is tested'}.")
+        said.append(
+            f"* is the best on validation{'' if results['swept'] == 'epochs' else ', and test is shown for it alone'}."
+        )
     if any("unanswered" in line["scores"] for lines in block["lines"].values() for line in lines):
         said.append(
             "Accuracy is by the rank of the labels, or a head's; generated, the model says what it likes, and "
@@ -102,27 +114,31 @@ def legend(results: dict, block: dict) -> str:
     return " ".join(said)
 
 
-def beaten(results: dict, block: dict) -> list[str]:
+def of_best(block: dict, split: str) -> dict[str, dict]:
+    """Take a split's line of each kind, {kind: line}: where there are several, that of the best value."""
+    return {line["kind"]: line for line in block["lines"][split] if line.get("value", block["best"]) == block["best"]}
+
+
+def beaten(results: dict, block: dict, where: str) -> list[str]:
     """Say plainly how the best that was tuned stands beside what needs no tuning: on test, where there is one."""
-    split, metric, over = block["judged"], results["metric"], block["over_floor"]
-    of_kind = {
-        line["kind"]: line for line in block["lines"][split] if line.get("value", block["best"]) == block["best"]
-    }
+    metric, over, of_kind = results["metric"], block["over_floor"], of_best(block, block["judged"])
     reached = {kind: of_kind[kind]["scores"][metric]["mean"] for kind in ("majority", "floor", "after")}
     named = {"majority": "the majority class", "floor": f"the {of_kind['floor']['name']},"}
     said = []
     for kind, name in named.items():
         if reached[kind] >= reached["after"] and not (kind == "floor" and over):
             said.append(
-                f"{name[0].upper()}{name[1:]} reaches {reached[kind]:.3f} on {split}, no less than the tuned model's "
+                f"{name[0].upper()}{name[1:]} reaches {reached[kind]:.3f} on {where}, no less than the tuned model's "
                 f"{reached['after']:.3f}."
             )
     if over:
         ending = "chance alone could do it"
-        if over["low"] > 0 or over["high"] < 0:
+        if over["differ"] < FEWEST:
+            ending = f"on {over['differ']} rows alone, too few to tell"
+        elif over["low"] > 0 or over["high"] < 0:
             ending = f"{'the tuned model' if over['low'] > 0 else named['floor']} is better"
         said.append(
-            f"Beside {named['floor']} the tuned model's {title(results, metric)} on {split} differs by "
+            f"Beside {named['floor']} the tuned model's {title(results, metric)} on {where} differs by "
             f"{over['difference']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f}, a paired bootstrap): {ending}."
         )
     return said
@@ -145,7 +161,9 @@ def draw(results: dict, block: dict, path: Path) -> None:
             marker="o", ms=4, capsize=3, label=f"{split}, the kept epoch" if alone else split,
         )  # fmt: skip
     last = list(block["lines"])[-1]
-    for line, style in zip(block["lines"][last][:3], (":", "--", "-.")):
+    of_kind = of_best(block, last)
+    for kind, style in (("majority", ":"), ("floor", "--"), ("before", "-.")):
+        line = of_kind[kind]
         axes.axhline(line["scores"][metric]["mean"], ls=style, color="gray", lw=1, label=f"{line['name']}, {last}")
     epochs = [line["value"] for line in block["lines"]["validation"] if line["kind"] == "epoch"]
     axes.set_xticks(epochs or range(len(results["values"])), list(map(str, epochs or results["values"])))

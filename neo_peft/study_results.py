@@ -4,9 +4,10 @@ The results are lists of lines, one list a split: the majority, a floor without 
 what was tuned, each with all of its measures. results.json holds them, and `study_page.py` shows them.
 """
 
-import json
 import statistics
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from neo_peft.decoding import score
 from neo_peft.errors import InputError
@@ -14,30 +15,25 @@ from neo_peft.floors import floor
 from neo_peft.plan import value_name
 from neo_peft.plots import read_metrics
 from neo_peft.predictions import read_predictions
-from neo_peft.runs import RUN, read_record, recorded_settings
-from neo_peft.settings import task_of
+from neo_peft.runs import METRICS, read_record, task_of_run, unchanged
 from neo_peft.sources import limit_rows, load_splits
-from neo_peft.summary import METRICS
 from neo_peft.tasks import Task, get_task
-from neo_peft.uncertainty import intervals, paired
+from neo_peft.uncertainty import differing, intervals, paired
 
 
-def collect(folder: Path, plan: dict) -> dict:
-    """Collect what the runs of a study have reached, for each protocol."""
-    runs = []
-    for run in plan["runs"]:
-        path = folder / run["name"]
-        if (path / RUN).exists():  # else it has diverged
-            runs.append(run | {"folder": path, "record": read_record(path)})
+def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
+    """Collect what the runs of a study have reached, for each protocol; `failed` says of those that came to no end what
+    became of them: "diverged" or "refused"."""
+    runs = [run | {"folder": folder / run["name"]} for run in plan["runs"] if run["name"] not in failed]
     if not runs:
-        raise InputError(f"no run of {folder} came to an end: all have diverged")
-    record = runs[0]["record"]
+        raise InputError(f"no run of {folder} came to an end: {', '.join(sorted({*failed.values()}))}")
     blocks: dict[str, list[dict]] = {}
     for run in runs:
-        blocks.setdefault(run["record"]["protocol"], []).append(run)
+        run["record"] = record = read_record(run["folder"])
+        blocks.setdefault(record["protocol"], []).append(run)
     return {name: plan[name] for name in ("task", "method", "model", "data", "swept", "values", "seeds", "command")} | {
-        "metric": task_in(runs[0]).metric,
-        "protocols": {protocol: block(plan, of_protocol) for protocol, of_protocol in blocks.items()},
+        "metric": task_of_run(runs[0]["folder"], record).metric,
+        "protocols": {protocol: block(plan, of_protocol, failed) for protocol, of_protocol in blocks.items()},
         "runs": [run["name"] for run in runs],
         "versions": record["versions"],
         "commit": record["commit"],
@@ -46,18 +42,14 @@ def collect(folder: Path, plan: dict) -> dict:
     }
 
 
-def task_in(run: dict) -> Task:
-    """Make the task of a run, with the labels that its record has."""
-    return task_of(recorded_settings(run["folder"] / RUN, run["record"]["flags"]))
-
-
-def block(plan: dict, runs: list[dict]) -> dict:
+def block(plan: dict, runs: list[dict], failed: dict[str, str]) -> dict:
     """Collect the results of one protocol: the lines of each split, and which value is the best on validation."""
-    task, swept, rows = task_in(runs[0]), plan["swept"], runs[0]["record"]["rows"]
+    task, swept, rows = task_of_run(runs[0]["folder"], runs[0]["record"]), plan["swept"], runs[0]["record"]["rows"]
     groups = [(value, [run for run in runs if run["value"] == value]) for value in plan["values"]]
     ended = [(value, of_value) for value, of_value in groups if of_value]
     one_run = task.tags_words and swept == "epochs" and len(groups) == 1  # all epochs are seen in it
-    best, of_best = max(ended, key=lambda group: mean_after(task, group[1]))
+    # Of values that fail with one seed or another none is better than one that holds with all.
+    best, of_best = max(ended, key=lambda group: (len(group[1]), mean_after(task, group[1])))
     untuned = {"majority": "majority", "floor": f"floor, {add_floors(task, runs)}", "before": "before"}
     lines: dict[str, list[dict]] = {}
     for split in runs[0]["record"]["scores"]["after"]:
@@ -69,13 +61,20 @@ def block(plan: dict, runs: list[dict]) -> dict:
             if split == "validation" or swept == "epochs" or value == best:
                 name = "tuned, the kept epoch" if one_run else value_name(swept, value)
                 tuned = line(task, name, "after", of_value, split) | {"value": value, "best": value == best}
-                lines[split].append(tuned | {"diverged": plan["seeds"] - len(of_value)})
+                lines[split].append(tuned | {"failed": failures(plan, value, runs, failed)})
     judged = "test" if "test" in lines else "validation"
     return {
         "rows": rows, "best": best, "lines": lines, "judged": judged, "over_floor": over_floor(task, of_best, judged),
         "kept_epochs": [run["record"]["kept_epoch"] for run in of_best] if one_run else None,
         "keeps": sorted({run["record"]["flags"]["keep"] for run in runs}),
     }  # fmt: skip
+
+
+def failures(plan: dict, value: Any, runs: list[dict], failed: dict[str, str]) -> dict[str, int]:
+    """Count the seeds of a value that came to no end, by what became of them, under the protocol of `runs`."""
+    protocol = runs[0]["flags"]["protocol"]
+    planned = [run for run in plan["runs"] if run["value"] == value and run["flags"]["protocol"] == protocol]
+    return Counter(failed[run["name"]] for run in planned if run["name"] in failed)
 
 
 def mean_after(task: Task, runs: list[dict]) -> float:
@@ -145,21 +144,23 @@ def intervals_of_mean(task: Task, answers: list[list[dict]]) -> dict[str, dict]:
 
 def over_floor(task: Task, runs: list[dict], split: str) -> dict | None:
     """Compare the seeds of what was tuned with the floor under each, by the task's own measure: {"difference", "low",
-    "high", "p"}; None where the seeds were scored on different examples."""
+    "high", "p", "differ"}, the last the number of rows; None where the seeds were scored on different examples."""
     same = same_rows(task, [answers_of(run, when, split) for when in ("floor", "after") for run in runs])
     if not same:
         return None
     rows, answers = same
-    found = paired(task, rows, answers[: len(runs)], answers[len(runs) :])[task.metric]
-    return {name: found[name] for name in ("difference", "low", "high", "p")}
+    sides = answers[: len(runs)], answers[len(runs) :]
+    found = paired(task, rows, *sides)[task.metric]
+    return {name: found[name] for name in ("difference", "low", "high", "p")} | {"differ": differing(*sides)}
 
 
 def untuned_lines(task: Task, name: str, kind: str, swept: str, groups: list[tuple], split: str) -> list[dict]:
     """Make the line of what needs no tuning: one, or one for each value where what is swept changes it, as a model does
     the bare base, and the number of training rows the floor."""
-    scores = [json.dumps([run["record"]["scores"][kind] for run in runs]) for _, runs in groups]
-    if len(set(scores)) == 1:
-        return [line(task, name, kind, groups[0][1], split)]
+    of_seed = {run["seed"]: run for _, runs in groups for run in runs}
+    scores_of = lambda run: run["record"]["scores"][kind]  # noqa: E731
+    if all(scores_of(run) == scores_of(of_seed[run["seed"]]) for _, runs in groups for run in runs):
+        return [line(task, name, kind, [of_seed[seed] for seed in sorted(of_seed)], split)]
     return [
         line(task, f"{name}, {value_name(swept, value)}", kind, runs, split) | {"value": value}
         for value, runs in groups
@@ -168,7 +169,8 @@ def untuned_lines(task: Task, name: str, kind: str, swept: str, groups: list[tup
 
 def epoch_lines(runs: list[dict]) -> list[dict]:
     """Make a line of each epoch's validation scores, which metrics.jsonl holds."""
-    of_runs = [[of for of in read_metrics(run["folder"] / METRICS) if "validation" in of] for run in runs]
+    files = [unchanged(run["folder"], run["record"], METRICS) for run in runs]
+    of_runs = [[of for of in read_metrics(file) if "validation" in of] for file in files]
     kept, lines = [run["record"]["kept_epoch"] for run in runs], []
     for epochs in zip(*of_runs):
         number = epochs[0]["epoch"]

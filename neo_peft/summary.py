@@ -15,11 +15,11 @@ from neo_peft.job import Job, Say
 from neo_peft.loop import State
 from neo_peft.model import adapted_modules
 from neo_peft.plots import learning_curves, read_metrics
-from neo_peft.runs import flags_of, write_record
+from neo_peft.runs import METRICS, flags_of, write_record
 from neo_peft.settings import Settings
 from neo_peft.tasks import Task, get_task
 
-METRICS, PLOT = "metrics.jsonl", "plot.png"
+PLOT = "plot.png"
 
 
 def describe(say: Say, job: Job) -> None:
@@ -61,7 +61,7 @@ def epoch_line(line: dict, kept: bool) -> str:
 
 def write_results(job: Job, folder: Path, scores: dict, state: State, kept_epoch: int, seconds: float) -> dict:
     """Write the plot and run.json, and return what the latter holds."""
-    learning_curves(folder / METRICS, folder / PLOT)
+    learning_curves(folder / METRICS, folder / PLOT, job.task)
     record = make_record(job, folder, scores, state, kept_epoch, seconds)
     write_record(folder, record)
     return record

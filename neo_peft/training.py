@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from neo_peft import adapter, checkpoints, loading, loop, predictions, processes, stopping
+from neo_peft import adapter, checkpoints, loading, loop, predictions, processes, runs, stopping
 from neo_peft.checkpoints import Checkpoint
 from neo_peft.decoding import evaluate, majority_scores, perplexity, score
 from neo_peft.errors import InputError, Stopped
@@ -24,9 +24,8 @@ from neo_peft.job import Job, Say, Scores, Side, bare_side, prepare, score_side,
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import RUN, SETTINGS, flags_of, make_folder, read_record, refuse_run, write_settings
 from neo_peft.settings import Settings
-from neo_peft.summary import METRICS, conclude, describe, epoch_line, headline, summary, write_results
+from neo_peft.summary import conclude, describe, epoch_line, headline, summary, write_results
 
-TIMINGS = "timings.jsonl"
 SHOWN = {"accuracy", "f1", "precision", "recall", "span_f1", "macro_f1", "matthews"}  # what is said of scores
 
 
@@ -71,7 +70,7 @@ def begin(folder: Path, settings: Settings) -> None:
 
 def abandon(folder: Path, made: list[Path], settings: Settings) -> None:
     """Leave nothing of a new run that ended before it trained."""
-    if not (settings.resume or processes.rank or (folder / METRICS).exists()):
+    if not (settings.resume or processes.rank or (folder / runs.METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
         with suppress(OSError):  # another run may stand in runs/ by now
@@ -221,7 +220,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, checkpoint: Checkpoint | None):
-        metrics, timings = folder / METRICS, folder / TIMINGS
+        metrics, timings = folder / runs.METRICS, folder / runs.TIMINGS
         self.digest, self.bytes, self.started = hashlib.sha256(), 0, time.monotonic()
         mode = "ab" if checkpoint else "wb"
         if checkpoint:

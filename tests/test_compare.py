@@ -10,7 +10,7 @@ import pytest
 from neo_peft import training
 from neo_peft.commands import compare
 from neo_peft.errors import exit_status
-from neo_peft.files import sha256, write_json, write_sealed
+from neo_peft.files import sha256, write_sealed
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.plan import PLAN, RESULTS
 from neo_peft.predictions import write_predictions
@@ -90,8 +90,10 @@ def test_json_holds_each_measure_with_its_intervals(run):
     found = json.loads(out)
     measures = found.pop("measures")
     assert (status, err) == (0, "")
+    differ = sum(one != other for one, other in zip(worse, better, strict=True))
     sides = {"a": "a", "b": "b", "a_runs": ["a"], "b_runs": ["b"], "better": "b"}
-    assert found == {"task": "ner", "split": "test", "rows": 80} | sides
+    assert found == {"task": "ner", "split": "test", "rows": 80, "rows_that_differ": differ} | sides
+    assert 10 < differ < 80
     expected = paired(TASKS["ner"], rows, [worse], [better])
     for name, low_high in intervals(TASKS["ner"], rows, [better]).items():
         of_a = measures[name].pop("a_interval")
@@ -120,6 +122,24 @@ def test_what_chance_alone_could_do_is_said(run):
     assert same == "There is no difference: accuracy is 0.700 in both, whichever rows are drawn."
 
 
+@pytest.mark.parametrize("fixed", [4, 9, 10])
+def test_a_few_rows_do_not_make_one_side_better(run, fixed):
+    """Four rows, all for one side: the exact sign test has 2 · (1/2)^4 = 0.125, the bootstrap's interval no zero."""
+    rows = labelled()
+    gold = [row["label"] for row in rows]
+    a = [None] * fixed + gold[fixed:]
+    make_run("a", "sentiment", {"test": (rows, a)})
+    make_run("b", "sentiment", {"test": (rows, gold)})
+    assert paired(TASKS["sentiment"], rows, [a], [gold])["accuracy"]["low"] > 0
+    said, found = run("a", "b")[1].splitlines()[-1], json.loads(run("a", "b", "--json")[1])
+    assert found["rows_that_differ"] == fixed
+    if fixed < 10:
+        rows_said = f"accuracy differs by +0.0{fixed}0, on {fixed} rows alone: too few to tell which is better."
+        assert (said, found["better"]) == (rows_said, None)
+    else:
+        assert said.startswith("b is better: its accuracy is 0.100 higher") and found["better"] == "b"
+
+
 def test_test_is_compared_where_there_is_one_and_else_validation(run):
     rows = labelled()
     splits = {"validation": (rows[:30], ["neutral"] * 30), "test": (rows, ["neutral"] * 100)}
@@ -142,7 +162,7 @@ def make_study(name, runs, best, protocols=("clean",)):
     made |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
     write_sealed(folder / PLAN, made)
     ended = [run["name"] for run in plan if runs[run["value"], run["seed"]]]
-    write_json(folder / RESULTS, {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended})
+    write_sealed(folder / RESULTS, {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended})
     return folder
 
 
@@ -174,12 +194,15 @@ def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run
     assert "a is diverged (rank 8, 1 of 2 seeds)," in run("diverged", "diverged")[1]
     make_study("two", {(8, 0): right}, best=8, protocols=("clean", "paper"))
     (make_study("unfinished", {(8, 0): right}, best=8) / RESULTS).unlink()
-    (make_study("odd", {(8, 0): right}, best=8) / RESULTS).write_text('{"protocols": [1]}')
-    (make_study("none", {(8, 0): right}, best=8) / RESULTS).write_text('{"protocols": {"clean": {"best": 5}}}')
+    write_sealed(make_study("odd", {(8, 0): right}, best=8) / RESULTS, {"protocols": [1]})
+    write_sealed(make_study("none", {(8, 0): right}, best=8) / RESULTS, {"protocols": {"clean": {"best": 5}}})
+    results = make_study("changed", {(8, 0): right, (4, 0): right}, best=8) / RESULTS
+    results.write_text(results.read_text().replace('"best": 8', '"best": 4'))
     for name, message in {
         "two": "two is a study of the protocols clean and paper; compare runs in it",
         "unfinished": "unfinished is a study that was not finished; go on with it: python -m neo_peft study --resume "
         "unfinished",
+        "changed": "changed/results.json was changed since it was written, or cut short: its sha256 is another",
         "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study --resume odd",
         "none": "none/results.json is no study's results; make them again: python -m neo_peft study --resume none",
     }.items():
@@ -223,7 +246,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
     Path("empty").mkdir()
     same = (
         "compare runs on the same data, with the same --protocol and --eval-limit, and with the same seed where it "
-        "draws the split"
+        "draws the split: a validation.jsonl draws none"
     )
     for argv, message in {
         ("sentiment", "ner"): "sentiment and ner have different tasks: sentiment and ner; compare runs of one task",

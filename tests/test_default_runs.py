@@ -14,7 +14,7 @@ from neo_peft.metrics import entity_scores
 from neo_peft.plots import learning_curves
 from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA, load_splits
-from neo_peft.tasks import TASKS
+from neo_peft.tasks import TASKS, get_task
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -122,13 +122,13 @@ def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     drawn, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
-    learning_curves(tmp_path / "metrics.jsonl", tmp_path / "plot.png")
+    learning_curves(tmp_path / "metrics.jsonl", tmp_path / "plot.png", get_task("ner"))
     loss, validation = drawn[0].axes
     curves = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in loss.lines}
     assert curves["train, a step"] == ([1, 2, 3, 4], [1, 1 / 2, 1 / 3, 1 / 4])
     assert curves["train, an epoch"] == ([2, 4], [0.5, 0.25]) and curves["validation"] == ([2, 4], [0.6, 0.3])
     assert {line.get_label(): list(line.get_ydata()) for line in validation.lines} == {
-        "f1": [0.1, 0.2], "precision": [0.2, 0.4],
+        "typed f1": [0.1, 0.2], "typed precision": [0.2, 0.4],
     }  # fmt: skip
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "plot.png"]

@@ -5,6 +5,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from neo_peft import floors
 from neo_peft.floors import STRENGTHS, floor, logistic_regression, word_counts, word_overlap, words
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.sources import limit_rows, load_splits
@@ -107,6 +108,23 @@ def test_validation_chooses_how_far_the_weights_go(name):
     found = floor(task, train, validation, test)
     assert found[0] == {"sentiment": "word counts", "similarity": "word overlap"}[name]
     assert np.mean(chosen == found[1]) > 0.99
+
+
+def test_the_choice_is_by_the_tasks_own_measure(monkeypatch):
+    task, rows = get_task("glue/cola"), [{"sentence": "he goes", "label": "acceptable"}]
+    assert task.metric == "matthews" and task.labels == ("unacceptable", "acceptable")
+    scores = {0.1: (0, 0), 1.0: (0, 1), 10.0: (1, 0), 100.0: (0, 0)}  # accuracy, matthews
+
+    def always(features, gold, labels, strength):
+        """The strength that matthews chooses answers acceptable, the others do not."""
+        weights = np.zeros((features.shape[1], labels))
+        weights[-1, int(strength == 1.0)] = 1
+        return weights
+
+    measured = iter([{"accuracy": accuracy, "matthews": matthews} for accuracy, matthews in scores.values()])
+    monkeypatch.setattr(floors, "logistic_regression", always)
+    monkeypatch.setattr(floors, "class_scores", lambda *given: next(measured))
+    assert tuple(scores) == STRENGTHS and floor(task, rows, rows, rows) == ("word counts", ["acceptable"])
 
 
 def test_a_word_is_tagged_as_it_was_most_often():

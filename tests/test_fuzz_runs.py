@@ -177,7 +177,7 @@ def test_a_runs_answers_are_read_as_they_were_or_refused(runs, tmp_path):
 )  # fmt: skip
 def test_a_stopped_run_goes_on_to_the_same_result_or_is_refused(runs, tiny_folder, tmp_path, monkeypatch, name):
     """The base and the data, which are sound, are loaded once; the plot is left out."""
-    monkeypatch.setattr(summary, "learning_curves", lambda metrics, plot: plot.write_bytes(b""))
+    monkeypatch.setattr(summary, "learning_curves", lambda metrics, plot, task: plot.write_bytes(b""))
     monkeypatch.setattr(summary, "commit", lambda: None)
     sound = settings_to_resume(runs / "stopped", json=False)
     job = training.prepare(sound, training.no_progress)

@@ -3,6 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from neo_peft.commands import report
 from neo_peft.decoding import score
 from neo_peft.errors import InputError, exit_status
 from neo_peft.files import read_sealed, sha256
+from neo_peft.metrics import entity_scores
 from neo_peft.plots import as_svg, draw_loss, draw_validation
 from neo_peft.predictions import write_predictions
 from neo_peft.runs import flags_of, write_record
 from neo_peft.settings import make_settings, task_of
+from neo_peft.summary import headline
+from neo_peft.tasks import get_task
 
 LABELS = ("O", "B-drug", "I-drug", "B-gene", "I-gene")
 TAGGED = [
@@ -150,6 +154,10 @@ def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
     # Nothing answered scores 0, and whatever rows are drawn; of three sentences any F1 from 0 to 1 can be drawn.
     assert found["typed f1"][:2] == ["0.000", "0.0000.000–0.000"] and found["typed f1"][2].startswith("0.333")
     assert found["span-only f1"][2].startswith("0.667") and found["typed precision"][2].startswith("0.333")
+    bars = [given["style"] for tag, given in shown.elements if tag == "i"]
+    assert bars[2] == bars[0] == "--at:0.0%;--low:0.0%;--high:0.0%"  # before: every draw scores 0
+    assert bars[1] == "--at:33.3%;--low:0.0%;--high:100.0%" and bars[7] == "--at:66.7%;--low:0.0%;--high:100.0%"
+    assert "3 gold entities in 3 sentences, 1 right." in shown.text
     assert types[0] == ["type", "precision", "recall", "f1", "gold"]
     assert types[1:] == [
         ["drug", "0.500", "0.500", "0.500", "2"], ["gene", "0.000", "0.000", "0.000", "1"],
@@ -282,17 +290,29 @@ def test_foreign_text_is_text_wherever_it_stands(tmp_path):
 
 
 def test_curves_are_svg_in_the_pages_colours():
-    epochs = [{**line, "validation": {"f1": 0.5, "$x_1$": 0.1, "<b>&": 0.2}} for line in EPOCHS]
-    for draw, words in ((draw_loss, ["train, a step", "validation"]), (draw_validation, ["f1", "$x_1$", "<b>&"])):
-        text = as_svg(draw, [*STEPS, *epochs])
+    scores = {"f1": 0.5, "precision": 0.4, "span_f1": 0.6, "$x_1$": 0.1, "<b>&": 0.2}
+    lines = [*STEPS, *({**line, "validation": scores} for line in EPOCHS)]
+    loss, validation = partial(draw_loss, lines=lines), partial(draw_validation, lines=lines, task=get_task("ner"))
+    measures = ["typed f1", "typed precision", "span-only f1", "$x_1$", "<b>&"]
+    for draw, words in ((loss, ["train, a step", "validation"]), (validation, measures)):
+        text = as_svg(draw)
         root = ET.fromstring(text)
         said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-        assert {*words} <= {*said} and text == as_svg(draw, [*STEPS, *epochs])
+        assert {*words} <= {*said} and text == as_svg(draw)
         assert not re.search("#[0-9a-f]{6}", text) and {"var(--ink)", "var(--first)"} <= {
             *re.findall(r"var\(.*?\)", text)
         }
         names = [element.get("id") for element in root.iter() if element.get("id")]
         assert len(names) == len({*names})
+
+
+def test_each_measure_of_a_tagger_has_a_colour_of_its_own():
+    scores = {"f1": 0.5, "precision": 0.4, "recall": 0.3, "span_f1": 0.6}  # what an epoch's line holds
+    assert scores.keys() == headline(get_task("ner"), entity_scores([["O"]], [["O"]])).keys()
+    lines = [{**line, "validation": scores} for line in EPOCHS]
+    text = as_svg(partial(draw_validation, lines=lines, task=get_task("ner")))
+    colours = {f"var(--{place})" for place in ("first", "second", "third", "fourth")}
+    assert {*re.findall(r"stroke: (var\(--\w+\))", text)} >= colours
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
@@ -317,7 +337,7 @@ def test_colours_have_enough_contrast(theme):
     paper, ink = colours["paper"], colours["ink"]
     for name in ("ink", "soft", "good", "bad", *(f"type-{number}" for number in range(6))):
         assert contrast(colours[name], paper) >= 4.5, name
-    for name in ("first", "second", "third"):
+    for name in ("first", "second", "third", "fourth"):
         assert contrast(colours[name], paper) >= 3, name
     for number in range(6):  # an entity's words, and its type, on the mark of one that is wrong
         kind = colours[f"type-{number}"]
@@ -356,8 +376,10 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     assert refused(capsys, run, begun, "--out", "x.html").startswith(f"{begun} is a run that was not finished")
     assert refused(capsys).startswith("there is no finished run in runs/")
     assert refused(capsys, run, "--out", "no/x.html") == f"{tmp_path}/no is no folder; make it first, or name another"
-    record = f"{run}/run.json is there and is no page; a report does not replace it: name another --out"
+    record = f"{run}/run.json is there and is no report, which alone is written anew: name another --out"
     assert refused(capsys, run, "--out", f"{run}/run.json") == record
+    (tmp_path / "mine.html").write_text("<!doctype html><title>mine</title>")
+    assert refused(capsys, run, "--out", "mine.html").startswith("mine.html is there and is no report")
     assert refused(capsys, run, "--out", "run") == f"{run} is no plain file, and is not replaced by one; name a file"
     assert refused(capsys, run, "--out", " ") == "argument --out: is empty; see --help"
 
@@ -380,7 +402,7 @@ def test_a_damaged_run_is_refused(tmp_path, capsys):
 @pytest.mark.slow
 def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys, monkeypatch):
     """Each field of run.json left out, or something else, under a right checksum: a page, or InputError."""
-    monkeypatch.setattr(report, "as_svg", lambda draw, lines: "<svg></svg>")
+    monkeypatch.setattr(report, "as_svg", lambda draw: "<svg></svg>")
     run = tagger(tmp_path / "run")
     record, shown, wrong = read_sealed(run / "run.json"), 0, {}
     for name in record:

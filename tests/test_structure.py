@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors", "defaults", "rows", "elementwise", "metrics", "progress", "viterbi", "markup"),
     ("tasks", "files", "hub", "processes", "gptneo", "lora", "prompt", "mistakes"),
-    ("hardware", "stopping", "settings", "base", "readers", "tables", "plots", "peft_config", "uncertainty", "floors"),
-    ("model", "own_rows", "runs"),
+    ("hardware", "stopping", "settings", "base", "readers", "tables", "peft_config", "uncertainty", "floors"),
+    ("model", "own_rows", "runs", "plots"),
     ("data", "flags", "sources", "predictions"),
     ("adapter", "decoding", "loop", "plan", "browse"),
     ("loading", "checkpoints"),

@@ -16,7 +16,7 @@ from test_resume import end, start
 from neo_peft import study, training
 from neo_peft.commands import study as command
 from neo_peft.errors import InputError, Stopped, exit_status
-from neo_peft.files import write_sealed
+from neo_peft.files import read_sealed, write_sealed
 from neo_peft.plan import make_plan, read_plan
 from neo_peft.study_results import collect
 
@@ -71,12 +71,17 @@ def test_a_study_of_tagging(small, capsys):
         assert [cells[0], *cells[2:]] == [shown([scores[measure] for scores in of]) for measure in measures]
         assert f"epoch {epoch}" not in text.split("## test")[1]
     assert "python -m neo_peft study --task ner --epochs 2 --seeds 2 --model" in text
+    metrics = runs[1] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"epoch": 2', '"epoch": 1'))
+    assert exit_status(lambda: command.main(["--resume", str(folder)])) == 2
+    assert f"error: {metrics} was changed since the run: its sha256 is another\n" in capsys.readouterr().err
+    assert (folder / "table.md").read_text() == text
 
 
 def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
     argv = ["--task", "sentiment", "--epochs", "1", "2", "--seeds", "1", *small]
     command.main([*argv, "--out", "whole"])
-    whole = json.loads(Path("whole/results.json").read_text())
+    whole = read_sealed(Path("whole/results.json"))
     record = json.loads(Path("whole/epochs-2-seed-0/run.json").read_text())
     scores = record["scores"]
     text = Path("whole/table.md").read_text()
@@ -103,12 +108,12 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
     assert not Path("stopped/results.json").exists()
     command.main([*argv, "--out", "stopped", "--resume", "stopped"])  # the same command, and --resume
     assert calls == ["stopped/epochs-1-seed-0", "stopped/epochs-2-seed-0", "stopped/epochs-2-seed-0"]
-    again = json.loads(Path("stopped/results.json").read_text())
+    again = read_sealed(Path("stopped/results.json"))
     # The command names its folder; the seconds are a clock's.
     assert again["command"] == whole["command"].replace("whole", "stopped")
     assert {**again, "seconds": 0, "command": ""} == {**whole, "seconds": 0, "command": ""}
     command.main(["--resume", "stopped"])  # of a study that is done: its runs are kept
-    assert len(calls) == 3 and json.loads(Path("stopped/results.json").read_text()) == again
+    assert len(calls) == 3 and read_sealed(Path("stopped/results.json")) == again
 
 
 def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
@@ -122,10 +127,9 @@ def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
         cells = numbers(out, "validation: 10 rows", "learning rate 1e+30, 2 of 2 diverged")
         assert cells == ["–", "", "–", "–", "–"]
         assert "\n| learning rate 0.001 *" in out and "1e+30" not in out.split("## test")[1].split("\n\n")[1]
-    shutil.rmtree("studies/ner-lora/learning-rate-0.001-seed-0")
-    shutil.rmtree("studies/ner-lora/learning-rate-0.001-seed-1")
-    with pytest.raises(InputError, match="no run of studies/ner-lora came to an end: all have diverged"):
-        collect(Path("studies/ner-lora"), read_plan(Path("studies/ner-lora")))
+    with pytest.raises(InputError, match="no run of studies/ner-lora came to an end: diverged"):
+        plan = read_plan(Path("studies/ner-lora"))
+        collect(Path("studies/ner-lora"), plan, {run["name"]: "diverged" for run in plan["runs"]})
 
 
 @pytest.mark.slow
@@ -133,7 +137,7 @@ def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
     argv = ["--task", "ner", "--epochs", "2", "--seeds", "2", "--out", "study", *small]
     began = time.monotonic()
     assert end(start(argv, main=command.main)) == 0, Path("stderr").read_text()
-    seconds, whole = time.monotonic() - began, json.loads(Path("study/results.json").read_text())
+    seconds, whole = time.monotonic() - began, read_sealed(Path("study/results.json"))
     for share in (0.3, 0.6, 0.9):
         shutil.rmtree("study")
         process = start(argv, main=command.main)
@@ -141,7 +145,7 @@ def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
         os.kill(process, signal.SIGKILL)
         end(process)
         assert end(start(["--resume", "study"], main=command.main)) == 0, Path("stderr").read_text()
-        again = json.loads(Path("study/results.json").read_text())
+        again = read_sealed(Path("study/results.json"))
         assert {**again, "seconds": 0} == {**whole, "seconds": 0}
         assert not [path for path in Path("study").rglob("*") if ".tmp" in path.name or path.name == "checkpoints"]
 
@@ -226,6 +230,20 @@ def test_a_study_whose_first_run_is_refused_leaves_nothing(capsys, small):
         "take a shorter prompt, or shorter label words\n"
     )
     assert not list(Path().iterdir())
+
+
+def test_a_later_run_that_is_refused_costs_no_other_its_results(capsys, small):
+    argv = ["--task", "sentiment", "--epochs", "1", "--seeds", "1", "--sweep", "prompt_length=4,200", *small]
+    for again in ([], ["--resume", "studies/sentiment-prompt"]):
+        assert exit_status(lambda again=again: command.main([*argv, *again])) == 2
+        out, err = capsys.readouterr()
+        assert "\n2/2  prompt-length-200-seed-0: refused: what stands in front (a prompt of 200 rows" in out
+        cells = numbers(out, "validation: 10 rows", "prompt length 200, 1 of 1 refused")
+        assert {*cells} == {"–", ""} and "| prompt length 4 *" in out
+        assert err.rsplit("\r", 1)[-1].startswith(
+            "error: 1 of 2 runs were refused, and are not in the tables, the first of them prompt-length-200-seed-0: "
+        )
+    assert Path("studies/sentiment-prompt/table.md").exists()
 
 
 def test_another_run_in_a_studys_folder_is_refused(small):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from neo_peft import study_results
 from neo_peft.decoding import majority_scores
@@ -72,7 +73,7 @@ def named_lines(results: dict, split: str) -> dict[str, dict]:
 def test_results_are_numpys_over_the_runs_answers(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
     right = make_up(tmp_path, plan)
-    results = collect(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
     for split in ("validation", "test"):
         lines = named_lines(results, split)
         assert list(lines)[0] == "majority" and list(lines)[2:] == ["before", "1 epoch", "12 epochs"]
@@ -96,7 +97,7 @@ def test_results_are_numpys_over_the_runs_answers(tmp_path):
 def test_one_seed_has_no_deviation(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
     right = make_up(tmp_path, plan)
-    results = collect(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
     score = named_lines(results, "test")["1 epoch"]["scores"]["accuracy"]
     assert score["sd"] is None and score["mean"] == right[1, "after", "test"].mean()
     assert "One seed." in page(results) and "±" not in page(results)
@@ -107,11 +108,13 @@ def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
     plan["runs"][1]["flags"]["eval_limit"] = 40
     make_up(tmp_path, plan)
-    results = collect(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
     for name in ("1 epoch", "floor, word counts"):
         assert named_lines(results, "validation")[name]["scores"]["accuracy"].keys() == {"mean", "sd", "seeds"}
     # Nor is the floor compared by a bootstrap, and is named where its mean alone is the higher one.
     assert results["protocols"]["single"]["over_floor"] is None and "paired bootstrap" not in page(results)
+    assert "There are no intervals, since each seed draws" in page(results)
+    assert "The interval is the mean's" not in page(results)
     floor, tuned = (
         named_lines(results, "test")[name]["scores"]["accuracy"] for name in ("floor, word counts", "1 epoch")
     )
@@ -126,7 +129,7 @@ def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_pa
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
     plan["runs"][1]["flags"]["train_limit"] = 30
     right = make_up(tmp_path, plan)[1, "after", "test"]
-    block, hits = collect(tmp_path, plan)["protocols"]["single"], []
+    block, hits = collect(tmp_path, plan, {})["protocols"]["single"], []
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     for train in (splits.train, limit_rows(splits.train, 30)):
         _, answers = floor(task, train, splits.validation, splits.test)
@@ -148,7 +151,7 @@ def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_pa
 def test_a_sweep_that_changes_the_training_rows_has_a_floor_for_each(tmp_path):
     plan = make_plan({"task": "sentiment"}, 1, [5], ("train_limit", ["20", "200"]))
     make_up(tmp_path, plan)
-    results = collect(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
     block = results["protocols"]["single"]
     names = {value: f"floor, word counts, train limit {value}" for value in (20, 200)}
     lines = named_lines(results, "test")
@@ -167,7 +170,7 @@ def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_
         monkeypatch.setattr(module, "load_splits", beside)
     plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
     make_up(tmp_path, plan)
-    results = collect(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
     block = results["protocols"]["single"]
     assert list(block["lines"]) == ["validation", "test", "other"] and block["judged"] == "test"
     text = page(results)
@@ -182,13 +185,13 @@ def test_a_study_whose_data_was_changed_meanwhile_says_so(tmp_path, monkeypatch)
         other = lambda *given, changed=changed: dataclasses.replace(load(*given), test=changed(load(*given).test))  # noqa: E731
         monkeypatch.setattr(study_results, "load_splits", other)
         with pytest.raises(InputError, match="sample was changed since .*/epochs-1-seed-0: test holds other rows; "):
-            collect(tmp_path, plan)
+            collect(tmp_path, plan, {})
 
 
 def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
     plan = make_plan({"task": "sentiment"}, 2, [5], ("batch_size", ["4", "8", "16"]))
     right = make_up(tmp_path, plan)
-    results = collect(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
     best = max((4, 8, 16), key=lambda value: right[value, "after", "validation"].mean())
     tuned = {
         split: [name for name, line in named_lines(results, split).items() if line["kind"] == "after"]
@@ -205,7 +208,7 @@ def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
 def test_the_floor_stands_beside_the_best_with_its_interval_and_their_paired_difference(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
     right = make_up(tmp_path, plan)
-    block = collect(tmp_path, plan)["protocols"]["single"]
+    block = collect(tmp_path, plan, {})["protocols"]["single"]
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     rows = splits.test
     _, answers = floor(task, splits.train, splits.validation, rows)
@@ -225,7 +228,7 @@ def test_the_floor_stands_beside_the_best_with_its_interval_and_their_paired_dif
 def test_a_page_says_where_tuning_is_beaten(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1, 5])
     make_up(tmp_path, plan)
-    results = collect(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
     block = results["protocols"]["single"]
     [tuned] = [line for line in block["lines"]["test"] if line.get("best")]
     tuned["scores"]["accuracy"]["mean"], majority = 0.7999, block["lines"]["test"][0]["scores"]["accuracy"]
@@ -235,12 +238,84 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
         (-0.01, 0.05, "+0.020 (-0.010 to +0.050, a paired bootstrap): chance alone could do it."),
         (-0.03, -0.01, "-0.020 (-0.030 to -0.010, a paired bootstrap): the floor, word counts, is better."),
     ):
-        block["over_floor"] = {"difference": (low + high) / 2, "low": low, "high": high, "p": 0.05}
+        block["over_floor"] = {"difference": (low + high) / 2, "low": low, "high": high, "p": 0.05, "differ": 10}
         majority["mean"] = 0.5
         assert f"\n{begin}{ending}\n" in page(results) and "The majority class" not in page(results)
         majority["mean"] = 0.8
         said = "The majority class reaches 0.800 on test, no less than the tuned model's 0.800."
         assert f"\n{said}\n" in page(results)
+
+    block["over_floor"] |= {"differ": 9}
+    assert "a paired bootstrap): on 9 rows alone, too few to tell." in page(results)
+
+
+def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
+    plan = make_plan({"task": "sentiment"}, 2, [1, 5, 12])
+    right = make_up(tmp_path, plan)
+    assert right[12, "after", "validation"].mean() > right[5, "after", "validation"].mean()
+    failed = {"epochs-1-seed-0": "refused", "epochs-12-seed-0": "diverged", "epochs-12-seed-2": "of another study"}
+    results = collect(tmp_path, plan, failed)
+    block = results["protocols"]["single"]
+    assert block["best"] == 5 and len(results["runs"]) == 4
+    for split in ("validation", "test"):
+        lines = block["lines"][split]
+        assert [line["kind"] for line in lines] == ["majority", "floor", "before", "after", "after", "after"]
+        assert lines[2]["scores"]["accuracy"]["seeds"] == pytest.approx(right[1, "before", split].mean(1))
+        assert lines[5]["scores"]["accuracy"]["seeds"] == pytest.approx(right[12, "after", split].mean(1)[1:])
+    text = page(results)
+    assert "\n| 1 epoch, 1 of 2 refused " in text and "\n| 12 epochs, 1 of 2 diverged " in text
+
+
+def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
+    """Draw a study's plot; return its curves, {name: (xs, ys, ends of the bars)}, and its level lines, {name: y}."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    write_page(path, results)
+    [axes] = figures[-1].axes
+    curves = {}
+    for curve in axes.containers:
+        [bars] = curve[2]
+        ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
+        curves[curve.get_label()] = (list(curve[0].get_xdata()), list(curve[0].get_ydata()), ends)
+    levels = {line.get_label(): line.get_ydata()[0] for line in axes.lines if ", " in line.get_label()}
+    return curves, levels
+
+
+def test_a_plot_shows_the_means_their_deviation_and_what_needs_no_tuning(tmp_path, monkeypatch):
+    plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
+    right = make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    curves, levels = drawn(results, tmp_path, monkeypatch)
+    assert list(curves) == ["validation", "test"]
+    for split, (xs, ys, ends) in curves.items():
+        of = [right[value, "after", split].mean(1) for value in (1, 12)]
+        assert xs == [0, 1] and ys == pytest.approx([one.mean() for one in of])
+        for (low, high), one in zip(ends, of, strict=True):
+            reach = np.std(one, ddof=1)
+            assert (low, high) == pytest.approx((one.mean() - reach, one.mean() + reach))
+    lines = named_lines(results, "test")
+    names = ("majority", "floor, word counts", "before")
+    assert levels == {f"{name}, test": lines[name]["scores"]["accuracy"]["mean"] for name in names}
+
+
+def test_of_a_sweep_a_plot_shows_what_the_best_value_began_from(tmp_path, monkeypatch):
+    plan = make_plan({"task": "sentiment"}, 2, [5], ("batch_size", ["4", "8", "16"]))
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    best = results["protocols"]["single"]["best"]
+    _, levels = drawn(results, tmp_path, monkeypatch)
+    assert list(levels) == ["majority, test", "floor, word counts, test", f"before, batch size {best}, test"]
+
+
+def test_a_page_says_which_epoch_is_kept(tmp_path):
+    for keep, said in (("best", True), ("last", False)):
+        plan = make_plan({"task": "sentiment", "keep": keep}, seeds=1, epochs=[1])
+        make_up(tmp_path / keep, plan)
+        results = collect(tmp_path / keep, plan, {})
+        assert ("Of each run the epoch that was best on validation is kept." in page(results)) == said
+        results["protocols"]["single"]["kept_epochs"] = [1]  # as of tags, where an epoch is a line
+        of = "best epoch on validation" if keep == "best" else "last epoch"
+        assert f'"Kept by" counts the seeds whose {of} it is; test is scored for that alone.' in page(results)
 
 
 def test_a_floor_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):

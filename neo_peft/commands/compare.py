@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from neo_peft import tables
 from neo_peft.errors import InputError
-from neo_peft.files import read_json
+from neo_peft.files import read_sealed
 from neo_peft.flags import OneLineParser, argument
 from neo_peft.plan import PLAN, RESULTS, read_plan, value_name
 from neo_peft.predictions import path_of, read_predictions
-from neo_peft.runs import RUN, read_record, recorded_settings, refuse_unfinished
-from neo_peft.settings import filled, task_of
+from neo_peft.runs import read_record, refuse_unfinished, task_of_run
+from neo_peft.settings import filled
 from neo_peft.tasks import Task
+from neo_peft.uncertainty import FEWEST, differing, intervals, paired
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,25 +44,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = task_of_all(runs)
     split = flags.split or usual_split(runs[0])
     rows, answers = rows_of_all(task, runs, split)
-    from neo_peft.uncertainty import intervals, paired
-
     count = len(sides[0].runs)
     answers_a, answers_b = answers[:count], answers[count:]
-    compared = paired(task, rows, answers_a, answers_b)
+    compared, differ = paired(task, rows, answers_a, answers_b), differing(answers_a, answers_b)
     of_each = [intervals(task, rows, of_side) for of_side in (answers_a, answers_b)]
     for name, found in compared.items():
         found |= {f"{side}_interval": of_side[name] for side, of_side in zip("ab", of_each, strict=True)}
     if flags.json:
-        shown = {"task": task.name, "split": split, "rows": len(rows)}
+        shown = {"task": task.name, "split": split, "rows": len(rows), "rows_that_differ": differ}
         for name, side in zip("ab", sides):
             shown |= {name: str(side.folder), f"{name}_runs": [str(run) for run in side.runs]}
-        print(json.dumps(shown | {"better": better(compared[task.metric]), "measures": compared}))
+        print(json.dumps(shown | {"better": better(compared[task.metric], differ), "measures": compared}))
         return
     kind = "sentences" if task.tags_words else "rows"
     a, b = (f"{side.folder}{side.about}" for side in sides)
     print(f"{task.name}, {len(rows):,} {kind} of {split}; a is {a}, b is {b}; in brackets 95 % intervals\n")
     print(as_table(task, compared) + "\n")
-    print(verdict(task, compared[task.metric], [side.folder for side in sides]))
+    print(verdict(task, compared[task.metric], differ, [side.folder for side in sides]))
 
 
 class Side(NamedTuple):
@@ -81,7 +80,7 @@ def side_of(folder: Path) -> Side:
         raise InputError(
             f"{folder} is a study that was not finished; go on with it: python -m neo_peft study --resume {folder}"
         )
-    results = read_json(folder / RESULTS)
+    results = read_sealed(folder / RESULTS)
     try:
         best, ended = {name: block["best"] for name, block in results["protocols"].items()}, set(results["runs"])
     except (KeyError, TypeError, AttributeError):
@@ -106,7 +105,7 @@ def task_of_all(runs: list[Path]) -> Task:
         if not run.is_dir():
             raise InputError(f"there is no run folder {run}")
         refuse_unfinished(run)
-        task = task_of(recorded_settings(run / RUN, read_record(run)["flags"]))
+        task = task_of_run(run, read_record(run))
         first = first or task
         differ = [("tasks", first.name, task.name), ("labels", ", ".join(first.labels), ", ".join(task.labels))]
         for what, a, b in differ:
@@ -135,14 +134,17 @@ def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], l
                 )
             raise InputError(
                 f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs on the same data, "
-                "with the same --protocol and --eval-limit, and with the same seed where it draws the split"
+                "with the same --protocol and --eval-limit, and with the same seed where it draws the split: a "
+                "validation.jsonl draws none"
             )
         answers.append([row["predicted"] for row in answered])
     return rows, answers
 
 
-def better(found: dict) -> str | None:
-    """Say which run is better, None where the interval of the difference holds zero."""
+def better(found: dict, differ: int) -> str | None:
+    """Say which run is better, None where the interval of the difference holds zero, or too few rows differ."""
+    if differ < FEWEST:
+        return None
     return "b" if found["low"] > 0 else "a" if found["high"] < 0 else None
 
 
@@ -159,17 +161,20 @@ def shown_p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdict(task: Task, found: dict, sides: list[Path]) -> str:
+def verdict(task: Task, found: dict, differ: int, sides: list[Path]) -> str:
     """Say in one sentence what the comparison comes to, by the task's own measure."""
     name, difference = tables.shown_name(task, task.metric), abs(found["difference"])
     near, far = sorted((abs(found["low"]), abs(found["high"])))
-    if winner := better(found):
+    if winner := better(found, differ):
         return (
             f"{sides['ab'.index(winner)]} is better: its {name} is {difference:.3f} higher, by {near:.3f} to {far:.3f} "
             f"at 95 % confidence, p {shown_p(found['p'])}."
         )
     if found["low"] == found["high"]:
         return f"There is no difference: {name} is {found['a']:.3f} in both, whichever rows are drawn."
+    if found["low"] > 0 or found["high"] < 0:
+        rows = f"{differ} row{'s' if differ > 1 else ''}"
+        return f"{name} differs by {found['difference']:+.3f}, on {rows} alone: too few to tell which is better."
     return (
         f"Chance alone could do it: {name} differs by {found['difference']:+.3f}, which drawing the rows again moves "
         f"between {found['low']:+.3f} and {found['high']:+.3f}, p {shown_p(found['p'])}."

@@ -8,19 +8,20 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from string import Template
 
 from neo_peft import browse
 from neo_peft.errors import InputError
-from neo_peft.files import sha256, write_text
+from neo_peft.files import write_text
 from neo_peft.flags import OneLineParser, argument
 from neo_peft.markup import Html, cell, element, escaped, facts, joined, note, section, table
 from neo_peft.plots import as_svg, draw_loss, draw_validation, read_metrics
 from neo_peft.predictions import read_predictions
-from neo_peft.runs import RUN, newest_run, read_record, recorded_settings, refuse_unfinished
-from neo_peft.settings import filled, task_of
+from neo_peft.runs import METRICS, RUN, TIMINGS, newest_run, read_record, refuse_unfinished, task_of_run, unchanged
+from neo_peft.settings import filled
 from neo_peft.tables import number, shown_name
 from neo_peft.tasks import Task
 from neo_peft.uncertainty import intervals
@@ -28,7 +29,6 @@ from neo_peft.uncertainty import intervals
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
 # What reading a record leads to that is none, whatever its checksum says.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def refuse_other(out: Path) -> None:
-    """Refuse to write over a file that is no page."""
-    if out.is_file() and not out.read_bytes()[:20].lower().startswith(b"<!doctype html"):
-        raise InputError(f"{out} is there and is no page; a report does not replace it: name another --out")
+    """Refuse to write over a file that is no report."""
+    if out.is_file() and b"<title>neo_peft report" not in out.read_bytes()[:1000]:
+        raise InputError(f"{out} is there and is no report, which alone is written anew: name another --out")
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,8 @@ def read_run(folder: Path) -> Run:
         advice = f"; name those in it, as {within[0].parent}" if within else ""
         raise InputError(f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}")
     record = read_record(folder)
-    for name in (METRICS, TIMINGS):
-        if sha256(folder / name) != record["files"].get(name):
-            raise InputError(f"{folder / name} was changed since the run: its sha256 is another")
-    task = task_of(recorded_settings(folder / RUN, record["flags"]))
+    metrics, _ = (unchanged(folder, record, name) for name in (METRICS, TIMINGS))
+    task = task_of_run(folder, record)
     kinds = [kind for kind in record["scores"] if kind != "majority"]
     splits = [split for split in record["rows"] if split != "train"]
     answers = {kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds}
@@ -101,7 +99,7 @@ def read_run(folder: Path) -> Run:
         kind: {split: intervals(task, rows, [[row["predicted"] for row in rows]]) for split, rows in of_kind.items()}
         for kind, of_kind in answers.items()
     }
-    return Run(folder, record, task, read_metrics(folder / METRICS), answers, ranges)
+    return Run(folder, record, task, read_metrics(metrics), answers, ranges)
 
 
 def article(run: Run, name: str) -> Html:
@@ -178,8 +176,9 @@ def side_by_side(runs: list[Run]) -> Html:
 
 
 def curves(run: Run) -> Html:
-    drawn = [element("figure", Html(as_svg(draw, run.metrics))) for draw in (draw_loss, draw_validation)]
-    return section("Learning curves", element("div", *drawn, class_="beside"))
+    drawn = partial(draw_loss, lines=run.metrics), partial(draw_validation, lines=run.metrics, task=run.task)
+    figures = (element("figure", Html(as_svg(draw))) for draw in drawn)
+    return section("Learning curves", element("div", *figures, class_="beside"))
 
 
 def cost(run: Run) -> Html:

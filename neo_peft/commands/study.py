@@ -93,9 +93,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     count = len(plan["runs"])
     say(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
     try:
-        text = study.run_study(folder, plan, say, show_progress)
+        text, refused = study.run_study(folder, plan, say, show_progress)
     except Exception:
         if "resume" not in own:
             study.abandon(folder, made, plan)
         raise
     say(f"\n{text}\nAll of it is in {folder}.")
+    if refused:
+        raise InputError(
+            f"{len(refused)} of {count} runs were refused, and are not in the tables, the first of them {refused[0]}; "
+            f"python -m neo_peft study --resume {folder} tries them again"
+        )
