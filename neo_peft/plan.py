@@ -67,8 +67,8 @@ def make_plan(
     protocols = [given["protocol"]] if "protocol" in given else protocols_of(settings[0])
     runs = []
     for protocol in protocols:
-        for value, name, of_value in zip(values, names, settings):
-            for seed in range(seeds):
+        for seed in range(seeds):  # outside: a value that cannot be run is known after the first seed
+            for value, name, of_value in zip(values, names, settings):
                 flags = flags_of(of_value) | {"seed": seed} | ({"protocol": protocol} if protocol else {})
                 prefix = f"{protocol}-" if len(protocols) > 1 else ""
                 runs.append({"name": f"{prefix}{name}-seed-{seed}", "value": value, "seed": seed, "flags": flags})

@@ -18,10 +18,10 @@ def flags_of(plan: dict, *names: str) -> list[tuple]:
 def test_an_answer_task_has_a_run_for_each_number_of_epochs_and_each_seed():
     plan = make_plan({"task": "sentiment"})
     assert [run["name"] for run in plan["runs"]] == [
-        "epochs-1-seed-0", "epochs-1-seed-1", "epochs-1-seed-2", "epochs-5-seed-0", "epochs-5-seed-1",
-        "epochs-5-seed-2", "epochs-10-seed-0", "epochs-10-seed-1", "epochs-10-seed-2",
+        "epochs-1-seed-0", "epochs-5-seed-0", "epochs-10-seed-0", "epochs-1-seed-1", "epochs-5-seed-1",
+        "epochs-10-seed-1", "epochs-1-seed-2", "epochs-5-seed-2", "epochs-10-seed-2",
     ]  # fmt: skip
-    assert flags_of(plan, "epochs", "seed") == [(n, seed) for n in (1, 5, 10) for seed in (0, 1, 2)]
+    assert flags_of(plan, "epochs", "seed") == [(n, seed) for seed in (0, 1, 2) for n in (1, 5, 10)]
     assert set(flags_of(plan, "method", "keep", "generate", "model")) == {("prompt", "last", True, "neo-mini")}
     assert (plan["swept"], plan["values"], plan["seeds"], plan["method"]) == ("epochs", [1, 5, 10], 3, "prompt")
 
@@ -62,9 +62,9 @@ def test_phrasebank_is_studied_by_both_protocols():
 def test_a_sweep_is_over_one_flag_at_the_largest_number_of_epochs(tiny_folder):
     plan = make_plan({"task": "similarity"}, 2, None, ("learning_rate", ["0.01", ".3"]))
     assert flags_of(plan, "learning_rate", "epochs", "seed") == [
-        (0.01, 20, 0), (0.01, 20, 1), (0.3, 20, 0), (0.3, 20, 1)
+        (0.01, 20, 0), (0.3, 20, 0), (0.01, 20, 1), (0.3, 20, 1)
     ]  # fmt: skip
-    assert plan["runs"][2]["name"] == "learning-rate-0.3-seed-0" and plan["values"] == [0.01, 0.3]
+    assert plan["runs"][1]["name"] == "learning-rate-0.3-seed-0" and plan["values"] == [0.01, 0.3]
     plan = make_plan({"task": "ner"}, 1, [4], ("model", ["neo-mini", str(tiny_folder)]))
     assert flags_of(plan, "model", "epochs") == [("neo-mini", 4), (str(tiny_folder), 4)]
     assert [run["name"] for run in plan["runs"]] == ["model-neo-mini-seed-0", "model-model-seed-0"]

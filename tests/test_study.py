@@ -122,7 +122,7 @@ def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
         command.main([*argv, *again])
         out = capsys.readouterr().out
         assert re.search(
-            r"\n2/4  learning-rate-1e\+30-seed-1: diverged: the loss is \w+ at step 2 \(epoch 1\): try a", out
+            r"\n3/4  learning-rate-1e\+30-seed-1: diverged: the loss is \w+ at step 2 \(epoch 1\): try a", out
         )
         cells = numbers(out, "validation: 10 rows", "learning rate 1e+30, 2 of 2 diverged")
         assert cells == ["–", "", "–", "–", "–"]
