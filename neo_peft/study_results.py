@@ -57,7 +57,7 @@ def block(plan: dict, runs: list[dict], failed: dict[str, str]) -> dict:
         if one_run and split == "validation":
             lines[split] += epoch_lines(of_best)
         for value, of_value in groups:
-            # Settings are chosen on validation: of a sweep the best alone is tested.
+            # Validation chooses: of a sweep test is shown for the best alone.
             if split == "validation" or swept == "epochs" or value == best:
                 name = "tuned, the kept epoch" if one_run else value_name(swept, value)
                 tuned = line(task, name, "after", of_value, split) | {"value": value, "best": value == best}
