@@ -29,8 +29,9 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
         raise InputError(f"no run of {folder} came to an end: {', '.join(sorted({*failed.values()}))}")
     blocks: dict[str, list[dict]] = {}
     for run in runs:
-        run["record"] = record = read_record(run["folder"])
-        blocks.setdefault(record["protocol"], []).append(run)
+        run["record"] = read_record(run["folder"])
+        blocks.setdefault(run["record"]["protocol"], []).append(run)
+    record = runs[0]["record"]
     return {name: plan[name] for name in ("task", "method", "model", "data", "swept", "values", "seeds", "command")} | {
         "metric": task_of_run(runs[0]["folder"], record).metric,
         "protocols": {protocol: block(plan, of_protocol, failed) for protocol, of_protocol in blocks.items()},

@@ -90,7 +90,6 @@ def read_run(folder: Path) -> Run:
         advice = f"; name those in it, as {within[0].parent}" if within else ""
         raise InputError(f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}")
     record = read_record(folder)
-    metrics, _ = (unchanged(folder, record, name) for name in (METRICS, TIMINGS))
     task = task_of_run(folder, record)
     kinds = [kind for kind in record["scores"] if kind != "majority"]
     splits = [split for split in record["rows"] if split != "train"]
@@ -99,7 +98,7 @@ def read_run(folder: Path) -> Run:
         kind: {split: intervals(task, rows, [[row["predicted"] for row in rows]]) for split, rows in of_kind.items()}
         for kind, of_kind in answers.items()
     }
-    return Run(folder, record, task, read_metrics(metrics), answers, ranges)
+    return Run(folder, record, task, read_metrics(unchanged(folder, record, METRICS)), answers, ranges)
 
 
 def article(run: Run, name: str) -> Html:
@@ -200,7 +199,8 @@ def cost(run: Run) -> Html:
 
 def tokens_a_second(run: Run) -> float | None:
     """Divide tokens by seconds, over the steps that follow another of their epoch: what lies between is scoring."""
-    lines = [json.loads(line) for line in (run.folder / TIMINGS).read_text(encoding="utf-8").splitlines()]
+    text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
     pairs = [(one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]]
     seconds = sum(two["seconds"] - one["seconds"] for one, two in pairs)
