@@ -103,9 +103,10 @@ def legend(results: dict, block: dict) -> str:
         which = "last epoch" if block["keeps"] == ["last"] else "best epoch on validation"
         said.append(f'"Kept by" counts the seeds whose {which} it is; test is scored for that alone.')
     elif len(results["values"]) > 1:
-        said.append(
-            f"* is the best on validation{'' if results['swept'] == 'epochs' else ', and test is shown for it alone'}."
-        )
+        some = any(line.get("failed") for lines in block["lines"].values() for line in lines)
+        among = " of those with the most seeds" if some else ""
+        alone = ", and test is shown for it alone" if results["swept"] != "epochs" else ""
+        said.append(f"* is the best on validation{among}{alone}.")
     if any("unanswered" in line["scores"] for lines in block["lines"].values() for line in lines):
         said.append(
             "Accuracy is by the rank of the labels, or a head's; generated, the model says what it likes, and "

@@ -145,7 +145,7 @@ def intervals_of_mean(task: Task, answers: list[list[dict]]) -> dict[str, dict]:
 
 def over_floor(task: Task, runs: list[dict], split: str) -> dict | None:
     """Compare the seeds of what was tuned with the floor under each, by the task's own measure: {"difference", "low",
-    "high", "p", "differ"}, the last the number of rows; None where the seeds were scored on different examples."""
+    "high", "p", "differ"}, the last the rows on which they differ; None where the seeds were scored on other ones."""
     same = same_rows(task, [answers_of(run, when, split) for when in ("floor", "after") for run in runs])
     if not same:
         return None

@@ -1,4 +1,4 @@
-"""What a newcomer sees: the answers before and after, the verdict, the plot, and that the default run learns."""
+"""What a newcomer sees: the answers before and after, the verdict, and that the default run learns."""
 
 import dataclasses
 import json
@@ -11,10 +11,9 @@ import train
 from neo_peft import job as jobs
 from neo_peft import summary
 from neo_peft.metrics import entity_scores
-from neo_peft.plots import learning_curves
 from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA, load_splits
-from neo_peft.tasks import TASKS, get_task
+from neo_peft.tasks import TASKS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -108,30 +107,6 @@ def test_the_verdict_is_plain(task, rows, after, majority, verdict):
     metric = TASKS[task].metric
     scores = {kind: {"validation": {metric: value}} for kind, value in (("after", after), ("majority", majority))}
     assert summary.verdict(TASKS[task], scores, rows).startswith(verdict)
-
-
-def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    step = {"learning_rate": 0.1, "gradient_norm": None}
-    lines = [{"step": number, "epoch": 1 + number // 3, "loss": 1 / number, **step} for number in range(1, 5)]
-    for epoch in (1, 2):
-        scores = {"f1": 0.1 * epoch, "precision": 0.2 * epoch}
-        line = {"step": 2 * epoch, "epoch": epoch, "train_loss": 0.5 / epoch, "validation_loss": 0.6 / epoch}
-        lines.append(line | {"validation": scores})
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    drawn, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
-    learning_curves(tmp_path / "metrics.jsonl", tmp_path / "plot.png", get_task("ner"))
-    loss, validation = drawn[0].axes
-    curves = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in loss.lines}
-    assert curves["train, a step"] == ([1, 2, 3, 4], [1, 1 / 2, 1 / 3, 1 / 4])
-    assert curves["train, an epoch"] == ([2, 4], [0.5, 0.25]) and curves["validation"] == ([2, 4], [0.6, 0.3])
-    assert {line.get_label(): list(line.get_ydata()) for line in validation.lines} == {
-        "typed f1": [0.1, 0.2], "typed precision": [0.2, 0.4],
-    }  # fmt: skip
-    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "plot.png"]
 
 
 def test_a_run_without_test_shows_validation(tiny_folder):
