@@ -3,10 +3,7 @@
 `run` is the one way there; train.py calls it. The loop itself is in loop.py, what is kept on the way in checkpoints.py.
 """
 
-import hashlib
-import json
 import math
-import os
 import shutil
 import time
 from contextlib import ExitStack, suppress
@@ -15,14 +12,15 @@ from typing import Any
 
 import torch
 
-from neo_peft import adapter, checkpoints, loading, loop, predictions, processes, runs, stopping
+from neo_peft import adapter, checkpoints, loading, loop, predictions, processes, stopping
 from neo_peft.checkpoints import Checkpoint
 from neo_peft.decoding import evaluate, majority_scores, perplexity, score
 from neo_peft.errors import InputError, Stopped
-from neo_peft.files import clean, locked, remove_folder, sha256_of, write_whole
+from neo_peft.files import clean, locked, remove_folder, sha256_of
 from neo_peft.job import Job, Say, Scores, Side, bare_side, prepare, score_side, show_answers
+from neo_peft.log import Log
 from neo_peft.progress import Progress, no_progress
-from neo_peft.runs import RUN, SETTINGS, flags_of, make_folder, read_record, refuse_run, write_settings
+from neo_peft.runs import METRICS, RUN, SETTINGS, flags_of, make_folder, read_record, refuse_run, write_settings
 from neo_peft.settings import Settings
 from neo_peft.summary import conclude, describe, epoch_line, headline, summary, write_results
 
@@ -70,7 +68,7 @@ def begin(folder: Path, settings: Settings) -> None:
 
 def abandon(folder: Path, made: list[Path], settings: Settings) -> None:
     """Leave nothing of a new run that ended before it trained."""
-    if not (settings.resume or processes.rank or (folder / runs.METRICS).exists()):
+    if not (settings.resume or processes.rank or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
         with suppress(OSError):  # another run may stand in runs/ by now
@@ -211,66 +209,3 @@ def train(
             there = checkpoints.numbered(folder / checkpoints.FOLDER)
             raise type(error)(f"{error}; {there[-1]} is kept" if there else str(error)) from None
     return state, kept, best
-
-
-class Log:
-    """metrics.jsonl, which holds no clock so that equal runs give equal files, and timings.jsonl, which does.
-
-    A run that goes on cuts both after its checkpoint's step. Of several processes the first alone writes them.
-    """
-
-    def __init__(self, folder: Path, checkpoint: Checkpoint | None):
-        metrics, timings = folder / runs.METRICS, folder / runs.TIMINGS
-        self.digest, self.bytes, self.started = hashlib.sha256(), 0, time.monotonic()
-        mode = "ab" if checkpoint else "wb"
-        if checkpoint:
-            self._cut(metrics, timings, checkpoint)
-        if processes.rank:
-            metrics = timings = Path(os.devnull)
-        self.metrics, self.timings = open(metrics, mode), open(timings, mode)  # noqa: SIM115
-
-    def _cut(self, metrics: Path, timings: Path, checkpoint: Checkpoint) -> None:
-        position = checkpoint.record["log"]
-        kept = metrics.read_bytes()[: position["bytes"]] if metrics.is_file() else b""
-        self._count(kept)
-        if self.position_of_bytes() != {name: position[name] for name in ("bytes", "sha256")}:
-            raise InputError(f"{metrics} was changed, or cut short, since {checkpoint.folder} was written")
-        times = timings.read_bytes()[: position["timings"]] if timings.is_file() else b""
-        self.started -= checkpoint.record["seconds"]
-        processes.decide(lambda: write_whole(metrics, lambda temporary: temporary.write_bytes(kept)))
-        processes.decide(lambda: write_whole(timings, lambda temporary: temporary.write_bytes(times)))
-
-    def _count(self, text: bytes) -> None:
-        self.digest.update(text)
-        self.bytes += len(text)
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.metrics.close()
-        self.timings.close()
-
-    def epoch(self, line: dict) -> None:
-        text = (json.dumps(line) + "\n").encode()
-        self._count(text)
-        self.metrics.write(text)
-        self.metrics.flush()
-
-    def step(self, line: dict, tokens: int) -> None:
-        text = (json.dumps(line) + "\n").encode()
-        self._count(text)
-        self.metrics.write(text)
-        seconds = round(time.monotonic() - self.started, 3)
-        self.timings.write((json.dumps({"step": line["step"], "seconds": seconds, "tokens": tokens}) + "\n").encode())
-
-    def position(self) -> dict:
-        """Put what was written onto the disk, and say how much that is, for a checkpoint."""
-        for file in (self.metrics, self.timings):
-            file.flush()
-            if not processes.rank:
-                os.fsync(file.fileno())
-        return self.position_of_bytes() | {"timings": self.timings.tell()}
-
-    def position_of_bytes(self) -> dict:
-        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}

@@ -20,7 +20,7 @@ LEVELS = (
     ("data", "flags", "sources", "predictions"),
     ("adapter", "decoding", "loop", "plan", "browse"),
     ("loading", "checkpoints"),
-    ("adapter_set", "job"),
+    ("adapter_set", "job", "log"),
     ("summary",),
     ("training", "study_results", "study_page"),
     ("study",),
