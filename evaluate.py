@@ -1,4 +1,5 @@
-"""Score a run again from its folder, or a bare base model: python evaluate.py runs/ner-lora --split test"""
+"""Score a run again from its folder, or a bare base model: python evaluate.py runs/ner-lora --split
+test"""
 
 import argparse
 import json
@@ -10,7 +11,14 @@ from typing import Any
 
 from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_choice, add_run_flags, argument, changed, of_an_adapter
+from neo_peft.flags import (
+    OneLineParser,
+    add_choice,
+    add_run_flags,
+    argument,
+    changed,
+    of_an_adapter,
+)
 from neo_peft.runs import RUN, newest_run
 from neo_peft.settings import filled, make_settings, whole
 
@@ -31,18 +39,34 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         help="train, validation, test or another that there is (default: test, else validation)",
     )
     add_choice(parser, "--decode", ("rank", "generate"), "how an answer is read (default: rank)")
-    parser.add_argument("--zero-shot", action="store_true", help="score the untuned model, the instruction in front")
-    parser.add_argument("--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument(
-        "--out", metavar="FILE", type=argument(filled), help="write the answers here (default: RUN/predictions.jsonl)"
+        "--zero-shot", action="store_true", help="score the untuned model, the instruction in front"
+    )
+    parser.add_argument(
+        "--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=argument(filled),
+        help="write the answers here (default: RUN/predictions.jsonl)",
     )
     again = add_run_flags(parser)
     again.add_argument(
-        "--data", type=argument(filled), help="sample, hub, or a folder: your own rows, or original files"
+        "--data",
+        type=argument(filled),
+        help="sample, hub, or a folder: your own rows, or original files",
     )
     add_choice(again, "--protocol", ("clean", "paper"), "PhraseBank's split")
-    again.add_argument("--eval-limit", metavar="N", type=argument(whole(1)), help="score this many rows, evenly spaced")
+    again.add_argument(
+        "--eval-limit",
+        metavar="N",
+        type=argument(whole(1)),
+        help="score this many rows, evenly spaced",
+    )
     flags = parser.parse_args(argv)
     refuse_out(flags.out)
     return flags
@@ -54,14 +78,22 @@ def refuse_out(out: str | None) -> None:
     if out and path.exists() and not path.is_file():
         raise InputError(f"--out {out} is no plain file, and is not replaced by one; name a file")
     if not path.parent.is_dir():
-        raise InputError(f"--out {out}: {Path(out).parent} is no folder; make it first, or name another")
+        raise InputError(
+            f"--out {out}: {Path(out).parent} is no folder; make it first, or name another"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = processes.decide(lambda: parse_flags(argv))
     speaks = processes.rank == 0
-    say = partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True) if speaks else lambda line: None
-    folder = processes.decide(lambda: None if flags.zero_shot and not flags.run else find_run(flags))
+    say = (
+        partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True)
+        if speaks
+        else lambda line: None
+    )
+    folder = processes.decide(
+        lambda: None if flags.zero_shot and not flags.run else find_run(flags)
+    )
 
     from neo_peft import decoding, tables  # after the flags: torch takes seconds to import
     from neo_peft.progress import no_progress, show_progress
@@ -75,24 +107,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = limit_rows(splits.named()[split], settings.eval_limit)
     for note in (*found.notes, *splits.notes):
         say(f"note    {note}")
-    say(f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol {splits.protocol})")
+    say(
+        f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol "
+        f"{splits.protocol})"
+    )
     say(f"{folder or settings.model}{f', decode by {decode}' if decode else ''}\n")
 
     evaluation = decoding.evaluate(
-        found.model, found.encoder, found.encoder(rows), instruction, decode or "rank", settings.batch_size,
+        found.model,
+        found.encoder,
+        found.encoder(rows),
+        instruction,
+        decode or "rank",
+        settings.batch_size,
         progress=show_progress if speaks else no_progress,
-    )  # fmt: skip
-    predicted = decoding.pad_tags(rows, evaluation.predicted) if task.tags_words else evaluation.predicted
+    )
+    predicted = (
+        decoding.pad_tags(rows, evaluation.predicted) if task.tags_words else evaluation.predicted
+    )
     scores = decoding.score(task, rows, predicted)
     for line in tables.answers(task, rows[: flags.show], predicted, evaluation.said):
         say(line)
     say(tables.scores(task, scores))
     say("\n" + tables.per_label(task, scores))
-    processes.decide(lambda: write_predictions(flags, folder, task, rows, predicted, evaluation.said))
+    processes.decide(
+        lambda: write_predictions(flags, folder, task, rows, predicted, evaluation.said)
+    )
     if flags.json and speaks:
         per_label = scores.pop("per_label")
         print(
-            json.dumps({"task": task.name, "split": split, "decode": decode, "scores": scores, "per_label": per_label})
+            json.dumps(
+                {
+                    "task": task.name,
+                    "split": split,
+                    "decode": decode,
+                    "scores": scores,
+                    "per_label": per_label,
+                }
+            )
         )
 
 
@@ -105,7 +157,8 @@ def choose_split(flags: argparse.Namespace, there: dict[str, list]) -> str:
 
 
 def find_run(flags: argparse.Namespace) -> Path | None:
-    """Find the run's folder: the one that is named, else the newest finished one; None for a bare base model."""
+    """Find the run's folder: the one that is named, else the newest finished one; None for a bare
+    base model."""
     if flags.run:
         return Path(flags.run)
     if flags.model and flags.task:
@@ -126,14 +179,18 @@ def load_run(flags: argparse.Namespace, folder: Path) -> Any:
 
 
 def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
-    """Load a bare base model, its NER head seeded and untrained; return it with the instruction for its texts."""
+    """Load a bare base model, its NER head seeded and untrained; return it with the instruction for
+    its texts."""
     if not (flags.task and flags.model):
         raise InputError("a bare base model needs both --task and --model")
     from neo_peft.loading import load_untuned
 
     settings = make_settings(method="head", **of_an_adapter(flags) | {"labels": own_labels(flags)})
     found = load_untuned(changed(settings, flags))
-    return found, found.encoder.task.instruction if flags.zero_shot and found.model.head is None else ""
+    return (
+        found,
+        found.encoder.task.instruction if flags.zero_shot and found.model.head is None else "",
+    )
 
 
 def own_labels(flags: argparse.Namespace) -> tuple[str, ...] | None:
@@ -152,15 +209,22 @@ def choose_decoder(flags: argparse.Namespace, found: Any) -> str | None:
         return flags.decode or "rank"
     if flags.decode:
         raise InputError(
-            f"--decode {flags.decode}: this model reads its answers by a head, which has nothing to decode"
+            f"--decode {flags.decode}: this model reads its answers by a head, which has nothing "
+            "to decode"
         )
     return None
 
 
 def write_predictions(
-    flags: argparse.Namespace, folder: Path | None, task: Any, rows: list[dict], predicted: list, said: list[str] | None
+    flags: argparse.Namespace,
+    folder: Path | None,
+    task: Any,
+    rows: list[dict],
+    predicted: list,
+    said: list[str] | None,
 ) -> None:
-    """Write each row with its answer, one JSON object a line: into the run's folder, or to --out."""
+    """Write each row with its answer, one JSON object a line: into the run's folder, or to
+    --out."""
     path = Path(flags.out) if flags.out else folder / "predictions.jsonl" if folder else None
     if path is None:
         return

@@ -1,4 +1,5 @@
-"""Tune a GPT-Neo for a task, and score it before and after: python train.py --task ner --method lora"""
+"""Tune a GPT-Neo for a task, and score it before and after: python train.py --task ner --method
+lora"""
 
 import json
 import sys
@@ -16,7 +17,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         from neo_peft.progress import show_progress
         from neo_peft.training import run
 
-    summary = run(settings, partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True), show_progress)
+    summary = run(
+        settings,
+        partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True),
+        show_progress,
+    )
     if settings.json and processes.rank == 0:
         print(json.dumps(summary))
 

@@ -1,4 +1,5 @@
-"""What is compared: each job here returns a line of the table, with its goals beside what was measured."""
+"""What is compared: each job here returns a line of the table, with its goals beside what was
+measured."""
 
 import dataclasses
 import json
@@ -18,11 +19,13 @@ from benchmarks.lengths import END
 from benchmarks.measure import Comparison, alternate, block_parameters, matmul_rate
 from benchmarks.sides import Job, Ours, Peer, as_batches, shape, tokens_of
 
-TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # of both sides' losses on a right-padded pass without dropout
+# of both sides' losses on a right-padded pass without dropout
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 
 def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> list[dict]:
-    """Compare a training step with a peer's; in bf16 also with a peer that was loaded in it, which has no goal."""
+    """Compare a training step with a peer's; in bf16 also with a peer that was loaded in it, which
+    has no goal."""
     job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
     line = against(job, Peer(job, careful), at) | {"goal": goal.get(at["precision"])}
     if at["precision"] != "bf16":
@@ -31,7 +34,8 @@ def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> list[dic
 
 
 def against(job: Job, peer: Peer, at: dict) -> dict:
-    """Run our step and a peer's in turn. The ratio counts where both losses of a batch agree, without dropout."""
+    """Run our step and a peer's in turn. The ratio counts where both losses of a batch agree,
+    without dropout."""
     ours, batch = Ours(job), job.order(1)[0]
     for side in (ours, peer):
         stir(side.model)
@@ -44,7 +48,8 @@ def against(job: Job, peer: Peer, at: dict) -> dict:
 
 
 def stir(model: nn.Module) -> None:
-    """Give LoRA's A and B, the latter of which starts at zero, the same numbers on both sides: so its loss shows."""
+    """Give LoRA's A and B, the latter of which starts at zero, the same numbers on both sides: so
+    its loss shows."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -52,12 +57,17 @@ def stir(model: nn.Module) -> None:
 
 
 def compared(found: Comparison, goal: float | None) -> dict:
-    return {"goal": goal, **found.summary(), "seconds": median(found.ours), "peers_seconds": median(found.theirs)}
+    return {
+        "goal": goal,
+        **found.summary(),
+        "seconds": median(found.ours),
+        "peers_seconds": median(found.theirs),
+    }
 
 
 def share(job: Job, found: Comparison, at: dict) -> dict:
-    """Say which share of the machine's own matrix products the step reaches: forward and the inputs' gradients are
-    four operations a parameter and token."""
+    """Say which share of the machine's own matrix products the step reaches: forward and the
+    inputs' gradients are four operations a parameter and token."""
     config, tokens = shape(job.shape), tokens_of(job, at["pairs"])
     rate = matmul_rate(config, round(tokens), job.dtype, job.device)
     seconds = median(found.ours)
@@ -72,7 +82,8 @@ def share(job: Job, found: Comparison, at: dict) -> dict:
 
 
 def evaluation(decode: str, careful: bool, goal: float, at: dict) -> dict:
-    """Compare scoring with a tuned prompt, in chunks of 16 examples, with one-at-a-time or batched generation."""
+    """Compare scoring with a tuned prompt, in chunks of 16 examples, with one-at-a-time or batched
+    generation."""
     from neo_peft.decoding import evaluate
 
     job = Job("sentiment", at["shape"], at["precision"], at["device"])
@@ -114,7 +125,9 @@ def take(examples, chosen: np.ndarray):
 
     parts = [(examples.ids, examples.starts), (examples.reads, examples.read_starts)]
     flat = [np.concatenate([values[s[i] : s[i + 1]] for i in chosen]) for values, s in parts]
-    targets = np.concatenate([examples.targets[examples.read_starts[i] : examples.read_starts[i + 1]] for i in chosen])
+    targets = np.concatenate(
+        [examples.targets[examples.read_starts[i] : examples.read_starts[i + 1]] for i in chosen]
+    )
     bounds = [np.cumsum([0, *(s[i + 1] - s[i] for i in chosen)]) for _, s in parts]
     return Examples(flat[0], bounds[0], flat[1], targets, bounds[1])
 
@@ -126,7 +139,8 @@ def text_of(examples, index: int) -> np.ndarray:
 
 @torch.no_grad()
 def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
-    """Let peft generate ten tokens behind texts, padded on the left as its generation wants them."""
+    """Let peft generate ten tokens behind texts, padded on the left as its generation wants
+    them."""
     longest = max(map(len, texts))
     ids = torch.full((len(texts), longest), END)
     mask = torch.zeros_like(ids)
@@ -135,9 +149,13 @@ def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
         mask[row, longest - len(text) :] = 1
     peer.model.eval()
     peer.model.generate(
-        input_ids=ids.to(job.device), attention_mask=mask.to(job.device), max_new_tokens=10, do_sample=False,
-        pad_token_id=END, eos_token_id=END,
-    )  # fmt: skip
+        input_ids=ids.to(job.device),
+        attention_mask=mask.to(job.device),
+        max_new_tokens=10,
+        do_sample=False,
+        pad_token_id=END,
+        eos_token_id=END,
+    )
 
 
 # ---- Memory, each side in a process of its own
@@ -147,7 +165,13 @@ def memory(task: str, careful: bool, goal: float, at: dict) -> dict:
     """Compare the peak memory of a training step beyond the loaded model's."""
     job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
     ours, theirs = (peak_of(side, job) for side in ("ours", "careful" if careful else "source"))
-    return {"goal": goal, "at_most": True, "ratio": ours / theirs, "bytes": ours, "peers_bytes": theirs}
+    return {
+        "goal": goal,
+        "at_most": True,
+        "ratio": ours / theirs,
+        "bytes": ours,
+        "peers_bytes": theirs,
+    }
 
 
 def peak_of(side: str, job: Job) -> int:
@@ -160,12 +184,17 @@ def peak_of(side: str, job: Job) -> int:
 
 
 def methods(method: str, goals: tuple[float, float, float], at: dict) -> list[dict]:
-    """Compare LoRA or a prompt with our own full tuning: seconds, peak memory, bytes that are saved."""
+    """Compare LoRA or a prompt with our own full tuning: seconds, peak memory, bytes that are
+    saved."""
     task = "ner" if method == "lora" else "sentiment"
-    part, whole = (Job(task, at["shape"], at["precision"], at["device"], method=name) for name in (method, "full"))
+    part, whole = (
+        Job(task, at["shape"], at["precision"], at["device"], method=name)
+        for name in (method, "full")
+    )
     ours, full = Ours(part), Ours(whole)
     sides = (as_batches(part, side, at["pairs"]) for side in (full, ours))
-    found = alternate(*sides, at["pairs"], 2, part.device)  # the ratio is that of the second over the first
+    # the ratio is that of the second over the first
+    found = alternate(*sides, at["pairs"], 2, part.device)
     saved = [sum(p.numel() * 4 for p in side.model.trainable().values()) for side in (ours, full)]
     del ours, full
     peaks = [peak_of("ours", job) for job in (part, whole)]
@@ -181,7 +210,8 @@ def checkpointing(task: str, at: dict) -> list[dict]:
     plain = Job(task, at["shape"], at["precision"], at["device"])
     again = dataclasses.replace(plain, checkpoint=True)
     sides = [as_batches(plain, Ours(job), at["pairs"]) for job in (plain, again)]
-    found = alternate(*sides, at["pairs"], 2, plain.device)  # the ratio is that of the second over the first
+    # the ratio is that of the second over the first
+    found = alternate(*sides, at["pairs"], 2, plain.device)
     peaks = [peak_of("ours", job) for job in (again, plain)]
     return [
         {"measure": "seconds", "goal": None, **found.summary()},
@@ -199,15 +229,25 @@ def inference(at: dict) -> list[dict]:
         sides = []
         for tuned in (False, True):
             method = "prompt" if tuned and name == "prompt" else "lora" if tuned else "head"
-            side = Ours(Job("ner", at["shape"], at["precision"], at["device"], method=method)).model.eval()
+            side = Ours(
+                Job("ner", at["shape"], at["precision"], at["device"], method=method)
+            ).model.eval()
             if tuned and name == "merged":
                 merge_lora(side)
             sides.append(side)
         bare, tuned = (reader(job, side, side.prefix(), collate) for side in sides)
         found = alternate(tuned, bare, at["pairs"], 2, job.device)
         ratios = [own / other for own, other in zip(found.ours, found.theirs, strict=True)]
-        lines.append({"measure": name, "goal": 1.0 if name == "merged" else None, "within": 0.02,
-                      "ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)})  # fmt: skip
+        lines.append(
+            {
+                "measure": name,
+                "goal": 1.0 if name == "merged" else None,
+                "within": 0.02,
+                "ratio": median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+            }
+        )
     return lines
 
 
@@ -225,7 +265,8 @@ def reader(job: Job, model, prefix, collate: Callable) -> Callable[[int], None]:
 
 
 def load(at: dict) -> list[dict]:
-    """Compare loading a checkpoint with `from_pretrained`: seconds, and private memory over the weights' bytes."""
+    """Compare loading a checkpoint with `from_pretrained`: seconds, and private memory over the
+    weights' bytes."""
     from benchmarks.sides import published
 
     job = Job("sentiment", at["shape"])
@@ -241,21 +282,43 @@ def load(at: dict) -> list[dict]:
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 found.append(json.loads(said.splitlines()[-1]))
     lines = []
-    # Either side may leave the weights in the mapped file, so that what it has only put off is on its bill too.
-    for measure, name, goal in (("seconds to the last weight", "touched", 0.6), ("the call alone", "seconds", None)):
+    # Either side may leave the weights in the mapped file, so that what it has only put off is on
+    # its bill too.
+    for measure, name, goal in (
+        ("seconds to the last weight", "touched", 0.6),
+        ("the call alone", "seconds", None),
+    ):
         ratios = [own[name] / peer[name] for own, peer in zip(*runs.values(), strict=True)]
         seconds = [median(one[name] for one in found) for found in runs.values()]
-        lines.append({"measure": measure, "at_most": True, "goal": goal, "ratio": median(ratios),
-                      "ratio_min": min(ratios), "ratio_max": max(ratios),
-                      "seconds": seconds[0], "peers_seconds": seconds[1]})  # fmt: skip
+        lines.append(
+            {
+                "measure": measure,
+                "at_most": True,
+                "goal": goal,
+                "ratio": median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+                "seconds": seconds[0],
+                "peers_seconds": seconds[1],
+            }
+        )
     held, theirs = ([one["bytes"] / one["weights"] for one in found] for found in runs.values())
-    return [*lines, {"measure": "memory over weights", "at_most": True, "goal": 1.05, "ratio": median(held),
-                     "peers_ratio": median(theirs)}]  # fmt: skip
+    return [
+        *lines,
+        {
+            "measure": "memory over weights",
+            "at_most": True,
+            "goal": 1.05,
+            "ratio": median(held),
+            "peers_ratio": median(theirs),
+        },
+    ]
 
 
 def encode(at: dict) -> list[dict]:
-    """Compare encoding the sample's rows with the source's per-row Python: tagged words, and sentences that the
-    language model answers. Both sides must come to the same tokens and labels."""
+    """Compare encoding the sample's rows with the source's per-row Python: tagged words, and
+    sentences that the language model answers. Both sides must come to the same tokens and
+    labels."""
     from neo_peft.base import BUNDLED, load_tokenizer, read_config
     from neo_peft.data import make_encoder
     from neo_peft.settings import make_settings
@@ -263,20 +326,29 @@ def encode(at: dict) -> list[dict]:
     from neo_peft.tasks import get_task
 
     folder, lines = BUNDLED["neo-mini"], []
-    # The sentences four times, since in all of JNLPBA a word comes again far more often than in the sample.
-    for name, by_hand, times, goal in (("ner", tag_rows, 4, 5), ("sentiment", answer_rows, 1, None)):
+    # The sentences four times, since in all of JNLPBA a word comes again far more often than in the
+    # sample.
+    for name, by_hand, times, goal in (
+        ("ner", tag_rows, 4, 5),
+        ("sentiment", answer_rows, 1, None),
+    ):
         task, settings = get_task(name), make_settings(task=name, method="lora")
         rows = load_splits(task, "sample").train * times
-        encoder = make_encoder(task, load_tokenizer(folder), read_config(folder), settings, with_head=name == "ner")
+        encoder = make_encoder(
+            task, load_tokenizer(folder), read_config(folder), settings, with_head=name == "ner"
+        )
         theirs = by_hand(load_tokenizer(folder), task)
-        line = compared(alternate(lambda _: encoder(rows), lambda _: theirs(rows), at["pairs"], 1), goal)  # noqa: B023
-        lines.append({"measure": name, **line, "agrees": same_examples(encoder(rows), theirs(rows))})
+        pair = alternate(lambda _: encoder(rows), lambda _: theirs(rows), at["pairs"], 1)  # noqa: B023
+        line = compared(pair, goal)
+        lines.append(
+            {"measure": name, **line, "agrees": same_examples(encoder(rows), theirs(rows))}
+        )
     return lines
 
 
 def tag_rows(tokenizer, task) -> Callable[[list[dict]], list]:
-    """Encode as transformers' token classification example does, a row at a time: tokenise the words, and walk over
-    the sub-tokens to find where each word begins."""
+    """Encode as transformers' token classification example does, a row at a time: tokenise the
+    words, and walk over the sub-tokens to find where each word begins."""
     before_words = tokenizer.backend_tokenizer.pre_tokenizer
     before_words.add_prefix_space = tokenizer.add_prefix_space = True
     tokenizer.backend_tokenizer.pre_tokenizer = before_words
@@ -284,10 +356,14 @@ def tag_rows(tokenizer, task) -> Callable[[list[dict]], list]:
     def encode_rows(rows: list[dict]) -> list:
         found = []
         for row in rows:
-            encoded = tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=256)
+            encoded = tokenizer(
+                row["tokens"], is_split_into_words=True, truncation=True, max_length=256
+            )
             labels, before = [], None
             for word in encoded.word_ids():
-                labels.append(-100 if word is None or word == before else task.labels.index(row["tags"][word]))
+                labels.append(
+                    -100 if word is None or word == before else task.labels.index(row["tags"][word])
+                )
                 before = word
             encoded["labels"] = labels
             found.append(encoded)
@@ -297,8 +373,8 @@ def tag_rows(tokenizer, task) -> Callable[[list[dict]], list]:
 
 
 def answer_rows(tokenizer, task) -> Callable[[list[dict]], list]:
-    """Encode as peft's prompt tuning example does, a row at a time: tokenise the text in its template and the label,
-    and lay them one behind the other."""
+    """Encode as peft's prompt tuning example does, a row at a time: tokenise the text in its
+    template and the label, and lay them one behind the other."""
 
     def encode_rows(rows: list[dict]) -> list:
         found = []
@@ -315,11 +391,14 @@ def answer_rows(tokenizer, task) -> Callable[[list[dict]], list]:
 
 
 def same_examples(ours, theirs: list) -> bool:
-    """Say whether both sides have the same tokens (theirs may end in one that is never read) and the same labels."""
+    """Say whether both sides have the same tokens (theirs may end in one that is never read) and
+    the same labels."""
     for index, encoded in enumerate(theirs):
         ids = ours.ids[ours.starts[index] : ours.starts[index + 1]].tolist()
         targets = ours.targets[ours.read_starts[index] : ours.read_starts[index + 1]].tolist()
-        if ids != encoded["input_ids"][: len(ids)] or targets != [label for label in encoded["labels"] if label >= 0]:
+        if ids != encoded["input_ids"][: len(ids)] or targets != [
+            label for label in encoded["labels"] if label >= 0
+        ]:
             return False
     return len(ours) == len(theirs)
 
@@ -347,13 +426,15 @@ def metrics(at: dict) -> dict:
     predicted = [tags(26) if rng.random() < 0.5 else sentence for sentence in gold]
 
     def theirs(_: int) -> None:
-        classification_report(gold, predicted, output_dict=True)  # which holds all that our scores hold
+        # which holds all that our scores hold
+        classification_report(gold, predicted, output_dict=True)
 
     return compared(alternate(lambda _: entity_scores(gold, predicted), theirs, at["pairs"], 1), 5)
 
 
 def layer(at: dict) -> list[dict]:
-    """Compare one adapted projection, forward and backward, with peft's and with loralib's form written out."""
+    """Compare one adapted projection, forward and backward, with peft's and with loralib's form
+    written out."""
     from peft import LoraConfig
     from peft.tuners.lora import Linear as PeftLinear
 
@@ -382,5 +463,7 @@ def layer(at: dict) -> list[dict]:
 
     lines = []
     for name, module, goal in (("peft", peft, 1.2), ("loralib's form", loralib, 1.0)):
-        lines.append({"measure": name, **compared(alternate(run(ours), run(module), 10 * at["pairs"]), goal)})
+        lines.append(
+            {"measure": name, **compared(alternate(run(ours), run(module), 10 * at["pairs"]), goal)}
+        )
     return lines

@@ -1,8 +1,9 @@
 """Batches with the real lengths of the three data sets, and without their text.
 
-lengths.json holds, for 512 evenly spaced training rows of each, the tokens that GPT-2's tokenizer makes of them: of
-JNLPBA one number a word, of PhraseBank and MRPC the tokens of the text in its template, and the label's number. The
-token ids are random: what a step costs does not depend on them.
+lengths.json holds, for 512 evenly spaced training rows of each, the tokens that GPT-2's tokenizer
+makes of them: of JNLPBA one number a word, of PhraseBank and MRPC the tokens of the text in its
+template, and the label's number. The token ids are random: what a step costs does not depend on
+them.
 """
 
 import json

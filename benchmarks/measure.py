@@ -1,4 +1,5 @@
-"""How anything here is measured: two sides in turn, A B A B, in one process; peak memory in a process of its own."""
+"""How anything here is measured: two sides in turn, A B A B, in one process; peak memory in a
+process of its own."""
 
 import ctypes
 import gc
@@ -30,8 +31,11 @@ class Comparison:
         return {"ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
 
 
-def alternate(ours: Callable, theirs: Callable, pairs: int, warm_up: int = 2, device: str = "cpu") -> Comparison:
-    """Run both sides in turn. Each is called with the number of the pair, so that both see the same batch."""
+def alternate(
+    ours: Callable, theirs: Callable, pairs: int, warm_up: int = 2, device: str = "cpu"
+) -> Comparison:
+    """Run both sides in turn. Each is called with the number of the pair, so that both see the same
+    batch."""
     taken = ([], [])
     for pair in range(-warm_up, pairs):
         for side, seconds in zip((ours, theirs), taken):
@@ -55,12 +59,17 @@ def seconds_of(call: Callable, device: str = "cpu") -> float:
     return begin.elapsed_time(end) / 1000
 
 
-def matmul_rate(config: Config, rows: int, dtype: torch.dtype, device: str = "cpu", repeats: int = 12) -> float:
-    """Measure the machine's own rate, in floating point operations a second: a block's products, of as many rows."""
+def matmul_rate(
+    config: Config, rows: int, dtype: torch.dtype, device: str = "cpu", repeats: int = 12
+) -> float:
+    """Measure the machine's own rate, in floating point operations a second: a block's products, of
+    as many rows."""
     size, inner = config.hidden_size, config.intermediate_size
     shapes = [(size, size)] * 4 + [(inner, size), (size, inner)]
     weights = [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
-    inputs = {width: torch.randn(rows, width, device=device, dtype=dtype) for width in (size, inner)}
+    inputs = {
+        width: torch.randn(rows, width, device=device, dtype=dtype) for width in (size, inner)
+    }
 
     def products() -> None:
         with torch.no_grad():
@@ -72,7 +81,9 @@ def matmul_rate(config: Config, rows: int, dtype: torch.dtype, device: str = "cp
 
 
 def block_parameters(config: Config) -> int:
-    return config.num_layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
+    return config.num_layers * (
+        4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+    )
 
 
 def peak_memory(call: Callable, device: str = "cpu") -> int:
@@ -84,7 +95,8 @@ def peak_memory(call: Callable, device: str = "cpu") -> int:
         call()
         return torch.cuda.max_memory_allocated() - held
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what building the model has freed would else serve the step, and not be seen
+    # what building the model has freed would else serve the step, and not be seen
+    ctypes.CDLL(None).malloc_trim(0)
     held = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is held
     call()
@@ -92,8 +104,8 @@ def peak_memory(call: Callable, device: str = "cpu") -> int:
 
 
 def resident(name: str) -> int:
-    """Read one of this process's sizes in bytes: VmRSS is what it holds, VmHWM the most it has held, RssAnon what it
-    shares with no file."""
+    """Read one of this process's sizes in bytes: VmRSS is what it holds, VmHWM the most it has
+    held, RssAnon what it shares with no file."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024

@@ -18,7 +18,8 @@ def training(side: str, job: str) -> dict:
     step = Ours(job) if side == "ours" else Peer(job, careful=side == "careful")
     del job.__dict__["weights"]
     longest = max(
-        job.order(16), key=lambda chosen: sum(job.examples.starts[i + 1] - job.examples.starts[i] for i in chosen)
+        job.order(16),
+        key=lambda chosen: sum(job.examples.starts[i + 1] - job.examples.starts[i] for i in chosen),
     )
     return {"bytes": peak_memory(lambda: [step(longest) for _ in range(2)], job.device)}
 
@@ -26,8 +27,9 @@ def training(side: str, job: str) -> dict:
 def loading(side: str, folder: str) -> dict:
     """Time the loading of a folder, and count what the process then holds for itself alone.
 
-    Both sides may leave the weights in the mapped file, which is read only where it is used: `touched` are the seconds
-    until every weight has been. Before the clock each side loads neo-mini, which imports all that it needs.
+    Both sides may leave the weights in the mapped file, which is read only where it is used:
+    `touched` are the seconds until every weight has been. Before the clock each side loads
+    neo-mini, which imports all that it needs.
     """
     if side == "ours":
         from neo_peft.base import load_base
@@ -36,7 +38,10 @@ def loading(side: str, folder: str) -> dict:
     else:
         from transformers import AutoTokenizer, GPTNeoForCausalLM
 
-        load = lambda folder: (GPTNeoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))[0]  # noqa: E731
+        load = lambda folder: (  # noqa: E731
+            GPTNeoForCausalLM.from_pretrained(folder),
+            AutoTokenizer.from_pretrained(folder),
+        )[0]
     load(BUNDLED["neo-mini"])
     gc.collect()  # or what the imports left behind is collected while the clock runs
     held, began = resident("RssAnon"), time.perf_counter()
@@ -46,10 +51,21 @@ def loading(side: str, folder: str) -> dict:
         parameter.detach().sum()
     touched = time.perf_counter() - began
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return {"seconds": seconds, "touched": touched, "bytes": resident("RssAnon") - held, "weights": weights}
+    return {
+        "seconds": seconds,
+        "touched": touched,
+        "bytes": resident("RssAnon") - held,
+        "weights": weights,
+    }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     side, *rest = sys.argv[1:]
-    print(json.dumps(loading(side.removeprefix("load-"), *rest) if side.startswith("load-") else training(side, *rest)))
+    print(
+        json.dumps(
+            loading(side.removeprefix("load-"), *rest)
+            if side.startswith("load-")
+            else training(side, *rest)
+        )
+    )

@@ -1,8 +1,10 @@
-"""Both sides of a training step, on the same weights and the same batches: ours, and what users would take instead.
+"""Both sides of a training step, on the same weights and the same batches: ours, and what users
+would take instead.
 
-Ours is the step of train.py itself: `collate` and `loop.update`, with its optimizer. Two peers: the source's pipeline
-(peft as the study used it: padded, logits everywhere) and a careful user's (right-padded, no cache, logits only at the
-labels; its batches are grouped by length, for both sides).
+Ours is the step of train.py itself: `collate` and `loop.update`, with its optimizer. Two peers: the
+source's pipeline (peft as the study used it: padded, logits everywhere) and a careful user's
+(right-padded, no cache, logits only at the labels; its batches are grouped by length, for both
+sides).
 """
 
 from collections.abc import Callable
@@ -42,7 +44,8 @@ def shape(name: str) -> Config:
 
 @dataclass(frozen=True)
 class Job:
-    """A task's step at a model's shape. `settings` are those of train.py; `precision` is the frozen matrices'."""
+    """A task's step at a model's shape. `settings` are those of train.py; `precision` is the frozen
+    matrices'."""
 
     task: str
     shape: str = "125m"
@@ -55,7 +58,11 @@ class Job:
     @cached_property
     def settings(self) -> Settings:
         given = SETTINGS[self.task] | ({"method": self.method} if self.method else {})
-        given = given if "lora" in given["method"] else {k: v for k, v in given.items() if k not in ("rank", "dropout")}
+        given = (
+            given
+            if "lora" in given["method"]
+            else {k: v for k, v in given.items() if k not in ("rank", "dropout")}
+        )
         return make_settings(model="EleutherAI/gpt-neo-125m", precision=self.precision, **given)
 
     @property
@@ -68,7 +75,8 @@ class Job:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Random weights under the published names: normal matrices, norms and biases a little off 1 and 0."""
+        """Random weights under the published names: normal matrices, norms and biases a little off
+        1 and 0."""
         with torch.device("meta"):
             trunk = GPTNeo(shape(self.shape))
         draw = torch.Generator().manual_seed(0)
@@ -80,14 +88,17 @@ class Job:
 
     @cached_property
     def head(self) -> Tensor:
-        return 0.02 * torch.randn(LABELS, shape(self.shape).hidden_size, generator=torch.Generator().manual_seed(1))
+        return 0.02 * torch.randn(
+            LABELS, shape(self.shape).hidden_size, generator=torch.Generator().manual_seed(1)
+        )
 
     @cached_property
     def prompt(self) -> Tensor:
         return self.weights["wte.weight"][: self.settings.prompt_length].clone()
 
     def order(self, count: int) -> list[np.ndarray]:
-        """Choose `count` batches: shuffled, or grouped by length and then shuffled, as a Trainer groups them."""
+        """Choose `count` batches: shuffled, or grouped by length and then shuffled, as a Trainer
+        groups them."""
         shuffled = np.random.default_rng(0).permutation(len(self.examples))
         if self.grouped:
             lengths = np.diff(self.examples.starts)
@@ -102,7 +113,8 @@ class Job:
 
 
 def our_model(job: Job) -> TunedModel:
-    """Put the method onto a trunk of our own, held as train.py holds it, its start that of `job`."""
+    """Put the method onto a trunk of our own, held as train.py holds it, its start that of
+    `job`."""
     config, settings = shape(job.shape), job.settings
     with torch.device("meta"):
         trunk = GPTNeo(config)
@@ -110,7 +122,11 @@ def our_model(job: Job) -> TunedModel:
     for name, tensor in job.weights.items():
         parent, _, leaf = name.rpartition(".")
         kept = tensor.to(job.device, held if tensor.dim() > 1 else torch.float32, copy=True)
-        setattr(trunk.get_submodule(parent), leaf, nn.Parameter(kept, requires_grad=settings.method == "full"))
+        setattr(
+            trunk.get_submodule(parent),
+            leaf,
+            nn.Parameter(kept, requires_grad=settings.method == "full"),
+        )
     head = prompt = None
     if job.task == "ner":
         head = nn.Linear(config.hidden_size, LABELS, device=job.device)
@@ -119,7 +135,14 @@ def our_model(job: Job) -> TunedModel:
     trunk.checkpoint_activations = job.checkpoint
     torch.manual_seed(0)
     if "lora" in settings.methods:
-        add_lora(trunk, settings.target_modules, settings.rank, settings.alpha, settings.dropout, settings.bias)
+        add_lora(
+            trunk,
+            settings.target_modules,
+            settings.rank,
+            settings.alpha,
+            settings.dropout,
+            settings.bias,
+        )
     if "prompt" in settings.methods:
         prompt = SoftPrompt(job.prompt.to(job.device))
     name = "classifier" if head is not None else None
@@ -137,7 +160,11 @@ class Ours:
     def __call__(self, chosen: np.ndarray) -> float:
         self.model.train()
         loss, _ = update(
-            self.model, self.optimizer, self.scaler, [collate(self.job.examples, chosen)], self.job.settings.clip_norm
+            self.model,
+            self.optimizer,
+            self.scaler,
+            [collate(self.job.examples, chosen)],
+            self.job.settings.clip_norm,
         )
         return loss
 
@@ -157,10 +184,14 @@ def published(job: Job, tags: bool, dtype: torch.dtype = torch.float32) -> nn.Mo
 
     config = shape(job.shape)
     theirs = GPTNeoConfig(
-        hidden_size=config.hidden_size, num_layers=config.num_layers, num_heads=config.num_heads,
-        attention_types=[[["global", "local"], config.num_layers // 2]], num_labels=LABELS, classifier_dropout=0.1,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        attention_types=[[["global", "local"], config.num_layers // 2]],
+        num_labels=LABELS,
+        classifier_dropout=0.1,
         pad_token_id=END,
-    )  # fmt: skip
+    )
     model = (GPTNeoForTokenClassification if tags else GPTNeoForCausalLM)(theirs).to(job.device)
     weights = {f"transformer.{name}": tensor for name, tensor in job.weights.items()}
     heads = {"classifier.weight": job.head, "classifier.bias": torch.zeros(LABELS)} if tags else {}
@@ -181,16 +212,24 @@ class Peer:
         base, settings = published(job, self.tags, dtype), job.settings
         if self.tags:
             config = LoraConfig(
-                task_type="TOKEN_CLS", r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-                target_modules=["q_proj", "v_proj"], bias="none",
-            )  # fmt: skip
+                task_type="TOKEN_CLS",
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                lora_dropout=settings.dropout,
+                target_modules=["q_proj", "v_proj"],
+                bias="none",
+            )
         else:
-            config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=settings.prompt_length)
+            config = PromptTuningConfig(
+                task_type="CAUSAL_LM", num_virtual_tokens=settings.prompt_length
+            )
         self.model = get_peft_model(base, config).to(job.device)
         if not self.tags:
             self.model.prompt_encoder["default"].embedding.weight.data.copy_(job.prompt)
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.trainable = trainable
 
     def __call__(self, chosen: np.ndarray) -> float:
@@ -210,14 +249,17 @@ class Peer:
             return float(self.loss(chosen, left=False))
 
     def loss(self, chosen: np.ndarray, left: bool) -> Tensor:
-        """The mean cross-entropy of a batch's labels; `left` pads as the source does, to its fixed length."""
+        """The mean cross-entropy of a batch's labels; `left` pads as the source does, to its fixed
+        length."""
         length = PADDED_TO[self.job.task] if left else None
         ids, mask, labels = padded(self.job, chosen, length)
         ids, mask, labels = (tensor.to(self.job.device) for tensor in (ids, mask, labels))
         if not self.careful:
             return self.model(input_ids=ids, attention_mask=mask, labels=labels).loss
         if self.tags:
-            return self.model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+            return self.model(
+                input_ids=ids, attention_mask=mask, labels=labels, use_cache=False
+            ).loss
         prompt = self.model.get_prompt(len(ids))
         trunk, texts = self.model.base_model.transformer, self.model.base_model.transformer.wte(ids)
         inputs = torch.cat([prompt.to(texts.dtype), texts], dim=1)
@@ -229,8 +271,8 @@ class Peer:
 
 
 def padded(job: Job, chosen: np.ndarray, left_to: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad a batch on the right to its longest, or on the left to a length, its texts shortened so that the answer
-    fits; labels stand at the words' first sub-tokens, or at the answer's tokens."""
+    """Pad a batch on the right to its longest, or on the left to a length, its texts shortened so
+    that the answer fits; labels stand at the words' first sub-tokens, or at the answer's tokens."""
     examples, rows = job.examples, []
     for index in chosen:
         ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
@@ -261,6 +303,7 @@ def as_batches(job: Job, side: Callable, count: int) -> Callable[[int], float]:
 
 
 def tokens_of(job: Job, count: int) -> float:
-    """Count the real tokens of a step, on average: what the text holds, with its answer but for the last token."""
+    """Count the real tokens of a step, on average: what the text holds, with its answer but for the
+    last token."""
     lengths = np.diff(job.examples.starts)
     return float(np.mean([lengths[chosen].sum() for chosen in job.order(count)]))

@@ -1,4 +1,5 @@
-"""The commands beside train.py and evaluate.py: python -m neo_peft predict "The IL-2 gene is active in T cells." """
+"""The commands beside train.py and evaluate.py: python -m neo_peft predict "The IL-2 gene is active
+in T cells." """
 
 import sys
 from importlib import import_module
@@ -15,7 +16,9 @@ COMMANDS = {
     "sizes": "show what each method trains and stores, for the published sizes of GPT-Neo",
 }
 
-USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
+USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(
+    f"  {name:10}{what}" for name, what in COMMANDS.items()
+)
 
 
 def main() -> int:
@@ -25,7 +28,10 @@ def main() -> int:
     if name in ("-h", "--help"):
         print(USAGE)
         return 0
-    print(f"error: there is no command {name}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+    print(
+        f"error: there is no command {name}; the commands are {', '.join(COMMANDS)}",
+        file=sys.stderr,
+    )
     return 2
 
 

@@ -1,7 +1,9 @@
-"""Save and load adapters in peft's own file format: adapter_config.json and adapter_model.safetensors.
+"""Save and load adapters in peft's own file format: adapter_config.json and
+adapter_model.safetensors.
 
-The keys of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict: a missing or
-unexpected tensor, or a wrong shape, is refused by name. What stands around an adapter, a run, is in loading.py.
+The keys of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict:
+a missing or unexpected tensor, or a wrong shape, is refused by name. What stands around an adapter,
+a run, is in loading.py.
 """
 
 import dataclasses
@@ -22,11 +24,12 @@ from neo_peft.settings import Settings, task_of
 
 WEIGHTS = "adapter_model.safetensors"
 
-# ------------------------------------------------------------------------------------------------ names of tensors
+# ---- Names of tensors
 
 
 def adapter_keys(model: TunedModel, with_prompt: bool) -> dict[str, str]:
-    """Map peft's key of each trainable tensor to its name here. peft's prefix of a head differs beside a prompt."""
+    """Map peft's key of each trainable tensor to its name here. peft's prefix of a head differs
+    beside a prompt."""
     keys = {}
     for name in model.trainable():
         module, _, kind = name.rpartition(".")
@@ -42,8 +45,8 @@ def adapter_keys(model: TunedModel, with_prompt: bool) -> dict[str, str]:
 
 
 def folder_parts(model: TunedModel, folder: Path) -> dict[Path, dict[str, str]]:
-    """Say which files hold the adapter: {file: its keys}. LoRA beside a prompt is two of peft's folders, the head
-    with LoRA; a fully tuned model is a model's folder."""
+    """Say which files hold the adapter: {file: its keys}. LoRA beside a prompt is two of peft's
+    folders, the head with LoRA; a fully tuned model is a model's folder."""
     lora = any(isinstance(module, LoRALinear) for module in model.modules())
     if any(parameter.requires_grad for parameter in model.transformer.wte.parameters()):
         return {folder / "model" / "model.safetensors": {name: name for name in model.trainable()}}
@@ -51,25 +54,35 @@ def folder_parts(model: TunedModel, folder: Path) -> dict[Path, dict[str, str]]:
         return {folder / WEIGHTS: adapter_keys(model, with_prompt=model.prompt is not None)}
     keys = adapter_keys(model, with_prompt=False)
     return {
-        folder / "lora" / WEIGHTS: {key: name for key, name in keys.items() if key != "prompt_embeddings"},
+        folder / "lora" / WEIGHTS: {
+            key: name for key, name in keys.items() if key != "prompt_embeddings"
+        },
         folder / "prompt" / WEIGHTS: {"prompt_embeddings": "prompt.embeddings"},
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- saving
+#
+# ---- Saving
 
 
-def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, tokenizer: Any = None) -> list[Path]:
+def save_adapter(
+    folder: Path | str, model: TunedModel, settings: Settings, tokenizer: Any = None
+) -> list[Path]:
     """Write the adapter into a folder, each file whole or not at all; return the files.
 
     A fully tuned model is written as a model's folder, in transformers' layout, with its tokenizer.
     """
     files, parameters = [], dict(model.named_parameters())
     for path, keys in folder_parts(model, Path(folder)).items():
-        part = str(path.parent.relative_to(folder))  # "." or the part's own folder, whatever the user's is called
+        # "." or the part's own folder, whatever the user's is called
+        part = str(path.parent.relative_to(folder))
         if part == "model":
             labels, whole = task_of(settings).labels, path.parent
-            write_folder(whole, lambda temporary: save_model(temporary, model, labels, tokenizer), anew=True)  # noqa: B023
+            write_folder(
+                whole,
+                lambda temporary: save_model(temporary, model, labels, tokenizer),  # noqa: B023
+                anew=True,
+            )
             return sorted(whole.iterdir())
         make_folders(path.parent)
         write_tensors(path, {key: parameters[name] for key, name in keys.items()})
@@ -80,8 +93,11 @@ def save_adapter(folder: Path | str, model: TunedModel, settings: Settings, toke
     return files
 
 
-def save_model(folder: Path, model: TunedModel, labels: Sequence[str], tokenizer: Any = None) -> list[Path]:
-    """Write a whole model without LoRA or a prompt, in fp32, as a folder that transformers loads; return its files."""
+def save_model(
+    folder: Path, model: TunedModel, labels: Sequence[str], tokenizer: Any = None
+) -> list[Path]:
+    """Write a whole model without LoRA or a prompt, in fp32, as a folder that transformers loads;
+    return its files."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "model.safetensors", dict(model.named_parameters()))
     write_json(folder / "config.json", _model_config(model, labels))
@@ -99,7 +115,9 @@ def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | 
         "base_model_name_or_path": base,
         "revision": revision,
         "inference_mode": True,
-        "task_type": {None: "CAUSAL_LM", "classifier": "TOKEN_CLS", "score": "SEQ_CLS"}[model.head_name],
+        "task_type": {None: "CAUSAL_LM", "classifier": "TOKEN_CLS", "score": "SEQ_CLS"}[
+            model.head_name
+        ],
     }
     if model.prompt is not None and part != "lora":
         return common | {
@@ -109,7 +127,8 @@ def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | 
             "num_layers": trunk.num_layers,
             "num_attention_heads": trunk.num_heads,
             "num_transformer_submodules": 1,
-            # What the rows started from is over once they are loaded; peft would look for a tokenizer to repeat it.
+            # What the rows started from is over once they are loaded; peft would look for a
+            # tokenizer to repeat it.
             "prompt_tuning_init": "RANDOM",
             "prompt_tuning_init_text": None,
             "tokenizer_name_or_path": None,
@@ -131,7 +150,8 @@ def _adapter_config(model: TunedModel, settings: Settings, part: str) -> dict | 
 
 
 def peft_targets(model: TunedModel) -> list[str]:
-    """Name the adapted layers so that peft finds the same: by the ends of their names where those are enough."""
+    """Name the adapted layers so that peft finds the same: by the ends of their names where those
+    are enough."""
     adapted = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
     kinds = sorted({name.rsplit(".", 1)[-1] for name in adapted})
     meant = [
@@ -151,7 +171,8 @@ ARCHITECTURES = {
 
 
 def _model_config(model: TunedModel, labels: Sequence[str]) -> dict:
-    """Write the config.json of a whole model, with the architecture that transformers has for it."""
+    """Write the config.json of a whole model, with the architecture that transformers has for
+    it."""
     config = model.transformer.config
     names = list(config.attention_layers)
     values = dataclasses.asdict(config) | {
@@ -166,7 +187,8 @@ def _model_config(model: TunedModel, labels: Sequence[str]) -> dict:
         "resid_dropout": 0.0,
         "classifier_dropout": model.head_dropout,
         "bos_token_id": config.eos_token_id,
-        "pad_token_id": config.eos_token_id,  # `score` is read at the last token that is not this one
+        # `score` is read at the last token that is not this one
+        "pad_token_id": config.eos_token_id,
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
@@ -176,11 +198,13 @@ def _model_config(model: TunedModel, labels: Sequence[str]) -> dict:
     return values
 
 
-# ---------------------------------------------------------------------------------------------------------- loading
+#
+# ---- Loading
 
 
 def load_adapter(folder: Path | str, model: TunedModel) -> None:
-    """Load the tensors of a folder into a model that was built for them; refuse what does not fit exactly."""
+    """Load the tensors of a folder into a model that was built for them; refuse what does not fit
+    exactly."""
     put(read_adapter(folder, model), model)
 
 
@@ -192,22 +216,33 @@ def put(tensors: dict[str, Tensor], model: TunedModel) -> None:
             parameters[name].copy_(tensor)
 
 
-def read_adapter(folder: Path | str, model: TunedModel, with_head: bool = True) -> dict[str, Tensor]:
-    """Read the tensors of a folder under the names of a model that was built for them, and refuse what does not fit
-    exactly. Without `with_head` the folder may hold none, and the tensors are then those of all else."""
+def read_adapter(
+    folder: Path | str, model: TunedModel, with_head: bool = True
+) -> dict[str, Tensor]:
+    """Read the tensors of a folder under the names of a model that was built for them, and refuse
+    what does not fit exactly. Without `with_head` the folder may hold none, and the tensors are
+    then those of all else."""
     parameters, found = dict(model.named_parameters()), {}
     for path, keys in folder_parts(model, Path(folder)).items():
         stored = dict(_read_tensors(path))
         head = {key for key, name in keys.items() if name.split(".")[0] == model.head_name}
         if not with_head and not head & stored.keys():
             keys = {key: name for key, name in keys.items() if key not in head}
-        for problem, names in (("lacks", keys.keys() - stored.keys()), ("also holds", stored.keys() - keys.keys())):
+        for problem, names in (
+            ("lacks", keys.keys() - stored.keys()),
+            ("also holds", stored.keys() - keys.keys()),
+        ):
             if names:
-                raise InputError(f"{path} {problem} {len(names)} tensors, the first is {min(names)}")
+                raise InputError(
+                    f"{path} {problem} {len(names)} tensors, the first is {min(names)}"
+                )
         for key, name in keys.items():
             tensor, parameter = stored[key], parameters[name]
             if tensor.shape != parameter.shape:
-                raise InputError(f"{path}: {key} has the shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
+                raise InputError(
+                    f"{path}: {key} has the shape {tuple(tensor.shape)}, not "
+                    f"{tuple(parameter.shape)}"
+                )
             if not tensor.isfinite().all():
                 raise InputError(f"{path}: {key} holds numbers that are not finite")
             found[name] = tensor
@@ -221,10 +256,13 @@ def _read_tensors(path: Path) -> list[tuple[str, Tensor]]:
             f"tensors = torch.load('{pickled}', 'cpu', weights_only=True); "
             f"save_file({{name: tensor.clone() for name, tensor in tensors.items()}}, '{path}')"
         )
-        raise InputError(f'{pickled} is pickled, which is never read here; convert it once: python -c "{code}"')
+        raise InputError(
+            f'{pickled} is pickled, which is never read here; convert it once: python -c "{code}"'
+        )
     if not path.exists():
         raise InputError(f"{path} is missing: this is no complete run or adapter")
     tensors = read_tensors(path)
-    # With bias "all" peft also stores the head's biases under the names of its wrapper; they are the same head.
+    # With bias "all" peft also stores the head's biases under the names of its wrapper; they are
+    # the same head.
     wrapped = ("classifier.modules_to_save.bias", "classifier.original_module.bias")
     return [(name, tensor) for name, tensor in tensors.items() if not name.endswith(wrapped)]

@@ -1,13 +1,16 @@
-"""Several runs on one base: each answers alone, or all of them answer a mixed batch in one pass through the trunk.
+"""Several runs on one base: each answers alone, or all of them answer a mixed batch in one pass
+through the trunk.
 
-The base is loaded once, and nothing ever changes it. A run's model is a trunk of its own around the base's tensors, to
-which it adds only what it trained. A mixed batch goes through one more such trunk. Its examples stand sorted by run, so
-that each run owns a stretch of the N rows, to which a layer adds what that run learned there:
+The base is loaded once, and nothing ever changes it. A run's model is a trunk of its own around the
+base's tensors, to which it adds only what it trained. A mixed batch goes through one more such
+trunk. Its examples stand sorted by run, so that each run owns a stretch of the N rows, to which a
+layer adds what that run learned there:
 
     h = W x + b                                       once, for all rows
     h[its rows] += (alpha / r) · B A x[its rows] + (its b − b)
 
-The prompts stand in front as keys and values, each example's own. Read `lora.py` and `gptneo.Past` first.
+The prompts stand in front as keys and values, each example's own. Read `lora.py` and `gptneo.Past`
+first.
 """
 
 import copy
@@ -32,14 +35,16 @@ from neo_peft.model import Batch
 from neo_peft.rows import Rows
 from neo_peft.settings import Settings
 
-OF_THE_BASE = ("model", "precision", "device", "threads")  # the settings that runs on one base have in common
+# the settings that runs on one base have in common
+OF_THE_BASE = ("model", "precision", "device", "threads")
 
 
 class AdapterSet:
-    """Runs by their names, on one base: `runs["ner-lora"]` is what `load` makes, and shares the base's tensors.
+    """Runs by their names, on one base: `runs["ner-lora"]` is what `load` makes, and shares the
+    base's tensors.
 
-    The names are those of a mapping {name: folder}, or the folders' own. Where it is computed, and in which precision,
-    the first run's settings say.
+    The names are those of a mapping {name: folder}, or the folders' own. Where it is computed, and
+    in which precision, the first run's settings say.
     """
 
     def __init__(self, runs: Iterable[Path | str] | Mapping[str, Path | str] = ()):
@@ -47,7 +52,9 @@ class AdapterSet:
         self._of_base: dict = {}
         self._runs: dict[str, Tuned] = {}
         self._prefixes: dict[str, Past | None] = {}
-        for name, folder in runs.items() if isinstance(runs, Mapping) else ((None, folder) for folder in runs):
+        for name, folder in (
+            runs.items() if isinstance(runs, Mapping) else ((None, folder) for folder in runs)
+        ):
             self.add(folder, name)
 
     def __getitem__(self, name: str) -> Tuned:
@@ -59,17 +66,26 @@ class AdapterSet:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def add(self, folder: Path | str, name: str | None = None, settings: Settings | None = None) -> Tuned:
-        """Load a run onto the base, which the first one brings. Raise InputError where it does not fit on it.
+    def add(
+        self, folder: Path | str, name: str | None = None, settings: Settings | None = None
+    ) -> Tuned:
+        """Load a run onto the base, which the first one brings. Raise InputError where it does not
+        fit on it.
 
-        `settings` are for an adapter of peft's own, as in `load`. The prompt's keys and values are computed now.
+        `settings` are for an adapter of peft's own, as in `load`. The prompt's keys and values are
+        computed now.
         """
         folder, settings = Path(folder), settings or settings_in(Path(folder))
         name = name or Path(os.path.abspath(folder)).name
         if name in self._runs:
-            raise InputError(f"two runs are called {name}; the second is {folder}: rename it, or give {{name: folder}}")
+            raise InputError(
+                f"two runs are called {name}; the second is {folder}: rename it, or give {{name: "
+                f"folder}}"
+            )
         if settings.method == "full":
-            raise InputError(f"{folder} tuned the whole model (full): it has no adapter that could share a base")
+            raise InputError(
+                f"{folder} tuned the whole model (full): it has no adapter that could share a base"
+            )
         settings = dataclasses.replace(settings, **self._of_base)
         base = self.base or base_of(settings)
         trunk = view_of(base.trunk, own_biases=settings.bias != "none")
@@ -90,20 +106,26 @@ class AdapterSet:
 
     def _known(self, name: str) -> str:
         if name not in self._runs:
-            raise InputError(f"there is no run {name!r} here; the runs are {', '.join(self._runs) or 'none yet'}")
+            raise InputError(
+                f"there is no run {name!r} here; the runs are {', '.join(self._runs) or 'none yet'}"
+            )
         return name
 
     def _mix(self) -> None:
         """Make the trunk of mixed batches: where a run differs from the base, a layer knows it."""
         self._trunk, self._stretches = view_of(self.base.trunk), {}
         for place, layer in self.base.trunk.named_modules():
-            own = {name: tuned.model.transformer.get_submodule(place) for name, tuned in self._runs.items()}
+            own = {
+                name: tuned.model.transformer.get_submodule(place)
+                for name, tuned in self._runs.items()
+            }
             own = {name: module for name, module in own.items() if differs(module, layer)}
             if own:
                 self._trunk.set_submodule(place, MixedLayer(layer, own, self._stretches))
 
     def predict(self, rows: Sequence[dict], batch_size: int = 32) -> list:
-        """Answer rows that name their "run", whose labels are not needed: a label, or a tag for each word."""
+        """Answer rows that name their "run", whose labels are not needed: a label, or a tag for
+        each word."""
         predicted = self.evaluate(rows, batch_size).predicted
         return [
             pad_tags([row], [answer])[0] if self[row["run"]].encoder.task.tags_words else answer
@@ -112,7 +134,8 @@ class AdapterSet:
 
     @torch.inference_mode()
     def evaluate(self, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
-        """Answer rows that name their "run", each batch in one pass whatever the runs; labels are read by rank."""
+        """Answer rows that name their "run", each batch in one pass whatever the runs; labels are
+        read by rank."""
         examples, places = self._encode(rows)
         owned = [(name, index) for name, part in examples.items() for index in range(len(part))]
         lengths = [length for part in examples.values() for length in np.diff(part.starts)]
@@ -124,39 +147,57 @@ class AdapterSet:
                 shares.setdefault(name, []).append(index)
             for which, (answer, more) in zip(chosen, self._answer(examples, shares), strict=True):
                 predicted[places[which]], probabilities[places[which]] = answer, more
-        return Evaluation(predicted, None, None, probabilities, sum(part.cut for part in examples.values()))
+        return Evaluation(
+            predicted, None, None, probabilities, sum(part.cut for part in examples.values())
+        )
 
     def _encode(self, rows: Sequence[dict]) -> tuple[dict[str, Examples], list[int]]:
         """Encode the rows of each run by its own encoder; say which rows they are, run by run."""
         places: dict[str, list[int]] = {}
         for place, row in enumerate(rows):
             if row.get("run") not in tuple(self):
-                raise InputError(f'row {place} names the run {row.get("run")!r}; "run" is one of {", ".join(self)}')
+                raise InputError(
+                    f'row {place} names the run {row.get("run")!r}; "run" is one of '
+                    f"{', '.join(self)}"
+                )
             places.setdefault(row["run"], []).append(place)
         examples = {}
         for name, mine in places.items():
             encoder = self[name].encoder
             examples[name] = encoder(
-                [{field: rows[place][field] for field in encoder.task.fields[:-1]} for place in mine]
+                [
+                    {field: rows[place][field] for field in encoder.task.fields[:-1]}
+                    for place in mine
+                ]
             )
         return examples, [place for mine in places.values() for place in mine]
 
     def _answer(self, examples: dict[str, Examples], shares: dict[str, list[int]]) -> list[tuple]:
-        """Answer one batch, of which each run has a share of its examples, in the order of the shares."""
+        """Answer one batch, of which each run has a share of its examples, in the order of the
+        shares."""
         parts = {name: collate(examples[name], mine) for name, mine in shares.items()}
         hidden = self.hidden(parts).split([len(part.reads) for part in parts.values()])
         answers = []
         for (name, part), read in zip(parts.items(), hidden, strict=True):
-            tuned = self[name]  # labels that share their first token cost it passes of its own: see `rank`
+            # labels that share their first token cost it passes of its own: see `rank`
+            tuned = self[name]
             answers += read_out(
-                tuned.model, tuned.encoder, examples[name], shares[name], part, read, self._prefixes[name]
+                tuned.model,
+                tuned.encoder,
+                examples[name],
+                shares[name],
+                part,
+                read,
+                self._prefixes[name],
             )
         return answers
 
     def hidden(self, parts: dict[str, Batch]) -> Tensor:
-        """Compute the hidden states (M, H) of the rows that are read, of a batch for each run, in one pass.
+        """Compute the hidden states (M, H) of the rows that are read, of a batch for each run, in
+        one pass.
 
-        Not from two threads at once: the layers look up the stretches of the batch that is under way.
+        Not from two threads at once: the layers look up the stretches of the batch that is under
+        way.
         """
         model = self[next(iter(parts))].model  # all are on one device, in one precision
         first, reads = 0, []
@@ -166,11 +207,15 @@ class AdapterSet:
             self._stretches[name] = slice(first, first + len(part.ids))
             reads.append(part.reads + first)
             first += len(part.ids)
-        ids, lengths = (torch.cat([getattr(part, kind) for part in parts.values()]) for kind in ("ids", "lengths"))
+        ids, lengths = (
+            torch.cat([getattr(part, kind) for part in parts.values()])
+            for kind in ("ids", "lengths")
+        )
         past, starts = self._prefix({name: len(part.lengths) for name, part in parts.items()})
         rows = Rows.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
         with model.autocast():
-            # The last norm sees all rows, not only those that are read: a stretch is one of all rows.
+            # The last norm sees all rows, not only those that are read: a stretch is one of all
+            # rows.
             hidden = self._trunk(self._trunk.embed(ids.to(model.device)), rows, past)
         return hidden[torch.cat(reads).to(model.device)]
 
@@ -179,14 +224,16 @@ class AdapterSet:
         prefixes = [self._prefixes[name] for name in counts]
         if not any(prefixes):
             return None, 0  # the trunk is faster without
-        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))  # (B,)
+        # (B,)
+        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))
         starts = torch.tensor([prefix.length if prefix else 0 for prefix in prefixes])[owners]
         past = side_by_side(prefixes)
         return past.select(owners.to(past.positions.device)), starts
 
 
 class MixedLayer(nn.Module):
-    """A frozen layer that adds, to each run's stretch of the rows, what that run's own layer learned."""
+    """A frozen layer that adds, to each run's stretch of the rows, what that run's own layer
+    learned."""
 
     def __init__(self, layer: nn.Module, own: dict[str, nn.Module], stretches: dict[str, slice]):
         super().__init__()
@@ -206,13 +253,21 @@ class MixedLayer(nn.Module):
 
 
 def differs(module: nn.Module, layer: nn.Module) -> bool:
-    """Say whether a run's module computes something else than the base's: it carries LoRA, or a bias of its own."""
-    return isinstance(module, LoRALinear) or getattr(module, "bias", None) is not getattr(layer, "bias", None)
+    """Say whether a run's module computes something else than the base's: it carries LoRA, or a
+    bias of its own."""
+    return isinstance(module, LoRALinear) or getattr(module, "bias", None) is not getattr(
+        layer, "bias", None
+    )
 
 
 def view_of(trunk: GPTNeo, own_biases: bool = False) -> GPTNeo:
-    """Make a trunk of new modules around the same tensors; its biases are copies where they may train."""
-    shared = [tensor for name, tensor in trunk.named_parameters() if not (own_biases and name.endswith("bias"))]
+    """Make a trunk of new modules around the same tensors; its biases are copies where they may
+    train."""
+    shared = [
+        tensor
+        for name, tensor in trunk.named_parameters()
+        if not (own_biases and name.endswith("bias"))
+    ]
     return copy.deepcopy(trunk, {id(tensor): tensor for tensor in shared})
 
 
@@ -226,9 +281,11 @@ def share_frozen(view: GPTNeo, trunk: GPTNeo) -> None:
 
 
 def side_by_side(prefixes: Sequence[Past | None]) -> Past:
-    """Make one past of prefixes of different lengths, as if each were an example's: (A, heads, P, head_dim).
+    """Make one past of prefixes of different lengths, as if each were an example's: (A, heads, P,
+    head_dim).
 
-    A place that a shorter one leaves empty is NOWHERE, where no query sees it. At least one is a prefix.
+    A place that a shorter one leaves empty is NOWHERE, where no query sees it. At least one is a
+    prefix.
     """
     some = next(prefix for prefix in prefixes if prefix)
     cut = lambda tensors: tuple(tensor[:, :, :0] for tensor in tensors)  # noqa: E731

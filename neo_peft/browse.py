@@ -1,4 +1,5 @@
-"""Answers to look at, as HTML: where they are right by type or label, and the wrong ones one by one."""
+"""Answers to look at, as HTML: where they are right by type or label, and the wrong ones one by
+one."""
 
 from collections.abc import Callable
 
@@ -15,11 +16,17 @@ SHOWN = 50  # errors of a group, evenly spaced over it
 def by_type(task: Task, scores: dict, split: str) -> Html:
     """Show each entity type's scores, and those of all: typed, and of the spans alone."""
     names, of_types = ("precision", "recall", "f1"), scores["per_label"]
-    lines = [[kind, *(number(of[name]) for name in names), of["support"]] for kind, of in of_types.items()]
+    lines = [
+        [kind, *(number(of[name]) for name in names), of["support"]]
+        for kind, of in of_types.items()
+    ]
     total = sum(of["support"] for of in of_types.values())
     lines += [["all, typed", *(number(scores[name]) for name in names), total]]
     lines += [["all, span only", "", "", number(scores["span_f1"]), total]]
-    about = "Typed: an entity is right by its type and both ends. Span only: by both ends, whatever its type."
+    about = (
+        "Typed: an entity is right by its type and both ends. Span only: by both ends, "
+        "whatever its type."
+    )
     heading = ["type", "precision", "recall", "f1", "gold"]
     return section(f"Types, on {split}", table(heading, lines, "totals"), note(about))
 
@@ -33,7 +40,10 @@ def by_label(task: Task, scores: dict, split: str) -> Html:
             share = f"--share:{100 * count / max(1, sum(counts)):.0f}%"
             cells.append(cell(count, style=share, class_="right" if column == right else None))
         lines.append([label, *cells])
-    about = "Rows of the split; a cell is the stronger in colour, the larger its share of the gold label."
+    about = (
+        "Rows of the split; a cell is the stronger in colour, the larger its share of the gold "
+        "label."
+    )
     matrix = table(["gold \\ answer", *task.labels, "unanswered"], lines, "confusion")
     return section(f"Gold against answer, on {split}", matrix, note(about))
 
@@ -53,7 +63,10 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
 
     count = sum(len(entities(row["tags"])) for row in rows)
     right = count - sum(len(items) for kind, items in found.items() if kind != "spurious")
-    about = f"{count:,} gold entities in {len(rows):,} sentences, {right:,} right. Outlined is what a line is about."
+    about = (
+        f"{count:,} gold entities in {len(rows):,} sentences, {right:,} right. Outlined is "
+        "what a line is about."
+    )
     groups = [group(kind, items, show, KINDS[kind]) for kind, items in found.items()]
     return section(f"Errors, on {split}", note(about), *groups)
 
@@ -64,7 +77,12 @@ def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: lis
     for kind, first, last in entities(tags):
         style = f"type-{types.index(kind) % 6}" + " wrong" * ((kind, first, last) == wrong)
         name, inside = element("b", kind), " ".join(words[first : last + 1])
-        parts += [" ".join(words[begin:first]), " ", element("mark", name, " ", inside, class_=style), " "]
+        parts += [
+            " ".join(words[begin:first]),
+            " ",
+            element("mark", name, " ", inside, class_=style),
+            " ",
+        ]
         begin = last + 1
     return joined([*parts, " ".join(words[begin:])])
 
@@ -80,7 +98,10 @@ def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
     def show(row: dict) -> Html:
         return joined(element("p", row[field]) for field in fields)
 
-    about = f"{sum(map(len, found.values())):,} of {len(rows):,} rows are answered wrong: gold → answer."
+    about = (
+        f"{sum(map(len, found.values())):,} of {len(rows):,} rows are answered wrong: gold → "
+        "answer."
+    )
     ordered = sorted(found.items(), key=lambda item: -len(item[1]))
     groups = [group(f"{gold} → {answer}", items, show) for (gold, answer), items in ordered]
     return section(f"Errors, on {split}", note(about), *groups)
@@ -89,6 +110,12 @@ def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
 def group(title: str, items: list, show: Callable[..., Html], about: str = "") -> Html:
     """Fold a group of errors away, and say how many there are, and how many of them are shown."""
     shown = limit_rows(items, SHOWN)
-    more = ", ".join(filter(None, [about, f"{len(shown)} of them shown" if len(shown) < len(items) else ""]))
-    summary = element("summary", element("b", f"{title} {len(items):,}"), " ", element("span", more))
-    return element("details", summary, element("ol", *(element("li", show(item)) for item in shown)))
+    more = ", ".join(
+        filter(None, [about, f"{len(shown)} of them shown" if len(shown) < len(items) else ""])
+    )
+    summary = element(
+        "summary", element("b", f"{title} {len(items):,}"), " ", element("span", more)
+    )
+    return element(
+        "details", summary, element("ol", *(element("li", show(item)) for item in shown))
+    )

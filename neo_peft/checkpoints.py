@@ -1,11 +1,14 @@
-"""Checkpoints: all that an unfinished run needs to go on to the same bits, in RUN/checkpoints/step-N/.
+"""Checkpoints: all that an unfinished run needs to go on to the same bits, in
+RUN/checkpoints/step-N/.
 
-    tensors.safetensors   the weights that train, AdamW's moments, the state of each random generator
+    tensors.safetensors   the weights that train, AdamW's moments, the state of each random
+    generator
     best.safetensors      the weights of the best epoch so far, once there is one
-    state.json            all numbers: where training stands, scores, what the run computes with, checksums
+    state.json            all numbers: where training stands, scores, what the run computes with,
+    checksums
 
-A checkpoint appears in one step, whole, and the last two are kept. One that does not fit its checksums is passed over
-for the one before it.
+A checkpoint appears in one step, whole, and the last two are kept. One that does not fit its
+checksums is passed over for the one before it.
 """
 
 import os
@@ -21,11 +24,24 @@ from torch import Tensor
 
 from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.files import read_sealed, read_tensors, remove_folder, sha256, write_folder, write_sealed, write_tensors
+from neo_peft.files import (
+    read_sealed,
+    read_tensors,
+    remove_folder,
+    sha256,
+    write_folder,
+    write_sealed,
+    write_tensors,
+)
 from neo_peft.loop import State
 from neo_peft.model import TunedModel
 
-FOLDER, STATE, TENSORS, BEST = "checkpoints", "state.json", "tensors.safetensors", "best.safetensors"
+FOLDER, STATE, TENSORS, BEST = (
+    "checkpoints",
+    "state.json",
+    "tensors.safetensors",
+    "best.safetensors",
+)
 KEPT = 2
 NUMBERS = {
     "step": int,
@@ -56,8 +72,8 @@ def save(
 ) -> Path | None:
     """Write the checkpoint of this step, then drop the oldest; return the file of its best weights.
 
-    `best` are the best epoch's weights, or the file of an earlier checkpoint that holds them. What else `record`
-    names goes into state.json.
+    `best` are the best epoch's weights, or the file of an earlier checkpoint that holds them. What
+    else `record` names goes into state.json.
     """
     generators = processes.gather(_generators())
     folder = run / FOLDER / f"step-{state.step}"
@@ -65,10 +81,20 @@ def save(
     return folder / BEST if best else None
 
 
-def _write(folder: Path, model: TunedModel, state: State, generators: list[dict[str, Tensor]], best: Any, record: dict):
+def _write(
+    folder: Path,
+    model: TunedModel,
+    state: State,
+    generators: list[dict[str, Tensor]],
+    best: Any,
+    record: dict,
+):
     tensors = {f"weight {name}": parameter for name, parameter in model.trainable().items()}
     for name, parameter in model.trainable().items():
-        tensors |= {f"{moment} {name}": value for moment, value in state.optimizer.state.get(parameter, {}).items()}
+        tensors |= {
+            f"{moment} {name}": value
+            for moment, value in state.optimizer.state.get(parameter, {}).items()
+        }
     for rank, of_rank in enumerate(generators):
         tensors |= {f"random {kind} {rank}": value for kind, value in of_rank.items()}
 
@@ -79,12 +105,15 @@ def _write(folder: Path, model: TunedModel, state: State, generators: list[dict[
         elif best:
             write_tensors(temporary / BEST, best)
         written = sorted(path.name for path in temporary.iterdir())
-        write_sealed(temporary / STATE, {
-            **{name: getattr(state, name) for name in NUMBERS},
-            "scaler": state.scaler.state_dict(),
-            **record,
-            "files": {name: sha256(temporary / name) for name in written},
-        })  # fmt: skip
+        write_sealed(
+            temporary / STATE,
+            {
+                **{name: getattr(state, name) for name in NUMBERS},
+                "scaler": state.scaler.state_dict(),
+                **record,
+                "files": {name: sha256(temporary / name) for name in written},
+            },
+        )
 
     # One of the same step may be there, from before its epoch was scored, or damaged.
     write_folder(folder, fill, anew=True)
@@ -94,7 +123,8 @@ def _write(folder: Path, model: TunedModel, state: State, generators: list[dict[
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that is never written again a second name; copy it where the file system cannot."""
+    """Give a file that is never written again a second name; copy it where the file system
+    cannot."""
     try:
         os.link(source, target)
     except OSError:
@@ -136,27 +166,38 @@ def _read(folder: Path) -> Checkpoint:
     record = read_sealed(folder / STATE)
     try:
         numbers = {name: (record[name], kind) for name, kind in NUMBERS.items()}
-        numbers["kept epoch"], numbers["seconds"] = (record["kept"]["epoch"], int), (record["seconds"], float)
+        numbers["kept epoch"], numbers["seconds"] = (
+            (record["kept"]["epoch"], int),
+            (record["seconds"], float),
+        )
         numbers["threads"] = record["computed"]["threads"], int
         numbers |= {f"{name} of logs": (record["log"][name], int) for name in ("bytes", "timings")}
         for name, (value, kind) in numbers.items():
             if type(value) is not kind or not 0 <= value < 2**53:
                 raise ValueError(f"{name} is {value!r}")
         if type(record["kept"]["score"]) is not float or not isinstance(record["scores"], dict):
-            raise ValueError(f"the scores are {record['kept']['score']!r} and {str(record['scores'])[:40]}")
+            raise ValueError(
+                f"the scores are {record['kept']['score']!r} and {str(record['scores'])[:40]}"
+            )
         wanted = {TENSORS, BEST} if record["kept"]["epoch"] else {TENSORS}
         if record["files"].keys() != wanted:
             raise ValueError(f"it names the files {sorted(record['files'])}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / STATE} is no checkpoint's: {type(error).__name__}: {error}") from None
+        raise InputError(
+            f"{folder / STATE} is no checkpoint's: {type(error).__name__}: {error}"
+        ) from None
     for name, checksum in record["files"].items():
         if not (folder / name).is_file() or sha256(folder / name) != checksum:
-            raise InputError(f"{folder / name} is missing, or was changed since it was written: its sha256 is another")
+            raise InputError(
+                f"{folder / name} is missing, or was changed since it was written: its sha256 is "
+                "another"
+            )
     return Checkpoint(folder, record)
 
 
 def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
-    """Put a checkpoint into a model and a state that were made for its run. Raise InputError where it does not fit."""
+    """Put a checkpoint into a model and a state that were made for its run. Raise InputError where
+    it does not fit."""
     path, weights = checkpoint.folder / TENSORS, model.trainable()
     tensors = read_tensors(path)
     put(path, {name: tensors.pop(f"weight {name}", None) for name in weights}, model)
@@ -167,7 +208,9 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
         for moment, value in moments.items():
             shape = () if moment == "step" else parameter.shape
             if value is None or not _fits(value, shape):
-                raise InputError(f"{path}: {moment} of {name} is missing, has another shape, or is not finite")
+                raise InputError(
+                    f"{path}: {moment} of {name} is missing, has another shape, or is not finite"
+                )
         moments |= {moment: moments[moment].to(parameter.device) for moment in MOMENTS[1:]}
         state.optimizer.state[parameter] = moments
     for name in NUMBERS:
@@ -175,10 +218,15 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
     try:
         state.scaler.load_state_dict(checkpoint.record["scaler"])
         torch.set_rng_state(tensors.pop(f"random cpu {processes.rank}"))
-        if torch.cuda.is_available() and (device := tensors.pop(f"random cuda {processes.rank}", None)) is not None:
+        if (
+            torch.cuda.is_available()
+            and (device := tensors.pop(f"random cuda {processes.rank}", None)) is not None
+        ):
             torch.cuda.set_rng_state(device)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{checkpoint.folder} does not fit this run: {type(error).__name__}: {error}") from None
+        raise InputError(
+            f"{checkpoint.folder} does not fit this run: {type(error).__name__}: {error}"
+        ) from None
     if lost := [name for name in tensors if not name.startswith("random ")]:
         raise InputError(f"{path} also holds {len(lost)} tensors, the first is {min(lost)}")
 
@@ -193,7 +241,9 @@ def put(path: Path, tensors: dict[str, Tensor | None], model: TunedModel) -> Non
     for name in weights.keys() | tensors.keys():
         tensor = tensors.get(name)
         if name not in weights or tensor is None or not _fits(tensor, weights[name].shape):
-            raise InputError(f"{path}: {name} is missing, has another shape than the run's, or is not finite")
+            raise InputError(
+                f"{path}: {name} is missing, has another shape than the run's, or is not finite"
+            )
     with torch.no_grad():
         for name, tensor in tensors.items():
             weights[name].copy_(tensor)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 
 class InputError(Exception):
-    """Bad input from outside: a flag, a file, a folder. Its text says what came, what is allowed, what to do."""
+    """Bad input from outside: a flag, a file, a folder. Its text says what came, what is allowed,
+    what to do."""
 
 
 class DivergedError(InputError):
@@ -35,13 +36,14 @@ def in_words(error: Exception) -> str:
 
 
 def exit_status(main: Callable[[], None], complain: Callable[[str], None] = complain) -> int:
-    """Run a command's `main` and return its exit status: 0, 2 after one line for bad input or a full disk, or
-    128 and the number of the signal that stopped it."""
+    """Run a command's `main` and return its exit status: 0, 2 after one line for bad input or a
+    full disk, or 128 and the number of the signal that stopped it."""
     try:
         main()
         sys.stdout.flush()
     except BrokenPipeError:  # who reads our output has seen enough, as `| head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        # or Python complains as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (InputError, OSError) as error:
         complain(f"error: {' '.join(in_words(error).split())}")

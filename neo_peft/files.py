@@ -1,7 +1,9 @@
-"""Writing whole or not at all: a temporary name, fsync, `os.replace`. And reading JSON and tensors with a clear error.
+"""Writing whole or not at all: a temporary name, fsync, `os.replace`. And reading JSON and tensors
+with a clear error.
 
-A process that is killed leaves the old state, or the new one, and at most a temporary file or folder, whose name begins
-with a dot and ends in its process's number; whoever writes there next removes it.
+A process that is killed leaves the old state, or the new one, and at most a temporary file or
+folder, whose name begins with a dot and ends in its process's number; whoever writes there next
+removes it.
 """
 
 import fcntl
@@ -50,18 +52,23 @@ def refuse_used(folder: Path, flag: str = "") -> None:
 
 
 def new_folder(folder: Path) -> Path:
-    """Refuse a folder that holds something, or that cannot be put in place in one step; return its whole path."""
+    """Refuse a folder that holds something, or that cannot be put in place in one step; return its
+    whole path."""
     refuse_used(folder)
     path = folder.resolve()
     if path == Path.cwd():
-        raise InputError(f"{folder} is the folder you stand in, which is not replaced; name another")
+        raise InputError(
+            f"{folder} is the folder you stand in, which is not replaced; name another"
+        )
     return path
 
 
 def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False) -> None:
-    """Let `write` fill a temporary folder beside a new or empty one, then put it in place in one step.
+    """Let `write` fill a temporary folder beside a new or empty one, then put it in place in one
+    step.
 
-    With `anew` it takes the place of a folder that is not empty; a process that is killed may leave neither.
+    With `anew` it takes the place of a folder that is not empty; a process that is killed may leave
+    neither.
     """
     path = folder.resolve() if anew else new_folder(folder)
     make_folders(path.parent)
@@ -81,7 +88,8 @@ def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False
 
 
 def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those around it, their names on the disk too; return the new ones, the innermost first."""
+    """Make a folder and those around it, their names on the disk too; return the new ones, the
+    innermost first."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
@@ -123,13 +131,16 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; refuse one that another holds. A process that ends, however, lets go of it."""
+    """Hold a folder for this process; refuse one that another holds. A process that ends, however,
+    lets go of it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder} is in use by another run; wait for its end, or name another folder") from None
+            raise InputError(
+                f"{folder} is in use by another run; wait for its end, or name another folder"
+            ) from None
         yield
     finally:
         os.close(descriptor)
@@ -147,8 +158,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def refuse_endless(path: Path, largest: int | None = None) -> None:
-    """Refuse what is no plain file, or a link to one: a pipe would be waited for, and a device has no end. Refuse a
-    file of more bytes than `largest`, too."""
+    """Refuse what is no plain file, or a link to one: a pipe would be waited for, and a device has
+    no end. Refuse a file of more bytes than `largest`, too."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no plain file")
     if largest and path.exists() and (size := path.stat().st_size) > largest:
@@ -191,7 +202,9 @@ def read_sealed(path: Path) -> dict:
     value = read_json(path)
     content = {name: field for name, field in value.items() if name != "sha256"}
     if value.get("sha256") != sha256_of(content):
-        raise InputError(f"{path} was changed since it was written, or cut short: its sha256 is another")
+        raise InputError(
+            f"{path} was changed since it was written, or cut short: its sha256 is another"
+        )
     return content
 
 

@@ -1,8 +1,9 @@
 """GPT-Neo's trunk in plain PyTorch, on unpadded rows, under the published parameter names.
 
-Black et al. 2021 (GPT-Neo); the layers alternate global attention and local attention as in GPT-3 (Brown et al.
-2020, section 2.1). Where it differs from GPT-2: attention scores are not divided by sqrt(head_dim); q, k and v
-have no bias; a local layer sees the last `window_size` tokens, itself included. Read `rows.py` first.
+Black et al. 2021 (GPT-Neo); the layers alternate global attention and local attention as in GPT-3
+(Brown et al. 2020, section 2.1). Where it differs from GPT-2: attention scores are not divided by
+sqrt(head_dim); q, k and v have no bias; a local layer sees the last `window_size` tokens, itself
+included. Read `rows.py` first.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from neo_peft.elementwise import gelu_new
 from neo_peft.rows import Rows
 
-NOWHERE = 1 << 40  # the position of a place that holds no key: later than any query, so that none sees it
+# the position of a place that holds no key: later than any query, so that none sees it
+NOWHERE = 1 << 40
 
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
@@ -43,8 +45,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Past:
-    """Keys and values that were computed before, in every layer (1 or B, heads, S, head_dim), and the absolute
-    positions (1 or B, S) of their tokens. A batch of one is shared by all examples: that is a prefix."""
+    """Keys and values that were computed before, in every layer (1 or B, heads, S, head_dim), and
+    the absolute positions (1 or B, S) of their tokens. A batch of one is shared by all examples:
+    that is a prefix."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -75,10 +78,12 @@ class Past:
 
 
 def visible(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:
-    """Say which key each query sees, from absolute positions (b, Q) and (b, S): (b, 1, Q, S) of bool.
+    """Say which key each query sees, from absolute positions (b, Q) and (b, S): (b, 1, Q, S) of
+    bool.
 
-    A query sees itself and what came before, in a local layer the last `window_size` tokens only. A prompt takes
-    the positions 0 … P − 1 and the text those from P on, so that the same rule covers both.
+    A query sees itself and what came before, in a local layer the last `window_size` tokens only. A
+    prompt takes the positions 0 … P − 1 and the text those from P on, so that the same rule covers
+    both.
     """
     distance = queries[:, None, :, None] - keys[:, None, None, :]
     return (distance >= 0) & (distance < window_size) if window_size else distance >= 0
@@ -96,15 +101,23 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(size, size)
 
     def forward(
-        self, x: Tensor, rows: Rows, past: KeysValues | None, masks: list[Tensor | None], read: Tensor | None = None
+        self,
+        x: Tensor,
+        rows: Rows,
+        past: KeysValues | None,
+        masks: list[Tensor | None],
+        read: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Attend from rows (N, H) to themselves and to the past; return those of `read` (M, H), of all without it,
-        and each rectangle's own keys and values."""
+        """Attend from rows (N, H) to themselves and to the past; return those of `read` (M, H), of
+        all without it, and each rectangle's own keys and values."""
         out, kept = [], []
-        projected = (project(x).split(rows.sizes) for project in (self.q_proj, self.k_proj, self.v_proj))
+        projected = (
+            project(x).split(rows.sizes) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
         for rectangle, mask, *parts in zip(rows.rectangles, masks, *projected, strict=True):
             q, k, v = (  # (b, heads, T, head_dim)
-                rectangle.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts
+                rectangle.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+                for part in parts
             )
             before = kept[0] if rows.led and kept else past
             kept.append((k, v))
@@ -114,14 +127,17 @@ class SelfAttention(nn.Module):
                     for old, now in zip(before, (k, v), strict=True)
                 )
             # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
-            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
+            seen = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0
+            )
             out.append(rectangle.gather(seen.transpose(1, 2)))
         attended = torch.cat(out)
         return self.out_proj(attended if read is None else attended[read]), kept
 
 
 class Attention(nn.Module):
-    """The published names put one level between a block and its attention: `attn.attention.q_proj`."""
+    """The published names put one level between a block and its attention:
+    `attn.attention.q_proj`."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -148,7 +164,12 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, rows: Rows, past: KeysValues | None, masks: list[Tensor | None], read: Tensor | None = None
+        self,
+        x: Tensor,
+        rows: Rows,
+        past: KeysValues | None,
+        masks: list[Tensor | None],
+        read: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
         """Compute the next layer's rows: those of `read` (M, H), of all (N, H) without it."""
         attended, kept = self.attn.attention(self.ln_1(x), rows, past, masks, read)
@@ -157,12 +178,14 @@ class Block(nn.Module):
 
 
 def _embedding(rows: int, size: int) -> nn.Embedding:
-    """Make an embedding whose rows are yet to come: to draw them on the meta device would import torch's compiler."""
+    """Make an embedding whose rows are yet to come: to draw them on the meta device would import
+    torch's compiler."""
     return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
 
 
 class GPTNeo(nn.Module):
-    """The trunk: from embeddings of N rows to their last hidden states. The language model's head is `wte` again."""
+    """The trunk: from embeddings of N rows to their last hidden states. The language model's head
+    is `wte` again."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -174,16 +197,22 @@ class GPTNeo(nn.Module):
         self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Look up token ids (N,) as fp32 rows (N, H), whatever `wte` is held in: the residual stream is fp32."""
+        """Look up token ids (N,) as fp32 rows (N, H), whatever `wte` is held in: the residual
+        stream is fp32."""
         return self.wte(ids).float()
 
-    def forward(self, x: Tensor, rows: Rows, past: Past | None = None, read: Tensor | None = None) -> Tensor:
-        """Compute last hidden states from embeddings (N, H): those of the rows `read` (M,), of all without it."""
+    def forward(
+        self, x: Tensor, rows: Rows, past: Past | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """Compute last hidden states from embeddings (N, H): those of the rows `read` (M,), of all
+        without it."""
         return self.ln_f(self._blocks(x, rows, past, read)[0])
 
-    def forward_and_keep(self, x: Tensor, rows: Rows, past: Past | None = None) -> tuple[Tensor, Past]:
-        """Compute the last hidden states of all rows, which lie in one rectangle, and keep their keys and values for
-        tokens to come."""
+    def forward_and_keep(
+        self, x: Tensor, rows: Rows, past: Past | None = None
+    ) -> tuple[Tensor, Past]:
+        """Compute the last hidden states of all rows, which lie in one rectangle, and keep their
+        keys and values for tokens to come."""
         x, kept = self._blocks(x, rows, past, keep=True)
         (rectangle,) = rows.rectangles
         positions = rectangle.positions.expand(rectangle.batch, -1)
@@ -194,28 +223,38 @@ class GPTNeo(nn.Module):
         return self.ln_f(x), Past(*zip(*kept, strict=True), positions)
 
     def prefix(self, embeddings: Tensor) -> Past:
-        """Compute the keys and values of a prefix from its embeddings (P, H), once for all texts behind it.
+        """Compute the keys and values of a prefix from its embeddings (P, H), once for all texts
+        behind it.
 
-        Under a causal mask a prefix cannot see the text that follows, so that its states are the same for every
-        example: exact in value, and in gradient too, which sums over the examples that look at it.
+        Under a causal mask a prefix cannot see the text that follows, so that its states are the
+        same for every example: exact in value, and in gradient too, which sums over the examples
+        that look at it.
         """
         rows = Rows.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
         _, kept = self._blocks(embeddings, rows, past=None, keep=True)
         return Past(*zip(*kept, strict=True), rows.rectangles[0].positions)
 
-    def _blocks(self, x: Tensor, rows: Rows, past: Past | None, read: Tensor | None = None, keep: bool = False):
+    def _blocks(
+        self,
+        x: Tensor,
+        rows: Rows,
+        past: Past | None,
+        read: Tensor | None = None,
+        keep: bool = False,
+    ):
         x = x + self.wpe(rows.positions).float()  # learned, absolute
         masks, kept = {}, []
         for layer, block in enumerate(self.h):
             if block.window_size not in masks:
                 masks[block.window_size] = _masks(rows, past, block.window_size)
             before = None if past is None else (past.keys[layer], past.values[layer])
-            # What no row of a later layer looks at is not computed: in the last one only what is read goes on.
+            # What no row of a later layer looks at is not computed: in the last one only what is
+            # read goes on.
             last = layer == len(self.h) - 1
             given = x, rows, before, masks[block.window_size], read if last else None
             if self.checkpoint_activations and torch.is_grad_enabled():
-                # Chen et al. 2016: of a layer its input alone is kept, and backward computes it again, with the same
-                # draws of dropout.
+                # Chen et al. 2016: of a layer its input alone is kept, and backward computes it
+                # again, with the same draws of dropout.
                 x, keys_values = checkpoint(block, *given, use_reentrant=False)
             else:
                 x, keys_values = block(*given)
@@ -225,7 +264,8 @@ class GPTNeo(nn.Module):
 
 
 def _masks(rows: Rows, past: Past | None, window_size: int | None) -> list[Tensor | None]:
-    """Say for each rectangle which keys its rows see, its prefix's or past's first; None is plain causal attention."""
+    """Say for each rectangle which keys its rows see, its prefix's or past's first; None is plain
+    causal attention."""
     masks = []
     for number, rectangle in enumerate(rows.rectangles):
         seen = rectangle.positions
@@ -234,8 +274,9 @@ def _masks(rows: Rows, past: Past | None, window_size: int | None) -> list[Tenso
         if before is not None:
             batch = max(len(before), len(seen))
             seen = torch.cat([before.expand(batch, -1), seen.expand(batch, -1)], dim=1)
-        # Without anything before, and while the window holds the whole text, plain causal attention is the same, and
-        # faster. With it, `is_causal` would align the two top left, which is wrong.
+        # Without anything before, and while the window holds the whole text, plain causal attention
+        # is the same, and faster. With it, `is_causal` would align the two top left, which is
+        # wrong.
         plain = before is None and rectangle.longest <= (window_size or rectangle.longest)
         masks.append(None if plain else visible(rectangle.positions, seen, window_size))
     return masks

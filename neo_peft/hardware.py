@@ -11,23 +11,36 @@ from neo_peft import processes
 from neo_peft.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SMALL = 50_000_000  # parameters; below, many threads on small matrices are many times slower than few
+SMALL = (
+    50_000_000  # parameters; below, many threads on small matrices are many times slower than few
+)
 
 
 def find_device(device: str) -> str:
-    """Choose the device. auto is CUDA where there is one, else the CPU; mps is used where it is asked for."""
+    """Choose the device. auto is CUDA where there is one, else the CPU; mps is used where it is
+    asked for."""
     if device == "mps" and processes.world > 1:
         raise InputError("--device mps computes in one process; several need cuda or cpu")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if device == "auto":
         device = "cuda" if there["cuda"] else "cpu"
     if not there[device]:
         raise InputError(
-            f"--device {device}: torch finds none here; there is {', '.join(d for d in there if there[d])}"
+            f"--device {device}: torch finds none here; there is "
+            f"{', '.join(d for d in there if there[d])}"
         )
-    if device == "cuda" and processes.world > 1 and processes.local_world > (gpus := torch.cuda.device_count()):
+    if (
+        device == "cuda"
+        and processes.world > 1
+        and processes.local_world > (gpus := torch.cuda.device_count())
+    ):
         raise InputError(
-            f"{processes.local_world} processes on a host of {gpus} GPUs: start fewer, or take --device cpu"
+            f"{processes.local_world} processes on a host of {gpus} GPUs: start fewer, or take "
+            "--device cpu"
         )
     return device
 
@@ -40,23 +53,29 @@ def find_precision(precision: str, device: str) -> str:
 
 
 def slow_precision(precision: str, device: str) -> str | None:
-    """Warn of a half precision that a CPU has no products of: they are then computed element by element."""
+    """Warn of a half precision that a CPU has no products of: they are then computed element by
+    element."""
     if device != "cpu" or precision == "fp32" or not torch.backends.mkldnn.is_available():
         return None
-    multiplies = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[precision]
+    multiplies = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[
+        precision
+    ]
     if getattr(torch.ops.mkldnn, multiplies)():
         return None
     return f"this CPU has no {precision} products: --precision fp32 is many times quicker here"
 
 
 def thread_count(threads: int | str, parameters: int) -> int:
-    """Count the threads to compute with. auto: what the process may use, at most 4 for a small model.
+    """Count the threads to compute with. auto: what the process may use, at most 4 for a small
+    model.
 
     The processes of a host share its cores.
     """
     if threads != "auto":
         return threads
-    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    counts = [
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ]
     counts += [quota] if (quota := _container_quota()) else []
     counts = [count // processes.local_world for count in counts]
     omp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
@@ -68,7 +87,8 @@ def thread_count(threads: int | str, parameters: int) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Read the most memory that this process has held so far: a GPU's, or what was resident on a CPU."""
+    """Read the most memory that this process has held so far: a GPU's, or what was resident on a
+    CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in kilobytes elsewhere
@@ -81,7 +101,9 @@ def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()[:2]
         else:
-            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            quota, period = (
+                (root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+            )
         return max(1, int(quota) // int(period)) if int(quota) > 0 else None
     except (OSError, ValueError):  # no quota is "max", or a file that is not there
         return None

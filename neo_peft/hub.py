@@ -1,7 +1,7 @@
 """One file of a hub repository as a local path: the only place that asks the network for anything.
 
-All files of a repository come from one commit, that of the first one fetched, so that a push between two files cannot
-mix them. What the cache holds of a commit is never asked for again.
+All files of a repository come from one commit, that of the first one fetched, so that a push
+between two files cannot mix them. What the cache holds of a commit is never asked for again.
 """
 
 import contextlib
@@ -14,14 +14,20 @@ from neo_peft.errors import InputError
 
 SECONDS = 10  # the longest that a hub which does not answer may hold a user up
 
-_commits: dict[tuple, str] = {}  # the commit of each repository, kind and revision that this process has asked for
+_commits: dict[
+    tuple, str
+] = {}  # the commit of each repository, kind and revision that this process has asked for
 
 
-def hub_file(repository: str, filename: str, kind: str = "model", revision: str | None = None) -> Path:
-    """Return the local path of a file of a hub repository, fetched unless it is in the cache already.
+def hub_file(
+    repository: str, filename: str, kind: str = "model", revision: str | None = None
+) -> Path:
+    """Return the local path of a file of a hub repository, fetched unless it is in the cache
+    already.
 
-    `kind` is "model" or "dataset", `revision` a branch, a tag or a commit, main by default. Raises FileNotFoundError
-    where the repository has no such file, InputError where the hub, the repository or the revision cannot be had.
+    `kind` is "model" or "dataset", `revision` a branch, a tag or a commit, main by default. Raises
+    FileNotFoundError where the repository has no such file, InputError where the hub, the
+    repository or the revision cannot be had.
     """
     # Read by huggingface_hub at its import, which is why it is imported in functions.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(SECONDS // 2))
@@ -43,7 +49,8 @@ def hub_file(repository: str, filename: str, kind: str = "model", revision: str 
 
 
 def _cached(repository: str, filename: str, kind: str, revision: str) -> Path | None:
-    """Look into the cache, which also knows what a repository was found to lack: that raises FileNotFoundError."""
+    """Look into the cache, which also knows what a repository was found to lack: that raises
+    FileNotFoundError."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -55,7 +62,8 @@ def _cached(repository: str, filename: str, kind: str, revision: str) -> Path | 
 
 
 def _fetch(repository: str, filename: str, kind: str, revision: str) -> Path:
-    """Fetch a file into the cache if it is not there; every way in which that fails is told in words."""
+    """Fetch a file into the cache if it is not there; every way in which that fails is told in
+    words."""
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -76,7 +84,8 @@ def _fetch(repository: str, filename: str, kind: str, revision: str) -> Path:
         came = f"HTTP {status}" if status else type(error).__name__
         reason = _refusal(error, status, revision) or f"{failed} ({came})"
         raise InputError(
-            f"{repository}: {reason}, and {filename} is not in the cache; without network use --model neo-mini and "
+            f"{repository}: {reason}, and {filename} is not in the cache; without network use "
+            "--model neo-mini and "
             "--data sample, or name local folders with --model and --data"
         ) from error
 
@@ -100,9 +109,11 @@ def _refusal(error: Exception, status: int | None, revision: str | None) -> str 
 
 
 def _ask(url: str) -> str:
-    """Ask for a file's commit, in time. hf_hub_download itself would ask a silent hub again for minutes.
+    """Ask for a file's commit, in time. hf_hub_download itself would ask a silent hub again for
+    minutes.
 
-    In a thread, since a resolver or a firewall that says nothing can outlast the timeout of a single question.
+    In a thread, since a resolver or a firewall that says nothing can outlast the timeout of a
+    single question.
     """
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import FileMetadataError, RemoteEntryNotFoundError
@@ -112,7 +123,9 @@ def _ask(url: str) -> str:
     def ask():
         try:
             answers.append(get_hf_file_metadata(url, timeout=SECONDS // 2).commit_hash)
-        except RemoteEntryNotFoundError as error:  # an answer too; hf_hub_download will hear it again, and note it
+        except (
+            RemoteEntryNotFoundError
+        ) as error:  # an answer too; hf_hub_download will hear it again, and note it
             answers.append(error.response.headers.get("X-Repo-Commit"))
         except Exception as error:
             answers.append(error)

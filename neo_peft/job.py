@@ -1,4 +1,5 @@
-"""All that a run needs, loaded, and the two sides of it that are scored: the bare base, and the tuned model."""
+"""All that a run needs, loaded, and the two sides of it that are scored: the bare base, and the
+tuned model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +24,8 @@ Scores = dict[str, dict]  # of each split
 
 @dataclass(frozen=True)
 class Job:
-    """All that a run needs, loaded: rows and encoded examples of each split, and the model with its method."""
+    """All that a run needs, loaded: rows and encoded examples of each split, and the model with its
+    method."""
 
     settings: Settings
     task: Task
@@ -44,12 +46,18 @@ class Job:
 
 
 def prepare(settings: Settings, progress: Progress, instead: dict[str, Any] | None = None) -> Job:
-    """Load data and base, put the method on, encode. The model is loaded with the settings of `instead`, if any."""
-    splits = load_splits(get_task(settings.task), settings.data, settings.protocol, settings.seed, settings.labels)
+    """Load data and base, put the method on, encode. The model is loaded with the settings of
+    `instead`, if any."""
+    splits = load_splits(
+        get_task(settings.task), settings.data, settings.protocol, settings.seed, settings.labels
+    )
     settings = dataclasses.replace(settings, labels=splits.labels)
     task = task_of(settings)
     limits = {"train": settings.train_limit}
-    rows = {name: limit_rows(every, limits.get(name, settings.eval_limit)) for name, every in splits.named().items()}
+    rows = {
+        name: limit_rows(every, limits.get(name, settings.eval_limit))
+        for name, every in splits.named().items()
+    }
     tuned = loading.load_to_train(dataclasses.replace(settings, **instead or {}))
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
@@ -59,7 +67,8 @@ def prepare(settings: Settings, progress: Progress, instead: dict[str, Any] | No
 
 @dataclass(frozen=True)
 class Side:
-    """A model before or after tuning, the encoder that it reads with, and what stands in front of its texts."""
+    """A model before or after tuning, the encoder that it reads with, and what stands in front of
+    its texts."""
 
     model: TunedModel
     encoder: Encoder
@@ -67,14 +76,18 @@ class Side:
 
 
 def bare_side(job: Job) -> Side:
-    """Take the bare base: it tags by the seeded head, and answers by the language model behind an instruction."""
+    """Take the bare base: it tags by the seeded head, and answers by the language model behind an
+    instruction."""
     bare = bare_model(job.tuned.model)
     encoder = loading.encoder_of(job.tuned.base, bare, job.settings)
     return Side(bare, encoder, job.task.instruction if bare.head is None else "")
 
 
-def score_side(job: Job, side: Side, when: str, folder: Path, progress: Progress) -> dict[str, Scores]:
-    """Score the splits, where the settings say so by free generation too, and leave the answers in the run's folder."""
+def score_side(
+    job: Job, side: Side, when: str, folder: Path, progress: Progress
+) -> dict[str, Scores]:
+    """Score the splits, where the settings say so by free generation too, and leave the answers in
+    the run's folder."""
     ways = {when: "rank"} | ({f"{when}, generate": "generate"} if job.settings.generate else {})
     scores = {way: {} for way in ways}
     for way, decode in ways.items():
@@ -87,13 +100,24 @@ def score_side(job: Job, side: Side, when: str, folder: Path, progress: Progress
     return scores
 
 
-def answer(job: Job, side: Side, rows: list[dict], decode: str, progress: Progress = no_progress) -> Evaluation:
+def answer(
+    job: Job, side: Side, rows: list[dict], decode: str, progress: Progress = no_progress
+) -> Evaluation:
     size = job.settings.batch_size
-    return evaluate(side.model, side.encoder, side.encoder(rows), side.instruction, decode, size, progress=progress)
+    return evaluate(
+        side.model,
+        side.encoder,
+        side.encoder(rows),
+        side.instruction,
+        decode,
+        size,
+        progress=progress,
+    )
 
 
 def show_answers(say: Say, job: Job, side: Side, when: str) -> None:
-    """Show three examples of test as the model answers them, in its own words where it has no head."""
+    """Show three examples of test as the model answers them, in its own words where it has no
+    head."""
     rows = examples_to_show(job.task, job.rows[job.shown])
     found = answer(job, side, rows, "rank" if side.model.head else "generate")
     predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
@@ -102,11 +126,13 @@ def show_answers(say: Say, job: Job, side: Side, when: str) -> None:
 
 
 def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:
-    """Choose three rows by their labels alone: of each label in turn, or with a few entities each."""
+    """Choose three rows by their labels alone: of each label in turn, or with a few entities
+    each."""
     if task.tags_words:
         short = [row for row in rows if len(row["tokens"]) <= 25 and len(set(row["tags"])) > 2]
         return limit_rows(short or rows, 3)
     label = task.fields[-1]
-    first = {row[label]: index for index, row in reversed(list(enumerate(rows)))}  # row of each label
+    # row of each label
+    first = {row[label]: index for index, row in reversed(list(enumerate(rows)))}
     order = [first[name] for name in task.labels if name in first]
     return [rows[index] for index in [*order, *(set(range(len(rows))) - set(order))][:3]]

@@ -1,7 +1,8 @@
-"""What a run writes as it trains: metrics.jsonl, which holds no clock so that equal runs give equal files, and
-timings.jsonl, which does.
+"""What a run writes as it trains: metrics.jsonl, which holds no clock so that equal runs give equal
+files, and timings.jsonl, which does.
 
-A run that goes on cuts both after its checkpoint's step. Of several processes the first alone writes them.
+A run that goes on cuts both after its checkpoint's step. Of several processes the first alone
+writes them.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from neo_peft.runs import METRICS, TIMINGS
 
 
 class Log:
-    """The two files of a run, open: a line for each step and epoch. One that goes on cuts them after its checkpoint."""
+    """The two files of a run, open: a line for each step and epoch. One that goes on cuts them
+    after its checkpoint."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint | None):
         metrics, timings = folder / METRICS, folder / TIMINGS
@@ -35,11 +37,17 @@ class Log:
         kept = metrics.read_bytes()[: position["bytes"]] if metrics.is_file() else b""
         self._count(kept)
         if self.position_of_bytes() != {name: position[name] for name in ("bytes", "sha256")}:
-            raise InputError(f"{metrics} was changed, or cut short, since {checkpoint.folder} was written")
+            raise InputError(
+                f"{metrics} was changed, or cut short, since {checkpoint.folder} was written"
+            )
         times = timings.read_bytes()[: position["timings"]] if timings.is_file() else b""
         self.started -= checkpoint.record["seconds"]
-        processes.decide(lambda: write_whole(metrics, lambda temporary: temporary.write_bytes(kept)))
-        processes.decide(lambda: write_whole(timings, lambda temporary: temporary.write_bytes(times)))
+        processes.decide(
+            lambda: write_whole(metrics, lambda temporary: temporary.write_bytes(kept))
+        )
+        processes.decide(
+            lambda: write_whole(timings, lambda temporary: temporary.write_bytes(times))
+        )
 
     def _count(self, text: bytes) -> None:
         self.digest.update(text)
@@ -63,7 +71,11 @@ class Log:
         self._count(text)
         self.metrics.write(text)
         seconds = round(time.monotonic() - self.started, 3)
-        self.timings.write((json.dumps({"step": line["step"], "seconds": seconds, "tokens": tokens}) + "\n").encode())
+        self.timings.write(
+            (
+                json.dumps({"step": line["step"], "seconds": seconds, "tokens": tokens}) + "\n"
+            ).encode()
+        )
 
     def position(self) -> dict:
         """Put what was written onto the disk, and say how much that is, for a checkpoint."""

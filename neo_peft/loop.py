@@ -1,8 +1,9 @@
-"""The training loop, one for every task and method: an update of whatever requires a gradient, over and over.
+"""The training loop, one for every task and method: an update of whatever requires a gradient, over
+and over.
 
-`update` is one optimizer step (AdamW, Loshchilov & Hutter 2019); `fit` gives it the batches and the learning rate, and
-can go on from any `State`.
-Several processes (processes.py) share out each update: they take the step that one with all the examples would.
+`update` is one optimizer step (AdamW, Loshchilov & Hutter 2019); `fit` gives it the batches and the
+learning rate, and can go on from any `State`. Several processes (processes.py) share out each
+update: they take the step that one with all the examples would.
 """
 
 import math
@@ -21,7 +22,9 @@ from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.settings import Settings
 
-MOST_SKIPPED = 10  # updates on end that fp16 may skip; the scale is then a thousandth of what it was
+MOST_SKIPPED = (
+    10  # updates on end that fp16 may skip; the scale is then a thousandth of what it was
+)
 
 
 def make_optimizer(model: TunedModel, settings: Settings) -> torch.optim.Optimizer:
@@ -31,11 +34,14 @@ def make_optimizer(model: TunedModel, settings: Settings) -> torch.optim.Optimiz
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.learning_rate
+    )
 
 
 def rate_at(step: int, steps: int, settings: Settings) -> float:
-    """Compute the learning rate of an update (from 0): a linear rise over the warm-up, then linear to zero."""
+    """Compute the learning rate of an update (from 0): a linear rise over the warm-up, then linear
+    to zero."""
     warmup = math.ceil(steps * settings.warmup_ratio)
     if step < warmup:
         return settings.learning_rate * step / warmup
@@ -43,7 +49,8 @@ def rate_at(step: int, steps: int, settings: Settings) -> float:
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Shuffle the examples for an epoch: a function of seed and epoch alone, so that a run can go on anywhere."""
+    """Shuffle the examples for an epoch: a function of seed and epoch alone, so that a run can go
+    on anywhere."""
     return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
@@ -60,10 +67,12 @@ def labelled(window: list[Batch]) -> int:
 
 @dataclass
 class State:
-    """Where training stands: with the weights, the settings and the examples it decides all that follows.
+    """Where training stands: with the weights, the settings and the examples it decides all that
+    follows.
 
-    `step` updates are done, `done` of them in `epoch` (from 1), whose loss is `loss_sum` over `labelled` tokens.
-    fp16 has skipped `skipped` updates, `skipped_last` of them without one between.
+    `step` updates are done, `done` of them in `epoch` (from 1), whose loss is `loss_sum` over
+    `labelled` tokens. fp16 has skipped `skipped` updates, `skipped_last` of them without one
+    between.
     """
 
     optimizer: torch.optim.Optimizer
@@ -80,21 +89,28 @@ class State:
 def make_state(model: TunedModel, settings: Settings) -> State:
     """Make the state before the first update."""
     scaler = GradScaler(model.device.type, enabled=model.compute_dtype == torch.float16)
-    scaler.scale(torch.zeros((), device=model.device))  # starts it, though a process may have no example to scale
+    # starts it, though a process may have no example to scale
+    scaler.scale(torch.zeros((), device=model.device))
     processes.copy_first(model.trainable().values())
     torch.manual_seed(settings.seed + processes.rank)  # of dropout
     return State(make_optimizer(model, settings), scaler)
 
 
 def update(
-    model: TunedModel, optimizer: torch.optim.Optimizer, scaler: GradScaler, window: list[Batch], clip_norm: float
+    model: TunedModel,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
+    window: list[Batch],
+    clip_norm: float,
 ) -> tuple[float, float]:
-    """Do one update over a window of batches; return its loss, in nats per labelled token, and the gradient's norm.
+    """Do one update over a window of batches; return its loss, in nats per labelled token, and the
+    gradient's norm.
 
-    The loss of the whole window is divided by the labelled tokens of the whole window, so that four batches of
-    two are one batch of eight, however the labels fall. Tokens, loss and gradients are summed over all processes.
-    Under fp16 a gradient that is not finite leaves the weights as they are, and the scale shrinks. Raises InputError,
-    in all processes alike, on a loss that is not finite, and without a scaler on such a gradient; the weights stay.
+    The loss of the whole window is divided by the labelled tokens of the whole window, so that four
+    batches of two are one batch of eight, however the labels fall. Tokens, loss and gradients are
+    summed over all processes. Under fp16 a gradient that is not finite leaves the weights as they
+    are, and the scale shrinks. Raises InputError, in all processes alike, on a loss that is not
+    finite, and without a scaler on such a gradient; the weights stay.
     """
     tokens = processes.total(labelled(window))
     total = 0.0
@@ -127,11 +143,12 @@ def fit(
     state: State | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> int:
-    """Train a model on encoded examples, from the start or from a state on, and return the number of updates.
+    """Train a model on encoded examples, from the start or from a state on, and return the number
+    of updates.
 
-    `after_step` gets a line of the record and the number of tokens read; `after_epoch` gets the epoch (from 1),
-    the number of updates so far and the mean training loss. `between` is called where training could go on from the
-    state as it is: after each update, and after `after_epoch`.
+    `after_step` gets a line of the record and the number of tokens read; `after_epoch` gets the
+    epoch (from 1), the number of updates so far and the mean training loss. `between` is called
+    where training could go on from the state as it is: after each update, and after `after_epoch`.
     """
     if not len(examples):
         raise InputError("there is no example to train on")
@@ -159,7 +176,9 @@ def fit(
     return state.step
 
 
-def next_update(model: TunedModel, state: State, window: list[Batch], steps: int, settings: Settings) -> dict:
+def next_update(
+    model: TunedModel, state: State, window: list[Batch], steps: int, settings: Settings
+) -> dict:
     """Do the update that comes next, of `steps` in all, and return its line of the record."""
     rate = rate_at(state.step, steps, settings)
     for group in state.optimizer.param_groups:
@@ -168,7 +187,9 @@ def next_update(model: TunedModel, state: State, window: list[Batch], steps: int
         loss, norm = update(model, state.optimizer, state.scaler, window, settings.clip_norm)
         state.skipped_last = 0 if math.isfinite(norm) else state.skipped_last + 1
         if state.skipped_last == MOST_SKIPPED:
-            raise InputError(f"the gradient was not finite in {MOST_SKIPPED} updates on end, the last of them")
+            raise InputError(
+                f"the gradient was not finite in {MOST_SKIPPED} updates on end, the last of them"
+            )
     except InputError as error:
         wider = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
         where = f"at step {state.step + 1} (epoch {state.epoch})"

@@ -2,8 +2,8 @@
 
     h = W x + (alpha / r) · B A dropout(x)        A (r, in) random, B (out, r) zero at the start
 
-Only A and B train. B starts at zero, so that training starts from the model as it was. `merge_lora` adds the
-correction to W; nothing else ever moves a weight.
+Only A and B train. B starts at zero, so that training starts from the model as it was. `merge_lora`
+adds the correction to W; nothing else ever moves a weight.
 """
 
 import math
@@ -22,19 +22,27 @@ INIT = ("kaiming", "gaussian")
 
 
 class LoRALinear(nn.Linear):
-    """A frozen linear layer and its correction. It keeps the layer's own `weight` and `bias`, under their names."""
+    """A frozen linear layer and its correction. It keeps the layer's own `weight` and `bias`, under
+    their names."""
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float, rslora: bool, init: str):
+    def __init__(
+        self, base: nn.Linear, rank: int, alpha: float, dropout: float, rslora: bool, init: str
+    ):
         nn.Module.__init__(self)  # nn.Linear's own would draw a weight that is not wanted
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         # Kalajdzievski 2023 (rsLoRA): with sqrt(r) the step does not shrink as the rank grows.
         self.scaling = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout = dropout
-        # The same draws in the same order as peft, so that one seed gives the same A: both layers draw their own
-        # start first, and A is drawn again after it. They are the CPU generator's, whatever the device.
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, device="cpu", dtype=torch.float32)
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, device="cpu", dtype=torch.float32)
+        # The same draws in the same order as peft, so that one seed gives the same A: both layers
+        # draw their own start first, and A is drawn again after it. They are the CPU generator's,
+        # whatever the device.
+        self.lora_A = nn.Linear(
+            base.in_features, rank, bias=False, device="cpu", dtype=torch.float32
+        )
+        self.lora_B = nn.Linear(
+            rank, base.out_features, bias=False, device="cpu", dtype=torch.float32
+        )
         if init == "gaussian":
             nn.init.normal_(self.lora_A.weight, std=1 / rank)
         else:
@@ -61,7 +69,9 @@ class LoRALinear(nn.Linear):
         correction = self.scaling * self.lora_B.weight.float() @ self.lora_A.weight.float()
         weight = (self.weight.float() + correction).to(self.weight.dtype)
         if not weight.isfinite().all():
-            raise InputError("merging LoRA gives weights that are not finite: the adapter or its base is broken")
+            raise InputError(
+                "merging LoRA gives weights that are not finite: the adapter or its base is broken"
+            )
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
         plain.bias = self.bias
@@ -78,19 +88,28 @@ def add_lora(
     rslora: bool = False,
     init: str = "kaiming",
 ) -> list[str]:
-    """Freeze a trunk, put LoRA on the linear layers that `target_modules` name, and return their names.
+    """Freeze a trunk, put LoRA on the linear layers that `target_modules` name, and return their
+    names.
 
-    A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the whole name (with the
-    published `transformer.` in front or without it), or `all-linear`. Each must match, else InputError. `bias` says
-    which biases train too: none, all of the trunk's (the norms' among them), or lora_only, those of the layers that
-    carry LoRA.
+    A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the
+    whole name (with the published `transformer.` in front or without it), or `all-linear`. Each
+    must match, else InputError. `bias` says which biases train too: none, all of the trunk's (the
+    norms' among them), or lora_only, those of the layers that carry LoRA.
     """
     if bias not in BIAS or init not in INIT:
-        raise InputError(f"bias is one of {', '.join(BIAS)}, not {bias!r}, and init of {', '.join(INIT)}, not {init!r}")
+        raise InputError(
+            f"bias is one of {', '.join(BIAS)}, not {bias!r}, and init of {', '.join(INIT)}, not "
+            f"{init!r}"
+        )
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-        raise InputError(f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {rank}, {alpha}, {dropout}")
+        raise InputError(
+            f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {rank}, {alpha}, "
+            f"{dropout}"
+        )
     if any(isinstance(module, LoRALinear) for module in trunk.modules()):
-        raise InputError("the trunk carries LoRA already, which a second one would throw away; merge it first")
+        raise InputError(
+            "the trunk carries LoRA already, which a second one would throw away; merge it first"
+        )
     names = match_targets(trunk, target_modules)
     trunk.requires_grad_(False)
     for name in names:
@@ -117,8 +136,10 @@ def match_targets(trunk: nn.Module, target_modules: Iterable[str]) -> list[str]:
     if lost or not matched:
         kinds = sorted({name.split(".")[-1] for name in linear})
         raise InputError(
-            f"no linear layer is named by the target {', '.join(map(repr, lost)) or 'list, which is empty'}; "
-            f"there are {', '.join(kinds)} (for example {linear[0] if linear else 'none'}), and all-linear"
+            "no linear layer is named by the target "
+            f"{', '.join(map(repr, lost)) or 'list, which is empty'}; "
+            f"there are {', '.join(kinds)} (for example {linear[0] if linear else 'none'}), and "
+            "all-linear"
         )
     return [name for name in linear if name in matched]
 
@@ -136,7 +157,12 @@ def _matches(target: str, name: str) -> bool:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Replace every LoRA layer in the model by the plain layer that computes the same: all of them, or none."""
-    merged = {name: module.merged() for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    """Replace every LoRA layer in the model by the plain layer that computes the same: all of them,
+    or none."""
+    merged = {
+        name: module.merged()
+        for name, module in model.named_modules()
+        if isinstance(module, LoRALinear)
+    }
     for name, plain in merged.items():
         model.set_submodule(name, plain)

@@ -11,7 +11,8 @@ class Html(str):
 def escaped(text: object) -> Html:
     if isinstance(text, Html):
         return text
-    return Html(html.escape(str(text).encode("utf-8", "replace").decode()))  # half a surrogate cannot be written
+    # half a surrogate cannot be written
+    return Html(html.escape(str(text).encode("utf-8", "replace").decode()))
 
 
 def joined(parts: Iterable[object]) -> Html:
@@ -29,11 +30,16 @@ def cell(*inside: object, **attributes: object) -> Html:
     return element("td", *inside, **attributes)
 
 
-def table(header: Sequence[object], rows: Iterable[Sequence[object]], class_: str | None = None) -> Html:
-    """Make a table, in a box that scrolls by itself where it is too wide. What is no `cell` yet becomes one; the first
-    of a row heads it."""
+def table(
+    header: Sequence[object], rows: Iterable[Sequence[object]], class_: str | None = None
+) -> Html:
+    """Make a table, in a box that scrolls by itself where it is too wide. What is no `cell` yet
+    becomes one; the first of a row heads it."""
     lines = [
-        [element("th", first, scope="row"), *(one if isinstance(one, Html) else cell(one) for one in cells)]
+        [
+            element("th", first, scope="row"),
+            *(one if isinstance(one, Html) else cell(one) for one in cells),
+        ]
         for first, *cells in rows
     ]
     head = element("thead", element("tr", *(element("th", name, scope="col") for name in header)))
@@ -43,7 +49,9 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], class_: st
 
 def facts(pairs: dict[str, object]) -> Html:
     """List names and what they are."""
-    return element("dl", *(joined([element("dt", name), element("dd", what)]) for name, what in pairs.items()))
+    return element(
+        "dl", *(joined([element("dt", name), element("dd", what)]) for name, what in pairs.items())
+    )
 
 
 def section(title: str, *inside: object) -> Html:

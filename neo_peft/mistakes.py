@@ -1,4 +1,5 @@
-"""What a tagger gets wrong, entity by entity: each one that is no hit is of one kind, and counted once."""
+"""What a tagger gets wrong, entity by entity: each one that is no hit is of one kind, and counted
+once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +21,8 @@ class Mistake(NamedTuple):
 
 
 def mistakes(gold_tags: Sequence[str], answer_tags: Sequence[str]) -> list[Mistake]:
-    """Pair the entities of a sentence's gold tags with those of the answer, and name what is wrong with each.
+    """Pair the entities of a sentence's gold tags with those of the answer, and name what is wrong
+    with each.
 
       hit        type, first and last word agree; not among what is returned
       type       first and last word agree, the type does not
@@ -28,7 +30,8 @@ def mistakes(gold_tags: Sequence[str], answer_tags: Sequence[str]) -> list[Mista
       missed     a gold entity without a partner
       spurious   an answer's entity without a partner
 
-    An entity has one partner at most: those pair first that share the most words, of equals the leftmost. So
+    An entity has one partner at most: those pair first that share the most words, of equals the
+    leftmost. So
 
       gold   = hits + type + boundary + missed
       answer = hits + type + boundary + spurious

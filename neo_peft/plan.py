@@ -1,8 +1,10 @@
-"""What a study runs: from its flags to the settings of every run, written down before the first begins. No torch here.
+"""What a study runs: from its flags to the settings of every run, written down before the first
+begins. No torch here.
 
-A study repeats runs over seeds, once for each value of one flag: the number of epochs, unless something else is swept.
-A tagging task's epochs are all seen in one run, which is scored after each; an answer task gets a run of its own, with
-its own schedule, for each number, as in the study that this project follows.
+A study repeats runs over seeds, once for each value of one flag: the number of epochs, unless
+something else is swept. A tagging task's epochs are all seen in one run, which is scored after
+each; an answer task gets a run of its own, with its own schedule, for each number, as in the study
+that this project follows.
 """
 
 import dataclasses
@@ -23,11 +25,20 @@ PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
 STUDIES = Path("studies")
 EPOCHS = {"similarity": (1, 5, 10, 20)}
 EPOCHS_OF_ANSWERS, EPOCHS_OF_TAGS = (1, 5, 10), (10,)
-# What a sweep cannot be over: what a study gives by itself, and what changes only how a run is computed, or scored.
+# What a sweep cannot be over: what a study gives by itself, and what changes only how a run is
+# computed, or scored.
 NOT_SWEPT = (
-    "task", "protocol", "seed", "preset", "json", "generate", "eval_limit", "device", "checkpoint_every",
+    "task",
+    "protocol",
+    "seed",
+    "preset",
+    "json",
+    "generate",
+    "eval_limit",
+    "device",
+    "checkpoint_every",
     "checkpoint_activations",
-)  # fmt: skip
+)
 SWITCHED = {"off": False, "on": True}  # how a sweep says a flag that is there or not
 
 
@@ -38,23 +49,33 @@ def make_plan(
     sweep: tuple[str, list] | None = None,
     command: str = "",
 ) -> dict:
-    """Make the plan of a study from the flags of train.py that are given. Raises InputError for bad ones.
+    """Make the plan of a study from the flags of train.py that are given. Raises InputError for bad
+    ones.
 
-    `sweep` is a field of Settings and its values, as they are typed; without one the epochs are swept.
+    `sweep` is a field of Settings and its values, as they are typed; without one the epochs are
+    swept.
     """
     if "task" not in given:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
     task = get_task(given["task"])
-    epochs = epochs or list(EPOCHS_OF_TAGS if task.tags_words else EPOCHS.get(task.name, EPOCHS_OF_ANSWERS))
+    epochs = epochs or list(
+        EPOCHS_OF_TAGS if task.tags_words else EPOCHS.get(task.name, EPOCHS_OF_ANSWERS)
+    )
     if task.tags_words and len(epochs) > 1:
         shown = " ".join(map(str, epochs))
-        raise InputError(f"--epochs {shown}: {task.name} is one run that is scored after each epoch; give one number")
+        raise InputError(
+            f"--epochs {shown}: {task.name} is one run that is scored after each epoch; give one "
+            "number"
+        )
     field, values = sweep or ("epochs", epochs)
     if field in given:
         raise InputError(f"{_flag(field)} is what the sweep is over; leave it out")
     usual = {"epochs": max(epochs)}
     if not (task.tags_words or "preset" in given):
-        usual["keep"] = "last"  # each number of epochs is a result of its own, as in the source; presets say it too
+        usual["keep"] = (
+            # each number of epochs is a result of its own, as in the source; presets say it too
+            "last"
+        )
     if not {"method", "adapter", "preset"} & {*given, field}:
         usual["method"] = "lora" if task.tags_words else "prompt"
     typed = [SWITCHED[value] for value in values] if _is_switch(field) else values
@@ -63,22 +84,37 @@ def make_plan(
         values = [getattr(of_value, field) for of_value in settings]  # as numbers
     names = [f"{field.replace('_', '-')}-{_plain(value)}" for value in values]
     if repeated := [value for value, name in zip(values, names) if names.count(name) > 1]:
-        raise InputError(f"{_flag(field)} {repeated[0]} comes twice, or too much alike; name each value once")
+        raise InputError(
+            f"{_flag(field)} {repeated[0]} comes twice, or too much alike; name each value once"
+        )
     protocols = [given["protocol"]] if "protocol" in given else protocols_of(settings[0])
     runs = []
     for protocol in protocols:
-        for seed in range(seeds):  # outside: a value that cannot be run is known after the first seed
+        # outside: a value that cannot be run is known after the first seed
+        for seed in range(seeds):
             for value, name, of_value in zip(values, names, settings):
-                flags = flags_of(of_value) | {"seed": seed} | ({"protocol": protocol} if protocol else {})
+                flags = (
+                    flags_of(of_value)
+                    | {"seed": seed}
+                    | ({"protocol": protocol} if protocol else {})
+                )
                 prefix = f"{protocol}-" if len(protocols) > 1 else ""
-                runs.append({"name": f"{prefix}{name}-seed-{seed}", "value": value, "seed": seed, "flags": flags})
+                runs.append(
+                    {
+                        "name": f"{prefix}{name}-seed-{seed}",
+                        "value": value,
+                        "seed": seed,
+                        "flags": flags,
+                    }
+                )
     made = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
     made |= {"swept": field, "values": values, "seeds": seeds, "command": command, "runs": runs}
     return json.loads(json.dumps(made))  # as it will be read again: tuples are lists
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """Make a run's settings; an answer that is said is scored by free generation too, beside the labels' rank."""
+    """Make a run's settings; an answer that is said is scored by free generation too, beside the
+    labels' rank."""
     settings = settings_from(given)
     said = not (TASKS[settings.task].tags_words or settings.with_head)
     return dataclasses.replace(settings, generate=True) if said else settings
@@ -91,7 +127,8 @@ def protocols_of(settings: Settings) -> list[str | None]:
 
 
 def read_sweep(text: str) -> tuple[str, list[str]]:
-    """Read `NAME=VALUE,VALUE`, the sweep over a flag of numbers or choices, or one that is `off` or `on`."""
+    """Read `NAME=VALUE,VALUE`, the sweep over a flag of numbers or choices, or one that is `off` or
+    `on`."""
     name, _, values = text.partition("=")
     field = name.strip().removeprefix("--").replace("-", "_")
     can_be = [item.name for item in dataclasses.fields(Settings) if _can_be_swept(item)]
@@ -127,13 +164,23 @@ def read_plan(folder: Path) -> dict:
         raise InputError(f"--resume {folder} holds no {PLAN}: no study was begun there")
     plan = read_sealed(folder / PLAN)
     kinds = {
-        "task": str, "method": str, "model": str, "data": str, "swept": str, "values": list, "seeds": int,
-        "command": str, "runs": list,
-    }  # fmt: skip
+        "task": str,
+        "method": str,
+        "model": str,
+        "data": str,
+        "swept": str,
+        "values": list,
+        "seeds": int,
+        "command": str,
+        "runs": list,
+    }
     if wrong := [name for name, kind in kinds.items() if not isinstance(plan.get(name), kind)]:
         raise InputError(f"{folder / PLAN} is no study's plan: it lacks its {wrong[0]}")
     if not plan["runs"] or not all(map(_is_run, plan["runs"])):
-        raise InputError(f"{folder / PLAN} is no study's plan: not each of its runs has a name, a value, a seed, flags")
+        raise InputError(
+            f"{folder / PLAN} is no study's plan: not each of its runs has a name, a value, a "
+            "seed, flags"
+        )
     return plan
 
 
@@ -141,7 +188,9 @@ def _is_run(run: object) -> bool:
     """Say whether a value is a run of a plan, whose name is a folder's in the study's own."""
     if not isinstance(run, dict) or not {"name", "value", "seed", "flags"} <= run.keys():
         return False
-    return isinstance(run["flags"], dict) and re.fullmatch(r"\w[\w.+-]*", str(run["name"])) is not None
+    return (
+        isinstance(run["flags"], dict) and re.fullmatch(r"\w[\w.+-]*", str(run["name"])) is not None
+    )
 
 
 def _flag(field: str) -> str:

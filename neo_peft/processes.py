@@ -1,8 +1,10 @@
-"""Several processes that compute as one: `torchrun --nproc-per-node N train.py …`, on one host or on several.
+"""Several processes that compute as one: `torchrun --nproc-per-node N train.py …`, on one host or
+on several.
 
-Every process runs the whole program on its own share of the examples; what they must agree on is summed, gathered,
-or decided by process 0. In a program that was not started by `run_together`, or by it as the only process, all of
-this is nothing: a sum is its one term, and torch.distributed is not even imported.
+Every process runs the whole program on its own share of the examples; what they must agree on is
+summed, gathered, or decided by process 0. In a program that was not started by `run_together`, or
+by it as the only process, all of this is nothing: a sum is its one term, and torch.distributed is
+not even imported.
 """
 
 import os
@@ -21,7 +23,8 @@ from neo_peft.errors import InputError, exit_status
 
 rank, world = 0, 1  # this process, and how many there are
 local_rank, local_world = 0, 1  # the same on this host alone
-PATIENCE = timedelta(minutes=10)  # with a process that is there and says nothing; one that is gone is noticed at once
+# with a process that is there and says nothing; one that is gone is noticed at once
+PATIENCE = timedelta(minutes=10)
 ORDER = 20.0  # seconds for a step and a checkpoint, before torchrun's thirty are over
 GRACE = 2.0  # seconds within which processes that meet the same bad input meet it
 ends_in_order = False  # whether this process asks between its steps if it was `told_to_end`
@@ -34,13 +37,15 @@ class LostError(Exception):
     """Another process has ended before its time, and this one cannot go on."""
 
 
-# --------------------------------------------------------------------------------------------------- beginning, end
+#
+# ---- Beginning, end
 
 
 def run_together(main: Callable[[], None]) -> int:
     """Run a command's `main` as one of the processes that torchrun started; return the exit status.
 
-    Bad input that all of them find is said once. A process that dies ends the others, each with one line, status 1.
+    Bad input that all of them find is said once. A process that dies ends the others, each with one
+    line, status 1.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return exit_status(main)
@@ -53,14 +58,16 @@ def run_together(main: Callable[[], None]) -> int:
         _say_last(f"error: {error}")
     if status == 0:
         _leave_together()
-    # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is gone.
+    # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is
+    # gone.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 def _leave_together() -> None:
-    """Wait until no process is in a common step any more; process 0, which may hold the store, leaves last."""
+    """Wait until no process is in a common step any more; process 0, which may hold the store,
+    leaves last."""
     try:
         _store.set(f"{rank} is done", "")
         _in_time([f"{other} is done" for other in range(world)], PATIENCE.total_seconds())
@@ -72,11 +79,15 @@ def _leave_together() -> None:
 
 
 def start() -> None:
-    """Join the other processes: over gloo what is on a CPU, over nccl what is on a GPU, of which each gets its own."""
+    """Join the other processes: over gloo what is on a CPU, over nccl what is on a GPU, of which
+    each gets its own."""
     global rank, world, local_rank, local_world, _store
     try:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        local_rank, local_world = (
+            int(os.environ.get("LOCAL_RANK", 0)),
+            int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        )
 
         import torch
         import torch.distributed as dist
@@ -89,7 +100,9 @@ def start() -> None:
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise LostError(f"process {rank} of {world} does not find the others: {_reason(error)}") from None
+        raise LostError(
+            f"process {rank} of {world} does not find the others: {_reason(error)}"
+        ) from None
     _store = dist.PrefixStore("errors", store)
 
 
@@ -100,7 +113,8 @@ def _say_once(text: str) -> None:
         if rank == 0:
             _say_last(text)
             _store.set("said", text)
-            _in_time([f"{other} has read" for other in range(1, world)])  # the store may end with process 0
+            # the store may end with process 0
+            _in_time([f"{other} has read" for other in range(1, world)])
         elif _in_time(["said"]):
             said = _store.get("said").decode() == text
             _store.set(f"{rank} has read", "")
@@ -123,8 +137,8 @@ def _say_last(text: str) -> None:
 
 
 def _end_in_one_line_on_sigterm() -> None:
-    """torchrun sends SIGTERM where it got it, or where another process died. A thread waits for it, since the main one
-    may be busy, or stuck in a common step."""
+    """torchrun sends SIGTERM where it got it, or where another process died. A thread waits for it,
+    since the main one may be busy, or stuck in a common step."""
 
     def wait() -> None:
         global told_to_end
@@ -133,19 +147,26 @@ def _end_in_one_line_on_sigterm() -> None:
         if ends_in_order:
             time.sleep(ORDER)
         if _last_word.acquire(blocking=False):  # else this process is about to end by itself
-            print(f"error: process {rank} was told to end, as all are where one has ended", file=sys.stderr, flush=True)
+            print(
+                f"error: process {rank} was told to end, as all are where one has ended",
+                file=sys.stderr,
+                flush=True,
+            )
             os._exit(128 + signal.SIGTERM)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; sigwait takes it out
+    # in all threads to come; sigwait takes it out
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=wait, daemon=True).start()
 
 
-# --------------------------------------------------------------------------------------------------- in common steps
+#
+# ---- In common steps
 
 
 @contextmanager
 def _in_step():
-    """Say in one line that another process is gone, which gloo, nccl and the store each say in many."""
+    """Say in one line that another process is gone, which gloo, nccl and the store each say in
+    many."""
     try:
         yield
     except RuntimeError as error:
@@ -184,7 +205,8 @@ def total(value: float) -> float:
 
 
 def decide(what: Callable[[], Any]) -> Any:
-    """Let process 0 alone do something, and share what came of it; an error that it met is raised in all."""
+    """Let process 0 alone do something, and share what came of it; an error that it met is raised
+    in all."""
     if world == 1:
         return what()
     found = error = None
@@ -219,7 +241,8 @@ def copy_first(tensors: Iterable[Any]) -> None:
 
 
 def sum_gradients(parameters: list[Any]) -> None:
-    """Sum the parameters' gradients over all processes, in one message; one that no process has stays None."""
+    """Sum the parameters' gradients over all processes, in one message; one that no process has
+    stays None."""
     if world == 1:
         return
     import torch

@@ -1,7 +1,9 @@
-"""A soft prompt: P embedding rows that train, in front of a frozen model (Lester et al. 2021, section 2).
+"""A soft prompt: P embedding rows that train, in front of a frozen model (Lester et al. 2021,
+section 2).
 
-The rows stand at the positions 0 … P − 1 and every text starts at P. While they train they go through the layers in
-front of the batch's texts, once for all of them; afterwards `GPTNeo.prefix` keeps their keys and values.
+The rows stand at the positions 0 … P − 1 and every text starts at P. While they train they go
+through the layers in front of the batch's texts, once for all of them; afterwards `GPTNeo.prefix`
+keeps their keys and values.
 """
 
 import torch
@@ -26,12 +28,16 @@ class SoftPrompt(nn.Module):
         return self.embeddings
 
 
-def start_rows(wte: Tensor, length: int, init: str, text_ids: list[int], label_ids: list[int]) -> Tensor:
-    """Choose the rows (P, H) that a prompt starts from (Lester et al. 2021, section 3.2), from `wte` (V, H).
+def start_rows(
+    wte: Tensor, length: int, init: str, text_ids: list[int], label_ids: list[int]
+) -> Tensor:
+    """Choose the rows (P, H) that a prompt starts from (Lester et al. 2021, section 3.2), from
+    `wte` (V, H).
 
-    text: the tokens of a text, tiled or cut to P. vocab: P tokens of the vocabulary, drawn without repetition.
-    labels: the tokens of the labels' words, then the vocabulary. random: a normal with the mean and the spread of
-    wte itself; a standard normal, whatever the spread, starts far outside of what the model has ever seen.
+    text: the tokens of a text, tiled or cut to P. vocab: P tokens of the vocabulary, drawn without
+    repetition. labels: the tokens of the labels' words, then the vocabulary. random: a normal with
+    the mean and the spread of wte itself; a standard normal, whatever the spread, starts far
+    outside of what the model has ever seen.
     """
     if init not in INIT:
         raise InputError(f"a prompt starts from one of {', '.join(INIT)}, not {init!r}")

@@ -1,10 +1,11 @@
 """The unpadded batch: which row belongs to which example and position.
 
-A batch of B uneven texts is held as the N rows of its real tokens, one behind the other, (N, H): every linear
-layer, norm and embedding works on those alone. Only attention needs rectangles (b, T). On a CPU neighbours share
-one only where they are of one length, so that nothing is padded: that takes half the time of one rectangle for all.
-On a GPU, where every call costs the same, one rectangle holds the batch, padded on the right. Under a causal mask
-such padding is seen by padding alone, so no padding mask is needed.
+A batch of B uneven texts is held as the N rows of its real tokens, one behind the other, (N, H):
+every linear layer, norm and embedding works on those alone. Only attention needs rectangles (b, T).
+On a CPU neighbours share one only where they are of one length, so that nothing is padded: that
+takes half the time of one rectangle for all. On a GPU, where every call costs the same, one
+rectangle holds the batch, padded on the right. Under a causal mask such padding is seen by padding
+alone, so no padding mask is needed.
 """
 
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rectangle:
-    """The layout of b neighbouring texts, of which the batch's text number `first` is the first, by the longest, T.
+    """The layout of b neighbouring texts, of which the batch's text number `first` is the first, by
+    the longest, T.
 
-    `size` counts its rows, `positions` (1 or b, T) are the absolute positions of its places, and `slots` (size,) the
-    places of its rows in the flattened (b, T): None where nothing is padded."""
+    `size` counts its rows, `positions` (1 or b, T) are the absolute positions of its places, and
+    `slots` (size,) the places of its rows in the flattened (b, T): None where nothing is padded."""
 
     first: int
     batch: int
@@ -41,7 +43,9 @@ class Rectangle:
     def scatter(self, rows: Tensor) -> Tensor:
         """Place rows (size, C) into the rectangle (b, T, C); padding is zero."""
         if self.slots is not None:
-            rows = rows.new_zeros(self.batch * self.longest, rows.shape[1]).index_copy(0, self.slots, rows)
+            rows = rows.new_zeros(self.batch * self.longest, rows.shape[1]).index_copy(
+                0, self.slots, rows
+            )
         return rows.view(self.batch, self.longest, -1)
 
     def gather(self, rectangle: Tensor) -> Tensor:
@@ -50,8 +54,8 @@ class Rectangle:
         return places if self.slots is None else places.index_select(0, self.slots)
 
     def own(self, tensor: Tensor) -> Tensor:
-        """Take these texts' part of a tensor that holds something for each text of the batch, (B, …), or for all in
-        common, (1, …)."""
+        """Take these texts' part of a tensor that holds something for each text of the batch, (B,
+        …), or for all in common, (1, …)."""
         return tensor if len(tensor) == 1 else tensor[self.first : self.first + self.batch]
 
     def to(self, device: torch.device) -> "Rectangle":
@@ -61,9 +65,11 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Rows:
-    """The layout of N rows: the rectangles that they attend in, one behind the other, and the absolute positions (N,).
+    """The layout of N rows: the rectangles that they attend in, one behind the other, and the
+    absolute positions (N,).
 
-    Where it is `led`, the first rectangle is no text of the batch but the prompt, which all the others see.
+    Where it is `led`, the first rectangle is no text of the batch but the prompt, which all the
+    others see.
     """
 
     rectangles: tuple[Rectangle, ...]
@@ -75,10 +81,14 @@ class Rows:
         return [rectangle.size for rectangle in self.rectangles]
 
     @classmethod
-    def of_texts(cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False, led: bool = False) -> "Rows":
-        """Lay out texts of `lengths` (B,), each at the positions from `start` on: one for all, or each its own (B,).
+    def of_texts(
+        cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False, led: bool = False
+    ) -> "Rows":
+        """Lay out texts of `lengths` (B,), each at the positions from `start` on: one for all, or
+        each its own (B,).
 
-        `together` puts them into one rectangle. `led` puts the `start` rows of a prompt in front of them.
+        `together` puts them into one rectangle. `led` puts the `start` rows of a prompt in front of
+        them.
         """
         counts, starts = lengths.tolist(), torch.as_tensor(start).view(-1)
         alike = [counts] if together else [list(neighbours) for _, neighbours in groupby(counts)]
@@ -89,7 +99,11 @@ class Rows:
             first += len(group)
         if led:
             rectangles.insert(0, Rectangle.of_texts(0, [start], torch.zeros(1, dtype=torch.long)))
-        return cls(tuple(rectangles), torch.cat([_row_positions(rectangle) for rectangle in rectangles]), led)
+        return cls(
+            tuple(rectangles),
+            torch.cat([_row_positions(rectangle) for rectangle in rectangles]),
+            led,
+        )
 
     @classmethod
     def of_next_tokens(cls, positions: Tensor) -> "Rows":

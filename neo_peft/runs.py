@@ -1,4 +1,5 @@
-"""Where runs stand: runs/TASK-METHOD, then -2, -3; the newest finished one; what one says of itself. No torch here."""
+"""Where runs stand: runs/TASK-METHOD, then -2, -3; the newest finished one; what one says of
+itself. No torch here."""
 
 import dataclasses
 import os
@@ -6,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.files import clean, make_folders, read_json, read_sealed, refuse_used, sha256, sync, write_sealed
+from neo_peft.files import (
+    clean,
+    make_folders,
+    read_json,
+    read_sealed,
+    refuse_used,
+    sha256,
+    sync,
+    write_sealed,
+)
 from neo_peft.peft_config import CONFIG, named_base, read_peft
 from neo_peft.settings import OF_TAGS, Settings, make_settings, task_of
 from neo_peft.tasks import TASKS, Task
@@ -19,7 +29,8 @@ NOT_OF_THE_RUN = ("out", "json", "resume")
 
 
 def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
-    """Make the run's folder: `--out`, which must be new or empty, or the next free runs/TASK-METHOD.
+    """Make the run's folder: `--out`, which must be new or empty, or the next free
+    runs/TASK-METHOD.
 
     Return it, and all folders that were made for it, the innermost first.
     """
@@ -34,7 +45,8 @@ def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
 
 
 def next_free(first: Path) -> tuple[Path, list[Path]]:
-    """Make a folder under a name, or under NAME-2, -3 where that is taken; return it, and all that were made for it."""
+    """Make a folder under a name, or under NAME-2, -3 where that is taken; return it, and all that
+    were made for it."""
     around, folder, number = make_folders(first.parent), first, 1
     while True:
         try:
@@ -49,7 +61,10 @@ def next_free(first: Path) -> tuple[Path, list[Path]]:
 def refuse_run(folder: Path) -> None:
     """Refuse a folder for a new run that holds one."""
     if (folder / SETTINGS).exists() or (folder / RUN).exists():
-        raise InputError(f"--out {folder} holds a run; --resume {folder} goes on with it, another folder begins anew")
+        raise InputError(
+            f"--out {folder} holds a run; --resume {folder} goes on with it, another folder begins "
+            "anew"
+        )
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
@@ -59,13 +74,19 @@ def write_settings(folder: Path, settings: Settings) -> None:
 
 def flags_of(settings: Settings) -> dict:
     """Take the settings that make the run what it is: all but where it stands and how it speaks."""
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in NOT_OF_THE_RUN}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in NOT_OF_THE_RUN
+    }
 
 
 def settings_to_resume(folder: Path, json: bool) -> Settings:
     """Read the settings of a run that goes on."""
     if not folder.is_dir():
-        raise InputError(f"--resume {folder}: there is no such folder; it is the one that a run has begun")
+        raise InputError(
+            f"--resume {folder}: there is no such folder; it is the one that a run has begun"
+        )
     if not (folder / SETTINGS).exists():
         raise InputError(f"--resume {folder} holds no {SETTINGS}: no run was begun there")
     flags = read_sealed(folder / SETTINGS) | {"resume": str(folder), "json": json}
@@ -83,7 +104,10 @@ def recorded_settings(path: Path, flags: Any) -> Settings:
 def refuse_unfinished(folder: Path) -> None:
     """Refuse to use a run that has no result yet."""
     if (folder / SETTINGS).exists() and not (folder / RUN).exists():
-        raise InputError(f"{folder} is a run that was not finished; go on with it: python train.py --resume {folder}")
+        raise InputError(
+            f"{folder} is a run that was not finished; go on with it: python train.py --resume "
+            f"{folder}"
+        )
 
 
 def newest_run(task: str | None = None) -> Path:
@@ -93,7 +117,8 @@ def newest_run(task: str | None = None) -> Path:
         if task is None or read_json(record).get("task") == task:
             return record.parent
     raise InputError(
-        f"there is no finished run{f' for {task}' if task else ''} in runs/: name a run's folder, or make one: "
+        f"there is no finished run{f' for {task}' if task else ''} in runs/: name a run's folder, "
+        "or make one: "
         f"python train.py --task {task or 'ner'} --method lora"
     )
 
@@ -102,27 +127,36 @@ def is_run(folder: Path | str) -> bool:
     """Say whether a folder holds a run, or an adapter of peft's own."""
     # os.path, since a long text is no path at all, and Path says so by an error.
     return any(
-        os.path.isfile(os.path.join(folder, name)) for name in (RUN, SETTINGS, CONFIG, os.path.join("lora", CONFIG))
+        os.path.isfile(os.path.join(folder, name))
+        for name in (RUN, SETTINGS, CONFIG, os.path.join("lora", CONFIG))
     )
 
 
 def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
-    """Read what a run, or an adapter of peft's own, says to whoever trains it further: what is settled, which is its
-    method and its flags, and what is only a default: the base, and of a run the task, its labels, how it is read."""
+    """Read what a run, or an adapter of peft's own, says to whoever trains it further: what is
+    settled, which is its method and its flags, and what is only a default: the base, and of a run
+    the task, its labels, how it is read."""
     if not folder.is_dir():
-        raise InputError(f"--adapter {folder}: there is no such folder; it is a run's, or one of peft's")
+        raise InputError(
+            f"--adapter {folder}: there is no such folder; it is a run's, or one of peft's"
+        )
     refuse_unfinished(folder)
     if not (folder / RUN).exists():
         found = read_peft(folder)
         if found is None:
-            raise InputError(f"--adapter {folder} holds neither {RUN} nor {CONFIG}: it is no finished run, no adapter")
+            raise InputError(
+                f"--adapter {folder} holds neither {RUN} nor {CONFIG}: it is no finished run, no "
+                "adapter"
+            )
         base = named_base(folder)
         return found, {"model": base} if base else {}
     flags = read_json(folder / RUN).get("flags")
     if not isinstance(flags, dict) or not isinstance(flags.get("method"), str):
         raise InputError(f"{folder / RUN} names no method: it is no run of train.py's")
     parts = flags["method"].split("+")
-    fields = {item.name for item in dataclasses.fields(Settings) if item.metadata["only"] in parts} | {"method"}
+    fields = {
+        item.name for item in dataclasses.fields(Settings) if item.metadata["only"] in parts
+    } | {"method"}
     usual = {"task", "model", "head_dropout"}
     if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
         usual |= {*OF_TAGS}
@@ -130,8 +164,13 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
         usual |= {"labels", "label_words"}
         fields |= {"readout"}
     elif flags.get("readout") == "head":
-        raise InputError(f"--adapter {folder} has a head for {flags.get('task')}; it is not trained further for {task}")
-    return tuple({name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual))
+        raise InputError(
+            f"--adapter {folder} has a head for {flags.get('task')}; it is not trained further for "
+            f"{task}"
+        )
+    return tuple(
+        {name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual)
+    )
 
 
 def read_record(folder: Path) -> dict:
@@ -152,7 +191,8 @@ def task_of_run(folder: Path, record: dict) -> Task:
 
 
 def unchanged(folder: Path, record: dict, name: str) -> Path:
-    """Return the path of a file that a finished run left. Raise InputError where it is missing or was changed."""
+    """Return the path of a file that a finished run left. Raise InputError where it is missing or
+    was changed."""
     path = folder / name
     if name not in record["files"] or not path.is_file():
         raise InputError(f"{path} is missing: a run leaves it, and its record names it")

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM: they end a command at once, or, while it trains, between two steps.
 
-Python alone would raise KeyboardInterrupt wherever it happens to be, and die of SIGTERM where it stands. A command
-that calls `listen` ends by `Stopped` instead, in order. A second signal never waits.
+Python alone would raise KeyboardInterrupt wherever it happens to be, and die of SIGTERM where it
+stands. A command that calls `listen` ends by `Stopped` instead, in order. A second signal never
+waits.
 """
 
 import signal
@@ -36,7 +37,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let a signal wait for whoever asks whether it has come; at the latest for the end of the block."""
+    """Let a signal wait for whoever asks whether it has come; at the latest for the end of the
+    block."""
     global _come, _held
     _come, _held, processes.ends_in_order = 0, True, True
     try:
@@ -58,7 +60,8 @@ def obey() -> None:
 
 
 def between_items(progress: Progress) -> Progress:
-    """Wrap a progress bar, so that a signal is found between its items. Several processes find it after them."""
+    """Wrap a progress bar, so that a signal is found between its items. Several processes find it
+    after them."""
 
     def watched(items: Iterable) -> Iterator:
         for item in items:

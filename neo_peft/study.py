@@ -1,7 +1,9 @@
-"""A study: every run of its plan, one after the other, and what they come to together. `plan.py` comes first.
+"""A study: every run of its plan, one after the other, and what they come to together. `plan.py`
+comes first.
 
-A study may be stopped or killed at any time. `--resume` reads the plan again, keeps the runs that are finished, goes on
-with the one that is not, and writes the results anew: they are what the runs' own records hold.
+A study may be stopped or killed at any time. `--resume` reads the plan again, keeps the runs that
+are finished, goes on with the one that is not, and writes the results anew: they are what the runs'
+own records hold.
 """
 
 from contextlib import suppress
@@ -15,21 +17,34 @@ from neo_peft.files import clean, locked, make_folders, refuse_used, write_seale
 from neo_peft.job import Say
 from neo_peft.plan import PLAN, RESULTS, STUDIES
 from neo_peft.progress import Progress, no_progress
-from neo_peft.runs import RUN, SETTINGS, flags_of, next_free, read_record, recorded_settings, settings_to_resume
+from neo_peft.runs import (
+    RUN,
+    SETTINGS,
+    flags_of,
+    next_free,
+    read_record,
+    recorded_settings,
+    settings_to_resume,
+)
 from neo_peft.study_page import write_page
 from neo_peft.study_results import collect
 from neo_peft.tasks import get_task
 
 
 class RefusedError(InputError):
-    """A run that cannot be done as it is planned, such as one whose prompt does not fit into the model."""
+    """A run that cannot be done as it is planned, such as one whose prompt does not fit into the
+    model."""
 
 
-def run_study(folder: Path, plan: dict, say: Say = print, progress: Progress = no_progress) -> tuple[str, list[str]]:
-    """Do all runs of a study that are not done, write its results into its folder, and return its tables as text, with
-    a line for each run that was refused. Those that have diverged are a result, as of a rate that is too large.
+def run_study(
+    folder: Path, plan: dict, say: Say = print, progress: Progress = no_progress
+) -> tuple[str, list[str]]:
+    """Do all runs of a study that are not done, write its results into its folder, and return its
+    tables as text, with a line for each run that was refused. Those that have diverged are a
+    result, as of a rate that is too large.
 
-    Raises InputError where the first run is refused: nothing is there yet, and what refuses it may refuse them all.
+    Raises InputError where the first run is refused: nothing is there yet, and what refuses it may
+    refuse them all.
     """
     failed, refused, count = {}, [], len(plan["runs"])
     with locked(folder):
@@ -55,11 +70,15 @@ def run_study(folder: Path, plan: dict, say: Say = print, progress: Progress = n
 
 
 def begin(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
-    """Make the folder of a new study, and write its plan; return it, and all folders that were made for it."""
+    """Make the folder of a new study, and write its plan; return it, and all folders that were made
+    for it."""
     if out:
         folder = Path(out)
         if (folder / PLAN).exists():
-            raise InputError(f"--out {out} holds a study; --resume {out} goes on with it, another folder begins anew")
+            raise InputError(
+                f"--out {out} holds a study; --resume {out} goes on with it, another folder begins "
+                "anew"
+            )
         refuse_used(folder, "--out ")
         made = make_folders(folder)
     else:
@@ -80,14 +99,17 @@ def abandon(folder: Path, made: list[Path], plan: dict) -> None:
 
 
 def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
-    """Do one run of the plan, or the rest of it, into a folder of its own, with what it says beside it; return its
-    record."""
+    """Do one run of the plan, or the rest of it, into a folder of its own, with what it says beside
+    it; return its record."""
     path = folder / run["name"]
     settings = recorded_settings(folder / PLAN, run["flags"] | {"out": str(path)})
     if (path / SETTINGS).exists():
         begun = settings_to_resume(path, json=False)
         if flags_of(begun) != flags_of(settings):
-            raise InputError(f"{path} was begun with other settings than {folder / PLAN} has; it is not the study's")
+            raise InputError(
+                f"{path} was begun with other settings than {folder / PLAN} has; it is not the "
+                "study's"
+            )
         settings = begun
     elif path.exists():
         clean(path)  # of a write that was killed: the folder was all that there was
@@ -107,4 +129,7 @@ def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
 def in_a_line(record: dict) -> str:
     """Say what a run has reached on validation, by which values are chosen."""
     metric = get_task(record["task"]).metric
-    return f"validation {metric} {record['scores']['after']['validation'][metric]:.3f}, {record['seconds']:.0f} seconds"
+    return (
+        f"validation {metric} {record['scores']['after']['validation'][metric]:.3f}, "
+        f"{record['seconds']:.0f} seconds"
+    )

@@ -17,7 +17,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         for row in cells
     ]
-    return "\n".join([lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+    return "\n".join(
+        [lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
+    )
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -35,9 +37,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 # What a measure is called where it is shown: a figure of tags says whether the types count.
 OF_TAGS = {
-    "f1": "typed f1", "precision": "typed precision", "recall": "typed recall", "span_f1": "span-only f1",
+    "f1": "typed f1",
+    "precision": "typed precision",
+    "recall": "typed recall",
+    "span_f1": "span-only f1",
     "accuracy": "accuracy of words",
-}  # fmt: skip
+}
 
 
 def shown_name(task: Task, measure: str) -> str:
@@ -50,7 +55,9 @@ def number(value: float | None) -> str:
 
 def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
     """Show the scores {split: {"majority" | "before" | "after" | …: scores}} beside one another."""
-    measures = ("f1", "precision", "recall", "span_f1") if task.tags_words else ("accuracy", "macro_f1")
+    measures = (
+        ("f1", "precision", "recall", "span_f1") if task.tags_words else ("accuracy", "macro_f1")
+    )
     if task.metric not in measures:
         measures = (task.metric, *measures)
     columns = list(next(iter(splits.values())))
@@ -63,16 +70,23 @@ def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
 
 
 def per_label(task: Task, scores: dict) -> str:
-    """Show each entity type's or label's precision, recall, F1 and count; of answers the confusion matrix too."""
+    """Show each entity type's or label's precision, recall, F1 and count; of answers the confusion
+    matrix too."""
     rows = [
-        [label, *(number(values[name]) for name in ("precision", "recall", "f1")), values["support"]]
+        [
+            label,
+            *(number(values[name]) for name in ("precision", "recall", "f1")),
+            values["support"],
+        ]
         for label, values in scores["per_label"].items()
     ]
     text = table(["", "precision", "recall", "f1", "support"], rows)
     if task.tags_words:
         return text
     header = ["gold \\ answer", *task.labels, "unanswered"]
-    confusion = [[label, *counts] for label, counts in zip(task.labels, scores["confusion"], strict=True)]
+    confusion = [
+        [label, *counts] for label, counts in zip(task.labels, scores["confusion"], strict=True)
+    ]
     return text + "\n\n" + table(header, confusion)
 
 
@@ -87,20 +101,30 @@ def scores(task: Task, scores: dict) -> str:
     if task.tags_words:
         kinds = {"micro": scores, "macro": scores["macro"]}
         lines = [
-            f"{kind} f1 {number(of['f1'])} (precision {number(of['precision'])}, recall {number(of['recall'])})"
+            f"{kind} f1 {number(of['f1'])} (precision {number(of['precision'])}, recall "
+            f"{number(of['recall'])})"
             for kind, of in kinds.items()
         ]
-        lines.append(f"spans alone f1 {number(scores['span_f1'])}, words accuracy {number(scores['accuracy'])}")
+        lines.append(
+            f"spans alone f1 {number(scores['span_f1'])}, words accuracy "
+            f"{number(scores['accuracy'])}"
+        )
         return "\n".join(lines)
-    f1 = "".join(f", {name} {number(scores[name])}" for name in ("f1", "matthews") if name in scores)
+    f1 = "".join(
+        f", {name} {number(scores[name])}" for name in ("f1", "matthews") if name in scores
+    )
     return (
-        f"accuracy {number(scores['accuracy'])}{f1}, macro f1 {number(scores['macro_f1'])}: total {scores['total']}, "
+        f"accuracy {number(scores['accuracy'])}{f1}, macro f1 {number(scores['macro_f1'])}: total "
+        f"{scores['total']}, "
         f"hits {scores['hits']}, unanswered {scores['unanswered']}"
     )
 
 
-def answers(task: Task, rows: Sequence[dict], predicted: Sequence, said: Sequence[str] | None) -> list[str]:
-    """Show answers one by one: a tagged sentence's gold and answer, or a text with both labels, right or wrong."""
+def answers(
+    task: Task, rows: Sequence[dict], predicted: Sequence, said: Sequence[str] | None
+) -> list[str]:
+    """Show answers one by one: a tagged sentence's gold and answer, or a text with both labels,
+    right or wrong."""
     lines = []
     for index, row in enumerate(rows):
         if task.tags_words:
@@ -112,13 +136,16 @@ def answers(task: Task, rows: Sequence[dict], predicted: Sequence, said: Sequenc
             continue
         gold, answer = row[task.fields[-1]], predicted[index]
         lines += [" | ".join(row[field] for field in task.fields[:-1])]
-        lines += [f"  <{gold}> <{answer or 'unanswered'}> [{'Right' if answer == gold else 'Wrong'}]"]
+        lines += [
+            f"  <{gold}> <{answer or 'unanswered'}> [{'Right' if answer == gold else 'Wrong'}]"
+        ]
         lines += [f"  said: {said[index]!r}"] if said else []
     return lines
 
 
 def marked(words: Sequence[str], tags: Sequence[str], kinds: Sequence[str] = ()) -> str:
-    """Mark a sentence's entities inline: `the [DNA IL-2 promoter] binds`; in the terminal's colours with `kinds`."""
+    """Mark a sentence's entities inline: `the [DNA IL-2 promoter] binds`; in the terminal's colours
+    with `kinds`."""
     text = list(words)
     for kind, first, last in entities(tags):
         before, behind = paint("|", kinds.index(kind)).split("|") if kinds else ("", "")

@@ -1,7 +1,9 @@
-"""What a task is: its labels, how a row is said to the model, and where its answer is read. No torch here.
+"""What a task is: its labels, how a row is said to the model, and where its answer is read. No
+torch here.
 
-Every task is "read a class at marked rows". A tagged sentence is read at each of its words by a linear head;
-a sentence or a pair is read at its end, after `Label :`, where the language model says the label's word.
+Every task is "read a class at marked rows". A tagged sentence is read at each of its words by a
+linear head; a sentence or a pair is read at its end, after `Label :`, where the language model says
+the label's word.
 """
 
 from collections.abc import Sequence
@@ -22,10 +24,11 @@ class Piece(NamedTuple):
 
 
 class Glue(NamedTuple):
-    """Where GLUE keeps a task: its folder, the columns of its TSV files that hold the task's fields, in their order, by
-    name or, where a file has no heading, by number. GLUE's public test has no labels: its dev set is the test here,
-    and validation, where it names no file, a tenth of train. `beside` is scored beside the test. `corpus` is the task
-    whose original files will do as well."""
+    """Where GLUE keeps a task: its folder, the columns of its TSV files that hold the task's
+    fields, in their order, by name or, where a file has no heading, by number. GLUE's public test
+    has no labels: its dev set is the test here, and validation, where it names no file, a tenth of
+    train. `beside` is scored beside the test. `corpus` is the task whose original files will do as
+    well."""
 
     folder: str
     columns: tuple[str | int, ...]
@@ -37,13 +40,15 @@ class Glue(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """A task: `fields` name what a raw row holds (the last one is its label, or its tags), `labels` their order.
+    """A task: `fields` name what a raw row holds (the last one is its label, or its tags), `labels`
+    their order.
 
-    `template` alternates fixed text and data fields, and ends where the answer is read; a task without one tags
-    the words of its rows. `source_template` is the same in the words of the study that this project follows.
-    `instruction` stands in front of a text that an untuned model answers, and is what a soft prompt starts from;
-    `asks` is how it is said for labels of the user's own, `asks_shortly` for many of them. `words` are what the model
-    says for the labels, where that is not their names.
+    `template` alternates fixed text and data fields, and ends where the answer is read; a task
+    without one tags the words of its rows. `source_template` is the same in the words of the study
+    that this project follows. `instruction` stands in front of a text that an untuned model
+    answers, and is what a soft prompt starts from; `asks` is how it is said for labels of the
+    user's own, `asks_shortly` for many of them. `words` are what the model says for the labels,
+    where that is not their names.
     """
 
     name: str
@@ -63,9 +68,11 @@ class Task:
         return not self.template
 
     def texts(self, row: dict, source_text: bool = False) -> list[str]:
-        """Say a row as stretches of text, each of which is tokenised on its own; an answer is not among them."""
+        """Say a row as stretches of text, each of which is tokenised on its own; an answer is not
+        among them."""
         if self.tags_words:
-            # Every word carries its leading space, the first one too, as under add_prefix_space=True.
+            # Every word carries its leading space, the first one too, as under
+            # add_prefix_space=True.
             return [" " + word for word in row["tokens"]]
         first, *template = self.said_template(source_text)
         texts = [first]
@@ -74,17 +81,22 @@ class Task:
         return texts
 
     def pieces(self, row: dict, source_text: bool = False) -> list[Piece]:
-        """Say a row as `texts` does, and which of them are data: every word, or what the template stands between."""
+        """Say a row as `texts` does, and which of them are data: every word, or what the template
+        stands between."""
         texts = self.texts(row, source_text)
         return [Piece(text, self.tags_words or index % 2 == 1) for index, text in enumerate(texts)]
 
     def labels_of(self, row: dict) -> list[str | None]:
-        """Take a row's labels, None for each that is not given: a tag for each word, or the one answer."""
+        """Take a row's labels, None for each that is not given: a tag for each word, or the one
+        answer."""
         if not self.tags_words:
             return [row.get(self.fields[-1])]
         tags = row.get("tags") or [None] * len(row["tokens"])
         if len(tags) != len(row["tokens"]):
-            raise ValueError(f"{len(row['tokens'])} words, but {len(tags)} tags: {' '.join(row['tokens'])[:40]!r}")
+            raise ValueError(
+                f"{len(row['tokens'])} words, but {len(tags)} tags: "
+                f"{' '.join(row['tokens'])[:40]!r}"
+            )
         return tags
 
     def said_template(self, source_text: bool = False) -> tuple[str, ...]:
@@ -95,15 +107,25 @@ class Task:
         word = self.words[self.labels.index(label)] if self.words else label
         return word if source_text else " " + word
 
-    def with_labels(self, labels: Sequence[str] | None, words: Sequence[str] | None = None) -> "Task":
-        """Make the same task for labels of the user's own, in their order; `words` say them, one each."""
+    def with_labels(
+        self, labels: Sequence[str] | None, words: Sequence[str] | None = None
+    ) -> "Task":
+        """Make the same task for labels of the user's own, in their order; `words` say them, one
+        each."""
         task = self
         if labels is not None and tuple(labels) != self.labels:
             if len(set(labels)) != len(labels):
                 raise InputError(f"the labels {', '.join(labels)} hold one twice; name each once")
             if wrong := [label for label in labels if self.tags_words and not is_tag(label)]:
-                raise InputError(f"the label {wrong[0]!r} is no tag; those of {self.name} are O, B-type and I-type")
-            said = {label[2:]: None for label in labels if label != "O"} if self.tags_words else words or labels
+                raise InputError(
+                    f"the label {wrong[0]!r} is no tag; those of {self.name} are O, B-type and "
+                    "I-type"
+                )
+            said = (
+                {label[2:]: None for label in labels if label != "O"}
+                if self.tags_words
+                else words or labels
+            )
             listed = ", ".join(said)
             # A long list would take the place of the texts behind it.
             asks = self.asks.format(listed) if len(listed) <= LISTED else self.asks_shortly
@@ -111,11 +133,13 @@ class Task:
         if words is not None:
             if self.tags_words:
                 raise InputError(
-                    f"--label-words belongs to tasks whose answer is said; {self.name} tags words by a head"
+                    f"--label-words belongs to tasks whose answer is said; {self.name} tags words "
+                    "by a head"
                 )
             if len(words) != len(task.labels):
                 raise InputError(
-                    f"--label-words {','.join(words)}: one word for each of the {len(task.labels)} labels "
+                    f"--label-words {','.join(words)}: one word for each of the {len(task.labels)} "
+                    "labels "
                     f"is needed, in the order of {', '.join(task.labels)}"
                 )
             task = replace(task, words=tuple(words))
@@ -123,13 +147,15 @@ class Task:
         return task
 
     def _refuse_words_alike(self) -> None:
-        """Refuse words that free generation, which is read without regard to case, could not tell apart."""
+        """Refuse words that free generation, which is read without regard to case, could not tell
+        apart."""
         alike: dict[str, str] = {}
         for label in () if self.tags_words else self.labels:
             word = self.answer(label).strip().lower()
             if alike.setdefault(word, label) != label:
                 raise InputError(
-                    f"the labels {alike[word]} and {label} are both said {word!r}; --label-words gives each its own"
+                    f"the labels {alike[word]} and {label} are both said {word!r}; --label-words "
+                    "gives each its own"
                 )
 
 
@@ -152,7 +178,8 @@ _STUDIED = (
         fields=("tokens", "tags"),
         labels=("O", *(f"{prefix}-{kind}" for kind in _ENTITY_TYPES for prefix in "BI")),
         metric="f1",
-        instruction="Label each word as part of the name of a DNA, protein, cell type, cell line or RNA:\n",
+        instruction="Label each word as part of the name of a DNA, protein, cell type, cell line "
+        "or RNA:\n",
         asks=_ASKS["tagging"][0],
         asks_shortly=_ASKS["tagging"][1],
     ),
@@ -183,41 +210,121 @@ _STUDIED = (
 # The same three shapes under plain names, for rows of the user's own, whose labels they have.
 _PLAIN = (
     Task("tagging", ("tokens", "tags"), (), "f1", (), (), "", *_ASKS["tagging"]),
-    Task("classification", ("sentence", "label"), (), "accuracy", _ONE, (), "", *_ASKS["classification"]),
-    Task("pairs", ("sentence1", "sentence2", "label"), (), "accuracy", _TWO, (), "", *_ASKS["pairs"]),
+    Task(
+        "classification",
+        ("sentence", "label"),
+        (),
+        "accuracy",
+        _ONE,
+        (),
+        "",
+        *_ASKS["classification"],
+    ),
+    Task(
+        "pairs", ("sentence1", "sentence2", "label"), (), "accuracy", _TWO, (), "", *_ASKS["pairs"]
+    ),
 )
 
 
 def _glue(name: str, labels: str, metric: str, fields: str, instruction: str, where: Glue) -> Task:
-    """Make one of GLUE's tasks (Wang et al. 2019). The labels are in the order of the numbers that its files have."""
+    """Make one of GLUE's tasks (Wang et al. 2019). The labels are in the order of the numbers that
+    its files have."""
     said, names = fields.split(), tuple(label.replace("_", " ") for label in labels.split())
-    template = [(" " if index else "") + field.capitalize() + " :" for index, field in enumerate(said)]
+    template = [
+        (" " if index else "") + field.capitalize() + " :" for index, field in enumerate(said)
+    ]
     return Task(
-        f"glue/{name}", (*said, "label"), names, metric, (*template, " Label :"),
-        instruction=f"{instruction} {', '.join(names)}:\n", glue=where,
-    )  # fmt: skip
+        f"glue/{name}",
+        (*said, "label"),
+        names,
+        metric,
+        (*template, " Label :"),
+        instruction=f"{instruction} {', '.join(names)}:\n",
+        glue=where,
+    )
 
 
 _PAIR = "sentence1 sentence2"
 _ENTAILED = "Classify if the second sentence follows from the first:"
 _GLUE = (
-    _glue("cola", "unacceptable acceptable", "matthews", "sentence", "Classify if the sentence is",
-          Glue("CoLA", (3, 1))),
-    _glue("sst2", "negative positive", "accuracy", "sentence", "Classify if the sentence is",
-          Glue("SST-2", ("sentence", "label"))),
-    _glue("mrpc", "not_equivalent equivalent", "f1", _PAIR, "Classify if the two sentences are",
-          Glue("MRPC", ("#1 String", "#2 String", "Quality"), "dev.tsv", "msr_paraphrase_test.txt", "", "similarity")),
-    _glue("qqp", "not_duplicate duplicate", "f1", "question1 question2", "Classify if the two questions are",
-          Glue("QQP", ("question1", "question2", "is_duplicate"))),
-    _glue("mnli", "entailment neutral contradiction", "accuracy", "premise hypothesis", _ENTAILED,
-          Glue("MNLI", ("sentence1", "sentence2", "gold_label"), "", "dev_matched.tsv", "dev_mismatched.tsv")),
-    _glue("qnli", "entailment not_entailment", "accuracy", "question sentence", "Classify if the sentence answers:",
-          Glue("QNLI", ("question", "sentence", "label"))),
-    _glue("rte", "entailment not_entailment", "accuracy", _PAIR, _ENTAILED,
-          Glue("RTE", ("sentence1", "sentence2", "label"))),
-    _glue("wnli", "not_entailment entailment", "accuracy", _PAIR, _ENTAILED,
-          Glue("WNLI", ("sentence1", "sentence2", "label"))),
-)  # fmt: skip
+    _glue(
+        "cola",
+        "unacceptable acceptable",
+        "matthews",
+        "sentence",
+        "Classify if the sentence is",
+        Glue("CoLA", (3, 1)),
+    ),
+    _glue(
+        "sst2",
+        "negative positive",
+        "accuracy",
+        "sentence",
+        "Classify if the sentence is",
+        Glue("SST-2", ("sentence", "label")),
+    ),
+    _glue(
+        "mrpc",
+        "not_equivalent equivalent",
+        "f1",
+        _PAIR,
+        "Classify if the two sentences are",
+        Glue(
+            "MRPC",
+            ("#1 String", "#2 String", "Quality"),
+            "dev.tsv",
+            "msr_paraphrase_test.txt",
+            "",
+            "similarity",
+        ),
+    ),
+    _glue(
+        "qqp",
+        "not_duplicate duplicate",
+        "f1",
+        "question1 question2",
+        "Classify if the two questions are",
+        Glue("QQP", ("question1", "question2", "is_duplicate")),
+    ),
+    _glue(
+        "mnli",
+        "entailment neutral contradiction",
+        "accuracy",
+        "premise hypothesis",
+        _ENTAILED,
+        Glue(
+            "MNLI",
+            ("sentence1", "sentence2", "gold_label"),
+            "",
+            "dev_matched.tsv",
+            "dev_mismatched.tsv",
+        ),
+    ),
+    _glue(
+        "qnli",
+        "entailment not_entailment",
+        "accuracy",
+        "question sentence",
+        "Classify if the sentence answers:",
+        Glue("QNLI", ("question", "sentence", "label")),
+    ),
+    _glue(
+        "rte",
+        "entailment not_entailment",
+        "accuracy",
+        _PAIR,
+        _ENTAILED,
+        Glue("RTE", ("sentence1", "sentence2", "label")),
+    ),
+    _glue(
+        "wnli",
+        "not_entailment entailment",
+        "accuracy",
+        _PAIR,
+        _ENTAILED,
+        Glue("WNLI", ("sentence1", "sentence2", "label")),
+    ),
+)
 
 # The order of the labels is fixed: heads are exchanged with other programs by row.
 TASKS = {task.name: task for task in (*_STUDIED, *_PLAIN, *_GLUE)}

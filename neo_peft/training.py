@@ -1,6 +1,8 @@
-"""From settings to a run folder: load, score the bare base, train, score again, save. Or go on with a run that stopped.
+"""From settings to a run folder: load, score the bare base, train, score again, save. Or go on with
+a run that stopped.
 
-`run` is the one way there; train.py calls it. The loop itself is in loop.py, what is kept on the way in checkpoints.py.
+`run` is the one way there; train.py calls it. The loop itself is in loop.py, what is kept on the
+way in checkpoints.py.
 """
 
 import math
@@ -20,15 +22,26 @@ from neo_peft.files import clean, locked, remove_folder, sha256_of
 from neo_peft.job import Job, Say, Scores, Side, bare_side, prepare, score_side, show_answers
 from neo_peft.log import Log
 from neo_peft.progress import Progress, no_progress
-from neo_peft.runs import METRICS, RUN, SETTINGS, flags_of, make_folder, read_record, refuse_run, write_settings
+from neo_peft.runs import (
+    METRICS,
+    RUN,
+    SETTINGS,
+    flags_of,
+    make_folder,
+    read_record,
+    refuse_run,
+    write_settings,
+)
 from neo_peft.settings import Settings
 from neo_peft.summary import conclude, describe, epoch_line, headline, summary, write_results
 
-SHOWN = {"accuracy", "f1", "precision", "recall", "span_f1", "macro_f1", "matthews"}  # what is said of scores
+# what is said of scores
+SHOWN = {"accuracy", "f1", "precision", "recall", "span_f1", "macro_f1", "matthews"}
 
 
 def run(settings: Settings, say: Say = print, progress: Progress = no_progress) -> dict:
-    """Do a whole run, or the rest of one, and return its summary, which `--json` prints. Raises InputError.
+    """Do a whole run, or the rest of one, and return its summary, which `--json` prints. Raises
+    InputError.
 
     Of several processes each computes its share, and the first alone speaks and writes.
     """
@@ -57,7 +70,8 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
 
 
 def begin(folder: Path, settings: Settings) -> None:
-    """Write the settings into the folder of a new run; clear what a write that was killed has left in an old one's."""
+    """Write the settings into the folder of a new run; clear what a write that was killed has left
+    in an old one's."""
     for part in (folder, folder / checkpoints.FOLDER, folder / predictions.FOLDER):
         if part.exists():
             clean(part)
@@ -85,9 +99,12 @@ def drop_checkpoints(folder: Path) -> None:
 def do(settings: Settings, folder: Path, started: float, say: Say, progress: Progress) -> dict:
     """Load, score, train, score; return what run.json then holds."""
     checkpoint = checkpoints.newest(folder, say) if settings.resume else None
-    # What a run goes on with is its own: neither what `auto` means today, nor the adapter that it began from.
+    # What a run goes on with is its own: neither what `auto` means today, nor the adapter that it
+    # began from.
     job = prepare(
-        settings, progress, checkpoint and {"threads": checkpoint.record["computed"]["threads"], "adapter": None}
+        settings,
+        progress,
+        checkpoint and {"threads": checkpoint.record["computed"]["threads"], "adapter": None},
     )
     processes.require_same("base model", job.tuned.base.fingerprint)
     processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
@@ -100,7 +117,10 @@ def do(settings: Settings, folder: Path, started: float, say: Say, progress: Pro
         base, before = bare_side(job), 0.0
         show_answers(say, job, base, "Before tuning")
         scores = {
-            "majority": {name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored}
+            "majority": {
+                name: majority_scores(job.task, job.splits.train, job.rows[name])
+                for name in job.scored
+            }
         }
         scores |= score_side(job, base, "before", folder, progress)
         loading.begin(job.tuned)  # not before: the base that was scored is bare
@@ -108,12 +128,18 @@ def do(settings: Settings, folder: Path, started: float, say: Say, progress: Pro
     state, kept, best = train(job, folder, checkpoint, scores, clock, say, progress)
     processes.decide(lambda: checkpoints.put_best(best, job.tuned.model))
     processes.copy_first(job.tuned.model.trainable().values())
-    processes.decide(lambda: adapter.save_adapter(folder, job.tuned.model, job.settings, job.tuned.base.tokenizer))
+    processes.decide(
+        lambda: adapter.save_adapter(
+            folder, job.tuned.model, job.settings, job.tuned.base.tokenizer
+        )
+    )
     say("")
     tuned = Side(job.tuned.model, job.tuned.encoder)
     show_answers(say, job, tuned, "After tuning")
     scores |= score_side(job, tuned, "after", folder, progress)
-    return processes.decide(lambda: write_results(job, folder, scores, state, kept["epoch"], clock()))
+    return processes.decide(
+        lambda: write_results(job, folder, scores, state, kept["epoch"], clock())
+    )
 
 
 def computed(job: Job) -> dict:
@@ -134,14 +160,20 @@ def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
     for name, value in computed(job).items():
         if value != (begun := checkpoint.record["computed"].get(name)):
             shown = f" ({begun}, now {value})" if len(str(value)) < 20 else ""
-            raise InputError(f"{checkpoint.folder} was begun with another {name}{shown}: a run goes on as it was begun")
+            raise InputError(
+                f"{checkpoint.folder} was begun with another {name}{shown}: a run goes on as it "
+                "was begun"
+            )
     scores = checkpoint.record["scores"]
-    if not {"majority", "before"} <= scores.keys() or not all(is_scored(job, of_kind) for of_kind in scores.values()):
+    if not {"majority", "before"} <= scores.keys() or not all(
+        is_scored(job, of_kind) for of_kind in scores.values()
+    ):
         raise InputError(f"{checkpoint.folder} holds no scores of this task before tuning")
 
 
 def is_scored(job: Job, splits: Any) -> bool:
-    """Say whether a value is scores of each split, in which the numbers that are shown are finite."""
+    """Say whether a value is scores of each split, in which the numbers that are shown are
+    finite."""
     if not isinstance(splits, dict) or splits.keys() != set(job.scored):
         return False
     for scores in splits.values():
@@ -162,8 +194,8 @@ def train(
     say: Say,
     progress: Progress,
 ):
-    """Train from the start, or from a checkpoint on; return the state at the end, which epoch is kept, and the file of
-    its weights. A signal is obeyed between two steps, after a checkpoint."""
+    """Train from the start, or from a checkpoint on; return the state at the end, which epoch is
+    kept, and the file of its weights. A signal is obeyed between two steps, after a checkpoint."""
     model, settings = job.tuned.model, job.settings
     state, kept, best = loop.make_state(model, settings), {"epoch": 0, "score": -1.0}, None
     if checkpoint:
@@ -174,20 +206,39 @@ def train(
         def save() -> None:
             nonlocal best
             best = checkpoints.save(
-                folder, model, state, best, kept=kept, scores=scores, computed=computed(job), log=log.position(),
+                folder,
+                model,
+                state,
+                best,
+                kept=kept,
+                scores=scores,
+                computed=computed(job),
+                log=log.position(),
                 seconds=clock(),
-            )  # fmt: skip
+            )
 
         def after_epoch(epoch: int, step: int, train_loss: float) -> None:
             nonlocal best
             found = evaluate(
-                model, job.tuned.encoder, job.examples["validation"], batch_size=settings.batch_size,
-                with_loss=True, progress=stopping.between_items(progress),
-            )  # fmt: skip
+                model,
+                job.tuned.encoder,
+                job.examples["validation"],
+                batch_size=settings.batch_size,
+                with_loss=True,
+                progress=stopping.between_items(progress),
+            )
             scores = score(job.task, job.rows["validation"], found.predicted)
-            line = {"step": step, "epoch": epoch, "train_loss": train_loss, "validation_loss": found.loss}
+            line = {
+                "step": step,
+                "epoch": epoch,
+                "train_loss": train_loss,
+                "validation_loss": found.loss,
+            }
             if model.head is None:
-                line |= {"train_perplexity": perplexity(train_loss), "validation_perplexity": perplexity(found.loss)}
+                line |= {
+                    "train_perplexity": perplexity(train_loss),
+                    "validation_perplexity": perplexity(found.loss),
+                }
             line["validation"] = headline(job.task, scores)
             if settings.keep == "last" or scores[job.task.metric] > kept["score"]:
                 kept.update(epoch=epoch, score=scores[job.task.metric])
@@ -201,7 +252,16 @@ def train(
             stopping.obey()
 
         try:
-            loop.fit(model, job.examples["train"], settings, log.step, after_epoch, progress, state, between)
+            loop.fit(
+                model,
+                job.examples["train"],
+                settings,
+                log.step,
+                after_epoch,
+                progress,
+                state,
+                between,
+            )
         except stopping.Between:  # in the middle of scoring, which the next process does again
             save()
             stopping.obey()

@@ -1,10 +1,13 @@
-"""How far chance alone could have moved a score: the bootstrap over examples (Efron & Tibshirani 1993, chapters 6, 13).
+"""How far chance alone could have moved a score: the bootstrap over examples (Efron & Tibshirani
+1993, chapters 6, 13).
 
-A test set is a draw of examples, and another draw would have given other scores. Draw n of its n examples with
-replacement, score them, and again: the spread of those scores is the score's own. Two runs are compared on the same
-draws, since an example that is hard is hard for both (Koehn 2004; Berg-Kirkpatrick et al. 2012).
+A test set is a draw of examples, and another draw would have given other scores. Draw n of its n
+examples with replacement, score them, and again: the spread of those scores is the score's own. Two
+runs are compared on the same draws, since an example that is hard is hard for both (Koehn 2004;
+Berg-Kirkpatrick et al. 2012).
 
-An example enters as a few counts, whose sums are all that a score needs; `metrics.py` says what is counted.
+An example enters as a few counts, whose sums are all that a score needs; `metrics.py` says what is
+counted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +18,8 @@ from neo_peft.metrics import entities
 from neo_peft.tasks import Task
 
 LEVEL = 0.95
-FEWEST = 10  # rows that two sides answer differently: with fewer an interval says too often that one is better
+# rows that two sides answer differently: with fewer an interval says too often that one is better
+FEWEST = 10
 AT_ONCE = 250  # resamples whose weights are held at a time
 
 Interval = tuple[float, float]
@@ -24,36 +28,49 @@ Interval = tuple[float, float]
 def intervals(
     task: Task, rows: list[dict], answers: list[list], resamples: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Compute the 95 % percentile interval of each headline measure's mean over runs, one or several, as of one
-    recipe's seeds, from what each answered to the same rows.
+    """Compute the 95 % percentile interval of each headline measure's mean over runs, one or
+    several, as of one recipe's seeds, from what each answered to the same rows.
 
-    Of tags: f1, precision, recall, span_f1, accuracy; of answers: accuracy, macro_f1, and of two labels f1, matthews.
-    A draw of examples is one for all runs, and the runs themselves are not drawn.
+    Of tags: f1, precision, recall, span_f1, accuracy; of answers: accuracy, macro_f1, and of two
+    labels f1, matthews. A draw of examples is one for all runs, and the runs themselves are not
+    drawn.
     """
     counts = run_counts(task, rows, answers)
-    drawn = _in_one([means(task, sums, len(answers)) for sums in _resampled(counts, resamples, seed)])
+    drawn = _in_one(
+        [means(task, sums, len(answers)) for sums in _resampled(counts, resamples, seed)]
+    )
     return {name: _interval(values) for name, values in drawn.items()}
 
 
 def paired(
-    task: Task, rows: list[dict], answers_a: list[list], answers_b: list[list], resamples: int = 10_000, seed: int = 0
+    task: Task,
+    rows: list[dict],
+    answers_a: list[list],
+    answers_b: list[list],
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> dict[str, dict]:
-    """Compare two sides' answers to the same rows: {measure: {"a", "b", "difference", "low", "high", "p"}}.
+    """Compare two sides' answers to the same rows: {measure: {"a", "b", "difference", "low",
+    "high", "p"}}.
 
-    A side is one run or several, as the seeds of one recipe, and a and b are their means. The difference is b - a, low
-    and high its 95 % percentile interval. p, two-sided, is twice the share of resamples whose difference is zero or on
-    the other side of it, the observed draw counted as one more, and at most 1:
+    A side is one run or several, as the seeds of one recipe, and a and b are their means. The
+    difference is b - a, low and high its 95 % percentile interval. p, two-sided, is twice the share
+    of resamples whose difference is zero or on the other side of it, the observed draw counted as
+    one more, and at most 1:
 
         p = min(1, 2 · (1 + min(#(difference <= 0), #(difference >= 0))) / (resamples + 1))
 
-    It is below 0.05 just where the interval leaves zero out, to within one resample. Where the sides differ on fewer
-    than `FEWEST` rows (`differing`), that is the case more than once in twenty though neither is better.
+    It is below 0.05 just where the interval leaves zero out, to within one resample. Where the
+    sides differ on fewer than `FEWEST` rows (`differing`), that is the case more than once in
+    twenty though neither is better.
     """
     of_a, of_b = run_counts(task, rows, answers_a), run_counts(task, rows, answers_b)
     width = of_a.shape[1]
 
     def both(sums: np.ndarray) -> tuple[dict, dict]:
-        return means(task, sums[:, :width], len(answers_a)), means(task, sums[:, width:], len(answers_b))
+        return means(task, sums[:, :width], len(answers_a)), means(
+            task, sums[:, width:], len(answers_b)
+        )
 
     counts = np.hstack([of_a, of_b])
     observed_a, observed_b = both(counts.sum(0, keepdims=True))
@@ -70,11 +87,15 @@ def paired(
 
 
 def differing(answers_a: list[list], answers_b: list[list]) -> int:
-    """Count the rows that not all runs of both sides answered alike: the others tell nothing of a difference."""
-    return sum(any(answer != of_row[0] for answer in of_row) for of_row in zip(*answers_a, *answers_b, strict=True))
+    """Count the rows that not all runs of both sides answered alike: the others tell nothing of a
+    difference."""
+    return sum(
+        any(answer != of_row[0] for answer in of_row)
+        for of_row in zip(*answers_a, *answers_b, strict=True)
+    )
 
 
-# ---------------------------------------------------------------------------------------------- from counts to scores
+# ---- From counts to scores
 
 
 def run_counts(task: Task, rows: list[dict], answers: Sequence[list]) -> np.ndarray:
@@ -83,16 +104,20 @@ def run_counts(task: Task, rows: list[dict], answers: Sequence[list]) -> np.ndar
 
 
 def means(task: Task, sums: np.ndarray, runs: int) -> dict[str, np.ndarray]:
-    """Compute the mean of each measure over runs whose summed counts stand side by side, (R, runs · S) -> (R,) each."""
+    """Compute the mean of each measure over runs whose summed counts stand side by side, (R, runs ·
+    S) -> (R,) each."""
     of_runs = [measures(task, part) for part in np.split(sums, runs, axis=1)]
     return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
 
 
 def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
-    """Count each example, (n, S). Of a tagged sentence: hits, guessed and gold entities, hits of the span alone, right
-    words, words. Of an answer, for each label: hit, guessed, gold; one that names no label guesses none."""
+    """Count each example, (n, S). Of a tagged sentence: hits, guessed and gold entities, hits of
+    the span alone, right words, words. Of an answer, for each label: hit, guessed, gold; one that
+    names no label guesses none."""
     if task.tags_words:
-        return np.array([_of_sentence(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)])
+        return np.array(
+            [_of_sentence(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)]
+        )
     column = {label: index for index, label in enumerate(task.labels)}
     gold = np.array([column[row[task.fields[-1]]] for row in rows])
     guess = np.array([column.get(label, -1) for label in predicted])
@@ -109,7 +134,8 @@ def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
 
 
 def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the measures of summed counts, (R, S) -> (R,) each, as `metrics.py` does of one set of answers."""
+    """Compute the measures of summed counts, (R, S) -> (R,) each, as `metrics.py` does of one set
+    of answers."""
     if task.tags_words:
         hits, guesses, support, span_hits, right, words = sums.T
         return {
@@ -126,7 +152,10 @@ def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
         unanswered = total - guesses.sum(1)
         spread_of_guesses = total**2 - (guesses**2).sum(1) - unanswered**2
         spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(1)))
-        found |= {"f1": f1[:, 1], "matthews": _ratio(hits.sum(1) * total - (support * guesses).sum(1), spread)}
+        found |= {
+            "f1": f1[:, 1],
+            "matthews": _ratio(hits.sum(1) * total - (support * guesses).sum(1), spread),
+        }
     return found
 
 
@@ -134,17 +163,21 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole != 0)
 
 
-# ------------------------------------------------------------------------------------------------------ the resamples
+#
+# ---- The resamples
 
 
 def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw as many examples as there are, with replacement, and yield the sums of their counts, (R, S) at a time."""
-    # Examples with the same counts are drawn as one kind: how often each kind comes is multinomial, and there are few.
+    """Draw as many examples as there are, with replacement, and yield the sums of their counts, (R,
+    S) at a time."""
+    # Examples with the same counts are drawn as one kind: how often each kind comes is multinomial,
+    # and there are few.
     kinds, sizes = np.unique(counts, axis=0, return_counts=True)
     random, n = np.random.default_rng(seed), len(counts)
     for begin in range(0, resamples, AT_ONCE):
         weights = random.multinomial(n, sizes / n, size=min(AT_ONCE, resamples - begin))
-        # Floats, since numpy multiplies matrices of integers slowly; sums below 2^53 are exact all the same.
+        # Floats, since numpy multiplies matrices of integers slowly; sums below 2^53 are exact all
+        # the same.
         yield (weights.astype(float) @ kinds).astype(int)
 
 

@@ -1,9 +1,11 @@
 """Pretrain neo-mini, tokenizer and weights, from text files (plain or .xz, one document a line):
 
     python scripts/pretrain.py --text bio.txt.xz news.txt:0.5 --heldout heldout.txt --out my-mini
-    torchrun --nproc-per-node 2 scripts/pretrain.py ...     # the same, each batch shared by two processes
+    torchrun --nproc-per-node 2 scripts/pretrain.py ...     # the same, each batch shared by two
+    processes
 
-`FILE:0.5` takes half of a file's documents, `FILE:2` all twice. Started again, it goes on from its checkpoint.
+`FILE:0.5` takes half of a file's documents, `FILE:2` all twice. Started again, it goes on from its
+checkpoint.
 """
 
 import argparse
@@ -24,43 +26,62 @@ from neo_peft.errors import InputError, exit_status
 from neo_peft.files import read_json, write_json, write_whole
 from neo_peft.rows import Rows
 
-PUNCTUATION = re.compile(r"""([()\[\];:!?"]|,(?!\d)|\.(?=\s|$)|'s\b)""")  # not the marks in 1,000, 0.5 and IL-2
-WARMUP, DECAY, SAVE_EVERY = 100, 0.5, 100  # steps; share of the steps in which the rate falls (Hu et al. 2024); steps
-RANK, LOCAL, WORLD = (int(os.environ.get(*of)) for of in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+# not the marks in 1,000, 0.5 and IL-2
+PUNCTUATION = re.compile(r"""([()\[\];:!?"]|,(?!\d)|\.(?=\s|$)|'s\b)""")
+# steps; share of the steps in which the rate falls (Hu et al. 2024); steps
+WARMUP, DECAY, SAVE_EVERY = (100, 0.5, 100)
+RANK, LOCAL, WORLD = (
+    int(os.environ.get(*of)) for of in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+)
 
 
 def read_documents(file: str) -> tuple[list[str], float]:
     path, _, weight = file.partition(":")
     try:
-        with lzma.open(path, "rt", encoding="utf-8") if path.endswith(".xz") else open(path, encoding="utf-8") as lines:
+        with (
+            lzma.open(path, "rt", encoding="utf-8")
+            if path.endswith(".xz")
+            else open(path, encoding="utf-8") as lines
+        ):
             return [line.strip() for line in lines if line.strip()], float(weight or 1)
     except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-        raise InputError(f"{file} is not FILE or FILE:WEIGHT, UTF-8 text, plain or .xz: {error}") from None
+        raise InputError(
+            f"{file} is not FILE or FILE:WEIGHT, UTF-8 text, plain or .xz: {error}"
+        ) from None
 
 
 def choose_documents(files: list[str], spaced: float, seed: int) -> list[str]:
-    """Draw each file's share of documents, put spaces around the punctuation of some, and shuffle them all."""
+    """Draw each file's share of documents, put spaces around the punctuation of some, and shuffle
+    them all."""
     random, chosen = np.random.default_rng(seed), []
     for documents, weight in map(read_documents, files):
         order = random.permutation(len(documents))
         chosen += [documents[order[i % len(order)]] for i in range(round(weight * len(order)))]
-    chosen = [" ".join(PUNCTUATION.sub(r" \1 ", d).split()) if random.random() < spaced else d for d in chosen]
+    chosen = [
+        " ".join(PUNCTUATION.sub(r" \1 ", d).split()) if random.random() < spaced else d
+        for d in chosen
+    ]
     return [chosen[i] for i in random.permutation(len(chosen))]
 
 
 def start(model: str | None, documents: list[str], seed: int) -> Base:
-    """Load the model to go on from; without one draw weights in neo-mini's shape, and train a tokenizer."""
+    """Load the model to go on from; without one draw weights in neo-mini's shape, and train a
+    tokenizer."""
     base = load_base(model or "neo-mini")
     if not model:
         torch.manual_seed(seed)
         for name, p in base.trunk.named_parameters():
-            p.data.normal_(0, 0.02) if p.dim() > 1 else p.data.fill_(name.endswith("weight"))  # norms 1, biases 0
-        base.tokenizer = base.tokenizer.train_new_from_iterator(documents, base.trunk.config.vocab_size)
+            # norms 1, biases 0
+            p.data.normal_(0, 0.02) if p.dim() > 1 else p.data.fill_(name.endswith("weight"))
+        base.tokenizer = base.tokenizer.train_new_from_iterator(
+            documents, base.trunk.config.vocab_size
+        )
     return base
 
 
 def losses(trunk: torch.nn.Module, texts: torch.Tensor) -> torch.Tensor:
-    """Compute the cross-entropy of each token of texts (B, T + 1) but the first, in nats (B * T,)."""
+    """Compute the cross-entropy of each token of texts (B, T + 1) but the first, in nats (B *
+    T,)."""
     texts = texts.to(trunk.wte.weight.device)
     rows = Rows.of_texts(torch.full((len(texts),), texts.shape[1] - 1, device=texts.device))
     with torch.autocast(texts.device.type, torch.bfloat16, enabled=texts.is_cuda):
@@ -69,14 +90,18 @@ def losses(trunk: torch.nn.Module, texts: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def update(trunk: torch.nn.Module, averages: dict[str, torch.Tensor], step: int, rate: float) -> None:
-    """Move the blocks' matrices by Muon (Jordan et al. 2024), everything else by Adam at 0.15 of the rate."""
+def update(
+    trunk: torch.nn.Module, averages: dict[str, torch.Tensor], step: int, rate: float
+) -> None:
+    """Move the blocks' matrices by Muon (Jordan et al. 2024), everything else by Adam at 0.15 of
+    the rate."""
     for name, p in trunk.named_parameters():
         first, second = averages["first " + name], averages["second " + name]
         if name.startswith("h.") and p.dim() == 2:
             x = p.grad.lerp(first.lerp_(p.grad, 0.05), 0.95)
             x = (x.T if (tall := len(p) > p.shape[1]) else x) / (x.norm() + 1e-7)
-            for _ in range(5):  # Newton-Schulz: brings every singular value near 1. In fp32: not every CPU has bf16
+            # Newton-Schulz: brings every singular value near 1. In fp32: not every CPU has bf16
+            for _ in range(5):
                 gram = x @ x.T
                 x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
             p -= rate * max(1, len(p) / p.shape[1]) ** 0.5 * (x.T if tall else x)
@@ -88,45 +113,86 @@ def update(trunk: torch.nn.Module, averages: dict[str, torch.Tensor], step: int,
 
 @torch.no_grad()
 def bits_per_byte(base: Base, documents: list[str]) -> float:
-    """Measure bits a byte, in windows of the end token and a document; a window's first token is not counted."""
+    """Measure bits a byte, in windows of the end token and a document; a window's first token is
+    not counted."""
     nats, count, config = 0.0, 0, base.trunk.config
     for ids in base.tokenizer(documents, verbose=False)["input_ids"]:
-        for window in torch.tensor([config.eos_token_id, *ids]).split(config.max_position_embeddings):
+        for window in torch.tensor([config.eos_token_id, *ids]).split(
+            config.max_position_embeddings
+        ):
             nats += float(losses(base.trunk, window[None]).sum())
-            count += sum(map(len, base.tokenizer.convert_ids_to_tokens(window[1:].tolist())))  # a character a byte
+            # a character a byte
+            count += sum(map(len, base.tokenizer.convert_ids_to_tokens(window[1:].tolist())))
     return nats / np.log(2) / count
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(",")[0])
     parser.add_argument("--text", nargs="+", required=True, metavar="FILE[:WEIGHT]")
-    parser.add_argument("--heldout", required=True, metavar="FILE", help="measured on, never trained on")
+    parser.add_argument(
+        "--heldout", required=True, metavar="FILE", help="measured on, never trained on"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--model", help="go on from this GPT-Neo's weights and tokenizer, not from random ones")
-    for name, default in {"steps": 2400, "batch-size": 32, "learning-rate": 0.02, "spaced": 0.3, "seed": 0}.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help="default: %(default)s")
+    parser.add_argument(
+        "--model", help="go on from this GPT-Neo's weights and tokenizer, not from random ones"
+    )
+    for name, default in {
+        "steps": 2400,
+        "batch-size": 32,
+        "learning-rate": 0.02,
+        "spaced": 0.3,
+        "seed": 0,
+    }.items():
+        parser.add_argument(
+            f"--{name}", type=type(default), default=default, help="default: %(default)s"
+        )
     flags = parser.parse_args()
     if WORLD > 1:
         torch.distributed.init_process_group()
-    heldout, documents = read_documents(flags.heldout)[0], choose_documents(flags.text, flags.spaced, flags.seed)
+    heldout, documents = (
+        read_documents(flags.heldout)[0],
+        choose_documents(flags.text, flags.spaced, flags.seed),
+    )
     base = start(flags.model, documents, flags.seed)
-    trunk = base.trunk.requires_grad_(True).to(f"cuda:{LOCAL}" if torch.cuda.is_available() else "cpu")
-    tokens, size = base.tokenizer(documents, verbose=False)["input_ids"], trunk.config.max_position_embeddings
+    trunk = base.trunk.requires_grad_(True).to(
+        f"cuda:{LOCAL}" if torch.cuda.is_available() else "cpu"
+    )
+    tokens, size = (
+        base.tokenizer(documents, verbose=False)["input_ids"],
+        trunk.config.max_position_embeddings,
+    )
     stream = torch.tensor([i for ids in tokens for i in (trunk.config.eos_token_id, *ids)])
     if len(stream) <= flags.batch_size * size:
-        raise InputError(f"--text holds {len(stream)} tokens; a batch of {flags.batch_size} needs more")
+        raise InputError(
+            f"--text holds {len(stream)} tokens; a batch of {flags.batch_size} needs more"
+        )
     texts = stream.unfold(0, size + 1, size)  # a text's last token is the next one's first
     weights = {name: p.detach() for name, p in trunk.named_parameters()}
-    averages = {f"{which} {name}": torch.zeros_like(p) for name, p in weights.items() for which in ("first", "second")}
-    state = {**weights, **averages, "step": torch.zeros(1, dtype=torch.long)}  # what a checkpoint holds
+    averages = {
+        f"{which} {name}": torch.zeros_like(p)
+        for name, p in weights.items()
+        for which in ("first", "second")
+    }
+    # what a checkpoint holds
+    state = {**weights, **averages, "step": torch.zeros(1, dtype=torch.long)}
     if (checkpoint := flags.out / "checkpoint.safetensors").exists():
         for name, tensor in load_file(checkpoint).items():
             state[name].copy_(tensor)
     flags.out.mkdir(parents=True, exist_ok=True)
-    for step in (bar := tqdm(range(int(state["step"]), flags.steps), "steps", disable=RANK > 0, dynamic_ncols=True)):
-        epoch, begin = divmod(step * flags.batch_size, len(texts) // flags.batch_size * flags.batch_size)
-        batch = np.random.default_rng((flags.seed, epoch)).permutation(len(texts))[begin:][: flags.batch_size]
-        (loss := losses(trunk, texts[batch[RANK::WORLD]]).sum() / (flags.batch_size * size)).backward()
+    for step in (
+        bar := tqdm(
+            range(int(state["step"]), flags.steps), "steps", disable=RANK > 0, dynamic_ncols=True
+        )
+    ):
+        epoch, begin = divmod(
+            step * flags.batch_size, len(texts) // flags.batch_size * flags.batch_size
+        )
+        batch = np.random.default_rng((flags.seed, epoch)).permutation(len(texts))[begin:][
+            : flags.batch_size
+        ]
+        (
+            loss := losses(trunk, texts[batch[RANK::WORLD]]).sum() / (flags.batch_size * size)
+        ).backward()
         for p in trunk.parameters() if WORLD > 1 else ():
             torch.distributed.all_reduce(p.grad)
         torch.nn.utils.clip_grad_norm_(trunk.parameters(), 1.0)
@@ -140,10 +206,15 @@ def main() -> None:
             bar.write(f"step {step + 1}: {bits_per_byte(base, heldout):.4f} bits a byte held out")
     if RANK == 0:
         stored = {f"transformer.{name}": p.half() for name, p in weights.items()}
-        write_whole(flags.out / "model.safetensors", lambda path: save_file(stored, path, {"format": "pt"}))
+        write_whole(
+            flags.out / "model.safetensors", lambda path: save_file(stored, path, {"format": "pt"})
+        )
         write_json(flags.out / "config.json", read_json(base.folder / "config.json"))
         base.tokenizer.save_pretrained(flags.out)
-        print(f"as stored: {bits_per_byte(load_base(str(flags.out)), heldout):.4f} bits a byte held out")
+        print(
+            f"as stored: {bits_per_byte(load_base(str(flags.out)), heldout):.4f} bits a byte held "
+            "out"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What the tests share: no network, one thread, and a tiny random GPT-Neo that transformers itself wrote."""
+"""What the tests share: no network, one thread, and a tiny random GPT-Neo that transformers itself
+wrote."""
 
 import os
 import shutil
@@ -44,13 +45,15 @@ def one_thread_and_no_cwd(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
-    """A tiny random GPT-Neo (weights of std 0.3) as `save_pretrained` writes it, with neo-mini's tokenizer."""
+    """A tiny random GPT-Neo (weights of std 0.3) as `save_pretrained` writes it, with neo-mini's
+    tokenizer."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     torch.manual_seed(1)
     model = GPTNeoForCausalLM(GPTNeoConfig(**TINY))
-    with torch.no_grad():  # biases and norms away from 0 and 1, where a forgotten one would not be seen
+    # biases and norms away from 0 and 1, where a forgotten one would not be seen
+    with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,4 +1,5 @@
-"""How the fuzz tests damage a file: bytes, JSON values, safetensors headers, lines; and what one case may cost."""
+"""How the fuzz tests damage a file: bytes, JSON values, safetensors headers, lines; and what one
+case may cost."""
 
 import copy
 import json
@@ -20,16 +21,33 @@ from neo_peft.model import Batch, TunedModel
 CASES = int(os.environ.get("NEO_PEFT_CASES", 300))  # of each kind of file
 SECONDS, GIGABYTES = 10, 4  # what one case may take, beyond what the process holds already
 
-# ---------------------------------------------------------------------------------------------------- how to damage
+#
+# ---- How to damage
 
 ODD_BYTES = b'\x00\xff\x80\x7f\r\n\t"{}[]@,:\\-0 9'
-ODD_TEXTS = ("", " ", "\n", "\x00", "\ud800", "\u200b", "..", "../x", "/", "\\", "a" * 5000, "NaN", "1e999", "é\u0301")
+ODD_TEXTS = (
+    "",
+    " ",
+    "\n",
+    "\x00",
+    "\ud800",
+    "\u200b",
+    "..",
+    "../x",
+    "/",
+    "\\",
+    "a" * 5000,
+    "NaN",
+    "1e999",
+    "é\u0301",
+)
 ODD_NUMBERS = (0, 1, -1, 2, 7, 2**31, 2**63, -(2**63), 2**64, 10**30, 10**400, 0.5, 1e-300, -1e300)
 ODD_NUMBERS += (math.inf, -math.inf, math.nan)
 
 
 def damaged(whole: bytes, draw: random.Random, reach: int | None = None) -> bytes:
-    """Change some bytes, within the first `reach` if it is given: one to three times, each in one of seven ways."""
+    """Change some bytes, within the first `reach` if it is given: one to three times, each in one
+    of seven ways."""
     for _ in range(draw.choice((1, 1, 2, 3))):
         end = min(reach or len(whole), len(whole))
         start = draw.randrange(end + 1)
@@ -51,7 +69,8 @@ def damaged(whole: bytes, draw: random.Random, reach: int | None = None) -> byte
 
 
 def damaged_json(whole: bytes, draw: random.Random) -> bytes:
-    """Change one to three values of a JSON text, at any depth: dropped, retyped, out of range, nested, twice."""
+    """Change one to three values of a JSON text, at any depth: dropped, retyped, out of range,
+    nested, twice."""
     root = [json.loads(whole)]
     for _ in range(draw.choice((1, 1, 2, 3))):
         places = list(_places(root))[1:] or [(root, 0)]
@@ -64,18 +83,24 @@ def damaged_json(whole: bytes, draw: random.Random) -> bytes:
         elif way == 2:
             holder[key] = draw.choice(ODD_TEXTS)
         elif way == 3:
-            holder[key] = draw.choice((None, True, False, [], {}, [value], {"": value}, [value, value]))
+            holder[key] = draw.choice(
+                (None, True, False, [], {}, [value], {"": value}, [value, value])
+            )
         elif way == 4:
             holder[key] = _nested(draw.choice((5, 40)), value)
         elif way == 5 and isinstance(value, int | float):
-            holder[key] = draw.choice((-value, value + 1, value * 2, value / 3, str(value), float(value)))
+            holder[key] = draw.choice(
+                (-value, value + 1, value * 2, value / 3, str(value), float(value))
+            )
         elif way == 6 and isinstance(holder, dict):
             holder[draw.choice(ODD_TEXTS)] = holder.pop(key)
         elif way == 7:
             other, at = draw.choice(places)
             holder[key] = copy.deepcopy(other[at])  # which may be around it
         elif isinstance(value, str):
-            holder[key] = draw.choice((value + " ", value.upper(), value[1:], value + draw.choice(ODD_TEXTS)))
+            holder[key] = draw.choice(
+                (value + " ", value.upper(), value[1:], value + draw.choice(ODD_TEXTS))
+            )
     text = json.dumps(root[0] if root else None).encode()
     if draw.random() < 0.05:  # deeper than Python's own stack
         text = text[:-1] + b', "deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -86,7 +111,13 @@ def damaged_json(whole: bytes, draw: random.Random) -> bytes:
 
 def _places(value: object) -> Iterator[tuple]:
     """Walk over all places of a JSON value that can hold another: (list or dict, index or name)."""
-    items = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    items = (
+        enumerate(value)
+        if isinstance(value, list)
+        else value.items()
+        if isinstance(value, dict)
+        else ()
+    )
     for key, inner in items:
         yield value, key
         yield from _places(inner)
@@ -99,30 +130,39 @@ def _nested(depth: int, value: object) -> object:
 
 
 def damaged_header(whole: bytes, draw: random.Random) -> bytes:
-    """Change a safetensors file where it says what it holds: lying names, dtypes, shapes, offsets, lengths."""
+    """Change a safetensors file where it says what it holds: lying names, dtypes, shapes, offsets,
+    lengths."""
     length = struct.unpack("<Q", whole[:8])[0]
     header, data = whole[8 : 8 + length], whole[8 + length :]
     way = draw.randrange(4)
-    if way == 0:  # one tensor as another dtype of the same size, or as another shape of as many numbers
+    # one tensor as another dtype of the same size, or as another shape of as many numbers
+    if way == 0:
         tensors = json.loads(header)
         entry = tensors[draw.choice([name for name in tensors if name != "__metadata__"])]
-        entry["dtype"] = draw.choice(("I32", "U32", "F32", "F8_E4M3", "C64", "F4", "BOOL", "F16", "BF16", "I64"))
+        entry["dtype"] = draw.choice(
+            ("I32", "U32", "F32", "F8_E4M3", "C64", "F4", "BOOL", "F16", "BF16", "I64")
+        )
         begin, end = entry["data_offsets"]
         bits = int(re.sub(r"\D.*", "", entry["dtype"][1:]) or 8)
         if draw.random() < 0.8:
-            entry["shape"] = [*entry["shape"][:-1], (end - begin) * 8 // bits // max(1, math.prod(entry["shape"][:-1]))]
+            entry["shape"] = [
+                *entry["shape"][:-1],
+                (end - begin) * 8 // bits // max(1, math.prod(entry["shape"][:-1])),
+            ]
         header = json.dumps(tensors).encode()
     elif way == 1:
         header = damaged_json(header, draw)
     elif way == 2:
         header = damaged(header, draw)
-    stated = draw.choice((length, 2**63, 2**64 - 1, 0, len(whole), 10**8)) if way == 3 else len(header)
+    stated = (
+        draw.choice((length, 2**63, 2**64 - 1, 0, len(whole), 10**8)) if way == 3 else len(header)
+    )
     return struct.pack("<Q", stated) + header + data
 
 
 def damaged_lines(whole: bytes, draw: random.Random, damage: Callable | None = None) -> bytes:
-    """Change one line: its fields dropped, swapped or doubled, the line twice, away or glued to the next; or, by
-    `damage`, what stands in it."""
+    """Change one line: its fields dropped, swapped or doubled, the line twice, away or glued to the
+    next; or, by `damage`, what stands in it."""
     lines = whole.split(b"\n")
     at = draw.randrange(len(lines) - 1)
     if damage:
@@ -145,7 +185,8 @@ def mixed(*ways: Callable) -> Callable:
     return lambda whole, draw: draw.choice(ways)(whole, draw)
 
 
-# ------------------------------------------------------------------------------------------------------- what holds
+#
+# ---- What holds
 
 
 class Late(BaseException):
@@ -189,9 +230,10 @@ def has_header(content: bytes) -> bool:
     return len(content) > 8 and is_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
 
 
-# -------------------------------------------------------------------------------------------------- what comes of it
+# ---- What comes of it
 
-IDS = torch.tensor([5, 300, 31, 7, 44, 60, 299, 12, 13, 14, 15, 16, 17, 77, 9, 8, 0])  # longer than a window
+# longer than a window
+IDS = torch.tensor([5, 300, 31, 7, 44, 60, 299, 12, 13, 14, 15, 16, 17, 77, 9, 8, 0])
 
 
 def loss_of(model: TunedModel) -> float:

@@ -1,7 +1,9 @@
-"""A hub on the loopback: what huggingface_hub asks of the real one, for repositories that a test makes up.
+"""A hub on the loopback: what huggingface_hub asks of the real one, for repositories that a test
+makes up.
 
-As on the real one, small files are answered at once, large ones by a redirect to a storage on another host, and
-what stands behind a branch is named by `X-Repo-Commit`. Every request is written down.
+As on the real one, small files are answered at once, large ones by a redirect to a storage on
+another host, and what stands behind a branch is named by `X-Repo-Commit`. Every request is written
+down.
 """
 
 import hashlib
@@ -22,7 +24,8 @@ LARGE = (".safetensors", ".bin", ".msgpack", ".parquet", ".zip")  # what the sto
 
 
 class Request(NamedTuple):
-    """A request: HEAD or GET, the path without its origin, the first byte of a Range, the bearer's token."""
+    """A request: HEAD or GET, the path without its origin, the first byte of a Range, the bearer's
+    token."""
 
     method: str
     path: str
@@ -63,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def give(self, name: str, content: bytes, **headers: str):
-        """Send a file, from where its Range starts; or the first bytes of it, where a cut is due."""
+        """Send a file, from where its Range starts; or the first bytes of it, where a cut is
+        due."""
         start, end = self.asked.start, len(content)
         if start:
             headers["Content_Range"] = f"bytes {start}-{end - 1}/{end}"
@@ -110,7 +114,9 @@ class Hub(Handler):
         if content is None:
             return self.say(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         if not file.endswith(LARGE):
-            return self.give(file, content, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(content).hexdigest()}"')
+            return self.give(
+                file, content, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(content).hexdigest()}"'
+            )
         digest = hashlib.sha256(content).hexdigest()
         self.say(
             302,
@@ -127,7 +133,9 @@ class Storage(Handler):
 
     def answer(self):
         _, digest, file = self.asked.path.split("/", 2)
-        commits = [files for each in self.hub.repositories.values() for files in each.commits.values()]
+        commits = [
+            files for each in self.hub.repositories.values() for files in each.commits.values()
+        ]
         contents = [files[file] for files in commits if file in files]
         held = [content for content in contents if hashlib.sha256(content).hexdigest() == digest]
         if held:
@@ -138,7 +146,8 @@ class Storage(Handler):
 
 @dataclass
 class Repository:
-    """The files of each commit, the commit of each branch and tag, and the token that opens a private or gated one."""
+    """The files of each commit, the commit of each branch and tag, and the token that opens a
+    private or gated one."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -153,14 +162,19 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}  # datasets under "datasets/owner/name"
         self.renamed: dict[str, str] = {}
         self.requests: list[Request] = []
-        self.after: Callable[[Request], None] = lambda request: None  # called when a request is written down
+        # called when a request is written down
+        self.after: Callable[[Request], None] = lambda request: None
         self.status = 200  # any other: the hub is out of order
         self.delay = 0.0  # seconds before each answer
         self.silent: Callable[[Request], bool] = lambda request: False  # what is never answered
         self.drips = 0  # bytes a second that come in place of such an answer
-        self.cuts: dict[str, tuple[int, bool]] = {}  # file: the bytes after which its connection ends once, and how
+        self.cuts: dict[
+            str, tuple[int, bool]
+        ] = {}  # file: the bytes after which its connection ends once, and how
         self._stopping, self._numbers = threading.Event(), itertools.count(1)
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Hub, Storage)]
+        self._servers = [
+            ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Hub, Storage)
+        ]
         hub, storage = (server.server_port for server in self._servers)
         # Two names of the loopback: a redirect to the storage leaves the hub.
         self.endpoint, self.storage = f"http://127.0.0.1:{hub}", f"http://localhost:{storage}"
@@ -177,16 +191,21 @@ class HubServer:
             server.shutdown()
             server.server_close()
 
-    def push(self, name: str, files: dict[str, bytes | None], ref: str = "main", **of_repository) -> str:
+    def push(
+        self, name: str, files: dict[str, bytes | None], ref: str = "main", **of_repository
+    ) -> str:
         """Commit files on top of what a branch holds; one that is None goes. Return the commit."""
         repository = self.repositories.setdefault(name, Repository(**of_repository))
         held = repository.commits.get(repository.refs.get(ref), {}) | files
         commit = hashlib.sha1(str(next(self._numbers)).encode()).hexdigest()
-        repository.commits[commit] = {path: content for path, content in held.items() if content is not None}
+        repository.commits[commit] = {
+            path: content for path, content in held.items() if content is not None
+        }
         repository.refs[ref] = commit
         return commit
 
     def asked(self, method: str = "GET") -> list[str]:
-        """What was asked for by a method, in order: a path without its revision or its place in the storage."""
+        """What was asked for by a method, in order: a path without its revision or its place in the
+        storage."""
         paths = (request.path for request in self.requests if request.method == method)
         return [re.sub(r"/resolve/[^/]+/|^/[0-9a-f]{64}/", "/", path).lstrip("/") for path in paths]

@@ -1,4 +1,5 @@
-"""What the tests against transformers and peft share: the same texts as our rows and as their rectangle."""
+"""What the tests against transformers and peft share: the same texts as our rows and as their
+rectangle."""
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -19,7 +20,9 @@ def batch_of(texts, reads=None, targets=None):
     reads = torch.arange(int(lengths.sum())) if reads is None else reads
     targets = torch.full((len(reads),), -1) if targets is None else targets
     ends = lengths.cumsum(0)
-    counts = torch.tensor([int(((reads >= end - length) & (reads < end)).sum()) for length, end in zip(lengths, ends)])
+    counts = torch.tensor(
+        [int(((reads >= end - length) & (reads < end)).sum()) for length, end in zip(lengths, ends)]
+    )
     return Batch(torch.cat(texts), lengths, reads, targets, counts)
 
 
@@ -56,4 +59,8 @@ def bits(model):
 
 def moved(before, model):
     """Name the parameters of which any bit has changed."""
-    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if not torch.equal(parameter, before[name])
+    }

@@ -1,4 +1,5 @@
-"""Files: peft loads ours, we load peft's, the tensors are bit-equal and the logits agree; refusals, by their text."""
+"""Files: peft loads ours, we load peft's, the tensors are bit-equal and the logits agree; refusals,
+by their text."""
 
 import dataclasses
 import json
@@ -8,7 +9,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification
+from transformers import (
+    GPTNeoForCausalLM,
+    GPTNeoForSequenceClassification,
+    GPTNeoForTokenClassification,
+)
 
 from neo_peft import adapter, loading, runs
 from neo_peft.base import load_base
@@ -20,19 +25,33 @@ from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA
 from neo_peft.tasks import TASKS
 
-TEXTS = [torch.tensor(ids) for ids in ([5, 900, 31, 7, 44, 60, 8000, 12, 13, 14, 15, 16, 17], [77], [9, 8, 7])]
+TEXTS = [
+    torch.tensor(ids)
+    for ids in ([5, 900, 31, 7, 44, 60, 8000, 12, 13, 14, 15, 16, 17], [77], [9, 8, 7])
+]
 
 CASES = {
     "a head and all biases": dict(
         task="ner", method="lora", rank=5, alpha=7, bias="all", target_modules=("q_proj", "v_proj")
     ),
-    "every linear layer": dict(task="sentiment", method="lora", rank=3, alpha=8, target_modules=("all-linear",)),
-    "biases of the adapted": dict(
-        task="sentiment", method="lora", rank=3, rslora=True, bias="lora_only", target_modules=("out_proj", "c_fc")
+    "every linear layer": dict(
+        task="sentiment", method="lora", rank=3, alpha=8, target_modules=("all-linear",)
     ),
-    "one layer by its name": dict(task="sentiment", method="lora", target_modules=(r".*h\.2.*q_proj",)),
+    "biases of the adapted": dict(
+        task="sentiment",
+        method="lora",
+        rank=3,
+        rslora=True,
+        bias="lora_only",
+        target_modules=("out_proj", "c_fc"),
+    ),
+    "one layer by its name": dict(
+        task="sentiment", method="lora", target_modules=(r".*h\.2.*q_proj",)
+    ),
     "a score beside LoRA": dict(task="sentiment", method="lora", rank=3, alpha=5, readout="head"),
-    "a score beside a prompt": dict(task="similarity", method="prompt", prompt_length=6, readout="head"),
+    "a score beside a prompt": dict(
+        task="similarity", method="prompt", prompt_length=6, readout="head"
+    ),
     "a prompt": dict(task="sentiment", method="prompt", prompt_length=6, prompt_init="vocab"),
 }
 
@@ -50,9 +69,12 @@ def build(folder, **flags):
 
 
 def logits(model):
-    """Compute all rows' logits of TEXTS, (N, K or V); a score is read at their last rows alone, (B, K)."""
+    """Compute all rows' logits of TEXTS, (N, K or V); a score is read at their last rows alone, (B,
+    K)."""
     lengths = torch.tensor([len(text) for text in TEXTS])
-    reads = lengths.cumsum(0) - 1 if model.head_name == "score" else torch.arange(int(lengths.sum()))
+    reads = (
+        lengths.cumsum(0) - 1 if model.head_name == "score" else torch.arange(int(lengths.sum()))
+    )
     batch = Batch(torch.cat(TEXTS), lengths, reads, torch.zeros(len(reads)), lengths)
     with torch.no_grad():
         return model.logits(model(batch, model.prefix()))
@@ -62,7 +84,9 @@ def peft_logits(model):
     """Compute the same in peft, one text at a time, without the prompt's own rows."""
     with torch.no_grad():
         found = [model(input_ids=text[None]).logits for text in TEXTS]
-    return torch.cat([one[0, -len(text) :] if one.dim() == 3 else one for one, text in zip(found, TEXTS)])
+    return torch.cat(
+        [one[0, -len(text) :] if one.dim() == 3 else one for one, text in zip(found, TEXTS)]
+    )
 
 
 def oracle(folder, task, readout="words"):
@@ -80,10 +104,15 @@ def agree(ours, theirs):
 def test_peft_loads_what_we_save(tiny_folder, tmp_path, case):
     model, settings, _ = build(tiny_folder, **CASES[case])
     adapter.save_adapter(tmp_path, model, settings)
-    theirs = PeftModel.from_pretrained(oracle(tiny_folder, settings.task, settings.readout), tmp_path).eval()
+    theirs = PeftModel.from_pretrained(
+        oracle(tiny_folder, settings.task, settings.readout), tmp_path
+    ).eval()
     agree(logits(model), peft_logits(theirs))
     theirs.save_pretrained(tmp_path / "again")
-    ours, again = load_file(tmp_path / adapter.WEIGHTS), load_file(tmp_path / "again" / adapter.WEIGHTS)
+    ours, again = (
+        load_file(tmp_path / adapter.WEIGHTS),
+        load_file(tmp_path / "again" / adapter.WEIGHTS),
+    )
     wrapped = {name for name in again if "modules_to_save" in name or "original_module" in name}
     assert ours.keys() == again.keys() - wrapped
     assert all(torch.equal(again[name], tensor) for name, tensor in ours.items())
@@ -124,11 +153,17 @@ def test_we_load_what_peft_saves(tiny_folder, tmp_path, case):
 def test_what_is_saved_is_loaded_bit_for_bit(tiny_folder, tmp_path, task, method):
     model, settings, base = build(tiny_folder, task=task, method=method)
     adapter.save_adapter(tmp_path, model, settings, base.tokenizer)
-    again = build_model(load_base(str(tiny_folder)).trunk, base.tokenizer, TASKS[task], settings).eval()
-    assert not all(torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items())
+    again = build_model(
+        load_base(str(tiny_folder)).trunk, base.tokenizer, TASKS[task], settings
+    ).eval()
+    assert not all(
+        torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items()
+    )
     adapter.load_adapter(tmp_path, again)
     assert model.trainable().keys() == again.trainable().keys()
-    assert all(torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items())
+    assert all(
+        torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items()
+    )
 
 
 def test_the_adapter_is_what_trains_and_nothing_else(tiny_folder, tmp_path):
@@ -139,28 +174,40 @@ def test_the_adapter_is_what_trains_and_nothing_else(tiny_folder, tmp_path):
     assert {name for name in stored if name.startswith(layer)} == {
         f"{layer}.{name}"
         for name in (
-            "attn.attention.q_proj.lora_A.weight", "attn.attention.q_proj.lora_B.weight",
-            "attn.attention.v_proj.lora_A.weight", "attn.attention.v_proj.lora_B.weight",
-            "attn.attention.out_proj.bias", "ln_1.bias", "ln_2.bias", "mlp.c_fc.bias", "mlp.c_proj.bias",
+            "attn.attention.q_proj.lora_A.weight",
+            "attn.attention.q_proj.lora_B.weight",
+            "attn.attention.v_proj.lora_A.weight",
+            "attn.attention.v_proj.lora_B.weight",
+            "attn.attention.out_proj.bias",
+            "ln_1.bias",
+            "ln_2.bias",
+            "mlp.c_fc.bias",
+            "mlp.c_proj.bias",
         )
-    }  # fmt: skip
+    }
     heads = {name for name in stored if "classifier" in name}
     assert heads == {"base_model.model.classifier.weight", "base_model.model.classifier.bias"}
-    assert sum(tensor.numel() for tensor in stored.values()) == sum(p.numel() for p in model.trainable().values())
+    assert sum(tensor.numel() for tensor in stored.values()) == sum(
+        p.numel() for p in model.trainable().values()
+    )
 
 
 def test_a_prompt_beside_a_head_has_pefts_two_prefixes(tiny_folder, tmp_path):
     model, settings, _ = build(tiny_folder, task="ner", method="prompt")
     adapter.save_adapter(tmp_path, model, settings)
     assert set(load_file(tmp_path / adapter.WEIGHTS)) == {
-        "prompt_embeddings", "base_model.classifier.weight", "base_model.classifier.bias",
-    }  # fmt: skip
+        "prompt_embeddings",
+        "base_model.classifier.weight",
+        "base_model.classifier.bias",
+    }
 
 
 def test_lora_and_prompt_are_two_folders_of_pefts(tiny_folder, tmp_path):
     model, settings, _ = build(tiny_folder, task="sentiment", method="lora+prompt", prompt_length=6)
     adapter.save_adapter(tmp_path, model, settings)
-    theirs = PeftModel.from_pretrained(oracle(tiny_folder, "sentiment"), tmp_path / "lora").merge_and_unload()
+    theirs = PeftModel.from_pretrained(
+        oracle(tiny_folder, "sentiment"), tmp_path / "lora"
+    ).merge_and_unload()
     agree(logits(model), peft_logits(PeftModel.from_pretrained(theirs, tmp_path / "prompt").eval()))
 
 
@@ -182,7 +229,8 @@ def test_a_merged_adapter_answers_as_the_adapter_does(tiny_folder):
     agree(logits(model), before)
 
 
-# --------------------------------------------------------------------------------------------------- refusals
+#
+# ---- Refusals
 
 
 @pytest.fixture
@@ -190,7 +238,9 @@ def saved(tiny_folder, tmp_path):
     model, settings, base = build(tiny_folder, **CASES["a head and all biases"])
     folder = tmp_path / "run"
     adapter.save_adapter(folder, model, settings)
-    flags = {**{name: value for name, value in vars(settings).items() if name not in ("out", "json")}}
+    flags = {
+        **{name: value for name, value in vars(settings).items() if name not in ("out", "json")}
+    }
     record = {
         "labels": list(TASKS["ner"].labels),
         "flags": flags,
@@ -211,7 +261,9 @@ WEIGHT = "base_model.model.classifier.weight"
 TENSORS = {
     "lacks 1 tensors, the first is base_model.model.classifier.weight": lambda t: t.pop(WEIGHT),
     "also holds 1 tensors, the first is more": lambda t: t.update(more=torch.ones(2)),
-    r"classifier.weight has the shape \(3, 24\), not \(11, 24\)": lambda t: t.update({WEIGHT: torch.ones(3, 24)}),
+    r"classifier.weight has the shape \(3, 24\), not \(11, 24\)": lambda t: t.update(
+        {WEIGHT: torch.ones(3, 24)}
+    ),
     "classifier.weight holds numbers that are not finite": lambda t: t[WEIGHT].fill_(float("nan")),
 }
 
@@ -226,14 +278,18 @@ def test_tensors_that_do_not_fit_are_refused(saved, message):
 def test_another_base_is_refused(saved, tiny_folder, tmp_path):
     other = shutil.copytree(tiny_folder, tmp_path / "other")
     change(other / "model.safetensors", lambda tensors: tensors["transformer.ln_f.bias"].add_(1))
-    with pytest.raises(InputError, match="was trained on another base than .*other: its fingerprint is "):
+    with pytest.raises(
+        InputError, match="was trained on another base than .*other: its fingerprint is "
+    ):
         loading.load(saved, loading.settings_in(saved, str(other)))
 
 
 def test_a_changed_record_is_refused(saved):
     path = saved / runs.RUN
     path.write_text(path.read_text().replace('"rank": 5', '"rank": 4'))
-    with pytest.raises(InputError, match=r"run.json was changed since it was written, or cut short"):
+    with pytest.raises(
+        InputError, match=r"run.json was changed since it was written, or cut short"
+    ):
         loading.load(saved)
 
 
@@ -247,8 +303,12 @@ def test_another_order_of_labels_is_refused(saved):
 
 def test_settings_that_are_not_the_adapters_are_refused(saved, tiny_folder):
     (saved / runs.RUN).unlink()
-    settings = make_settings(model=str(tiny_folder), **{**CASES["a head and all biases"], "alpha": 9})
-    with pytest.raises(InputError, match=r"adapter_config.json: alpha is 7.0, but the settings say 9.0"):
+    settings = make_settings(
+        model=str(tiny_folder), **{**CASES["a head and all biases"], "alpha": 9}
+    )
+    with pytest.raises(
+        InputError, match=r"adapter_config.json: alpha is 7.0, but the settings say 9.0"
+    ):
         loading.load(saved, settings)
 
 
@@ -257,7 +317,9 @@ def test_tensors_that_are_not_the_runs_own_are_refused(saved):
     record["files"] = {adapter.WEIGHTS: "0" * 64}
     runs.write_record(saved, record)
     for _ in range(2):
-        with pytest.raises(InputError, match=r"adapter_model.safetensors is missing, or was changed since the run"):
+        with pytest.raises(
+            InputError, match=r"adapter_model.safetensors is missing, or was changed since the run"
+        ):
             loading.load(saved)
         (saved / adapter.WEIGHTS).unlink(missing_ok=True)
 
@@ -268,10 +330,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, saved, tiny_folder):
     with pytest.raises(InputError, match=r"holds neither run.json nor adapter_config.json"):
         loading.load(tmp_path)
     (saved / runs.RUN).unlink()
-    with pytest.raises(InputError, match="is an adapter without a run.json: name its --task and its --model"):
+    with pytest.raises(
+        InputError, match="is an adapter without a run.json: name its --task and its --model"
+    ):
         loading.load(saved)
     (saved / adapter.WEIGHTS).write_bytes(b"no tensors")
-    with pytest.raises(InputError, match="adapter_model.safetensors is not a readable safetensors file"):
+    with pytest.raises(
+        InputError, match="adapter_model.safetensors is not a readable safetensors file"
+    ):
         loading.load(saved, loading.settings_in(saved, str(tiny_folder), "ner"))
 
 
@@ -306,15 +372,25 @@ def test_an_option_that_changes_the_maths_is_refused_by_name(saved, option):
 
 
 def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
-    """And what old versions wrote: keys that are gone, null where there is a value today, most keys not there yet."""
+    """And what old versions wrote: keys that are gone, null where there is a value today, most keys
+    not there yet."""
     path = tmp_path / "adapter_config.json"
     LoraConfig(task_type="TOKEN_CLS", target_modules=["v_proj"]).save_pretrained(tmp_path)
-    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6).save_pretrained(tmp_path / "prompt")
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6).save_pretrained(
+        tmp_path / "prompt"
+    )
     written = json.loads(path.read_text())
     expected = {
-        "readout": "words", "method": "lora", "rank": 8, "alpha": 8, "dropout": 0.0, "target_modules": ("v_proj",),
-        "bias": "none", "rslora": False, "lora_init": "kaiming",
-    }  # fmt: skip
+        "readout": "words",
+        "method": "lora",
+        "rank": 8,
+        "alpha": 8,
+        "dropout": 0.0,
+        "target_modules": ("v_proj",),
+        "bias": "none",
+        "rslora": False,
+        "lora_init": "kaiming",
+    }
     assert len(written) > 30 and peft_settings(written, path) == expected
     old = {"enable_lora": None, "merge_weights": True, "lora_dropout": None, "use_rslora": None}
     assert peft_settings({**written, **old}, path) == expected
@@ -322,7 +398,11 @@ def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
     prompt = json.loads((tmp_path / "prompt" / "adapter_config.json").read_text())
     for submodules in (None, 1):
         prompt["num_transformer_submodules"] = submodules
-        assert peft_settings(prompt, path) == {"readout": "words", "method": "prompt", "prompt_length": 6}
+        assert peft_settings(prompt, path) == {
+            "readout": "words",
+            "method": "prompt",
+            "prompt_length": 6,
+        }
     with pytest.raises(InputError, match="num_transformer_submodules is 2"):
         peft_settings({**prompt, "num_transformer_submodules": 2}, path)
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT
@@ -331,14 +411,17 @@ def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
 
 
 def test_every_option_of_pefts_is_known_or_refused_by_name(tmp_path):
-    """A value that is not an option's default: those that are read or have no effect are these; the rest is refused."""
+    """A value that is not an option's default: those that are read or have no effect are these; the
+    rest is refused."""
     read = {
         "LORA": "r lora_alpha lora_dropout bias target_modules use_rslora",
-        "PROMPT_TUNING": "num_virtual_tokens token_dim num_layers num_attention_heads prompt_tuning_init "
+        "PROMPT_TUNING": "num_virtual_tokens token_dim num_layers num_attention_heads "
+        "prompt_tuning_init "
         "prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs modules_to_save",
     }
     idle = (
-        "base_model_name_or_path inference_mode auto_mapping peft_version revision megatron_core qalora_group_size "
+        "base_model_name_or_path inference_mode auto_mapping peft_version revision megatron_core "
+        "qalora_group_size "
         "runtime_config ensure_weight_tying eva_config"
     )
     for kind, config in (("LORA", LoraConfig), ("PROMPT_TUNING", PromptTuningConfig)):
@@ -352,8 +435,11 @@ def test_every_option_of_pefts_is_known_or_refused_by_name(tmp_path):
 def test_another_kind_of_adapter_is_refused(tmp_path):
     for kind in ("SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"):
         with pytest.raises(
-            InputError, match=f"task_type is '{kind}'; known here are TOKEN_CLS, for tags, SEQ_CLS, for"
+            InputError,
+            match=f"task_type is '{kind}'; known here are TOKEN_CLS, for tags, SEQ_CLS, for",
         ):
             peft_settings({"peft_type": "LORA", "task_type": kind}, tmp_path)
-    with pytest.raises(InputError, match="peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"):
+    with pytest.raises(
+        InputError, match="peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"
+    ):
         peft_settings({"peft_type": "IA3"}, tmp_path)

@@ -1,4 +1,5 @@
-"""Several runs on one base: a mixed batch against each run loaded alone, one pass, the base once and untouched."""
+"""Several runs on one base: a mixed batch against each run loaded alone, one pass, the base once
+and untouched."""
 
 import copy
 import dataclasses
@@ -23,28 +24,59 @@ from neo_peft.settings import make_settings
 from neo_peft.sources import CORPORA, load_splits
 from neo_peft.tasks import TASKS
 
-# No two alike: ranks, scalings, targets, biases; prompts shorter and longer than the window, which is 11.
+# No two alike: ranks, scalings, targets, biases; prompts shorter and longer than the window, which
+# is 11.
 RUNS = {
     "tags-qv": {"task": "ner", "method": "lora", "rank": 5, "alpha": 7.0, "dropout": 0.2},
     "says-long": {"task": "sentiment", "method": "prompt", "prompt_length": 17},
-    "tags-all": {"task": "ner", "method": "lora", "rank": 3, "alpha": 4.0, "bias": "all", "read": "last"},
+    "tags-all": {
+        "task": "ner",
+        "method": "lora",
+        "rank": 3,
+        "alpha": 4.0,
+        "bias": "all",
+        "read": "last",
+    },
     "pairs-short": {"task": "similarity", "method": "prompt", "prompt_length": 3},
     "says-only": {
-        "task": "sentiment", "method": "lora", "rank": 2, "alpha": 5.0, "rslora": True, "bias": "lora_only",
+        "task": "sentiment",
+        "method": "lora",
+        "rank": 2,
+        "alpha": 5.0,
+        "rslora": True,
+        "bias": "lora_only",
         "target_modules": "h.1.mlp.c_fc,out_proj",
     },
     "says-both": {
-        "task": "sentiment", "method": "lora+prompt", "rank": 4, "alpha": 3.0, "bias": "all", "prompt_length": 9,
+        "task": "sentiment",
+        "method": "lora+prompt",
+        "rank": 4,
+        "alpha": 3.0,
+        "bias": "all",
+        "prompt_length": 9,
         "target_modules": "all-linear",
     },
-    "tags-both": {"task": "ner", "method": "lora+prompt", "rank": 6, "alpha": 9.0, "prompt_length": 12},
-    "tags-twice": {"task": "ner", "method": "lora", "rank": 7, "echo": True, "tag_decoding": "viterbi"},
+    "tags-both": {
+        "task": "ner",
+        "method": "lora+prompt",
+        "rank": 6,
+        "alpha": 9.0,
+        "prompt_length": 12,
+    },
+    "tags-twice": {
+        "task": "ner",
+        "method": "lora",
+        "rank": 7,
+        "echo": True,
+        "tag_decoding": "viterbi",
+    },
     "says-head": {"task": "sentiment", "method": "head"},
     "pairs-head": {"task": "similarity", "method": "head"},
     "tags-head": {"task": "ner", "method": "head"},
-}  # fmt: skip
+}
 HEADS = ("says-head", "pairs-head", "tags-head")
-TOLERANCE = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.1}  # eleven bits of a mantissa, or eight, after four layers
+# eleven bits of a mantissa, or eight, after four layers
+TOLERANCE = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.1}
 
 
 def save_run(folder: Path, base: Base, **flags) -> Path:
@@ -58,7 +90,9 @@ def save_run(folder: Path, base: Base, **flags) -> Path:
             parameter.add_(0.2 * torch.randn_like(parameter))
     save_adapter(folder, tuned.model, settings)
     labels, base = list(TASKS[settings.task].labels), {"fingerprint": tuned.base.fingerprint}
-    write_record(folder, {"task": settings.task, "labels": labels, "flags": flags, "base": base, "files": {}})
+    write_record(
+        folder, {"task": settings.task, "labels": labels, "flags": flags, "base": base, "files": {}}
+    )
     return folder
 
 
@@ -80,7 +114,8 @@ def runs(folders) -> AdapterSet:
 
 
 def rows_of(names, each=3) -> list[dict]:
-    """Take rows of the sample, of every length, for each run; those of one run do not stand together."""
+    """Take rows of the sample, of every length, for each run; those of one run do not stand
+    together."""
     texts = {task: iter(load_splits(TASKS[task], "sample").test) for task in CORPORA}
     return [{"run": name, **next(texts[RUNS[name]["task"]])} for _ in range(each) for name in names]
 
@@ -110,13 +145,22 @@ def test_a_mixed_batch_gets_the_answers_of_each_run_alone(runs, alone, batch_siz
 
 @pytest.mark.parametrize(
     "names",
-    [HEADS, ("tags-qv", "says-only"), ("tags-all", "says-long"), ("pairs-short", "says-both"), ("tags-both",)],
+    [
+        HEADS,
+        ("tags-qv", "says-only"),
+        ("tags-all", "says-long"),
+        ("pairs-short", "says-both"),
+        ("tags-both",),
+    ],
     ids=lambda names: "+".join(names),
 )
 def test_so_does_every_smaller_mixture(folders, alone, names):
-    """With no prompt at all, a prompt beside none, two prompts, one run; and rows whose run comes last come first."""
+    """With no prompt at all, a prompt beside none, two prompts, one run; and rows whose run comes
+    last come first."""
     runs = AdapterSet({name: folders[name] for name in names})
-    assert_answers_are_those_of_each_alone(runs, alone, rows_of(reversed(names), each=5), batch_size=50)
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(reversed(names), each=5), batch_size=50
+    )
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
@@ -144,9 +188,14 @@ def test_hidden_states_are_those_of_each_run_alone(folders, base, precision):
 
 def test_a_mixed_batch_is_one_pass_through_the_trunk(runs, monkeypatch):
     passes, forward = [], Block.forward
-    monkeypatch.setattr(Block, "forward", lambda self, x, *rest: passes.append(len(x)) or forward(self, x, *rest))
+    monkeypatch.setattr(
+        Block, "forward", lambda self, x, *rest: passes.append(len(x)) or forward(self, x, *rest)
+    )
     rows = rows_of(RUNS)
-    texts = [{field: value for field, value in row.items() if field not in ("label", "tags")} for row in rows]
+    texts = [
+        {field: value for field, value in row.items() if field not in ("label", "tags")}
+        for row in rows
+    ]
     tokens = sum(len(runs[row["run"]].encoder([row]).ids) for row in texts)
     runs.evaluate(rows, batch_size=len(rows))
     assert passes == [tokens] * len(runs.base.trunk.h)
@@ -155,14 +204,18 @@ def test_a_mixed_batch_is_one_pass_through_the_trunk(runs, monkeypatch):
 def storages(modules) -> dict[int, int]:
     """Name the memory behind tensors: {its place: its bytes}."""
     tensors = [tensor for module in modules for tensor in module.parameters()]
-    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
+    }
 
 
 def test_the_base_is_held_once(runs, alone):
     """All the bytes there are: the base's, and for each run those of what it trained."""
     base = storages([runs.base.trunk])
     everything = storages([runs.base.trunk, runs._trunk, *(runs[name].model for name in runs)])
-    adapters = sum(p.numel() * 4 for tuned in alone.values() for p in tuned.model.trainable().values())
+    adapters = sum(
+        p.numel() * 4 for tuned in alone.values() for p in tuned.model.trainable().values()
+    )
     assert sum(everything.values()) == sum(base.values()) + adapters
     for name in runs:
         assert runs[name].model.trainable().keys() == alone[name].model.trainable().keys()
@@ -177,13 +230,18 @@ def test_the_base_is_never_touched(folders, base):
         runs.remove(name)
     assert len(runs) == 0
     for trunk in (runs.base.trunk, runs._trunk):
-        assert [str(module) for module in trunk.modules()] == [str(module) for module in base.trunk.modules()]
-        for (name, found), (_, expected) in zip(trunk.named_parameters(), base.trunk.named_parameters(), strict=True):
+        assert [str(module) for module in trunk.modules()] == [
+            str(module) for module in base.trunk.modules()
+        ]
+        for (name, found), (_, expected) in zip(
+            trunk.named_parameters(), base.trunk.named_parameters(), strict=True
+        ):
             assert torch.equal(found, expected) and not found.requires_grad, name
 
 
 def test_a_run_alone_is_unmoved_by_the_others(folders, alone):
-    """Switching is to pick another: the answers are bit for bit those of the run loaded alone, before and after."""
+    """Switching is to pick another: the answers are bit for bit those of the run loaded alone,
+    before and after."""
     runs = AdapterSet([folders["tags-all"]])
     for others in ("says-both", "says-only", None):
         if others:
@@ -193,8 +251,12 @@ def test_a_run_alone_is_unmoved_by_the_others(folders, alone):
         for name in ["tags-all", *list(runs), "tags-all"]:
             rows = rows_of([name], each=4)
             assert answers_alone(runs[name], rows) == answers_alone(alone[name], rows)
-    assert_answers_are_those_of_each_alone(runs, alone, rows_of(["says-only", "tags-all"]), batch_size=9)
-    with pytest.raises(InputError, match="there is no run 'says-both' here; the runs are tags-all, says-only"):
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(["says-only", "tags-all"]), batch_size=9
+    )
+    with pytest.raises(
+        InputError, match="there is no run 'says-both' here; the runs are tags-all, says-only"
+    ):
         runs["says-both"]
     with pytest.raises(InputError, match="there is no run 'says-both' here"):
         runs.remove("says-both")
@@ -202,7 +264,10 @@ def test_a_run_alone_is_unmoved_by_the_others(folders, alone):
 
 def test_a_runs_model_generates_merges_and_saves_as_ever(folders, alone, runs, tmp_path):
     rows = rows_of(["says-both"])
-    for tuned in (own := AdapterSet([folders["says-both"], folders["tags-all"]])["says-both"], alone["says-both"]):
+    for tuned in (
+        own := AdapterSet([folders["says-both"], folders["tags-all"]])["says-both"],
+        alone["says-both"],
+    ):
         examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
         texts = marked_texts(examples, range(len(rows)))
         said = generate(tuned.model, tuned.encoder, texts, tuned.model.prefix())
@@ -212,7 +277,9 @@ def test_a_runs_model_generates_merges_and_saves_as_ever(folders, alone, runs, t
         name = f"{part}/adapter_model.safetensors"
         assert (tmp_path / name).read_bytes() == (folders["says-both"] / name).read_bytes()
     merge_lora(own.model)
-    assert predict(own.model, own.encoder, rows) == predict(alone["says-both"].model, own.encoder, rows)
+    assert predict(own.model, own.encoder, rows) == predict(
+        alone["says-both"].model, own.encoder, rows
+    )
 
 
 def test_words_that_were_cut_away_get_o(runs, alone):
@@ -235,23 +302,36 @@ def test_labels_are_not_needed_and_no_row_is_no_answer(runs):
 
 def test_no_dropout_and_one_precision_whatever_a_run_says(folders, alone):
     runs = AdapterSet([folders["tags-qv"]])
-    settings = dataclasses.replace(settings_in(folders["says-only"]), precision="bf16", threads=7, model="elsewhere")
+    settings = dataclasses.replace(
+        settings_in(folders["says-only"]), precision="bf16", threads=7, model="elsewhere"
+    )
     added = runs.add(folders["says-only"], settings=settings)
-    assert (added.precision, added.threads, added.settings.model) == ("fp32", 1, alone["tags-qv"].settings.model)
+    assert (added.precision, added.threads, added.settings.model) == (
+        "fp32",
+        1,
+        alone["tags-qv"].settings.model,
+    )
     for name in list(runs):
         runs.remove(name)
     for name in ("tags-qv", "says-only"):  # the base is what it was, in the precision that it was
-        runs.add(folders[name], settings=dataclasses.replace(settings_in(folders[name]), precision="bf16"))
+        runs.add(
+            folders[name],
+            settings=dataclasses.replace(settings_in(folders[name]), precision="bf16"),
+        )
         runs[name].model.train()  # as after training it further
     assert_answers_are_those_of_each_alone(runs, alone, rows_of(runs), batch_size=4)
 
 
 def test_prefixes_lie_side_by_side_worked_by_hand(runs):
-    """An example without a prefix has no place; keys stand at their own positions, the rest is nowhere."""
+    """An example without a prefix has no place; keys stand at their own positions, the rest is
+    nowhere."""
     long, short = runs._prefixes["pairs-short"], runs._prefixes["says-both"]
     past = side_by_side([long, None, short])
     assert past.positions.tolist() == [[0, 1, 2] + [NOWHERE] * 6, [NOWHERE] * 9, list(range(9))]
-    for joined, first, last in ((past.keys, long.keys, short.keys), (past.values, long.values, short.values)):
+    for joined, first, last in (
+        (past.keys, long.keys, short.keys),
+        (past.values, long.values, short.values),
+    ):
         for layer, one, other in zip(joined, first, last, strict=True):
             assert torch.equal(layer[0, :, :3], one[0]) and torch.equal(layer[2], other[0])
             assert not layer[0, :, 3:].any() and not layer[1].any()
@@ -268,36 +348,53 @@ def test_a_run_of_another_base_is_refused(folders, tiny_folder, tmp_path):
     tensors = load_file(other / "model.safetensors")
     tensors["transformer.h.0.mlp.c_fc.bias"][3] += 1
     save_file(tensors, other / "model.safetensors", {"format": "pt"})
-    stranger = save_run(tmp_path / "stranger", load_base(str(other)), task="sentiment", method="head")
+    stranger = save_run(
+        tmp_path / "stranger", load_base(str(other)), task="sentiment", method="head"
+    )
     runs = AdapterSet([folders["tags-qv"]])
-    with pytest.raises(InputError, match=rf"{stranger} was trained on another base than {tiny_folder}"):
+    with pytest.raises(
+        InputError, match=rf"{stranger} was trained on another base than {tiny_folder}"
+    ):
         runs.add(stranger)
     assert list(runs) == ["tags-qv"] and len(runs.predict(rows_of(["tags-qv"]))) == 3
 
 
 def test_a_wholly_tuned_model_and_a_second_of_a_name_are_refused(folders, base, tmp_path):
     whole = save_run(tmp_path / "whole", base, task="ner", method="full")
-    with pytest.raises(InputError, match=r"whole tuned the whole model \(full\): it has no adapter"):
+    with pytest.raises(
+        InputError, match=r"whole tuned the whole model \(full\): it has no adapter"
+    ):
         AdapterSet([whole])
-    with pytest.raises(InputError, match="two runs are called tags-qv; the second is .*: rename it"):
+    with pytest.raises(
+        InputError, match="two runs are called tags-qv; the second is .*: rename it"
+    ):
         AdapterSet([folders["tags-qv"], folders["tags-qv"]])
     runs = AdapterSet({"a": folders["tags-qv"], "b": folders["tags-qv"]})
-    one, two = runs.predict([row | {"run": name} for row in rows_of(["tags-qv"], 1) for name in "ab"])
+    one, two = runs.predict(
+        [row | {"run": name} for row in rows_of(["tags-qv"], 1) for name in "ab"]
+    )
     assert one == two
 
 
 def test_labels_that_share_a_first_token_are_ranked_behind_their_own_prompt(folders):
     """Of one run in the middle of a batch; the other's labels differ in their first tokens."""
     answers = {"negative": [50, 60, 0], "neutral": [50, 70, 80, 0], "positive": [90, 0]}
-    runs, alone = AdapterSet(folders.values()), {name: load(folders[name]) for name in ("says-both", "says-long")}
+    runs, alone = (
+        AdapterSet(folders.values()),
+        {name: load(folders[name]) for name in ("says-both", "says-long")},
+    )
     for tuned in (runs["says-both"], alone["says-both"]):
         tuned.encoder.answers = answers
-    assert_answers_are_those_of_each_alone(runs, alone, rows_of(["says-both", "says-long"], each=4), batch_size=8)
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(["says-both", "says-long"], each=4), batch_size=8
+    )
 
 
 @pytest.mark.parametrize("run", [{}, {"run": "nobody"}, {"run": None}, {"run": ["tags-qv"]}])
 def test_a_row_must_name_its_run(runs, run):
-    with pytest.raises(InputError, match='row 1 names the run .*; "run" is one of tags-qv, says-long'):
+    with pytest.raises(
+        InputError, match='row 1 names the run .*; "run" is one of tags-qv, says-long'
+    ):
         runs.predict([*rows_of(["tags-qv"], 1), {"tokens": ["x"], **run}])
 
 
@@ -307,4 +404,6 @@ def test_an_adapter_of_pefts_own_can_be_added(folders, alone, tiny_folder, tmp_p
     settings = dataclasses.replace(settings_in(tmp_path, str(tiny_folder), "ner"), read="last")
     runs = AdapterSet([folders["says-long"]])
     assert "names no fingerprint" in runs.add(tmp_path, "tags-all", settings).notes[-1]
-    assert_answers_are_those_of_each_alone(runs, alone, rows_of(["tags-all", "says-long"]), batch_size=4)
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(["tags-all", "says-long"]), batch_size=4
+    )

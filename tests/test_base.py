@@ -1,4 +1,5 @@
-"""Bases from folders and from the hub: what is read, what is refused with which words, and what names the weights."""
+"""Bases from folders and from the hub: what is read, what is refused with which words, and what
+names the weights."""
 
 import hashlib
 import json
@@ -47,12 +48,15 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
 
 
 def shard(folder: Path) -> None:
-    """Split a folder's weights into SHARDED and their index, by turns: their order over the files is another one."""
+    """Split a folder's weights into SHARDED and their index, by turns: their order over the files
+    is another one."""
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
     weight_map = {name: SHARDED[index % 2] for index, name in enumerate(sorted(tensors))}
     for file in SHARDED:
-        save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
+        save_file(
+            {name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file
+        )
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
@@ -61,13 +65,17 @@ def assert_refused(model: str | Path, words: str) -> None:
         load_base(str(model))
 
 
-# ------------------------------------------------------------------------------------------------- what is loaded
+# ---- What is loaded
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("asked", [torch.float32, torch.float16, torch.bfloat16])
-def test_matrices_are_held_as_asked_norms_and_biases_in_fp32_and_all_is_frozen(folder, stored, asked):
-    change_tensors(folder, lambda t: t.update({name: tensor.to(stored) for name, tensor in t.items()}))
+def test_matrices_are_held_as_asked_norms_and_biases_in_fp32_and_all_is_frozen(
+    folder, stored, asked
+):
+    change_tensors(
+        folder, lambda t: t.update({name: tensor.to(stored) for name, tensor in t.items()})
+    )
     loaded, expected = load_base(str(folder), asked).trunk, load_file(folder / WEIGHTS)
     parameters = dict(loaded.named_parameters(prefix="transformer"))
     assert parameters.keys() == expected.keys()
@@ -82,13 +90,19 @@ def test_matrices_are_held_as_asked_norms_and_biases_in_fp32_and_all_is_frozen(f
 def test_only_what_is_cast_is_copied_out_of_the_file(tiny_folder, asked):
     loaded = load_base(str(tiny_folder), asked).trunk
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    mapped = [range(*(int(end, 16) for end in entry[0].split("-"))) for entry in maps if entry[-1].endswith(WEIGHTS)]
+    mapped = [
+        range(*(int(end, 16) for end in entry[0].split("-")))
+        for entry in maps
+        if entry[-1].endswith(WEIGHTS)
+    ]
     for name, parameter in loaded.named_parameters():
         in_the_file = any(parameter.data_ptr() in addresses for addresses in mapped)
         assert in_the_file == (asked == torch.float32 or parameter.dim() == 1), name
 
 
-def test_training_never_writes_the_file_and_a_new_file_never_changes_what_was_loaded(tiny_folder, folder):
+def test_training_never_writes_the_file_and_a_new_file_never_changes_what_was_loaded(
+    tiny_folder, folder
+):
     content, plain = (folder / WEIGHTS).read_bytes(), load_file(tiny_folder / WEIGHTS)
     trunk = load_base(str(folder)).trunk
     for parameter in trunk.parameters():
@@ -105,7 +119,12 @@ def test_neo_mini_has_its_published_sizes():
     loaded = load_base("neo-mini")
     config = loaded.trunk.config
     assert loaded.parameters == sum(p.numel() for p in loaded.trunk.parameters()) == 5_319_168
-    assert (config.hidden_size, config.num_layers, config.num_heads, config.vocab_size) == (256, 4, 8, 8192)
+    assert (config.hidden_size, config.num_layers, config.num_heads, config.vocab_size) == (
+        256,
+        4,
+        8,
+        8192,
+    )
     assert (config.max_position_embeddings, config.window_size, config.eos_token_id) == (256, 64, 0)
     assert config.intermediate_size == 4 * 256 and config.layer_norm_epsilon == 1e-5
     assert loaded.folder == base.BUNDLED["neo-mini"] and loaded.notes == []
@@ -119,7 +138,9 @@ def test_layers_are_read_from_either_entry(folder, kept):
 
 def test_types_are_repeated_in_their_order(folder):
     change_config(
-        folder, removed=("attention_layers", "num_layers"), attention_types=[[["local"], 2], [["global", "local"], 1]]
+        folder,
+        removed=("attention_layers", "num_layers"),
+        attention_types=[[["local"], 2], [["global", "local"], 1]],
     )
     assert read_config(folder).attention_layers == ("local", "local", "global", "local")
 
@@ -127,12 +148,26 @@ def test_types_are_repeated_in_their_order(folder):
 def test_what_a_config_leaves_out_is_transformers_own_default(folder):
     from transformers import GPTNeoConfig
 
-    (folder / "config.json").write_text('{"model_type": "gpt_neo", "attention_types": [[["global", "local"], 12]]}')
+    (folder / "config.json").write_text(
+        '{"model_type": "gpt_neo", "attention_types": [[["global", "local"], 12]]}'
+    )
     ours, theirs = read_config(folder), GPTNeoConfig()
-    for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_position_embeddings", "window_size",
-                 "layer_norm_epsilon", "initializer_range", "eos_token_id"):  # fmt: skip
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "max_position_embeddings",
+        "window_size",
+        "layer_norm_epsilon",
+        "initializer_range",
+        "eos_token_id",
+    ):
         assert getattr(ours, name) == getattr(theirs, name), name
-    assert ours.intermediate_size == 4 * theirs.hidden_size and list(ours.attention_layers) == theirs.attention_layers
+    assert (
+        ours.intermediate_size == 4 * theirs.hidden_size
+        and list(ours.attention_layers) == theirs.attention_layers
+    )
 
 
 def test_of_several_end_tokens_the_first_counts(folder):
@@ -140,11 +175,14 @@ def test_of_several_end_tokens_the_first_counts(folder):
     assert read_config(folder).eos_token_id == 9
 
 
-# ----------------------------------------------------------------------------------- variants that are known, and read
+# ---- Variants that are known, and read
 
 
 def unprefixed(folder):
-    change_tensors(folder, lambda t: [t.update({name.removeprefix("transformer."): t.pop(name)}) for name in list(t)])
+    change_tensors(
+        folder,
+        lambda t: [t.update({name.removeprefix("transformer."): t.pop(name)}) for name in list(t)],
+    )
 
 
 def equal_lm_head(folder):
@@ -168,24 +206,37 @@ def test_a_known_variant_is_the_same_model_with_the_same_fingerprint(tiny_folder
     plain = load_base(str(tiny_folder))
     variant(folder)
     varied = load_base(str(folder))
-    assert varied.fingerprint == plain.fingerprint and varied.parameters == plain.parameters and varied.notes == []
-    for (name, ours), theirs in zip(varied.trunk.named_parameters(), plain.trunk.parameters(), strict=True):
+    assert (
+        varied.fingerprint == plain.fingerprint
+        and varied.parameters == plain.parameters
+        and varied.notes == []
+    )
+    for (name, ours), theirs in zip(
+        varied.trunk.named_parameters(), plain.trunk.parameters(), strict=True
+    ):
         assert torch.equal(ours, theirs), name
 
 
 @pytest.mark.parametrize(
     ("published", "names"),
-    [(GPTNeoForTokenClassification, ["classifier.bias", "classifier.weight"]),
-     (GPTNeoForSequenceClassification, ["score.weight"])],
-)  # fmt: skip
+    [
+        (GPTNeoForTokenClassification, ["classifier.bias", "classifier.weight"]),
+        (GPTNeoForSequenceClassification, ["score.weight"]),
+    ],
+)
 def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, published, names):
-    published.from_pretrained(tiny_folder, dtype=torch.float32, num_labels=5).save_pretrained(folder)
+    published.from_pretrained(tiny_folder, dtype=torch.float32, num_labels=5).save_pretrained(
+        folder
+    )
     loaded = load_base(str(folder))
-    assert loaded.notes == [f"{folder}: its {name} was left out; a head of one's own starts anew" for name in names]
+    assert loaded.notes == [
+        f"{folder}: its {name} was left out; a head of one's own starts anew" for name in names
+    ]
     assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
 
 
-# ------------------------------------------------------------------------------------------------------- refusals
+#
+# ---- Refusals
 
 
 @pytest.mark.parametrize(
@@ -193,20 +244,35 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
     [
         ({"model_type": "gpt2"}, "config.json: model_type is 'gpt2'; only gpt_neo is known here"),
         ({"model_type": None}, "model_type is None; only gpt_neo"),
-        ({"tie_word_embeddings": False}, "untied embeddings (tie_word_embeddings) are not GPT-Neo's"),
-        ({"activation_function": "gelu"}, "activation_function is 'gelu'; only gelu_new is known here"),
+        (
+            {"tie_word_embeddings": False},
+            "untied embeddings (tie_word_embeddings) are not GPT-Neo's",
+        ),
+        (
+            {"activation_function": "gelu"},
+            "activation_function is 'gelu'; only gelu_new is known here",
+        ),
         ({"embed_dropout": 0.1}, "embed_dropout is 0.1; only 0, GPT-Neo's own, is known here"),
         ({"attention_dropout": 0.2}, "attention_dropout is 0.2; only 0"),
         ({"resid_dropout": 1}, "resid_dropout is 1; only 0"),
         ({"num_layers": 5}, "num_layers is 5, but 4 attention layers are listed"),
-        ({"attention_layers": ["global", "local", "sparse", "local"]}, "only global and local are known"),
+        (
+            {"attention_layers": ["global", "local", "sparse", "local"]},
+            "only global and local are known",
+        ),
         ({"attention_layers": []}, "attention layers are []; only global and local are known"),
         ({"attention_layers": 3}, "config.json is not a GPT-Neo's: TypeError"),
-        ({"attention_layers": None, "attention_types": [["global"]]}, "config.json is not a GPT-Neo's: ValueError"),
+        (
+            {"attention_layers": None, "attention_types": [["global"]]},
+            "config.json is not a GPT-Neo's: ValueError",
+        ),
         ({"num_heads": 5}, "num_heads 5, "),
         ({"window_size": 0}, "do not fit together"),
         ({"vocab_size": "many"}, "config.json: vocab_size is 'many'; expected a number"),
-        ({"eos_token_id": None}, "config.json: eos_token_id is None; expected a token below vocab_size, 8192"),
+        (
+            {"eos_token_id": None},
+            "config.json: eos_token_id is None; expected a token below vocab_size, 8192",
+        ),
     ],
 )
 def test_a_config_of_another_model_is_refused_by_name(folder, entries, words):
@@ -221,7 +287,11 @@ def test_a_config_without_layers_is_refused(folder):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "config.json does not exist"), ("{", "config.json is not a JSON file"), ("[]", "holds no JSON object")],
+    [
+        (None, "config.json does not exist"),
+        ("{", "config.json is not a JSON file"),
+        ("[]", "holds no JSON object"),
+    ],
 )
 def test_a_folder_without_a_readable_config_is_refused(folder, content, words):
     (folder / "config.json").unlink()
@@ -233,17 +303,40 @@ def test_a_folder_without_a_readable_config_is_refused(folder, content, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop("transformer.ln_f.bias"), "the weights lack 1 tensors, the first is transformer.ln_f.bias"),
-        (lambda t: t.update(extra=torch.ones(2)), "the weights also hold 1 tensors, the first is transformer.extra"),
-        (lambda t: t.update({"transformer.h.4.ln_1.bias": torch.ones(24)}), "the first is transformer.h.4.ln_1.bias"),
-        (lambda t: t.update({"lm_head.bias": torch.ones(8192)}), "the first is transformer.lm_head.bias"),
-        (lambda t: t.update({WPE: torch.ones(7, 24)}),
-         "transformer.wpe.weight has the shape (7, 24); config.json asks for (128, 24)"),
-        (lambda t: t.update({"wte.weight": t[WTE].clone()}), "the weights hold transformer.wte.weight twice"),
-        (lambda t: t.update({"lm_head.weight": t[WTE] + 1}), "lm_head.weight differs from wte: untied embeddings"),
-        (lambda t: t.update({"lm_head.weight": torch.ones(3, 24)}), "lm_head.weight differs from wte"),
+        (
+            lambda t: t.pop("transformer.ln_f.bias"),
+            "the weights lack 1 tensors, the first is transformer.ln_f.bias",
+        ),
+        (
+            lambda t: t.update(extra=torch.ones(2)),
+            "the weights also hold 1 tensors, the first is transformer.extra",
+        ),
+        (
+            lambda t: t.update({"transformer.h.4.ln_1.bias": torch.ones(24)}),
+            "the first is transformer.h.4.ln_1.bias",
+        ),
+        (
+            lambda t: t.update({"lm_head.bias": torch.ones(8192)}),
+            "the first is transformer.lm_head.bias",
+        ),
+        (
+            lambda t: t.update({WPE: torch.ones(7, 24)}),
+            "transformer.wpe.weight has the shape (7, 24); config.json asks for (128, 24)",
+        ),
+        (
+            lambda t: t.update({"wte.weight": t[WTE].clone()}),
+            "the weights hold transformer.wte.weight twice",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": t[WTE] + 1}),
+            "lm_head.weight differs from wte: untied embeddings",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": torch.ones(3, 24)}),
+            "lm_head.weight differs from wte",
+        ),
     ],
-)  # fmt: skip
+)
 def test_weights_that_do_not_fit_are_refused_with_the_tensors_name(folder, change, words):
     change_tensors(folder, change)
     assert_refused(folder, words)
@@ -251,7 +344,9 @@ def test_weights_that_do_not_fit_are_refused_with_the_tensors_name(folder, chang
 
 def test_a_folder_without_weights_says_what_it_needs(folder):
     (folder / WEIGHTS).unlink()
-    assert_refused(folder, f"{folder} holds no weights: it needs model.safetensors, or {INDEX} with its shards")
+    assert_refused(
+        folder, f"{folder} holds no weights: it needs model.safetensors, or {INDEX} with its shards"
+    )
 
 
 def test_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folder, folder):
@@ -261,7 +356,8 @@ def test_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folde
         InputError, match="holds only pickled weights, which are never read here; convert them"
     ) as error:
         load_base(str(folder))
-    exec(re.search(r'python -c "(.*)"$', str(error.value)).group(1), {})  # the line does what it promises
+    # the line does what it promises
+    exec(re.search(r'python -c "(.*)"$', str(error.value)).group(1), {})
     assert load_base(str(folder)).fingerprint == load_base(str(tiny_folder)).fingerprint
 
 
@@ -294,7 +390,9 @@ def test_a_broken_safetensors_file_is_refused(folder, keep):
 
 def test_a_folder_without_a_tokenizer_says_what_it_needs(folder):
     (folder / "tokenizer.json").unlink()
-    assert_refused(folder, f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
+    assert_refused(
+        folder, f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
+    )
 
 
 def test_a_broken_tokenizer_is_refused(folder):
@@ -303,15 +401,20 @@ def test_a_broken_tokenizer_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "model", ["a/b/c", "a/b/c@v1", "a/b@", "./nothing", "../nothing", "/nothing", "~/nothing", "a_file"]
+    "model",
+    ["a/b/c", "a/b/c@v1", "a/b@", "./nothing", "../nothing", "/nothing", "~/nothing", "a_file"],
 )
 def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(tmp_path, monkeypatch, model):
     monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
     (tmp_path / "a_file").touch()
-    assert_refused(model, f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name")
+    assert_refused(
+        model,
+        f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name",
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- tokenizers
+#
+# ---- Tokenizers
 
 
 @pytest.fixture
@@ -321,12 +424,16 @@ def vocabulary(tiny_folder, tmp_path) -> Path:
     (tmp_path / "vocabulary").mkdir()
     (tmp_path / "vocabulary" / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (tmp_path / "vocabulary" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (tmp_path / "vocabulary" / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *merges]) + "\n"
+    )
     return tmp_path / "vocabulary"
 
 
 def test_a_tokenizer_saved_with_a_prefix_space_adds_none_here(tiny_folder, vocabulary, tmp_path):
-    GPT2Tokenizer.from_pretrained(vocabulary, add_prefix_space=True).save_pretrained(tmp_path / "spaced")
+    GPT2Tokenizer.from_pretrained(vocabulary, add_prefix_space=True).save_pretrained(
+        tmp_path / "spaced"
+    )
     theirs = AutoTokenizer.from_pretrained(tmp_path / "spaced")
     assert theirs.encode("a") == theirs.encode(" a")  # the trap is set
     ours, plain = load_tokenizer(tmp_path / "spaced"), load_tokenizer(tiny_folder)
@@ -345,15 +452,21 @@ def test_a_tokenizer_is_read_from_vocab_and_merges(folder, vocabulary):
     assert load_base(str(folder)).tokenizer.encode(text) == plain.encode(text)
 
 
-# ------------------------------------------------------------------------------------------------------ fingerprints
+#
+# ---- Fingerprints
 
 
 def file_parts(path: Path) -> dict[str, tuple[dict, bytes]]:
-    """Read a safetensors file by its published layout: the header's length, the header, the bytes."""
+    """Read a safetensors file by its published layout: the header's length, the header, the
+    bytes."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
-    return {name: (entry, data[slice(*entry["data_offsets"])]) for name, entry in header.items() if name[0] != "_"}
+    return {
+        name: (entry, data[slice(*entry["data_offsets"])])
+        for name, entry in header.items()
+        if name[0] != "_"
+    }
 
 
 def test_the_fingerprint_is_its_definition_written_out(folder):
@@ -374,10 +487,16 @@ def flip(tensor: Tensor, byte: int) -> None:
 
 
 def test_one_changed_byte_in_a_sampled_block_is_another_fingerprint(tiny_folder, folder):
-    # wte holds 192 blocks, of which 64 are read: the first, the fourth, the last. A bias is read whole.
+    # wte holds 192 blocks, of which 64 are read: the first, the fourth, the last. A bias is read
+    # whole.
     plain, size = load_base(str(tiny_folder)).fingerprint, 8192 * 24 * 4
     seen = {plain}
-    for name, byte in [(WTE, 0), (WTE, 3 * 4096), (WTE, size - 1), ("transformer.h.3.mlp.c_fc.bias", 40 * 4 - 1)]:
+    for name, byte in [
+        (WTE, 0),
+        (WTE, 3 * 4096),
+        (WTE, size - 1),
+        ("transformer.h.3.mlp.c_fc.bias", 40 * 4 - 1),
+    ]:
         change_tensors(folder, lambda t, name=name, byte=byte: flip(t[name], byte))
         seen.add(load_base(str(folder)).fingerprint)
         change_tensors(folder, lambda t, name=name, byte=byte: flip(t[name], byte))
@@ -417,14 +536,21 @@ def test_another_stored_dtype_or_shape_is_another_fingerprint(tiny_folder, folde
     assert load_base(str(folder), torch.bfloat16).fingerprint == halved
 
 
-# ------------------------------------------------------------------------------------------------------------ the hub
+#
+# ---- The hub
 
 
 @pytest.fixture
 def asked(folder, monkeypatch) -> list[str]:
     """What the hub is asked for; it serves the folder, which also holds what nobody needs."""
     files = []
-    for name in ("pytorch_model.bin", "flax_model.msgpack", "generation_config.json", "README.md", "model.onnx"):
+    for name in (
+        "pytorch_model.bin",
+        "flax_model.msgpack",
+        "generation_config.json",
+        "README.md",
+        "model.onnx",
+    ):
         (folder / name).write_text("never fetched")
 
     def hub_file(repository, filename, kind="model", revision=None):
@@ -468,13 +594,19 @@ def test_from_the_hub_every_file_is_of_the_named_revision(folder, monkeypatch):
 
     monkeypatch.setattr(hub, "hub_file", hub_file)
     load_base("owner/tiny@refs/pr/1")
-    assert seen == [("owner/tiny", "refs/pr/1")] * len(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED])
+    assert seen == [("owner/tiny", "refs/pr/1")] * len(
+        ["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED]
+    )
 
 
-def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folder, folder, asked):
+def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_them(
+    tiny_folder, folder, asked
+):
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
-    with pytest.raises(InputError, match=f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights") as error:
+    with pytest.raises(
+        InputError, match=f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights"
+    ) as error:
         load_base("owner/tiny")
     assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
     line = re.search(r'python -c "(.*)"$', str(error.value)).group(1)
@@ -486,7 +618,10 @@ def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_th
 
 def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, asked):
     (folder / "tokenizer.json").unlink()
-    assert_refused("owner/tiny", f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
+    assert_refused(
+        "owner/tiny",
+        f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt",
+    )
     assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES])
 
 
@@ -518,4 +653,7 @@ def test_a_hub_index_is_checked_before_it_is_followed(folder, asked, index, word
 
 def test_bundled_and_local_models_never_ask_the_hub(tiny_folder, monkeypatch):
     monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
-    assert load_base("neo-mini").folder.name == "neo-mini" and load_base(str(tiny_folder)).folder == tiny_folder
+    assert (
+        load_base("neo-mini").folder.name == "neo-mini"
+        and load_base(str(tiny_folder)).folder == tiny_folder
+    )

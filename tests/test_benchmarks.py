@@ -1,4 +1,5 @@
-"""The benchmarks compare like with like: both sides of each step compute the same loss from the same weights."""
+"""The benchmarks compare like with like: both sides of each step compute the same loss from the
+same weights."""
 
 import json
 
@@ -45,7 +46,12 @@ def test_lengths_are_of_whole_examples():
 
 def test_sides_run_in_turn_on_the_same_batches():
     calls = []
-    found = alternate(lambda n: calls.append(("ours", n)), lambda n: calls.append(("theirs", n)), pairs=3, warm_up=1)
+    found = alternate(
+        lambda n: calls.append(("ours", n)),
+        lambda n: calls.append(("theirs", n)),
+        pairs=3,
+        warm_up=1,
+    )
     assert calls == [(side, n) for n in (2, 0, 1, 2) for side in ("ours", "theirs")]
     assert len(found.ours) == len(found.theirs) == len(found.ratios) == 3
 

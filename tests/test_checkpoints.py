@@ -1,4 +1,5 @@
-"""What a run goes on from: refused where it does not fit, passed over where it is damaged; a full disk; two at once."""
+"""What a run goes on from: refused where it does not fit, passed over where it is damaged; a full
+disk; two at once."""
 
 import ctypes
 import json
@@ -27,7 +28,8 @@ from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
-FLAGS = ["--task", "sentiment", "--method", "lora", "--batch-size", "5", *SMALL]  # 5 updates an epoch
+# 5 updates an epoch
+FLAGS = ["--task", "sentiment", "--method", "lora", "--batch-size", "5", *SMALL]
 STEP_7 = "checkpoints/step-7"
 
 
@@ -49,7 +51,8 @@ def stop_at(*steps, number=signal.SIGTERM):
 
 @pytest.fixture(scope="module")
 def stopped(tiny_folder, tmp_path_factory):
-    """A run that was stopped at step 7, with checkpoints of 6 and 7; and what it comes to when nothing stops it."""
+    """A run that was stopped at step 7, with checkpoints of 6 and 7; and what it comes to when
+    nothing stops it."""
     folder = tmp_path_factory.mktemp("stopped")
     os.chdir(folder)
     model = folder / "model"
@@ -88,7 +91,8 @@ def test_a_checkpoint_is_safetensors_and_json(run, tiny_folder):
     assert names == {"state.json", "tensors.safetensors", "best.safetensors"}
     tensors = load_file(run / "checkpoints/step-7/tensors.safetensors")
     lora = {name for name in tensors if "lora_" in name}
-    assert len(lora) == 2 * 2 * 4 * 4  # A and B of q and v in four layers; the weight and three of AdamW's
+    # A and B of q and v in four layers; the weight and three of AdamW's
+    assert len(lora) == 2 * 2 * 4 * 4
     assert tensors.keys() - lora == {"random cpu 0"}
     best = load_file(run / "checkpoints/step-7/best.safetensors")
     assert {f"weight {name}" for name in best} < lora and len(best) == 16
@@ -98,7 +102,10 @@ def test_a_checkpoint_holds_the_weights_of_the_best_epoch(run, stopped, tmp_path
     """The first, which step 5 ended: what trains on in the second is another."""
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "first"]
     assert end(start(argv, stop_at(5))) == 143
-    at_5, at_7 = (load_file(Path(name, "tensors.safetensors")) for name in ("first/checkpoints/step-5", run / STEP_7))
+    at_5, at_7 = (
+        load_file(Path(name, "tensors.safetensors"))
+        for name in ("first/checkpoints/step-5", run / STEP_7)
+    )
     for step in (run / "checkpoints/step-6", run / STEP_7):
         best = load_file(step / "best.safetensors")
         assert all(torch.equal(tensor, at_5[f"weight {name}"]) for name, tensor in best.items())
@@ -112,7 +119,9 @@ def test_an_epoch_that_none_has_beaten_stays_the_best_one(run):
     assert json.loads((run / "run.json").read_text())["kept_epoch"] == 1
     kept = load_file(run / "adapter_model.safetensors")
     assert len(kept) == len(best)
-    assert all(torch.equal(kept[f"base_model.model.{name}"], tensor) for name, tensor in best.items())
+    assert all(
+        torch.equal(kept[f"base_model.model.{name}"], tensor) for name, tensor in best.items()
+    )
 
 
 def test_each_number_of_a_checkpoint_is_restored(run):
@@ -121,8 +130,17 @@ def test_each_number_of_a_checkpoint_is_restored(run):
     model = load_untuned(settings, with_method=True).model
     state, checkpoint = loop.make_state(model, settings), checkpoints.newest(run)
     checkpoints.restore(checkpoint, model, state)
-    assert (state.step, state.epoch, state.done, state.skipped, state.skipped_last) == (7, 2, 2, 4, 3)
-    assert (state.loss_sum, state.labelled) == (checkpoint.record["loss_sum"], checkpoint.record["labelled"])
+    assert (state.step, state.epoch, state.done, state.skipped, state.skipped_last) == (
+        7,
+        2,
+        2,
+        4,
+        3,
+    )
+    assert (state.loss_sum, state.labelled) == (
+        checkpoint.record["loss_sum"],
+        checkpoint.record["labelled"],
+    )
     assert state.loss_sum > 0 < state.labelled
 
 
@@ -134,7 +152,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, stopped, na
     path.unlink()  # it may have a second name
     path.write_bytes(content)
     resumed("run", stopped[1])
-    assert "step-7" in Path("stdout").read_text() and "the checkpoint before it is taken" in Path("stdout").read_text()
+    assert (
+        "step-7" in Path("stdout").read_text()
+        and "the checkpoint before it is taken" in Path("stdout").read_text()
+    )
 
 
 def test_a_run_is_not_begun_anew_where_all_its_checkpoints_are_damaged(run):
@@ -165,14 +186,32 @@ A = "transformer.h.0.attn.attention.q_proj.lora_A.weight"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.pop(f"weight {A}"), f"{A} is missing, has another shape than the run's, or is not finite"),
-        (lambda t: t.update({f"weight {A}": torch.ones(3, 24)}), f"{A} is missing, has another shape"),
-        (lambda t: t[f"weight {A}"].fill_(math.nan), f"{A} is missing, has another shape than the run's, or is not"),
-        (lambda t: t.pop(f"exp_avg {A}"), f"exp_avg of {A} is missing, has another shape, or is not finite"),
+        (
+            lambda t: t.pop(f"weight {A}"),
+            f"{A} is missing, has another shape than the run's, or is not finite",
+        ),
+        (
+            lambda t: t.update({f"weight {A}": torch.ones(3, 24)}),
+            f"{A} is missing, has another shape",
+        ),
+        (
+            lambda t: t[f"weight {A}"].fill_(math.nan),
+            f"{A} is missing, has another shape than the run's, or is not",
+        ),
+        (
+            lambda t: t.pop(f"exp_avg {A}"),
+            f"exp_avg of {A} is missing, has another shape, or is not finite",
+        ),
         (lambda t: t[f"exp_avg_sq {A}"].fill_(math.inf), f"exp_avg_sq of {A} is missing"),
-        (lambda t: t.update({"random cpu 0": torch.zeros(7, dtype=torch.uint8)}), "step-7 does not fit this run"),
+        (
+            lambda t: t.update({"random cpu 0": torch.zeros(7, dtype=torch.uint8)}),
+            "step-7 does not fit this run",
+        ),
         (lambda t: t.pop("random cpu 0"), "step-7 does not fit this run"),
-        (lambda t: t.update(more=torch.ones(2)), "tensors.safetensors also holds 1 tensors, the first is more"),
+        (
+            lambda t: t.update(more=torch.ones(2)),
+            "tensors.safetensors also holds 1 tensors, the first is more",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_the_run_are_refused(run, change, said):
@@ -186,8 +225,14 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, said):
         (lambda r: r.update(step=-1), "state.json is no checkpoint's: ValueError: step is -1"),
         (lambda r: r.pop("kept"), "state.json is no checkpoint's: KeyError: 'kept'"),
         (lambda r: r["computed"].update(examples=[]), "step-7 was begun with another examples"),
-        (lambda r: r["scores"]["before"].pop("test"), "step-7 holds no scores of this task before tuning"),
-        (lambda r: r["computed"].update({"base model": "0"}), "step-7 was begun with another base model"),
+        (
+            lambda r: r["scores"]["before"].pop("test"),
+            "step-7 holds no scores of this task before tuning",
+        ),
+        (
+            lambda r: r["computed"].update({"base model": "0"}),
+            "step-7 was begun with another base model",
+        ),
         (lambda r: r["computed"].update(precision="bf16"), "another precision (bf16, now fp32)"),
     ],
 )
@@ -200,8 +245,9 @@ def test_a_state_that_does_not_fit_the_run_is_refused(run, change, said):
 def test_another_base_and_a_changed_record_of_steps_are_refused(run, stopped):
     metrics = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(metrics.replace('"step": 3', '"step": 4', 1))
-    assert f"{run}/metrics.jsonl was changed, or cut short, since {run}/checkpoints/step-7 was" in refused(
-        ["--resume", run]
+    assert (
+        f"{run}/metrics.jsonl was changed, or cut short, since {run}/checkpoints/step-7 was"
+        in refused(["--resume", run])
     )
     (run / "metrics.jsonl").write_text(metrics)
     model = stopped[0].parent / "model" / "model.safetensors"
@@ -209,7 +255,9 @@ def test_another_base_and_a_changed_record_of_steps_are_refused(run, stopped):
     try:
         tensors = load_file(model)
         save_file({name: tensor + 1 for name, tensor in tensors.items()}, model, {"format": "pt"})
-        assert "step-7 was begun with another base model: a run goes on as it was begun" in refused(["--resume", run])
+        assert "step-7 was begun with another base model: a run goes on as it was begun" in refused(
+            ["--resume", run]
+        )
     finally:
         model.write_bytes(whole)
     resumed("run", stopped[1])
@@ -224,21 +272,33 @@ def test_lines_after_the_checkpoint_are_cut(run, stopped):
 def test_settings_that_were_changed_or_are_gone_are_refused(run):
     text = (run / "settings.json").read_text()
     (run / "settings.json").write_text(text.replace('"epochs": 3', '"epochs": 4'))
-    assert "settings.json was changed since it was written, or cut short" in refused(["--resume", run])
+    assert "settings.json was changed since it was written, or cut short" in refused(
+        ["--resume", run]
+    )
     settings = files.read_json(run / "settings.json")
     files.write_sealed(run / "settings.json", {n: v for n, v in settings.items() if n != "sha256"})
-    assert "step-7 was begun with another settings: a run goes on as it was begun" in refused(["--resume", run])
+    assert "step-7 was begun with another settings: a run goes on as it was begun" in refused(
+        ["--resume", run]
+    )
     (run / "settings.json").unlink()
-    assert refused(["--resume", run]) == f"error: --resume {run} holds no settings.json: no run was begun there"
+    assert (
+        refused(["--resume", run])
+        == f"error: --resume {run} holds no settings.json: no run was begun there"
+    )
 
 
 def test_an_unfinished_run_is_refused_naming_resume(run):
-    said = f"error: {run} is a run that was not finished; go on with it: python train.py --resume {run}"
+    said = (
+        f"error: {run} is a run that was not finished; go on with it: python train.py --resume "
+        f"{run}"
+    )
     assert refused([run], evaluate) == said
     assert refused([run, "a text"], predict) == said
     assert refused([run, "out"], export) == said
     assert refused(["--task", "sentiment", "--adapter", run]) == said
-    assert refused([*FLAGS, "--out", run]).startswith(f"error: --out {run} holds a run; --resume {run} goes on with it")
+    assert refused([*FLAGS, "--out", run]).startswith(
+        f"error: --out {run} holds a run; --resume {run} goes on with it"
+    )
 
 
 def test_a_finished_run_prints_its_table_again(run, stopped, capsys):
@@ -266,7 +326,10 @@ def test_the_second_of_two_runs_in_one_folder_is_refused(run, tmp_path):
         time.sleep(0.05)
     try:
         said = refused(["--resume", run])
-        assert said == f"error: {run} is in use by another run; wait for its end, or name another folder"
+        assert (
+            said
+            == f"error: {run} is in use by another run; wait for its end, or name another folder"
+        )
     finally:
         os.kill(first, signal.SIGKILL)
         end(first)
@@ -293,7 +356,8 @@ def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, st
 
     assert end(start(["--resume", "run"], while_scoring)) == 143
     state = checkpoints.newest(run).record
-    assert (state["step"], state["epoch"], state["done"]) == (10, 2, 5)  # the epoch is done and not scored
+    # the epoch is done and not scored
+    assert (state["step"], state["epoch"], state["done"]) == (10, 2, 5)
     resumed("run", stopped[1])
 
 
@@ -307,11 +371,12 @@ def test_a_second_signal_does_not_wait(run, stopped):
     resumed("run", stopped[1])
 
 
-# -------------------------------------------------------------------------------------------------- a disk that is full
+# ---- A disk that is full
 
 
 def test_what_a_run_makes_is_on_the_disk_with_its_name(stopped, tmp_path, monkeypatch):
-    """A name is its folder's content: after an fsync of a file alone, losing power may lose the file."""
+    """A name is its folder's content: after an fsync of a file alone, losing power may lose the
+    file."""
     real, names = os.fsync, {}
 
     def watched(descriptor: int) -> None:
@@ -329,7 +394,8 @@ def test_what_a_run_makes_is_on_the_disk_with_its_name(stopped, tmp_path, monkey
 
 
 def on_a_disk_of(kilobytes: int, options: str = "") -> None:
-    """Mount a small disk at `disk`, for this process alone. Raise OSError where that is not allowed."""
+    """Mount a small disk at `disk`, for this process alone. Raise OSError where that is not
+    allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     new_mounts, new_user, private = 0x20000, 0x10000000, 1 << 18 | 0x4000
     size = f"size={kilobytes}k".encode()
@@ -359,7 +425,8 @@ def test_a_full_disk_stops_the_run_with_one_line_and_what_was_saved_stays_valid(
         pytest.skip("no disk can be mounted here")
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "disk/run"]
     ends = []
-    for left in (0, 12, 60, 120, 200, 290, 400):  # kilobytes; a finished run takes about 150, a checkpoint 70
+    # kilobytes; a finished run takes about 150, a checkpoint 70
+    for left in (0, 12, 60, 120, 200, 290, 400):
 
         def fill(left=left) -> None:
             on_a_disk_of(1000)
@@ -369,14 +436,20 @@ def test_a_full_disk_stops_the_run_with_one_line_and_what_was_saved_stays_valid(
             there = sorted(str(path) for path in Path("disk").rglob("*"))
             Path("disk/filler").unlink()
             again = ["--resume", "disk/run"] if Path("disk/run/settings.json").exists() else argv
-            then = exit_status(lambda: train.main(again)) if not Path("disk/run/run.json").exists() else 0
+            then = (
+                exit_status(lambda: train.main(again))
+                if not Path("disk/run/run.json").exists()
+                else 0
+            )
             shutil.copytree("disk/run", f"run-{left}")
             Path(f"told-{left}").write_text(json.dumps([status, said, there, then]))
             os._exit(0)
 
         assert end(start([], fill)) == 0, Path("stderr").read_text()
         status, said, there, then = json.loads(Path(f"told-{left}").read_text())
-        assert then == 0 and (not said if status == 0 else len(said) == 1 and "No space left on device" in said[0])
+        assert then == 0 and (
+            not said if status == 0 else len(said) == 1 and "No space left on device" in said[0]
+        )
         assert not [path for path in there if ".tmp" in path]
         assert result(Path(f"run-{left}")) == stopped[1]
         ends.append((status, any("step-" in path for path in there)))
@@ -384,10 +457,13 @@ def test_a_full_disk_stops_the_run_with_one_line_and_what_was_saved_stays_valid(
 
 
 @pytest.mark.slow
-def test_a_file_that_may_not_grow_stops_the_run_with_one_line_and_what_was_saved_stays_valid(stopped, tmp_path):
+def test_a_file_that_may_not_grow_stops_the_run_with_one_line_and_what_was_saved_stays_valid(
+    stopped, tmp_path
+):
     """A quota, so to speak: where no disk can be mounted, too."""
     ends = set()
-    for most in (0, 2000, 12_000, 30_000, 10**6):  # bytes; the settings take 1,000, an adapter 20,000
+    # bytes; the settings take 1,000, an adapter 20,000
+    for most in (0, 2000, 12_000, 30_000, 10**6):
 
         def limited(most=most) -> None:
             sys.stdout, sys.stderr = open(os.devnull, "w"), open(os.devnull, "w")  # noqa: SIM115, which have no end
@@ -404,10 +480,18 @@ def test_a_file_that_may_not_grow_stops_the_run_with_one_line_and_what_was_saved
 
         assert end(start([], limited)) == 0, Path("stderr").read_text()
         status, said, there, then = json.loads(Path(f"told-{most}").read_text())
-        assert then == 0 and (not said if status == 0 else len(said) == 1 and "File too large" in said[0]), said
+        assert then == 0 and (
+            not said if status == 0 else len(said) == 1 and "File too large" in said[0]
+        ), said
         assert not [path for path in there if ".tmp" in path]
         assert result(Path(f"run-{most}")) == stopped[1]
-        ends.add((status, any("settings" in path for path in there), any("step-" in path for path in there)))
+        ends.add(
+            (
+                status,
+                any("settings" in path for path in there),
+                any("step-" in path for path in there),
+            )
+        )
     assert ends >= {(2, False, False), (2, True, False), (0, True, False)}
 
 
@@ -419,7 +503,8 @@ def test_a_read_only_folder_stops_the_run_with_one_line(run, tmp_path):
     def fill() -> None:
         on_a_disk_of(2000)
         shutil.copytree("run", "disk/run")
-        ctypes.CDLL(None).mount(b"tmpfs", b"disk", b"tmpfs", 1 | 32, None)  # read-only, mounted again
+        # read-only, mounted again
+        ctypes.CDLL(None).mount(b"tmpfs", b"disk", b"tmpfs", 1 | 32, None)
         Path("told").write_text(refused(["--resume", "disk/run"]))
         os._exit(0)
 
@@ -427,7 +512,7 @@ def test_a_read_only_folder_stops_the_run_with_one_line(run, tmp_path):
     assert "Read-only file system" in Path("told").read_text()
 
 
-# ------------------------------------------------------------------------------------------------ numbers gone wrong
+# ---- Numbers gone wrong
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(run):
@@ -446,7 +531,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     assert end(start(["--resume", "run"], poison)) == 2
     assert Path("stderr").read_text().splitlines()[-1].strip() == (
-        "error: the loss is nan at step 10 (epoch 2): try a smaller --learning-rate; run/checkpoints/step-8 is kept"
+        "error: the loss is nan at step 10 (epoch 2): try a smaller --learning-rate; "
+        "run/checkpoints/step-8 is kept"
     )
     weights = load_file(run / "checkpoints/step-8/tensors.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
@@ -454,10 +540,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 def fp16(tiny_folder, **flags):
     settings = make_settings(
-        task="sentiment", method="prompt", model=str(tiny_folder), precision="fp16", batch_size=1, **flags
+        task="sentiment",
+        method="prompt",
+        model=str(tiny_folder),
+        precision="fp16",
+        batch_size=1,
+        **flags,
     )
     tuned = load_untuned(settings, with_method=True)
-    return tuned.model, tuned.encoder(load_splits(TASKS["sentiment"], "sample").train[:15]), settings
+    return (
+        tuned.model,
+        tuned.encoder(load_splits(TASKS["sentiment"], "sample").train[:15]),
+        settings,
+    )
 
 
 def test_fp16_skips_what_is_not_finite_and_goes_on(tiny_folder):
@@ -484,7 +579,8 @@ def test_ten_on_end_stop_the_run(tiny_folder):
     model.prompt.embeddings.register_hook(lambda gradient: gradient * math.nan)
     lines = []
     with pytest.raises(
-        InputError, match=r"not finite in 10 updates on end, the last of them at step 10 \(epoch 1\): try"
+        InputError,
+        match=r"not finite in 10 updates on end, the last of them at step 10 \(epoch 1\): try",
     ):
         loop.fit(model, examples, settings, lambda line, _: lines.append(line))
     assert len(lines) == 9

@@ -1,4 +1,5 @@
-"""Comparing two runs: what is shown is what metrics and resampling say, in plain words; what cannot be is refused."""
+"""Comparing two runs: what is shown is what metrics and resampling say, in plain words; what cannot
+be is refused."""
 
 import json
 import random
@@ -19,7 +20,12 @@ from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 from neo_peft.uncertainty import intervals, paired
 
-TAGS = [["B-DNA", "I-DNA", "O", "B-RNA"], ["O", "B-protein", "O"], ["O", "B-cell_type", "I-cell_type"], ["O"]] * 20
+TAGS = [
+    ["B-DNA", "I-DNA", "O", "B-RNA"],
+    ["O", "B-protein", "O"],
+    ["O", "B-cell_type", "I-cell_type"],
+    ["O"],
+] * 20
 
 
 def make_run(name, task, splits, **flags):
@@ -30,19 +36,26 @@ def make_run(name, task, splits, **flags):
         write_predictions(folder, "after", split, rows, predicted, None)
     files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.jsonl")}
     settings = {"task": task, "method": "lora", **flags}
-    write_record(folder, {"task": task, "labels": [], "flags": settings, "base": {}, "files": files})
+    write_record(
+        folder, {"task": task, "labels": [], "flags": settings, "base": {}, "files": files}
+    )
     return folder
 
 
 def tagged():
     rows = [{"tokens": [f"word{n}" for n in range(len(tags))], "tags": tags} for tags in TAGS]
     rng = random.Random(0)
-    worse = [[tag if rng.random() < 0.6 else rng.choice(TASKS["ner"].labels) for tag in tags] for tags in TAGS]
+    worse = [
+        [tag if rng.random() < 0.6 else rng.choice(TASKS["ner"].labels) for tag in tags]
+        for tags in TAGS
+    ]
     return rows, worse, [tags if rng.random() < 0.5 else wrong for tags, wrong in zip(TAGS, worse)]
 
 
 def labelled(count=100):
-    return [{"sentence": f"Text {n} .", "label": TASKS["sentiment"].labels[n % 3]} for n in range(count)]
+    return [
+        {"sentence": f"Text {n} .", "label": TASKS["sentiment"].labels[n % 3]} for n in range(count)
+    ]
 
 
 @pytest.fixture
@@ -65,18 +78,33 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
     lines = out.splitlines()
     assert lines[0] == "ner, 80 sentences of test; a is a, b is b; in brackets 95 % intervals"
     assert [line.split("  ")[0] for line in lines[4:9]] == [
-        "typed f1", "typed precision", "typed recall", "span-only f1", "accuracy of words",
-    ]  # fmt: skip
+        "typed f1",
+        "typed precision",
+        "typed recall",
+        "span-only f1",
+        "accuracy of words",
+    ]
     found = paired(TASKS["ner"], rows, [worse], [better])
-    for line, measure in zip(lines[4:9], ("f1", "precision", "recall", "span_f1", "accuracy"), strict=True):
-        numbers = [float(text.strip("[],<+")) for text in line.replace("of words", "").split()[-10:]]
+    for line, measure in zip(
+        lines[4:9], ("f1", "precision", "recall", "span_f1", "accuracy"), strict=True
+    ):
+        numbers = [
+            float(text.strip("[],<+")) for text in line.replace("of words", "").split()[-10:]
+        ]
         expected = []
         for predicted in (worse, better):
-            expected += [entity_scores(TAGS, predicted)[measure], *intervals(TASKS["ner"], rows, [predicted])[measure]]
+            expected += [
+                entity_scores(TAGS, predicted)[measure],
+                *intervals(TASKS["ner"], rows, [predicted])[measure],
+            ]
         expected += [found[measure][name] for name in ("difference", "low", "high", "p")]
         assert numbers == pytest.approx(expected, abs=0.0011)
-    assert lines[10].startswith(f"b is better: its typed f1 is {found['f1']['difference']:.3f} higher, by ")
-    assert lines[10].endswith(f"{found['f1']['low']:.3f} to {found['f1']['high']:.3f} at 95 % confidence, p <0.001.")
+    assert lines[10].startswith(
+        f"b is better: its typed f1 is {found['f1']['difference']:.3f} higher, by "
+    )
+    assert lines[10].endswith(
+        f"{found['f1']['low']:.3f} to {found['f1']['high']:.3f} at 95 % confidence, p <0.001."
+    )
     assert len(lines) == 11
     # The other way around the same run is better, by the same.
     assert run("b", "a")[1].splitlines()[10].startswith("b is better: its typed f1 is")
@@ -113,7 +141,8 @@ def test_what_chance_alone_could_do_is_said(run):
     found = paired(TASKS["sentiment"], rows, [a], [b])["accuracy"]
     assert class_scores(gold, b, TASKS["sentiment"].labels)["accuracy"] == 0.69
     assert out.splitlines()[-1] == (
-        f"Chance alone could do it: accuracy differs by -0.010, which drawing the rows again moves between "
+        "Chance alone could do it: accuracy differs by -0.010, which drawing the rows again moves "
+        "between "
         f"{found['low']:+.3f} and {found['high']:+.3f}, p {found['p']:.3f}."
     )
     assert [line.split("  ")[0] for line in out.splitlines()[4:6]] == ["accuracy", "macro f1"]
@@ -124,7 +153,8 @@ def test_what_chance_alone_could_do_is_said(run):
 
 @pytest.mark.parametrize("fixed", [4, 9, 10])
 def test_a_few_rows_do_not_make_one_side_better(run, fixed):
-    """Four rows, all for one side: the exact sign test has 2 · (1/2)^4 = 0.125, the bootstrap's interval no zero."""
+    """Four rows, all for one side: the exact sign test has 2 · (1/2)^4 = 0.125, the bootstrap's
+    interval no zero."""
     rows = labelled()
     gold = [row["label"] for row in rows]
     a = [None] * fixed + gold[fixed:]
@@ -134,10 +164,15 @@ def test_a_few_rows_do_not_make_one_side_better(run, fixed):
     said, found = run("a", "b")[1].splitlines()[-1], json.loads(run("a", "b", "--json")[1])
     assert found["rows_that_differ"] == fixed
     if fixed < 10:
-        rows_said = f"accuracy differs by +0.0{fixed}0, on {fixed} rows alone: too few to tell which is better."
+        rows_said = (
+            f"accuracy differs by +0.0{fixed}0, on {fixed} rows alone: too few to tell "
+            "which is better."
+        )
         assert (said, found["better"]) == (rows_said, None)
     else:
-        assert said.startswith("b is better: its accuracy is 0.100 higher") and found["better"] == "b"
+        assert (
+            said.startswith("b is better: its accuracy is 0.100 higher") and found["better"] == "b"
+        )
 
 
 def test_test_is_compared_where_there_is_one_and_else_validation(run):
@@ -151,26 +186,46 @@ def test_test_is_compared_where_there_is_one_and_else_validation(run):
 
 
 def make_study(name, runs, best, protocols=("clean",)):
-    """Leave what a study leaves: its runs are {(value, seed): (rows, predicted)}, None of one that diverged."""
+    """Leave what a study leaves: its runs are {(value, seed): (rows, predicted)}, None of one that
+    diverged."""
     folder, plan = Path(name), []
     folder.mkdir()
     for (value, seed), of_test in runs.items():
-        plan.append({"name": f"rank-{value}-seed-{seed}", "value": value, "seed": seed, "flags": {"rank": value}})
+        plan.append(
+            {
+                "name": f"rank-{value}-seed-{seed}",
+                "value": value,
+                "seed": seed,
+                "flags": {"rank": value},
+            }
+        )
         if of_test:
             make_run(folder / plan[-1]["name"], "sentiment", {"test": of_test}, rank=value)
-    made = {"task": "sentiment", "method": "lora", "model": "neo-mini", "data": "sample", "swept": "rank"}
+    made = {
+        "task": "sentiment",
+        "method": "lora",
+        "model": "neo-mini",
+        "data": "sample",
+        "swept": "rank",
+    }
     made |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
     write_sealed(folder / PLAN, made)
     ended = [run["name"] for run in plan if runs[run["value"], run["seed"]]]
-    write_sealed(folder / RESULTS, {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended})
+    write_sealed(
+        folder / RESULTS,
+        {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended},
+    )
     return folder
 
 
 def test_a_study_stands_for_the_seeds_of_its_best_value(run):
     rows = labelled()
     gold = [row["label"] for row in rows]
-    answers = {(value, seed): gold[: 10 * value + seed] + [None] * (100 - 10 * value - seed)
-               for value in (4, 8) for seed in (0, 1, 2)}  # fmt: skip
+    answers = {
+        (value, seed): gold[: 10 * value + seed] + [None] * (100 - 10 * value - seed)
+        for value in (4, 8)
+        for seed in (0, 1, 2)
+    }
     make_study("study", {key: (rows, of_run) for key, of_run in answers.items()}, best=8)
     make_run("alone", "sentiment", {"test": (rows, gold[:60] + [None] * 40)})
     status, out, _ = run("alone", "study")
@@ -178,12 +233,22 @@ def test_a_study_stands_for_the_seeds_of_its_best_value(run):
     assert "a is alone, b is study (rank 8, 3 seeds);" in out.splitlines()[0]
     assert out.splitlines()[-1].startswith("study is better: its accuracy is 0.210 higher, by ")
     found = json.loads(run("study", "alone", "--json")[1])
-    assert (found["a_runs"], found["b_runs"]) == ([f"study/rank-8-seed-{seed}" for seed in (0, 1, 2)], ["alone"])
-    expected = paired(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)], [gold[:60] + [None] * 40])
+    assert (found["a_runs"], found["b_runs"]) == (
+        [f"study/rank-8-seed-{seed}" for seed in (0, 1, 2)],
+        ["alone"],
+    )
+    expected = paired(
+        TASKS["sentiment"],
+        rows,
+        [answers[8, seed] for seed in (0, 1, 2)],
+        [gold[:60] + [None] * 40],
+    )
     assert expected["accuracy"]["a"] == pytest.approx(0.81)
     for name, of in expected.items():
         assert {key: found["measures"][name][key] for key in of} == of
-    low, high = intervals(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)])["accuracy"]
+    low, high = intervals(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)])[
+        "accuracy"
+    ]
     assert found["measures"]["accuracy"]["a_interval"] == [low, high]
 
 
@@ -195,16 +260,22 @@ def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run
     make_study("two", {(8, 0): right}, best=8, protocols=("clean", "paper"))
     (make_study("unfinished", {(8, 0): right}, best=8) / RESULTS).unlink()
     write_sealed(make_study("odd", {(8, 0): right}, best=8) / RESULTS, {"protocols": [1]})
-    write_sealed(make_study("none", {(8, 0): right}, best=8) / RESULTS, {"protocols": {"clean": {"best": 5}}})
+    write_sealed(
+        make_study("none", {(8, 0): right}, best=8) / RESULTS, {"protocols": {"clean": {"best": 5}}}
+    )
     results = make_study("changed", {(8, 0): right, (4, 0): right}, best=8) / RESULTS
     results.write_text(results.read_text().replace('"best": 8', '"best": 4'))
     for name, message in {
         "two": "two is a study of the protocols clean and paper; compare runs in it",
-        "unfinished": "unfinished is a study that was not finished; go on with it: python -m neo_peft study --resume "
+        "unfinished": "unfinished is a study that was not finished; go on with it: python -m "
+        "neo_peft study --resume "
         "unfinished",
-        "changed": "changed/results.json was changed since it was written, or cut short: its sha256 is another",
-        "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study --resume odd",
-        "none": "none/results.json is no study's results; make them again: python -m neo_peft study --resume none",
+        "changed": "changed/results.json was changed since it was written, or cut short: its "
+        "sha256 is another",
+        "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study "
+        "--resume odd",
+        "none": "none/results.json is no study's results; make them again: python -m neo_peft "
+        "study --resume none",
     }.items():
         assert run("diverged", name) == (2, "", f"error: {message}\n")
 
@@ -215,9 +286,15 @@ def test_no_run_of_a_study_may_have_answered_other_rows_or_be_of_another_task(ru
     for place in range(3):
         answers = [right] * 3
         answers[place] = fewer
-        make_study(f"rows-{place}", {(8, seed): of_run for seed, of_run in enumerate(answers)}, best=8)
+        make_study(
+            f"rows-{place}", {(8, seed): of_run for seed, of_run in enumerate(answers)}, best=8
+        )
         status, out, err = run(f"rows-{place}", f"rows-{place}")
-        assert (status, out) == (2, "") and "answered different rows of test: " in err and err.count("\n") == 1
+        assert (
+            (status, out) == (2, "")
+            and "answered different rows of test: " in err
+            and err.count("\n") == 1
+        )
         folder = make_study(f"task-{place}", {(8, seed): right for seed in range(3)}, best=8)
         shutil.rmtree(folder / f"rank-8-seed-{place}")
         make_run(folder / f"rank-8-seed-{place}", "ner", {"test": tagged()[:2]})
@@ -237,7 +314,9 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
     make_run("sentiment", "sentiment", {"test": (rows, ["neutral"] * 100)})
     make_run("ner", "ner", {"test": tagged()[:2]})
     make_run("fewer", "sentiment", {"test": (rows[:90], ["neutral"] * 90)})
-    make_run("changed", "sentiment", {"test": (rows[:1] + other[1:2] + rows[2:], ["neutral"] * 100)})
+    make_run(
+        "changed", "sentiment", {"test": (rows[:1] + other[1:2] + rows[2:], ["neutral"] * 100)}
+    )
     own = [{"sentence": "Good .", "label": "yes"}, {"sentence": "Bad .", "label": "no"}]
     for name, labels in (("yes-no", ["yes", "no"]), ("no-yes", ["no", "yes"])):
         make_run(name, "classification", {"test": (own, ["yes", "no"])}, labels=labels)
@@ -245,20 +324,41 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
     write_settings(Path("unfinished"), make_settings(task="ner", method="lora"))
     Path("empty").mkdir()
     same = (
-        "compare runs on the same data, with the same --protocol and --eval-limit, and with the same seed where it "
+        "compare runs on the same data, with the same --protocol and --eval-limit, and with the "
+        "same seed where it "
         "draws the split: a validation.jsonl draws none"
     )
     for argv, message in {
-        ("sentiment", "ner"): "sentiment and ner have different tasks: sentiment and ner; compare runs of one task",
-        ("yes-no", "no-yes"): "yes-no and no-yes have different labels: yes, no and no, yes; compare runs of one task",
-        ("sentiment", "fewer"): f"sentiment and fewer answered different rows of test: 100 and 90 rows; {same}",
-        ("sentiment", "changed"): "sentiment and changed answered different rows of test: row 2 is the first to "
+        (
+            "sentiment",
+            "ner",
+        ): "sentiment and ner have different tasks: sentiment and ner; compare runs of one task",
+        (
+            "yes-no",
+            "no-yes",
+        ): "yes-no and no-yes have different labels: yes, no and no, yes; compare runs of one task",
+        (
+            "sentiment",
+            "fewer",
+        ): f"sentiment and fewer answered different rows of test: 100 and 90 rows; {same}",
+        (
+            "sentiment",
+            "changed",
+        ): "sentiment and changed answered different rows of test: row 2 is the first to "
         f"differ; {same}",
         ("sentiment", "nowhere"): "there is no run folder nowhere",
-        ("unfinished", "ner"): "unfinished is a run that was not finished; go on with it: python train.py --resume "
+        (
+            "unfinished",
+            "ner",
+        ): "unfinished is a run that was not finished; go on with it: python train.py --resume "
         "unfinished",
         ("empty", "ner"): "empty/run.json does not exist",
-        ("ner", "ner", "--split", "dev"): "ner/predictions/after-dev.jsonl is missing: of its answers the run left "
+        (
+            "ner",
+            "ner",
+            "--split",
+            "dev",
+        ): "ner/predictions/after-dev.jsonl is missing: of its answers the run left "
         "predictions/after-test.jsonl",
     }.items():
         assert run(*argv) == (2, "", f"error: {message}\n")
@@ -267,7 +367,9 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
     assert "after-test.jsonl was changed since the run" in run("ner", "ner")[2]
 
 
-@pytest.mark.parametrize("argv", [[], ["a"], ["a", "b", "c"], ["a", ""], ["a", "b", "--split", " "], ["--josn"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["a"], ["a", "b", "c"], ["a", ""], ["a", "b", "--split", " "], ["--josn"]]
+)
 def test_a_bad_flag_is_one_line(capsys, argv):
     with pytest.raises(SystemExit) as stopped:
         compare.parse_flags(argv)
@@ -277,8 +379,17 @@ def test_a_bad_flag_is_one_line(capsys, argv):
 
 def test_runs_that_were_trained_are_compared(run, tiny_folder):
     for name, seed in (("a", 0), ("b", 1)):
-        settings = make_settings(task="similarity", method="head", model=str(tiny_folder), threads=1, train_limit=16,
-                                 eval_limit=20, epochs=1, seed=seed, out=name)  # fmt: skip
+        settings = make_settings(
+            task="similarity",
+            method="head",
+            model=str(tiny_folder),
+            threads=1,
+            train_limit=16,
+            eval_limit=20,
+            epochs=1,
+            seed=seed,
+            out=name,
+        )
         training.run(settings, lambda line: None)
     found = json.loads(run("a", "b", "--json")[1])
     assert list(found["measures"]) == ["accuracy", "macro_f1", "f1", "matthews"]

@@ -1,4 +1,5 @@
-"""Encoding: against transformers' own alignment, the source's template written out, and cases worked by hand."""
+"""Encoding: against transformers' own alignment, the source's template written out, and cases
+worked by hand."""
 
 import dataclasses
 import hashlib
@@ -26,7 +27,8 @@ def mini():
 
 @pytest.fixture(scope="module")
 def gpt2(data_folder, tmp_path_factory):
-    """GPT-2's tokenizer as GPT-Neo's old folders hold it: vocabulary and merges, no tokenizer.json."""
+    """GPT-2's tokenizer as GPT-Neo's old folders hold it: vocabulary and merges, no
+    tokenizer.json."""
     folder = tmp_path_factory.mktemp("gpt2")
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(data_folder / "gpt2_tokenizer" / name, folder)
@@ -35,7 +37,9 @@ def gpt2(data_folder, tmp_path_factory):
 
 
 def encoder(tokenizer, task="ner", with_head=True, max_length=200, **settings):
-    return Encoder(TASKS[task], tokenizer, END, with_head, max_length, vocab_size=60_000, **settings)
+    return Encoder(
+        TASKS[task], tokenizer, END, with_head, max_length, vocab_size=60_000, **settings
+    )
 
 
 def example(examples, index):
@@ -49,7 +53,9 @@ def example(examples, index):
 def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, read_last):
     from transformers import GPT2TokenizerFast
 
-    oracle = GPT2TokenizerFast(vocab=str(gpt2 / "vocab.json"), merges=str(gpt2 / "merges.txt"), add_prefix_space=True)
+    oracle = GPT2TokenizerFast(
+        vocab=str(gpt2 / "vocab.json"), merges=str(gpt2 / "merges.txt"), add_prefix_space=True
+    )
     rows = load_splits(TASKS["ner"], str(data_folder)).train[:500]
     examples = encoder(load_tokenizer(gpt2), max_length=1000, read_last=read_last)(rows)
     for index, row in enumerate(rows):
@@ -58,7 +64,11 @@ def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, r
         first = [words.index(word) for word in range(len(row["tokens"]))]
         last = [len(words) - 1 - words[::-1].index(word) for word in range(len(row["tokens"]))]
         labels = [TASKS["ner"].labels.index(tag) for tag in row["tags"]]
-        assert example(examples, index) == (aligned["input_ids"], last if read_last else first, labels)
+        assert example(examples, index) == (
+            aligned["input_ids"],
+            last if read_last else first,
+            labels,
+        )
 
 
 def test_the_papers_rows_are_the_sources_template_written_out(gpt2, data_folder):
@@ -97,14 +107,31 @@ def test_a_head_reads_the_mark_alone(mini):
 
 
 def test_a_row_without_its_label_is_read_at_its_mark_for_nothing(mini):
-    assert example(encoder(mini, "sentiment", with_head=False)([{"sentence": "Profit rose ."}]), 0)[2] == [UNKNOWN]
+    assert example(encoder(mini, "sentiment", with_head=False)([{"sentence": "Profit rose ."}]), 0)[
+        2
+    ] == [UNKNOWN]
     assert example(encoder(mini)([{"tokens": ["IL-2", "gene"]}]), 0)[2] == [UNKNOWN, UNKNOWN]
 
 
 def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
-    words = ["profit", "fell", "and", "fell", "again", "until", "nothing", "was", "left", "of", "the", "company"]
+    words = [
+        "profit",
+        "fell",
+        "and",
+        "fell",
+        "again",
+        "until",
+        "nothing",
+        "was",
+        "left",
+        "of",
+        "the",
+        "company",
+    ]
     row = {"sentence": " ".join(words), "label": "negative"}
-    examples = encoder(mini, "sentiment", with_head=False, max_length=12)([row, {**row, "sentence": "Up ."}])
+    examples = encoder(mini, "sentiment", with_head=False, max_length=12)(
+        [row, {**row, "sentence": "Up ."}]
+    )
     ids, reads, targets = example(examples, 0)
     template = len(mini.encode("Sentence :")), len(mini.encode(" Label :"))
     data = mini.encode(" " + row["sentence"])[: 12 - sum(template)]
@@ -124,10 +151,17 @@ def test_an_echo_has_half_of_the_room(mini):
     given = {"task": "ner", "method": "lora", "echo": True}
     usual = make_encoder(TASKS["ner"], mini, config, make_settings(**given), with_head=True)
     examples = usual([{"tokens": ["profit"] * 300, "tags": ["O"] * 300}])
-    assert len(examples.ids) == usual.max_length == config.max_position_embeddings and examples.cut == 1
+    assert (
+        len(examples.ids) == usual.max_length == config.max_position_embeddings
+        and examples.cut == 1
+    )
     assert len(examples.reads) == 128 and examples.reads.tolist() == list(range(128, 256))
-    with pytest.raises(InputError, match="--max-length 1 does not fit: this model and prompt allow 2 to 256"):
-        make_encoder(TASKS["ner"], mini, config, make_settings(**given, max_length=1), with_head=True)
+    with pytest.raises(
+        InputError, match="--max-length 1 does not fit: this model and prompt allow 2 to 256"
+    ):
+        make_encoder(
+            TASKS["ner"], mini, config, make_settings(**given, max_length=1), with_head=True
+        )
 
 
 def test_the_longer_sentence_of_a_pair_is_cut_first():
@@ -145,12 +179,19 @@ def test_words_that_do_not_fit_are_not_read(mini):
     assert lengths[1] > 0 and lengths[0] > 1
     cut_inside_the_first = example(encoder(mini, max_length=lengths[0] - 1)([row]), 0)
     assert cut_inside_the_first[1:] == ([0], [1])
-    assert example(encoder(mini, max_length=lengths[0] - 1, read_last=True)([row]), 0)[1:] == ([], [])
-    assert example(encoder(mini, max_length=sum(lengths[:2]))([row]), 0)[1:] == ([0, lengths[0]], [1, 2])
+    assert example(encoder(mini, max_length=lengths[0] - 1, read_last=True)([row]), 0)[1:] == (
+        [],
+        [],
+    )
+    assert example(encoder(mini, max_length=sum(lengths[:2]))([row]), 0)[1:] == (
+        [0, lengths[0]],
+        [1, 2],
+    )
 
 
 def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
-    """Encode one row by its definition: write its pieces down, drop tokens one at a time, look where each is read."""
+    """Encode one row by its definition: write its pieces down, drop tokens one at a time, look
+    where each is read."""
     tags_words, labels = task == "ner", list(TASKS[task].labels)
     number = lambda label: UNKNOWN if label is None else labels.index(label)  # noqa: E731
     if tags_words:
@@ -177,7 +218,9 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
         ids += part
     if not tags_words:
         mark, label = len(ids) - 1, row.get("label")
-        answer = [number(label)] if with_head or label is None else [*tokenizer.encode(" " + label), END]
+        answer = (
+            [number(label)] if with_head or label is None else [*tokenizer.encode(" " + label), END]
+        )
         reads, targets = list(range(mark, mark + len(answer))), answer
         ids += answer[:-1]
     return ids, reads, targets, cut
@@ -185,7 +228,21 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
 
 def random_row(rng, task):
     """Draw a row of 0 to 12 words, many of several sub-tokens, with or without labels."""
-    known = ["IL-2", "gene", "profit", "fell", "immunoglobulin", "κB", "NF-kappaB", "𝛼", "a", "", "(", "日本", "x" * 30]
+    known = [
+        "IL-2",
+        "gene",
+        "profit",
+        "fell",
+        "immunoglobulin",
+        "κB",
+        "NF-kappaB",
+        "𝛼",
+        "a",
+        "",
+        "(",
+        "日本",
+        "x" * 30,
+    ]
     words = lambda: [rng.choice(known) for _ in range(rng.randrange(13))]  # noqa: E731
     names = TASKS[task].fields
     if task == "ner":
@@ -203,19 +260,33 @@ def random_row(rng, task):
 @pytest.mark.parametrize(
     ("task", "with_head", "read_last", "echo"),
     [("ner", True, read_last, echo) for read_last in (False, True) for echo in (False, True)]
-    + [(task, with_head, False, False) for task in ("sentiment", "similarity") for with_head in (True, False)],
+    + [
+        (task, with_head, False, False)
+        for task in ("sentiment", "similarity")
+        for with_head in (True, False)
+    ],
 )
-def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(mini, task, with_head, read_last, echo, max_length):
+def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(
+    mini, task, with_head, read_last, echo, max_length
+):
     rng = random.Random(max_length)
     rows = [random_row(rng, task) for _ in range(60)]
     plain = [plain_example(row, task, mini, with_head, max_length, read_last, echo) for row in rows]
     assert (max_length < 900) == any(cut for *_, cut in plain)
     for count in (60, 1, 0):
-        examples = encoder(mini, task, with_head, max_length, read_last=read_last, echo=echo)(rows[:count])
-        assert [example(examples, index) for index in range(count)] == [tuple(row) for *row, _ in plain[:count]]
+        examples = encoder(mini, task, with_head, max_length, read_last=read_last, echo=echo)(
+            rows[:count]
+        )
+        assert [example(examples, index) for index in range(count)] == [
+            tuple(row) for *row, _ in plain[:count]
+        ]
         assert examples.cut == sum(cut for *_, cut in plain[:count])
-        ids, reads, targets = (np.array(sum((row[i] for row in plain[:count]), []), dtype=np.int32) for i in range(3))
-        starts, read_starts = (np.cumsum([0, *(len(row[i]) for row in plain[:count])]) for i in (0, 1))
+        ids, reads, targets = (
+            np.array(sum((row[i] for row in plain[:count]), []), dtype=np.int32) for i in range(3)
+        )
+        starts, read_starts = (
+            np.cumsum([0, *(len(row[i]) for row in plain[:count])]) for i in (0, 1)
+        )
         flat = b"".join(array.tobytes() for array in (ids, starts, reads, targets, read_starts))
         assert examples.digest() == hashlib.sha256(flat).hexdigest()
 
@@ -238,32 +309,42 @@ def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, 
     instruction = len(mini.encode(TASKS["sentiment"].instruction))
 
     def longest(task, prompt_length, **flags):
-        settings = make_settings(task=task, method="prompt", prompt_length=max(1, prompt_length), **flags)
-        return make_encoder(TASKS[task], mini, config, settings, task == "ner", prompt_length).max_length
+        settings = make_settings(
+            task=task, method="prompt", prompt_length=max(1, prompt_length), **flags
+        )
+        return make_encoder(
+            TASKS[task], mini, config, settings, task == "ner", prompt_length
+        ).max_length
 
     assert longest("sentiment", 3) == 128 - instruction - 10
     assert longest("sentiment", instruction + 5) == 128 - instruction - 5 - 10
     assert longest("ner", 7) == 121
     assert longest("ner", 7, max_length=40) == 40
-    with pytest.raises(
-        InputError,
-        match="a prompt of 115 rows.* do not fit into the model",
-    ):
+    with pytest.raises(InputError, match="a prompt of 115 rows.* do not fit into the model"):
         longest("sentiment", 115)
-    with pytest.raises(InputError, match="--max-length 122 does not fit: this model and prompt allow 1 to 121"):
+    with pytest.raises(
+        InputError, match="--max-length 122 does not fit: this model and prompt allow 1 to 121"
+    ):
         longest("ner", 7, max_length=122)
 
 
 def test_a_label_of_another_task_is_refused(mini):
-    with pytest.raises(InputError, match="unknown label 'bullish'; those of sentiment are negative, neutral, positive"):
+    with pytest.raises(
+        InputError,
+        match="unknown label 'bullish'; those of sentiment are negative, neutral, positive",
+    ):
         encoder(mini, "sentiment", with_head=False)([{"sentence": "Up .", "label": "bullish"}])
 
 
 def test_the_runs_settings_reach_the_encoder(mini, tiny_folder):
     config = read_config(tiny_folder)
-    last = make_encoder(TASKS["ner"], mini, config, make_settings(task="ner", method="lora", read="last"), True)
+    last = make_encoder(
+        TASKS["ner"], mini, config, make_settings(task="ner", method="lora", read="last"), True
+    )
     assert last.read_last and not last.source_text and last.end == 0
-    paper = make_encoder(TASKS["sentiment"], mini, config, make_settings(task="sentiment", preset="paper"), False)
+    paper = make_encoder(
+        TASKS["sentiment"], mini, config, make_settings(task="sentiment", preset="paper"), False
+    )
     assert paper.source_text and not paper.read_last and paper.max_length == 64
 
 
@@ -274,7 +355,10 @@ def test_an_answer_longer_than_what_is_generated_has_its_room(mini, tiny_folder)
     assert answer > 10
     settings = make_settings(task="sentiment", method="lora")
     instruction = len(mini.encode(task.instruction))
-    assert make_encoder(task, mini, read_config(tiny_folder), settings, False).max_length == 128 - instruction - answer
+    assert (
+        make_encoder(task, mini, read_config(tiny_folder), settings, False).max_length
+        == 128 - instruction - answer
+    )
 
 
 def test_a_batch_lays_examples_one_behind_the_other(mini):
@@ -293,10 +377,16 @@ def test_a_batch_lays_examples_one_behind_the_other(mini):
 
 
 def test_the_last_batch_may_be_smaller():
-    assert [part.tolist() for part in batches(np.array([4, 2, 0, 1, 3]), 2)] == [[4, 2], [0, 1], [3]]
+    assert [part.tolist() for part in batches(np.array([4, 2, 0, 1, 3]), 2)] == [
+        [4, 2],
+        [0, 1],
+        [3],
+    ]
 
 
 def test_a_tokenizer_that_says_more_than_the_model_knows_is_refused(mini):
     few = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
-    with pytest.raises(InputError, match=r"the tokenizer says token \d+, but the model knows 100: they do not fit"):
+    with pytest.raises(
+        InputError, match=r"the tokenizer says token \d+, but the model knows 100: they do not fit"
+    ):
         few([{"tokens": ["interleukin"]}])

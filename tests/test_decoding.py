@@ -1,4 +1,5 @@
-"""Decoding: generation against transformers' own on each example alone, ranking against the sums written out."""
+"""Decoding: generation against transformers' own on each example alone, ranking against the sums
+written out."""
 
 import dataclasses
 
@@ -7,17 +8,35 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.data import Encoder, collate
-from neo_peft.decoding import evaluate, generate, majority_scores, marked_texts, match_label, perplexity, predict, score
+from neo_peft.decoding import (
+    evaluate,
+    generate,
+    majority_scores,
+    marked_texts,
+    match_label,
+    perplexity,
+    predict,
+    score,
+)
 from neo_peft.loading import load_untuned
 from neo_peft.settings import make_settings
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
-TEXT = "profit rose fell sharply in the third quarter as sales of paper grew and costs were cut by the company"
+TEXT = (
+    "profit rose fell sharply in the third quarter as sales of paper grew and costs were cut by "
+    "the company"
+)
 WORDS = TEXT.split()
 ROWS = [
     {"sentence": " ".join(WORDS[:length]) + " .", "label": label}
-    for length, label in ((3, "positive"), (len(WORDS), "neutral"), (1, "negative"), (8, "positive"), (12, "neutral"))
+    for length, label in (
+        (3, "positive"),
+        (len(WORDS), "neutral"),
+        (1, "negative"),
+        (8, "positive"),
+        (12, "neutral"),
+    )
 ]
 
 
@@ -27,7 +46,9 @@ def oracle(tiny_folder):
 
 
 def untuned(folder, method, **flags):
-    tuned = load_untuned(make_settings(task="sentiment", method=method, model=str(folder), **flags), with_method=True)
+    tuned = load_untuned(
+        make_settings(task="sentiment", method=method, model=str(folder), **flags), with_method=True
+    )
     if tuned.model.prompt is not None:
         with torch.no_grad():
             tuned.model.prompt.embeddings.add_(torch.randn_like(tuned.model.prompt.embeddings))
@@ -35,7 +56,8 @@ def untuned(folder, method, **flags):
 
 
 def oracle_scores(oracle, prefix, text, answer):
-    """Compute log p of each answer token behind a prefix of embedding rows and a text, one example alone."""
+    """Compute log p of each answer token behind a prefix of embedding rows and a text, one example
+    alone."""
     ids = torch.tensor([*text, *answer])
     embedded = torch.cat([prefix, oracle.transformer.wte(ids)])[None]
     with torch.no_grad():
@@ -46,8 +68,11 @@ def oracle_scores(oracle, prefix, text, answer):
 
 @pytest.mark.parametrize("prompt_length", [None, 5, 14])
 @pytest.mark.parametrize("end_early", [False, True])
-def test_uneven_batches_generate_what_each_example_generates_alone(tiny_folder, oracle, prompt_length, end_early):
-    """A prompt of 14 is longer than the window of 11. An end token that is said makes texts leave the batch."""
+def test_uneven_batches_generate_what_each_example_generates_alone(
+    tiny_folder, oracle, prompt_length, end_early
+):
+    """A prompt of 14 is longer than the window of 11. An end token that is said makes texts leave
+    the batch."""
     flags = {"prompt_length": prompt_length} if prompt_length else {}
     tuned = untuned(tiny_folder, "prompt" if prompt_length else "lora", **flags)
     texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
@@ -58,9 +83,13 @@ def test_uneven_batches_generate_what_each_example_generates_alone(tiny_folder, 
         for text in texts:
             embedded = torch.cat([prefix, oracle.transformer.wte(torch.tensor(text))])[None]
             ids = oracle.generate(
-                inputs_embeds=embedded, attention_mask=torch.ones(embedded.shape[:2]), max_new_tokens=10,
-                do_sample=False, eos_token_id=end, pad_token_id=end,
-            )[0]  # fmt: skip
+                inputs_embeds=embedded,
+                attention_mask=torch.ones(embedded.shape[:2]),
+                max_new_tokens=10,
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=end,
+            )[0]
             said.append([token for token in ids.tolist() if token != end])
         return said
 
@@ -79,18 +108,28 @@ def test_rank_is_the_label_with_the_likeliest_first_token(tiny_folder, oracle, m
     rows = load_splits(TASKS["sentiment"], "sample").validation[:30]
     expected = []
     for text in marked_texts(tuned.encoder(rows), range(len(rows))):
-        first = {label: oracle_scores(oracle, prefix, text, ids[:1]) for label, ids in tuned.encoder.answers.items()}
+        first = {
+            label: oracle_scores(oracle, prefix, text, ids[:1])
+            for label, ids in tuned.encoder.answers.items()
+        }
         expected.append(max(first, key=first.get))
     assert len(set(expected)) > 1
     for batch_size in (4, 30):
-        assert evaluate(tuned.model, tuned.encoder, tuned.encoder(rows), batch_size=batch_size).predicted == expected
+        assert (
+            evaluate(
+                tuned.model, tuned.encoder, tuned.encoder(rows), batch_size=batch_size
+            ).predicted
+            == expected
+        )
 
 
 def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folder, oracle):
     task = dataclasses.replace(TASKS["sentiment"], labels=("not now", "not ever", "yes"))
     tuned = untuned(tiny_folder, "prompt")
     config = tuned.base.trunk.config
-    encoder = Encoder(task, tuned.encoder.tokenizer, config.eos_token_id, False, 100, config.vocab_size)
+    encoder = Encoder(
+        task, tuned.encoder.tokenizer, config.eos_token_id, False, 100, config.vocab_size
+    )
     a, b, c = (encoder.answers[label] for label in task.labels)
     assert a[0] == b[0] != c[0] and len(a) > 2
     rows = [{"sentence": row["sentence"]} for row in ROWS]
@@ -101,9 +140,14 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
     prefix = tuned.model.prompt().detach()
     expected = []
     for text in marked_texts(encoder(rows), range(len(rows))):
-        sums = {label: oracle_scores(oracle, prefix, text, encoder.answers[label]) for label in task.labels}
+        sums = {
+            label: oracle_scores(oracle, prefix, text, encoder.answers[label])
+            for label in task.labels
+        }
         best = max(task.labels, key=lambda label: sums[label][0])
-        tied = [label for label in task.labels if encoder.answers[label][0] == encoder.answers[best][0]]
+        tied = [
+            label for label in task.labels if encoder.answers[label][0] == encoder.answers[best][0]
+        ]
         expected.append(max(tied, key=lambda label: sums[label].sum()))
     assert {"not now", "not ever"} & set(expected)
     assert evaluate(tuned.model, encoder, encoder(rows), batch_size=3).predicted == expected
@@ -114,9 +158,14 @@ def test_the_loss_is_the_mean_over_answer_tokens_and_end_tokens(tiny_folder, ora
     texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
     prefix = tuned.model.prompt().detach()
     logs = torch.cat(
-        [oracle_scores(oracle, prefix, text, tuned.encoder.answers[row["label"]]) for text, row in zip(texts, ROWS)]
+        [
+            oracle_scores(oracle, prefix, text, tuned.encoder.answers[row["label"]])
+            for text, row in zip(texts, ROWS)
+        ]
     )
-    loss = evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), batch_size=2, with_loss=True).loss
+    loss = evaluate(
+        tuned.model, tuned.encoder, tuned.encoder(ROWS), batch_size=2, with_loss=True
+    ).loss
     assert loss == pytest.approx(-logs.mean().item(), rel=1e-5)
     assert perplexity(2.5) == pytest.approx(12.18249396)
     assert perplexity(1e6) == float("inf") and perplexity(None) is None
@@ -132,15 +181,31 @@ def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
     texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
     expected = []
     for text in texts:
-        first = {label: oracle_scores(oracle, prefix, text, ids[:1]) for label, ids in tuned.encoder.answers.items()}
+        first = {
+            label: oracle_scores(oracle, prefix, text, ids[:1])
+            for label, ids in tuned.encoder.answers.items()
+        }
         expected.append(max(first, key=first.get))
-    assert evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), instruction).predicted == expected
-    said = evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), instruction, decode="generate", batch_size=2).said
+    assert (
+        evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), instruction).predicted == expected
+    )
+    said = evaluate(
+        tuned.model,
+        tuned.encoder,
+        tuned.encoder(ROWS),
+        instruction,
+        decode="generate",
+        batch_size=2,
+    ).said
     ids = oracle.generate(
-        torch.tensor([[*written.tolist(), *texts[3]]]), attention_mask=torch.ones(1, len(written) + len(texts[3])),
-        max_new_tokens=10, do_sample=False,
-    )  # fmt: skip
-    assert said[3] == tuned.encoder.tokenizer.decode([i for i in ids[0, len(written) + len(texts[3]) :].tolist() if i])
+        torch.tensor([[*written.tolist(), *texts[3]]]),
+        attention_mask=torch.ones(1, len(written) + len(texts[3])),
+        max_new_tokens=10,
+        do_sample=False,
+    )
+    assert said[3] == tuned.encoder.tokenizer.decode(
+        [i for i in ids[0, len(written) + len(texts[3]) :].tolist() if i]
+    )
 
 
 def test_not_equivalent_is_never_read_as_equivalent():
@@ -154,7 +219,9 @@ def test_not_equivalent_is_never_read_as_equivalent():
 
 
 def test_tags_come_back_in_the_order_of_the_rows_and_lost_words_are_o(tiny_folder):
-    tuned = load_untuned(make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True)
+    tuned = load_untuned(
+        make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True
+    )
     rows = [{"tokens": ["IL-2"] * length} for length in (3, 1, 90, 2)]
     alone = [predict(tuned.model, tuned.encoder, [row])[0] for row in rows]
     assert predict(tuned.model, tuned.encoder, rows, batch_size=2) == alone
@@ -164,9 +231,14 @@ def test_tags_come_back_in_the_order_of_the_rows_and_lost_words_are_o(tiny_folde
 
 
 def test_an_empty_sentence_has_no_tags(tiny_folder):
-    tuned = load_untuned(make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True)
+    tuned = load_untuned(
+        make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True
+    )
     assert predict(tuned.model, tuned.encoder, [{"tokens": []}]) == [[]]
-    assert [len(tags) for tags in predict(tuned.model, tuned.encoder, [{"tokens": []}, {"tokens": ["IL-2"]}])] == [0, 1]
+    assert [
+        len(tags)
+        for tags in predict(tuned.model, tuned.encoder, [{"tokens": []}, {"tokens": ["IL-2"]}])
+    ] == [0, 1]
 
 
 def test_words_that_were_lost_stay_in_the_gold():
@@ -175,7 +247,9 @@ def test_words_that_were_lost_stay_in_the_gold():
 
 
 def test_evaluation_drops_nothing_out(tiny_folder):
-    settings = make_settings(task="ner", method="lora", model=str(tiny_folder), dropout=0.5, head_dropout=0.5)
+    settings = make_settings(
+        task="ner", method="lora", model=str(tiny_folder), dropout=0.5, head_dropout=0.5
+    )
     tuned = load_untuned(settings, with_method=True)
     with torch.no_grad():
         for parameter in tuned.model.trainable().values():
@@ -184,14 +258,21 @@ def test_evaluation_drops_nothing_out(tiny_folder):
     losses = []
     for _ in range(2):
         tuned.model.train()  # as the loop leaves it
-        losses.append(evaluate(tuned.model, tuned.encoder, tuned.encoder(rows), with_loss=True).loss)
+        losses.append(
+            evaluate(tuned.model, tuned.encoder, tuned.encoder(rows), with_loss=True).loss
+        )
     assert losses[0] == losses[1] and not tuned.model.training
 
 
 def test_labels_that_tie_in_bf16_are_ranked_in_fp32(tiny_folder):
-    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder), precision="bf16")
+    settings = make_settings(
+        task="sentiment", method="lora", model=str(tiny_folder), precision="bf16"
+    )
     tuned = load_untuned(settings, with_method=True)
-    wte, answers = tuned.model.transformer.wte.weight, [ids[0] for ids in tuned.encoder.answers.values()]
+    wte, answers = (
+        tuned.model.transformer.wte.weight,
+        [ids[0] for ids in tuned.encoder.answers.values()],
+    )
     with torch.no_grad():  # three rows that differ in a coordinate by one step of bf16
         for token, coordinate in zip(answers, (3, 7, 11)):
             wte[token] = wte[answers[0]] if token != answers[0] else 20 * wte[token]
@@ -209,11 +290,15 @@ def test_labels_that_tie_in_bf16_are_ranked_in_fp32(tiny_folder):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_reaches_instruction_and_generation(tiny_folder, precision):
-    tuned = load_untuned(make_settings(task="sentiment", method="lora", model=str(tiny_folder), precision=precision))
+    tuned = load_untuned(
+        make_settings(task="sentiment", method="lora", model=str(tiny_folder), precision=precision)
+    )
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     assert tuned.model.compute_dtype == dtype
     assert tuned.model.text_prefix([5, 6, 7]).keys[0].dtype == dtype
-    found = evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), TASKS["sentiment"].instruction, "generate")
+    found = evaluate(
+        tuned.model, tuned.encoder, tuned.encoder(ROWS), TASKS["sentiment"].instruction, "generate"
+    )
     assert len(found.said) == len(ROWS) and all(found.said)
 
 
@@ -229,4 +314,7 @@ def test_the_majority_is_that_of_the_training_rows():
 
 def test_scores_are_entity_scores_for_tags_and_accuracy_for_answers():
     assert score(TASKS["ner"], [{"tokens": ["a"], "tags": ["B-DNA"]}], [["I-DNA"]])["f1"] == 1
-    assert score(TASKS["similarity"], [{"label": "equivalent"}] * 2, ["equivalent", None])["accuracy"] == 0.5
+    assert (
+        score(TASKS["similarity"], [{"label": "equivalent"}] * 2, ["equivalent", None])["accuracy"]
+        == 0.5
+    )

@@ -1,4 +1,5 @@
-"""What a newcomer sees: the answers before and after, the verdict, and that the default run learns."""
+"""What a newcomer sees: the answers before and after, the verdict, and that the default run
+learns."""
 
 import dataclasses
 import json
@@ -37,7 +38,9 @@ def test_the_default_run_makes_a_tagger_of_a_model_that_says_nonsense(tmp_path, 
     assert "It learnt: on validation f1 is 0." in text
     record = json.loads((tmp_path / "runs/ner-lora/run.json").read_text())
     scores, splits = record["scores"], load_splits(TASKS["ner"], "sample")
-    floor = entity_scores([row["tags"] for row in splits.test], commonest_tags(splits.train, splits.test))["f1"]
+    floor = entity_scores(
+        [row["tags"] for row in splits.test], commonest_tags(splits.train, splits.test)
+    )["f1"]
     assert scores["after"]["test"]["f1"] >= floor + 0.08
     assert scores["before"]["test"]["f1"] < 0.05
     plot = (tmp_path / "runs/ner-lora/plot.png").read_bytes()
@@ -46,8 +49,11 @@ def test_the_default_run_makes_a_tagger_of_a_model_that_says_nonsense(tmp_path, 
 
 
 def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
-    """The text under `Before tuning` is transformers' greedy continuation of instruction and example."""
-    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20)
+    """The text under `Before tuning` is transformers' greedy continuation of instruction and
+    example."""
+    settings = make_settings(
+        task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20
+    )
     job = jobs.prepare(settings, jobs.no_progress)
     said = []
     jobs.show_answers(said.append, job, jobs.bare_side(job), "Before tuning")
@@ -59,7 +65,9 @@ def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
         text = f"Sentence : {row['sentence']} Label :"
         encode = job.tuned.base.tokenizer.encode
         ids = torch.tensor([[*encode(task.instruction), *encode(text)]])
-        out = oracle.generate(ids, max_new_tokens=10, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
+        out = oracle.generate(ids, max_new_tokens=10, do_sample=False, pad_token_id=0)[
+            0, ids.shape[1] :
+        ].tolist()
         expected = job.tuned.base.tokenizer.decode(out[: out.index(0)] if 0 in out else out)
         sentence, verdict, words = lines[2 + 3 * index : 5 + 3 * index]
         assert sentence == row["sentence"] and verdict.startswith(f"  <{row['label']}> <")
@@ -94,7 +102,13 @@ def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
 @pytest.mark.parametrize(
     "task, rows, after, majority, verdict",
     [
-        ("sentiment", 100, 0.60, 0.60, "Nothing was learnt: on validation accuracy is 0.600, that of the majority"),
+        (
+            "sentiment",
+            100,
+            0.60,
+            0.60,
+            "Nothing was learnt: on validation accuracy is 0.600, that of the majority",
+        ),
         # 1.96 · sqrt(.6 · .4 / 100) = .096
         ("sentiment", 100, 0.69, 0.60, "Little was learnt, if anything: "),
         ("sentiment", 100, 0.70, 0.60, "It learnt: on validation accuracy is 0.700"),
@@ -105,14 +119,24 @@ def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
 )
 def test_the_verdict_is_plain(task, rows, after, majority, verdict):
     metric = TASKS[task].metric
-    scores = {kind: {"validation": {metric: value}} for kind, value in (("after", after), ("majority", majority))}
+    scores = {
+        kind: {"validation": {metric: value}}
+        for kind, value in (("after", after), ("majority", majority))
+    }
     assert summary.verdict(TASKS[task], scores, rows).startswith(verdict)
 
 
 def test_a_run_without_test_shows_validation(tiny_folder):
-    settings = make_settings(task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9)
+    settings = make_settings(
+        task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9
+    )
     job = jobs.prepare(settings, jobs.no_progress)
     rows = {name: part for name, part in job.rows.items() if name != "test"}
     said = []
-    jobs.show_answers(said.append, dataclasses.replace(job, rows=rows), jobs.bare_side(job), "Before tuning")
-    assert said[0] == "Before tuning, three examples of validation:\n" and said[1].count("gold    ") == 3
+    jobs.show_answers(
+        said.append, dataclasses.replace(job, rows=rows), jobs.bare_side(job), "Before tuning"
+    )
+    assert (
+        said[0] == "Before tuning, three examples of validation:\n"
+        and said[1].count("gold    ") == 3
+    )

@@ -1,4 +1,5 @@
-"""The activation against torch's own and its derivative against differences; dropout's draws against their counts."""
+"""The activation against torch's own and its derivative against differences; dropout's draws
+against their counts."""
 
 import pytest
 import torch
@@ -35,13 +36,16 @@ def test_without_gradients_nothing_is_kept_for_them():
     x = torch.randn(5, 3)
     assert gelu_new(x).grad_fn is None
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda t: t
+    ):
         gelu_new(x.requires_grad_())
     assert kept == [(5, 3)]
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.4, 0.9])
-@pytest.mark.parametrize("shape", [(301, 7), (4, 1000)])  # of numbers of elements that four does and does not divide
+# of numbers of elements that four does and does not divide
+@pytest.mark.parametrize("shape", [(301, 7), (4, 1000)])
 def test_each_place_is_dropped_with_its_probability_apart_from_the_others(shape, probability):
     torch.manual_seed(0)
     draws = torch.stack([drop(torch.full(shape, 3.0), probability)[0] for _ in range(200)])
@@ -51,14 +55,19 @@ def test_each_place_is_dropped_with_its_probability_apart_from_the_others(shape,
     assert abs(gone.mean() - probability) < 5 * spread / draws.numel() ** 0.5
     for part in (gone[..., ::2], gone[..., 1::2]):
         assert abs(part.mean() - probability) < 5 * spread / part.numel() ** 0.5
-    # Neighbours that share a random number of 64 bits, and the same place in the next call, know nothing of each other.
+    # Neighbours that share a random number of 64 bits, and the same place in the next call, know
+    # nothing of each other.
     for left, right in ((gone[..., :-1], gone[..., 1:]), (gone[:-1], gone[1:])):
         together = ((left - probability) * (right - probability)).mean() / spread**2
         assert abs(together) < 5 / left.numel() ** 0.5
 
 
-@pytest.mark.parametrize(("probability", "zeroed"), [(0.1, 6554), (0.5, 32768), (1e-9, 0), (0.999999, 65535)])
-def test_of_all_values_that_16_bits_take_that_many_drop_an_element(monkeypatch, probability, zeroed):
+@pytest.mark.parametrize(
+    ("probability", "zeroed"), [(0.1, 6554), (0.5, 32768), (1e-9, 0), (0.999999, 65535)]
+)
+def test_of_all_values_that_16_bits_take_that_many_drop_an_element(
+    monkeypatch, probability, zeroed
+):
     every = torch.arange(-32768, 32768, dtype=torch.int16).view(torch.int64)
     monkeypatch.setattr(torch.Tensor, "random_", lambda self, *_: self.copy_(every))
     left, share = drop(torch.ones(65536), probability)

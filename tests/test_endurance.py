@@ -1,4 +1,5 @@
-"""A long run holds no more memory and no more files at its end than at its beginning; rows are flat integers."""
+"""A long run holds no more memory and no more files at its end than at its beginning; rows are flat
+integers."""
 
 import json
 import os
@@ -22,8 +23,30 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 @pytest.mark.slow
 def test_memory_and_open_files_stay_flat_over_two_thousand_steps(tiny_folder, tmp_path):
     """Epochs, checkpoints and the record of each step among them."""
-    flags = ["--task", "ner", "--method", "lora", "--model", tiny_folder, "--threads", 1, "--batch-size", 2]
-    flags += ["--dropout", 0.1, "--train-limit", 200, "--eval-limit", 8, "--max-steps", STEPS, "--epochs", STEPS]
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--model",
+        tiny_folder,
+        "--threads",
+        1,
+        "--batch-size",
+        2,
+    ]
+    flags += [
+        "--dropout",
+        0.1,
+        "--train-limit",
+        200,
+        "--eval-limit",
+        8,
+        "--max-steps",
+        STEPS,
+        "--epochs",
+        STEPS,
+    ]
     flags += ["--checkpoint-every", 150, "--out", "run"]
 
     def watch() -> None:
@@ -33,7 +56,13 @@ def test_memory_and_open_files_stay_flat_over_two_thousand_steps(tiny_folder, tm
             real(log, line, tokens)
             if line["step"] % 100 == 0:
                 resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
-                seen.append({"step": line["step"], "bytes": resident, "files": len(os.listdir("/proc/self/fd"))})
+                seen.append(
+                    {
+                        "step": line["step"],
+                        "bytes": resident,
+                        "files": len(os.listdir("/proc/self/fd")),
+                    }
+                )
                 Path("seen").write_text(json.dumps(seen))
 
         training.Log.step = watched
@@ -54,7 +83,9 @@ def test_a_hundred_thousand_rows_are_held_as_flat_integers(task):
     rows = load_splits(TASKS[task], "sample").train
     rows = (rows * (100_000 // len(rows) + 1))[:100_000]
     folder = BUNDLED["neo-mini"]
-    encoder = make_encoder(TASKS[task], load_tokenizer(folder), read_config(folder), settings, with_head=task == "ner")
+    encoder = make_encoder(
+        TASKS[task], load_tokenizer(folder), read_config(folder), settings, with_head=task == "ner"
+    )
     examples = encoder(rows)
     arrays = [value for value in vars(examples).values() if not isinstance(value, int)]
     assert len(examples) == 100_000 and examples.ids.dtype == np.int32

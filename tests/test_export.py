@@ -1,4 +1,5 @@
-"""Export: peft and transformers load the folders, by the lines on their cards, and compute our logits; refusals."""
+"""Export: peft and transformers load the folders, by the lines on their cards, and compute our
+logits; refusals."""
 
 import dataclasses
 import json
@@ -51,9 +52,15 @@ def make_run(folder, model, task, method, **flags):
         for parameter in tuned.model.trainable().values():
             parameter.add_(0.1 * torch.randn_like(parameter))
     save_adapter(folder, tuned.model, settings, tuned.base.tokenizer)
-    recorded = {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("out", "json")}
+    recorded = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in ("out", "json")
+    }
     base, labels = {"fingerprint": tuned.base.fingerprint}, list(TASKS[task].labels)
-    write_record(folder, {"task": task, "labels": labels, "flags": recorded, "base": base, "files": {}})
+    write_record(
+        folder, {"task": task, "labels": labels, "flags": recorded, "base": base, "files": {}}
+    )
     return folder
 
 
@@ -69,7 +76,9 @@ def rows_of(task, count=5):
 
 def loaded_by_its_card(folder, monkeypatch):
     """Run the Python on a folder's card inside it, and return the names that it makes."""
-    block = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
+    block = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(
+        1
+    )
     names = {}
     with monkeypatch.context() as patch:
         patch.chdir(folder)
@@ -78,7 +87,8 @@ def loaded_by_its_card(folder, monkeypatch):
 
 
 def our_logits(run, task, merged=False):
-    """Compute a run's logits of some rows of unlike lengths, at every token, and return their ids with them."""
+    """Compute a run's logits of some rows of unlike lengths, at every token, and return their ids
+    with them."""
     tuned = load(run)
     if merged:
         merge_lora(tuned.model)
@@ -88,7 +98,9 @@ def our_logits(run, task, merged=False):
     assert len(set(batch.lengths.tolist())) > 2
     batch = dataclasses.replace(batch, reads=torch.arange(len(batch.ids)))
     with torch.no_grad():
-        return tuned.model.logits(tuned.model(batch, tuned.model.prefix())), batch.ids.split(batch.lengths.tolist())
+        return tuned.model.logits(tuned.model(batch, tuned.model.prefix())), batch.ids.split(
+            batch.lengths.tolist()
+        )
 
 
 def their_logits(model, texts, prompt=0):
@@ -105,20 +117,26 @@ def agree(ours, theirs):
     assert ours.std(0).max() > 0.1
 
 
-# ----------------------------------------------------------------------------------------------------- for peft
+#
+# ---- For peft
 
 ADAPTERS = [
-    ("ner", "lora", {"rank": 5, "alpha": 7, "bias": "all"}), ("sentiment", "lora", {"target_modules": "all-linear"}),
-    ("sentiment", "prompt", {"prompt_length": 6}), ("ner", "prompt", {"prompt_length": 6}),
+    ("ner", "lora", {"rank": 5, "alpha": 7, "bias": "all"}),
+    ("sentiment", "lora", {"target_modules": "all-linear"}),
+    ("sentiment", "prompt", {"prompt_length": 6}),
+    ("ner", "prompt", {"prompt_length": 6}),
     ("similarity", "lora+prompt", {"prompt_length": 6}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("task", "method", "flags"), ADAPTERS)
-def test_peft_computes_our_logits_by_the_lines_on_the_card(tiny_folder, tmp_path, monkeypatch, task, method, flags):
+def test_peft_computes_our_logits_by_the_lines_on_the_card(
+    tiny_folder, tmp_path, monkeypatch, task, method, flags
+):
     run = make_run(tmp_path / "run", tiny_folder, task, method, **flags)
     folder = exported(run, tmp_path / "a folder" / "out")
-    # Beside a prompt the card's lines merge LoRA, so ours is merged too: this trunk enlarges what rounding leaves.
+    # Beside a prompt the card's lines merge LoRA, so ours is merged too: this trunk enlarges what
+    # rounding leaves.
     ours, texts = our_logits(run, task, merged=method == "lora+prompt")
     model = loaded_by_its_card(folder, monkeypatch)["model"]
     agree(ours, their_logits(model, texts, prompt=6 if "prompt" in method else 0))
@@ -144,15 +162,17 @@ def test_an_adapter_of_the_bundled_model_names_a_folder_that_is_there(tmp_path, 
     agree(ours, their_logits(loaded_by_its_card(folder, monkeypatch)["model"], texts))
 
 
-# ----------------------------------------------------------------------------------------- for transformers alone
+# ---- For transformers alone
 
 MODELS = [
-    ("ner", "lora", "classifier", {"rank": 5, "alpha": 7, "bias": "all"}), ("ner", "head", "classifier", {}),
+    ("ner", "lora", "classifier", {"rank": 5, "alpha": 7, "bias": "all"}),
+    ("ner", "head", "classifier", {}),
     ("ner", "full", "classifier", {}),
     ("sentiment", "lora", None, {"rslora": True, "alpha": 5, "target_modules": "all-linear"}),
-    ("similarity", "head", "score", {}), ("sentiment", "lora", "score", {"readout": "head"}),
+    ("similarity", "head", "score", {}),
+    ("sentiment", "lora", "score", {"readout": "head"}),
     ("similarity", "full", None, {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("task", "method", "head", "flags"), MODELS)
@@ -174,32 +194,49 @@ def test_transformers_computes_our_logits(tiny_folder, tmp_path, task, method, h
         agree(ours, their_logits(model.eval(), texts))
     if head:
         assert model.config.id2label == dict(enumerate(TASKS[task].labels))
-        assert model.config.label2id == {label: index for index, label in enumerate(TASKS[task].labels)}
+        assert model.config.label2id == {
+            label: index for index, label in enumerate(TASKS[task].labels)
+        }
 
 
-def test_a_run_in_half_precision_of_a_base_in_half_precision_is_merged_in_fp32(tiny_folder, tmp_path):
+def test_a_run_in_half_precision_of_a_base_in_half_precision_is_merged_in_fp32(
+    tiny_folder, tmp_path
+):
     from safetensors.torch import load_file, save_file
 
     half = shutil.copytree(tiny_folder, tmp_path / "half")
     tensors = load_file(half / "model.safetensors")
-    save_file({name: tensor.half() for name, tensor in tensors.items()}, half / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor.half() for name, tensor in tensors.items()},
+        half / "model.safetensors",
+        {"format": "pt"},
+    )
     run = make_run(tmp_path / "run", half, "ner", "lora", precision="bf16", rank=3, alpha=5)
     merged = load_file(exported(run, "--merge", tmp_path / "out") / "model.safetensors")
     assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
     low = load_file(run / "adapter_model.safetensors")
-    layer, base = "transformer.h.1.attn.attention.v_proj", tensors["transformer.h.1.attn.attention.v_proj.weight"]
+    layer, base = (
+        "transformer.h.1.attn.attention.v_proj",
+        tensors["transformer.h.1.attn.attention.v_proj.weight"],
+    )
     a, b = (low[f"base_model.model.{layer}.lora_{part}.weight"] for part in "AB")
     assert (merged[f"{layer}.weight"] - (base.half().float() + 5 / 3 * b @ a)).abs().max() <= 1e-6
 
 
 def slow_files(folder):
-    """Keep a tokenizer's vocab.json and merges.txt in place of its tokenizer.json, as GPT-Neo's repositories have."""
+    """Keep a tokenizer's vocab.json and merges.txt in place of its tokenizer.json, as GPT-Neo's
+    repositories have."""
     content = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "vocab.json").write_text(json.dumps(content["vocab"]))
     (folder / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in content["merges"]))
     (folder / "tokenizer.json").unlink()
     end = "<|endoftext|>"
-    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end}
+    config = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert isinstance(AutoTokenizer.from_pretrained(folder), GPT2Tokenizer)
 
@@ -214,27 +251,52 @@ def test_the_pipeline_tags_words_as_we_do(tiny_folder, tmp_path, files):
     tuned, rows = load(run), rows_of("ner", 6)
     expected = predict(tuned.model, tuned.encoder, rows)
     assert len({tag for tags in expected for tag in tags}) > 5
-    each = pipeline("token-classification", model=str(folder), aggregation_strategy="none", ignore_labels=[])
+    each = pipeline(
+        "token-classification", model=str(folder), aggregation_strategy="none", ignore_labels=[]
+    )
     whole = pipeline("token-classification", model=str(folder), aggregation_strategy="first")
     simple = pipeline("token-classification", model=str(folder), aggregation_strategy="simple")
     for row, tags in zip(rows, expected, strict=True):
         text = " ".join(row["tokens"])
-        starts = [sum(len(word) + 1 for word in row["tokens"][:index]) for index in range(len(row["tokens"]))]
+        starts = [
+            sum(len(word) + 1 for word in row["tokens"][:index])
+            for index in range(len(row["tokens"]))
+        ]
         assert tuned.encoder.tokenize([f" {text}"])[0] == each.tokenizer(text)["input_ids"]
-        assert each.tokenizer(row["tokens"], is_split_into_words=True)["input_ids"] == each.tokenizer(text)["input_ids"]
+        assert (
+            each.tokenizer(row["tokens"], is_split_into_words=True)["input_ids"]
+            == each.tokenizer(text)["input_ids"]
+        )
         at = {}
         for token in each(text):
-            word = max(index for index, start in enumerate(starts) if start <= max(token["start"], token["end"] - 1))
+            word = max(
+                index
+                for index, start in enumerate(starts)
+                if start <= max(token["start"], token["end"] - 1)
+            )
             at.setdefault(word, token["entity"])  # its first sub-token comes first
         assert [at[index] for index in range(len(tags))] == tags
-        assert [group["entity_group"] for group in whole(text)] == [kind for kind, _, _ in entities(tags)]
-        assert {group["entity_group"] for group in simple(text)} <= {"DNA", "RNA", "protein", "cell_type", "cell_line"}
+        assert [group["entity_group"] for group in whole(text)] == [
+            kind for kind, _, _ in entities(tags)
+        ]
+        assert {group["entity_group"] for group in simple(text)} <= {
+            "DNA",
+            "RNA",
+            "protein",
+            "cell_type",
+            "cell_line",
+        }
     texts = [" ".join(row["tokens"]) for row in rows]
-    kinds = [[[group["entity_group"] for group in found] for found in simple(texts, batch_size=n)] for n in (1, 3)]
+    kinds = [
+        [[group["entity_group"] for group in found] for found in simple(texts, batch_size=n)]
+        for n in (1, 3)
+    ]
     assert kinds[0] == kinds[1]
 
 
-def test_the_model_of_an_answer_task_says_what_our_generation_says(tiny_folder, tmp_path, monkeypatch):
+def test_the_model_of_an_answer_task_says_what_our_generation_says(
+    tiny_folder, tmp_path, monkeypatch
+):
     run = make_run(tmp_path / "run", tiny_folder, "sentiment", "lora", target_modules="all-linear")
     folder = exported(run, "--merge", tmp_path / "out")
     assert "`Sentence : <sentence> Label :`" in (folder / "README.md").read_text()
@@ -245,14 +307,20 @@ def test_the_model_of_an_answer_task_says_what_our_generation_says(tiny_folder, 
     assert len(set(said)) == 3
     for row, text in zip(rows, said, strict=True):
         given = answer(
-            f"Sentence : {row['sentence']} Label :", max_new_tokens=10, do_sample=False, return_full_text=False
+            f"Sentence : {row['sentence']} Label :",
+            max_new_tokens=10,
+            do_sample=False,
+            return_full_text=False,
         )
         assert given[0]["generated_text"] == text
 
 
 def test_the_cards_say_how_a_model_is_read(tiny_folder, tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path / "last", tiny_folder, "ner", "lora", read="last")
-    assert "tag stands at its last sub-token" in (exported(run, tmp_path / "a") / "README.md").read_text()
+    assert (
+        "tag stands at its last sub-token"
+        in (exported(run, tmp_path / "a") / "README.md").read_text()
+    )
     run = make_run(tmp_path / "score", tiny_folder, "similarity", "head")
     folder = exported(run, "--merge", tmp_path / "b")
     assert "a linear head reads its last token" in (folder / "README.md").read_text()
@@ -260,13 +328,21 @@ def test_the_cards_say_how_a_model_is_read(tiny_folder, tmp_path, monkeypatch, c
     assert "equivalent" in capsys.readouterr().out
     run = make_run(tmp_path / "echo", tiny_folder, "ner", "lora", echo=True, tag_decoding="viterbi")
     card = (exported(run, "--merge", tmp_path / "d") / "README.md").read_text()
-    assert "tags of its second copy count" in card and "(Viterbi), which transformers does not do" in card
+    assert (
+        "tags of its second copy count" in card
+        and "(Viterbi), which transformers does not do" in card
+    )
     assert card.count("The IL-2 gene is active in T cells .") == 2
     run = make_run(tmp_path / "score-prompt", tiny_folder, "sentiment", "prompt", readout="head")
     card = (exported(run, tmp_path / "e") / "README.md").read_text()
     assert "A batch is of texts of one length." in card and "the prompt's own" not in card
-    run = make_run(tmp_path / "paper", tiny_folder, "sentiment", "lora", preset="paper", data="sample")
-    assert "one of `negative`, `neutral`, `positive` and" in (exported(run, tmp_path / "c") / "README.md").read_text()
+    run = make_run(
+        tmp_path / "paper", tiny_folder, "sentiment", "lora", preset="paper", data="sample"
+    )
+    assert (
+        "one of `negative`, `neutral`, `positive` and"
+        in (exported(run, tmp_path / "c") / "README.md").read_text()
+    )
 
 
 def test_the_newest_run_is_exported_where_none_is_named(tiny_folder, tmp_path):
@@ -277,7 +353,8 @@ def test_the_newest_run_is_exported_where_none_is_named(tiny_folder, tmp_path):
     assert "# sentiment, lora" in (exported("out") / "README.md").read_text()
 
 
-# --------------------------------------------------------------------------------------------------- refusals
+#
+# ---- Refusals
 
 
 @pytest.fixture(scope="module")
@@ -289,27 +366,51 @@ def runs(tiny_folder, tmp_path_factory):
 
 
 REFUSALS = {
-    ("prompt", "--merge"): "--merge: .*prompt has a soft prompt, rows in front of every text, .* without --merge",
+    (
+        "prompt",
+        "--merge",
+    ): "--merge: .*prompt has a soft prompt, rows in front of every text, .* without --merge",
     ("lora+prompt", "--merge"): "--merge: .* has a soft prompt, rows in front of every text",
     ("full",): "full is no adapter of peft's, .* export it with --merge",
     ("head",): "head is no adapter of peft's, .* export it with --merge",
-    ("tags",): "peft loads no prompt without a head of its own, so that this run cannot be exported",
+    (
+        "tags",
+    ): "peft loads no prompt without a head of its own, so that this run cannot be exported",
 }
 
 
 def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, tmp_path, capsys):
-    """peft's format has no place for how words are read; a run's folder says it, an export's card does."""
+    """peft's format has no place for how words are read; a run's folder says it, an export's card
+    does."""
     how = {"echo": True, "tag_decoding": "viterbi", "read": "last"}
     run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **how)
-    told = ["--echo", "--tag-decoding", "viterbi", "--read", "last", "--task", "ner", "--model", tiny_folder]
+    told = [
+        "--echo",
+        "--tag-decoding",
+        "viterbi",
+        "--read",
+        "last",
+        "--task",
+        "ner",
+        "--model",
+        tiny_folder,
+    ]
     found = []
     for argv in ([run], [exported(run, tmp_path / "out"), *told], [tmp_path / "out", *told[5:]]):
-        assert exit_status(lambda argv=argv: evaluate.main([*map(str, argv), "--eval-limit", "20", "--json"])) == 0
+        assert (
+            exit_status(
+                lambda argv=argv: evaluate.main([*map(str, argv), "--eval-limit", "20", "--json"])
+            )
+            == 0
+        )
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["scores"])
     assert found[0] == found[1] != found[2]
     run = make_run(tmp_path / "answers", tiny_folder, "sentiment", "lora")
     assert exit_status(lambda: evaluate.main([str(run), "--echo"])) == 2
-    assert "--echo belongs to tasks that tag words, as ner does; the task here is sent" in capsys.readouterr().err
+    assert (
+        "--echo belongs to tasks that tag words, as ner does; the task here is sent"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("argv", REFUSALS)
@@ -324,7 +425,10 @@ def test_what_the_other_side_cannot_express_is_refused_in_one_line(runs, argv, c
 def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path, capsys):
     Path("kept").mkdir()
     Path("kept/file").write_text("mine")
-    for target, message in (("kept", "kept holds something already; name a folder"), ("kept/file", "holds something")):
+    for target, message in (
+        ("kept", "kept holds something already; name a folder"),
+        ("kept/file", "holds something"),
+    ):
         assert exit_status(lambda target=target: export.main([str(runs / "lora"), target])) == 2
         assert message in capsys.readouterr().err
     Path("empty").mkdir()
@@ -340,8 +444,12 @@ def test_a_folder_is_written_whole_or_not_at_all(runs, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(export, "card", full_disk)
     for argv in (["lora"], ["lora", "--merge"]):
-        assert exit_status(lambda argv=argv: export.main([str(runs / argv[0]), "out", *argv[1:]])) == 2
+        assert (
+            exit_status(lambda argv=argv: export.main([str(runs / argv[0]), "out", *argv[1:]])) == 2
+        )
         assert capsys.readouterr().err == "error: No space left on device\n"
         assert not list(tmp_path.iterdir())
     write_folder(Path("whole"), lambda folder: (folder / "file").write_text("content"))
-    assert [path.name for path in tmp_path.iterdir()] == ["whole"] and Path("whole/file").read_text() == "content"
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"] and Path(
+        "whole/file"
+    ).read_text() == "content"

@@ -1,4 +1,5 @@
-"""Adapters that peft made, and runs of ours, are evaluated and trained further; refusals, by their text."""
+"""Adapters that peft made, and runs of ours, are evaluated and trained further; refusals, by their
+text."""
 
 import json
 import shlex
@@ -30,11 +31,16 @@ from neo_peft.tasks import TASKS
 LORA = {"r": 5, "lora_alpha": 7, "bias": "all"}
 CASES = {  # what peft made: the task, its config
     "LoRA with a head": ("ner", LoraConfig(task_type="TOKEN_CLS", **LORA)),
-    "LoRA": ("sentiment", LoraConfig(task_type="CAUSAL_LM", target_modules=["c_fc", "k_proj"], use_rslora=True, r=3)),
+    "LoRA": (
+        "sentiment",
+        LoraConfig(task_type="CAUSAL_LM", target_modules=["c_fc", "k_proj"], use_rslora=True, r=3),
+    ),
     "a prompt": ("similarity", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)),
 }
 ROWS = 4
-FEW = f"--train-limit {ROWS} --batch-size {ROWS} --epochs 2 --keep last --head-dropout 0 --threads 1".split()
+FEW = (
+    f"--train-limit {ROWS} --batch-size {ROWS} --epochs 2 --keep last --head-dropout 0 --threads 1"
+).split()
 FEW += ["--eval-limit", "3"]
 
 
@@ -77,7 +83,9 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
     task, config = CASES[case]
     theirs = made_by_peft(tiny_folder, tmp_path / "peft", task, config)
     named = ["--task", task, "--model", str(tiny_folder)]
-    tuned = loading.load(tmp_path / "peft", loading.settings_in(tmp_path / "peft", str(tiny_folder), task))
+    tuned = loading.load(
+        tmp_path / "peft", loading.settings_in(tmp_path / "peft", str(tiny_folder), task)
+    )
 
     examples = tuned.encoder(train_rows(task))
     batch = collate(examples, range(ROWS))
@@ -92,10 +100,17 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
     print(f"largest difference of logits: {difference:.2e}")
     assert difference <= 1e-5
 
-    assert exit_status(lambda: evaluate.main([str(tmp_path / "peft"), *named, "--eval-limit", "3", "--json"])) == 0
+    assert (
+        exit_status(
+            lambda: evaluate.main([str(tmp_path / "peft"), *named, "--eval-limit", "3", "--json"])
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["task"] == task
 
-    summary, losses, said = trained("further", "--adapter", str(tmp_path / "peft"), *named, capsys=capsys)
+    summary, losses, said = trained(
+        "further", "--adapter", str(tmp_path / "peft"), *named, capsys=capsys
+    )
     assert losses[0] == pytest.approx(loss_of(tuned), rel=1e-5)
     expected_loss = torch.nn.functional.cross_entropy(expected, batch.targets).item()
     assert losses[0] == pytest.approx(expected_loss, rel=1e-4) and losses[1] < losses[0]
@@ -117,12 +132,28 @@ def test_a_run_of_ours_is_trained_further_from_its_own_base(tiny_folder, tmp_pat
     assert losses[0] == pytest.approx(loss_of(tuned), rel=1e-5)
     assert losses[1] != losses[0] and "was not checked" not in said
     settings = loading.load("further").settings
-    assert (settings.method, settings.model, settings.task) == (method, str(tiny_folder), "sentiment")
-    assert all(getattr(settings, name) == value for name, value in flags.items()) and settings.seed == 0
+    assert (settings.method, settings.model, settings.task) == (
+        method,
+        str(tiny_folder),
+        "sentiment",
+    )
+    assert (
+        all(getattr(settings, name) == value for name, value in flags.items())
+        and settings.seed == 0
+    )
 
 
 def test_a_prompt_that_we_trained_is_trained_further(tiny_folder, capsys):
-    first = ["--task", "sentiment", "--model", str(tiny_folder), "--method", "prompt", "--prompt-length", "6"]
+    first = [
+        "--task",
+        "sentiment",
+        "--model",
+        str(tiny_folder),
+        "--method",
+        "prompt",
+        "--prompt-length",
+        "6",
+    ]
     _, losses, _ = trained("one", *first, "--learning-rate", "0.01", capsys=capsys)
     _, more, _ = trained("two", "--adapter", "one", "--learning-rate", "0.01", capsys=capsys)
     assert more[0] == pytest.approx(loss_of(loading.load("one")), rel=1e-5)
@@ -130,16 +161,30 @@ def test_a_prompt_that_we_trained_is_trained_further(tiny_folder, capsys):
 
 
 def test_the_settings_are_the_adapters(tiny_folder, tmp_path):
-    run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", rank=3, read="last", head_dropout=0.3, bias="all",
-                   echo=True, tag_decoding="viterbi")  # fmt: skip
+    run = make_run(
+        tmp_path / "run",
+        tiny_folder,
+        "ner",
+        "lora",
+        rank=3,
+        read="last",
+        head_dropout=0.3,
+        bias="all",
+        echo=True,
+        tag_decoding="viterbi",
+    )
     settings = parse_train_flags(["--adapter", "run"])
     assert (settings.task, settings.rank, settings.bias, settings.read) == ("ner", 3, "all", "last")
     assert (settings.head_dropout, settings.adapter) == (0.3, str(run))
     assert (settings.echo, settings.tag_decoding) == (True, "viterbi")
-    settings = parse_train_flags(["--adapter", "run", "--read", "first", "--head-dropout", "0", "--model", "neo-mini"])
+    settings = parse_train_flags(
+        ["--adapter", "run", "--read", "first", "--head-dropout", "0", "--model", "neo-mini"]
+    )
     assert (settings.read, settings.head_dropout, settings.model) == ("first", 0.0, "neo-mini")
     assert parse_train_flags(["--adapter", "run", "--task", "sentiment"]).tag_decoding == "greedy"
-    recorded = {name: value for name, value in vars(settings).items() if name not in ("out", "json")}
+    recorded = {
+        name: value for name, value in vars(settings).items() if name not in ("out", "json")
+    }
     shutil.rmtree(run)
     assert make_settings(**recorded) == settings
 
@@ -150,37 +195,70 @@ def test_an_exported_run_is_scored_and_trained_further(tmp_path, capsys):
     export.main(["run", "out"])
     assert runs.is_run("out")
     settings = parse_train_flags(["--adapter", "out", "--task", "sentiment"])
-    assert (settings.method, settings.model, settings.prompt_length) == ("lora+prompt", "neo-mini", 5)
+    assert (settings.method, settings.model, settings.prompt_length) == (
+        "lora+prompt",
+        "neo-mini",
+        5,
+    )
     tuned = loading.load_to_train(settings)
-    assert torch.count_nonzero(tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight) == 0
+    assert (
+        torch.count_nonzero(
+            tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight
+        )
+        == 0
+    )
     loading.begin(tuned)
     assert loss_of(tuned) == pytest.approx(loss_of(loading.load("run")), rel=1e-6)
-    again = loading.load("out", loading.settings_in(Path("out"), str(BUNDLED["neo-mini"]), "sentiment"))
+    again = loading.load(
+        "out", loading.settings_in(Path("out"), str(BUNDLED["neo-mini"]), "sentiment")
+    )
     assert loss_of(again) == pytest.approx(loss_of(tuned), rel=1e-6)
 
 
 def test_an_adapter_without_a_head_gets_a_fresh_one(tiny_folder, tmp_path, capsys):
-    made_by_peft(tiny_folder, tmp_path / "peft", "sentiment", LoraConfig(task_type="CAUSAL_LM", r=3))
-    settings = parse_train_flags(["--adapter", "peft", "--task", "ner", "--model", str(tiny_folder), "--seed", "4"])
+    made_by_peft(
+        tiny_folder, tmp_path / "peft", "sentiment", LoraConfig(task_type="CAUSAL_LM", r=3)
+    )
+    settings = parse_train_flags(
+        ["--adapter", "peft", "--task", "ner", "--model", str(tiny_folder), "--seed", "4"]
+    )
     tuned, fresh = loading.load_to_train(settings), loading.load_untuned(settings, with_method=True)
-    assert any("peft holds no head: the classifier starts anew, from the seed 4" in note for note in tuned.notes)
+    assert any(
+        "peft holds no head: the classifier starts anew, from the seed 4" in note
+        for note in tuned.notes
+    )
     loading.begin(tuned)
     assert torch.equal(tuned.model.head.weight, fresh.model.head.weight)
-    assert torch.count_nonzero(tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight)
-    with pytest.raises(InputError, match="lacks 2 tensors, the first is base_model.model.classifier.bias"):
+    assert torch.count_nonzero(
+        tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight
+    )
+    with pytest.raises(
+        InputError, match="lacks 2 tensors, the first is base_model.model.classifier.bias"
+    ):
         loading.load("peft", loading.settings_in(Path("peft"), str(tiny_folder), "ner"))
 
 
 def test_the_base_that_pefts_file_names_is_taken(tiny_folder, tmp_path):
-    made_by_peft(tiny_folder, tmp_path / "peft", "sentiment", LoraConfig(task_type="CAUSAL_LM", r=3))
-    path, given = tmp_path / "peft" / "adapter_config.json", ["--adapter", "peft", "--task", "sentiment"]
+    made_by_peft(
+        tiny_folder, tmp_path / "peft", "sentiment", LoraConfig(task_type="CAUSAL_LM", r=3)
+    )
+    path, given = (
+        tmp_path / "peft" / "adapter_config.json",
+        ["--adapter", "peft", "--task", "sentiment"],
+    )
     assert parse_train_flags(given).model == str(tiny_folder)
     for name, taken in (("owner/gpt-neo", "owner/gpt-neo"), (str(BUNDLED["neo-mini"]), "neo-mini")):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name})
+        )
         assert parse_train_flags(given).model == taken
     for name in ("/no/such/folder", None):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
-        with pytest.raises(InputError, match="--adapter peft names no base that is here; name it with --model"):
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name})
+        )
+        with pytest.raises(
+            InputError, match="--adapter peft names no base that is here; name it with --model"
+        ):
             parse_train_flags(given)
         assert parse_train_flags([*given, "--model", "neo-mini"]).model == "neo-mini"
 
@@ -193,14 +271,17 @@ def test_pickled_tensors_are_refused_with_the_line_that_converts_them(tiny_folde
     Path("peft/adapter_model.safetensors").unlink()
     torch.save(tensors, "peft/adapter_model.bin")
     settings = loading.settings_in(Path("peft"), str(tiny_folder), "sentiment")
-    with pytest.raises(InputError, match="adapter_model.bin is pickled, which is never read here") as refused:
+    with pytest.raises(
+        InputError, match="adapter_model.bin is pickled, which is never read here"
+    ) as refused:
         loading.load("peft", settings)
     command = shlex.split(str(refused.value).split("convert it once: ")[1])
     subprocess.run([sys.executable, *command[1:]], check=True)
     assert loading.load("peft", settings).model.trainable().keys()
 
 
-# --------------------------------------------------------------------------------------------------- refusals
+#
+# ---- Refusals
 
 SETTLED = {
     "--method lora": "--method is settled by --adapter run, to lora; leave it out, or --adapter",
@@ -230,34 +311,53 @@ def test_a_flag_that_the_adapter_settles_is_refused(tmp_path, flags):
 
 def test_what_is_no_adapter_is_refused(tiny_folder, tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(InputError, match="--adapter none: there is no such folder; it is a run's, or one of peft's"):
+    with pytest.raises(
+        InputError, match="--adapter none: there is no such folder; it is a run's, or one of peft's"
+    ):
         parse_train_flags(["--adapter", "none"])
-    with pytest.raises(InputError, match="--adapter run holds neither run.json nor adapter_config.json"):
+    with pytest.raises(
+        InputError, match="--adapter run holds neither run.json nor adapter_config.json"
+    ):
         parse_train_flags(["--adapter", "run"])
     for text in ("{}", '{"flags": {"method": 3}}'):
         (tmp_path / "run" / "run.json").write_text(text)
-        with pytest.raises(InputError, match=r"run.json names no method: it is no run of train.py's"):
+        with pytest.raises(
+            InputError, match=r"run.json names no method: it is no run of train.py's"
+        ):
             parse_train_flags(["--adapter", "run"])
 
 
 def test_another_base_and_another_tasks_head_are_refused(tiny_folder, tmp_path):
     run = make_run(tmp_path / "run", tiny_folder, "ner", "head")
-    with pytest.raises(InputError, match="run was trained on another base than neo-mini: its fingerprint is "):
+    with pytest.raises(
+        InputError, match="run was trained on another base than neo-mini: its fingerprint is "
+    ):
         loading.load_to_train(parse_train_flags(["--adapter", "run", "--model", "neo-mini"]))
     record = runs.read_record(run)
     runs.write_record(run, record | {"labels": record["labels"][::-1]})
     with pytest.raises(InputError, match=r"run.json lists other labels than the task ner has"):
         loading.load_to_train(parse_train_flags(["--adapter", "run"]))
-    make_run(tmp_path / "lora", tiny_folder, "sentiment", "lora")  # LoRA without a head serves another task, too
-    assert loading.load_to_train(parse_train_flags(["--adapter", "lora", "--task", "similarity"])).start
+    # LoRA without a head serves another task, too
+    make_run(tmp_path / "lora", tiny_folder, "sentiment", "lora")
+    assert loading.load_to_train(
+        parse_train_flags(["--adapter", "lora", "--task", "similarity"])
+    ).start
 
 
 def test_a_runs_own_labels_and_their_words_are_kept_but_for_another_task(tmp_path):
     (tmp_path / "run").mkdir()
-    recorded = vars(make_settings(task="pairs", method="prompt", labels="0,1", label_words="no,yes", model="neo-mini"))
+    recorded = vars(
+        make_settings(
+            task="pairs", method="prompt", labels="0,1", label_words="no,yes", model="neo-mini"
+        )
+    )
     (tmp_path / "run" / "run.json").write_text(json.dumps({"flags": recorded}))
     settings = parse_train_flags(["--adapter", "run"])
-    assert (settings.task, settings.labels, settings.label_words) == ("pairs", ("0", "1"), ("no", "yes"))
+    assert (settings.task, settings.labels, settings.label_words) == (
+        "pairs",
+        ("0", "1"),
+        ("no", "yes"),
+    )
     settings = parse_train_flags(["--adapter", "run", "--task", "sentiment"])
     assert (settings.task, settings.labels, settings.label_words) == ("sentiment", None, None)
 
@@ -268,18 +368,33 @@ def test_a_runs_own_labels_and_their_words_are_kept_but_for_another_task(tmp_pat
         ({"target_modules": 5}, "target_modules is 5; it is a list of names"),
         ({"modules_to_save": 5}, "modules_to_save is 5; it is a list of names"),
         ({"modules_to_save": [5]}, r"modules_to_save is \[5\]; it is a list of names"),
-        ({"modules_to_save": "wte"}, r"modules_to_save is \['wte'\]: beyond the head, none is known here"),
-        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]; known here are LORA and PROMPT_TUNING"),
+        (
+            {"modules_to_save": "wte"},
+            r"modules_to_save is \['wte'\]: beyond the head, none is known here",
+        ),
+        (
+            {"peft_type": ["LORA"]},
+            r"peft_type is \['LORA'\]; known here are LORA and PROMPT_TUNING",
+        ),
     ],
 )
 def test_a_config_of_another_shape_is_refused(changed, message):
     with pytest.raises(InputError, match=message):
-        peft_settings({"peft_type": "LORA", "modules_to_save": "classifier"} | changed, Path("adapter_config.json"))
-    assert peft_settings({"peft_type": "LORA", "modules_to_save": "classifier"}, Path("x"))["rank"] == 8
+        peft_settings(
+            {"peft_type": "LORA", "modules_to_save": "classifier"} | changed,
+            Path("adapter_config.json"),
+        )
+    assert (
+        peft_settings({"peft_type": "LORA", "modules_to_save": "classifier"}, Path("x"))["rank"]
+        == 8
+    )
 
 
 def test_a_head_of_another_task_is_refused_in_words(tiny_folder, tmp_path):
     make_run(tmp_path / "run", tiny_folder, "sentiment", "lora", readout="head")
     assert parse_train_flags(["--adapter", "run"]).readout == "head"
-    with pytest.raises(InputError, match="--adapter run has a head for sentiment; it is not trained further for sim"):
+    with pytest.raises(
+        InputError,
+        match="--adapter run has a head for sentiment; it is not trained further for sim",
+    ):
         parse_train_flags(["--adapter", "run", "--task", "similarity"])

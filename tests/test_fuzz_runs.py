@@ -1,7 +1,7 @@
 """Our own files, damaged by chance: the same result, or a refusal in one line that names the file.
 
-In half of the cases every checksum of ours is made right again, as chance would not: then what is read may differ, but
-the run still ends finite, or is refused.
+In half of the cases every checksum of ours is made right again, as chance would not: then what is
+read may differ, but the run still ends finite, or is refused.
 """
 
 import copy
@@ -41,7 +41,18 @@ from neo_peft.runs import RUN, SETTINGS, flags_of, settings_to_resume
 from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
-SMALL = ["--threads", "1", "--train-limit", "4", "--eval-limit", "2", "--epochs", "2", "--batch-size", "2"]
+SMALL = [
+    "--threads",
+    "1",
+    "--train-limit",
+    "4",
+    "--eval-limit",
+    "2",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "2",
+]
 SMALL += ["--task", "sentiment", "--method", "lora", "--prompt-length", "8"]
 # The run, a step, a setting, or a base that the settings name.
 NAMED = "{}|at step|^--|not finite|no linear layer is named by the target|is not in the cache"
@@ -62,7 +73,9 @@ def right_again(run: Path, name: str) -> None:
     path = run / name
     if path.suffix == ".json" and path.name != "adapter_config.json":
         sealed(path)
-    keeper = next((p for p in (run / RUN, path.parent / checkpoints.STATE) if p.exists() and p != path), None)
+    keeper = next(
+        (p for p in (run / RUN, path.parent / checkpoints.STATE) if p.exists() and p != path), None
+    )
     if name == "metrics.jsonl":
         keeper = run / "checkpoints/step-3" / checkpoints.STATE
     if keeper is None or path.name == SETTINGS:
@@ -96,7 +109,9 @@ def survive(run: Path, whole: Path, name: str, damage, use, passes) -> None:
         except InputError as error:
             outcome, line = "refused", " ".join(str(error).split())
             if (
-                not re.search(NAMED.format(re.escape(str(run))) if mended else re.escape(str(run)), line)
+                not re.search(
+                    NAMED.format(re.escape(str(run))) if mended else re.escape(str(run)), line
+                )
                 or "\n" in line
             ):
                 wrong.append((case, "names no file", line[:200]))
@@ -110,7 +125,7 @@ def survive(run: Path, whole: Path, name: str, damage, use, passes) -> None:
     assert outcomes["refused"] and outcomes["behind the checksum"] >= CASES / 5
 
 
-# -------------------------------------------------------------------------------------------------- a finished run
+# ---- A finished run
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +133,10 @@ def runs(tiny_folder, tmp_path_factory):
     """A finished run, and the same one as it was before its last step."""
     folder = tmp_path_factory.mktemp("runs")
     os.chdir(folder)
-    argv = [flag for flag in SMALL if flag not in ("--prompt-length", "8")] + ["--model", str(tiny_folder)]
+    argv = [flag for flag in SMALL if flag not in ("--prompt-length", "8")] + [
+        "--model",
+        str(tiny_folder),
+    ]
 
     def last() -> None:
         real = training.Log.step
@@ -167,24 +185,36 @@ def test_a_runs_answers_are_read_as_they_were_or_refused(runs, tmp_path):
     survive(tmp_path / "run", runs / "finished", name, damage, use, passes)
 
 
-# ------------------------------------------------------------------------------------------------ a run that goes on
+# ---- A run that goes on
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [SETTINGS, "metrics.jsonl", *(f"checkpoints/step-3/{name}" for name in
-             (checkpoints.STATE, checkpoints.TENSORS, checkpoints.BEST))],
-)  # fmt: skip
-def test_a_stopped_run_goes_on_to_the_same_result_or_is_refused(runs, tiny_folder, tmp_path, monkeypatch, name):
+    "name",
+    [
+        SETTINGS,
+        "metrics.jsonl",
+        *(
+            f"checkpoints/step-3/{name}"
+            for name in (checkpoints.STATE, checkpoints.TENSORS, checkpoints.BEST)
+        ),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_result_or_is_refused(
+    runs, tiny_folder, tmp_path, monkeypatch, name
+):
     """The base and the data, which are sound, are loaded once; the plot is left out."""
-    monkeypatch.setattr(summary, "learning_curves", lambda metrics, plot, task: plot.write_bytes(b""))
+    monkeypatch.setattr(
+        summary, "learning_curves", lambda metrics, plot, task: plot.write_bytes(b"")
+    )
     monkeypatch.setattr(summary, "commit", lambda: None)
     sound = settings_to_resume(runs / "stopped", json=False)
     job = training.prepare(sound, training.no_progress)
     start_weights = {name: p.detach().clone() for name, p in job.tuned.model.trainable().items()}
 
     def prepare(settings, progress, instead):
-        if flags_of(settings) != flags_of(sound):  # which a change of the settings themselves may ask for
+        # which a change of the settings themselves may ask for
+        if flags_of(settings) != flags_of(sound):
             return real(settings, progress, instead)
         torch.set_num_threads(instead.get("threads", 1))
         with torch.no_grad():

@@ -1,6 +1,8 @@
-"""The trunk against transformers.GPTNeoForCausalLM: logits, and the gradients of embeddings, prefix and every weight.
+"""The trunk against transformers.GPTNeoForCausalLM: logits, and the gradients of embeddings, prefix
+and every weight.
 
-The oracle reads each text alone, without padding, and a prefix repeated in front of it; we read a batch at once.
+The oracle reads each text alone, without padding, and a prefix repeated in front of it; we read a
+batch at once.
 """
 
 import copy
@@ -24,12 +26,15 @@ BATCHES = [(3, 1, 11), (5, 12, 1), (30, 1, 17, 12, 2), (40,)]
 WORDS = [
     "Profit rose",
     "x",
-    "Expression of the human interleukin-2 gene in activated T lymphocytes requires NF-kappa B and calcineurin.",
-    "The company said that net sales fell to EUR 12.4 million from EUR 15.1 million a year earlier. " * 4,
+    "Expression of the human interleukin-2 gene in activated T lymphocytes requires NF-kappa B and "
+    "calcineurin.",
+    "The company said that net sales fell to EUR 12.4 million from EUR 15.1 million a year "
+    "earlier. " * 4,
 ]
 
 
-# ------------------------------------------------------------------------------------------------------- the oracle
+#
+# ---- The oracle
 
 
 @dataclass
@@ -41,7 +46,10 @@ class Pair:
 
 
 def load_pair(folder: Path) -> Pair:
-    return Pair(load_base(str(folder)).trunk, GPTNeoForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+    return Pair(
+        load_base(str(folder)).trunk,
+        GPTNeoForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +74,17 @@ def our_logits(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None = None)
     return F.linear(trunk(torch.cat(texts), rows, past), trunk.wte.weight)
 
 
-def their_logits(model: GPTNeoForCausalLM, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
+def their_logits(
+    model: GPTNeoForCausalLM, texts: list[Tensor], prefix: Tensor | None = None
+) -> Tensor:
     start = 0 if prefix is None else len(prefix)
     whole = texts if prefix is None else [torch.cat([prefix, text]) for text in texts]
     return torch.cat([model(inputs_embeds=text[None]).logits[0, start:] for text in whole])
 
 
 def with_gradients(logits, model: nn.Module, texts: list[Tensor], prefix: Tensor | None):
-    """Compute logits, and the gradients of embeddings and every weight by name; each logit has a weight of its own."""
+    """Compute logits, and the gradients of embeddings and every weight by name; each logit has a
+    weight of its own."""
     model = copy.deepcopy(model).requires_grad_()
     leaves = {f"text {index}": text.clone().requires_grad_() for index, text in enumerate(texts)}
     inputs = list(leaves.values())
@@ -102,7 +113,8 @@ def assert_parity(pair: Pair, texts: list[Tensor], prefix: Tensor | None = None)
         assert_close(gradient, expected_gradients[name], 1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------ texts alone
+#
+# ---- Texts alone
 
 
 @pytest.mark.parametrize("lengths", BATCHES)
@@ -123,10 +135,19 @@ def test_every_form_that_save_pretrained_writes_computes_the_same(tiny_folder, t
 def test_layers_window_epsilon_and_inner_size_come_from_the_config(tiny_folder, tmp_path):
     torch.manual_seed(3)
     config = GPTNeoConfig(
-        vocab_size=50, hidden_size=12, num_layers=3, num_heads=2, max_position_embeddings=20, window_size=3,
-        attention_types=[[["local"], 2], [["global"], 1]], intermediate_size=None, layer_norm_epsilon=0.3,
-        initializer_range=0.3, bos_token_id=0, eos_token_id=7,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=12,
+        num_layers=3,
+        num_heads=2,
+        max_position_embeddings=20,
+        window_size=3,
+        attention_types=[[["local"], 2], [["global"], 1]],
+        intermediate_size=None,
+        layer_norm_epsilon=0.3,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=7,
+    )
     both = load_pair(save(GPTNeoForCausalLM(config), tmp_path / "other", tiny_folder))
     assert_parity(both, texts_of(9, 1, 20, size=12), None)
     assert_parity(both, texts_of(2, 5, size=12), texts_of(4, size=12)[0])
@@ -168,22 +189,39 @@ def usual_scale(trunk: GPTNeo) -> None:
 
 @pytest.mark.parametrize("prefix_length", [0, 4])
 @pytest.mark.parametrize(
-    "mistake", [usual_scale, no_window, lambda trunk: shift_window(trunk, 1), lambda trunk: shift_window(trunk, -1)]
+    "mistake",
+    [
+        usual_scale,
+        no_window,
+        lambda trunk: shift_window(trunk, 1),
+        lambda trunk: shift_window(trunk, -1),
+    ],
 )
 def test_the_comparison_sees_another_scale_and_another_window(pair, mistake, prefix_length):
     wrong = copy.deepcopy(pair.ours)
     mistake(wrong)
     texts, prefix = texts_of(3, 25), texts_of(prefix_length)[0] if prefix_length else None
     with torch.no_grad(), pytest.raises(AssertionError):
-        assert_close(our_logits(wrong, texts, prefix), their_logits(pair.theirs, texts, prefix), 1e-3)
+        assert_close(
+            our_logits(wrong, texts, prefix), their_logits(pair.theirs, texts, prefix), 1e-3
+        )
 
 
-# --------------------------------------------------------------------------------------------------- a shared prefix
+#
+# ---- A shared prefix
 
 
 @pytest.mark.parametrize(
     ("prefix_length", "lengths"),
-    [(3, (5, 1, 7)), (1, (2, 12, 4)), (7, (9, 4, 1)), (10, (1, 2)), (11, (1, 3)), (17, (2, 30, 1)), (25, (4,))],
+    [
+        (3, (5, 1, 7)),
+        (1, (2, 12, 4)),
+        (7, (9, 4, 1)),
+        (10, (1, 2)),
+        (11, (1, 3)),
+        (17, (2, 30, 1)),
+        (25, (4,)),
+    ],
 )
 def test_a_shared_prefix_is_the_prefix_repeated_in_front_of_each_text(pair, prefix_length, lengths):
     assert_parity(pair, texts_of(*lengths), texts_of(prefix_length)[0])
@@ -203,18 +241,23 @@ def test_what_a_query_sees_worked_by_hand():
     ]
 
 
-# ------------------------------------------------------------------------------------------------- token after token
+# ---- Token after token
 
 STEPS = 16  # further than the window
 FIRST = [4, 1, 13]  # what of each text is read at once
 
 
-def read_on(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None, drop_at: int | None = None) -> list[Tensor]:
-    """Read FIRST of each text at once, then STEPS one by one; from `drop_at` on only texts 2 and 0, in that order."""
+def read_on(
+    trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None, drop_at: int | None = None
+) -> list[Tensor]:
+    """Read FIRST of each text at once, then STEPS one by one; from `drop_at` on only texts 2 and 0,
+    in that order."""
     start = 0 if prefix is None else len(prefix)
     before = None if prefix is None else trunk.prefix(prefix)
     heads = torch.cat([text[:first] for text, first in zip(texts, FIRST)])
-    hidden, past = trunk.forward_and_keep(heads, Rows.of_texts(torch.tensor(FIRST), start, together=True), before)
+    hidden, past = trunk.forward_and_keep(
+        heads, Rows.of_texts(torch.tensor(FIRST), start, together=True), before
+    )
     said = [[rows] for rows in hidden.split(FIRST)]
     past = past if before is None else before.expand(len(texts)).then(past)
     going = [0, 1, 2]
@@ -222,7 +265,9 @@ def read_on(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None, drop_at: 
         if step == drop_at:
             going, past = [2, 0], past.select(torch.tensor([2, 0]))
         rows = Rows.of_next_tokens(torch.tensor([start + FIRST[text] + step for text in going]))
-        hidden, now = trunk.forward_and_keep(torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past)
+        hidden, now = trunk.forward_and_keep(
+            torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past
+        )
         past = past.then(now)
         for text, row in zip(going, hidden):
             said[text].append(row[None])
@@ -245,13 +290,18 @@ def test_reading_token_by_token_is_reading_at_once(pair, prefix_length, drop_at)
 
 def test_padding_is_kept_at_no_position():
     # Keys of padding stand between a short text and its next token, which must not see them.
-    kept = Past((), (), torch.tensor([[0, 1, NOWHERE]])).expand(2).then(Past((), (), torch.tensor([[2], [3]])))
+    kept = (
+        Past((), (), torch.tensor([[0, 1, NOWHERE]]))
+        .expand(2)
+        .then(Past((), (), torch.tensor([[2], [3]])))
+    )
     assert kept.positions.tolist() == [[0, 1, NOWHERE, 2], [0, 1, NOWHERE, 3]]
     assert kept.select(torch.tensor([1])).positions.tolist() == [[0, 1, NOWHERE, 3]]
     assert kept.length == 4
 
 
-# ---------------------------------------------------------------------------------------------------- low precision
+#
+# ---- Low precision
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
@@ -263,8 +313,12 @@ def test_scores_far_over_65504_are_finite_and_summed_in_fp32(tiny_folder, dtype,
         attention.q_proj.weight.data *= 100
         attention.k_proj.weight.data *= 100
         for name in ("q_proj", "k_proj", "v_proj"):
-            getattr(attention, name).register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.detach()))
-        attention.out_proj.register_forward_pre_hook(lambda _, x, kept=kept: kept.append(x[0].detach()))
+            getattr(attention, name).register_forward_hook(
+                lambda _, __, out, kept=kept: kept.append(out.detach())
+            )
+        attention.out_proj.register_forward_pre_hook(
+            lambda _, x, kept=kept: kept.append(x[0].detach())
+        )
     text, prefix = (rows.requires_grad_() for rows in texts_of(17, 5))
     with torch.autocast("cpu", dtype):
         hidden = trunk(text, Rows.of_texts(torch.tensor([17]), start=5), trunk.prefix(prefix))
@@ -273,7 +327,10 @@ def test_scores_far_over_65504_are_finite_and_summed_in_fp32(tiny_folder, dtype,
 
     for block, kept in zip(trunk.h, calls):
         assert {rows.dtype for rows in kept} == {dtype}
-        q, k, v, out = (torch.cat(rows).view(22, 3, 8).transpose(0, 1).float() for rows in zip(kept[:4], kept[4:]))
+        q, k, v, out = (
+            torch.cat(rows).view(22, 3, 8).transpose(0, 1).float()
+            for rows in zip(kept[:4], kept[4:])
+        )
         scores = q @ k.transpose(1, 2)
         assert scores.abs().max() > 2 * 65504
         unseen = torch.ones(22, 22).triu(1).bool()
@@ -292,5 +349,8 @@ def test_the_residual_rows_stay_fp32_in_low_precision(tiny_folder, pair, dtype, 
         hidden = trunk(trunk.embed(ids), Rows.of_texts(torch.tensor([3, 1])))
     assert trunk.embed(ids).dtype == torch.float32 and set(blocks) == {torch.float32}
     with torch.no_grad():
-        expected = [pair.theirs.transformer(input_ids=text[None]).last_hidden_state[0] for text in ids.split([3, 1])]
+        expected = [
+            pair.theirs.transformer(input_ids=text[None]).last_hidden_state[0]
+            for text in ids.split([3, 1])
+        ]
     assert_close(hidden.float(), torch.cat(expected), tolerance)

@@ -1,4 +1,5 @@
-"""What the growth curves predict, against torch's own count of a real step; where their points stand."""
+"""What the growth curves predict, against torch's own count of a real step; where their points
+stand."""
 
 import json
 
@@ -8,12 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from benchmarks import growth, peers, sides
 
-# torch's counter knows attention's kernels of a GPU alone; these are the CPU's, whose arguments begin alike.
+# torch's counter knows attention's kernels of a GPU alone; these are the CPU's, whose arguments
+# begin alike.
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 OF_CPU_ATTENTION = {
     FLASH: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda gradient, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(gradient, q, k, v)
+        lambda gradient, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(
+            gradient, q, k, v
+        )
     ),
 }
 AT = {"shape": "125m", "precision": "fp32", "device": "cpu"}
@@ -40,10 +44,15 @@ def test_the_counted_operations_are_those_that_torch_counts_in_a_step(curve):
 def test_the_counted_bytes_are_those_that_a_forward_pass_keeps(curve):
     for _, point in growth.points_of(curve, AT)[1:3]:
         model, kept = growth.make_step(point, {}).func.model.train(), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.append(t) or t, lambda t: t
+        ):
             loss = model.loss(point.batch)
         weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in kept
+        }
         found = sum(size for place, size in storages.items() if place not in weights)
         assert found == growth.kept(point)["all"] + 4  # the loss keeps the number of its targets
         del loss
@@ -62,9 +71,14 @@ def test_points_stand_where_the_curves_say():
 def test_a_record_and_its_plot_are_left_and_the_table_is_printed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(growth, "CURVES", {"prompt length": ("sentiment", "prompt_length", (4, 9))})
     growth.main(["--repeats", "1"])
-    lines = json.loads((tmp_path / "growth-125m-fp32-cpu.json").read_text())["curves"]["prompt length"]
+    lines = json.loads((tmp_path / "growth-125m-fp32-cpu.json").read_text())["curves"][
+        "prompt length"
+    ]
     assert [line["x"] for line in lines] == [4, 9]
-    assert all(line["seconds"] > 0 and line["bytes"] > 0 and line["predicted_seconds"] > 0 for line in lines)
+    assert all(
+        line["seconds"] > 0 and line["bytes"] > 0 and line["predicted_seconds"] > 0
+        for line in lines
+    )
     assert (tmp_path / "growth-125m-fp32-cpu.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split()[:2] == ["curve", "x"] and len(printed) == 4

@@ -13,7 +13,8 @@ from neo_peft.hardware import SMALL, find_device, find_precision, slow_precision
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Make up a machine: which accelerators torch finds, how many CPUs there are, and what limits them."""
+    """Make up a machine: which accelerators torch finds, how many CPUs there are, and what limits
+    them."""
 
     def make(cuda=False, mps=False, cpus=16, quota=None, omp=None):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -45,7 +46,9 @@ def test_auto_is_cuda_or_the_cpu_and_a_device_is_what_was_asked(machine, there, 
 
 def test_a_device_that_is_not_there_is_refused_with_what_there_is(machine):
     machine(mps=True)
-    with pytest.raises(InputError, match="^--device cuda: torch finds none here; there is mps, cpu$"):
+    with pytest.raises(
+        InputError, match="^--device cuda: torch finds none here; there is mps, cpu$"
+    ):
         find_device("cuda")
     machine(cuda=False)
     with pytest.raises(InputError, match="^--device mps: torch finds none here; there is cpu$"):
@@ -53,17 +56,30 @@ def test_a_device_that_is_not_there_is_refused_with_what_there_is(machine):
 
 
 def test_auto_precision_is_fp16_on_cuda_alone():
-    assert [find_precision("auto", device) for device in ("cuda", "cpu", "mps")] == ["fp16", "fp32", "fp32"]
-    assert [find_precision(asked, "cuda") for asked in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+    assert [find_precision("auto", device) for device in ("cuda", "cpu", "mps")] == [
+        "fp16",
+        "fp32",
+        "fp32",
+    ]
+    assert [find_precision(asked, "cuda") for asked in ("fp32", "bf16", "fp16")] == [
+        "fp32",
+        "bf16",
+        "fp16",
+    ]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_cpu_without_products_of_a_half_precision_is_named_and_no_other(monkeypatch, precision):
     for there in (False, True):
-        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda there=there: there)
+        monkeypatch.setattr(
+            torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda there=there: there
+        )
         warned = slow_precision(precision, "cpu")
         assert warned == (
-            None if there else f"this CPU has no {precision} products: --precision fp32 is many times quicker here"
+            None
+            if there
+            else f"this CPU has no {precision} products: --precision fp32 is many times quicker "
+            "here"
         )
         assert slow_precision("fp32", "cpu") is None and slow_precision(precision, "cuda") is None
 
@@ -83,7 +99,9 @@ def test_a_cpu_without_products_of_a_half_precision_is_named_and_no_other(monkey
         ({"cpus": 12, "quota": 9, "omp": "11"}, 9),
     ],
 )
-def test_auto_threads_are_the_least_of_cpus_quota_and_openmp_and_four_for_a_small_model(machine, limits, threads):
+def test_auto_threads_are_the_least_of_cpus_quota_and_openmp_and_four_for_a_small_model(
+    machine, limits, threads
+):
     machine(**limits)
     assert thread_count("auto", SMALL) == threads
     assert thread_count("auto", SMALL - 1) == min(4, threads)
@@ -106,7 +124,9 @@ def test_without_affinity_all_cpus_count(machine, monkeypatch, count, threads):
     assert thread_count("auto", SMALL) == threads
 
 
-def test_the_processes_of_a_host_share_its_cores_and_a_one_of_torchruns_own_is_no_limit(machine, monkeypatch):
+def test_the_processes_of_a_host_share_its_cores_and_a_one_of_torchruns_own_is_no_limit(
+    machine, monkeypatch
+):
     monkeypatch.setattr(processes, "local_world", 3)
     machine(cpus=16, quota=12, omp="1")
     assert thread_count("auto", SMALL) == 1
@@ -127,10 +147,14 @@ def test_several_processes_need_a_gpu_each_and_do_not_share_mps(machine, monkeyp
     assert find_device("auto") == "cuda"
     monkeypatch.setattr(processes, "local_world", 3)
     for asked in ("auto", "cuda"):
-        with pytest.raises(InputError, match="^3 processes on a host of 2 GPUs: start fewer, or take --device cpu$"):
+        with pytest.raises(
+            InputError, match="^3 processes on a host of 2 GPUs: start fewer, or take --device cpu$"
+        ):
             find_device(asked)
     assert find_device("cpu") == "cpu"
-    with pytest.raises(InputError, match="^--device mps computes in one process; several need cuda or cpu$"):
+    with pytest.raises(
+        InputError, match="^--device mps computes in one process; several need cuda or cpu$"
+    ):
         find_device("mps")
 
 
@@ -151,7 +175,9 @@ V2, V1_QUOTA, V1_PERIOD = "cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period
         ({}, None),
     ],
 )
-def test_a_containers_quota_is_read_from_both_versions_of_control_groups(tmp_path: Path, files, quota):
+def test_a_containers_quota_is_read_from_both_versions_of_control_groups(
+    tmp_path: Path, files, quota
+):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -36,7 +36,7 @@ ALL = ("all-linear",)
 KINDS = ["k_proj", "v_proj", "q_proj", "out_proj", "c_fc", "c_proj"]
 
 
-# ------------------------------------------------------------------------------------------- one layer, written out
+# ---- One layer, written out
 
 
 def adapted_layer(bias=True, dropout=0.0, rslora=False, dtype=torch.float32):
@@ -57,7 +57,9 @@ def written_out(layer, x, scaling, dropped=None):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("rslora", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))])
+@pytest.mark.parametrize(
+    ("rslora", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))]
+)
 def test_the_layer_is_the_formula_in_value_and_gradient(bias, rslora, scaling):
     layer = adapted_layer(bias, rslora=rslora)
     x = torch.randn(ROWS, IN, requires_grad=True)
@@ -75,7 +77,8 @@ def test_the_layer_is_the_formula_in_value_and_gradient(bias, rslora, scaling):
 
 
 def test_a_is_uniform_within_one_over_the_root_of_its_inputs_and_b_is_zero():
-    # kaiming_uniform_(a=sqrt(5)) is U(-1/sqrt(in), 1/sqrt(in)); with r for in the bound would be 4.5 times as wide.
+    # kaiming_uniform_(a=sqrt(5)) is U(-1/sqrt(in), 1/sqrt(in)); with r for in the bound would be
+    # 4.5 times as wide.
     net = nn.ModuleDict({"fc": nn.Linear(100, 30)})
     add_lora(net, ["fc"], rank=5, alpha=3)
     a, bound = net["fc"].lora_A.weight, 1 / math.sqrt(100)
@@ -128,7 +131,8 @@ def test_two_steps_of_sgd_move_b_then_a_and_never_w():
         assert moved(before, net) == expected
 
 
-# ---------------------------------------------------------------------------------------------------------- merging
+#
+# ---- Merging
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -150,7 +154,8 @@ def test_merging_sums_in_fp32_and_rounds_once(dtype):
     merged = layer.merged()
     assert merged.weight.dtype == dtype and merged.bias is None
     assert torch.equal(merged.weight, (layer.weight.float() + correction).to(dtype))
-    assert not torch.equal(merged.weight, layer.weight + correction.to(dtype))  # the numbers can tell the two apart
+    # the numbers can tell the two apart
+    assert not torch.equal(merged.weight, layer.weight + correction.to(dtype))
 
 
 def test_a_merge_that_is_not_finite_is_refused():
@@ -167,7 +172,7 @@ def test_a_merge_that_is_not_finite_is_refused():
             merge_lora(net)
 
 
-# ------------------------------------------------------------------------------------------- a model, against peft
+# ---- A model, against peft
 
 
 def trunk_of(base):
@@ -207,7 +212,12 @@ def away_from_zero(ours, theirs):
 
 @pytest.mark.parametrize(
     ("targets", "init"),
-    [(Q_V, "kaiming"), (ALL, "kaiming"), (("c_fc", "v_proj", "out_proj"), "kaiming"), (Q_V, "gaussian")],
+    [
+        (Q_V, "kaiming"),
+        (ALL, "kaiming"),
+        (("c_fc", "v_proj", "out_proj"), "kaiming"),
+        (Q_V, "gaussian"),
+    ],
 )
 def test_one_seed_gives_pefts_a_bit_for_bit(base, oracle, targets, init):
     theirs = pefts(oracle, targets, init_lora_weights=True if init == "kaiming" else "gaussian")
@@ -217,7 +227,9 @@ def test_one_seed_gives_pefts_a_bit_for_bit(base, oracle, targets, init):
     assert torch.equal(torch.rand(1), after)  # as many draws altogether
     trainable = trainable_of(theirs)
     assert ours.trainable().keys() == trainable.keys()
-    assert all(torch.equal(parameter, trainable[name]) for name, parameter in ours.trainable().items())
+    assert all(
+        torch.equal(parameter, trainable[name]) for name, parameter in ours.trainable().items()
+    )
 
 
 def test_build_model_draws_the_head_first_and_seeds_again_before_the_adapter(base, oracle):
@@ -274,7 +286,9 @@ def test_trainable_tensors_logits_and_gradients_are_pefts(base, oracle, targets,
     logits = all_logits(ours, batch_of(texts))
     expected = real_rows(theirs(input_ids=padded(texts)).logits, texts)
     with torch.no_grad():
-        assert (expected - real_rows(oracle(padded(texts)).logits, texts)).abs().max() > 1  # the adapter matters
+        assert (
+            expected - real_rows(oracle(padded(texts)).logits, texts)
+        ).abs().max() > 1  # the adapter matters
     assert_close(logits, expected)
     backward(logits)
     backward(expected)
@@ -283,9 +297,14 @@ def test_trainable_tensors_logits_and_gradients_are_pefts(base, oracle, targets,
 
 
 def test_the_biases_that_train_are_the_ones_named(base):
-    trainable = {bias: our_lora(base, bias=bias)[0].trainable() for bias in ("none", "all", "lora_only")}
-    every = {f"transformer.{name}" for name, _ in base.trunk.named_parameters() if name.endswith(".bias")}
-    assert len(every) == 4 * 5 + 1  # out_proj, c_fc, c_proj and two norms a layer, and the last norm
+    trainable = {
+        bias: our_lora(base, bias=bias)[0].trainable() for bias in ("none", "all", "lora_only")
+    }
+    every = {
+        f"transformer.{name}" for name, _ in base.trunk.named_parameters() if name.endswith(".bias")
+    }
+    # out_proj, c_fc, c_proj and two norms a layer, and the last norm
+    assert len(every) == 4 * 5 + 1
     assert trainable["all"].keys() - trainable["none"].keys() == every
     assert trainable["lora_only"].keys() == trainable["none"].keys()  # q and v have no bias
 
@@ -295,7 +314,9 @@ def test_a_merged_model_has_the_bases_names_and_the_unmerged_ones_logits(base):
     with torch.no_grad():
         for parameter in ours.trainable().values():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    biases = {name: p.clone() for name, p in ours.transformer.named_parameters() if name.endswith("bias")}
+    biases = {
+        name: p.clone() for name, p in ours.transformer.named_parameters() if name.endswith("bias")
+    }
     batch = batch_of(random_texts())
     ours.eval()
     with torch.no_grad():
@@ -315,7 +336,9 @@ def theirs_decaying(model, rate, decay):
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = [p for name, p in trainable if name.endswith("bias") or "ln_" in name]
     others = [p for name, p in trainable if not (name.endswith("bias") or "ln_" in name)]
-    return torch.optim.AdamW([{"params": others, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}], rate)
+    return torch.optim.AdamW(
+        [{"params": others, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}], rate
+    )
 
 
 def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny_folder):
@@ -338,12 +361,16 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
     )
     classifier.classifier.load_state_dict(ours.classifier.state_dict())
     theirs = pefts(classifier, bias="all", task_type="TOKEN_CLS", seed=9)
-    optimizer, their_optimizer = make_optimizer(ours, settings), theirs_decaying(theirs, rate, decay)
+    optimizer, their_optimizer = (
+        make_optimizer(ours, settings),
+        theirs_decaying(theirs, rate, decay),
+    )
     schedule = get_linear_schedule_with_warmup(their_optimizer, 3, steps)
 
     losses = []
     for step in range(steps):
-        # Four batches, again and again, so that the loss falls and a wrong step is seen; one token in three is read.
+        # Four batches, again and again, so that the loss falls and a wrong step is seen; one token
+        # in three is read.
         texts = random_texts([(17, 5, 26), (9, 30), (3, 21, 12), (14, 14)][step % 4], seed=step % 4)
         labels = [torch.where(text % 3 == 0, text % 11, -100) for text in texts]
         flat = torch.cat(labels)
@@ -351,10 +378,14 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, settings)
         batch = batch_of(texts, reads, flat[reads])
-        loss, norm = update(ours, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm=1.0)
+        loss, norm = update(
+            ours, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm=1.0
+        )
 
         mask = padded([torch.ones_like(text) for text in texts])
-        expected = theirs(input_ids=padded(texts), attention_mask=mask, labels=padded(labels, -100)).loss
+        expected = theirs(
+            input_ids=padded(texts), attention_mask=mask, labels=padded(labels, -100)
+        ).loss
         expected.backward()
         their_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
         their_optimizer.step()
@@ -366,7 +397,8 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
     assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
 
 
-# ------------------------------------------------------------------------------------------------------- the targets
+#
+# ---- The targets
 
 
 @pytest.mark.parametrize(
@@ -400,10 +432,14 @@ def test_all_linear_is_the_trunk_and_never_a_head(base):
 
 
 def test_layers_are_adapted_in_the_trunks_own_order_whatever_the_targets(base):
-    expected = [f"h.{layer}.attn.attention.{kind}" for layer in range(4) for kind in ("v_proj", "q_proj")]
+    expected = [
+        f"h.{layer}.attn.attention.{kind}" for layer in range(4) for kind in ("v_proj", "q_proj")
+    ]
     model, names = our_lora(base, target_modules=("q_proj", "v_proj", r"h\.0\..*q_proj"))
     assert names == expected
-    adapted = [name for name, module in model.transformer.named_modules() if isinstance(module, LoRALinear)]
+    adapted = [
+        name for name, module in model.transformer.named_modules() if isinstance(module, LoRALinear)
+    ]
     assert adapted == expected
 
 
@@ -425,7 +461,8 @@ def test_each_target_must_match_and_the_error_says_what_there_is(base, targets, 
     with pytest.raises(InputError) as error:
         add_lora(trunk, targets)
     assert str(error.value) == (
-        f"no linear layer is named by the target {lost}; there are c_fc, c_proj, k_proj, out_proj, q_proj, v_proj "
+        f"no linear layer is named by the target {lost}; there are c_fc, c_proj, k_proj, out_proj, "
+        "q_proj, v_proj "
         "(for example h.0.attn.attention.k_proj), and all-linear"
     )
     assert [name for name, _ in trunk.named_modules()] == before
@@ -433,7 +470,8 @@ def test_each_target_must_match_and_the_error_says_what_there_is(base, targets, 
 
 def test_a_target_that_is_no_regular_expression_is_refused_with_the_reason(base):
     with pytest.raises(
-        InputError, match=r"the target 'q_proj\(' is neither a module's name nor a regular expression: miss"
+        InputError,
+        match=r"the target 'q_proj\(' is neither a module's name nor a regular expression: miss",
     ):
         match_targets(base.trunk, ["v_proj", "q_proj("])
 
@@ -441,10 +479,15 @@ def test_a_target_that_is_no_regular_expression_is_refused_with_the_reason(base)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bias": "al"}, "bias is one of none, all, lora_only, not 'al', and init of kaiming, gaussian, not 'kaiming'"),
+        (
+            {"bias": "al"},
+            "bias is one of none, all, lora_only, not 'al', and init of kaiming, gaussian, not "
+            "'kaiming'",
+        ),
         (
             {"init": "pissa"},
-            "bias is one of none, all, lora_only, not 'none', and init of kaiming, gaussian, not 'pissa'",
+            "bias is one of none, all, lora_only, not 'none', and init of kaiming, gaussian, not "
+            "'pissa'",
         ),
         ({"rank": 0}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 0, 7, 0.0"),
         ({"alpha": -7}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 5, -7, 0.0"),
@@ -463,14 +506,16 @@ def test_options_that_mean_nothing_are_refused_before_anything_is_changed(base, 
 def test_a_second_lora_on_the_same_trunk_is_refused_until_the_first_is_merged(base):
     model, names = our_lora(base)
     with pytest.raises(
-        InputError, match="the trunk carries LoRA already, which a second one would throw away; merge it"
+        InputError,
+        match="the trunk carries LoRA already, which a second one would throw away; merge it",
     ):
         add_lora(model.transformer, ["all-linear"])
     merge_lora(model)
     assert add_lora(model.transformer) == names
 
 
-# ---------------------------------------------------------------------------------------------------- what is frozen
+#
+# ---- What is frozen
 
 
 def test_steps_move_everything_that_trains_and_no_bit_of_the_rest(base):

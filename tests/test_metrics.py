@@ -11,7 +11,10 @@ from sklearn.metrics import confusion_matrix, matthews_corrcoef, precision_recal
 
 from neo_peft.metrics import class_scores, entities, entity_scores
 
-TAGS = ["O", *(f"{prefix}-{entity_type}" for entity_type in ("A", "B", "A-B", "RNA") for prefix in "BI")]
+TAGS = [
+    "O",
+    *(f"{prefix}-{entity_type}" for entity_type in ("A", "B", "A-B", "RNA") for prefix in "BI"),
+]
 THREE = ("precision", "recall", "f1")
 STRICT = {False: {}, True: {"mode": "strict", "scheme": IOB2}}  # ours -> seqeval's
 
@@ -22,7 +25,8 @@ def random_tags(rng, length):
 
 
 def random_corpus(rng, sentences):
-    """Draw gold sentences of 0 to 14 words, and predictions that are right at about two words in three."""
+    """Draw gold sentences of 0 to 14 words, and predictions that are right at about two words in
+    three."""
     gold = [random_tags(rng, rng.randrange(15)) for _ in range(sentences)]
     predicted = [[tag if rng.random() < 0.6 else rng.choice(TAGS) for tag in tags] for tags in gold]
     return gold, predicted
@@ -87,7 +91,8 @@ def test_scores_of_a_random_corpus_are_seqevals(strict):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_scores_of_few_sentences_are_seqevals(strict):
-    # In small corpora some types stand in gold only or in predictions only, where averages go wrong.
+    # In small corpora some types stand in gold only or in predictions only, where averages go
+    # wrong.
     rng = random.Random(2)
     only_gold = only_predicted = 0
     for _ in range(200):
@@ -146,11 +151,13 @@ def test_words_lost_to_truncation_count_as_o():
         [],
     ]
     scores = entity_scores(gold, predicted)
-    # 1 hit, 3 predicted, 5 gold. Without the lost words gold would have 3 entities and 2 hits: recall 2/3.
+    # 1 hit, 3 predicted, 5 gold. Without the lost words gold would have 3 entities and 2 hits:
+    # recall 2/3.
     assert scores["recall"] == pytest.approx(1 / 5)
     assert scores["precision"] == pytest.approx(1 / 3)
     assert scores["f1"] == pytest.approx(2 / 8)
-    assert scores["accuracy"] == pytest.approx((5 + 3 + 1) / 13)  # of the 5 lost words the 2 O are right
+    # of the 5 lost words the 2 O are right
+    assert scores["accuracy"] == pytest.approx((5 + 3 + 1) / 13)
     assert scores["per_label"] == {
         "A": pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "support": 2}),
         "B": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 3},
@@ -175,7 +182,9 @@ def test_span_f1_is_seqevals_with_one_type(strict):
 
     gold, predicted = random_corpus(random.Random(3), 300)
     scores = entity_scores(gold, predicted, strict)
-    assert scores["span_f1"] == pytest.approx(seqeval.f1_score(of_one_type(gold), of_one_type(predicted)))
+    assert scores["span_f1"] == pytest.approx(
+        seqeval.f1_score(of_one_type(gold), of_one_type(predicted))
+    )
     assert scores["span_f1"] > scores["f1"] + 0.01
 
 
@@ -189,10 +198,15 @@ def test_span_f1_ignores_types_and_nothing_else():
 
 def test_class_scores_of_three_labels_by_hand():
     table = {  # (gold, predicted): examples
-        ("neg", "neg"): 1, ("neg", "neu"): 2, ("neg", None): 1,
-        ("neu", "neu"): 1, ("neu", "pos"): 1,
-        ("pos", "neg"): 1, ("pos", "pos"): 2, ("pos", None): 1,
-    }  # fmt: skip
+        ("neg", "neg"): 1,
+        ("neg", "neu"): 2,
+        ("neg", None): 1,
+        ("neu", "neu"): 1,
+        ("neu", "pos"): 1,
+        ("pos", "neg"): 1,
+        ("pos", "pos"): 2,
+        ("pos", None): 1,
+    }
     gold, predicted = zip(*(pair for pair, count in table.items() for _ in range(count)))
     scores = class_scores(gold, predicted, ("neg", "neu", "pos"))
     assert scores.pop("per_label") == {
@@ -233,7 +247,10 @@ def test_class_scores_of_random_answers_are_scikit_learns():
     for row, *expected in zip(scores["per_label"].values(), *theirs):
         assert [row[key] for key in (*THREE, "support")] == pytest.approx(expected)
     assert scores["macro_f1"] == pytest.approx(theirs[2].mean())
-    assert scores["confusion"] == confusion_matrix(gold, answered, labels=[*labels, "none"])[:4].tolist()
+    assert (
+        scores["confusion"]
+        == confusion_matrix(gold, answered, labels=[*labels, "none"])[:4].tolist()
+    )
 
 
 def test_matthews_is_scikit_learns_and_none_is_a_class_of_its_own():
@@ -242,7 +259,9 @@ def test_matthews_is_scikit_learns_and_none_is_a_class_of_its_own():
         gold = rng.choices(["no", "yes"], weights=[3, 2], k=50)
         predicted = [label if rng.random() < 0.5 else rng.choice(answers) for label in gold]
         found = class_scores(gold, predicted, ["no", "yes"])["matthews"]
-        assert found == pytest.approx(matthews_corrcoef(gold, [label or "none" for label in predicted]))
+        assert found == pytest.approx(
+            matthews_corrcoef(gold, [label or "none" for label in predicted])
+        )
     # 3 of 4 no and 2 of 3 yes are right: (3 · 2 - 1 · 1) / sqrt(4 · 3 · 4 · 3)
     gold, predicted = ["no"] * 4 + ["yes"] * 3, ["no", "no", "no", "yes", "yes", "yes", "no"]
     assert class_scores(gold, predicted, ["no", "yes"])["matthews"] == pytest.approx(5 / 12)
@@ -265,7 +284,9 @@ def test_class_scores_of_nothing_are_zero():
     }
 
 
-@pytest.mark.parametrize("tag", ["A", "B", "B-", "I-", "BA", "E-A", "b-A", "o", "OO", "O-A", "", 3, None])
+@pytest.mark.parametrize(
+    "tag", ["A", "B", "B-", "I-", "BA", "E-A", "b-A", "o", "OO", "O-A", "", 3, None]
+)
 def test_a_tag_of_another_form_is_an_error(tag):
     message = rf"^{tag!r} is no BIO tag: allowed are 'O', 'B-type' and 'I-type'"
     with pytest.raises(ValueError, match=message):
@@ -277,7 +298,9 @@ def test_a_tag_of_another_form_is_an_error(tag):
 
 
 def test_a_longer_prediction_is_an_error():
-    with pytest.raises(ValueError, match="^sentence 1 has 2 gold tags and 3 predicted ones: give one"):
+    with pytest.raises(
+        ValueError, match="^sentence 1 has 2 gold tags and 3 predicted ones: give one"
+    ):
         entity_scores([["O"], ["O", "O"]], [["O"], ["O", "O", "O"]])
 
 
@@ -289,7 +312,9 @@ def test_another_number_is_an_error():
 
 
 def test_an_unknown_label_is_an_error():
-    with pytest.raises(ValueError, match="^example 1 has predicted label 'maybe': allowed are no, yes, and"):
+    with pytest.raises(
+        ValueError, match="^example 1 has predicted label 'maybe': allowed are no, yes, and"
+    ):
         class_scores(["no", "yes"], ["no", "maybe"], ["no", "yes"])
     with pytest.raises(ValueError, match="^example 0 has gold label 'maybe': allowed are no, yes$"):
         class_scores(["maybe", "yes"], ["no", None], ["no", "yes"])

@@ -1,4 +1,5 @@
-"""What a tagger gets wrong, entity by entity: cases worked by hand, and that nothing is lost or counted twice."""
+"""What a tagger gets wrong, entity by entity: cases worked by hand, and that nothing is lost or
+counted twice."""
 
 from collections import Counter
 
@@ -19,33 +20,43 @@ CASES = {
     "shifted": ("B-A I-A O", "O B-A I-A", [("boundary", ("A", 0, 1), ("A", 1, 2))]),
     "missed": ("B-A O O", "O O O", [("missed", ("A", 0, 0), None)]),
     "spurious": ("O O O", "O B-A O", [("spurious", None, ("A", 1, 1))]),
-    "beside, no word shared": ("B-A O", "O B-A", [("missed", ("A", 0, 0), None), ("spurious", None, ("A", 1, 1))]),
+    "beside, no word shared": (
+        "B-A O",
+        "O B-A",
+        [("missed", ("A", 0, 0), None), ("spurious", None, ("A", 1, 1))],
+    ),
     "type and boundary": (
-        "B-A I-A O", "B-B O O", [("missed", ("A", 0, 1), None), ("spurious", None, ("B", 0, 0))],
+        "B-A I-A O",
+        "B-B O O",
+        [("missed", ("A", 0, 1), None), ("spurious", None, ("B", 0, 0))],
     ),
     "split: the longer part is the partner": (
-        "B-A I-A I-A I-A", "B-A B-A I-A I-A",
+        "B-A I-A I-A I-A",
+        "B-A B-A I-A I-A",
         [("boundary", ("A", 0, 3), ("A", 1, 3)), ("spurious", None, ("A", 0, 0))],
     ),
     "split into equal parts: the left one is": (
-        "B-A I-A I-A I-A", "B-A I-A B-A I-A",
+        "B-A I-A I-A I-A",
+        "B-A I-A B-A I-A",
         [("boundary", ("A", 0, 3), ("A", 0, 1)), ("spurious", None, ("A", 2, 3))],
     ),
     "two joined: the left one is": (
-        "B-A B-A", "B-A I-A", [("boundary", ("A", 0, 0), ("A", 0, 1)), ("missed", ("A", 1, 1), None)],
+        "B-A B-A",
+        "B-A I-A",
+        [("boundary", ("A", 0, 0), ("A", 0, 1)), ("missed", ("A", 1, 1), None)],
     ),
     "a chain: the pair that shares the most words comes first": (
-        "B-A I-A B-A I-A I-A O", "O B-A I-A I-A O O",
+        "B-A I-A B-A I-A I-A O",
+        "O B-A I-A I-A O O",
         [("missed", ("A", 0, 1), None), ("boundary", ("A", 2, 4), ("A", 1, 3))],
     ),
     "an entity with a partner is no second one's": (
-        "B-A I-A I-A B-A", "B-A I-A B-A I-A",
+        "B-A I-A I-A B-A",
+        "B-A I-A B-A I-A",
         [("boundary", ("A", 0, 2), ("A", 0, 1)), ("boundary", ("A", 3, 3), ("A", 2, 3))],
     ),
-    "a hit is no partner": (
-        "B-A I-A O", "B-A I-A B-A", [("spurious", None, ("A", 2, 2))],
-    ),
-}  # fmt: skip
+    "a hit is no partner": ("B-A I-A O", "B-A I-A B-A", [("spurious", None, ("A", 2, 2))]),
+}
 
 
 @pytest.mark.parametrize("gold, answer, expected", CASES.values(), ids=CASES)
@@ -63,10 +74,16 @@ def test_every_entity_is_a_hit_or_in_one_mistake(pairs):
     kinds = Counter(mistake.kind for mistake in found)
     assert kinds.keys() <= KINDS.keys()
     hits = [entity for entity in entities(gold) if entity in entities(answer)]
-    assert sorted(hits + [mistake.gold for mistake in found if mistake.gold]) == sorted(entities(gold))
-    assert sorted(hits + [mistake.answer for mistake in found if mistake.answer]) == sorted(entities(answer))
+    assert sorted(hits + [mistake.gold for mistake in found if mistake.gold]) == sorted(
+        entities(gold)
+    )
+    assert sorted(hits + [mistake.answer for mistake in found if mistake.answer]) == sorted(
+        entities(answer)
+    )
     for kind, one, other in found:
-        words = [set(range(entity[1], entity[2] + 1)) if entity else set() for entity in (one, other)]
+        words = [
+            set(range(entity[1], entity[2] + 1)) if entity else set() for entity in (one, other)
+        ]
         same_type = bool(one and other and one[0] == other[0])
         if kind == "type":
             assert words[0] == words[1] and not same_type

@@ -21,10 +21,13 @@ METHODS = ("lora", "prompt", "head", "full", "lora+prompt")
 
 def built(base, task, method, compute_dtype=torch.float32, **settings):
     settings = make_settings(task=task, method=method, **settings)
-    return build_model(copy.deepcopy(base.trunk), base.tokenizer, TASKS[task], settings, compute_dtype)
+    return build_model(
+        copy.deepcopy(base.trunk), base.tokenizer, TASKS[task], settings, compute_dtype
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- the heads
+#
+# ---- The heads
 
 
 def test_ner_reads_a_classifier_and_the_method_head_of_the_others_a_score():
@@ -42,7 +45,11 @@ def test_ner_reads_a_classifier_and_the_method_head_of_the_others_a_score():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_classifier_is_drawn_with_the_models_own_spread_and_its_bias_is_zero(base, method):
-    model = built(base, "ner", method, seed=4, bias="all") if method == "lora" else built(base, "ner", method, seed=4)
+    model = (
+        built(base, "ner", method, seed=4, bias="all")
+        if method == "lora"
+        else built(base, "ner", method, seed=4)
+    )
     assert type(model.head) is nn.Linear and model.head is model.classifier
     torch.manual_seed(4)
     assert torch.equal(model.classifier.weight, nn.init.normal_(torch.empty(11, 24), 0, 0.3))
@@ -54,7 +61,10 @@ def test_the_classifier_is_drawn_with_the_models_own_spread_and_its_bias_is_zero
 def test_a_row_of_score_starts_as_the_mean_of_its_labels_token_rows(base, task):
     model = built(base, task, "head")
     assert type(model.head) is nn.Linear and model.head is model.score and model.score.bias is None
-    tokens = [base.tokenizer(" " + label, add_special_tokens=False)["input_ids"] for label in TASKS[task].labels]
+    tokens = [
+        base.tokenizer(" " + label, add_special_tokens=False)["input_ids"]
+        for label in TASKS[task].labels
+    ]
     assert task != "similarity" or len(tokens[0]) == 2  # a mean that is no single row
     rows = [sum(base.trunk.wte.weight[token] for token in ids) / len(ids) for ids in tokens]
     assert_close(model.score.weight, torch.stack(rows), tolerance=1e-5)
@@ -75,10 +85,11 @@ def test_head_dropout_falls_on_the_hidden_state_and_only_in_training(base):
     assert_close(model.eval().logits(hidden), hidden @ weight.T + bias, tolerance=1e-5)
 
 
-# --------------------------------------------------------------------------------------------- what is read and lost
+# ---- What is read and lost
 
 
-READS = torch.tensor([40, 3, 16, 17, 21, 47, 16])  # of all three texts, out of order, and one of them twice
+# of all three texts, out of order, and one of them twice
+READS = torch.tensor([40, 3, 16, 17, 21, 47, 16])
 
 
 def test_the_rows_that_are_read_have_the_full_models_logits_and_gradients(base, oracle):
@@ -109,7 +120,11 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_known_targets(base):
     targets = torch.tensor([5, -1, 8191, 0, -1, 77, 4000])
     loss = model.loss(batch_of(texts, READS, targets), None)
     logits = all_logits(model, batch_of(texts, READS)).double()
-    expected = sum(logits[i].exp().sum().log() - logits[i, target] for i, target in enumerate(targets) if target >= 0)
+    expected = sum(
+        logits[i].exp().sum().log() - logits[i, target]
+        for i, target in enumerate(targets)
+        if target >= 0
+    )
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -120,7 +135,9 @@ def test_a_head_has_its_loss_over_classes(base):
     loss = model.loss(batch_of(texts, READS, targets), None)
     hidden = model(batch_of(texts, READS), None).double()
     logits = hidden @ model.classifier.weight.double().T
-    expected = -sum(logits.log_softmax(1)[i, target] for i, target in enumerate(targets) if target >= 0)
+    expected = -sum(
+        logits.log_softmax(1)[i, target] for i, target in enumerate(targets) if target >= 0
+    )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -151,7 +168,9 @@ def test_a_prefix_that_is_kept_gives_what_a_fresh_one_gives(base):
 
 
 @pytest.mark.parametrize("length", [4, 13])  # shorter and longer than the window
-def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_gradient(base, length):
+def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_gradient(
+    base, length
+):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(length, 24)))
     batch, found = batch_of(random_texts(), READS), []
     for prefix in (None, model.prefix()):
@@ -169,7 +188,10 @@ def test_on_a_cpu_attention_pads_nothing(base, monkeypatch, in_training):
     real, seen = Rows.of_texts, []
     monkeypatch.setattr(Rows, "of_texts", lambda *args: seen.append(real(*args)) or seen[-1])
     model(batch_of(random_texts(LENGTHS)), None if in_training else model.prefix())
-    assert all(rectangle.slots is None for rectangle in seen[-1].rectangles) and len(seen[-1].rectangles) > 1
+    assert (
+        all(rectangle.slots is None for rectangle in seen[-1].rectangles)
+        and len(seen[-1].rectangles) > 1
+    )
 
 
 def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
@@ -179,7 +201,7 @@ def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
     assert batch.read_counts.tolist() == [3, 2, 2]
 
 
-# ----------------------------------------------------------------------------------------------- what trains, in what
+# ---- What trains, in what
 
 
 @pytest.mark.parametrize(
@@ -200,13 +222,17 @@ def test_a_method_trains_its_own_parts_and_no_others(base, task, method, options
     def kind(name):
         parts = name.split(".")
         return (
-            parts[0] if parts[0] != "transformer" else (parts[-2] if parts[-2] in ("lora_A", "lora_B") else parts[-1])
+            parts[0]
+            if parts[0] != "transformer"
+            else (parts[-2] if parts[-2] in ("lora_A", "lora_B") else parts[-1])
         )
 
     model = built(base, task, method, **options)
     trainable = model.trainable()
     assert {kind(name) for name in trainable} == kinds
-    assert trainable.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable.keys() == {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     assert all(parameter is model.get_parameter(name) for name, parameter in trainable.items())
 
 
@@ -216,7 +242,9 @@ def test_full_trains_everything(base, task):
     names = {f"transformer.{name}" for name, _ in base.trunk.named_parameters()}
     head = {"classifier.weight", "classifier.bias"} if task == "ner" else set()
     assert model.trainable().keys() == names | head
-    assert sum(p.numel() for p in model.trainable().values()) == sum(p.numel() for p in model.parameters())
+    assert sum(p.numel() for p in model.trainable().values()) == sum(
+        p.numel() for p in model.parameters()
+    )
 
 
 def test_what_trains_may_change_later_and_is_said_at_once(base):
@@ -235,10 +263,13 @@ def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32
 
 
 @pytest.mark.parametrize(
-    ("task", "method"), [("ner", "lora"), ("ner", "lora+prompt"), ("similarity", "head"), ("sentiment", "prompt")]
+    ("task", "method"),
+    [("ner", "lora"), ("ner", "lora+prompt"), ("similarity", "head"), ("sentiment", "prompt")],
 )
 @pytest.mark.parametrize("dtype", HALVES)
-def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(base, tiny_folder, task, method, dtype):
+def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(
+    base, tiny_folder, task, method, dtype
+):
     half = load_base(str(tiny_folder), held_dtype(method, dtype))
     options = {"bias": "all", "target_modules": "all-linear"} if "lora" in method else {}
     model = built(half, task, method, dtype, **options)
@@ -259,10 +290,12 @@ def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(base, ti
     assert logits.dtype == dtype
     assert model.loss(batch, model.prefix()).dtype == torch.float32
     norms = {name: dtypes for name, dtypes in seen.items() if name.split(".")[-1].startswith("ln_")}
-    assert len(norms) == 9 and all(read == torch.float32 for read, _ in norms.values())  # they read the stream
+    # they read the stream
+    assert len(norms) == 9 and all(read == torch.float32 for read, _ in norms.values())
     low = {name: dtypes for name, dtypes in seen.items() if name.endswith(("lora_A", "lora_B"))}
     assert len(low) == (2 * 24 if "lora" in method else 0)
-    assert all(said == dtype for _, said in low.values())  # multiplied in the compute dtype, though held in fp32
+    # multiplied in the compute dtype, though held in fp32
+    assert all(said == dtype for _, said in low.values())
 
     # The same numbers as fp32's, to the precision of the format: 8 bits of bfloat16, 11 of float16.
     whole = built(base, task, method, **options)
@@ -287,10 +320,12 @@ def test_gradients_under_half_precision_are_fp32_and_near_those_of_fp32(base, ti
     for name, parameter in half.trainable().items():
         expected = whole.trainable()[name].grad
         assert parameter.grad.dtype == torch.float32
-        assert torch.cosine_similarity(parameter.grad.flatten(), expected.flatten(), dim=0) > 0.9, name
+        assert torch.cosine_similarity(parameter.grad.flatten(), expected.flatten(), dim=0) > 0.9, (
+            name
+        )
 
 
-# ------------------------------------------------------------------------------- the published sizes, without weights
+# ---- The published sizes, without weights
 
 
 def published(hidden_size, layers, num_heads):
@@ -320,13 +355,16 @@ def count(parameters):
 
 def on_meta(shape, task, method, **settings):
     settings = make_settings(task=task, method=method, model="EleutherAI/gpt-neo", **settings)
-    model = build_model(published(*shape), load_tokenizer(BUNDLED["neo-mini"]), TASKS[task], settings)
+    model = build_model(
+        published(*shape), load_tokenizer(BUNDLED["neo-mini"]), TASKS[task], settings
+    )
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     return model
 
 
 @pytest.mark.parametrize(
-    ("shape", "total"), [(SMALL, 125_198_592), (LARGE, 1_315_575_808), ((2560, 32, 20), 2_651_307_520)]
+    ("shape", "total"),
+    [(SMALL, 125_198_592), (LARGE, 1_315_575_808), ((2560, 32, 20), 2_651_307_520)],
 )
 def test_the_trunk_has_the_published_number_of_parameters(shape, total):
     assert count(published(*shape).parameters()) == total
@@ -343,7 +381,9 @@ def test_the_studys_ner_recipe_trains_lora_biases_and_head():
     model = on_meta(LARGE, "ner", "lora", preset="paper")
     parts = {"lora": 0, "head": 0, "biases": 0}
     for name, parameter in model.trainable().items():
-        parts["lora" if "lora_" in name else "head" if "classifier" in name else "biases"] += parameter.numel()
+        parts["lora" if "lora_" in name else "head" if "classifier" in name else "biases"] += (
+            parameter.numel()
+        )
     assert parts == {"lora": 3_145_728, "biases": 395_264, "head": 22_539}
     assert count(model.trainable().values()) == 3_563_531
 
@@ -375,7 +415,8 @@ def test_adapted_modules_are_grouped_by_kind_shape_and_rank(base):
 
 
 def kept_bytes(model, batch) -> int:
-    """Count the bytes that the trunk keeps for backward beside its own weights, each storage once."""
+    """Count the bytes that the trunk keeps for backward beside its own weights, each storage
+    once."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
@@ -391,14 +432,20 @@ def kept_bytes(model, batch) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize(("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("ner", "lora+prompt")])
+@pytest.mark.parametrize(
+    ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("ner", "lora+prompt")]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_checkpoints_of_activations_change_no_bit_of_loss_and_gradients(tiny_folder, task, method, dtype):
+def test_checkpoints_of_activations_change_no_bit_of_loss_and_gradients(
+    tiny_folder, task, method, dtype
+):
     batch, found = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 10, 0, 5, 1])), []
     for checkpoint in (False, True):
         options = {"dropout": 0.3, "target_modules": "all-linear"} if "lora" in method else {}
         base = load_base(str(tiny_folder), dtype)
-        model = built(base, task, method, dtype, checkpoint_activations=checkpoint, **options).train()
+        model = built(
+            base, task, method, dtype, checkpoint_activations=checkpoint, **options
+        ).train()
         with torch.no_grad():
             for name, parameter in model.trainable().items():
                 if "lora_B" in name:
@@ -407,7 +454,9 @@ def test_checkpoints_of_activations_change_no_bit_of_loss_and_gradients(tiny_fol
         loss = model.loss(batch)
         loss.backward()
         after = torch.rand(1)  # what is drawn next must be the same too
-        found.append([loss.detach(), after, *(parameter.grad for parameter in model.trainable().values())])
+        found.append(
+            [loss.detach(), after, *(parameter.grad for parameter in model.trainable().values())]
+        )
         found[-1].append(kept_bytes(model, batch))
     *plain, kept = found[0]
     *again, kept_again = found[1]

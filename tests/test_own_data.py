@@ -1,4 +1,5 @@
-"""A user's own rows: from train.jsonl to a run and its answers, with labels that no task here knows."""
+"""A user's own rows: from train.jsonl to a run and its answers, with labels that no task here
+knows."""
 
 import json
 import random
@@ -30,16 +31,25 @@ def write_rows(folder: Path, **splits: list) -> Path:
 
 
 def week_rows(count: int) -> list[dict]:
-    return [{"sentence": f"We met on day {i % 7} of week {i} .", "label": WEEK[::-1][i % 7]} for i in range(count)]
+    return [
+        {"sentence": f"We met on day {i % 7} of week {i} .", "label": WEEK[::-1][i % 7]}
+        for i in range(count)
+    ]
 
 
 def pair_rows(count: int) -> list[dict]:
-    return [{"sentence1": f"He has {i} .", "sentence2": f"She has {i + i % 2} .", "label": i % 2} for i in range(count)]
+    return [
+        {"sentence1": f"He has {i} .", "sentence2": f"She has {i + i % 2} .", "label": i % 2}
+        for i in range(count)
+    ]
 
 
 def tag_rows(count: int) -> list[dict]:
     tagged = [("B-drug", "B-gene", "I-gene"), ("O", "B-dose", "I-dose"), ("B-gene", "O", "B-drug")]
-    return [{"tokens": [f"a{i}", "binds", f"b{i}"], "tags": list(tagged[i % 3]), "id": i} for i in range(count)]
+    return [
+        {"tokens": [f"a{i}", "binds", f"b{i}"], "tags": list(tagged[i % 3]), "id": i}
+        for i in range(count)
+    ]
 
 
 def main(script, argv) -> int:
@@ -53,7 +63,9 @@ def main(script, argv) -> int:
 
 
 def test_labels_stand_in_the_order_in_which_train_has_them(tmp_path):
-    rows = load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=week_rows(30), validation=week_rows(3))))
+    rows = load_splits(
+        CLASSIFICATION, str(write_rows(tmp_path, train=week_rows(30), validation=week_rows(3)))
+    )
     assert rows.labels == WEEK[::-1]
     assert rows.test is None and rows.train == week_rows(30) and rows.validation == week_rows(3)
     assert load_splits(CLASSIFICATION, str(tmp_path), labels=WEEK).labels == WEEK
@@ -67,19 +79,37 @@ def test_tags_are_o_and_then_b_and_i_of_each_type(tmp_path):
 
 
 def test_numbers_are_labels_too(tmp_path):
-    splits = load_splits(PAIRS, str(write_rows(tmp_path, train=pair_rows(6), validation=pair_rows(2))))
+    splits = load_splits(
+        PAIRS, str(write_rows(tmp_path, train=pair_rows(6), validation=pair_rows(2)))
+    )
     assert splits.labels == ("0", "1")
     assert splits.train[1] == {"sentence1": "He has 1 .", "sentence2": "She has 2 .", "label": "1"}
 
 
-def test_a_label_is_the_same_with_spaces_around_it_and_may_hold_what_separates_flags(tmp_path, tiny_folder):
+def test_a_label_is_the_same_with_spaces_around_it_and_may_hold_what_separates_flags(
+    tmp_path, tiny_folder
+):
     texts = ["bad , very", " bad , very ", "größer"] * 10
     rows = [{"sentence": f"s {i}", "label": label} for i, label in enumerate(texts)]
     data = write_rows(tmp_path / "mine", train=rows)
     assert load_splits(CLASSIFICATION, str(data)).labels == ("bad , very", "größer")
-    argv = ["--task", "classification", "--method", "prompt", "--data", data, "--model", tiny_folder, "--max-steps", 1]
+    argv = [
+        "--task",
+        "classification",
+        "--method",
+        "prompt",
+        "--data",
+        data,
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
     assert main(train, [*argv, "--threads", 1]) == 0
-    assert loading.load("runs/classification-prompt").encoder.task.labels == ("bad , very", "größer")
+    assert loading.load("runs/classification-prompt").encoder.task.labels == (
+        "bad , very",
+        "größer",
+    )
 
 
 @pytest.mark.parametrize("name", ["ner", "sentiment", "similarity"])
@@ -93,7 +123,11 @@ def test_the_plain_names_and_the_tasks_read_the_same_rows(tmp_path, name):
     assert load_splits(TASKS[name], data) == load_splits(TASKS[plain], data)
     settings = {"method": "lora", "labels": load_splits(TASKS[name], data).labels}
     named, plainly = (task_of(make_settings(task=task, **settings)) for task in (name, plain))
-    assert (named.labels, named.template, named.instruction) == (plainly.labels, plainly.template, plainly.instruction)
+    assert (named.labels, named.template, named.instruction) == (
+        plainly.labels,
+        plainly.template,
+        plainly.instruction,
+    )
 
 
 def test_a_tenth_of_each_label_is_split_off_by_the_seed(tmp_path):
@@ -107,14 +141,17 @@ def test_a_tenth_of_each_label_is_split_off_by_the_seed(tmp_path):
         held = Counter(row["label"] for row in splits.validation)
         assert held == {label: round(count / 10) for label, count in counts.items() if label != "d"}
         assert sorted(map(str, splits.train + splits.validation)) == sorted(map(str, rows))
-        assert splits.train == [row for row in rows if row not in splits.validation]  # in the order of the file
+        # in the order of the file
+        assert splits.train == [row for row in rows if row not in splits.validation]
     assert by_seed[0] == by_seed[1] and by_seed[0].validation != by_seed[2].validation
 
 
 def test_the_rows_of_one_text_go_one_way(tmp_path):
     rows = [{"sentence": f"s {i % 40}", "label": "ab"[i % 2]} for i in range(120)]
     splits = load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows)))
-    train, validation = ({row["sentence"] for row in part} for part in (splits.train, splits.validation))
+    train, validation = (
+        {row["sentence"] for row in part} for part in (splits.train, splits.validation)
+    )
     assert not train & validation and len(validation) == 4 and len(splits.validation) == 12
 
 
@@ -123,23 +160,47 @@ BAD_ROWS = {
     ("classification", '{"text": "a", "label": "b"}'): "expected a JSON object with 'sentence'",
     ("classification", '{"sentence": "a"}'): "the field 'label' is missing",
     ("classification", '{"sentence": " ", "label": "b"}'): "expected a JSON object with 'sentence'",
-    ("classification", '{"sentence": "a", "label": 1.5}'): "expected in 'label' a label: a text or a whole number",
+    (
+        "classification",
+        '{"sentence": "a", "label": 1.5}',
+    ): "expected in 'label' a label: a text or a whole number",
     ("classification", '{"sentence": "a", "label": true}'): "expected in 'label' a label",
     ("classification", '{"sentence": "a", "label": ""}'): "expected in 'label' a label",
     ("classification", '{"sentence": "a", "label": "b"'): "no JSON",
-    ("classification", '{"sentence": "\\ud800 a", "label": "b"}'): "expected a JSON object with 'sentence'",
+    (
+        "classification",
+        '{"sentence": "\\ud800 a", "label": "b"}',
+    ): "expected a JSON object with 'sentence'",
     ("classification", '{"sentence": "a", "label": "\\udc00"}'): "expected in 'label' a label",
-    ("tagging", '{"tokens": ["a", "\\ud800"], "tags": ["O", "O"]}'): "expected a JSON object with 'tokens'",
+    (
+        "tagging",
+        '{"tokens": ["a", "\\ud800"], "tags": ["O", "O"]}',
+    ): "expected a JSON object with 'tokens'",
     ("classification", '["a", "b"]'): "expected a JSON object with 'sentence'",
     ("pairs", '{"sentence1": "a", "label": "b"}'): "expected a JSON object with 'sentence2'",
-    ("tagging", '{"tokens": ["a", ""], "tags": ["O", "O"]}'): "expected a JSON object with 'tokens'",
+    (
+        "tagging",
+        '{"tokens": ["a", ""], "tags": ["O", "O"]}',
+    ): "expected a JSON object with 'tokens'",
     ("tagging", '{"tokens": "a b", "tags": ["O", "O"]}'): "expected a JSON object with 'tokens'",
-    ("tagging", '{"tokens": ["a", "b"], "tags": ["O"]}'): "a list of one tag for each of the tokens",
-    ("tagging", '{"tokens": ["a"], "tags": ["X"]}'): "tag 1 is 'X'; expected 'O', 'B-type' or 'I-type'",
+    (
+        "tagging",
+        '{"tokens": ["a", "b"], "tags": ["O"]}',
+    ): "a list of one tag for each of the tokens",
+    (
+        "tagging",
+        '{"tokens": ["a"], "tags": ["X"]}',
+    ): "tag 1 is 'X'; expected 'O', 'B-type' or 'I-type'",
     ("tagging", '{"tokens": ["a"], "tags": [3]}'): "tag 1 is 3; expected",
-    ("tagging", '{"tokens": ["a"], "tags": ["I-x"]}'): "tag 1, 'I-x', continues nothing; the first word of an entity",
+    (
+        "tagging",
+        '{"tokens": ["a"], "tags": ["I-x"]}',
+    ): "tag 1, 'I-x', continues nothing; the first word of an entity",
     ("tagging", '{"tokens": ["a", "b"], "tags": ["O", "I-x"]}'): "tag 2, 'I-x', continues nothing",
-    ("tagging", '{"tokens": ["a", "b"], "tags": ["B-x", "I-y"]}'): "tag 2, 'I-y', continues nothing",
+    (
+        "tagging",
+        '{"tokens": ["a", "b"], "tags": ["B-x", "I-y"]}',
+    ): "tag 2, 'I-y', continues nothing",
 }
 
 
@@ -150,31 +211,48 @@ def test_a_bad_row_is_refused_at_its_line(tmp_path, task, line):
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(InputError) as refused:
         load_splits(get_task(task), str(tmp_path))
-    assert str(refused.value).startswith(f"{path}, line 2: ") and BAD_ROWS[task, line] in str(refused.value)
+    assert str(refused.value).startswith(f"{path}, line 2: ") and BAD_ROWS[task, line] in str(
+        refused.value
+    )
 
 
 def test_a_label_that_only_test_holds_is_refused(tmp_path):
     other = [{"sentence": "on a holiday", "label": "holiday"}]
     data = write_rows(tmp_path, train=week_rows(20), test=week_rows(2) + other)
-    with pytest.raises(InputError, match=r"test.jsonl, line 3: unknown label 'holiday'; expected one of sunday, sat"):
+    with pytest.raises(
+        InputError,
+        match=r"test.jsonl, line 3: unknown label 'holiday'; expected one of sunday, sat",
+    ):
         load_splits(CLASSIFICATION, str(data))
-    with pytest.raises(InputError, match=r"train.jsonl, line 2: unknown label 'saturday'; expected one of sunday, x"):
+    with pytest.raises(
+        InputError,
+        match=r"train.jsonl, line 2: unknown label 'saturday'; expected one of sunday, x",
+    ):
         load_splits(CLASSIFICATION, str(data), labels=("sunday", "x"))
 
 
 def test_one_label_alone_is_refused(tmp_path):
     rows = [{"sentence": f"s {i}", "label": "a"} for i in range(20)]
-    with pytest.raises(InputError, match="train.jsonl: every label is a; there is nothing to tell apart"):
+    with pytest.raises(
+        InputError, match="train.jsonl: every label is a; there is nothing to tell apart"
+    ):
         load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows)))
 
 
 def test_many_labels_are_not_listed_in_front_of_every_text():
     few, many = (tuple(f"label {i}" for i in range(count)) for count in (7, 70))
     instructions = [CLASSIFICATION.with_labels(labels).instruction for labels in (few, many)]
-    assert instructions == [f"Classify if the sentence is {', '.join(few)}:\n", "Classify the sentence:\n"]
-    with pytest.raises(InputError, match="the labels good and Good are both said 'good'; --label-words gives each"):
+    assert instructions == [
+        f"Classify if the sentence is {', '.join(few)}:\n",
+        "Classify the sentence:\n",
+    ]
+    with pytest.raises(
+        InputError, match="the labels good and Good are both said 'good'; --label-words gives each"
+    ):
         CLASSIFICATION.with_labels(("good", "Good"))
-    assert CLASSIFICATION.with_labels(("good", "Good"), ("fine", "great")).answer("Good") == " great"
+    assert (
+        CLASSIFICATION.with_labels(("good", "Good"), ("fine", "great")).answer("Good") == " great"
+    )
 
 
 @pytest.mark.parametrize("labels", [("good", "good enough"), ("good enough", "good")])
@@ -195,9 +273,18 @@ def test_an_empty_file_and_too_few_rows_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"task": "tagging"}, "--data sample has nothing for tagging; name a folder with your own train.jsonl"),
-        ({"task": "tagging", "data": "hub"}, "--data hub has nothing for tagging; name a folder with your own"),
-        ({"task": "ner", "labels": "O,B-x,I-x"}, "--labels belongs to rows of your own, in train.jsonl; those of ner"),
+        (
+            {"task": "tagging"},
+            "--data sample has nothing for tagging; name a folder with your own train.jsonl",
+        ),
+        (
+            {"task": "tagging", "data": "hub"},
+            "--data hub has nothing for tagging; name a folder with your own",
+        ),
+        (
+            {"task": "ner", "labels": "O,B-x,I-x"},
+            "--labels belongs to rows of your own, in train.jsonl; those of ner",
+        ),
         (
             {"task": "classification", "preset": "paper"},
             "--preset paper has no recipe for classification; it has those",
@@ -206,14 +293,23 @@ def test_an_empty_file_and_too_few_rows_are_refused(tmp_path):
             {"task": "classification", "label_words": "no,yes"},
             "one word for each of the 7 labels is needed, in",
         ),
-        ({"task": "classification", "label_words": "a,b,c,d,e,f,F"}, "tuesday and monday are both said 'f'; --label-w"),
-        ({"task": "classification", "labels": ",".join([*WEEK, "sunday"])}, "sunday, sunday hold one twice; name each"),
+        (
+            {"task": "classification", "label_words": "a,b,c,d,e,f,F"},
+            "tuesday and monday are both said 'f'; --label-w",
+        ),
+        (
+            {"task": "classification", "labels": ",".join([*WEEK, "sunday"])},
+            "sunday, sunday hold one twice; name each",
+        ),
         (
             {"task": "classification", "data": "nowhere"},
             "--data nowhere: there is no such folder; --data may",
         ),
         ({"task": "classification", "adapter": ""}, "--adapter is empty"),
-        ({"task": "tagging", "label_words": "no,yes"}, "--label-words belongs to tasks whose answer is said; tagging"),
+        (
+            {"task": "tagging", "label_words": "no,yes"},
+            "--label-words belongs to tasks whose answer is said; tagging",
+        ),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(tmp_path, capsys, given, message):
@@ -221,7 +317,9 @@ def test_flags_that_do_not_fit_are_refused(tmp_path, capsys, given, message):
     given = {"method": "lora"} | given
     if {"label_words", "preset"} & given.keys() or given.get("labels", "").startswith("monday"):
         given = {"data": str(write_rows(tmp_path / "own", train=rows))} | given
-    argv = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    argv = [
+        word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)
+    ]
     assert main(train, argv) == 2
     assert message in capsys.readouterr().err
     assert not Path("runs").exists()
@@ -237,11 +335,23 @@ def test_flags_that_do_not_fit_are_refused(tmp_path, capsys, given, message):
         ("classification", "head", week_rows(42), WEEK[::-1]),
         ("pairs", "prompt", pair_rows(40), ("0", "1")),
         ("similarity", "full", pair_rows(40), ("0", "1")),
-        ("tagging", "lora", tag_rows(40), ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose")),
-        ("ner", "lora+prompt", tag_rows(40), ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose")),
+        (
+            "tagging",
+            "lora",
+            tag_rows(40),
+            ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose"),
+        ),
+        (
+            "ner",
+            "lora+prompt",
+            tag_rows(40),
+            ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose"),
+        ),
     ],
 )
-def test_own_rows_are_trained_scored_and_predicted(tmp_path, tiny_folder, capsys, task, method, rows, labels):
+def test_own_rows_are_trained_scored_and_predicted(
+    tmp_path, tiny_folder, capsys, task, method, rows, labels
+):
     data = write_rows(tmp_path / "mine", train=rows)
     if task != "pairs":
         write_rows(data, test=rows[:9])
@@ -251,7 +361,9 @@ def test_own_rows_are_trained_scored_and_predicted(tmp_path, tiny_folder, capsys
     record = json.loads(Path(summary["run"], "run.json").read_text())
     assert record["labels"] == list(labels) == record["flags"]["labels"]
     assert record["protocol"] == "single"
-    assert set(record["scores"]["after"]["validation"]["per_label"]) <= {label.removeprefix("B-") for label in labels}
+    assert set(record["scores"]["after"]["validation"]["per_label"]) <= {
+        label.removeprefix("B-") for label in labels
+    }
 
     has_test = task != "pairs"
     assert (summary["after"]["test"] is None) == (not has_test)
@@ -275,31 +387,70 @@ def test_own_rows_are_trained_scored_and_predicted(tmp_path, tiny_folder, capsys
 
 def test_label_words_are_what_the_model_says(tmp_path, tiny_folder, capsys):
     data = write_rows(tmp_path / "mine", train=pair_rows(40), test=pair_rows(4))
-    argv = ["--task", "pairs", "--method", "prompt", "--data", data, "--model", tiny_folder, "--max-steps", 1]
+    argv = [
+        "--task",
+        "pairs",
+        "--method",
+        "prompt",
+        "--data",
+        data,
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
     assert main(train, [*argv, "--threads", 1]) == 0
-    assert "the labels 0, 1 are no words; --label-words gives each its own" in capsys.readouterr().out
+    assert (
+        "the labels 0, 1 are no words; --label-words gives each its own" in capsys.readouterr().out
+    )
     assert main(train, [*argv, "--threads", 1, "--label-words", "no,yes"]) == 0
     assert "no words" not in capsys.readouterr().out
     tuned = loading.load("runs/pairs-prompt-2")
     tokenizer, task = tuned.encoder.tokenizer, tuned.encoder.task
     assert tuned.encoder.answers == {
-        label: [*tokenizer.encode(word, add_special_tokens=False), 0] for label, word in (("0", " no"), ("1", " yes"))
+        label: [*tokenizer.encode(word, add_special_tokens=False), 0]
+        for label, word in (("0", " no"), ("1", " yes"))
     }
-    assert task.labels == ("0", "1") and task.instruction == "Classify if the two sentences are no, yes:\n"
+    assert (
+        task.labels == ("0", "1")
+        and task.instruction == "Classify if the two sentences are no, yes:\n"
+    )
     assert main(evaluate, ["runs/pairs-prompt-2", "--show", 1, "--json"]) == 0
     assert "<0> <" in capsys.readouterr().err  # labels are shown, words are said
 
 
 def test_a_bare_model_answers_own_rows(tmp_path, tiny_folder, capsys):
     data = write_rows(tmp_path / "mine", train=week_rows(40), test=week_rows(7))
-    argv = ["--task", "classification", "--model", tiny_folder, "--data", data, "--zero-shot", "--json"]
+    argv = [
+        "--task",
+        "classification",
+        "--model",
+        tiny_folder,
+        "--data",
+        data,
+        "--zero-shot",
+        "--json",
+    ]
     assert main(evaluate, argv) == 0
     assert list(json.loads(capsys.readouterr().out)["per_label"]) == list(WEEK[::-1])
 
 
-def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(tmp_path, tiny_folder, capsys, monkeypatch):
+def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(
+    tmp_path, tiny_folder, capsys, monkeypatch
+):
     write_rows(tmp_path / "mine", train=pair_rows(40), test=pair_rows(4))
-    argv = ["--task", "pairs", "--method", "prompt", "--data", "mine", "--model", tiny_folder, "--max-steps", 1]
+    argv = [
+        "--task",
+        "pairs",
+        "--method",
+        "prompt",
+        "--data",
+        "mine",
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
     assert main(train, [*argv, "--threads", 1, "--label-words", "no,yes", "--out", "run"]) == 0
     run = tmp_path / "run"
     monkeypatch.chdir("/")
@@ -310,21 +461,44 @@ def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(tmp_path, 
     assert "was trained with the label words ('no', 'yes')" in capsys.readouterr().err
     for name in ("run.json", "settings.json"):  # what is left is what peft would have written
         (run / name).unlink()
-    named = ["--task", "pairs", "--model", tiny_folder, "--data", tmp_path / "mine", "--label-words", "no,yes"]
+    named = [
+        "--task",
+        "pairs",
+        "--model",
+        tiny_folder,
+        "--data",
+        tmp_path / "mine",
+        "--label-words",
+        "no,yes",
+    ]
     assert main(evaluate, [run, *named, "--json"]) == 0  # the labels are those of --data
     assert json.loads(capsys.readouterr().out) == scored
 
 
 def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_folder, capsys):
     data = write_rows(tmp_path / "mine", train=tag_rows(40), test=tag_rows(4))
-    argv = ["--task", "tagging", "--method", "lora", "--data", data, "--model", tiny_folder, "--max-steps", 1]
+    argv = [
+        "--task",
+        "tagging",
+        "--method",
+        "lora",
+        "--data",
+        data,
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
     assert main(train, [*argv, "--threads", 1]) == 0
     run = Path("runs/tagging-lora")
     labels = json.loads((run / "run.json").read_text())["labels"]
     assert main(evaluate, [run, "--labels", "O,B-x,I-x"]) == 2
     assert "was trained for the labels O, B-drug, I-drug, B-gene" in capsys.readouterr().err
     scored = []
-    for names in ([], ["--task", "tagging", "--model", tiny_folder, "--labels", ",".join(labels), "--data", data]):
+    for names in (
+        [],
+        ["--task", "tagging", "--model", tiny_folder, "--labels", ",".join(labels), "--data", data],
+    ):
         assert main(evaluate, [run, *names, "--json"]) == 0
         scored.append(json.loads(capsys.readouterr().out))
         for file in ("run.json", "settings.json"):  # what is left is what peft would have written
@@ -332,4 +506,7 @@ def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_f
     assert scored[0] == scored[1]
     (run / "metrics.jsonl").unlink()
     assert main(evaluate, [run, "--task", "tagging", "--model", tiny_folder]) == 2
-    assert "the labels of tagging are your own rows': name --data with them, or --labels" in capsys.readouterr().err
+    assert (
+        "the labels of tagging are your own rows': name --data with them, or --labels"
+        in capsys.readouterr().err
+    )

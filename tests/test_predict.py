@@ -1,4 +1,5 @@
-"""Answering new text: lines to rows, words and their places, probabilities, what is wrong with a line, streaming."""
+"""Answering new text: lines to rows, words and their places, probabilities, what is wrong with a
+line, streaming."""
 
 import io
 import json
@@ -26,7 +27,11 @@ from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
-FLAGS = {"ner": ("ner", "lora"), "sentiment": ("sentiment", "prompt"), "similarity": ("similarity", "head")}
+FLAGS = {
+    "ner": ("ner", "lora"),
+    "sentiment": ("sentiment", "prompt"),
+    "similarity": ("similarity", "head"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +50,16 @@ def adapters(tiny_folder, tmp_path_factory) -> dict[str, Path]:
         flags = {"task": task, "method": method, "model": str(tiny_folder), "threads": 1}
         base = {"fingerprint": tuned.base.fingerprint}
         labels = list(TASKS[task].labels)
-        write_record(folder, {"task": task, "labels": labels, "flags": flags, "base": base, "files": {}})
+        write_record(
+            folder, {"task": task, "labels": labels, "flags": flags, "base": base, "files": {}}
+        )
     return folders
 
 
 @pytest.fixture
 def answers(capsys, monkeypatch):
-    """Run the command, give its standard input, and return its exit status, its JSON lines and its errors."""
+    """Run the command, give its standard input, and return its exit status, its JSON lines and its
+    errors."""
 
     def run(*argv: str, stdin: bytes = b"") -> tuple[int, list[dict], str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -89,7 +97,8 @@ def test_the_words_of_the_sample_come_back():
 
 
 def test_answers_are_those_of_evaluation(adapters, answers):
-    """Whatever the batch size: rows of the sample, their labels and other fields left as they are."""
+    """Whatever the batch size: rows of the sample, their labels and other fields left as they
+    are."""
     for task, folder in adapters.items():
         rows = load_splits(TASKS[task], "sample").test[:7]
         lines = "".join(json.dumps({**row, "id": index}) + "\n" for index, row in enumerate(rows))
@@ -98,22 +107,35 @@ def test_answers_are_those_of_evaluation(adapters, answers):
         expected = pad_tags(rows, found.predicted) if task == "ner" else found.predicted
         assert len({str(answer) for answer in expected}) > 1
         for size in ("1", "3", "50"):
-            status, given, _ = answers("--run", str(folder), "--jsonl", "--batch-size", size, stdin=lines.encode())
+            status, given, _ = answers(
+                "--run", str(folder), "--jsonl", "--batch-size", size, stdin=lines.encode()
+            )
             assert status == 0 and [line["predicted"] for line in given] == expected
             assert [line["line"] for line in given] == list(range(1, 8))
             assert all(
-                line.items() >= {**row, "id": index}.items() for index, (line, row) in enumerate(zip(given, rows))
+                line.items() >= {**row, "id": index}.items()
+                for index, (line, row) in enumerate(zip(given, rows))
             )
 
 
 def test_probabilities_of_labels_are_those_of_the_language_model(adapters, answers, tiny_folder):
-    """Sentiment by a prompt: softmax over the labels' first tokens, at the mark, as transformers computes it."""
-    _, given, _ = answers("--run", str(adapters["sentiment"]), "Profit rose sharply .", "The plant is in Oulu .")
-    tuned, oracle = load(adapters["sentiment"]), GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    first = [tuned.encoder.tokenizer(f" {label}")["input_ids"][0] for label in TASKS["sentiment"].labels]
+    """Sentiment by a prompt: softmax over the labels' first tokens, at the mark, as transformers
+    computes it."""
+    _, given, _ = answers(
+        "--run", str(adapters["sentiment"]), "Profit rose sharply .", "The plant is in Oulu ."
+    )
+    tuned, oracle = (
+        load(adapters["sentiment"]),
+        GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32),
+    )
+    first = [
+        tuned.encoder.tokenizer(f" {label}")["input_ids"][0] for label in TASKS["sentiment"].labels
+    ]
     assert len(set(first)) == 3
     for line in given:
-        ids = torch.tensor(tuned.encoder.tokenizer(f"Sentence : {line['sentence']} Label :")["input_ids"])
+        ids = torch.tensor(
+            tuned.encoder.tokenizer(f"Sentence : {line['sentence']} Label :")["input_ids"]
+        )
         embeddings = torch.cat([tuned.model.prompt().detach(), oracle.transformer.wte(ids)])[None]
         with torch.no_grad():
             expected = oracle(inputs_embeds=embeddings).logits[0, -1, first].softmax(0).tolist()
@@ -122,9 +144,16 @@ def test_probabilities_of_labels_are_those_of_the_language_model(adapters, answe
 
 
 def test_labels_that_share_a_first_token_share_its_probability(tiny_folder):
-    """The first token's probability, times the share of each label's sum over all of its tokens and the end."""
-    tuned = load_untuned(make_settings(task="sentiment", method="lora", model=str(tiny_folder)), with_method=True)
-    tuned.encoder.answers = {"negative": [50, 60, 0], "neutral": [50, 70, 80, 0], "positive": [90, 0]}
+    """The first token's probability, times the share of each label's sum over all of its tokens and
+    the end."""
+    tuned = load_untuned(
+        make_settings(task="sentiment", method="lora", model=str(tiny_folder)), with_method=True
+    )
+    tuned.encoder.answers = {
+        "negative": [50, 60, 0],
+        "neutral": [50, 70, 80, 0],
+        "positive": [90, 0],
+    }
     rows = load_splits(TASKS["sentiment"], "sample").test[:6]
     unlabelled = [{"sentence": row["sentence"]} for row in rows]
     found = evaluate(tuned.model, tuned.encoder, tuned.encoder(unlabelled), batch_size=4)
@@ -133,7 +162,12 @@ def test_labels_that_share_a_first_token_share_its_probability(tiny_folder):
         ids = tuned.encoder.tokenizer(f"Sentence : {row['sentence']} Label :")["input_ids"]
 
         def sum_of(answer, ids=ids):
-            log_p = oracle(torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1].detach().log_softmax(1)
+            log_p = (
+                oracle(torch.tensor([ids + answer]))
+                .logits[0, len(ids) - 1 : -1]
+                .detach()
+                .log_softmax(1)
+            )
             return float(log_p.gather(1, torch.tensor(answer)[:, None]).sum())
 
         negative, neutral = sum_of([50, 60, 0]), sum_of([50, 70, 80, 0])
@@ -141,7 +175,9 @@ def test_labels_that_share_a_first_token_share_its_probability(tiny_folder):
         shared, positive = logits[[50, 90]].softmax(0).tolist()
         share = 1 / (1 + math.exp(neutral - negative))
         assert given == pytest.approx([shared * share, shared * (1 - share), positive], abs=1e-4)
-        assert label == ("positive" if positive > shared else "negative" if negative > neutral else "neutral")
+        assert label == (
+            "positive" if positive > shared else "negative" if negative > neutral else "neutral"
+        )
 
 
 def test_spans_have_places_and_the_product_of_their_tags_probabilities(adapters, answers):
@@ -163,13 +199,17 @@ def test_spans_have_places_and_the_product_of_their_tags_probabilities(adapters,
     for span in line["spans"]:
         words = range(span["first"], span["last"] + 1)
         assert span["text"] == " ".join(line["tokens"][i] for i in words)
-        assert text[span["start"] : span["end"]].replace(" ", "") == span["text"].replace(" ", "").replace(" )", ")")
+        assert text[span["start"] : span["end"]].replace(" ", "") == span["text"].replace(
+            " ", ""
+        ).replace(" )", ")")
         product = np.prod([float(probabilities[i].max()) for i in words])
         assert span["probability"] == pytest.approx(product, abs=1e-4)
 
 
 def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tmp_path):
-    status, given, errors = answers("--run", str(adapters["sentiment"]), stdin=b"Up .\n\n\xff\xfe\nDown .\r\nflat")
+    status, given, errors = answers(
+        "--run", str(adapters["sentiment"]), stdin=b"Up .\n\n\xff\xfe\nDown .\r\nflat"
+    )
     assert status == 2 and [(line["line"], line["sentence"]) for line in given] == [
         (1, "Up ."),
         (4, "Down ."),
@@ -181,21 +221,34 @@ def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tm
     (tmp_path / "pairs.txt").write_text("one\tother\nalone\na\tb\tc\n \tb\nthis\tthat\n")
     status, given, errors = answers("--run", str(adapters["similarity"]), "--file", "pairs.txt")
     assert status == 2 and [line["line"] for line in given] == [1, 5]
-    assert given[1]["sentence1"] == "this" and sum(given[1]["probabilities"].values()) == pytest.approx(1, abs=2e-4)
+    assert given[1]["sentence1"] == "this" and sum(
+        given[1]["probabilities"].values()
+    ) == pytest.approx(1, abs=2e-4)
     assert "line 2: 1 parts in 'alone'; expected 2 sentences split by tabs" in errors
     assert "line 3: 3 parts" in errors and "line 4: " in errors
 
 
 @pytest.mark.parametrize(
     "line",
-    ["nope", "[1]", "{}", '{"tokens": []}', '{"tokens": "IL-2"}', '{"tokens": [1]}', '{"tokens": [" "]}', "[" * 9999],
+    [
+        "nope",
+        "[1]",
+        "{}",
+        '{"tokens": []}',
+        '{"tokens": "IL-2"}',
+        '{"tokens": [1]}',
+        '{"tokens": [" "]}',
+        "[" * 9999,
+    ],
 )
 def test_a_json_line_that_is_no_row_is_refused(line):
     with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|no JSON"):
         example(line.encode(), TASKS["ner"], as_json=True)
 
 
-def test_text_may_stand_behind_flags_and_a_byte_order_mark_is_none_of_it(adapters, answers, tmp_path):
+def test_text_may_stand_behind_flags_and_a_byte_order_mark_is_none_of_it(
+    adapters, answers, tmp_path
+):
     run = str(adapters["sentiment"])
     status, [line], _ = answers(run, "--threads", "1", "Up / down .")
     assert status == 0 and line["sentence"] == "Up / down ."
@@ -230,10 +283,13 @@ def test_which_run_answers(adapters, answers, tmp_path):
 
 
 def test_several_runs_answer_the_rows_that_name_them(adapters, answers):
-    """As each run alone, in the order of the lines; by folders in front or by --run, whatever the batches."""
+    """As each run alone, in the order of the lines; by folders in front or by --run, whatever the
+    batches."""
     rows = [
         {"run": task, **row, "id": number}
-        for number, of_one in enumerate(zip(*(load_splits(TASKS[task], "sample").test[:5] for task in adapters)))
+        for number, of_one in enumerate(
+            zip(*(load_splits(TASKS[task], "sample").test[:5] for task in adapters))
+        )
         for task, row in zip(adapters, of_one)
     ]
     alone = {}
@@ -244,28 +300,51 @@ def test_several_runs_answer_the_rows_that_name_them(adapters, answers):
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     folders = list(map(str, adapters.values()))
     flags = [flag for folder in folders for flag in ("--run", folder)]
-    for argv in ([*folders, "--jsonl"], ["--jsonl", *flags], [*folders, "--jsonl", "--batch-size", "2"]):
+    for argv in (
+        [*folders, "--jsonl"],
+        ["--jsonl", *flags],
+        [*folders, "--jsonl", "--batch-size", "2"],
+    ):
         status, given, errors = answers(*argv, stdin=lines)
-        assert (status, errors) == (0, "") and [line["line"] for line in given] == list(range(1, 16))
+        assert (status, errors) == (0, "") and [line["line"] for line in given] == list(
+            range(1, 16)
+        )
         for row, found, wanted in zip(rows, given, expected, strict=True):
             assert found.keys() == wanted.keys() and found.items() >= row.items()
             assert found["predicted"] == wanted["predicted"]
-            both = [line["spans"] if row["run"] == "ner" else [line["probabilities"]] for line in (found, wanted)]
+            both = [
+                line["spans"] if row["run"] == "ner" else [line["probabilities"]]
+                for line in (found, wanted)
+            ]
             for one, other in zip(*both, strict=True):  # rounded to four places
-                assert one == {key: pytest.approx(value, abs=1.5e-4) for key, value in other.items()}
+                assert one == {
+                    key: pytest.approx(value, abs=1.5e-4) for key, value in other.items()
+                }
 
 
 def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
     lines = [
-        '{"run": "ner", "tokens": ["IL-2"]}', '{"tokens": ["IL-2"]}', '{"run": "nobody", "tokens": ["IL-2"]}',
-        '{"run": ["ner"]}', "[1]", "nope", "", '{"run": "sentiment", "tokens": ["IL-2"]}',
-        '{"run": "sentiment", "sentence": "Up ."}', '{"run": "ner", "tokens": ' + json.dumps(["gene"] * 400) + "}",
-    ]  # fmt: skip
-    status, given, errors = answers(*map(str, adapters.values()), "--jsonl", stdin="\n".join(lines).encode())
+        '{"run": "ner", "tokens": ["IL-2"]}',
+        '{"tokens": ["IL-2"]}',
+        '{"run": "nobody", "tokens": ["IL-2"]}',
+        '{"run": ["ner"]}',
+        "[1]",
+        "nope",
+        "",
+        '{"run": "sentiment", "tokens": ["IL-2"]}',
+        '{"run": "sentiment", "sentence": "Up ."}',
+        '{"run": "ner", "tokens": ' + json.dumps(["gene"] * 400) + "}",
+    ]
+    status, given, errors = answers(
+        *map(str, adapters.values()), "--jsonl", stdin="\n".join(lines).encode()
+    )
     assert status == 2 and [line["line"] for line in given] == [1, 9, 10]
     for number in (2, 3, 4, 5):
         expected = "expected a JSON object whose 'run' is one of ner, sentiment, similarity"
-        assert f"line {number}: {lines[number - 1]!r}"[:40] in errors and expected in errors.splitlines()[number - 2]
+        assert (
+            f"line {number}: {lines[number - 1]!r}"[:40] in errors
+            and expected in errors.splitlines()[number - 2]
+        )
     assert "line 6: no JSON" in errors and "line 7: it is empty" in errors
     assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
     assert len(given[2]["predicted"]) == 400 and given[2]["predicted"][-1] == "O"
@@ -277,7 +356,9 @@ def test_runs_that_cannot_go_together_are_one_line(adapters, answers):
     ner, sentiment = str(adapters["ner"]), str(adapters["sentiment"])
     status, given, errors = answers("--run", ner, "--run", ner, "--jsonl")
     assert (
-        (status, given) == (2, []) and errors.startswith("error: two runs are called ner;") and errors.count("\n") == 1
+        (status, given) == (2, [])
+        and errors.startswith("error: two runs are called ner;")
+        and errors.count("\n") == 1
     )
     status, _, errors = answers(ner, sentiment, "--jsonl", "--task", "ner")
     assert status == 2 and "was trained for sentiment, not for ner" in errors
@@ -290,7 +371,10 @@ def test_flags_that_do_not_fit_are_refused(adapters, tmp_path, capsys):
         (["notes.txt"], "notes.txt is a file: read it with --file notes.txt"),
         (["text", "--file", "notes.txt"], "TEXT and --file both give examples"),
         ([*folders, "IL-2 gene"], "several runs need --jsonl, and rows that name theirs"),
-        (["runs/ner-lorra", "IL-2 gene"], "runs/ner-lorra looks like a path, and there is no run and no file there"),
+        (
+            ["runs/ner-lorra", "IL-2 gene"],
+            "runs/ner-lorra looks like a path, and there is no run and no file there",
+        ),
         (["note.txt"], "note.txt looks like a path"),
     ):
         with pytest.raises(SystemExit, match="2"):
@@ -310,7 +394,8 @@ def test_a_terminal_gets_colours(adapters, monkeypatch, capsys):
 
 
 def test_lines_are_answered_as_they_come():
-    """A pipe that gives one line and then waits: the line is a batch by then. A full one comes in whole batches."""
+    """A pipe that gives one line and then waits: the line is a batch by then. A full one comes in
+    whole batches."""
     more = threading.Event()
 
     def slow():
@@ -335,19 +420,29 @@ def test_lines_are_answered_as_they_come():
 
 
 def test_a_reader_who_leaves_ends_the_command_in_silence():
-    code = "import sys; from neo_peft.errors import exit_status\nsys.exit(exit_status(lambda: print('x\\n' * 99999)))"
+    code = (
+        "import sys; from neo_peft.errors import exit_status\nsys.exit(exit_status(lambda: "
+        "print('x\\n' * 99999)))"
+    )
     command = f'{sys.executable} -c "$CODE" | head -1; echo ${{PIPESTATUS[0]}}'
     env = os.environ | {"CODE": code, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=env, check=True
+    )
     assert (done.stdout, done.stderr) == ("x\n141\n", "")
 
 
 def test_an_unknown_command_is_one_line():
-    done = subprocess.run([sys.executable, "-m", "neo_peft", "predic"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "neo_peft", "predic"], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "error: there is no command predic; the commands are predict, export, study, report, compare, sizes\n"
+        == "error: there is no command predic; the commands are predict, export, study, report, "
+        "compare, sizes\n"
     )
-    usage = subprocess.run([sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True)
+    usage = subprocess.run(
+        [sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "predict   answer new text" in usage.stdout

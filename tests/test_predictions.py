@@ -26,11 +26,13 @@ def make_run(tiny_folder, **settings) -> dict:
     ("given", "ways"),
     [
         ({"task": "ner", "method": "lora"}, ["before", "after"]),
-        ({"task": "sentiment", "method": "prompt", "generate": True},
-         ["before", "before, generate", "after", "after, generate"]),
+        (
+            {"task": "sentiment", "method": "prompt", "generate": True},
+            ["before", "before, generate", "after", "after, generate"],
+        ),
         ({"task": "similarity", "method": "head"}, ["before", "after"]),
     ],
-)  # fmt: skip
+)
 def test_scores_are_those_of_the_answers_that_the_run_left(tiny_folder, given, ways):
     record, task = make_run(tiny_folder, **given), TASKS[given["task"]]
     assert list(record["scores"]) == ["majority", *ways]
@@ -40,7 +42,10 @@ def test_scores_are_those_of_the_answers_that_the_run_left(tiny_folder, given, w
             answered = read_predictions(Path("run"), when, split)
             assert [{name: row[name] for name in task.fields} for row in answered] == rows
             predicted = [row["predicted"] for row in answered]
-            assert json.loads(json.dumps(score(task, rows, predicted))) == record["scores"][when][split]
+            assert (
+                json.loads(json.dumps(score(task, rows, predicted)))
+                == record["scores"][when][split]
+            )
             assert ("said" in answered[0]) == ("generate" in when)
     assert record["memory"]["peak_bytes"] > 1e8  # torch alone
 
@@ -59,7 +64,9 @@ def test_a_preset_generates_only_where_a_language_model_answers():
     ],
 )
 def test_generating_is_refused_where_a_head_answers(given):
-    with pytest.raises(InputError, match="^--generate belongs to answers that a language model says; a head reads"):
+    with pytest.raises(
+        InputError, match="^--generate belongs to answers that a language model says; a head reads"
+    ):
         make_settings(generate=True, **given)
 
 
@@ -68,12 +75,15 @@ def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
     run, path = Path("run"), path_of(Path("run"), "after", "test")
     with pytest.raises(
         InputError,
-        match="^run/predictions/after-train.jsonl is missing: of its answers the run left predictions/after-test",
+        match="^run/predictions/after-train.jsonl is missing: of its answers the run left "
+        "predictions/after-test",
     ):
         read_predictions(run, "after", "train")
     whole = path.read_text()
     path.write_text(whole + "\n")
-    with pytest.raises(InputError, match="^run/predictions/after-test.jsonl was changed since the run: its sha256"):
+    with pytest.raises(
+        InputError, match="^run/predictions/after-test.jsonl was changed since the run: its sha256"
+    ):
         read_predictions(run, "after", "test")
     path.unlink()
     with pytest.raises(InputError, match="is missing"):
@@ -86,9 +96,17 @@ def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_fo
     path = path_of(Path("run"), "after", "test")
     first, *others = path.read_text().splitlines()
     row = json.loads(first)
-    wrong = ["[]", "1", json.dumps(row | {"predicted": "wrong"}), json.dumps(row | {"predicted": 1})]
+    wrong = [
+        "[]",
+        "1",
+        json.dumps(row | {"predicted": "wrong"}),
+        json.dumps(row | {"predicted": 1}),
+    ]
     wrong += [json.dumps({name: value for name, value in row.items() if name != "predicted"})]
-    wrong += [json.dumps(row | {TASKS[task].fields[0]: 3}), json.dumps(row | {TASKS[task].fields[-1]: None})]
+    wrong += [
+        json.dumps(row | {TASKS[task].fields[0]: 3}),
+        json.dumps(row | {TASKS[task].fields[-1]: None}),
+    ]
     if task == "ner":
         wrong += [
             json.dumps(row | {"predicted": row["predicted"][1:]}),
@@ -98,11 +116,15 @@ def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_fo
     def read(line):
         path.write_text("\n".join([*others, line]) + "\n")
         record["files"]["predictions/after-test.jsonl"] = files.sha256(path)
-        files.write_sealed(Path("run/run.json"), {name: record[name] for name in record if name != "sha256"})
+        files.write_sealed(
+            Path("run/run.json"), {name: record[name] for name in record if name != "sha256"}
+        )
         return read_predictions(Path("run"), "after", "test")
 
     for line in wrong:
-        with pytest.raises(InputError, match=rf"^{path}, line 10: no row of {task} with its answer$"):
+        with pytest.raises(
+            InputError, match=rf"^{path}, line 10: no row of {task} with its answer$"
+        ):
             read(line)
     with pytest.raises(InputError, match=rf"^{path}, line 10: Expecting value"):
         read("{oops: 1}".replace("{oops", "oops"))

@@ -1,4 +1,5 @@
-"""How neo-mini is made: documents, updates, resume, processes, and what held-out bits a byte count."""
+"""How neo-mini is made: documents, updates, resume, processes, and what held-out bits a byte
+count."""
 
 import importlib.util
 import math
@@ -42,7 +43,17 @@ def text(tmp_path) -> Path:
 @pytest.fixture
 def run(pretrain, monkeypatch, text):
     def run(out: str, *flags: str) -> int:
-        given = ["--text", str(text), "--heldout", "heldout.txt", "--out", out, "--batch-size", "4", *flags]
+        given = [
+            "--text",
+            str(text),
+            "--heldout",
+            "heldout.txt",
+            "--out",
+            out,
+            "--batch-size",
+            "4",
+            *flags,
+        ]
         monkeypatch.setattr(sys, "argv", ["pretrain.py", *given])
         return exit_status(pretrain.main)
 
@@ -76,8 +87,11 @@ def test_a_model_from_random_weights_learns_and_loads_in_transformers(run, capsy
     from transformers import AutoTokenizer, GPTNeoForCausalLM
 
     assert run("made", "--steps", "6", "--seed", "3") == 0
-    measured = [float(line.split(": ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
-    assert len(measured) == 4 and measured == sorted(measured, reverse=True)  # after 2, 4, 6 steps, and as stored
+    measured = [
+        float(line.split(": ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()
+    ]
+    # after 2, 4, 6 steps, and as stored
+    assert len(measured) == 4 and measured == sorted(measured, reverse=True)
     tokenizer = AutoTokenizer.from_pretrained("made")
     assert tokenizer.eos_token_id == 0
     assert tokenizer.decode(tokenizer(" IL-2 (α)")["input_ids"]) == " IL-2 (α)"
@@ -93,19 +107,34 @@ def test_updates_are_torchs_muon_and_adam(pretrain, tiny_folder):
     trunk = load_base(str(tiny_folder)).trunk.requires_grad_(True)
     parameters = dict(trunk.named_parameters())
     mlp = "h.0.mlp."
-    names = {"wide": mlp + "c_proj.weight", "tall": mlp + "c_fc.weight", "bias": mlp + "c_fc.bias", "wpe": "wpe.weight"}
+    names = {
+        "wide": mlp + "c_proj.weight",
+        "tall": mlp + "c_fc.weight",
+        "bias": mlp + "c_fc.bias",
+        "wpe": "wpe.weight",
+    }
     ours = {key: parameters[name] for key, name in names.items()}
     theirs = {key: torch.nn.Parameter(p.detach().clone()) for key, p in ours.items()}
     muon = torch.optim.Muon([theirs["wide"], theirs["tall"]], lr=0.02, weight_decay=0.0)
-    adam = torch.optim.AdamW([theirs["bias"], theirs["wpe"]], lr=0.003, betas=(0.9, 0.95), weight_decay=0.0)
-    averages = {f"{which} {name}": 0 * p.detach() for name, p in parameters.items() for which in ("first", "second")}
+    adam = torch.optim.AdamW(
+        [theirs["bias"], theirs["wpe"]], lr=0.003, betas=(0.9, 0.95), weight_decay=0.0
+    )
+    averages = {
+        f"{which} {name}": 0 * p.detach()
+        for name, p in parameters.items()
+        for which in ("first", "second")
+    }
     first = {key: p.detach().clone() for key, p in ours.items()}
     for step in range(1, 4):
         for p in parameters.values():
             p.grad = torch.zeros_like(p)
         for key, p in ours.items():
             # Singular values of about one size: Newton-Schulz in bf16 and in fp32 then agree.
-            p.grad = torch.nn.init.orthogonal_(torch.empty_like(p)) if p.dim() > 1 else torch.randn_like(p)
+            p.grad = (
+                torch.nn.init.orthogonal_(torch.empty_like(p))
+                if p.dim() > 1
+                else torch.randn_like(p)
+            )
             theirs[key].grad = p.grad.clone()
         pretrain.update(trunk, averages, step, 0.02)
         muon.step()
@@ -125,17 +154,25 @@ def test_bits_a_byte_are_those_of_transformers(pretrain, base, oracle):
             window = torch.tensor([ids[i : i + 128]])
             logits = oracle(window).logits[0, :-1].detach()
             nats += float(F.cross_entropy(logits, window[0, 1:], reduction="sum"))
-            count += sum(len(base.tokenizer.backend_tokenizer.id_to_token(i)) for i in window[0, 1:].tolist())
+            count += sum(
+                len(base.tokenizer.backend_tokenizer.id_to_token(i)) for i in window[0, 1:].tolist()
+            )
     assert len(ids) < 128 < len(base.tokenizer(documents[0])["input_ids"])
     assert pretrain.bits_per_byte(base, documents[1:]) == pytest.approx(
         float(
-            F.cross_entropy(oracle(torch.tensor([ids])).logits[0, :-1].detach(), torch.tensor(ids[1:]), reduction="sum")
+            F.cross_entropy(
+                oracle(torch.tensor([ids])).logits[0, :-1].detach(),
+                torch.tensor(ids[1:]),
+                reduction="sum",
+            )
         )
         / math.log(2)
         / len(b"Profit rose ."),
         rel=1e-4,
     )
-    assert pretrain.bits_per_byte(base, documents) == pytest.approx(nats / math.log(2) / count, rel=1e-4)
+    assert pretrain.bits_per_byte(base, documents) == pytest.approx(
+        nats / math.log(2) / count, rel=1e-4
+    )
 
 
 def test_the_rate_rises_stays_and_falls(pretrain, run, monkeypatch, tiny_folder):
@@ -148,13 +185,19 @@ def test_the_rate_rises_stays_and_falls(pretrain, run, monkeypatch, tiny_folder)
 
 
 def test_documents_are_drawn_by_weight_and_some_are_spaced(pretrain, tmp_path):
-    (tmp_path / "a.txt").write_text("\n".join(f"a{i}, (x) 1,000 of IL-2's 0.5 ml." for i in range(200)))
+    (tmp_path / "a.txt").write_text(
+        "\n".join(f"a{i}, (x) 1,000 of IL-2's 0.5 ml." for i in range(200))
+    )
     (tmp_path / "b.txt").write_text("\n".join(f"b{i}" for i in range(10)) + "\n\n")
     half, twice = f"{tmp_path}/a.txt:0.5", f"{tmp_path}/b.txt:2"
     plain = pretrain.choose_documents([half, twice], 0.0, 1)
     assert len(plain) == 120 and len(set(plain)) == 110
     assert sorted(d for d in plain if d[0] == "b") == sorted(2 * [f"b{i}" for i in range(10)])
-    assert plain == pretrain.choose_documents([half, twice], 0.0, 1) != pretrain.choose_documents([half, twice], 0.0, 2)
+    assert (
+        plain
+        == pretrain.choose_documents([half, twice], 0.0, 1)
+        != pretrain.choose_documents([half, twice], 0.0, 2)
+    )
     spaced = [d for d in pretrain.choose_documents([half], 0.5, 1) if d.endswith(" .")]
     assert 30 < len(spaced) < 70
     assert spaced[0].partition(" ")[2] == ", ( x ) 1,000 of IL-2 's 0.5 ml ."
@@ -166,7 +209,9 @@ def test_bad_input_is_one_line(run, capsys, tiny_folder, tmp_path):
     for file in ("none.txt", "bad.txt.xz", "latin.txt", "text.txt:much"):
         assert run("out", "--model", str(tiny_folder), "--text", file) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"error: {file} is not FILE or FILE:WEIGHT") and error.count("\n") == 1
+        assert (
+            error.startswith(f"error: {file} is not FILE or FILE:WEIGHT") and error.count("\n") == 1
+        )
     (tmp_path / "short.txt").write_text("Too short .")
     assert run("out", "--model", str(tiny_folder), "--text", "short.txt") == 2
     assert "holds 5 tokens; a batch of 4 needs more" in capsys.readouterr().err
@@ -176,14 +221,33 @@ def test_bad_input_is_one_line(run, capsys, tiny_folder, tmp_path):
 def test_two_processes_are_one(run, text, tiny_folder):
     flags = ["--model", str(tiny_folder), "--steps", "3"]
     assert run("one", *flags) == 0
-    given = ["--text", str(text), "--heldout", "heldout.txt", "--out", "two", "--batch-size", "4", *flags]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    given = [
+        "--text",
+        str(text),
+        "--heldout",
+        "heldout.txt",
+        "--out",
+        "two",
+        "--batch-size",
+        "4",
+        *flags,
+    ]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(SCRIPT),
+    ]
     subprocess.run([*launch, *given], check=True)
     one, two = load_file("one/model.safetensors"), load_file("two/model.safetensors")
     before = load_file(tiny_folder / "model.safetensors")
     for name in one:
         moved = (one[name].float() - before[name]).norm()
-        # A sum in another order moves a tensor by rounding alone; half of the batch would move it elsewhere.
+        # A sum in another order moves a tensor by rounding alone; half of the batch would move it
+        # elsewhere.
         assert (one[name].float() - two[name].float()).norm() < 0.05 * moved, name
     assert len(SCRIPT.read_text().splitlines()) <= 150
 

@@ -1,4 +1,5 @@
-"""Two real processes do what one does: losses, gradients, weights, scores, files; and they end together.
+"""Two real processes do what one does: losses, gradients, weights, scores, files; and they end
+together.
 
 They stand in folders of their own, as on two hosts without a common disk.
 """
@@ -25,17 +26,49 @@ SMALL = {"epochs": 2, "eval_limit": 13, "head_dropout": 0, "threads": 1, "precis
 RUNS = {  # name: the settings of one process; two take half of its batch each
     "lora": {"task": "ner", "method": "lora", "batch_size": 8, "train_limit": 21, "bias": "all"},
     "prompt": {"task": "sentiment", "method": "prompt", "batch_size": 8, "train_limit": 21},
-    "both": {"task": "similarity", "method": "lora+prompt", "batch_size": 6, "train_limit": 21, "prompt_length": 5},
-    "full": {"task": "sentiment", "method": "full", "batch_size": 8, "train_limit": 17, "learning_rate": 1e-4},
+    "both": {
+        "task": "similarity",
+        "method": "lora+prompt",
+        "batch_size": 6,
+        "train_limit": 21,
+        "prompt_length": 5,
+    },
+    "full": {
+        "task": "sentiment",
+        "method": "full",
+        "batch_size": 8,
+        "train_limit": 17,
+        "learning_rate": 1e-4,
+    },
     "accumulated": {
-        "task": "ner", "method": "lora", "batch_size": 4, "gradient_accumulation": 2, "train_limit": 21,
+        "task": "ner",
+        "method": "lora",
+        "batch_size": 4,
+        "gradient_accumulation": 2,
+        "train_limit": 21,
     },
-    "an empty last batch": {"task": "ner", "method": "lora", "batch_size": 8, "train_limit": 17, "max_steps": 5},
-    "fp16": {"task": "ner", "method": "lora", "batch_size": 8, "train_limit": 17, "precision": "fp16"},
+    "an empty last batch": {
+        "task": "ner",
+        "method": "lora",
+        "batch_size": 8,
+        "train_limit": 17,
+        "max_steps": 5,
+    },
+    "fp16": {
+        "task": "ner",
+        "method": "lora",
+        "batch_size": 8,
+        "train_limit": 17,
+        "precision": "fp16",
+    },
     "one example in fp16": {
-        "task": "sentiment", "method": "head", "batch_size": 2, "train_limit": 1, "precision": "fp16",
+        "task": "sentiment",
+        "method": "head",
+        "batch_size": 2,
+        "train_limit": 1,
+        "precision": "fp16",
     },
-}  # fmt: skip
+}
 WORKER = """
 import json, sys
 from neo_peft import processes
@@ -53,7 +86,8 @@ def main():
     half.grad = torch.full((2, 3), 1.0 + processes.rank)
     lone.grad = torch.ones(2, 3) if processes.rank else None
     processes.sum_gradients([half, lone, none])
-    assert half.grad.tolist() == [[3.0] * 3] * 2 and lone.grad.tolist() == [[1.0] * 3] * 2 and none.grad is None
+    assert half.grad.tolist() == [[3.0] * 3] * 2
+    assert lone.grad.tolist() == [[1.0] * 3] * 2 and none.grad is None
     told = {}
     for name, flags in json.loads(sys.argv[1]).items():
         seen.clear()
@@ -78,9 +112,15 @@ def start_two(folder: Path, *command) -> list[subprocess.Popen]:
         place = folder / str(rank)
         place.mkdir(parents=True, exist_ok=True)
         env = os.environ | {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port, "TQDM_DISABLE": 1, "PYTHONPATH": ROOT,
-        }  # fmt: skip
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": 2,
+            "LOCAL_WORLD_SIZE": 2,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "TQDM_DISABLE": 1,
+            "PYTHONPATH": ROOT,
+        }
         started.append(
             subprocess.Popen(
                 [sys.executable, *map(str, command)],
@@ -89,7 +129,7 @@ def start_two(folder: Path, *command) -> list[subprocess.Popen]:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-            )  # fmt: skip
+            )
         )
     return started
 
@@ -110,14 +150,22 @@ def lines_of(folder: Path) -> list[dict]:
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     files = folder.rglob("*.safetensors")
-    return {f"{file.relative_to(folder)} {name}": tensor for file in files for name, tensor in load_file(file).items()}
+    return {
+        f"{file.relative_to(folder)} {name}": tensor
+        for file in files
+        for name, tensor in load_file(file).items()
+    }
 
 
 @pytest.fixture(scope="module")
 def together(tiny_folder, tmp_path_factory) -> dict:
-    """Run all of RUNS in two processes, one after the other, and last one whose loss is not finite."""
+    """Run all of RUNS in two processes, one after the other, and last one whose loss is not
+    finite."""
     folder = tmp_path_factory.mktemp("together") / "two"
-    runs = {name: flags | {"batch_size": flags["batch_size"] // 2, "out": name} for name, flags in RUNS.items()}
+    runs = {
+        name: flags | {"batch_size": flags["batch_size"] // 2, "out": name}
+        for name, flags in RUNS.items()
+    }
     runs["a default folder"] = runs["lora"] | {"out": None, "epochs": 1}
     runs["not finite"] = runs["prompt"] | {"learning_rate": 1e30, "clip_norm": 0, "out": "bad"}
     runs = {name: {**SMALL, "model": str(tiny_folder), **flags} for name, flags in runs.items()}
@@ -130,18 +178,25 @@ def together(tiny_folder, tmp_path_factory) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_with_half_the_batch_are_one(together, tiny_folder, name):
-    training.run(make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": "one"}), say=lambda _: None)
+    training.run(
+        make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": "one"}),
+        say=lambda _: None,
+    )
     one, two = Path("one"), together["folder"] / "0" / name
-    half = RUNS[name].get("precision") == "fp16"  # in which a row's rounding depends on the rows beside it
+    # in which a row's rounding depends on the rows beside it
+    half = RUNS[name].get("precision") == "fp16"
     close = {"gradient_norm": 1e-2 if half else 1e-4}
     assert len(lines_of(one)) == len(lines_of(two)) > 2
     for left, right in zip(lines_of(one), lines_of(two)):
         assert left.keys() == right.keys()
         for key, value in left.items():
-            if value is None or (key == "validation" and not half):  # None: fp16's scaler skipped the step
+            # None: fp16's scaler skipped the step
+            if value is None or (key == "validation" and not half):
                 assert right[key] == value
             elif key != "validation":
-                assert right[key] == pytest.approx(value, rel=close.get(key, 1e-3 if half else 1e-5)), key
+                assert right[key] == pytest.approx(
+                    value, rel=close.get(key, 1e-3 if half else 1e-5)
+                ), key
     a, b = tensors_of(one), tensors_of(two)
     assert a.keys() == b.keys()
     for key in a:
@@ -156,9 +211,9 @@ def test_the_work_is_shared_and_dropout_drawn_apart(together):
     for name, told in together["told"].items():
         assert told["same"]  # every process returns the summary
         assert told["seeds"] == [0, 1]
-        assert sum(told["scored"]) > 0 and abs(told["scored"][0] - told["scored"][1]) <= 0.25 * max(told["scored"]), (
-            name
-        )
+        assert sum(told["scored"]) > 0 and abs(told["scored"][0] - told["scored"][1]) <= 0.25 * max(
+            told["scored"]
+        ), name
 
 
 @pytest.mark.slow
@@ -190,13 +245,26 @@ def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accu
         assert all(len(batch) <= 3 for window in shares[-1] for batch in window)
     assert [len(share) for share in shares] == [len(one)] * 3
     for whole, *parts in zip(one, *shares):
-        assert sorted(i for batch in whole for i in batch) == sorted(i for part in parts for b in part for i in b)
+        assert sorted(i for batch in whole for i in batch) == sorted(
+            i for part in parts for b in part for i in b
+        )
 
 
 @pytest.mark.slow
 def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    flags = ["--task", "ner", "--method", "lora", "--epochs", "1", "--batch-size", "4", "--train-limit", "16"]
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--train-limit",
+        "16",
+    ]
     flags += ["--eval-limit", "8", "--threads", "1", "--json", "--model", str(tiny_folder)]
     told = []
     for command in ([ROOT / "train.py", *flags], [ROOT / "evaluate.py", "runs/ner-lora", "--json"]):
@@ -208,9 +276,22 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
+)
 def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path, which, how):
-    flags = ["--task", "ner", "--method", "lora", "--epochs", 1000, "--batch-size", 2, "--train-limit", 20]
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--epochs",
+        1000,
+        "--batch-size",
+        2,
+        "--train-limit",
+        20,
+    ]
     flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--out", tmp_path / "run"]
     started = start_two(tmp_path, ROOT / "train.py", *flags)
     metrics, until = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
@@ -222,23 +303,50 @@ def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path,
     assert not (tmp_path / "run" / "run.json").exists()
     if how == signal.SIGTERM:  # in order: all finish the step
         assert [status for status, _, _ in ended] == [143, 143]
-        assert ended[0][2] == f"stopped; go on with it: python train.py --resume {tmp_path / 'run'}\n"
+        assert (
+            ended[0][2] == f"stopped; go on with it: python train.py --resume {tmp_path / 'run'}\n"
+        )
         assert ended[1][2] == ""
         assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
         return
     status, _, said = ended[1 - which]
     assert status == 1
-    assert said.startswith(f"error: process {1 - which} of 2 has lost another one") and said.count("\n") == 1
+    assert (
+        said.startswith(f"error: process {1 - which} of 2 has lost another one")
+        and said.count("\n") == 1
+    )
 
 
 @pytest.mark.slow
 def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp_path):
-    flags = ["--task", "ner", "--method", "lora", "--epochs", 12, "--batch-size", 2, "--train-limit", 20]
-    flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--dropout", 0.2, "--checkpoint-every", 2]
-    assert [end[0] for end in ends(start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole"))] == [
-        0,
-        0,
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--epochs",
+        12,
+        "--batch-size",
+        2,
+        "--train-limit",
+        20,
     ]
+    flags += [
+        "--eval-limit",
+        2,
+        "--threads",
+        1,
+        "--model",
+        tiny_folder,
+        "--dropout",
+        0.2,
+        "--checkpoint-every",
+        2,
+    ]
+    assert [
+        end[0]
+        for end in ends(start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole"))
+    ] == [0, 0]
     started = start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "run")
     until = time.monotonic() + 90
     while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < until:
@@ -256,7 +364,10 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp
     ("flags", "words"),
     [
         (["--task", "nre"], "error: --task 'nre' is none of ner, sentiment, similarity"),
-        (["--task", "ner", "--method", "lora", "--model", "/none/such"], "error: --model /none/such is no folder"),
+        (
+            ["--task", "ner", "--method", "lora", "--model", "/none/such"],
+            "error: --model /none/such is no folder",
+        ),
     ],
 )
 def test_bad_input_of_all_is_said_once(tmp_path, flags, words):
@@ -285,7 +396,11 @@ def test_bad_input_of_one_is_said_by_it_and_the_other_ends_in_one_line(tmp_path,
     ended = ends(start_two(tmp_path, "-c", LONE, which))
     assert ended[which] == (2, "", f"error: no file on host {which}\n")
     status, _, said = ended[1 - which]
-    assert status == 1 and said.startswith(f"error: process {1 - which} of 2 has lost") and said.count("\n") == 1
+    assert (
+        status == 1
+        and said.startswith(f"error: process {1 - which} of 2 has lost")
+        and said.count("\n") == 1
+    )
 
 
 @pytest.mark.slow
@@ -301,14 +416,23 @@ def test_one_process_needs_no_torch_distributed_and_no_environment(monkeypatch):
     ran = []
     assert processes.run_together(lambda: ran.append(processes.world)) == 0
     assert (
-        ran == [1] and processes.total(3) == 3 and processes.gather("a") == ["a"] and processes.decide(lambda: 5) == 5
+        ran == [1]
+        and processes.total(3) == 3
+        and processes.gather("a") == ["a"]
+        and processes.decide(lambda: 5) == 5
     )
 
 
 def test_an_environment_that_is_not_whole_is_one_line(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
     done = subprocess.run(
-        [sys.executable, ROOT / "train.py"], env=env | {"RANK": "0", "WORLD_SIZE": "2"}, capture_output=True, text=True
+        [sys.executable, ROOT / "train.py"],
+        env=env | {"RANK": "0", "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: process 0 of 2 does not find the others: ") and "MASTER_ADDR" in done.stderr
+    assert (
+        done.stderr.startswith("error: process 0 of 2 does not find the others: ")
+        and "MASTER_ADDR" in done.stderr
+    )

@@ -1,4 +1,5 @@
-"""The soft prompt against peft's prompt tuning and against transformers on embeddings, and what it starts from."""
+"""The soft prompt against peft's prompt tuning and against transformers on embeddings, and what it
+starts from."""
 
 import copy
 
@@ -30,13 +31,15 @@ def built(base, task="sentiment", method="prompt", **settings):
     return build_model(copy.deepcopy(base.trunk), base.tokenizer, TASKS[task], settings)
 
 
-# ----------------------------------------------------------------------------------------- the same as peft's, exactly
+# ---- The same as peft's, exactly
 
 
 def test_logits_and_the_prompts_gradient_are_pefts_one_text_at_a_time(base, oracle):
     assert P not in LENGTHS
     ours = TunedModel(base.trunk, prompt=random_prompt())
-    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P, prompt_tuning_init="RANDOM")
+    config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=P, prompt_tuning_init="RANDOM"
+    )
     theirs = peft.get_peft_model(copy.deepcopy(oracle), config)
     rows = theirs.prompt_encoder["default"].embedding.weight
     with torch.no_grad():
@@ -78,10 +81,16 @@ def test_lora_beside_a_prompt_is_the_model_with_lora_in_its_weights_on_embedding
     with torch.no_grad():
         for name in names:
             ours.transformer.get_submodule(name).lora_B.weight.normal_(0, 0.1)
-    leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in ours.trainable().items()}
+    leaves = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in ours.trainable().items()
+    }
     merged = {
         f"transformer.{name}.weight": base.trunk.get_submodule(name).weight
-        + 7 / 5 * leaves[f"transformer.{name}.lora_B.weight"] @ leaves[f"transformer.{name}.lora_A.weight"]
+        + 7
+        / 5
+        * leaves[f"transformer.{name}.lora_B.weight"]
+        @ leaves[f"transformer.{name}.lora_A.weight"]
         for name in names
     }
     prompt = leaves["prompt.embeddings"]
@@ -89,7 +98,9 @@ def test_lora_beside_a_prompt_is_the_model_with_lora_in_its_weights_on_embedding
     texts = random_texts()
     logits = all_logits(ours, batch_of(texts))
     rows = [torch.cat([prompt, oracle.transformer.wte(text)])[None] for text in texts]
-    expected = torch.cat([functional_call(oracle, merged, (), {"inputs_embeds": x}).logits[0, P:] for x in rows])
+    expected = torch.cat(
+        [functional_call(oracle, merged, (), {"inputs_embeds": x}).logits[0, P:] for x in rows]
+    )
     assert_close(logits, expected)
     backward(logits)
     backward(expected)
@@ -98,7 +109,7 @@ def test_lora_beside_a_prompt_is_the_model_with_lora_in_its_weights_on_embedding
         assert_close(parameter.grad, leaves[name].grad, tolerance=1e-4)
 
 
-# ----------------------------------------------------------------------------------------------- what it starts from
+# ---- What it starts from
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -114,14 +125,17 @@ def test_the_rows_are_an_fp32_copy_with_a_length(dtype):
 
 @pytest.mark.parametrize("length", [4, 15, 37])
 @pytest.mark.parametrize(
-    ("task", "text"), [("ner", None), ("sentiment", None), ("similarity", None), ("sentiment", "Good or bad:")]
+    ("task", "text"),
+    [("ner", None), ("sentiment", None), ("similarity", None), ("sentiment", "Good or bad:")],
 )
 def test_a_text_is_tiled_and_cut(base, task, text, length):
     given = {"prompt_text": text} if text else {}
     model = built(base, task, prompt_length=length, **given)
     ids = base.tokenizer(text or TASKS[task].instruction, add_special_tokens=False)["input_ids"]
     assert 1 < len(ids) < 37
-    assert torch.equal(model.prompt(), base.trunk.wte.weight[[ids[place % len(ids)] for place in range(length)]])
+    assert torch.equal(
+        model.prompt(), base.trunk.wte.weight[[ids[place % len(ids)] for place in range(length)]]
+    )
 
 
 def test_the_instruction_is_what_a_sentiment_prompt_starts_from_by_default(base):
@@ -177,18 +191,23 @@ def test_a_random_start_has_wtes_own_mean_and_spread():
 
 
 def test_an_unknown_start_is_refused():
-    with pytest.raises(InputError, match="a prompt starts from one of text, vocab, labels, random, not 'sampled'"):
+    with pytest.raises(
+        InputError, match="a prompt starts from one of text, vocab, labels, random, not 'sampled'"
+    ):
         start_rows(torch.randn(30, 7), 4, "sampled", [1], [2])
 
 
 @pytest.mark.parametrize("init", ["vocab", "random", "labels"])
 def test_one_seed_gives_one_start_and_another_seed_another(base, init):
-    one, same, other = (built(base, prompt_length=P, prompt_init=init, seed=seed).prompt() for seed in (3, 3, 4))
+    one, same, other = (
+        built(base, prompt_length=P, prompt_init=init, seed=seed).prompt() for seed in (3, 3, 4)
+    )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
-# ------------------------------------------------------------------------------------------------------- what moves
+#
+# ---- What moves
 
 
 def test_only_the_prompt_moves_in_a_step_and_all_of_its_rows_do(base):
@@ -197,7 +216,13 @@ def test_only_the_prompt_moves_in_a_step_and_all_of_its_rows_do(base):
     settings = make_settings(task="sentiment", method="prompt")
     batch = batch_of(random_texts(), torch.tensor([16, 21, 47]), torch.tensor([7, 300, 8000]))
     before = bits(model)
-    update(model, make_optimizer(model, settings), GradScaler("cpu", enabled=False), [batch], clip_norm=1.0)
+    update(
+        model,
+        make_optimizer(model, settings),
+        GradScaler("cpu", enabled=False),
+        [batch],
+        clip_norm=1.0,
+    )
     assert moved(before, model) == {"prompt.embeddings"}
     assert (model.prompt() != before["prompt.embeddings"]).any(dim=1).all()
 
@@ -207,5 +232,11 @@ def test_a_prompt_of_ner_moves_with_its_head_alone(base):
     settings = make_settings(task="ner", method="prompt")
     batch = batch_of(random_texts(), torch.tensor([0, 9, 40]), torch.tensor([3, 0, 10]))
     before = bits(model)
-    update(model, make_optimizer(model, settings), GradScaler("cpu", enabled=False), [batch], clip_norm=1.0)
+    update(
+        model,
+        make_optimizer(model, settings),
+        GradScaler("cpu", enabled=False),
+        [batch],
+        clip_norm=1.0,
+    )
     assert moved(before, model) == {"prompt.embeddings", "classifier.weight", "classifier.bias"}

@@ -1,7 +1,8 @@
-"""A run that was killed at any moment and resumed ends in the same bits as one that was not. Real processes are killed.
+"""A run that was killed at any moment and resumed ends in the same bits as one that was not. Real
+processes are killed.
 
-They are forked after all imports, those that a run puts off too, to be quick. NEO_PEFT_KILLS is how often each method's
-run is killed, 5 unless set.
+They are forked after all imports, those that a run puts off too, to be quick. NEO_PEFT_KILLS is how
+often each method's run is killed, 5 unless set.
 """
 
 import json
@@ -25,26 +26,76 @@ from neo_peft import checkpoints, stopping, training
 from neo_peft.errors import exit_status
 
 KILLS = int(os.environ.get("NEO_PEFT_KILLS", 5))
-SMALL = ["--threads", "1", "--train-limit", "24", "--eval-limit", "10", "--epochs", "3", "--checkpoint-every", "2"]
+SMALL = [
+    "--threads",
+    "1",
+    "--train-limit",
+    "24",
+    "--eval-limit",
+    "10",
+    "--epochs",
+    "3",
+    "--checkpoint-every",
+    "2",
+]
 RUNS = {
-    "lora": ["--task", "ner", "--dropout", "0.2", "--batch-size", "3", "--gradient-accumulation", "2"],
+    "lora": [
+        "--task",
+        "ner",
+        "--dropout",
+        "0.2",
+        "--batch-size",
+        "3",
+        "--gradient-accumulation",
+        "2",
+    ],
     "prompt": ["--task", "sentiment", "--batch-size", "5"],
-    "full": ["--task", "similarity", "--batch-size", "4", "--precision", "fp16", "--warmup-ratio", "0.3"],
-    "head": ["--task", "sentiment", "--batch-size", "6", "--precision", "fp16", "--learning-rate", "0.1"],
-    "lora+prompt": ["--task", "ner", "--batch-size", "4", "--dropout", "0.1", "--head-dropout", "0.3", 
-             "--keep", "last"],
-}  # fmt: skip
+    "full": [
+        "--task",
+        "similarity",
+        "--batch-size",
+        "4",
+        "--precision",
+        "fp16",
+        "--warmup-ratio",
+        "0.3",
+    ],
+    "head": [
+        "--task",
+        "sentiment",
+        "--batch-size",
+        "6",
+        "--precision",
+        "fp16",
+        "--learning-rate",
+        "0.1",
+    ],
+    "lora+prompt": [
+        "--task",
+        "ner",
+        "--batch-size",
+        "4",
+        "--dropout",
+        "0.1",
+        "--head-dropout",
+        "0.3",
+        "--keep",
+        "last",
+    ],
+}
 CLOCK = ("seconds", "finished", "memory", "sha256")
 
 
 def start(argv, before=lambda: None, main=train.main) -> int:
-    """Begin `python train.py ARGV`, or another command, in a process of its own, and return the process's number."""
+    """Begin `python train.py ARGV`, or another command, in a process of its own, and return the
+    process's number."""
     if process := os.fork():
         return process
     status = 1
     try:
         sys.stdout, sys.stderr = (open(name, "w") for name in ("stdout", "stderr"))  # noqa: SIM115
-        tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks: one that is killed holds it for ever
+        # tqdm's own is shared by all forks: one that is killed holds it for ever
+        tqdm.set_lock(threading.RLock())
         stopping.listen()
         before()
         status = exit_status(lambda: main(argv))
@@ -54,8 +105,9 @@ def start(argv, before=lambda: None, main=train.main) -> int:
 
 
 def computed_for(process: int) -> float:
-    """Say how many seconds a process has computed, by the clock that clock_getcpuclockid(3) names for it: other load on
-    the machine moves a wall's clock, and with it all kills to before the first checkpoint, or behind the end."""
+    """Say how many seconds a process has computed, by the clock that clock_getcpuclockid(3) names
+    for it: other load on the machine moves a wall's clock, and with it all kills to before the
+    first checkpoint, or behind the end."""
     return time.clock_gettime(~process << 3 | 2)
 
 
@@ -101,9 +153,12 @@ def whole(request, tiny_folder, tmp_path_factory):
 
 
 def resumed(name: str, expected: dict, argv: list | None = None) -> None:
-    """Go on with a run, or begin it anew by `argv` where it was killed before it had its settings; compare its bits."""
+    """Go on with a run, or begin it anew by `argv` where it was killed before it had its settings;
+    compare its bits."""
     begun = argv is None or Path(name, "settings.json").exists()
-    assert end(start(["--resume", name] if begun else [*argv, "--out", name])) == 0, Path("stderr").read_text()
+    assert end(start(["--resume", name] if begun else [*argv, "--out", name])) == 0, Path(
+        "stderr"
+    ).read_text()
     found = result(Path(name))
     assert found.keys() == expected.keys()
     for file in expected:
@@ -120,12 +175,16 @@ def test_a_run_that_is_killed_at_any_moment_ends_in_the_same_bits(whole, tmp_pat
         reached.append(len(list(Path("run").glob("checkpoints/step-*"))))
         resumed("run", expected, argv)
         shutil.rmtree("run")
-    print(f"{killed} of {KILLS} killed within {seconds:.1f} seconds, {sum(map(bool, reached))} after a checkpoint")
+    print(
+        f"{killed} of {KILLS} killed within {seconds:.1f} seconds, {sum(map(bool, reached))} after "
+        "a checkpoint"
+    )
     assert any(reached), "no kill came after a checkpoint"
 
 
 def at_call(function: str, call: int, kill_before: bool, kill_after: bool):
-    """Make what replaces a function of os by one that kills the process at its so-manyth call, or counts its calls."""
+    """Make what replaces a function of os by one that kills the process at its so-manyth call, or
+    counts its calls."""
 
     def patch() -> None:
         real, calls = getattr(os, function), 0
@@ -146,32 +205,48 @@ def at_call(function: str, call: int, kill_before: bool, kill_after: bool):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("function", "after"), [("fsync", False), ("replace", False), ("replace", True)])
-def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(whole, tmp_path, function, after):
-    """Before a file is on the disk, between that and its new name, and right after it; evenly over a run's writes."""
+@pytest.mark.parametrize(
+    ("function", "after"), [("fsync", False), ("replace", False), ("replace", True)]
+)
+def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(
+    whole, tmp_path, function, after
+):
+    """Before a file is on the disk, between that and its new name, and right after it; evenly over
+    a run's writes."""
     argv, expected, _ = whole
     assert end(start([*argv, "--out", "run"], at_call(function, 0, False, False))) == 0
     calls, kills = int(Path(f"calls of {function}").read_text()), max(1, KILLS // 3)
     print(f"{kills} of {calls} calls of {function} killed {'after' if after else 'before'} it")
-    shift = {("fsync", False): 0.2, ("replace", False): 0.5, ("replace", True): 0.8}[function, after]
+    shift = {("fsync", False): 0.2, ("replace", False): 0.5, ("replace", True): 0.8}[
+        function, after
+    ]
     for number in range(kills):
         shutil.rmtree("run")
         call = 1 + int(calls * (number + shift) / kills)
-        assert end(start([*argv, "--out", "run"], at_call(function, call, not after, after))) == -signal.SIGKILL
+        assert (
+            end(start([*argv, "--out", "run"], at_call(function, call, not after, after)))
+            == -signal.SIGKILL
+        )
         resumed("run", expected, argv)
         assert not [path for path in Path("run").rglob("*") if ".tmp" in path.name]
 
 
 @pytest.mark.parametrize(
     ("function", "call", "left"),
-    [("fsync", 1, []), ("fsync", 2, [".settings.json.tmp"]), ("replace", 1, [".settings.json.tmp"])],
+    [
+        ("fsync", 1, []),
+        ("fsync", 2, [".settings.json.tmp"]),
+        ("replace", 1, [".settings.json.tmp"]),
+    ],
 )
 def test_a_run_that_is_killed_inside_its_first_write_is_begun_anew_in_its_folder(
     tiny_folder, tmp_path, function, call, left
 ):
     argv = ["--method", "head", "--model", str(tiny_folder), *RUNS["head"], *SMALL]
     assert end(start([*argv, "--out", "whole"])) == 0, Path("stderr").read_text()
-    assert end(start([*argv, "--out", "run"], at_call(function, call, True, False))) == -signal.SIGKILL
+    assert (
+        end(start([*argv, "--out", "run"], at_call(function, call, True, False))) == -signal.SIGKILL
+    )
     assert [path.name.rstrip("0123456789") for path in Path("run").iterdir()] == left
     resumed("run", result(Path("whole")), argv)
 
@@ -194,6 +269,9 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tiny_folder, tmp_path, number, st
 
         name = f"stopped-{step}"
         assert end(start([*argv, "--out", name], stop_after)) == status
-        assert Path("stderr").read_text().splitlines()[-1] == f"stopped; go on with it: python train.py --resume {name}"
+        assert (
+            Path("stderr").read_text().splitlines()[-1]
+            == f"stopped; go on with it: python train.py --resume {name}"
+        )
         assert checkpoints.newest(Path(name)).record["step"] == step
         resumed(name, result(Path("whole")))

@@ -9,7 +9,8 @@ from torch.nn.utils.rnn import pad_sequence, unpad_sequence
 from neo_peft.rows import Rows
 
 WIDTH = 5
-SMALL_BATCHES = [lengths for texts in (1, 2, 3) for lengths in product((1, 2, 4), repeat=texts)]  # every one of them
+# every one of them
+SMALL_BATCHES = [lengths for texts in (1, 2, 3) for lengths in product((1, 2, 4), repeat=texts)]
 
 
 def random_rows(lengths):
@@ -22,7 +23,10 @@ def one_rectangle(*lengths, start=0):
 
 
 def shapes(rows):
-    return [(rectangle.first, rectangle.batch, rectangle.longest, rectangle.size) for rectangle in rows.rectangles]
+    return [
+        (rectangle.first, rectangle.batch, rectangle.longest, rectangle.size)
+        for rectangle in rows.rectangles
+    ]
 
 
 def test_places_and_positions_of_uneven_texts_worked_by_hand():
@@ -37,7 +41,8 @@ def test_places_and_positions_of_uneven_texts_worked_by_hand():
 
 def test_apart_neighbours_of_one_length_share_a_rectangle_without_padding():
     rows = Rows.of_texts(torch.tensor([2, 4, 4, 1, 4]), start=3)
-    assert shapes(rows) == [(0, 1, 2, 2), (1, 2, 4, 8), (3, 1, 1, 1), (4, 1, 4, 4)]  # the last is no neighbour
+    # the last is no neighbour
+    assert shapes(rows) == [(0, 1, 2, 2), (1, 2, 4, 8), (3, 1, 1, 1), (4, 1, 4, 4)]
     assert all(rectangle.slots is None for rectangle in rows.rectangles)
     assert rows.sizes == [2, 8, 1, 4]
     assert rows.positions.tolist() == [3, 4, 3, 4, 5, 6, 3, 4, 5, 6, 3, 3, 4, 5, 6]
@@ -73,7 +78,11 @@ def test_a_next_token_stands_at_its_own_texts_position():
 def test_a_rectangle_takes_its_own_texts_of_what_each_text_has_and_all_of_what_all_share():
     rows = Rows.of_texts(torch.tensor([2, 4, 4, 1]))
     each, shared = torch.arange(8).view(4, 2), torch.tensor([[5, 6]])
-    assert [rectangle.own(each).tolist() for rectangle in rows.rectangles] == [[[0, 1]], [[2, 3], [4, 5]], [[6, 7]]]
+    assert [rectangle.own(each).tolist() for rectangle in rows.rectangles] == [
+        [[0, 1]],
+        [[2, 3], [4, 5]],
+        [[6, 7]],
+    ]
     assert all(rectangle.own(shared) is shared for rectangle in rows.rectangles)
 
 
@@ -94,7 +103,8 @@ def test_scatter_is_torchs_padding_and_gather_takes_it_back(lengths, together):
 @pytest.mark.parametrize("lengths", SMALL_BATCHES)
 def test_gather_is_torchs_unpadding_and_padding_gets_no_gradient(lengths):
     layout = one_rectangle(*lengths)
-    rectangle = torch.randn(len(lengths), max(lengths), WIDTH, requires_grad=True)  # garbage in the padding too
+    # garbage in the padding too
+    rectangle = torch.randn(len(lengths), max(lengths), WIDTH, requires_grad=True)
     gathered = layout.gather(rectangle)
     expected = torch.cat(unpad_sequence(rectangle, torch.tensor(lengths), batch_first=True))
     assert torch.equal(gathered, expected)

@@ -1,4 +1,5 @@
-"""The table of sizes: the counts that the published studies print, and formulas worked out on the shapes."""
+"""The table of sizes: the counts that the published studies print, and formulas worked out on the
+shapes."""
 
 import json
 from functools import cache
@@ -30,7 +31,11 @@ def test_the_counts_are_those_of_the_studies():
     assert (prompt["trainable"], prompt["total"]) == (16_384, 1_315_592_192)
     assert prompt["percent"] == 0.001245370723513689
     assert size_of(LARGE, recipe("paper, ner"))["trainable"] == 3_145_728 + 395_264 + 22_539
-    expected = {"lora, rank 8, q and v": 294_912, "lora, rank 8, all-linear": 1_327_104, "prompt, 20 rows": 15_360}
+    expected = {
+        "lora, rank 8, q and v": 294_912,
+        "lora, rank 8, all-linear": 1_327_104,
+        "prompt, 20 rows": 15_360,
+    }
     assert {name: size_of(SMALL, name)["trainable"] for name in expected} == expected
 
 
@@ -43,7 +48,8 @@ def test_the_counts_are_those_of_the_studies():
     ],
 )
 def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
-    """H hidden, L layers: q, k, v and out are H × H, c_fc and c_proj H × 4H; LoRA has r (in + out) of each it is on."""
+    """H hidden, L layers: q, k, v and out are H × H, c_fc and c_proj H × 4H; LoRA has r (in + out)
+    of each it is on."""
     H, L, _ = PUBLISHED[model]
     lora, linear = L * 8 * 2 * (H + H), L * 8 * (4 * (H + H) + 2 * (H + 4 * H))
     biases = L * (H + 4 * H + H + 2 * H) + H  # of out_proj, c_fc, c_proj and the norms
@@ -65,7 +71,9 @@ def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
     for name, count in new.items():
         size = size_of(model, name)
         assert size["total"] == trunk + count
-        assert size["trainable"] == count + {recipe("paper, ner"): biases, "full": trunk}.get(name, 0)
+        assert size["trainable"] == count + {recipe("paper, ner"): biases, "full": trunk}.get(
+            name, 0
+        )
         assert size["percent"] == 100 * size["trainable"] / size["total"]
         assert size["adapter_bytes"] == 4 * size["trainable"]  # fp32
         assert size["optimizer_bytes"] == 8 * size["trainable"]  # AdamW's two moments
@@ -86,14 +94,20 @@ def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
     assert exit_status(lambda: sizes.main(["--json"])) == 0
     lora = json.loads(capsys.readouterr().out)[LARGE]["lora, rank 8, q and v"]
     assert lora == {
-        "trainable": 1_572_864, "total": 1_315_575_808 + 1_572_864, "adapter_bytes": 6_291_456,
-        "optimizer_bytes": 12_582_912, "percent": 100 * 1_572_864 / 1_317_148_672,
-    }  # fmt: skip
+        "trainable": 1_572_864,
+        "total": 1_315_575_808 + 1_572_864,
+        "adapter_bytes": 6_291_456,
+        "optimizer_bytes": 12_582_912,
+        "percent": 100 * 1_572_864 / 1_317_148_672,
+    }
 
 
 def test_the_adapters_bytes_are_those_of_the_file_that_is_written(tiny_folder, tmp_path):
-    """On a model of numbers: the tensors of the file that a run leaves, without the names in front of them."""
-    settings = make_settings(**RECIPES[recipe("paper, ner")] | {"model": str(tiny_folder), "data": "sample"})
+    """On a model of numbers: the tensors of the file that a run leaves, without the names in front
+    of them."""
+    settings = make_settings(
+        **RECIPES[recipe("paper, ner")] | {"model": str(tiny_folder), "data": "sample"}
+    )
     tuned = load_untuned(settings, with_method=True)
     save_adapter(tmp_path / "run", tuned.model, settings)
     content = (tmp_path / "run" / WEIGHTS).read_bytes()

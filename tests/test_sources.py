@@ -1,6 +1,8 @@
-"""Rows and splits: against the corpora's published counts, files written out by hand, and what breaks them.
+"""Rows and splits: against the corpora's published counts, files written out by hand, and what
+breaks them.
 
-`data_folder` is the folder of the corpora; without it their tests are skipped, and the written files remain.
+`data_folder` is the folder of the corpora; without it their tests are skipped, and the written
+files remain.
 """
 
 import csv
@@ -26,7 +28,11 @@ from neo_peft.tasks import TASKS
 NER, SENTIMENT, SIMILARITY = TASKS["ner"], TASKS["sentiment"], TASKS["similarity"]
 IOB2, IOB2_TEST = "Genia4ERtask1.iob2", "Genia4EReval1.iob2"
 AGREE_50, AGREE_66 = "Sentences_50Agree.txt", "Sentences_66Agree.txt"
-PAIRS, PAIRS_TEST, DEV_IDS = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt", "mrpc_dev_ids.tsv"
+PAIRS, PAIRS_TEST, DEV_IDS = (
+    "msr_paraphrase_train.txt",
+    "msr_paraphrase_test.txt",
+    "mrpc_dev_ids.tsv",
+)
 
 
 @cache
@@ -74,18 +80,32 @@ def test_jnlpba_has_the_published_entities_of_each_type(data_folder):
     assert entities(splits.validation) == validation
     assert entities(splits.test) == test
     in_file = Counter(
-        line.split("\tB-")[1] for line in raw_lines(data_folder / "jnlpba/Genia4ERtask1.iob2") if "\tB-" in line
+        line.split("\tB-")[1]
+        for line in raw_lines(data_folder / "jnlpba/Genia4ERtask1.iob2")
+        if "\tB-" in line
     )
     assert in_file == train
 
 
 def test_jnlpba_keeps_every_line_in_order_and_starts_train_at_sentence_1927(data_folder):
     splits = real(data_folder, "ner")
-    blocks = Path(data_folder, "jnlpba/Genia4ERtask1.iob2").read_text(encoding="utf-8").rstrip("\n").split("\n\n")
-    said = ["\n".join(map("\t".join, zip(row["tokens"], row["tags"]))) for row in splits.validation + splits.train]
+    blocks = (
+        Path(data_folder, "jnlpba/Genia4ERtask1.iob2")
+        .read_text(encoding="utf-8")
+        .rstrip("\n")
+        .split("\n\n")
+    )
+    said = [
+        "\n".join(map("\t".join, zip(row["tokens"], row["tags"])))
+        for row in splits.validation + splits.train
+    ]
     assert said == blocks
-    assert "\n".join(map("\t".join, zip(splits.train[0]["tokens"], splits.train[0]["tags"]))) == blocks[1927]
-    # The two rows of the hub's copy that are known from print: peft's guide, and the card's example of train.
+    assert (
+        "\n".join(map("\t".join, zip(splits.train[0]["tokens"], splits.train[0]["tags"])))
+        == blocks[1927]
+    )
+    # The two rows of the hub's copy that are known from print: peft's guide, and the card's example
+    # of train.
     assert splits.train[0]["tokens"][:5] == ["Since", "HUVECs", "released", "superoxide", "anions"]
     assert splits.train[20]["tokens"][:7] == ["In", "the", "presence", "of", "Epo", ",", "c-myb"]
     assert splits.validation[0]["tokens"][:4] == ["IL-2", "gene", "expression", "and"]
@@ -96,7 +116,9 @@ def test_jnlpba_says_how_many_test_sentences_stand_in_train(data_folder):
     splits = real(data_folder, "ner", "paper")
     train = {" ".join(row["tokens"]) for row in splits.train}
     assert sum(" ".join(row["tokens"]) in train for row in splits.test) == 108
-    assert splits.notes == ("108 of the 3,856 test sentences also stand in train (16,619 sentences)",)
+    assert splits.notes == (
+        "108 of the 3,856 test sentences also stand in train (16,619 sentences)",
+    )
     assert splits.protocol == "single"
 
 
@@ -108,7 +130,9 @@ def test_jnlpba_says_how_many_test_sentences_stand_in_train(data_folder):
 )
 def test_phrasebank_keeps_every_line_of_each_file(data_folder, tmp_path, name, count):
     corpus = Path(data_folder, "financial_phrasebank")
-    rows = load(tmp_path, "sentiment", {AGREE_66: (corpus / f"Sentences_{name}.txt").read_bytes()}, "paper").test
+    rows = load(
+        tmp_path, "sentiment", {AGREE_66: (corpus / f"Sentences_{name}.txt").read_bytes()}, "paper"
+    ).test
     assert len(rows) == count
     lines = raw_lines(data_folder / f"financial_phrasebank/Sentences_{name}.txt", "latin-1")
     assert [f"{row['sentence']}@{row['label']}" for row in rows] == lines
@@ -123,7 +147,10 @@ def test_clean_phrasebank_has_each_sentence_once_in_one_split(data_folder):
     conflicting = {text for text, found in labels.items() if len(set(found)) > 1}
     assert (len(labels), len(conflicting)) == (4_835, 2)
 
-    texts = [[folded(row["sentence"]) for row in rows] for rows in (splits.train, splits.validation, splits.test)]
+    texts = [
+        [folded(row["sentence"]) for row in rows]
+        for rows in (splits.train, splits.validation, splits.test)
+    ]
     assert [len(rows) for rows in texts] == [3_864, 485, 484]
     assert sorted(chain(*texts)) == sorted(labels.keys() - conflicting)
     assert splits.protocol == "clean"
@@ -140,13 +167,17 @@ def test_clean_phrasebank_gives_every_split_its_share_of_each_label(data_folder)
     for rows, share in ((splits.train, 0.8), (splits.validation, 0.1), (splits.test, 0.1)):
         found = Counter(row["label"] for row in rows)
         for label in SENTIMENT.labels:
-            # Train is the rest, so the other two's differences of less than one row may add up there.
+            # Train is the rest, so the other two's differences of less than one row may add up
+            # there.
             assert abs(found[label] - share * everything[label]) < (2 if share == 0.8 else 1)
 
 
 def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
     splits = real(data_folder, "sentiment", "paper")
-    said = [[f"{row['sentence']}@{row['label']}" for row in rows] for rows in (splits.train, splits.validation)]
+    said = [
+        [f"{row['sentence']}@{row['label']}" for row in rows]
+        for rows in (splits.train, splits.validation)
+    ]
     assert [len(rows) for rows in said] == [4_361, 485]
     assert sorted(chain(*said)) == sorted(
         raw_lines(data_folder / "financial_phrasebank/Sentences_50Agree.txt", "latin-1")
@@ -154,7 +185,9 @@ def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
     train = {row["sentence"] for row in splits.train}
     leaked = sum(row["sentence"] in train for row in splits.test)
     assert leaked == 3_780
-    assert splits.notes == ("3,780 of the 4,217 test sentences also stand in train (4,361 sentences)",)
+    assert splits.notes == (
+        "3,780 of the 4,217 test sentences also stand in train (4,361 sentences)",
+    )
     assert splits.protocol == "paper"
 
 
@@ -163,7 +196,10 @@ def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
 
 def test_mrpc_has_the_published_counts(data_folder):
     splits = real(data_folder, "similarity", "paper")
-    counts = [Counter(row["label"] for row in rows) for rows in (splits.train, splits.validation, splits.test)]
+    counts = [
+        Counter(row["label"] for row in rows)
+        for rows in (splits.train, splits.validation, splits.test)
+    ]
     assert counts == [
         {"equivalent": 2_474, "not equivalent": 1_194},
         {"equivalent": 279, "not equivalent": 129},
@@ -175,12 +211,21 @@ def test_mrpc_has_the_published_counts(data_folder):
 def test_mrpc_keeps_every_line_and_validates_on_the_listed_ids(data_folder):
     splits = real(data_folder, "similarity")
     listed = set(raw_lines(data_folder / "mrpc/mrpc_dev_ids.tsv"))
-    lines = [line.split("\t") for line in raw_lines(data_folder / "mrpc/msr_paraphrase_train.txt", "utf-8-sig")[1:]]
-    test = [line.split("\t") for line in raw_lines(data_folder / "mrpc/msr_paraphrase_test.txt", "utf-8-sig")[1:]]
+    lines = [
+        line.split("\t")
+        for line in raw_lines(data_folder / "mrpc/msr_paraphrase_train.txt", "utf-8-sig")[1:]
+    ]
+    test = [
+        line.split("\t")
+        for line in raw_lines(data_folder / "mrpc/msr_paraphrase_test.txt", "utf-8-sig")[1:]
+    ]
     assert (len(lines), len(test), len(listed)) == (4_076, 1_725, 408)
 
     def said(rows):
-        return [[str(int(row["label"] == "equivalent")), row["sentence1"], row["sentence2"]] for row in rows]
+        return [
+            [str(int(row["label"] == "equivalent")), row["sentence1"], row["sentence2"]]
+            for row in rows
+        ]
 
     assert said(splits.train) == [[c[0], *c[3:]] for c in lines if f"{c[1]}\t{c[2]}" not in listed]
     assert said(splits.validation) == [[c[0], *c[3:]] for c in lines if f"{c[1]}\t{c[2]}" in listed]
@@ -196,7 +241,9 @@ def test_mrpc_keeps_every_line_and_validates_on_the_listed_ids(data_folder):
 
 @pytest.mark.parametrize("split, lost", [("train", 114), ("test", 75)])
 def test_mrpc_keeps_the_rows_that_csv_quoting_swallows(data_folder, split, lost):
-    with open(Path(data_folder, f"mrpc/msr_paraphrase_{split}.txt"), encoding="utf-8-sig", newline="") as file:
+    with open(
+        Path(data_folder, f"mrpc/msr_paraphrase_{split}.txt"), encoding="utf-8-sig", newline=""
+    ) as file:
         quoted = len(list(csv.reader(file, delimiter="\t"))) - 1
     splits = real(data_folder, "similarity")
     rows = splits.train + splits.validation if split == "train" else splits.test
@@ -207,7 +254,9 @@ def test_mrpc_says_how_many_test_pairs_share_a_sentence_with_train(data_folder):
     splits = real(data_folder, "similarity")
     train = {row[side] for row in splits.train for side in ("sentence1", "sentence2")}
     assert sum(row["sentence1"] in train or row["sentence2"] in train for row in splits.test) == 245
-    assert splits.notes == ("245 of the 1,725 test pairs share a sentence with train (3,668 pairs)",)
+    assert splits.notes == (
+        "245 of the 1,725 test pairs share a sentence with train (3,668 pairs)",
+    )
 
 
 # ---- Small files, written out: each value of FILES is a whole folder
@@ -231,11 +280,16 @@ cells\tI-cell_type
 I-kappaB\tI-protein
 """
 PHRASES = [
-    f"M\u00e4kel\u00e4 's {label} no {i} .@{label}" for label in ("positive", "neutral", "negative") for i in range(10)
+    f"M\u00e4kel\u00e4 's {label} no {i} .@{label}"
+    for label in ("positive", "neutral", "negative")
+    for i in range(10)
 ]
 MRPC_HEADING = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n".encode()
 MRPC_TRAIN = (
-    MRPC_HEADING + 'He said : " no .\tHe said no .\n'.join(["1\t11\t12\t", "0\t12\t11\t", "1\t13\t14\t", ""]).encode()
+    MRPC_HEADING
+    + 'He said : " no .\tHe said no .\n'.join(
+        ["1\t11\t12\t", "0\t12\t11\t", "1\t13\t14\t", ""]
+    ).encode()
 )
 
 FILES = {
@@ -253,16 +307,21 @@ FILES = {
 SAMPLES = {
     "ner": b"[protein NF-kappa B] binds the [DNA IL-2 promoter] .\n\n[RNA mRNA] [RNA c-fos]\n",
     "sentiment": b"positive\tProfit rose .\nneutral\tThe office\tis here .\n",
-    "similarity": b"equivalent\nIt rose .\nIt went up .\n\nnot equivalent\nIt fell .\nIt was said .\n",
+    "similarity": b"equivalent\nIt rose .\nIt went up .\n\nnot equivalent\nIt fell .\nIt was said "
+    b".\n",
 }
 
 
 def sample_folder(folder: Path, task: str, content: bytes | None = None) -> Path:
     content = SAMPLES[task] if content is None else content
-    return write(folder, {f"{task}/{split}.txt": content for split in ("train", "validation", "test")})
+    return write(
+        folder, {f"{task}/{split}.txt": content for split in ("train", "validation", "test")}
+    )
 
 
-def load(folder: Path, task: str, changed: dict[str, bytes] | None = None, protocol="clean") -> sources.Splits:
+def load(
+    folder: Path, task: str, changed: dict[str, bytes] | None = None, protocol="clean"
+) -> sources.Splits:
     """Load a folder of FILES, some of them changed."""
     return load_splits(TASKS[task], str(write(folder, FILES[task] | (changed or {}))), protocol)
 
@@ -281,8 +340,12 @@ def test_iob2_lines_become_sentences(tmp_path):
     assert splits.notes == ("0 of the 2 test sentences also stand in train (2 sentences)",)
 
 
-@pytest.mark.parametrize("count, held_out", [(2, 1), (30, 3), (1_927, 192), (1_928, 1_927), (1_930, 1_927)])
-def test_validation_is_the_first_1927_sentences_or_the_first_tenth_of_fewer(tmp_path, count, held_out):
+@pytest.mark.parametrize(
+    "count, held_out", [(2, 1), (30, 3), (1_927, 192), (1_928, 1_927), (1_930, 1_927)]
+)
+def test_validation_is_the_first_1927_sentences_or_the_first_tenth_of_fewer(
+    tmp_path, count, held_out
+):
     words = [f"w{i}" for i in range(count)]
     train = "\n\n".join(f"{word}\tO" for word in words).encode()
     splits = load(tmp_path, "ner", {IOB2: train})
@@ -326,13 +389,18 @@ def test_clean_keeps_the_first_of_repeats_and_none_of_conflicting_ones(tmp_path)
     sentences = [row["sentence"] for row in splits.train + splits.validation + splits.test]
     assert sorted(sentences) == sorted(phrase.split("@")[0] for phrase in PHRASES)
     assert splits.notes[0].endswith(
-        "34 rows are 31 sentences that differ in letters or digits; dropped for conflicting labels: 1"
+        "34 rows are 31 sentences that differ in letters or digits; dropped for conflicting "
+        "labels: 1"
     )
 
 
 def distinct_phrases() -> list[tuple[str, str]]:
     counts = {"positive": 23, "neutral": 41, "negative": 12}
-    return [(f"The {label} case no {i} .", label) for label, count in counts.items() for i in range(count)]
+    return [
+        (f"The {label} case no {i} .", label)
+        for label, count in counts.items()
+        for i in range(count)
+    ]
 
 
 def test_clean_deals_each_label_by_the_sha256_of_its_sentences(tmp_path):
@@ -342,13 +410,19 @@ def test_clean_deals_each_label_by_the_sha256_of_its_sentences(tmp_path):
     splits = load(tmp_path, "sentiment", {AGREE_50: content})
     expected = {"validation": set(), "test": set()}
     for label in ("negative", "neutral", "positive"):
-        own = sorted(hashlib.sha256(text.encode()).hexdigest() + text for text, of in phrases if of == label)
+        own = sorted(
+            hashlib.sha256(text.encode()).hexdigest() + text for text, of in phrases if of == label
+        )
         expected["validation"] |= {item[64:] for item in own[0::10]}
         expected["test"] |= {item[64:] for item in own[1::10]}
     for name, texts in expected.items():
         assert {row["sentence"] for row in getattr(splits, name)} == texts
     # Of 12, 23 and 41 sentences every tenth from the first is 2 + 3 + 5, from the second 2 + 3 + 4.
-    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [76 - 10 - 9, 10, 9]
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [
+        76 - 10 - 9,
+        10,
+        9,
+    ]
     order = [text for text, _ in phrases]
     for rows in (splits.train, splits.validation, splits.test):
         places = [order.index(row["sentence"]) for row in rows]
@@ -367,9 +441,12 @@ def test_paper_deals_all_rows_together(tmp_path):
 def test_mrpc_quotes_are_text_and_validation_is_the_listed_pair_in_that_order(tmp_path):
     splits = load(tmp_path, "similarity")
     said = {"sentence1": 'He said : " no .', "sentence2": "He said no ."}
-    assert splits.train == [said | {"label": "equivalent"}] * 2  # ids 11 and 12 that way round are not listed
+    # ids 11 and 12 that way round are not listed
+    assert splits.train == [said | {"label": "equivalent"}] * 2
     assert splits.validation == [said | {"label": "not equivalent"}]
-    assert splits.test == [{"sentence1": "He said no .", "sentence2": 'She said : " yes .', "label": "not equivalent"}]
+    assert splits.test == [
+        {"sentence1": "He said no .", "sentence2": 'She said : " yes .', "label": "not equivalent"}
+    ]
     assert splits.notes == ("1 of the 1 test pairs share a sentence with train (2 pairs)",)
 
 
@@ -395,7 +472,9 @@ def test_sample_formats(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", CORPORA)
-@pytest.mark.parametrize("place", ["", "{corpus}", "{corpus}/FinancialPhraseBank-v1.0", "FinancialPhraseBank-v1.0"])
+@pytest.mark.parametrize(
+    "place", ["", "{corpus}", "{corpus}/FinancialPhraseBank-v1.0", "FinancialPhraseBank-v1.0"]
+)
 def test_the_folder_may_be_the_corpus_or_hold_it(tmp_path, task, place):
     corpus = {"ner": "jnlpba", "sentiment": "financial_phrasebank", "similarity": "mrpc"}[task]
     expected = load(tmp_path / "plain", task)
@@ -412,12 +491,22 @@ def test_glue_calls_the_list_of_ids_dev_ids(tmp_path):
 
 # ---- The hub, laid out in a folder
 
-TAG_IDS = {"O": 0, "B-DNA": 1, "I-DNA": 2, "B-protein": 3, "I-protein": 4, "B-cell_type": 5, "I-cell_type": 6}
+TAG_IDS = {
+    "O": 0,
+    "B-DNA": 1,
+    "I-DNA": 2,
+    "B-protein": 3,
+    "I-protein": 4,
+    "B-cell_type": 5,
+    "I-cell_type": 6,
+}
 TAG_IDS |= {"B-cell_line": 7, "I-cell_line": 8, "B-RNA": 9, "I-RNA": 10}
 HUB_JSON = {
     "dataset/valid.json": b'{"tokens": ["IL-2", "gene"], "tags": [1, 2]}\n',
-    "dataset/train.json": b'{"tokens": ["T", "cells"], "tags": [5, 6]}\n\n{"tags": [4], "tokens": ["I-kappaB"]}\n',
-    "dataset/test.json": b'{"tokens": ["T"], "tags": [0]}\n{"tokens": ["IL-2", "gene"], "tags": [1, 2]}',
+    "dataset/train.json": b'{"tokens": ["T", "cells"], "tags": [5, 6]}\n\n{"tags": [4], "tokens": '
+    b'["I-kappaB"]}\n',
+    "dataset/test.json": b'{"tokens": ["T"], "tags": [0]}\n{"tokens": ["IL-2", "gene"], "tags": '
+    b"[1, 2]}",
     "dataset/label.json": str(TAG_IDS).replace("'", '"').encode(),
 }
 TNER, PHRASEBANK, GLUE = "tner/bionlp2004", "takala/financial_phrasebank", "nyu-mll/glue"
@@ -448,7 +537,8 @@ def write_glue(folder: Path, **changed) -> None:
     classes = datasets.ClassLabel(names=["not_equivalent", "equivalent"])
     tables = {
         "train": columns,
-        "validation": {name: values[:1] for name, values in columns.items()} | {"label": [0], "idx": [1]},
+        "validation": {name: values[:1] for name, values in columns.items()}
+        | {"label": [0], "idx": [1]},
         "test": {
             "sentence1": ["He said no ."],
             "sentence2": ['She said : " yes .'],
@@ -460,7 +550,11 @@ def write_glue(folder: Path, **changed) -> None:
     for split, table in tables.items():
         data = datasets.Dataset.from_dict(table)
         if split in changed:
-            table = {name: values for name, values in (table | changed[split]).items() if values is not None}
+            table = {
+                name: values
+                for name, values in (table | changed[split]).items()
+                if values is not None
+            }
             data = datasets.Dataset.from_dict(table)
         else:
             data = data.cast_column("label", classes)
@@ -485,7 +579,8 @@ def test_tner_tags_are_read_by_their_names(tmp_path, hub_folder):
     renumbered = {name: 10 - number for name, number in TAG_IDS.items()}
     label_json = str(renumbered).replace("'", '"').replace(",", ",\n").encode()
     write(hub_folder / TNER, HUB_JSON | {"dataset/label.json": label_json})
-    assert load_splits(NER, "hub").train[0]["tags"] == ["B-cell_type", "I-protein"]  # numbers 5 and 6
+    # numbers 5 and 6
+    assert load_splits(NER, "hub").train[0]["tags"] == ["B-cell_type", "I-protein"]
 
 
 @pytest.mark.parametrize("protocol", ["clean", "paper"])
@@ -504,10 +599,15 @@ def test_glue_from_the_hub_is_the_folder(tmp_path, hub_folder):
 # ---- Bad input
 
 LABELS = "expected one of negative, neutral, positive"
-TAGS = "expected one of O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, B-cell_line, I-"
+TAGS = (
+    "expected one of O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, "
+    "B-cell_line, I-"
+)
 FIVE = "expected five, split by tabs: Quality, #1 ID, #2 ID, #1 String, #2 String"
 NO_ROWS = ": the file holds no rows; fill it, or put the data's own file there"
-TNER_LINE = 'expected {"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
+TNER_LINE = (
+    'expected {"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
+)
 EMPTY = "an empty token or sentence; fill it, or remove what it belongs to"
 STRAY = "expected words split by single spaces, and marks such as [protein NF-kappa B]"
 
@@ -531,14 +631,22 @@ BAD_FILES = [
     (PAIRS, b"", NO_ROWS),
     (PAIRS_TEST, MRPC_HEADING, NO_ROWS),
     (PAIRS, MRPC_TRAIN + b"1\t2\t3\tIt\n", f", line 5: 4 columns in '1\\t2\\t3\\tIt'; {FIVE}"),
-    (PAIRS, MRPC_TRAIN + b"1\t2\t3\tIt\tIt\t\n", f", line 5: 6 columns in '1\\t2\\t3\\tIt\\tIt\\t'; {FIVE}"),
+    (
+        PAIRS,
+        MRPC_TRAIN + b"1\t2\t3\tIt\tIt\t\n",
+        f", line 5: 6 columns in '1\\t2\\t3\\tIt\\tIt\\t'; {FIVE}",
+    ),
     (PAIRS, MRPC_TRAIN + b"2\t2\t3\tIt\tIt\n", ", line 5: unknown label '2'; expected one of 0, 1"),
     (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\tIt\t\n", f", line 2: {EMPTY}"),
     (PAIRS_TEST, MRPC_HEADING + b"\t\t\t\t\n", ", line 2: unknown label ''; expected one of 0, 1"),
     (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\t\xff\tIt\n", ", line 2: not utf-8; save"),
     (DEV_IDS, b"", NO_ROWS),
     (DEV_IDS, b"12\t11\n11 12\n", ", line 2: '11 12'; expected two ids split by a tab"),
-    (DEV_IDS, b"12\t11\n13\t15\n", r", line 2: '13\t15' is no pair of the train file; use the list"),
+    (
+        DEV_IDS,
+        b"12\t11\n13\t15\n",
+        r", line 2: '13\t15' is no pair of the train file; use the list",
+    ),
 ]
 
 BAD_SAMPLES = [
@@ -550,7 +658,11 @@ BAD_SAMPLES = [
     ),
     ("ner", b"The DNA] gene\n", ", line 1: a stray bracket or space in 'The DNA] gene'; "),
     ("ner", b"The [DNA] gene\n", ", line 1: a stray bracket or space in 'The [DNA] gene'; "),
-    ("ner", b"The [DNA a [RNA b] c]\n", ", line 1: a stray bracket or space in 'The [DNA a [RNA b] c]'; "),
+    (
+        "ner",
+        b"The [DNA a [RNA b] c]\n",
+        ", line 1: a stray bracket or space in 'The [DNA a [RNA b] c]'; ",
+    ),
     ("ner", b"The x[DNA a] b\n", ", line 1: a stray bracket or space in 'The x[DNA a] b'; "),
     ("ner", b"The  gene\n", ", line 1: a stray bracket or space in 'The  gene'; "),
     ("ner", b"The gene \n", ", line 1: a stray bracket or space in 'The gene '; "),
@@ -584,7 +696,11 @@ BAD_JSON = [
     ("dataset/train.json", b"", NO_ROWS),
     ("dataset/train.json", b"[]", f", line 1: '[]'; {TNER_LINE}"),
     ("dataset/train.json", b'{"tokens": ["a"]', f""", line 1: '{{"tokens": ["a"]'; {TNER_LINE}"""),
-    ("dataset/train.json", b'{"tokens": ["a"]}', f""", line 1: '{{"tokens": ["a"]}}'; {TNER_LINE}"""),
+    (
+        "dataset/train.json",
+        b'{"tokens": ["a"]}',
+        f""", line 1: '{{"tokens": ["a"]}}'; {TNER_LINE}""",
+    ),
     ("dataset/valid.json", b'{"tokens": [], "tags": []}', TNER_LINE),
     ("dataset/valid.json", b'{"tokens": ["a", "b"], "tags": [0]}', TNER_LINE),
     ("dataset/test.json", b'{"tokens": ["a"], "tags": [11]}', TNER_LINE),
@@ -650,7 +766,9 @@ def test_a_bad_json_file_is_refused_at_its_line(hub_folder, name, content, messa
 )
 def test_a_bad_row_of_parquet_is_refused(hub_folder, changed, message):
     write_glue(hub_folder, test=changed)
-    assert refusal(SIMILARITY, "hub").startswith(f"{hub_folder / GLUE}/mrpc/test-00000-of-00001.parquet{message}")
+    assert refusal(SIMILARITY, "hub").startswith(
+        f"{hub_folder / GLUE}/mrpc/test-00000-of-00001.parquet{message}"
+    )
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "columns", "rows"])
@@ -662,13 +780,19 @@ def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, caplog, damag
     elif damage == "rows":
         write_glue(hub_folder, train={"sentence1": [], "sentence2": [], "label": [], "idx": []})
     else:
-        path.write_bytes({"empty": b"", "cut": path.read_bytes()[:-30], "text": b"1\tIt\tIt\n"}[damage])
-    message = r": \w+; expected parquet with sentence1, sentence2, label; delete it, so that it is fetched again"
+        path.write_bytes(
+            {"empty": b"", "cut": path.read_bytes()[:-30], "text": b"1\tIt\tIt\n"}[damage]
+        )
+    message = (
+        r": \w+; expected parquet with sentence1, sentence2, label; delete it, "
+        "so that it is fetched again"
+    )
     capfd.readouterr()
     logging.getLogger("datasets").addHandler(caplog.handler)
     assert re.fullmatch(re.escape(str(path)) + message, refusal(SIMILARITY, "hub"))
     logging.getLogger("datasets").removeHandler(caplog.handler)
-    assert (*capfd.readouterr(), caplog.records) == ("", "", [])  # no line of the libraries' own beside it
+    # no line of the libraries' own beside it
+    assert (*capfd.readouterr(), caplog.records) == ("", "", [])
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "member", "line"])
@@ -683,7 +807,10 @@ def test_a_bad_zip_is_refused(hub_folder, damage):
         path.unlink()
         path.parent.rmdir()
         write_zip(hub_folder, {AGREE_50: b"Up .@positive\nDown ."})
-        message = f"{path}/FinancialPhraseBank-v1.0/Sentences_50Agree.txt, line 2: 'Down .'; expected a sentence"
+        message = (
+            f"{path}/FinancialPhraseBank-v1.0/Sentences_50Agree.txt, line 2: 'Down .'; "
+            "expected a sentence"
+        )
     else:
         path.write_bytes({"empty": b"", "text": b"Up .@positive"}[damage])
     assert refusal(SENTIMENT, "hub").startswith(message)
@@ -699,7 +826,8 @@ def test_a_bad_zip_is_refused(hub_folder, damage):
         ),
         (
             "similarity",
-            "msr_paraphrase_train.txt, msr_paraphrase_test.txt, mrpc_dev_ids.tsv, nor does mrpc/ below it",
+            "msr_paraphrase_train.txt, msr_paraphrase_test.txt, mrpc_dev_ids.tsv, nor does mrpc/ "
+            "below it",
         ),
     ],
 )
@@ -715,7 +843,10 @@ def test_what_is_no_folder_says_what_data_may_be(tmp_path):
 
 @pytest.mark.parametrize(
     "task, name",
-    [("sentiment", AGREE_50), *((task, name) for task in ("ner", "similarity") for name in FILES[task])],
+    [
+        ("sentiment", AGREE_50),
+        *((task, name) for task in ("ner", "similarity") for name in FILES[task]),
+    ],
 )
 def test_one_missing_file_is_named(tmp_path, task, name):
     write(tmp_path, FILES[task])
@@ -739,14 +870,18 @@ def test_an_unknown_protocol_is_refused_for_every_source():
 
 def test_too_few_rows_for_a_split_are_refused(tmp_path):
     folder = write(tmp_path / "one", FILES["ner"] | {IOB2: b"T\tO\n"})
-    assert refusal(NER, folder) == f"--data {folder}: too few rows, none is left for train; give more of them"
+    assert (
+        refusal(NER, folder)
+        == f"--data {folder}: too few rows, none is left for train; give more of them"
+    )
     folder = write(tmp_path / "all", FILES["similarity"] | {DEV_IDS: b"11\t12\n12\t11\n13\t14\n"})
     assert "none is left for train" in refusal(SIMILARITY, folder)
 
 
 @pytest.mark.parametrize("task", CORPORA)
 def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, monkeypatch, hub_folder, task):
-    """Bytes are overwritten, cut out and put in at random, in each file of each source: never a traceback."""
+    """Bytes are overwritten, cut out and put in at random, in each file of each source: never a
+    traceback."""
     draw = random.Random(0)
     monkeypatch.setattr(sources, "SAMPLE", sample_folder(tmp_path / "sample", task))
     folder = write(tmp_path / "folder", FILES[task])
@@ -761,7 +896,9 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, monkeypatch, hu
         whole = file.read_bytes()
         for _ in range(60):
             start = draw.randrange(len(whole))
-            put_in = bytes(draw.choice(b'\t\n\r @[]{}"0\x00\x85\xff,') for _ in range(draw.randrange(4)))
+            put_in = bytes(
+                draw.choice(b'\t\n\r @[]{}"0\x00\x85\xff,') for _ in range(draw.randrange(4))
+            )
             file.write_bytes(whole[:start] + put_in + whole[start + draw.randrange(4) :])
             try:
                 load_splits(TASKS[task], data, "paper")
@@ -785,7 +922,12 @@ def test_a_limit_takes_evenly_spaced_rows_in_order():
 
 
 def test_importing_the_module_loads_neither_torch_nor_datasets():
-    code = "import sys, neo_peft.sources; print({'torch', 'datasets', 'huggingface_hub'} & set(sys.modules))"
+    code = (
+        "import sys, neo_peft.sources; print({'torch', 'datasets', 'huggingface_hub'} & "
+        "set(sys.modules))"
+    )
     root = Path(sources.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"

@@ -1,4 +1,5 @@
-"""A study's page and plot, of results that are made up: what a reader sees is what the results hold."""
+"""A study's page and plot, of results that are made up: what a reader sees is what the results
+hold."""
 
 from pathlib import Path
 
@@ -18,14 +19,27 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
     results = collect(tmp_path, plan, {})
     block = results["protocols"]["single"]
     [tuned] = [line for line in block["lines"]["test"] if line.get("best")]
-    tuned["scores"]["accuracy"]["mean"], majority = 0.7999, block["lines"]["test"][0]["scores"]["accuracy"]
+    tuned["scores"]["accuracy"]["mean"], majority = (
+        0.7999,
+        block["lines"]["test"][0]["scores"]["accuracy"],
+    )
     begin = "Beside the floor, word counts, the tuned model's accuracy on test differs by "
     for low, high, ending in (
         (0.01, 0.03, "+0.020 (+0.010 to +0.030, a paired bootstrap): the tuned model is better."),
         (-0.01, 0.05, "+0.020 (-0.010 to +0.050, a paired bootstrap): chance alone could do it."),
-        (-0.03, -0.01, "-0.020 (-0.030 to -0.010, a paired bootstrap): the floor, word counts, is better."),
+        (
+            -0.03,
+            -0.01,
+            "-0.020 (-0.030 to -0.010, a paired bootstrap): the floor, word counts, is better.",
+        ),
     ):
-        block["over_floor"] = {"difference": (low + high) / 2, "low": low, "high": high, "p": 0.05, "differ": 10}
+        block["over_floor"] = {
+            "difference": (low + high) / 2,
+            "low": low,
+            "high": high,
+            "p": 0.05,
+            "differ": 10,
+        }
         majority["mean"] = 0.5
         assert f"\n{begin}{ending}\n" in page(results) and "The majority class" not in page(results)
         majority["mean"] = 0.8
@@ -37,9 +51,12 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
 
 
 def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
-    """Draw a study's plot; return its curves, {name: (xs, ys, ends of the bars)}, and its level lines, {name: y}."""
+    """Draw a study's plot; return its curves, {name: (xs, ys, ends of the bars)}, and its level
+    lines, {name: y}."""
     figures, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
+    )
     write_page(path, results)
     [axes] = figures[-1].axes
     curves = {}
@@ -47,7 +64,9 @@ def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
         [bars] = curve[2]
         ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
         curves[curve.get_label()] = (list(curve[0].get_xdata()), list(curve[0].get_ydata()), ends)
-    levels = {line.get_label(): line.get_ydata()[0] for line in axes.lines if ", " in line.get_label()}
+    levels = {
+        line.get_label(): line.get_ydata()[0] for line in axes.lines if ", " in line.get_label()
+    }
     return curves, levels
 
 
@@ -74,7 +93,11 @@ def test_of_a_sweep_a_plot_shows_what_the_best_value_began_from(tmp_path, monkey
     results = collect(tmp_path, plan, {})
     best = results["protocols"]["single"]["best"]
     _, levels = drawn(results, tmp_path, monkeypatch)
-    assert list(levels) == ["majority, test", "floor, word counts, test", f"before, batch size {best}, test"]
+    assert list(levels) == [
+        "majority, test",
+        "floor, word counts, test",
+        f"before, batch size {best}, test",
+    ]
 
 
 def test_a_page_says_which_epoch_is_kept(tmp_path):
@@ -82,7 +105,12 @@ def test_a_page_says_which_epoch_is_kept(tmp_path):
         plan = make_plan({"task": "sentiment", "keep": keep}, seeds=1, epochs=[1])
         make_up(tmp_path / keep, plan)
         results = collect(tmp_path / keep, plan, {})
-        assert ("Of each run the epoch that was best on validation is kept." in page(results)) == said
+        assert (
+            "Of each run the epoch that was best on validation is kept." in page(results)
+        ) == said
         results["protocols"]["single"]["kept_epochs"] = [1]  # as of tags, where an epoch is a line
         of = "best epoch on validation" if keep == "best" else "last epoch"
-        assert f'"Kept by" counts the seeds whose {of} it is; test is scored for that alone.' in page(results)
+        assert (
+            f'"Kept by" counts the seeds whose {of} it is; test is scored for that alone.'
+            in page(results)
+        )

@@ -28,8 +28,9 @@ RIGHT = {"before": 0.2, "after": 0.6, "before, generate": 0.0, "after, generate"
 
 
 def answers_to(run: dict, when: str, split: str, rows: list[dict], labels: tuple) -> list:
-    """Make up a run's answers: more of them are right after more epochs, and what is generated may be no label. Those
-    before tuning differ by the seed, and by the size of the batches, as they do where another model is swept."""
+    """Make up a run's answers: more of them are right after more epochs, and what is generated may
+    be no label. Those before tuning differ by the seed, and by the size of the batches, as they do
+    where another model is swept."""
     changes = run["name"] if when.startswith("after") else (run["seed"], run["flags"]["batch_size"])
     rng = random.Random(f"{changes} {when} {split}")
     right = RIGHT[when] + (0.01 * run["flags"]["epochs"] if when.startswith("after") else 0)
@@ -38,13 +39,16 @@ def answers_to(run: dict, when: str, split: str, rows: list[dict], labels: tuple
 
 
 def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
-    """Write the run folders of a plan for sentiment as training leaves them; return which answers are right, by value,
-    kind and split: (seeds, rows)."""
+    """Write the run folders of a plan for sentiment as training leaves them; return which answers
+    are right, by value, kind and split: (seeds, rows)."""
     right: dict[tuple, list] = {}
     for run in plan["runs"]:
         settings = make_settings(**run["flags"])
         task, path = get_task(settings.task), folder / run["name"]
-        splits, scores = load_splits(task, settings.data), {when: {} for when in ("majority", *RIGHT)}
+        splits, scores = (
+            load_splits(task, settings.data),
+            {when: {} for when in ("majority", *RIGHT)},
+        )
         path.mkdir(parents=True)
         for split in list(splits.named())[1:]:
             rows = limit_rows(splits.named()[split], settings.eval_limit)
@@ -52,16 +56,30 @@ def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
             for when in RIGHT:
                 predicted = answers_to(run, when, split, rows, task.labels)
                 write_predictions(path, when, split, rows, predicted, None)
-                scores[when][split] = class_scores([row["label"] for row in rows], predicted, task.labels)
+                scores[when][split] = class_scores(
+                    [row["label"] for row in rows], predicted, task.labels
+                )
                 hits = [answer == row["label"] for answer, row in zip(predicted, rows, strict=True)]
                 right.setdefault((run["value"], when, split), []).append(hits)
         files = {str(file.relative_to(path)): sha256(file) for file in path.rglob("*.jsonl")}
-        write_record(path, {
-            "task": task.name, "labels": list(task.labels), "flags": run["flags"], "base": {}, "files": files,
-            "protocol": "single", "rows": {name: len(rows) for name, rows in splits.named().items()},
-            "scores": scores, "kept_epoch": settings.epochs, "versions": {"python": "3"}, "commit": None,
-            "device": "cpu", "seconds": 10.04,
-        })  # fmt: skip
+        write_record(
+            path,
+            {
+                "task": task.name,
+                "labels": list(task.labels),
+                "flags": run["flags"],
+                "base": {},
+                "files": files,
+                "protocol": "single",
+                "rows": {name: len(rows) for name, rows in splits.named().items()},
+                "scores": scores,
+                "kept_epoch": settings.epochs,
+                "versions": {"python": "3"},
+                "commit": None,
+                "device": "cpu",
+                "seconds": 10.04,
+            },
+        )
     return {key: np.array(hits) for key, hits in right.items() if len({*map(len, hits)}) == 1}
 
 
@@ -75,14 +93,23 @@ def test_results_are_numpys_over_the_runs_answers(tmp_path):
     results = collect(tmp_path, plan, {})
     for split in ("validation", "test"):
         lines = named_lines(results, split)
-        assert list(lines)[0] == "majority" and list(lines)[2:] == ["before", "1 epoch", "12 epochs"]
-        for name, value, kind in (("before", 1, "before"), ("1 epoch", 1, "after"), ("12 epochs", 12, "after")):
+        assert list(lines)[0] == "majority" and list(lines)[2:] == [
+            "before",
+            "1 epoch",
+            "12 epochs",
+        ]
+        for name, value, kind in (
+            ("before", 1, "before"),
+            ("1 epoch", 1, "after"),
+            ("12 epochs", 12, "after"),
+        ):
             for measure, when in (("accuracy", kind), ("generated", f"{kind}, generate")):
                 hits, found = right[value, when, split], lines[name]["scores"][measure]
                 assert found["seeds"] == pytest.approx(hits.mean(1))
                 assert found["mean"] == pytest.approx(hits.mean())
                 assert found["sd"] == pytest.approx(np.std(hits.mean(1), ddof=1))
-                # An example enters the mean by its own mean over the seeds, whose standard error is known.
+                # An example enters the mean by its own mean over the seeds, whose standard error is
+                # known.
                 reach = 1.96 * np.std(hits.mean(0)) / np.sqrt(hits.shape[1])
                 assert found["low"] == pytest.approx(hits.mean() - reach, abs=0.015)
                 assert found["high"] == pytest.approx(hits.mean() + reach, abs=0.015)
@@ -109,22 +136,31 @@ def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
     for name in ("1 epoch", "floor, word counts"):
-        assert named_lines(results, "validation")[name]["scores"]["accuracy"].keys() == {"mean", "sd", "seeds"}
+        assert named_lines(results, "validation")[name]["scores"]["accuracy"].keys() == {
+            "mean",
+            "sd",
+            "seeds",
+        }
     # Nor is the floor compared by a bootstrap, and is named where its mean alone is the higher one.
-    assert results["protocols"]["single"]["over_floor"] is None and "paired bootstrap" not in page(results)
+    assert results["protocols"]["single"]["over_floor"] is None and "paired bootstrap" not in page(
+        results
+    )
     assert "There are no intervals, since each seed draws" in page(results)
     assert "The interval is the mean's" not in page(results)
     floor, tuned = (
-        named_lines(results, "test")[name]["scores"]["accuracy"] for name in ("floor, word counts", "1 epoch")
+        named_lines(results, "test")[name]["scores"]["accuracy"]
+        for name in ("floor, word counts", "1 epoch")
     )
     for floor["mean"], tuned["mean"], said in ((0.7, 0.6, True), (0.6, 0.7, False)):
         assert (
-            "The floor, word counts, reaches 0.700 on test, no less than the tuned model's 0.600." in page(results)
+            "The floor, word counts, reaches 0.700 on test, no less than the tuned model's 0.600."
+            in page(results)
         ) == said
 
 
 def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_path):
-    """As where the seed draws validation from the training rows: the rows that are asked are the same."""
+    """As where the seed draws validation from the training rows: the rows that are asked are the
+    same."""
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
     plan["runs"][1]["flags"]["train_limit"] = 30
     right = make_up(tmp_path, plan)[1, "after", "test"]
@@ -132,13 +168,20 @@ def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_pa
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     for train in (splits.train, limit_rows(splits.train, 30)):
         _, answers = floor(task, train, splits.validation, splits.test)
-        hits.append([answer == row["label"] for answer, row in zip(answers, splits.test, strict=True)])
+        hits.append(
+            [answer == row["label"] for answer, row in zip(answers, splits.test, strict=True)]
+        )
     hits = np.array(hits)
     [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
-    assert line["scores"]["accuracy"]["seeds"] == pytest.approx(hits.mean(1)) and np.ptp(hits.mean(1)) > 0.02
+    assert (
+        line["scores"]["accuracy"]["seeds"] == pytest.approx(hits.mean(1))
+        and np.ptp(hits.mean(1)) > 0.02
+    )
     reach = 1.96 * np.std(hits.mean(0)) / np.sqrt(hits.shape[1])
     found = line["scores"]["accuracy"]
-    assert (found["low"], found["high"]) == pytest.approx((hits.mean() - reach, hits.mean() + reach), abs=0.015)
+    assert (found["low"], found["high"]) == pytest.approx(
+        (hits.mean() - reach, hits.mean() + reach), abs=0.015
+    )
     differences = right.mean(0) - hits.mean(0)
     reach = 1.96 * np.std(differences) / np.sqrt(len(differences))
     over = block["over_floor"]
@@ -161,11 +204,16 @@ def test_a_sweep_that_changes_the_training_rows_has_a_floor_for_each(tmp_path):
     assert f"Beside the {names[block['best']]}, the tuned model's accuracy on test" in page(results)
 
 
-def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_it(tmp_path, monkeypatch):
+def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_it(
+    tmp_path, monkeypatch
+):
     """As GLUE's mnli has a mismatched one."""
     load = load_splits
     for module in (study_results, sys.modules[__name__]):
-        beside = lambda *given: dataclasses.replace(load(*given), beside={"other": load(*given).test[:50]})  # noqa: E731
+
+        def beside(*given):
+            return dataclasses.replace(load(*given), beside={"other": load(*given).test[:50]})
+
         monkeypatch.setattr(module, "load_splits", beside)
     plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
     make_up(tmp_path, plan)
@@ -173,7 +221,9 @@ def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_
     block = results["protocols"]["single"]
     assert list(block["lines"]) == ["validation", "test", "other"] and block["judged"] == "test"
     text = page(results)
-    assert "the tuned model's accuracy on test differs by" in text and "accuracy on other" not in text
+    assert (
+        "the tuned model's accuracy on test differs by" in text and "accuracy on other" not in text
+    )
 
 
 def test_a_study_whose_data_was_changed_meanwhile_says_so(tmp_path, monkeypatch):
@@ -181,9 +231,13 @@ def test_a_study_whose_data_was_changed_meanwhile_says_so(tmp_path, monkeypatch)
     make_up(tmp_path, plan)
     load = study_results.load_splits
     for changed in (lambda rows: rows[1:], lambda rows: rows[::-1]):
-        other = lambda *given, changed=changed: dataclasses.replace(load(*given), test=changed(load(*given).test))  # noqa: E731
+        other = lambda *given, changed=changed: dataclasses.replace(  # noqa: E731
+            load(*given), test=changed(load(*given).test)
+        )
         monkeypatch.setattr(study_results, "load_splits", other)
-        with pytest.raises(InputError, match="sample was changed since .*/epochs-1-seed-0: test holds other rows; "):
+        with pytest.raises(
+            InputError, match="sample was changed since .*/epochs-1-seed-0: test holds other rows; "
+        ):
             collect(tmp_path, plan, {})
 
 
@@ -193,14 +247,19 @@ def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
     results = collect(tmp_path, plan, {})
     best = max((4, 8, 16), key=lambda value: right[value, "after", "validation"].mean())
     tuned = {
-        split: [name for name, line in named_lines(results, split).items() if line["kind"] == "after"]
+        split: [
+            name for name, line in named_lines(results, split).items() if line["kind"] == "after"
+        ]
         for split in ("validation", "test")
     }
     names = ["batch size 4", "batch size 8", "batch size 16"]
     assert tuned == {"validation": names, "test": [f"batch size {best}"]}
     assert {f"before, {name}" for name in names} < set(named_lines(results, "validation"))
     text = write_page(tmp_path, results)
-    assert f"\n| batch size {best} *" in text and text.count("batch size 4 ") + text.count("batch size 8 ") > 2
+    assert (
+        f"\n| batch size {best} *" in text
+        and text.count("batch size 4 ") + text.count("batch size 8 ") > 2
+    )
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
 
 
@@ -215,7 +274,9 @@ def test_the_floor_stands_beside_the_best_with_its_interval_and_their_paired_dif
     [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
     found, reach = line["scores"]["accuracy"], 1.96 * np.std(hits) / np.sqrt(len(hits))
     assert found["mean"] == hits.mean()
-    assert (found["low"], found["high"]) == pytest.approx((hits.mean() - reach, hits.mean() + reach), abs=0.015)
+    assert (found["low"], found["high"]) == pytest.approx(
+        (hits.mean() - reach, hits.mean() + reach), abs=0.015
+    )
     over, differences = block["over_floor"], right[12, "after", "test"].mean(0) - hits
     reach = 1.96 * np.std(differences) / np.sqrt(len(hits))
     assert block["judged"] == "test" and over["difference"] == pytest.approx(differences.mean())
@@ -228,15 +289,30 @@ def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
     plan = make_plan({"task": "sentiment"}, 2, [1, 5, 12])
     right = make_up(tmp_path, plan)
     assert right[12, "after", "validation"].mean() > right[5, "after", "validation"].mean()
-    failed = {"epochs-1-seed-0": "refused", "epochs-12-seed-0": "diverged", "epochs-12-seed-2": "of another study"}
+    failed = {
+        "epochs-1-seed-0": "refused",
+        "epochs-12-seed-0": "diverged",
+        "epochs-12-seed-2": "of another study",
+    }
     results = collect(tmp_path, plan, failed)
     block = results["protocols"]["single"]
     assert block["best"] == 5 and len(results["runs"]) == 4
     for split in ("validation", "test"):
         lines = block["lines"][split]
-        assert [line["kind"] for line in lines] == ["majority", "floor", "before", "after", "after", "after"]
-        assert lines[2]["scores"]["accuracy"]["seeds"] == pytest.approx(right[1, "before", split].mean(1))
-        assert lines[5]["scores"]["accuracy"]["seeds"] == pytest.approx(right[12, "after", split].mean(1)[1:])
+        assert [line["kind"] for line in lines] == [
+            "majority",
+            "floor",
+            "before",
+            "after",
+            "after",
+            "after",
+        ]
+        assert lines[2]["scores"]["accuracy"]["seeds"] == pytest.approx(
+            right[1, "before", split].mean(1)
+        )
+        assert lines[5]["scores"]["accuracy"]["seeds"] == pytest.approx(
+            right[12, "after", split].mean(1)[1:]
+        )
     text = page(results)
     assert "\n| 1 epoch, 1 of 2 refused " in text and "\n| 12 epochs, 1 of 2 diverged " in text
     assert "* is the best on validation of those with the most seeds." in text
@@ -245,8 +321,12 @@ def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
 
 def test_a_floor_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):
     """`--train-limit` and `--eval-limit` are of different splits."""
-    flags = dataclasses.asdict(make_settings(task="ner", method="lora", train_limit=7, eval_limit=5, out="x"))
+    flags = dataclasses.asdict(
+        make_settings(task="ner", method="lora", train_limit=7, eval_limit=5, out="x")
+    )
     rows = rows_of(flags)
     splits = load_splits(get_task("ner"), "sample")
-    assert rows["train"] == limit_rows(splits.train, 7) and rows["test"] == limit_rows(splits.test, 5)
+    assert rows["train"] == limit_rows(splits.train, 7) and rows["test"] == limit_rows(
+        splits.test, 5
+    )
     assert rows["validation"] == limit_rows(splits.validation, 5)

@@ -24,17 +24,22 @@ RATES = {"lora": 2e-2, "prompt": 2e-1, "full": 5e-3, "head": 3e-2, "lora+prompt"
 
 
 def sixteen(task):
-    """Take 16 short examples of the sample: sentences with entities, or answers of every label in turn."""
+    """Take 16 short examples of the sample: sentences with entities, or answers of every label in
+    turn."""
     rows = load_splits(TASKS[task], "sample").train
     if task == "ner":
-        return sorted((row for row in rows if set(row["tags"]) != {"O"}), key=lambda row: len(row["tokens"]))[:16]
+        return sorted(
+            (row for row in rows if set(row["tags"]) != {"O"}), key=lambda row: len(row["tokens"])
+        )[:16]
     by_label = [[row for row in rows if row["label"] == label] for label in TASKS[task].labels]
     short = [sorted(part, key=lambda row: sum(map(len, row.values())))[:8] for part in by_label]
     return [row for in_turn in zip(*short, strict=True) for row in in_turn][:16]
 
 
 def start(folder, task, method, precision="fp32", **flags):
-    settings = make_settings(task=task, method=method, model=str(folder), head_dropout=0, precision=precision, **flags)
+    settings = make_settings(
+        task=task, method=method, model=str(folder), head_dropout=0, precision=precision, **flags
+    )
     return load_untuned(settings, with_method=True), settings
 
 
@@ -45,7 +50,14 @@ def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method
     flags = {"rank": 16, "alpha": 32, "target_modules": "all-linear"} if "lora" in method else {}
     flags |= {"prompt_length": 20, "prompt_init": "vocab"} if "prompt" in method else {}
     tuned, settings = start(
-        tiny_folder, task, method, epochs=150, batch_size=16, learning_rate=RATES[method], weight_decay=0, **flags
+        tiny_folder,
+        task,
+        method,
+        epochs=150,
+        batch_size=16,
+        learning_rate=RATES[method],
+        weight_decay=0,
+        **flags,
     )
     rows = sixteen(task)
     examples = tuned.encoder(rows)
@@ -53,20 +65,28 @@ def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method
     loop.fit(tuned.model, examples, settings, lambda line, _: losses.append(line["loss"]))
     result = evaluate(tuned.model, tuned.encoder, examples)
     scores = score(TASKS[task], rows, result.predicted)
-    if method == "head":  # linear in a frozen trunk's states: below the labels' own entropy is what it can do
+    # linear in a frozen trunk's states: below the labels' own entropy is what it can do
+    if method == "head":
         counts = np.unique(examples.targets, return_counts=True)[1] / len(examples.targets)
         assert losses[-1] < -(counts * np.log(counts)).sum()
     else:
         assert scores[TASKS[task].metric] == 1.0
 
 
-@pytest.mark.parametrize(("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("similarity", "full")])
+@pytest.mark.parametrize(
+    ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("similarity", "full")]
+)
 def test_four_batches_of_two_are_one_batch_of_eight(tiny_folder, task, method):
     """Their labelled tokens are uneven, so that a mean of the batches' means would differ."""
     rows, trained = sixteen(task)[:8], []
     for batch_size, accumulation in ((8, 1), (2, 4)):
         tuned, settings = start(
-            tiny_folder, task, method, batch_size=batch_size, gradient_accumulation=accumulation, epochs=3
+            tiny_folder,
+            task,
+            method,
+            batch_size=batch_size,
+            gradient_accumulation=accumulation,
+            epochs=3,
         )
         lines = []
         loop.fit(tuned.model, tuned.encoder(rows), settings, lambda line, _: lines.append(line))  # noqa: B023
@@ -100,7 +120,11 @@ def test_only_the_adapter_moves(tiny_folder, method):
     before = {name: tensor.detach().clone() for name, tensor in tuned.model.named_parameters()}
     trainable = set(tuned.model.trainable())
     loop.fit(tuned.model, tuned.encoder(sixteen("similarity")), settings)
-    moved = {name for name, tensor in tuned.model.named_parameters() if not torch.equal(tensor, before[name])}
+    moved = {
+        name
+        for name, tensor in tuned.model.named_parameters()
+        if not torch.equal(tensor, before[name])
+    }
     assert moved == trainable
 
 
@@ -111,7 +135,9 @@ def test_the_gradient_is_clipped_to_its_norm(tiny_folder):
         optimizer = torch.optim.SGD(tuned.model.trainable().values(), lr=1.0)
         before = tuned.model.prompt().detach().clone()
         batch = collate(tuned.encoder(sixteen("sentiment")), range(4))
-        _, norm = loop.update(tuned.model, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm)
+        _, norm = loop.update(
+            tuned.model, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm
+        )
         moves[clip_norm] = (tuned.model.prompt().detach() - before).norm().item(), norm
     assert moves[0][0] == pytest.approx(moves[0][1], rel=1e-4)
     assert moves[1e-3][0] == pytest.approx(1e-3, rel=1e-3)
@@ -121,7 +147,9 @@ def test_the_gradient_is_clipped_to_its_norm(tiny_folder):
 def test_matrices_decay_and_biases_and_norms_do_not(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "full", weight_decay=0.25)
     groups = loop.make_optimizer(tuned.model, settings).param_groups
-    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    decay = {
+        id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]
+    }
     for name, parameter in tuned.model.trainable().items():
         matrix = name.endswith("weight") and ".ln_" not in name
         assert decay[id(parameter)] == (0.25 if matrix else 0), name
@@ -152,20 +180,28 @@ def test_max_steps_ends_inside_an_epoch(tiny_folder):
     tuned, settings = start(tiny_folder, "sentiment", "head", max_steps=5, batch_size=4, epochs=9)
     epochs, lines = [], []
     steps = loop.fit(
-        tuned.model, tuned.encoder(sixteen("sentiment")), settings,
-        lambda line, _: lines.append(line), lambda epoch, step, loss: epochs.append((epoch, step)),
-    )  # fmt: skip
+        tuned.model,
+        tuned.encoder(sixteen("sentiment")),
+        settings,
+        lambda line, _: lines.append(line),
+        lambda epoch, step, loss: epochs.append((epoch, step)),
+    )
     assert steps == 5 and epochs == [(1, 4), (2, 5)]
-    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-2 * (1 - step / 5) for step in range(5)])
+    assert [line["learning_rate"] for line in lines] == pytest.approx(
+        [1e-2 * (1 - step / 5) for step in range(5)]
+    )
 
 
 def test_each_epoch_trains_with_dropout_though_an_evaluation_came_between(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "lora", epochs=3, batch_size=8, dropout=0.3)
     training_now = []
     loop.fit(
-        tuned.model, tuned.encoder(sixteen("ner")), settings,
-        lambda line, _: training_now.append(tuned.model.training), lambda *epoch: tuned.model.eval(),
-    )  # fmt: skip
+        tuned.model,
+        tuned.encoder(sixteen("ner")),
+        settings,
+        lambda line, _: training_now.append(tuned.model.training),
+        lambda *epoch: tuned.model.eval(),
+    )
     assert training_now == [True] * 6
 
 
@@ -175,7 +211,12 @@ def test_dropout_is_drawn_from_the_seed_whatever_was_drawn_before(tiny_folder):
         tuned, settings = start(tiny_folder, "ner", "lora", epochs=2, batch_size=8, dropout=0.3)
         torch.manual_seed(before)
         lines = []
-        loop.fit(tuned.model, tuned.encoder(sixteen("ner")), settings, lambda line, _: lines.append(line["loss"]))  # noqa: B023
+        loop.fit(
+            tuned.model,
+            tuned.encoder(sixteen("ner")),
+            settings,
+            lambda line, _: lines.append(line["loss"]),  # noqa: B023
+        )
         losses.append(lines)
     assert losses[0] == losses[1]
 
@@ -184,10 +225,17 @@ def test_an_epochs_loss_is_the_mean_over_its_labelled_tokens(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "lora", epochs=1, batch_size=3)
     examples, losses, means = tuned.encoder(sixteen("ner")[:7]), [], []
     loop.fit(
-        tuned.model, examples, settings, lambda line, _: losses.append(line["loss"]), lambda *e: means.append(e[2])
+        tuned.model,
+        examples,
+        settings,
+        lambda line, _: losses.append(line["loss"]),
+        lambda *e: means.append(e[2]),
     )
     order = loop.epoch_order(7, settings.seed, 1)
-    words = [sum(int(np.diff(examples.read_starts)[i]) for i in order[first : first + 3]) for first in (0, 3, 6)]
+    words = [
+        sum(int(np.diff(examples.read_starts)[i]) for i in order[first : first + 3])
+        for first in (0, 3, 6)
+    ]
     assert means[0] == pytest.approx(sum(a * b for a, b in zip(losses, words)) / sum(words))
     assert means[0] != pytest.approx(sum(losses) / 3, rel=1e-4)
 
@@ -195,7 +243,9 @@ def test_an_epochs_loss_is_the_mean_over_its_labelled_tokens(tiny_folder):
 def test_a_gradient_that_is_not_finite_stops_an_fp32_run(tiny_folder):
     tuned, settings = start(tiny_folder, "sentiment", "prompt", epochs=1, batch_size=16)
     tuned.model.prompt.embeddings.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(InputError, match=r"the norm of the gradient is (inf|nan) at step 1 \(epoch 1\)"):
+    with pytest.raises(
+        InputError, match=r"the norm of the gradient is (inf|nan) at step 1 \(epoch 1\)"
+    ):
         loop.fit(tuned.model, tuned.encoder(sixteen("sentiment")), settings)
 
 
@@ -207,13 +257,21 @@ def test_nothing_to_train_on_is_refused(tiny_folder):
 
 def test_of_equal_epochs_the_first_is_kept_and_nothing_learnt_is_said(tiny_folder, tmp_path):
     settings = make_settings(
-        task="sentiment", method="head", model=str(tiny_folder), epochs=3, learning_rate=1e-12, train_limit=16,
-        eval_limit=12, out="run",
-    )  # fmt: skip
+        task="sentiment",
+        method="head",
+        model=str(tiny_folder),
+        epochs=3,
+        learning_rate=1e-12,
+        train_limit=16,
+        eval_limit=12,
+        out="run",
+    )
     lines = []
     training.run(settings, say=lines.append)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    after, majority = (record["scores"][kind]["validation"]["accuracy"] for kind in ("after", "majority"))
+    after, majority = (
+        record["scores"][kind]["validation"]["accuracy"] for kind in ("after", "majority")
+    )
     assert after <= majority and any(line.startswith("Nothing was learnt") for line in lines)
     assert record["kept_epoch"] == 1
 
@@ -222,10 +280,21 @@ def test_of_equal_epochs_the_first_is_kept_and_nothing_learnt_is_said(tiny_folde
 @pytest.mark.parametrize("method", ["lora", "prompt", "full"])
 def test_half_precision_trains_on_a_cpu(tiny_folder, method, precision):
     tuned, settings = start(
-        tiny_folder, "sentiment", method, precision, epochs=25, batch_size=16, learning_rate=RATES[method]
+        tiny_folder,
+        "sentiment",
+        method,
+        precision,
+        epochs=25,
+        batch_size=16,
+        learning_rate=RATES[method],
     )
     lines = []
-    loop.fit(tuned.model, tuned.encoder(sixteen("sentiment")), settings, lambda line, _: lines.append(line))
+    loop.fit(
+        tuned.model,
+        tuned.encoder(sixteen("sentiment")),
+        settings,
+        lambda line, _: lines.append(line),
+    )
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert all(parameter.dtype == torch.float32 for parameter in tuned.model.trainable().values())
 
@@ -250,16 +319,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tiny_folder):
             with torch.no_grad():
                 tuned.model.prompt.embeddings.fill_(math.nan)
 
-    with pytest.raises(InputError, match=r"the loss is nan at step 3 \(epoch 3\): try a smaller --learning-rate"):
+    with pytest.raises(
+        InputError, match=r"the loss is nan at step 3 \(epoch 3\): try a smaller --learning-rate"
+    ):
         loop.fit(tuned.model, tuned.encoder(sixteen("sentiment")), settings, poison)
 
 
 @pytest.mark.parametrize(
-    ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("similarity", "lora+prompt"), ("ner", "full")]
+    ("task", "method"),
+    [("ner", "lora"), ("sentiment", "prompt"), ("similarity", "lora+prompt"), ("ner", "full")],
 )
 def test_a_saved_and_loaded_run_scores_the_same(tiny_folder, tmp_path, task, method):
     settings = make_settings(
-        task=task, method=method, model=str(tiny_folder), epochs=2, train_limit=24, eval_limit=20, out="run"
+        task=task,
+        method=method,
+        model=str(tiny_folder),
+        epochs=2,
+        train_limit=24,
+        eval_limit=20,
+        out="run",
     )
     summary = training.run(settings, say=lambda line: None)
     tuned = load("run")
@@ -274,15 +352,28 @@ def test_the_best_epoch_is_kept_and_the_last_one_where_it_is_asked_for(tiny_fold
     kept = {}
     for keep in ("best", "last"):
         settings = make_settings(
-            task="sentiment", method="head", model=str(tiny_folder), epochs=4, learning_rate=3.0, train_limit=32,
-            eval_limit=40, keep=keep, out=str(tmp_path / keep),
-        )  # fmt: skip
+            task="sentiment",
+            method="head",
+            model=str(tiny_folder),
+            epochs=4,
+            learning_rate=3.0,
+            train_limit=32,
+            eval_limit=40,
+            keep=keep,
+            out=str(tmp_path / keep),
+        )
         training.run(settings, say=lambda line: None)
-        lines = [json.loads(line) for line in (tmp_path / keep / "metrics.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (tmp_path / keep / "metrics.jsonl").read_text().splitlines()
+        ]
         accuracies = [line["validation"]["accuracy"] for line in lines if "validation" in line]
         record = json.loads((tmp_path / keep / "run.json").read_text())
         kept[keep] = record["kept_epoch"]
-        assert record["scores"]["after"]["validation"]["accuracy"] == accuracies[record["kept_epoch"] - 1]
+        assert (
+            record["scores"]["after"]["validation"]["accuracy"]
+            == accuracies[record["kept_epoch"] - 1]
+        )
     assert kept["last"] == 4
     assert accuracies[kept["best"] - 1] == max(accuracies)
 
@@ -292,12 +383,22 @@ def test_the_same_seed_gives_the_same_bits(tiny_folder, method):
     dropout = {"dropout": 0.2} if "lora" in method else {}
     for name in ("a", "b"):
         settings = make_settings(
-            task="ner", method=method, model=str(tiny_folder), epochs=2, train_limit=20, eval_limit=10,
-            head_dropout=0.1, out=name, **dropout,
-        )  # fmt: skip
+            task="ner",
+            method=method,
+            model=str(tiny_folder),
+            epochs=2,
+            train_limit=20,
+            eval_limit=10,
+            head_dropout=0.1,
+            out=name,
+            **dropout,
+        )
         training.run(settings, say=lambda line: None)
     clocks = {Path("run.json"), Path("timings.jsonl")}
-    a, b = ({path.relative_to(name): path for path in Path(name).rglob("*") if path.is_file()} for name in ("a", "b"))
+    a, b = (
+        {path.relative_to(name): path for path in Path(name).rglob("*") if path.is_file()}
+        for name in ("a", "b")
+    )
     assert a.keys() == b.keys() and Path("metrics.jsonl") in a
     for name in a.keys() - clocks:
         assert a[name].read_bytes() == b[name].read_bytes(), name
@@ -311,6 +412,10 @@ def test_a_run_that_ends_before_it_trains_leaves_nothing_but_what_others_have_ma
     for folder, _ in (first, second):
         training.begin(folder, settings)
     training.abandon(*first, settings)
-    assert sorted(map(str, Path().rglob("*"))) == ["runs", "runs/ner-lora-2", "runs/ner-lora-2/settings.json"]
+    assert sorted(map(str, Path().rglob("*"))) == [
+        "runs",
+        "runs/ner-lora-2",
+        "runs/ner-lora-2/settings.json",
+    ]
     training.abandon(*second, settings)
     assert not list(Path("runs").iterdir())

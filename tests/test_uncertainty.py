@@ -1,5 +1,6 @@
-"""Intervals and paired differences: the counts make the scores of `metrics.py`; the resamples are those of a plain loop
-over examples, the normal approximation and, in a simulation, right as often as they say."""
+"""Intervals and paired differences: the counts make the scores of `metrics.py`; the resamples are
+those of a plain loop over examples, the normal approximation and, in a simulation, right as often
+as they say."""
 
 import math
 import random
@@ -19,10 +20,14 @@ NAMES = {NER: TAGGED, SENTIMENT: THREE_LABELS, SIMILARITY: TWO_LABELS}
 
 
 def drawn_rows(task, rng, count):
-    """Draw rows of a task that hold their labels alone: uneven classes, or sentences of 0 to 14 words."""
+    """Draw rows of a task that hold their labels alone: uneven classes, or sentences of 0 to 14
+    words."""
     if task.tags_words:
         lengths = [rng.randrange(15) for _ in range(count)]
-        return [{"tags": rng.choices(task.labels, [6] + [1] * (len(task.labels) - 1), k=size)} for size in lengths]
+        return [
+            {"tags": rng.choices(task.labels, [6] + [1] * (len(task.labels) - 1), k=size)}
+            for size in lengths
+        ]
     weights = range(1, len(task.labels) + 1)
     return [{"label": label} for label in rng.choices(task.labels, weights, k=count)]
 
@@ -30,17 +35,27 @@ def drawn_rows(task, rng, count):
 def drawn_answers(task, rng, rows, right):
     """Answer rows rightly with a probability, else by any label, or by none at all."""
     if task.tags_words:
-        return [[tag if rng.random() < right else rng.choice(task.labels) for tag in row["tags"]] for row in rows]
-    return [row["label"] if rng.random() < right else rng.choice([*task.labels, None]) for row in rows]
+        return [
+            [tag if rng.random() < right else rng.choice(task.labels) for tag in row["tags"]]
+            for row in rows
+        ]
+    return [
+        row["label"] if rng.random() < right else rng.choice([*task.labels, None]) for row in rows
+    ]
 
 
 def scores(task, rows, predicted):
     gold = [row[task.fields[-1]] for row in rows]
-    return entity_scores(gold, predicted) if task.tags_words else class_scores(gold, predicted, task.labels)
+    return (
+        entity_scores(gold, predicted)
+        if task.tags_words
+        else class_scores(gold, predicted, task.labels)
+    )
 
 
 def plain_bootstrap(task, rows, answers, seed, resamples=1000):
-    """Draw examples one by one, score each draw from the beginning, and return {measure: (draws, sets of answers)}."""
+    """Draw examples one by one, score each draw from the beginning, and return {measure: (draws,
+    sets of answers)}."""
     rng, found = random.Random(seed), {name: [] for name in NAMES[task]}
     for _ in range(resamples):
         chosen = rng.choices(range(len(rows)), k=len(rows))
@@ -72,7 +87,9 @@ def test_many_labels_are_counted_as_metrics_does():
     predicted = drawn_answers(task, rng, rows, 0.4)
     found = measures(task, example_counts(task, rows, predicted).sum(0, keepdims=True))
     expected = scores(task, rows, predicted)
-    assert {name: value[0] for name, value in found.items()} == pytest.approx({n: expected[n] for n in THREE_LABELS})
+    assert {name: value[0] for name, value in found.items()} == pytest.approx(
+        {n: expected[n] for n in THREE_LABELS}
+    )
 
 
 @pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
@@ -83,7 +100,8 @@ def test_intervals_are_those_of_a_plain_bootstrap(task):
     found = intervals(task, rows, [predicted], resamples=20_000)
     for name, draws in plain_bootstrap(task, rows, [predicted], seed=3).items():
         low, high = np.quantile(draws, [0.025, 0.975])
-        # Of 1,000 draws a quantile is itself uncertain, by a twentieth of the interval (one standard error).
+        # Of 1,000 draws a quantile is itself uncertain, by a twentieth of the interval (one
+        # standard error).
         assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
         assert high - low > 0.05
 
@@ -108,7 +126,8 @@ def test_the_interval_of_an_accuracy_is_the_normal_approximation():
 
 
 def test_the_interval_holds_the_true_score_as_often_as_it_says():
-    """Draw 300 test sets of 200 answers that are right with probability 0.7; 95 % of the intervals should hold it."""
+    """Draw 300 test sets of 200 answers that are right with probability 0.7; 95 % of the intervals
+    should hold it."""
     rng, held = random.Random(4), 0
     for number in range(300):
         rows = [{"label": "neutral"}] * 200
@@ -153,14 +172,17 @@ def test_of_several_runs_a_side_the_difference_is_that_of_their_means(task):
     compared = paired(task, rows, answers[:2], answers[2:])
     for name, draws in plain_bootstrap(task, rows, answers, seed=11).items():
         found, of_each = compared[name], [scores(task, rows, of_run)[name] for of_run in answers]
-        assert (found["a"], found["b"]) == pytest.approx((sum(of_each[:2]) / 2, sum(of_each[2:]) / 3))
+        assert (found["a"], found["b"]) == pytest.approx(
+            (sum(of_each[:2]) / 2, sum(of_each[2:]) / 3)
+        )
         differences = draws[:, 2:].mean(axis=1) - draws[:, :2].mean(axis=1)
         low, high = np.quantile(differences, [0.025, 0.975])
         assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
 def test_p_is_that_of_a_sign_test_for_accuracies():
-    """On the rows where two runs differ, 60 for b and 36 for a, resampling does what a coin does: 24 / sqrt(96)."""
+    """On the rows where two runs differ, 60 for b and 36 for a, resampling does what a coin does:
+    24 / sqrt(96)."""
     rows = [{"label": "positive"}] * 500
     a = ["positive"] * 300 + ["neutral"] * 60 + ["positive"] * 36 + ["neutral"] * 104
     b = ["positive"] * 300 + ["positive"] * 60 + ["neutral"] * 36 + ["neutral"] * 104
@@ -171,7 +193,9 @@ def test_p_is_that_of_a_sign_test_for_accuracies():
     low, high = 24 / 500 - 1.96 * spread, 24 / 500 + 1.96 * spread
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=2e-3)
     assert found["p"] == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.008)
-    assert paired(SENTIMENT, rows, [b], [a])["accuracy"]["p"] == pytest.approx(found["p"], abs=0.008)
+    assert paired(SENTIMENT, rows, [b], [a])["accuracy"]["p"] == pytest.approx(
+        found["p"], abs=0.008
+    )
 
 
 def test_p_is_never_zero_and_is_one_for_equal_answers():
@@ -198,7 +222,8 @@ def test_p_is_below_a_twentieth_where_the_interval_leaves_zero_out():
 
 
 def test_resamples_are_not_held_at_once():
-    """2,000 resamples of 1,200 sentences, no two alike: all weights would fill 19 MB, and again as floats."""
+    """2,000 resamples of 1,200 sentences, no two alike: all weights would fill 19 MB, and again as
+    floats."""
     rng = random.Random(9)
     rows = [{"tags": ["O"] * (index + 1)} for index in range(1200)]
     predicted = [[rng.choice(["O", "B-DNA"])] + row["tags"][1:] for row in rows]

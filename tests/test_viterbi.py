@@ -1,4 +1,5 @@
-"""The best allowed tags: against all sequences written out, and against what no search is needed for."""
+"""The best allowed tags: against all sequences written out, and against what no search is needed
+for."""
 
 import math
 from itertools import product
@@ -27,8 +28,12 @@ def test_what_may_follow_what_worked_by_hand():
     no = -math.inf
     assert first.tolist() == [0, 0, no, 0, no]
     assert step.tolist() == [
-        [0, 0, no, 0, no], [0, 0, 0, 0, no], [0, 0, 0, 0, no], [0, 0, no, 0, 0], [0, 0, no, 0, 0],
-    ]  # fmt: skip
+        [0, 0, no, 0, no],
+        [0, 0, 0, 0, no],
+        [0, 0, 0, 0, no],
+        [0, 0, no, 0, 0],
+        [0, 0, no, 0, 0],
+    ]
 
 
 def test_a_type_without_a_beginning_begins_with_what_it_has():
@@ -41,11 +46,20 @@ def test_a_type_without_a_beginning_begins_with_what_it_has():
 def test_it_is_the_best_of_all_sequences_that_are_allowed():
     counts, changed = [3, 1, 5, 4, 2], 0
     for seed in range(20):
-        scores = torch.randn(sum(counts), len(LABELS), generator=torch.Generator().manual_seed(seed)).log_softmax(1)
+        scores = torch.randn(
+            sum(counts), len(LABELS), generator=torch.Generator().manual_seed(seed)
+        ).log_softmax(1)
         found = best_sequences(scores, counts, LABELS).split(counts)
         for sentence, own in zip(found, scores.split(counts)):
-            every = (tags for tags in product(range(len(LABELS)), repeat=len(own)) if is_bio([LABELS[t] for t in tags]))
-            best = max(every, key=lambda tags: sum(own[place, tag].item() for place, tag in enumerate(tags)))
+            every = (
+                tags
+                for tags in product(range(len(LABELS)), repeat=len(own))
+                if is_bio([LABELS[t] for t in tags])
+            )
+            best = max(
+                every,
+                key=lambda tags: sum(own[place, tag].item() for place, tag in enumerate(tags)),
+            )
             assert tuple(sentence.tolist()) == best
             changed += best != tuple(own.argmax(1).tolist())
     assert changed > 20
@@ -61,7 +75,10 @@ def test_where_each_words_best_tags_are_allowed_they_are_the_answer():
 @pytest.mark.parametrize("counts", [[0, 2, 0], [0], []])
 def test_a_sentence_whose_words_were_all_cut_away_has_no_tags(counts):
     scores = torch.randn(sum(counts), 5)
-    assert best_sequences(scores, counts, LABELS).tolist() == best_sequences(scores, [sum(counts)], LABELS).tolist()
+    assert (
+        best_sequences(scores, counts, LABELS).tolist()
+        == best_sequences(scores, [sum(counts)], LABELS).tolist()
+    )
 
 
 def test_a_run_that_asks_for_it_answers_so(tiny_folder):
@@ -69,7 +86,12 @@ def test_a_run_that_asks_for_it_answers_so(tiny_folder):
     rows, found = load_splits(TASKS["ner"], "sample").validation[:40], {}
     for decoding in ("greedy", "viterbi"):
         settings = make_settings(
-            task="ner", method="lora", model=str(tiny_folder), threads=1, tag_decoding=decoding, max_length=40
+            task="ner",
+            method="lora",
+            model=str(tiny_folder),
+            threads=1,
+            tag_decoding=decoding,
+            max_length=40,
         )
         tuned = load_untuned(settings, with_method=True)
         found[decoding] = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows))

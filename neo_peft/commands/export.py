@@ -1,7 +1,7 @@
 """Hand a finished run to other programs: python -m neo_peft export runs/ner-lora DIR
 
-DIR becomes a folder of peft's, or with --merge a whole model, which transformers loads without peft. A README.md in
-it shows how, and says how the model is read.
+DIR becomes a folder of peft's, or with --merge a whole model, which transformers loads without
+peft. A README.md in it shows how, and says how the model is read.
 """
 
 import argparse
@@ -21,18 +21,35 @@ from neo_peft.tasks import TASKS, Task
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
-        prog="python -m neo_peft export", allow_abbrev=False,
+        prog="python -m neo_peft export",
+        allow_abbrev=False,
         description="Write a finished run as a folder that peft loads, or transformers alone.",
-    )  # fmt: skip
-    parser.add_argument(
-        "run", nargs="?", metavar="RUN", type=argument(filled), help="a run's folder (default: the newest finished one)"
     )
-    parser.add_argument("folder", metavar="DIR", type=argument(filled), help="the folder to write, new or empty")
-    parser.add_argument("--merge", action="store_true", help="write a whole model, for transformers without peft")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        type=argument(filled),
+        help="a run's folder (default: the newest finished one)",
+    )
+    parser.add_argument(
+        "folder", metavar="DIR", type=argument(filled), help="the folder to write, new or empty"
+    )
+    parser.add_argument(
+        "--merge", action="store_true", help="write a whole model, for transformers without peft"
+    )
     add_choice(parser, "--task", tuple(TASKS), "the task, where there is no run.json")
-    parser.add_argument("--labels", type=argument(names), help="the labels in order, where there is no run.json")
-    parser.add_argument("--label-words", type=argument(names), help="what is said for each, where there is no run.json")
-    parser.add_argument("--model", type=argument(filled), help="the base model (default: the one in RUN's run.json)")
+    parser.add_argument(
+        "--labels", type=argument(names), help="the labels in order, where there is no run.json"
+    )
+    parser.add_argument(
+        "--label-words",
+        type=argument(names),
+        help="what is said for each, where there is no run.json",
+    )
+    parser.add_argument(
+        "--model", type=argument(filled), help="the base model (default: the one in RUN's run.json)"
+    )
     return parser.parse_intermixed_args(argv)
 
 
@@ -49,25 +66,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     tuned = loading.load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))
     for note in tuned.notes:
         print(f"note    {note}", file=sys.stderr)
-    write_folder(folder, lambda temporary: (write_model if flags.merge else write_adapter)(temporary, tuned))
-    print(f"{folder} holds {run} for {'transformers' if flags.merge else 'peft'}; its README.md shows how to load it")
+    write_folder(
+        folder, lambda temporary: (write_model if flags.merge else write_adapter)(temporary, tuned)
+    )
+    print(
+        f"{folder} holds {run} for {'transformers' if flags.merge else 'peft'}; its README.md "
+        "shows how to load it"
+    )
 
 
 def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
     """Refuse a whole model with a soft prompt, and an adapter of peft's where nothing is one."""
     if merge and "prompt" in settings.methods:
         raise InputError(
-            f"--merge: {run} has a soft prompt, rows in front of every text, which a model of transformers has no "
+            f"--merge: {run} has a soft prompt, rows in front of every text, which a model of "
+            "transformers has no "
             "place for; export it without --merge, for peft"
         )
     if not merge and settings.method in ("full", "head"):
         raise InputError(
-            f"{run} is no adapter of peft's, which knows neither a model tuned in full nor a head alone; "
+            f"{run} is no adapter of peft's, which knows neither a model tuned in full nor a head "
+            "alone; "
             "export it with --merge, for transformers"
         )
-    if not merge and settings.method == "lora+prompt" and (TASKS[settings.task].tags_words or settings.with_head):
+    if (
+        not merge
+        and settings.method == "lora+prompt"
+        and (TASKS[settings.task].tags_words or settings.with_head)
+    ):
         raise InputError(
-            f"{run} has LoRA, a soft prompt and a head that stands beside LoRA; peft loads no prompt "
+            f"{run} has LoRA, a soft prompt and a head that stands beside LoRA; peft loads no "
+            "prompt "
             "without a head of its own, so that this run cannot be exported"
         )
 
@@ -92,7 +121,9 @@ def write_model(folder: Path, tuned: Any) -> None:
     merge_lora(tuned.model)
     task = tuned.encoder.task
     save_model(folder, tuned.model, task.labels, tokenizer_for(task, tuned))
-    write_text(folder / "README.md", card(tuned, "A whole model for transformers", model_lines(tuned)))
+    write_text(
+        folder / "README.md", card(tuned, "A whole model for transformers", model_lines(tuned))
+    )
 
 
 def tokenizer_for(task: Task, tuned: Any) -> Any:
@@ -108,17 +139,27 @@ def tokenizer_for(task: Task, tuned: Any) -> Any:
     return tokenizer
 
 
-# ---------------------------------------------------------------------------------------------------------- the card
+#
+# ---- The card
 
 
 def card(tuned: Any, what: str, lines: list[str]) -> str:
-    """Say what a folder holds, how its model is read, and the lines of Python that load it, to be run inside it."""
+    """Say what a folder holds, how its model is read, and the lines of Python that load it, to be
+    run inside it."""
     settings, task = tuned.settings, tuned.encoder.task
-    return "\n".join([
-        f"# {task.name}, {settings.method} on {base_name(settings)}", "",
-        f"{what}, made by neo_peft. Labels in order: {', '.join(task.labels)}.", *reading(tuned), "",
-        "```python", *lines, "```", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"# {task.name}, {settings.method} on {base_name(settings)}",
+            "",
+            f"{what}, made by neo_peft. Labels in order: {', '.join(task.labels)}.",
+            *reading(tuned),
+            "",
+            "```python",
+            *lines,
+            "```",
+            "",
+        ]
+    )
 
 
 def base_name(settings: Settings) -> str:
@@ -141,18 +182,38 @@ def reading(tuned: Any) -> list[str]:
         text = f"The text is `{example(tuned)}`"
         if tuned.model.head:
             # Behind a prompt transformers sees no padding, and reads the last column.
-            how = "Pad on the right." if tuned.model.prompt is None else "A batch is of texts of one length."
+            how = (
+                "Pad on the right."
+                if tuned.model.prompt is None
+                else "A batch is of texts of one length."
+            )
             return [f"{text}; a linear head reads its last token. {how}"]
         answers = ", ".join(f"`{task.answer(label, encoder.source_text)}`" for label in task.labels)
-        return [f"{text}, without special tokens; the model goes on with one of {answers} and the end token."]
-    lines = ["Words are split by spaces, and each carries its leading space, the first one too (`add_prefix_space`)."]
+        return [
+            f"{text}, without special tokens; the model goes on with one of {answers} and the end "
+            "token."
+        ]
+    lines = [
+        "Words are split by spaces, and each carries its leading space, the first one too "
+        "(`add_prefix_space`)."
+    ]
     if encoder.echo:
         lines.append("A sentence is given twice, and the tags of its second copy count.")
     if encoder.viterbi:
-        lines.append("The best tags that BIO allows together are chosen (Viterbi), which transformers does not do.")
+        lines.append(
+            "The best tags that BIO allows together are chosen (Viterbi), which transformers does "
+            "not do."
+        )
     if encoder.read_last:
-        return [*lines, "A word's tag stands at its last sub-token, which no aggregation of transformers' takes."]
-    return [*lines, 'A word\'s tag stands at its first sub-token, as `aggregation_strategy="first"` takes it.']
+        return [
+            *lines,
+            "A word's tag stands at its last sub-token, which no aggregation of transformers' "
+            "takes.",
+        ]
+    return [
+        *lines,
+        'A word\'s tag stands at its first sub-token, as `aggregation_strategy="first"` takes it.',
+    ]
 
 
 def adapter_lines(tuned: Any) -> list[str]:
@@ -161,16 +222,25 @@ def adapter_lines(tuned: Any) -> list[str]:
     auto, labels = "AutoModelForCausalLM", ""
     if model.head_name:
         kind = {"classifier": "Token", "score": "Sequence"}[model.head_name]
-        auto, labels = f"AutoModelFor{kind}Classification", f", num_labels={len(tuned.encoder.task.labels)}"
+        auto, labels = (
+            f"AutoModelFor{kind}Classification",
+            f", num_labels={len(tuned.encoder.task.labels)}",
+        )
     lines = [
-        "from peft import PeftConfig, PeftModel", f"from transformers import {auto}", "",
-        f'base = PeftConfig.from_pretrained("{"." if len(methods) == 1 else "lora"}").base_model_name_or_path'
+        "from peft import PeftConfig, PeftModel",
+        f"from transformers import {auto}",
+        "",
+        f'base = PeftConfig.from_pretrained("{"." if len(methods) == 1 else "lora"}")'
+        ".base_model_name_or_path"
         f"  # any copy of {base_name(tuned.settings)}",
         f'model = {auto}.from_pretrained(base, dtype="float32"{labels})',
-    ]  # fmt: skip
+    ]
     if len(methods) == 2:  # one after the other: peft has no model of both
         lines.append('model = PeftModel.from_pretrained(model, "lora").merge_and_unload()')
-    lines.append(f'model = PeftModel.from_pretrained(model, "{"." if len(methods) == 1 else "prompt"}").eval()')
+    lines.append(
+        "model = PeftModel.from_pretrained(model, "
+        f'"{"." if len(methods) == 1 else "prompt"}").eval()'
+    )
     if model.prompt is not None and model.head_name != "score":
         lines[-1] += f"  # its first {len(model.prompt)} logits are the prompt's own"
     return lines
@@ -178,13 +248,21 @@ def adapter_lines(tuned: Any) -> list[str]:
 
 def model_lines(tuned: Any) -> list[str]:
     """Write the Python that lets transformers answer by a whole model."""
-    kinds = {"classifier": "token-classification", "score": "text-classification", None: "text-generation"}
+    kinds = {
+        "classifier": "token-classification",
+        "score": "text-classification",
+        None: "text-generation",
+    }
     options = {"classifier": ', aggregation_strategy="first"', "score": "", None: ""}
-    name, more = tuned.model.head_name, ", max_new_tokens=10, do_sample=False, return_full_text=False"
+    name, more = (
+        tuned.model.head_name,
+        ", max_new_tokens=10, do_sample=False, return_full_text=False",
+    )
     if tuned.encoder.read_last:
         options["classifier"] = ', aggregation_strategy="none"'
     return [
-        "from transformers import pipeline", "",
+        "from transformers import pipeline",
+        "",
         f'answer = pipeline("{kinds[name]}", model="."{options[name]})',
         f"print(answer({example(tuned)!r}{more if name is None else ''}))",
-    ]  # fmt: skip
+    ]

@@ -1,4 +1,5 @@
-"""Answer new text with a finished run: python -m neo_peft predict runs/ner-lora "The IL-2 gene is active."
+"""Answer new text with a finished run: python -m neo_peft predict runs/ner-lora "The IL-2 gene is
+active."
 
 Several runs share one base, and each row of JSON names its own: see `adapter_set.py`.
 """
@@ -29,19 +30,33 @@ Line = tuple[int, bytes]  # its number, from 1, and what stands there
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
-        prog="python -m neo_peft predict", allow_abbrev=False,
-        description="Answer new text with a finished run: text on a terminal, JSON lines elsewhere.",
-    )  # fmt: skip
+        prog="python -m neo_peft predict",
+        allow_abbrev=False,
+        description="Answer new text with a finished run: text on a terminal, JSON lines "
+        "elsewhere.",
+    )
     parser.add_argument(
-        "text", nargs="*", metavar="TEXT",
-        help="an example each, two sentences split by a tab; standard input without any. Runs' folders may come first",
-    )  # fmt: skip
+        "text",
+        nargs="*",
+        metavar="TEXT",
+        help="an example each, two sentences split by a tab; standard input without any. Runs' "
+        "folders may come first",
+    )
     parser.add_argument(
-        "--run", metavar="RUN", action="append", default=[], type=argument(filled),
-        help='a run\'s folder (default: the newest finished one in runs/); rows of several name theirs: {"run": ...}',
-    )  # fmt: skip
-    parser.add_argument("--file", metavar="FILE", type=argument(filled), help="a file with an example a line")
-    parser.add_argument("--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}')
+        "--run",
+        metavar="RUN",
+        action="append",
+        default=[],
+        type=argument(filled),
+        help="a run's folder (default: the newest finished one in runs/); rows of several name "
+        'theirs: {"run": ...}',
+    )
+    parser.add_argument(
+        "--file", metavar="FILE", type=argument(filled), help="a file with an example a line"
+    )
+    parser.add_argument(
+        "--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}'
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines on a terminal too")
     add_run_flags(parser)
     flags = parser.parse_intermixed_args(argv)
@@ -49,7 +64,10 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         flags.run = list(takewhile(is_run, flags.text))
         flags.text = flags.text[len(flags.run) :]
     if len(flags.run) > 1 and not flags.jsonl:
-        parser.error('several runs need --jsonl, and rows that name theirs: {"run": "ner-lora", "tokens": ["IL-2"]}')
+        parser.error(
+            'several runs need --jsonl, and rows that name theirs: {"run": "ner-lora", "tokens": '
+            '["IL-2"]}'
+        )
     if flags.text and flags.file:
         parser.error("TEXT and --file both give examples: name one of them")
     if flags.file and (not os.path.exists(flags.file) or os.path.isdir(flags.file)):
@@ -95,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{wrong} of the lines could not be read, and were left out")
 
 
-# Both import the rest of the package when they are made: the flags are checked by then, and torch takes seconds.
+# Both import the rest of the package when they are made: the flags are checked by then, and torch
+# takes seconds.
 
 
 class OneRun:
@@ -117,7 +136,9 @@ class OneRun:
         from neo_peft.decoding import evaluate
 
         [tuned] = self.tuned
-        examples = tuned.encoder([{name: row[name] for name in self.task.fields[:-1]} for row in rows])
+        examples = tuned.encoder(
+            [{name: row[name] for name in self.task.fields[:-1]} for row in rows]
+        )
         return evaluate(tuned.model, tuned.encoder, examples, batch_size=max(1, len(rows)))
 
 
@@ -130,7 +151,9 @@ class SeveralRuns:
 
         self.runs = AdapterSet()
         for folder in folders:
-            self.runs.add(folder, settings=changed(settings_in(folder, **of_an_adapter(flags)), flags))
+            self.runs.add(
+                folder, settings=changed(settings_in(folder, **of_an_adapter(flags)), flags)
+            )
         self.tuned = [self.runs[name] for name in self.runs]
         self.tasks = {name: self.runs[name].encoder.task for name in self.runs}
 
@@ -145,7 +168,8 @@ class SeveralRuns:
 
 
 def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
-    """Number the examples of the arguments, of a file behind a progress bar, or of standard input."""
+    """Number the examples of the arguments, of a file behind a progress bar, or of standard
+    input."""
     if flags.text:
         return enumerate(map(os.fsencode, flags.text), start=1)
     if not flags.file:
@@ -160,7 +184,8 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
 
 
 def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
-    """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as they come."""
+    """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as
+    they come."""
     come: queue.Queue = queue.Queue(maxsize=size)
 
     def read() -> None:
@@ -188,19 +213,31 @@ def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
 def answered(task: Task, row: dict, predicted: Any, probabilities: list[float]) -> dict:
     """Put the answer and its probabilities beside a row."""
     if task.tags_words:
-        tags = predicted + ["O"] * (len(row["tokens"]) - len(predicted))  # of words that were cut away
+        # of words that were cut away
+        tags = predicted + ["O"] * (len(row["tokens"]) - len(predicted))
         return row | {"predicted": tags, "spans": spans(row, tags, probabilities)}
-    return row | {"predicted": predicted, "probabilities": dict(zip(task.labels, map(rounded, probabilities)))}
+    return row | {
+        "predicted": predicted,
+        "probabilities": dict(zip(task.labels, map(rounded, probabilities))),
+    }
 
 
 def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
-    """List the entities: type, text, first and last word, the characters in the text where one was given, and the
-    probability, the product of those of its words' tags."""
+    """List the entities: type, text, first and last word, the characters in the text where one was
+    given, and the probability, the product of those of its words' tags."""
     found = []
     for kind, first, last in entities(tags):
-        span = {"type": kind, "text": " ".join(row["tokens"][first : last + 1]), "first": first, "last": last}
+        span = {
+            "type": kind,
+            "text": " ".join(row["tokens"][first : last + 1]),
+            "first": first,
+            "last": last,
+        }
         if "text" in row:
-            span |= {"start": row["starts"][first], "end": row["starts"][last] + len(row["tokens"][last])}
+            span |= {
+                "start": row["starts"][first],
+                "end": row["starts"][last] + len(row["tokens"][last]),
+            }
         found.append(span | {"probability": rounded(math.prod(probabilities[first : last + 1]))})
     return found
 
@@ -210,7 +247,9 @@ def rounded(probability: float) -> float:
 
 
 def as_json(task: Task, row: dict) -> str:
-    return json.dumps({name: value for name, value in row.items() if name != "starts"}, ensure_ascii=False)
+    return json.dumps(
+        {name: value for name, value in row.items() if name != "starts"}, ensure_ascii=False
+    )
 
 
 def as_text(task: Task, row: dict) -> str:

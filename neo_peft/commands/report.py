@@ -1,7 +1,7 @@
 """Show finished runs as a page: python -m neo_peft report runs/ner-lora
 
-RUN/report.html, or the file of --out, stands alone: no script, no other file, nothing from the network. What a run's
-files hold is text, which `markup.py` escapes.
+RUN/report.html, or the file of --out, stands alone: no script, no other file, nothing from the
+network. What a run's files hold is text, which `markup.py` escapes.
 """
 
 import argparse
@@ -20,7 +20,16 @@ from neo_peft.flags import OneLineParser, argument
 from neo_peft.markup import Html, cell, element, escaped, facts, joined, note, section, table
 from neo_peft.plots import as_svg, draw_loss, draw_validation, read_metrics
 from neo_peft.predictions import read_predictions
-from neo_peft.runs import METRICS, RUN, TIMINGS, newest_run, read_record, refuse_unfinished, task_of_run, unchanged
+from neo_peft.runs import (
+    METRICS,
+    RUN,
+    TIMINGS,
+    newest_run,
+    read_record,
+    refuse_unfinished,
+    task_of_run,
+    unchanged,
+)
 from neo_peft.settings import filled
 from neo_peft.tables import number, shown_name
 from neo_peft.tasks import Task
@@ -33,12 +42,22 @@ NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
-        prog="python -m neo_peft report", allow_abbrev=False,
-        description="Write a page on finished runs: scores, curves, errors to browse, and the recipe.",
-    )  # fmt: skip
+        prog="python -m neo_peft report",
+        allow_abbrev=False,
+        description="Write a page on finished runs: scores, curves, errors to browse, and the "
+        "recipe.",
+    )
     path = argument(filled)
-    parser.add_argument("runs", nargs="*", metavar="RUN", type=path, help="folders (default: the newest finished run)")
-    parser.add_argument("--out", metavar="FILE", type=path, help="the page (default: RUN/report.html, of one run)")
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        type=path,
+        help="folders (default: the newest finished run)",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", type=path, help="the page (default: RUN/report.html, of one run)"
+    )
     flags = parser.parse_intermixed_args(argv)
     if len(flags.runs) > 1 and not flags.out:
         parser.error("several runs need --out FILE, the page that compares them")
@@ -56,23 +75,30 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs.append(read_run(folder))
             articles.append(article(runs[-1], f"run-{len(runs)}"))
         except NO_RECORD as error:
-            raise InputError(f"{folder} holds no results of a run: {type(error).__name__}, {error}") from None
+            raise InputError(
+                f"{folder} holds no results of a run: {type(error).__name__}, {error}"
+            ) from None
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
     body = joined([side_by_side(runs), *articles] if len(runs) > 1 else articles)
-    write_text(out, Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escaped(title), body=body))
+    write_text(
+        out,
+        Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escaped(title), body=body),
+    )
     print(f"{out} shows {', '.join(map(str, folders))}; open it in a browser")
 
 
 def refuse_other(out: Path) -> None:
     """Refuse to write over a file that is no report."""
     if out.is_file() and b"<title>neo_peft report" not in out.read_bytes()[:1000]:
-        raise InputError(f"{out} is there and is no report, which alone is written anew: name another --out")
+        raise InputError(
+            f"{out} is there and is no report, which alone is written anew: name another --out"
+        )
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its record, and by kind of score ("before", "after", …) and split the rows with what was answered
-    and the 95 % intervals of their scores."""
+    """A finished run: its record, and by kind of score ("before", "after", …) and split the rows
+    with what was answered and the 95 % intervals of their scores."""
 
     folder: Path
     record: dict
@@ -83,32 +109,47 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read all that is shown of a run. Raise InputError where it is not finished, or a file was changed."""
+    """Read all that is shown of a run. Raise InputError where it is not finished, or a file was
+    changed."""
     refuse_unfinished(folder)
     if not (folder / RUN).exists():
         within = sorted(folder.glob(f"*/{RUN}"))  # of a study
         advice = f"; name those in it, as {within[0].parent}" if within else ""
-        raise InputError(f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}")
+        raise InputError(
+            f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}"
+        )
     record = read_record(folder)
     task = task_of_run(folder, record)
     kinds = [kind for kind in record["scores"] if kind != "majority"]
     splits = [split for split in record["rows"] if split != "train"]
-    answers = {kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds}
+    answers = {
+        kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds
+    }
     ranges = {
-        kind: {split: intervals(task, rows, [[row["predicted"] for row in rows]]) for split, rows in of_kind.items()}
+        kind: {
+            split: intervals(task, rows, [[row["predicted"] for row in rows]])
+            for split, rows in of_kind.items()
+        }
         for kind, of_kind in answers.items()
     }
-    return Run(folder, record, task, read_metrics(unchanged(folder, record, METRICS)), answers, ranges)
+    return Run(
+        folder, record, task, read_metrics(unchanged(folder, record, METRICS)), answers, ranges
+    )
 
 
 def article(run: Run, name: str) -> Html:
     """Show one run; the answers of test, where there is one, are looked at closely."""
     split = "test" if "test" in run.answers["after"] else "validation"
     found, rows = run.record["scores"]["after"][split], run.answers["after"][split]
-    of_tags, of_answers = (browse.by_type, browse.wrong_entities), (browse.by_label, browse.wrong_answers)
+    of_tags, of_answers = (
+        (browse.by_type, browse.wrong_entities),
+        (browse.by_label, browse.wrong_answers),
+    )
     matrix, wrong = of_tags if run.task.tags_words else of_answers
     closely = matrix(run.task, found, split), wrong(run.task, rows, split)
-    return element("article", opening(run), scores(run), curves(run), *closely, cost(run), recipe(run), id=name)
+    return element(
+        "article", opening(run), scores(run), curves(run), *closely, cost(run), recipe(run), id=name
+    )
 
 
 def opening(run: Run) -> Html:
@@ -119,7 +160,8 @@ def opening(run: Run) -> Html:
     protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
     what = (
         f"{flags['method']} on {base_name(record['model'])}, {record['rows']['train']:,} rows of "
-        f"{base_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of {flags['epochs']} kept; "
+        f"{base_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of {flags['epochs']} "
+        "kept; "
         f"seed {record['seed']}"
     )
     said = verdict(run.task, record["scores"], record["rows"]["validation"])
@@ -135,17 +177,26 @@ def base_name(name: str) -> str:
 
 
 def scores(run: Run) -> Html:
-    """Show the scores of each split: the majority's, before and after, by rank and where it was done by generation."""
+    """Show the scores of each split: the majority's, before and after, by rank and where it was
+    done by generation."""
     kinds = ["majority", *sorted(run.ranges, key=lambda kind: kind.startswith("after"))]
     tables = []
     for split, rows in run.answers["after"].items():
         measures = run.ranges["after"][split]
-        lines = [[shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)] for name in measures]
+        lines = [
+            [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
+            for name in measures
+        ]
         if any("generate" in kind for kind in kinds):
-            lines.append(["unanswered", *(run.record["scores"][kind][split]["unanswered"] for kind in kinds)])
+            lines.append(
+                ["unanswered", *(run.record["scores"][kind][split]["unanswered"] for kind in kinds)]
+            )
         head = element("h4", f"{split}, {len(rows):,} rows")
         tables.append(element("div", head, table(["", *kinds], lines, "scores")))
-    about = "Below a score its 95 % interval: how far the choice of these rows alone could move it (bootstrap)."
+    about = (
+        "Below a score its 95 % interval: how far the choice of these rows alone could move it "
+        "(bootstrap)."
+    )
     return section("Scores", element("div", *tables, class_="beside"), note(about))
 
 
@@ -155,7 +206,10 @@ def scored(run: Run, kind: str, split: str, measure: str) -> Html:
     if kind not in run.ranges:
         return cell(number(value))
     low, high = run.ranges[kind][split][measure]
-    where = ";".join(f"--{name}:{100 * max(0, of):.1f}%" for name, of in (("at", value), ("low", low), ("high", high)))
+    where = ";".join(
+        f"--{name}:{100 * max(0, of):.1f}%"
+        for name, of in (("at", value), ("low", low), ("high", high))
+    )
     return cell(number(value), element("small", f"{low:.3f}–{high:.3f}"), element("i", style=where))
 
 
@@ -167,42 +221,67 @@ def side_by_side(runs: list[Run]) -> Html:
         record, metric = run.record, run.task.metric
         what = element("small", f"{run.task.name}, {record['flags']['method']}")
         name = joined([element("a", run.folder, href=f"#run-{place}"), what])
-        found = [scored(run, "after", split, metric) if split in run.answers["after"] else "–" for split in splits]
+        found = [
+            scored(run, "after", split, metric) if split in run.answers["after"] else "–"
+            for split in splits
+        ]
         share = f"{100 * record['trainable'] / record['total']:.3g} %"
-        lines.append([name, shown_name(run.task, metric), *found, share, f"{record['seconds']:,.0f}"])
+        lines.append(
+            [name, shown_name(run.task, metric), *found, share, f"{record['seconds']:,.0f}"]
+        )
     compared = table(["run", "measure", *splits, "trained", "seconds"], lines, "scores")
     return element("article", section("Side by side", compared))
 
 
 def curves(run: Run) -> Html:
-    drawn = partial(draw_loss, lines=run.metrics), partial(draw_validation, lines=run.metrics, task=run.task)
+    drawn = (
+        partial(draw_loss, lines=run.metrics),
+        partial(draw_validation, lines=run.metrics, task=run.task),
+    )
     figures = (element("figure", Html(as_svg(draw))) for draw in drawn)
     return section("Learning curves", element("div", *figures, class_="beside"))
 
 
 def cost(run: Run) -> Html:
     """Show what was trained, and what it took."""
-    record, speed, peak = run.record, tokens_a_second(run), run.record.get("memory", {}).get("peak_bytes")
-    stored = sum((run.folder / name).stat().st_size for name in record["files"] if name.endswith(".safetensors"))
-    return section("What was trained, and what it took", facts({
-        "parameters": f"{record['trainable']:,} of {record['total']:,}, "
-                      f"{100 * record['trainable'] / record['total']:.4g} %",
-        "on disk": f"{stored / 1e6:,.2f} MB; the full model, in fp32 as well, "
-                   f"{4 * record['base']['parameters'] / 1e6:,.2f} MB",
-        "time": f"{record['seconds']:,.0f} seconds, loading and scoring included",
-        "tokens a second": "–" if speed is None else f"{speed:,.0f} in training",
-        "peak memory": "–" if peak is None else f"{peak / 1e6:,.0f} MB",
-        "computed": f"{record['precision']} on {record['device']}, threads {record['threads']}, "
-                    f"processes {record['processes']}",
-    }))  # fmt: skip
+    record, speed, peak = (
+        run.record,
+        tokens_a_second(run),
+        run.record.get("memory", {}).get("peak_bytes"),
+    )
+    stored = sum(
+        (run.folder / name).stat().st_size
+        for name in record["files"]
+        if name.endswith(".safetensors")
+    )
+    return section(
+        "What was trained, and what it took",
+        facts(
+            {
+                "parameters": f"{record['trainable']:,} of {record['total']:,}, "
+                f"{100 * record['trainable'] / record['total']:.4g} %",
+                "on disk": f"{stored / 1e6:,.2f} MB; the full model, in fp32 as well, "
+                f"{4 * record['base']['parameters'] / 1e6:,.2f} MB",
+                "time": f"{record['seconds']:,.0f} seconds, loading and scoring included",
+                "tokens a second": "–" if speed is None else f"{speed:,.0f} in training",
+                "peak memory": "–" if peak is None else f"{peak / 1e6:,.0f} MB",
+                "computed": f"{record['precision']} on {record['device']}, threads "
+                f"{record['threads']}, "
+                f"processes {record['processes']}",
+            }
+        ),
+    )
 
 
 def tokens_a_second(run: Run) -> float | None:
-    """Divide tokens by seconds, over the steps that follow another of their epoch: what lies between is scoring."""
+    """Divide tokens by seconds, over the steps that follow another of their epoch: what lies
+    between is scoring."""
     text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
-    pairs = [(one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]]
+    pairs = [
+        (one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]
+    ]
     seconds = sum(two["seconds"] - one["seconds"] for one, two in pairs)
     return sum(two["tokens"] for _, two in pairs) / seconds if seconds > 0 else None
 
@@ -214,11 +293,23 @@ def recipe(run: Run) -> Html:
         [f"--{name.replace('_', '-')}", value, "assumed" if name in record["assumed"] else ""]
         for name, value in record["flags"].items()
     ]
-    folded = element("summary", element("b", "all flags")), table(["flag", "value", ""], lines, "flags")
-    return section("Recipe", facts({
-        "base": f"{base_name(record['model'])}, fingerprint {record['base']['fingerprint']}",
-        "seed": record["seed"],
-        "finished": record["finished"],
-        "commit": record["commit"] or "–",
-        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
-    }), element("details", *folded))  # fmt: skip
+    folded = (
+        element("summary", element("b", "all flags")),
+        table(["flag", "value", ""], lines, "flags"),
+    )
+    return section(
+        "Recipe",
+        facts(
+            {
+                "base": f"{base_name(record['model'])}, fingerprint "
+                f"{record['base']['fingerprint']}",
+                "seed": record["seed"],
+                "finished": record["finished"],
+                "commit": record["commit"] or "–",
+                "versions": ", ".join(
+                    f"{name} {version}" for name, version in record["versions"].items()
+                ),
+            }
+        ),
+        element("details", *folded),
+    )

@@ -1,7 +1,9 @@
-"""Show what each method trains and stores, for the published sizes of GPT-Neo: python -m neo_peft sizes
+"""Show what each method trains and stores, for the published sizes of GPT-Neo: python -m neo_peft
+sizes
 
-The models are built as train.py builds them, by the same code, but on torch's meta device, where a tensor has a shape
-and no numbers: what is counted are their own parameters, and the state that their own optimizer makes.
+The models are built as train.py builds them, by the same code, but on torch's meta device, where a
+tensor has a shape and no numbers: what is counted are their own parameters, and the state that
+their own optimizer makes.
 """
 
 import argparse
@@ -19,7 +21,8 @@ PUBLISHED = {
     "EleutherAI/gpt-neo-1.3B": (2048, 24, 16),
     "EleutherAI/gpt-neo-2.7B": (2560, 32, 20),
 }
-# The task matters where there is a head: else sentiment and similarity are said by the language model's own.
+# The task matters where there is a head: else sentiment and similarity are said by the language
+# model's own.
 LORA = {"task": "sentiment", "method": "lora", "rank": 8, "target_modules": "q_proj,v_proj"}
 PROMPT = {"task": "sentiment", "method": "prompt", "prompt_length": 8}
 RECIPES = {
@@ -28,7 +31,10 @@ RECIPES = {
     "preset paper, ner: lora, rank 16, q and v, biases, head": {"task": "ner", "preset": "paper"},
     "preset paper, sentiment and similarity: prompt, 8 rows": PROMPT,
     "preset best, ner: lora, rank 32, all-linear, head": {"task": "ner", "preset": "best"},
-    "preset best, sentiment: lora, rank 16, all-linear, head": {"task": "sentiment", "preset": "best"},
+    "preset best, sentiment: lora, rank 16, all-linear, head": {
+        "task": "sentiment",
+        "preset": "best",
+    },
     "prompt, 20 rows": PROMPT | {"prompt_length": 20},
     "prompt, 100 rows": PROMPT | {"prompt_length": 100},
     "head, 3 labels of sentiment": {"task": "sentiment", "method": "head"},
@@ -40,10 +46,13 @@ RECIPES = {
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
-        prog="python -m neo_peft sizes", allow_abbrev=False,
+        prog="python -m neo_peft sizes",
+        allow_abbrev=False,
         description="Show what each method trains and stores, for the published sizes of GPT-Neo.",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
     return parser.parse_args(argv)
 
 
@@ -59,9 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def sizes(name: str, recipe: dict[str, Any]) -> dict[str, int | float]:
-    """Count what a recipe trains on a published model, and the bytes of its adapter and of its optimizer's state.
+    """Count what a recipe trains on a published model, and the bytes of its adapter and of its
+    optimizer's state.
 
-    The bytes are those of the tensors alone: a safetensors file has a few kilobytes of names in front of them.
+    The bytes are those of the tensors alone: a safetensors file has a few kilobytes of names in
+    front of them.
     """
     from neo_peft.base import BUNDLED, load_tokenizer
     from neo_peft.loop import make_optimizer
@@ -75,7 +86,9 @@ def sizes(name: str, recipe: dict[str, Any]) -> dict[str, int | float]:
     for parameter in adapter:
         parameter.grad = parameter.detach()
     optimizer.step()  # AdamW makes its two moments at the first one
-    moments = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
+    moments = [
+        value for state in optimizer.state.values() for value in state.values() if value.dim()
+    ]
     trainable, total = (sum(one.numel() for one in part) for part in (adapter, model.parameters()))
     return {
         "trainable": trainable,
@@ -94,10 +107,17 @@ def published_trunk(name: str) -> Any:
 
     hidden_size, layers, heads = PUBLISHED[name]
     config = Config(
-        vocab_size=50257, hidden_size=hidden_size, num_heads=heads, max_position_embeddings=2048, window_size=256,
-        intermediate_size=4 * hidden_size, attention_layers=("global", "local") * (layers // 2),
-        layer_norm_epsilon=1e-5, initializer_range=0.02, eos_token_id=50256,
-    )  # fmt: skip
+        vocab_size=50257,
+        hidden_size=hidden_size,
+        num_heads=heads,
+        max_position_embeddings=2048,
+        window_size=256,
+        intermediate_size=4 * hidden_size,
+        attention_layers=("global", "local") * (layers // 2),
+        layer_norm_epsilon=1e-5,
+        initializer_range=0.02,
+        eos_token_id=50256,
+    )
     with torch.device("meta"):
         return GPTNeo(config)
 
@@ -106,8 +126,14 @@ def as_table(name: str, found: dict[str, dict]) -> str:
     """Show a model's sizes: what trains, its share, and megabytes (10^6 bytes, all in fp32)."""
     whole = found["full"]["adapter_bytes"]
     rows = [
-        [recipe, f"{size['trainable']:,}", f"{size['percent']:.4g}", f"{size['adapter_bytes'] / 1e6:,.3f}",
-         f"{size['optimizer_bytes'] / 1e6:,.3f}", f"1/{round(whole / size['adapter_bytes']):,}"]
+        [
+            recipe,
+            f"{size['trainable']:,}",
+            f"{size['percent']:.4g}",
+            f"{size['adapter_bytes'] / 1e6:,.3f}",
+            f"{size['optimizer_bytes'] / 1e6:,.3f}",
+            f"1/{round(whole / size['adapter_bytes']):,}",
+        ]
         for recipe, size in found.items()
-    ]  # fmt: skip
+    ]
     return tables.table([name, "trains", "%", "adapter MB", "optimizer MB", "of the model"], rows)

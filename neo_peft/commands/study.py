@@ -1,6 +1,8 @@
-"""Repeat a task's experiment over seeds and epochs, or a sweep: python -m neo_peft study --task sentiment
+"""Repeat a task's experiment over seeds and epochs, or a sweep: python -m neo_peft study --task
+sentiment
 
-The study's folder gets table.md, results.json, a plot, and a folder for each run. `plan.py` says what is run.
+The study's folder gets table.md, results.json, a plot, and a folder for each run. `plan.py` says
+what is run.
 """
 
 import argparse
@@ -16,31 +18,54 @@ from neo_peft.errors import InputError
 from neo_peft.flags import OneLineParser, add_settings, argument
 from neo_peft.settings import filled, whole
 
-OF_THE_STUDY = ("epochs", "seed", "out", "resume", "json")  # flags of train.py that are others here, or none
+# flags of train.py that are others here, or none
+OF_THE_STUDY = ("epochs", "seed", "out", "resume", "json")
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the study's own flags, and those of train.py that are given."""
     parser = OneLineParser(
-        prog="python -m neo_peft study", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-        description="Repeat a task's experiment over seeds and epochs, or sweep one flag, and lay the scores out.",
-    )  # fmt: skip
-    group = parser.add_argument_group("study")
-    group.add_argument("--seeds", metavar="N", type=argument(whole(1, 1000)), help="seeds 0 to N - 1 (default: 3)")
-    group.add_argument(
-        "--epochs", metavar="N", nargs="+", type=argument(whole(1)),
-        help="numbers of epochs, each its own run; a tagging task has one run, scored after each epoch (default: "
-        "sentiment 1 5 10, similarity 1 5 10 20, tagging 10; in a sweep the largest)",
-    )  # fmt: skip
-    group.add_argument(
-        "--sweep", metavar="NAME=VALUE,VALUE", type=argument(filled),
-        help="repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
-    )  # fmt: skip
-    group.add_argument("--models", metavar="MODEL", nargs="+", type=argument(filled), help="repeat it for each model")
-    group.add_argument(
-        "--out", metavar="DIR", type=argument(filled), help="the study's folder (default: studies/TASK-METHOD, …)"
+        prog="python -m neo_peft study",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        description="Repeat a task's experiment over seeds and epochs, or sweep one flag, and lay "
+        "the scores out.",
     )
-    group.add_argument("--resume", metavar="DIR", type=argument(filled), help="go on with the study in this folder")
+    group = parser.add_argument_group("study")
+    group.add_argument(
+        "--seeds", metavar="N", type=argument(whole(1, 1000)), help="seeds 0 to N - 1 (default: 3)"
+    )
+    group.add_argument(
+        "--epochs",
+        metavar="N",
+        nargs="+",
+        type=argument(whole(1)),
+        help="numbers of epochs, each its own run; a tagging task has one run, scored after each "
+        "epoch (default: "
+        "sentiment 1 5 10, similarity 1 5 10 20, tagging 10; in a sweep the largest)",
+    )
+    group.add_argument(
+        "--sweep",
+        metavar="NAME=VALUE,VALUE",
+        type=argument(filled),
+        help="repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
+    )
+    group.add_argument(
+        "--models",
+        metavar="MODEL",
+        nargs="+",
+        type=argument(filled),
+        help="repeat it for each model",
+    )
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        type=argument(filled),
+        help="the study's folder (default: studies/TASK-METHOD, …)",
+    )
+    group.add_argument(
+        "--resume", metavar="DIR", type=argument(filled), help="go on with the study in this folder"
+    )
     for name in ("--seed", "--json"):
         parser.add_argument(name, nargs="?", help=argparse.SUPPRESS)
     add_settings(parser, without=OF_THE_STUDY)
@@ -57,9 +82,18 @@ def make_plan(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -
     """Make the plan that the flags ask for."""
     if "sweep" in own and "models" in own:
         raise InputError("--sweep and --models are two sweeps; name one of them")
-    sweep = ("model", own["models"]) if "models" in own else plans.read_sweep(own["sweep"]) if "sweep" in own else None
+    sweep = (
+        ("model", own["models"])
+        if "models" in own
+        else plans.read_sweep(own["sweep"])
+        if "sweep" in own
+        else None
+    )
     if sweep and len(own.get("epochs", [])) > 1:
-        raise InputError(f"--epochs {' '.join(map(str, own['epochs']))}: a sweep has one number of epochs; give one")
+        raise InputError(
+            f"--epochs {' '.join(map(str, own['epochs']))}: a sweep has one number of epochs; give "
+            "one"
+        )
     if sweep and sweep[0] == "epochs" and "epochs" in own:
         raise InputError("--epochs is what the sweep is over; leave it out")
     command = shlex.join(["python", "-m", "neo_peft", "study", *argv])
@@ -73,8 +107,12 @@ def plan_to_resume(own: dict[str, Any], given: dict[str, Any], argv: Sequence[st
     if "out" in own and Path(own["out"]).resolve() != folder.resolve():
         raise InputError(f"--out {own['out']}: --resume {folder} goes on there; leave --out away")
     others = given or own.keys() - {"resume", "out"}
-    if others and (given.get("task") != plan["task"] or make_plan(own, given, argv)["runs"] != plan["runs"]):
-        raise InputError(f"--resume {folder} was begun with other flags; leave them out, or begin anew")
+    if others and (
+        given.get("task") != plan["task"] or make_plan(own, given, argv)["runs"] != plan["runs"]
+    ):
+        raise InputError(
+            f"--resume {folder} was begun with other flags; leave them out, or begin anew"
+        )
     return plan
 
 
@@ -88,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         from neo_peft import study  # after the flags: torch takes seconds to import
         from neo_peft.progress import show_progress
 
-    folder, made = (Path(own["resume"]), []) if "resume" in own else study.begin(plan, own.get("out"))
+    folder, made = (
+        (Path(own["resume"]), []) if "resume" in own else study.begin(plan, own.get("out"))
+    )
     say = lambda text: tqdm.write(text, file=sys.stdout)  # noqa: E731
     count = len(plan["runs"])
     say(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
@@ -101,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(f"\n{text}\nAll of it is in {folder}.")
     if refused:
         raise InputError(
-            f"{len(refused)} of {count} runs were refused, and are not in the tables, the first of them {refused[0]}; "
+            f"{len(refused)} of {count} runs were refused, and are not in the tables, the first of "
+            f"them {refused[0]}; "
             f"python -m neo_peft study --resume {folder} tries them again"
         )
