@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft import processes
-from neo_peft.errors import InputError
-from neo_peft.flags import (
+from neo_peft.commands.flags import (
     OneLineParser,
     add_choice,
     add_run_flags,
@@ -19,7 +18,8 @@ from neo_peft.flags import (
     changed,
     of_an_adapter,
 )
-from neo_peft.runs import RUN, newest_run
+from neo_peft.errors import InputError
+from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.settings import filled, make_settings, whole
 
 
@@ -95,9 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         lambda: None if flags.zero_shot and not flags.run else find_run(flags)
     )
 
-    from neo_peft import decoding, tables  # after the flags: torch takes seconds to import
+    from neo_peft import decoding  # after the flags: torch takes seconds to import
+    from neo_peft.corpora.sources import limit_rows, load_splits
     from neo_peft.progress import no_progress, show_progress
-    from neo_peft.sources import limit_rows, load_splits
+    from neo_peft.runs import tables  # after the flags: torch takes seconds to import
 
     found, instruction = load_bare(flags) if folder is None else (load_run(flags, folder), "")
     task, settings = found.encoder.task, found.settings
@@ -168,7 +169,7 @@ def find_run(flags: argparse.Namespace) -> Path | None:
 
 def load_run(flags: argparse.Namespace, folder: Path) -> Any:
     """Load a run; what its run.json holds is used again, except for what the flags say."""
-    from neo_peft.loading import load, settings_in
+    from neo_peft.runs.loading import load, settings_in
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
@@ -183,7 +184,7 @@ def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
     its texts."""
     if not (flags.task and flags.model):
         raise InputError("a bare base model needs both --task and --model")
-    from neo_peft.loading import load_untuned
+    from neo_peft.runs.loading import load_untuned
 
     settings = make_settings(method="head", **of_an_adapter(flags) | {"labels": own_labels(flags)})
     found = load_untuned(changed(settings, flags))
@@ -195,7 +196,7 @@ def load_bare(flags: argparse.Namespace) -> tuple[Any, str]:
 
 def own_labels(flags: argparse.Namespace) -> tuple[str, ...] | None:
     """Take the labels of a user's own rows, which no run has written down."""
-    from neo_peft.sources import load_splits
+    from neo_peft.corpora.sources import load_splits
     from neo_peft.tasks import get_task
 
     if flags.labels or not flags.data:
@@ -228,7 +229,7 @@ def write_predictions(
     path = Path(flags.out) if flags.out else folder / "predictions.jsonl" if folder else None
     if path is None:
         return
-    from neo_peft.predictions import write_answers
+    from neo_peft.runs.predictions import write_answers
 
     write_answers(path, rows, predicted, said)
 

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from neo_peft import processes, stopping
-from neo_peft.flags import parse_train_flags
+from neo_peft import processes
+from neo_peft.commands.flags import parse_train_flags
+from neo_peft.system import signals as stopping
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -15,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # torch takes seconds to import: --help and a bad flag answer without it.
     with stopping.held():  # an import that is interrupted may say anything
         from neo_peft.progress import show_progress
-        from neo_peft.training import run
+        from neo_peft.runs.training import run
 
     summary = run(
         settings,

@@ -121,7 +121,7 @@ class AnswersOf:
 
 def take(examples, chosen: np.ndarray):
     """Take some of the examples as examples of their own."""
-    from neo_peft.data import Examples
+    from neo_peft.encoding import Examples
 
     parts = [(examples.ids, examples.starts), (examples.reads, examples.read_starts)]
     flat = [np.concatenate([values[s[i] : s[i + 1]] for i in chosen]) for values, s in parts]
@@ -221,7 +221,7 @@ def checkpointing(task: str, at: dict) -> list[dict]:
 
 def inference(at: dict) -> list[dict]:
     """Compare merged LoRA with the bare model; unmerged LoRA and a prompt are shown beside it."""
-    from neo_peft.data import collate
+    from neo_peft.encoding import collate
     from neo_peft.lora import merge_lora
 
     lines, job = [], Job("ner", at["shape"], at["precision"], at["device"])
@@ -319,10 +319,10 @@ def encode(at: dict) -> list[dict]:
     """Compare encoding the sample's rows with the source's per-row Python: tagged words, and
     sentences that the language model answers. Both sides must come to the same tokens and
     labels."""
-    from neo_peft.base import BUNDLED, load_tokenizer, read_config
-    from neo_peft.data import make_encoder
+    from neo_peft.corpora.sources import load_splits
+    from neo_peft.encoding import make_encoder
+    from neo_peft.formats.base import BUNDLED, load_tokenizer, read_config
     from neo_peft.settings import make_settings
-    from neo_peft.sources import load_splits
     from neo_peft.tasks import get_task
 
     folder, lines = BUNDLED["neo-mini"], []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neo_peft.data import Examples
+from neo_peft.encoding import Examples
 
 END = 50256
 ANSWERS = {  # GPT-2's tokens of the labels' words, and the end token

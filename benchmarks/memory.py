@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import peak_memory, resident
 from benchmarks.sides import Job, Ours, Peer
-from neo_peft.base import BUNDLED
+from neo_peft.formats.base import BUNDLED
 
 
 def training(side: str, job: str) -> dict:
@@ -32,7 +32,7 @@ def loading(side: str, folder: str) -> dict:
     neo-mini, which imports all that it needs.
     """
     if side == "ours":
-        from neo_peft.base import load_base
+        from neo_peft.formats.base import load_base
 
         load = lambda folder: load_base(str(folder)).trunk  # noqa: E731
     else:

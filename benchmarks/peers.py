@@ -21,10 +21,10 @@ import torch
 
 from benchmarks import jobs
 from benchmarks.sides import SHAPES
-from neo_peft.flags import argument
+from neo_peft.commands.flags import argument
+from neo_peft.runs.summary import commit
+from neo_peft.runs.tables import table
 from neo_peft.settings import whole
-from neo_peft.summary import commit
-from neo_peft.tables import table
 
 RECORDS = Path(__file__).with_name("records")
 BOTH = ("fp32", "bf16")

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from benchmarks.lengths import END, LABELS, load_examples
-from neo_peft.data import Examples, batches, collate
+from neo_peft.encoding import Examples, batches, collate
 from neo_peft.gptneo import Config, GPTNeo
-from neo_peft.hardware import DTYPES
 from neo_peft.loop import make_optimizer, update
 from neo_peft.lora import add_lora
 from neo_peft.model import TunedModel, held_dtype
 from neo_peft.prompt import SoftPrompt
 from neo_peft.settings import Settings, make_settings
+from neo_peft.system.hardware import DTYPES
 
 SHAPES = {"125m": (768, 12, 12), "1.3b": (2048, 24, 16)}  # hidden size, layers, heads
 SETTINGS = {

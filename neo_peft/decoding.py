@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neo_peft import processes
-from neo_peft.data import GENERATED, UNKNOWN, Encoder, Examples, batches, collate
+from neo_peft.encoding import GENERATED, UNKNOWN, Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import Past
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.model import Batch, TunedModel
+from neo_peft.packing import Rows
 from neo_peft.progress import Progress, no_progress
-from neo_peft.rows import Rows
 from neo_peft.tasks import Task
 from neo_peft.viterbi import best_sequences
 

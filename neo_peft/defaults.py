@@ -1,6 +1,11 @@
 """What a run takes where no flag says otherwise: a method's defaults, and the presets. Only data
 here."""
 
+from pathlib import Path
+
+ASSETS = (
+    Path(__file__).parent / "assets"
+)  # what the package brings: a small model, a sample of data
 BUNDLED_MODEL = "neo-mini"
 
 # What a method starts from where nothing else says so, and what differs on the bundled model, which

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from neo_peft.elementwise import gelu_new
-from neo_peft.rows import Rows
+from neo_peft.packing import Rows
 
 # the position of a place that holds no key: later than any query, so that none sees it
 NOWHERE = 1 << 40

@@ -16,7 +16,7 @@ import torch
 from torch.amp import GradScaler
 
 from neo_peft import processes
-from neo_peft.data import UNKNOWN, Examples, batches, collate
+from neo_peft.encoding import UNKNOWN, Examples, batches, collate
 from neo_peft.errors import DivergedError, InputError
 from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from neo_peft.errors import InputError
 from neo_peft.gptneo import GPTNeo, Past
 from neo_peft.lora import LoRALinear, add_lora
+from neo_peft.packing import Rows
 from neo_peft.prompt import SoftPrompt, start_rows
-from neo_peft.rows import Rows
 from neo_peft.settings import Settings
 from neo_peft.tasks import Task
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPTNeoForCausalLM
 
-from neo_peft.data import Encoder, collate
+from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import (
     evaluate,
     generate,
@@ -18,9 +18,9 @@ from neo_peft.decoding import (
     predict,
     score,
 )
-from neo_peft.loading import load_untuned
+from neo_peft.encoding import Encoder, collate
+from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
-from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 
 TEXT = (

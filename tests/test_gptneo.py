@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-from neo_peft.base import BUNDLED, load_base
+from neo_peft.formats.base import BUNDLED, load_base
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, visible
-from neo_peft.rows import Rows
+from neo_peft.packing import Rows
 
 WINDOW = 11  # the tiny model's
 # Texts of one token; texts below, at, just above and far above the window.

@@ -5,8 +5,7 @@ from itertools import product
 
 import pytest
 import seqeval.metrics as seqeval
-from seqeval.metrics.sequence_labeling import get_entities
-from seqeval.scheme import IOB2, Tokens
+from seqeval_oracle import THREE, assert_scores_like_seqeval, seqeval_entities
 from sklearn.metrics import confusion_matrix, matthews_corrcoef, precision_recall_fscore_support
 
 from neo_peft.metrics import class_scores, entities, entity_scores
@@ -15,8 +14,6 @@ TAGS = [
     "O",
     *(f"{prefix}-{entity_type}" for entity_type in ("A", "B", "A-B", "RNA") for prefix in "BI"),
 ]
-THREE = ("precision", "recall", "f1")
-STRICT = {False: {}, True: {"mode": "strict", "scheme": IOB2}}  # ours -> seqeval's
 
 
 def random_tags(rng, length):
@@ -30,28 +27,6 @@ def random_corpus(rng, sentences):
     gold = [random_tags(rng, rng.randrange(15)) for _ in range(sentences)]
     predicted = [[tag if rng.random() < 0.6 else rng.choice(TAGS) for tag in tags] for tags in gold]
     return gold, predicted
-
-
-def seqeval_entities(tags, strict):
-    if strict:  # its strict end is one past the last word
-        return [(e.tag, e.start, e.end - 1) for e in Tokens(tags, IOB2).entities]
-    return get_entities(tags)
-
-
-def assert_scores_like_seqeval(gold, predicted, strict):
-    options = {"output_dict": True, "zero_division": 0, **STRICT[strict]}
-    report = seqeval.classification_report(gold, predicted, **options)
-    for row in report.values():
-        row["f1"] = row.pop("f1-score")
-    scores = entity_scores(gold, predicted, strict)
-    averages = {"micro": scores, "macro": scores["macro"], "weighted": scores["weighted"]}
-    for name, ours in averages.items():
-        theirs = report.pop(f"{name} avg")
-        assert [ours[key] for key in THREE] == pytest.approx([theirs[key] for key in THREE])
-    assert list(scores["per_label"]) == list(report)
-    for entity_type, theirs in report.items():
-        assert scores["per_label"][entity_type] == pytest.approx(theirs)
-    assert scores["accuracy"] == pytest.approx(seqeval.accuracy_score(gold, predicted))
 
 
 @pytest.mark.parametrize(

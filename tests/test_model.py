@@ -7,11 +7,11 @@ import torch
 from parity import LENGTHS, all_logits, assert_close, backward, batch_of, random_texts
 from torch import nn
 
-from neo_peft.base import BUNDLED, load_base, load_tokenizer
+from neo_peft.formats.base import BUNDLED, load_base, load_tokenizer
 from neo_peft.gptneo import Config, GPTNeo
 from neo_peft.model import TunedModel, adapted_modules, build_model, head_name, held_dtype
+from neo_peft.packing import Rows
 from neo_peft.prompt import SoftPrompt
-from neo_peft.rows import Rows
 from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
 

@@ -7,11 +7,11 @@ from itertools import product
 import pytest
 import torch
 
+from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate
-from neo_peft.loading import load_untuned
 from neo_peft.metrics import entities
+from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
-from neo_peft.sources import load_splits
 from neo_peft.tasks import TASKS
 from neo_peft.viterbi import best_sequences, transitions
 

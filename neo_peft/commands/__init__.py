@@ -1,1 +1,10 @@
-"""What a user runs beside train.py and evaluate.py, one file each: python -m neo_peft COMMAND."""
+"""The commands, one file each: python -m neo_peft NAME. Flags and printing only.
+
+flags.py     what the command lines share
+predict.py   answer new text with a finished run
+export.py    write a run for peft, or for transformers alone
+study.py     repeat a task's experiment over seeds and epochs, or a sweep
+report.py    finished runs as a page
+compare.py   which of two runs is better, or whether chance alone could do it
+sizes.py     what each method trains and stores
+"""

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from neo_peft import tables
+from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
+from neo_peft.commands.flags import OneLineParser, argument
 from neo_peft.errors import InputError
-from neo_peft.files import read_sealed
-from neo_peft.flags import OneLineParser, argument
-from neo_peft.plan import PLAN, RESULTS, read_plan, value_name
-from neo_peft.predictions import path_of, read_predictions
-from neo_peft.runs import read_record, refuse_unfinished, task_of_run
+from neo_peft.runs import tables
+from neo_peft.runs.bootstrap import FEWEST, differing, intervals, paired
+from neo_peft.runs.folder import read_record, refuse_unfinished, task_of_run
+from neo_peft.runs.predictions import path_of, read_predictions
 from neo_peft.settings import filled
+from neo_peft.system.files import read_sealed
 from neo_peft.tasks import Task
-from neo_peft.uncertainty import FEWEST, differing, intervals, paired
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neo_peft.commands.flags import OneLineParser, add_choice, argument, of_an_adapter
 from neo_peft.errors import InputError
-from neo_peft.files import new_folder, write_folder, write_text
-from neo_peft.flags import OneLineParser, add_choice, argument, of_an_adapter
-from neo_peft.runs import newest_run
+from neo_peft.runs.folder import newest_run
 from neo_peft.settings import Settings, filled, names
+from neo_peft.system.files import new_folder, write_folder, write_text
 from neo_peft.tasks import TASKS, Task
 
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(flags.folder)
     new_folder(folder)  # refused before a base is loaded
     run = Path(flags.run) if flags.run else newest_run(flags.task)
-    from neo_peft import loading  # after the flags: torch takes seconds to import
+    from neo_peft.runs import loading  # after the flags: torch takes seconds to import
 
     settings = loading.settings_in(run, **of_an_adapter(flags))
     refuse_what_cannot_be(run, settings, flags.merge)
@@ -103,8 +103,8 @@ def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
 
 def write_adapter(folder: Path, tuned: Any) -> None:
     """Write the run's adapter as peft does, and a card."""
-    from neo_peft.adapter import save_adapter
-    from neo_peft.base import BUNDLED
+    from neo_peft.formats.adapter import save_adapter
+    from neo_peft.formats.base import BUNDLED
 
     settings = tuned.settings
     if settings.model in BUNDLED:  # peft knows no bundled names; it loads the folder
@@ -115,7 +115,7 @@ def write_adapter(folder: Path, tuned: Any) -> None:
 
 def write_model(folder: Path, tuned: Any) -> None:
     """Write the whole model, LoRA merged, with its tokenizer, and a card."""
-    from neo_peft.adapter import save_model
+    from neo_peft.formats.adapter import save_model
     from neo_peft.lora import merge_lora
 
     merge_lora(tuned.model)

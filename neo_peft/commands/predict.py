@@ -17,11 +17,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from neo_peft import own_rows, tables
+from neo_peft.commands.flags import OneLineParser, add_run_flags, argument, changed, of_an_adapter
+from neo_peft.corpora import own_rows
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_run_flags, argument, changed, of_an_adapter
 from neo_peft.metrics import entities
-from neo_peft.runs import is_run, newest_run
+from neo_peft.runs import tables
+from neo_peft.runs.folder import is_run, newest_run
 from neo_peft.settings import filled
 from neo_peft.tasks import Task
 
@@ -121,7 +122,7 @@ class OneRun:
     """A run that answers every line."""
 
     def __init__(self, folder: Path, flags: argparse.Namespace):
-        from neo_peft.loading import load, settings_in
+        from neo_peft.runs.loading import load, settings_in
 
         self.tuned = [load(folder, changed(settings_in(folder, **of_an_adapter(flags)), flags))]
         self.task, self.as_json = self.tuned[0].encoder.task, flags.jsonl
@@ -146,8 +147,8 @@ class SeveralRuns:
     """Runs on one base that answer the rows that name them."""
 
     def __init__(self, folders: list[Path], flags: argparse.Namespace):
-        from neo_peft.adapter_set import AdapterSet
-        from neo_peft.loading import settings_in
+        from neo_peft.runs.adapter_set import AdapterSet
+        from neo_peft.runs.loading import settings_in
 
         self.runs = AdapterSet()
         for folder in folders:

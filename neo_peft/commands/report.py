@@ -13,14 +13,24 @@ from itertools import pairwise
 from pathlib import Path
 from string import Template
 
-from neo_peft import browse
+from neo_peft.analysis import browse
+from neo_peft.analysis.markup import (
+    Html,
+    cell,
+    element,
+    escaped,
+    facts,
+    joined,
+    note,
+    section,
+    table,
+)
+from neo_peft.commands.flags import OneLineParser, argument
+from neo_peft.defaults import ASSETS
 from neo_peft.errors import InputError
-from neo_peft.files import write_text
-from neo_peft.flags import OneLineParser, argument
-from neo_peft.markup import Html, cell, element, escaped, facts, joined, note, section, table
-from neo_peft.plots import as_svg, draw_loss, draw_validation, read_metrics
-from neo_peft.predictions import read_predictions
-from neo_peft.runs import (
+from neo_peft.runs.bootstrap import intervals
+from neo_peft.runs.curves import as_svg, draw_loss, draw_validation, read_metrics
+from neo_peft.runs.folder import (
     METRICS,
     RUN,
     TIMINGS,
@@ -30,12 +40,13 @@ from neo_peft.runs import (
     task_of_run,
     unchanged,
 )
+from neo_peft.runs.predictions import read_predictions
+from neo_peft.runs.tables import number, shown_name
 from neo_peft.settings import filled
-from neo_peft.tables import number, shown_name
+from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
-from neo_peft.uncertainty import intervals
 
-TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
+TEMPLATE = ASSETS / "report.html"
 # What reading a record leads to that is none, whatever its checksum says.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -154,7 +165,7 @@ def article(run: Run, name: str) -> Html:
 
 def opening(run: Run) -> Html:
     """Say in a line what was run, then the verdict, and what warns of it."""
-    from neo_peft.summary import verdict  # after the flags: torch takes seconds to import
+    from neo_peft.runs.summary import verdict  # after the flags: torch takes seconds to import
 
     record, flags = run.record, run.record["flags"]
     protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"

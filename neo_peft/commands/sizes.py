@@ -11,8 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from neo_peft import tables
-from neo_peft.flags import OneLineParser
+from neo_peft.commands.flags import OneLineParser
+from neo_peft.runs import tables
 from neo_peft.settings import make_settings, task_of
 
 # hidden_size, num_layers, num_heads; what else a config.json says is the same for all of them.
@@ -74,7 +74,7 @@ def sizes(name: str, recipe: dict[str, Any]) -> dict[str, int | float]:
     The bytes are those of the tensors alone: a safetensors file has a few kilobytes of names in
     front of them.
     """
-    from neo_peft.base import BUNDLED, load_tokenizer
+    from neo_peft.formats.base import BUNDLED, load_tokenizer
     from neo_peft.loop import make_optimizer
     from neo_peft.model import build_model
 

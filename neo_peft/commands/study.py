@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neo_peft import plan as plans
-from neo_peft import stopping
+from neo_peft.analysis import plan as plans
+from neo_peft.commands.flags import OneLineParser, add_settings, argument
 from neo_peft.errors import InputError
-from neo_peft.flags import OneLineParser, add_settings, argument
 from neo_peft.settings import filled, whole
+from neo_peft.system import signals as stopping
 
 # flags of train.py that are others here, or none
 OF_THE_STUDY = ("epochs", "seed", "out", "resume", "json")
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stopping.held():  # an import that is interrupted may say anything
         from tqdm import tqdm
 
-        from neo_peft import study  # after the flags: torch takes seconds to import
+        from neo_peft.analysis import study  # after the flags: torch takes seconds to import
         from neo_peft.progress import show_progress
 
     folder, made = (

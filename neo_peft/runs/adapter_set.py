@@ -1,0 +1,304 @@
+"""Several runs on one base: each answers alone, or all of them answer a mixed batch in one pass
+through the trunk.
+
+The base is loaded once, and nothing ever changes it. A run's model is a trunk of its own around the
+base's tensors, to which it adds only what it trained. A mixed batch goes through one more such
+trunk. Its examples stand sorted by run, so that each run owns a stretch of the N rows, to which a
+layer adds what that run learned there:
+
+    h = W x + b                                       once, for all rows
+    h[its rows] += (alpha / r) · B A x[its rows] + (its b − b)
+
+The prompts stand in front as keys and values, each example's own. Read `lora.py` and `gptneo.Past`
+first.
+"""
+
+import copy
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neo_peft.decoding import Evaluation, pad_tags, read_out
+from neo_peft.encoding import Examples, batches, collate
+from neo_peft.errors import InputError
+from neo_peft.formats.base import Base
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past
+from neo_peft.lora import LoRALinear
+from neo_peft.model import Batch
+from neo_peft.packing import Rows
+from neo_peft.runs.loading import Tuned, base_of, load, settings_in
+from neo_peft.settings import Settings
+
+# the settings that runs on one base have in common
+OF_THE_BASE = ("model", "precision", "device", "threads")
+
+
+class AdapterSet:
+    """Runs by their names, on one base: `runs["ner-lora"]` is what `load` makes, and shares the
+    base's tensors.
+
+    The names are those of a mapping {name: folder}, or the folders' own. Where it is computed, and
+    in which precision, the first run's settings say.
+    """
+
+    def __init__(self, runs: Iterable[Path | str] | Mapping[str, Path | str] = ()):
+        self.base: Base | None = None
+        self._of_base: dict = {}
+        self._runs: dict[str, Tuned] = {}
+        self._prefixes: dict[str, Past | None] = {}
+        for name, folder in (
+            runs.items() if isinstance(runs, Mapping) else ((None, folder) for folder in runs)
+        ):
+            self.add(folder, name)
+
+    def __getitem__(self, name: str) -> Tuned:
+        return self._runs[self._known(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(
+        self, folder: Path | str, name: str | None = None, settings: Settings | None = None
+    ) -> Tuned:
+        """Load a run onto the base, which the first one brings. Raise InputError where it does not
+        fit on it.
+
+        `settings` are for an adapter of peft's own, as in `load`. The prompt's keys and values are
+        computed now.
+        """
+        folder, settings = Path(folder), settings or settings_in(Path(folder))
+        name = name or Path(os.path.abspath(folder)).name
+        if name in self._runs:
+            raise InputError(
+                f"two runs are called {name}; the second is {folder}: rename it, or give {{name: "
+                f"folder}}"
+            )
+        if settings.method == "full":
+            raise InputError(
+                f"{folder} tuned the whole model (full): it has no adapter that could share a base"
+            )
+        settings = dataclasses.replace(settings, **self._of_base)
+        base = self.base or base_of(settings)
+        trunk = view_of(base.trunk, own_biases=settings.bias != "none")
+        tuned = load(folder, settings, dataclasses.replace(base, trunk=trunk))
+        share_frozen(trunk, base.trunk)
+        self.base, self._of_base = base, {field: getattr(settings, field) for field in OF_THE_BASE}
+        self._runs[name] = tuned
+        with torch.no_grad():
+            self._prefixes[name] = tuned.model.prefix()
+        self._mix()
+        return tuned
+
+    def remove(self, name: str) -> None:
+        """Forget a run; the base stays."""
+        self._runs.pop(self._known(name))
+        self._prefixes.pop(name)
+        self._mix()
+
+    def _known(self, name: str) -> str:
+        if name not in self._runs:
+            raise InputError(
+                f"there is no run {name!r} here; the runs are {', '.join(self._runs) or 'none yet'}"
+            )
+        return name
+
+    def _mix(self) -> None:
+        """Make the trunk of mixed batches: where a run differs from the base, a layer knows it."""
+        self._trunk, self._stretches = view_of(self.base.trunk), {}
+        for place, layer in self.base.trunk.named_modules():
+            own = {
+                name: tuned.model.transformer.get_submodule(place)
+                for name, tuned in self._runs.items()
+            }
+            own = {name: module for name, module in own.items() if differs(module, layer)}
+            if own:
+                self._trunk.set_submodule(place, MixedLayer(layer, own, self._stretches))
+
+    def predict(self, rows: Sequence[dict], batch_size: int = 32) -> list:
+        """Answer rows that name their "run", whose labels are not needed: a label, or a tag for
+        each word."""
+        predicted = self.evaluate(rows, batch_size).predicted
+        return [
+            pad_tags([row], [answer])[0] if self[row["run"]].encoder.task.tags_words else answer
+            for row, answer in zip(rows, predicted, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def evaluate(self, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
+        """Answer rows that name their "run", each batch in one pass whatever the runs; labels are
+        read by rank."""
+        examples, places = self._encode(rows)
+        owned = [(name, index) for name, part in examples.items() for index in range(len(part))]
+        lengths = [length for part in examples.values() for length in np.diff(part.starts)]
+        predicted, probabilities = [None] * len(rows), [None] * len(rows)
+        for chosen in batches(np.argsort(lengths, kind="stable"), batch_size):
+            chosen = np.sort(chosen)  # the examples of one run stand together again
+            shares: dict[str, list[int]] = {}
+            for name, index in (owned[which] for which in chosen):
+                shares.setdefault(name, []).append(index)
+            for which, (answer, more) in zip(chosen, self._answer(examples, shares), strict=True):
+                predicted[places[which]], probabilities[places[which]] = answer, more
+        return Evaluation(
+            predicted, None, None, probabilities, sum(part.cut for part in examples.values())
+        )
+
+    def _encode(self, rows: Sequence[dict]) -> tuple[dict[str, Examples], list[int]]:
+        """Encode the rows of each run by its own encoder; say which rows they are, run by run."""
+        places: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            if row.get("run") not in tuple(self):
+                raise InputError(
+                    f'row {place} names the run {row.get("run")!r}; "run" is one of '
+                    f"{', '.join(self)}"
+                )
+            places.setdefault(row["run"], []).append(place)
+        examples = {}
+        for name, mine in places.items():
+            encoder = self[name].encoder
+            examples[name] = encoder(
+                [
+                    {field: rows[place][field] for field in encoder.task.fields[:-1]}
+                    for place in mine
+                ]
+            )
+        return examples, [place for mine in places.values() for place in mine]
+
+    def _answer(self, examples: dict[str, Examples], shares: dict[str, list[int]]) -> list[tuple]:
+        """Answer one batch, of which each run has a share of its examples, in the order of the
+        shares."""
+        parts = {name: collate(examples[name], mine) for name, mine in shares.items()}
+        hidden = self.hidden(parts).split([len(part.reads) for part in parts.values()])
+        answers = []
+        for (name, part), read in zip(parts.items(), hidden, strict=True):
+            # labels that share their first token cost it passes of its own: see `rank`
+            tuned = self[name]
+            answers += read_out(
+                tuned.model,
+                tuned.encoder,
+                examples[name],
+                shares[name],
+                part,
+                read,
+                self._prefixes[name],
+            )
+        return answers
+
+    def hidden(self, parts: dict[str, Batch]) -> Tensor:
+        """Compute the hidden states (M, H) of the rows that are read, of a batch for each run, in
+        one pass.
+
+        Not from two threads at once: the layers look up the stretches of the batch that is under
+        way.
+        """
+        model = self[next(iter(parts))].model  # all are on one device, in one precision
+        first, reads = 0, []
+        self._stretches.clear()
+        for name, part in parts.items():
+            self[name].model.eval()
+            self._stretches[name] = slice(first, first + len(part.ids))
+            reads.append(part.reads + first)
+            first += len(part.ids)
+        ids, lengths = (
+            torch.cat([getattr(part, kind) for part in parts.values()])
+            for kind in ("ids", "lengths")
+        )
+        past, starts = self._prefix({name: len(part.lengths) for name, part in parts.items()})
+        rows = Rows.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
+        with model.autocast():
+            # The last norm sees all rows, not only those that are read: a stretch is one of all
+            # rows.
+            hidden = self._trunk(self._trunk.embed(ids.to(model.device)), rows, past)
+        return hidden[torch.cat(reads).to(model.device)]
+
+    def _prefix(self, counts: dict[str, int]) -> tuple[Past | None, Tensor | int]:
+        """Give each example its run's prefix, and say where its text starts (B,)."""
+        prefixes = [self._prefixes[name] for name in counts]
+        if not any(prefixes):
+            return None, 0  # the trunk is faster without
+        # (B,)
+        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))
+        starts = torch.tensor([prefix.length if prefix else 0 for prefix in prefixes])[owners]
+        past = side_by_side(prefixes)
+        return past.select(owners.to(past.positions.device)), starts
+
+
+class MixedLayer(nn.Module):
+    """A frozen layer that adds, to each run's stretch of the rows, what that run's own layer
+    learned."""
+
+    def __init__(self, layer: nn.Module, own: dict[str, nn.Module], stretches: dict[str, slice]):
+        super().__init__()
+        self.layer, self.own, self.stretches = layer, own, stretches
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x)
+        for name, module in self.own.items():
+            if name not in self.stretches:
+                continue
+            mine = out[self.stretches[name]]  # a view: what is added to it is added to `out`
+            if isinstance(module, LoRALinear):
+                mine += module.correction(x[self.stretches[name]])
+            if module.bias is not self.layer.bias:
+                mine += module.bias - self.layer.bias
+        return out
+
+
+def differs(module: nn.Module, layer: nn.Module) -> bool:
+    """Say whether a run's module computes something else than the base's: it carries LoRA, or a
+    bias of its own."""
+    return isinstance(module, LoRALinear) or getattr(module, "bias", None) is not getattr(
+        layer, "bias", None
+    )
+
+
+def view_of(trunk: GPTNeo, own_biases: bool = False) -> GPTNeo:
+    """Make a trunk of new modules around the same tensors; its biases are copies where they may
+    train."""
+    shared = [
+        tensor
+        for name, tensor in trunk.named_parameters()
+        if not (own_biases and name.endswith("bias"))
+    ]
+    return copy.deepcopy(trunk, {id(tensor): tensor for tensor in shared})
+
+
+def share_frozen(view: GPTNeo, trunk: GPTNeo) -> None:
+    """Put the trunk's own tensors into a view wherever the view's do not train."""
+    for name, tensor in trunk.named_parameters():
+        place, _, kind = name.rpartition(".")
+        module = view.get_submodule(place)
+        if not getattr(module, kind).requires_grad:
+            setattr(module, kind, tensor)
+
+
+def side_by_side(prefixes: Sequence[Past | None]) -> Past:
+    """Make one past of prefixes of different lengths, as if each were an example's: (A, heads, P,
+    head_dim).
+
+    A place that a shorter one leaves empty is NOWHERE, where no query sees it. At least one is a
+    prefix.
+    """
+    some = next(prefix for prefix in prefixes if prefix)
+    cut = lambda tensors: tuple(tensor[:, :, :0] for tensor in tensors)  # noqa: E731
+    none = Past(cut(some.keys), cut(some.values), some.positions[:, :0])
+    pasts = [prefix or none for prefix in prefixes]
+    longest = max(past.length for past in pasts)
+
+    def lay(layer: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat([F.pad(tensor, (0, 0, 0, longest - tensor.shape[2])) for tensor in layer])
+
+    keys, values = (
+        tuple(lay(layer) for layer in zip(*(getattr(past, kind) for past in pasts), strict=True))
+        for kind in ("keys", "values")
+    )
+    positions = [F.pad(past.positions, (0, longest - past.length), value=NOWHERE) for past in pasts]
+    return Past(keys, values, torch.cat(positions))

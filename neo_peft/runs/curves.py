@@ -1,0 +1,145 @@
+"""The plot of a run: what it did over its steps."""
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neo_peft.errors import InputError
+from neo_peft.runs.tables import shown_name
+from neo_peft.system.files import write_whole
+from neo_peft.tasks import Task
+
+OF_A_STEP = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
+OF_AN_EPOCH = {"step", "epoch", "train_loss", "validation_loss", "validation"}
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Read a run's metrics.jsonl, a line for each step and epoch. Raise InputError for what is
+    none."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no record of a run's steps: {error}") from None
+    names = None
+    for number, line in enumerate(lines, start=1):
+        names = names or (line["validation"].keys() if _is_epoch(line) else None)
+        if not _is_epoch(line, names) and not (
+            _holds(line, OF_A_STEP) and _are_numbers(line.values())
+        ):
+            raise InputError(f"{path}, line {number}: neither a step nor an epoch")
+    return lines
+
+
+def _holds(line: object, names: set[str]) -> bool:
+    return isinstance(line, dict) and names <= line.keys()
+
+
+def _is_epoch(line: object, names: object = None) -> bool:
+    if not _holds(line, OF_AN_EPOCH) or not isinstance(scores := line["validation"], dict):
+        return False
+    return names in (None, scores.keys()) and _are_numbers(
+        {**line, **scores, "validation": None}.values()
+    )
+
+
+def _are_numbers(values: object) -> bool:
+    return all(
+        value is None or (type(value) in (int, float) and math.isfinite(value)) for value in values
+    )
+
+
+def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
+    """Draw a run's loss at each step and each epoch, and its validation score, from its
+    metrics.jsonl, as a PNG."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+
+    lines = read_metrics(metrics)
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss, validation = figure.subplots(1, 2)
+    draw_loss(loss, lines)
+    draw_validation(validation, lines, task)
+    write_whole(plot, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def draw_loss(axes: Any, lines: list[dict]) -> None:
+    steps, epochs = ([line for line in lines if name in line] for name in ("loss", "validation"))
+    axes.plot(
+        [line["step"] for line in steps],
+        [line["loss"] for line in steps],
+        lw=0.8,
+        alpha=0.6,
+        label="train, a step",
+    )
+    for name, kind in (("train", "train, an epoch"), ("validation", "validation")):
+        losses = [line[f"{name}_loss"] for line in epochs]
+        axes.plot([line["step"] for line in epochs], losses, marker="o", ms=3, label=kind)
+    axes.set(xlabel="step", ylabel="loss, nats a label token", ylim=(0, None))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+
+
+def draw_validation(axes: Any, lines: list[dict], task: Task) -> None:
+    epochs = [line for line in lines if "validation" in line]
+    for name in epochs[0]["validation"]:
+        label = shown_name(task, name).replace("$", r"\$")  # which would begin a formula
+        values = [line["validation"][name] for line in epochs]
+        axes.plot([line["step"] for line in epochs], values, marker="o", ms=3, label=label)
+    axes.set(xlabel="step", ylabel="validation", ylim=(0, 1))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+
+
+# Drawn in these, which no theme has, an SVG takes the colours of the page that it stands in.
+THEME = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--first)",
+    "#030303": "var(--second)",
+    "#040404": "var(--third)",
+    "#050505": "var(--fourth)",
+    "#060606": "var(--soft)",
+}
+
+
+def as_svg(draw: Callable[[Any], None]) -> str:
+    """Draw onto axes of its own, as an SVG element for a page that says what --ink, --soft,
+    --first, … are."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink, *colours, soft = THEME
+    style = {
+        name: ink
+        for name in (
+            "text.color",
+            "axes.labelcolor",
+            "axes.edgecolor",
+            "xtick.color",
+            "ytick.color",
+        )
+    }
+    style |= {
+        "axes.prop_cycle": matplotlib.cycler(color=colours),
+        "axes.facecolor": "none",
+        "grid.color": soft,
+    }
+    style |= {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "neo_peft",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained", facecolor="none")
+        draw(figure.subplots())
+        figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # the same in every figure, and a page's ids are unique
+    text = re.sub('<g id="[^"]*"', "<g", text)
+    for colour, variable in THEME.items():
+        text = text.replace(colour, variable)
+    return text

@@ -1,0 +1,201 @@
+"""From settings, or from a run's folder, to a model that is ready, with the encoder that it reads
+with.
+
+A run of LoRA or a prompt is an adapter of peft's beside a run.json; an adapter of peft's own has
+none. What a folder says of itself must fit: another base, other labels, a changed file, or an
+option that is not known here is refused.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neo_peft.encoding import Encoder, make_encoder
+from neo_peft.errors import InputError
+from neo_peft.formats.adapter import load_adapter, put, read_adapter
+from neo_peft.formats.base import Base, load_base
+from neo_peft.formats.peft_config import CONFIG, read_peft
+from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
+from neo_peft.runs.folder import RUN, read_record, recorded_settings, refuse_unfinished
+from neo_peft.settings import Settings, make_settings, task_of
+from neo_peft.system.files import sha256
+from neo_peft.system.hardware import (
+    DTYPES,
+    find_device,
+    find_precision,
+    slow_precision,
+    thread_count,
+)
+
+
+@dataclasses.dataclass
+class Tuned:
+    """A model, the encoder that it reads with, and what both were made from. `notes` are lines a
+    user should see; `start` holds the tensors of the adapter that training begins from, where there
+    is one."""
+
+    model: TunedModel
+    encoder: Encoder
+    settings: Settings
+    base: Base
+    precision: str
+    threads: int
+    notes: list[str]
+    start: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+def settings_in(
+    folder: Path,
+    model: str | None = None,
+    task: str | None = None,
+    labels: tuple[str, ...] | None = None,
+    label_words: tuple[str, ...] | None = None,
+) -> Settings:
+    """Read the settings of a run folder. An adapter of peft's own carries no task and no base: both
+    must be named, and the labels and their words where they are not the task's own."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}")
+    refuse_unfinished(folder)
+    if (folder / RUN).exists():
+        settings = recorded_settings(folder / RUN, read_record(folder).get("flags"))
+        if task and task != settings.task:
+            raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
+        if labels and labels != tuple(task_of(settings).labels):
+            raise InputError(
+                f"{folder} was trained for the labels {', '.join(task_of(settings).labels)}"
+            )
+        if label_words and label_words != settings.label_words:
+            raise InputError(
+                f"{folder} was trained with the label words "
+                f"{settings.label_words or 'of its labels'}"
+            )
+        return dataclasses.replace(settings, model=model or settings.model)
+    found = read_peft(folder)
+    if found is None:
+        raise InputError(
+            f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter"
+        )
+    if not (model and task):
+        raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
+    return make_settings(task=task, model=model, labels=labels, label_words=label_words, **found)
+
+
+def load(folder: Path | str, settings: Settings | None = None, base: Base | None = None) -> Tuned:
+    """Load a run folder, or an adapter of peft's own with the settings that `settings_in` makes for
+    it.
+
+    It is computed where, and in which precision, the settings say. It goes onto `base` where one is
+    given.
+
+    Raises InputError where the base is another one than the adapter was trained on, or a file does
+    not fit.
+    """
+    folder = Path(folder)
+    tuned = load_untuned(settings or settings_in(folder), with_method=True, base=base)
+    check_origin(folder, tuned)
+    check_labels(folder, tuned)
+    load_adapter(folder, tuned.model)
+    return tuned
+
+
+def load_to_train(settings: Settings) -> Tuned:
+    """Load a base with the settings' method at its start. The tensors of `--adapter` are read and
+    checked, but wait for `begin`, so that the bare base can be scored before."""
+    tuned = load_untuned(settings, with_method=True)
+    if settings.adapter:
+        folder, head = Path(settings.adapter), tuned.model.head_name
+        check_origin(folder, tuned)
+        tuned.start = read_adapter(folder, tuned.model, with_head=False)
+        if f"{head}.weight" in tuned.start:
+            check_labels(folder, tuned)
+        elif head:
+            tuned.notes.append(
+                f"{folder} holds no head: the {head} starts anew, from the seed {settings.seed}"
+            )
+    return tuned
+
+
+def begin(tuned: Tuned) -> None:
+    """Take the adapter that training begins from."""
+    put(tuned.start, tuned.model)
+    tuned.start = {}
+
+
+def check_origin(folder: Path, tuned: Tuned) -> None:
+    """Check what a folder says of itself against the settings and the base that it is loaded
+    for."""
+    settings = tuned.settings
+    for name, value in (read_peft(folder) or {}).items():
+        # Targets may be said in several ways; whether they are the same, the tensors' names show. A
+        # start is over.
+        if name not in ("target_modules", "lora_init") and getattr(settings, name) != value:
+            raise InputError(
+                f"{folder}, {CONFIG}: {name} is {value}, but the settings say "
+                f"{getattr(settings, name)}"
+            )
+    if (folder / RUN).exists():
+        record = read_record(folder)
+        trained, found = str(record["base"].get("fingerprint")), tuned.base.fingerprint
+        if trained != found:
+            raise InputError(
+                f"{folder} was trained on another base than {settings.model}: its fingerprint is "
+                f"{trained[:12]}…, "
+                f"that of {settings.model} is {found[:12]}…"
+            )
+        for name, checksum in record["files"].items():
+            if name.endswith(".safetensors") and (
+                not (folder / name).is_file() or sha256(folder / name) != checksum
+            ):
+                raise InputError(
+                    f"{folder / name} is missing, or was changed since the run: its sha256 is "
+                    "another"
+                )
+    else:
+        tuned.notes.append(
+            f"{folder} names no fingerprint: whether {settings.model} is its base was not checked"
+        )
+
+
+def check_labels(folder: Path, tuned: Tuned) -> None:
+    """Check that a run's labels are the task's, in their order: a head's rows mean them."""
+    if (folder / RUN).exists() and read_record(folder)["labels"] != list(tuned.encoder.task.labels):
+        raise InputError(
+            f"{folder / RUN} lists other labels than the task {tuned.settings.task} has"
+        )
+
+
+def base_of(settings: Settings) -> Base:
+    """Load the base of a run: where, and in the dtype that, its settings say."""
+    device = find_device(settings.device)
+    dtype = DTYPES[find_precision(settings.precision, device)]
+    return load_base(settings.model, held_dtype(settings.method, dtype), device)
+
+
+def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
+    """Load a base, unless it is given, and make it ready for a task: bare, or with the method at
+    its start."""
+    task, device = task_of(settings), find_device(settings.device)
+    precision = find_precision(settings.precision, device)
+    base = base or base_of(settings)
+    threads = thread_count(settings.threads, base.parameters)
+    torch.set_num_threads(threads)
+    model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
+    model = (model if with_method else bare_model(model)).eval()
+    notes = [*base.notes, *filter(None, [slow_precision(precision, device)])]
+    return Tuned(
+        model, encoder_of(base, model, settings), settings, base, precision, threads, notes
+    )
+
+
+def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:
+    """Make the encoder that a model reads with."""
+    return make_encoder(
+        task_of(settings),
+        base.tokenizer,
+        base.trunk.config,
+        settings,
+        with_head=model.head is not None,
+        prompt_length=settings.prompt_length if "prompt" in settings.methods else 0,
+    )

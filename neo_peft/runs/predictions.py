@@ -1,0 +1,92 @@
+"""A run's answers, row by row: RUN/predictions/WHEN-SPLIT.jsonl, from which its scores can be made
+again.
+
+A line is the row itself with what was `predicted`: a label, null where an answer names none, or a
+tag for each word; and with what was `said`, where text was generated.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from neo_peft.errors import InputError
+from neo_peft.runs.folder import read_record, task_of_run, unchanged
+from neo_peft.system.files import make_folders, write_text
+from neo_peft.tasks import Task
+
+FOLDER = "predictions"
+
+
+def path_of(folder: Path, when: str, split: str) -> Path:
+    """Name the file of what a run answered on a split; `when` is a kind of its scores, such as
+    "after, generate"."""
+    return folder / FOLDER / f"{when.replace(', ', '-')}-{split}.jsonl"
+
+
+def write_predictions(
+    folder: Path,
+    when: str,
+    split: str,
+    rows: Sequence[dict],
+    predicted: Sequence,
+    said: Sequence[str] | None,
+) -> None:
+    """Leave what a run answers on a split in its folder."""
+    path = path_of(folder, when, split)
+    make_folders(path.parent)
+    write_answers(path, rows, predicted, said)
+
+
+def write_answers(
+    path: Path, rows: Sequence[dict], predicted: Sequence, said: Sequence[str] | None = None
+) -> None:
+    """Write rows with their answers, one JSON object a line."""
+    lines = []
+    for index, (row, answer) in enumerate(zip(rows, predicted, strict=True)):
+        line = {**row, "predicted": answer} | ({"said": said[index]} if said else {})
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
+
+
+def read_predictions(folder: Path, when: str, split: str) -> list[dict]:
+    """Read what a finished run answered on a split. Raise InputError where it is missing or was
+    changed."""
+    record, path = read_record(folder), path_of(folder, when, split)
+    if not path.is_file():
+        there = ", ".join(name for name in record["files"] if name.startswith(FOLDER))
+        raise InputError(
+            f"{path} is missing: of its answers the run left {there or 'none; train it again'}"
+        )
+    unchanged(folder, record, str(path.relative_to(folder)))
+    task = task_of_run(folder, record)
+    rows = []
+    # Bytes, whose lines end at a newline alone: text's also end at characters such as U+2028.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+        if not _is_answered(task, rows[-1]):
+            raise InputError(f"{path}, line {number}: no row of {task.name} with its answer")
+    return rows
+
+
+def _is_answered(task: Task, row: object) -> bool:
+    """Say whether a value is a row of the task with labels that the task has, and an answer of the
+    same kind."""
+    if not isinstance(row, dict) or not {*task.fields, "predicted"} <= row.keys():
+        return False
+    *texts, gold = (row[field] for field in task.fields)
+    if task.tags_words:
+        lists = (*texts, gold, row["predicted"])
+        if not all(
+            isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists
+        ):
+            return False
+        return len({*map(len, lists)}) == 1 and {*gold, *row["predicted"]} <= {*task.labels}
+    answers = (None, *task.labels)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and gold in task.labels
+        and row["predicted"] in answers
+    )

@@ -1,0 +1,267 @@
+"""What a run says, and what it writes down of itself: what is about to be trained, on what, and
+what it came to."""
+
+import math
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from neo_peft import processes
+from neo_peft.defaults import ASSUMED, PRESETS
+from neo_peft.loop import State
+from neo_peft.model import adapted_modules
+from neo_peft.runs import tables
+from neo_peft.runs.checkpoints import FOLDER
+from neo_peft.runs.curves import learning_curves, read_metrics
+from neo_peft.runs.folder import METRICS, flags_of, write_record
+from neo_peft.runs.job import Job, Say
+from neo_peft.settings import Settings
+from neo_peft.system.files import sha256
+from neo_peft.system.hardware import peak_bytes
+from neo_peft.tasks import Task, get_task
+
+PLOT = "plot.png"
+
+
+def describe(say: Say, job: Job) -> None:
+    """Say what is about to be trained, on what."""
+    settings, sizes = (
+        job.settings,
+        ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items()),
+    )
+    protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
+    say(
+        f"task    {job.task.name}: {len(job.task.labels)} labels; data {settings.data}{protocol}: "
+        f"{sizes}"
+    )
+    computing = (
+        f"{job.tuned.precision} on {job.tuned.model.device.type}, {job.tuned.threads} threads"
+    )
+    computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
+    say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
+    share = 100 * job.trainable / job.total
+    say(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
+    wordless = [
+        label
+        for label in job.task.labels
+        if label.isdigit() and not (job.task.words or job.task.tags_words)
+    ]
+    words = (
+        [f"the labels {', '.join(wordless)} are no words; --label-words gives each its own"]
+        if wordless
+        else []
+    )
+    cut = sum(part.cut for part in job.examples.values())
+    lengths = [f"{cut} texts were cut to {job.tuned.encoder.max_length} tokens"] if cut else []
+    for note in (*job.splits.notes, *job.tuned.notes, *words, *lengths):
+        say(f"note    {note}")
+    modules = adapted_modules(job.tuned.model)
+    say("\n" + tables.adapted(modules) + "\n" if modules else "")
+
+
+def headline(task: Task, scores: dict) -> dict:
+    """Take the few scores that are followed over the epochs."""
+    names = (
+        ("f1", "precision", "recall", "span_f1") if task.tags_words else (task.metric, "accuracy")
+    )
+    return {name: scores[name] for name in dict.fromkeys(names)}
+
+
+def epoch_line(line: dict, kept: bool) -> str:
+    parts = []
+    for name in ("train", "validation"):
+        shown = f"{name} loss {line[name + '_loss']:.4f}"
+        if name + "_perplexity" in line:
+            shown += f" (perplexity {line[name + '_perplexity']:.3f})"
+        parts.append(shown)
+    parts += [f"{name} {value:.3f}" for name, value in line["validation"].items()]
+    return f"epoch {line['epoch']}: " + ", ".join(parts) + (", kept" if kept else "")
+
+
+def write_results(
+    job: Job, folder: Path, scores: dict, state: State, kept_epoch: int, seconds: float
+) -> dict:
+    """Write the plot and run.json, and return what the latter holds."""
+    learning_curves(folder / METRICS, folder / PLOT, job.task)
+    record = make_record(job, folder, scores, state, kept_epoch, seconds)
+    write_record(folder, record)
+    return record
+
+
+def make_record(
+    job: Job, folder: Path, scores: dict, state: State, kept_epoch: int, seconds: float
+) -> dict:
+    """Write down the run's recipe and what it came to; everything that run.json holds but its own
+    checksum."""
+    settings, base = job.settings, job.tuned.base
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and folder / FOLDER not in path.parents
+    ]
+    return {
+        "task": job.task.name,
+        "labels": list(job.task.labels),
+        "flags": flags_of(settings),
+        "model": settings.model,
+        "data": settings.data,
+        "protocol": job.splits.protocol,
+        "base": {"fingerprint": base.fingerprint, "parameters": base.parameters},
+        "files": {str(path.relative_to(folder)): sha256(path) for path in files},
+        "seed": settings.seed,
+        "threads": job.tuned.threads,
+        "processes": processes.world,
+        "device": job.tuned.model.device.type,
+        "precision": job.tuned.precision,
+        "versions": versions(),
+        "commit": commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "trainable": job.trainable,
+        "total": job.total,
+        "rows": {name: len(rows) for name, rows in job.rows.items()},
+        "cut": {name: examples.cut for name, examples in job.examples.items()},
+        "max_length": job.tuned.encoder.max_length,
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+        "kept_epoch": kept_epoch,
+        "scores": scores,
+        "warnings": warnings(job, folder, scores, state),
+        "assumed": assumed(settings),
+        "seconds": seconds,
+        "memory": {"peak_bytes": peak_bytes(job.tuned.model.device)},
+    }
+
+
+def conclude(say: Say, record: dict, folder: Path) -> None:
+    """Say what the run has reached, plainly where that is nothing."""
+    scores, task = record["scores"], get_task(record["task"])
+    columns = {
+        name: {kind: scores[kind][name] for kind in scores}
+        for name in record["rows"]
+        if name != "train"
+    }
+    say(tables.before_after(task, columns) + "\n")
+    say(verdict(task, scores, record["rows"]["validation"]))
+    for warning in record["warnings"]:
+        say(f"warning: {warning}")
+    kept, seconds = record["kept_epoch"], record["seconds"]
+    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run is in {folder}")
+    say(
+        "plot.png there shows it, and, with its errors to browse: python -m neo_peft report "
+        f"{folder}"
+    )
+
+
+def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
+    """Name what makes a run worth little, whatever its scores are."""
+    found, after, tags = [], scores["after"]["validation"], job.task.tags_words
+    answers = {
+        answer
+        for row in job.rows["validation"]
+        for answer in (row["tags"] if tags else [row["label"]])
+    }
+    if len(answers) == 1:
+        found.append(f"validation holds one label alone, {min(answers)}: its scores tell nothing")
+    if not tags and sum(said := [sum(column) > 0 for column in zip(*after["confusion"])]) == 1:
+        answer = [*job.task.labels, "by no label"][said.index(True)]
+        found.append(
+            f"every row of validation is answered {answer}: the model has not left one class"
+        )
+    zero = [
+        name
+        for name, tensor in job.tuned.model.trainable().items()
+        if "lora_B" in name and not tensor.any()
+    ]
+    if zero:
+        found.append(
+            f"LoRA's B is still zero in {len(zero)} layers, the first is {zero[0]}: nothing was "
+            "learnt there"
+        )
+    lines = read_metrics(folder / METRICS)
+    means = [line["train_loss"] for line in lines if "train_loss" in line]
+    lowest = min(lines[0]["loss"], *means)
+    if means[-1] > 1.1 * lowest:
+        found.append(
+            f"the training loss rose from {lowest:.4f} to {means[-1]:.4f}: try a smaller "
+            "--learning-rate"
+        )
+    if state.skipped:
+        found.append(
+            f"fp16 skipped {state.skipped} of {state.step} updates, whose gradients were not finite"
+        )
+    return found
+
+
+def verdict(task: Task, scores: dict, rows: int) -> str:
+    """Say in one line whether validation shows that anything was learnt, and what chance alone
+    would do.
+
+    The spread of an accuracy over so many rows is known, and stands for that of an answer task's
+    other scores too.
+    """
+    metric = task.metric
+    after, majority = (scores[kind]["validation"] for kind in ("after", "majority"))
+    stands = (
+        f"on validation {metric} is {after[metric]:.3f}, that of the majority class "
+        f"{majority[metric]:.3f}"
+    )
+    if after[metric] <= majority[metric]:
+        return f"Nothing was learnt: {stands}."
+    if task.tags_words:
+        return f"It learnt: {stands}."
+    known = majority["accuracy"]
+    chance = 1.96 * math.sqrt(known * (1 - known) / rows)
+    if after["accuracy"] - known < chance:
+        also = (
+            ""
+            if metric == "accuracy"
+            else f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
+        )
+        return (
+            f"Little was learnt, if anything: {stands}{also}, and {rows} rows alone leave "
+            f"±{chance:.3f} to chance."
+        )
+    return f"It learnt: {stands}."
+
+
+def summary(record: dict, folder: Path) -> dict:
+    """Make the object that `--json` prints; without a test split its scores are null."""
+    kinds = {
+        kind: {name: record["scores"][kind].get(name) for name in ("validation", "test")}
+        for kind in ("before", "after")
+    }
+    names = ("task", "method", "run", "trainable", "total", "before", "after", "seconds")
+    whole = {**record, **kinds, "method": record["flags"]["method"], "run": str(folder)}
+    return {name: whole[name] for name in names}
+
+
+def assumed(settings: Settings) -> list[str]:
+    """Name the settings that the preset assumes, and that were left as it has them."""
+    known = ASSUMED.get(settings.preset, {}).get(settings.task, ())
+    return [
+        name
+        for name in known
+        if getattr(settings, name) == PRESETS[settings.preset][settings.task].get(name)
+    ]
+
+
+def versions() -> dict:
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "numpy", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def commit() -> str | None:
+    """Name the commit of this source tree; None where it is no checkout of its own, or there is no
+    git."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+        top, head = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.split()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return head if Path(top) == root else None

@@ -1,0 +1,400 @@
+"""Comparing two runs: what is shown is what metrics and resampling say, in plain words; what cannot
+be is refused."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from neo_peft.analysis.plan import PLAN, RESULTS
+from neo_peft.commands import compare
+from neo_peft.errors import exit_status
+from neo_peft.metrics import class_scores, entity_scores
+from neo_peft.runs import training
+from neo_peft.runs.bootstrap import intervals, paired
+from neo_peft.runs.folder import RUN, write_record, write_settings
+from neo_peft.runs.predictions import write_predictions
+from neo_peft.settings import make_settings
+from neo_peft.system.files import sha256, write_sealed
+from neo_peft.tasks import TASKS
+
+TAGS = [
+    ["B-DNA", "I-DNA", "O", "B-RNA"],
+    ["O", "B-protein", "O"],
+    ["O", "B-cell_type", "I-cell_type"],
+    ["O"],
+] * 20
+
+
+def make_run(name, task, splits, **flags):
+    """Leave what a finished run of a task leaves of its answers: {split: (rows, predicted)}."""
+    folder = Path(name)
+    folder.mkdir()
+    for split, (rows, predicted) in splits.items():
+        write_predictions(folder, "after", split, rows, predicted, None)
+    files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.jsonl")}
+    settings = {"task": task, "method": "lora", **flags}
+    write_record(
+        folder, {"task": task, "labels": [], "flags": settings, "base": {}, "files": files}
+    )
+    return folder
+
+
+def tagged():
+    rows = [{"tokens": [f"word{n}" for n in range(len(tags))], "tags": tags} for tags in TAGS]
+    rng = random.Random(0)
+    worse = [
+        [tag if rng.random() < 0.6 else rng.choice(TASKS["ner"].labels) for tag in tags]
+        for tags in TAGS
+    ]
+    return rows, worse, [tags if rng.random() < 0.5 else wrong for tags, wrong in zip(TAGS, worse)]
+
+
+def labelled(count=100):
+    return [
+        {"sentence": f"Text {n} .", "label": TASKS["sentiment"].labels[n % 3]} for n in range(count)
+    ]
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command, and return its exit status and what it printed."""
+
+    def of(*argv):
+        status = exit_status(lambda: compare.main(argv))
+        return (status, *capsys.readouterr())
+
+    return of
+
+
+def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
+    rows, worse, better = tagged()
+    make_run("a", "ner", {"test": (rows, worse)})
+    make_run("b", "ner", {"test": (rows, better)})
+    status, out, _ = run("a", "b")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "ner, 80 sentences of test; a is a, b is b; in brackets 95 % intervals"
+    assert [line.split("  ")[0] for line in lines[4:9]] == [
+        "typed f1",
+        "typed precision",
+        "typed recall",
+        "span-only f1",
+        "accuracy of words",
+    ]
+    found = paired(TASKS["ner"], rows, [worse], [better])
+    for line, measure in zip(
+        lines[4:9], ("f1", "precision", "recall", "span_f1", "accuracy"), strict=True
+    ):
+        numbers = [
+            float(text.strip("[],<+")) for text in line.replace("of words", "").split()[-10:]
+        ]
+        expected = []
+        for predicted in (worse, better):
+            expected += [
+                entity_scores(TAGS, predicted)[measure],
+                *intervals(TASKS["ner"], rows, [predicted])[measure],
+            ]
+        expected += [found[measure][name] for name in ("difference", "low", "high", "p")]
+        assert numbers == pytest.approx(expected, abs=0.0011)
+    assert lines[10].startswith(
+        f"b is better: its typed f1 is {found['f1']['difference']:.3f} higher, by "
+    )
+    assert lines[10].endswith(
+        f"{found['f1']['low']:.3f} to {found['f1']['high']:.3f} at 95 % confidence, p <0.001."
+    )
+    assert len(lines) == 11
+    # The other way around the same run is better, by the same.
+    assert run("b", "a")[1].splitlines()[10].startswith("b is better: its typed f1 is")
+
+
+def test_json_holds_each_measure_with_its_intervals(run):
+    rows, worse, better = tagged()
+    make_run("a", "ner", {"test": (rows, worse)})
+    make_run("b", "ner", {"test": (rows, better)})
+    status, out, err = run("a", "b", "--json")
+    found = json.loads(out)
+    measures = found.pop("measures")
+    assert (status, err) == (0, "")
+    differ = sum(one != other for one, other in zip(worse, better, strict=True))
+    sides = {"a": "a", "b": "b", "a_runs": ["a"], "b_runs": ["b"], "better": "b"}
+    assert found == {"task": "ner", "split": "test", "rows": 80, "rows_that_differ": differ} | sides
+    assert 10 < differ < 80
+    expected = paired(TASKS["ner"], rows, [worse], [better])
+    for name, low_high in intervals(TASKS["ner"], rows, [better]).items():
+        of_a = measures[name].pop("a_interval")
+        assert measures[name].pop("b_interval") == list(low_high) != of_a
+        assert measures[name] == expected[name]
+    assert json.loads(run("b", "a", "--json")[1])["better"] == "a"
+
+
+def test_what_chance_alone_could_do_is_said(run):
+    rows = labelled()
+    gold = [row["label"] for row in rows]
+    a, b = gold[:70] + [None] * 30, gold[:68] + [None] * 30 + gold[98:]
+    b[0] = None
+    make_run("a", "sentiment", {"test": (rows, a)})
+    make_run("b", "sentiment", {"test": (rows, b)})
+    status, out, _ = run("a", "b")
+    found = paired(TASKS["sentiment"], rows, [a], [b])["accuracy"]
+    assert class_scores(gold, b, TASKS["sentiment"].labels)["accuracy"] == 0.69
+    assert out.splitlines()[-1] == (
+        "Chance alone could do it: accuracy differs by -0.010, which drawing the rows again moves "
+        "between "
+        f"{found['low']:+.3f} and {found['high']:+.3f}, p {found['p']:.3f}."
+    )
+    assert [line.split("  ")[0] for line in out.splitlines()[4:6]] == ["accuracy", "macro f1"]
+    assert json.loads(run("a", "b", "--json")[1])["better"] is None
+    same = run("a", "a")[1].splitlines()[-1]
+    assert same == "There is no difference: accuracy is 0.700 in both, whichever rows are drawn."
+
+
+@pytest.mark.parametrize("fixed", [4, 9, 10])
+def test_a_few_rows_do_not_make_one_side_better(run, fixed):
+    """Four rows, all for one side: the exact sign test has 2 · (1/2)^4 = 0.125, the bootstrap's
+    interval no zero."""
+    rows = labelled()
+    gold = [row["label"] for row in rows]
+    a = [None] * fixed + gold[fixed:]
+    make_run("a", "sentiment", {"test": (rows, a)})
+    make_run("b", "sentiment", {"test": (rows, gold)})
+    assert paired(TASKS["sentiment"], rows, [a], [gold])["accuracy"]["low"] > 0
+    said, found = run("a", "b")[1].splitlines()[-1], json.loads(run("a", "b", "--json")[1])
+    assert found["rows_that_differ"] == fixed
+    if fixed < 10:
+        rows_said = (
+            f"accuracy differs by +0.0{fixed}0, on {fixed} rows alone: too few to tell "
+            "which is better."
+        )
+        assert (said, found["better"]) == (rows_said, None)
+    else:
+        assert (
+            said.startswith("b is better: its accuracy is 0.100 higher") and found["better"] == "b"
+        )
+
+
+def test_test_is_compared_where_there_is_one_and_else_validation(run):
+    rows = labelled()
+    splits = {"validation": (rows[:30], ["neutral"] * 30), "test": (rows, ["neutral"] * 100)}
+    make_run("both", "sentiment", splits)
+    make_run("one", "sentiment", {"validation": splits["validation"]})
+    assert " 100 rows of test;" in run("both", "both")[1]
+    assert " 30 rows of validation;" in run("one", "both")[1]
+    assert " 30 rows of validation;" in run("both", "one", "--split", "validation")[1]
+
+
+def make_study(name, runs, best, protocols=("clean",)):
+    """Leave what a study leaves: its runs are {(value, seed): (rows, predicted)}, None of one that
+    diverged."""
+    folder, plan = Path(name), []
+    folder.mkdir()
+    for (value, seed), of_test in runs.items():
+        plan.append(
+            {
+                "name": f"rank-{value}-seed-{seed}",
+                "value": value,
+                "seed": seed,
+                "flags": {"rank": value},
+            }
+        )
+        if of_test:
+            make_run(folder / plan[-1]["name"], "sentiment", {"test": of_test}, rank=value)
+    made = {
+        "task": "sentiment",
+        "method": "lora",
+        "model": "neo-mini",
+        "data": "sample",
+        "swept": "rank",
+    }
+    made |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
+    write_sealed(folder / PLAN, made)
+    ended = [run["name"] for run in plan if runs[run["value"], run["seed"]]]
+    write_sealed(
+        folder / RESULTS,
+        {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended},
+    )
+    return folder
+
+
+def test_a_study_stands_for_the_seeds_of_its_best_value(run):
+    rows = labelled()
+    gold = [row["label"] for row in rows]
+    answers = {
+        (value, seed): gold[: 10 * value + seed] + [None] * (100 - 10 * value - seed)
+        for value in (4, 8)
+        for seed in (0, 1, 2)
+    }
+    make_study("study", {key: (rows, of_run) for key, of_run in answers.items()}, best=8)
+    make_run("alone", "sentiment", {"test": (rows, gold[:60] + [None] * 40)})
+    status, out, _ = run("alone", "study")
+    assert status == 0
+    assert "a is alone, b is study (rank 8, 3 seeds);" in out.splitlines()[0]
+    assert out.splitlines()[-1].startswith("study is better: its accuracy is 0.210 higher, by ")
+    found = json.loads(run("study", "alone", "--json")[1])
+    assert (found["a_runs"], found["b_runs"]) == (
+        [f"study/rank-8-seed-{seed}" for seed in (0, 1, 2)],
+        ["alone"],
+    )
+    expected = paired(
+        TASKS["sentiment"],
+        rows,
+        [answers[8, seed] for seed in (0, 1, 2)],
+        [gold[:60] + [None] * 40],
+    )
+    assert expected["accuracy"]["a"] == pytest.approx(0.81)
+    for name, of in expected.items():
+        assert {key: found["measures"][name][key] for key in of} == of
+    low, high = intervals(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)])[
+        "accuracy"
+    ]
+    assert found["measures"]["accuracy"]["a_interval"] == [low, high]
+
+
+def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run):
+    rows = labelled()
+    right = rows, [row["label"] for row in rows]
+    make_study("diverged", {(8, 0): right, (8, 1): None}, best=8)
+    assert "a is diverged (rank 8, 1 of 2 seeds)," in run("diverged", "diverged")[1]
+    make_study("two", {(8, 0): right}, best=8, protocols=("clean", "paper"))
+    (make_study("unfinished", {(8, 0): right}, best=8) / RESULTS).unlink()
+    write_sealed(make_study("odd", {(8, 0): right}, best=8) / RESULTS, {"protocols": [1]})
+    write_sealed(
+        make_study("none", {(8, 0): right}, best=8) / RESULTS, {"protocols": {"clean": {"best": 5}}}
+    )
+    results = make_study("changed", {(8, 0): right, (4, 0): right}, best=8) / RESULTS
+    results.write_text(results.read_text().replace('"best": 8', '"best": 4'))
+    for name, message in {
+        "two": "two is a study of the protocols clean and paper; compare runs in it",
+        "unfinished": "unfinished is a study that was not finished; go on with it: python -m "
+        "neo_peft study --resume "
+        "unfinished",
+        "changed": "changed/results.json was changed since it was written, or cut short: its "
+        "sha256 is another",
+        "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study "
+        "--resume odd",
+        "none": "none/results.json is no study's results; make them again: python -m neo_peft "
+        "study --resume none",
+    }.items():
+        assert run("diverged", name) == (2, "", f"error: {message}\n")
+
+
+def test_no_run_of_a_study_may_have_answered_other_rows_or_be_of_another_task(run):
+    rows = labelled()
+    right, fewer = (rows, [row["label"] for row in rows]), (rows[:90], ["neutral"] * 90)
+    for place in range(3):
+        answers = [right] * 3
+        answers[place] = fewer
+        make_study(
+            f"rows-{place}", {(8, seed): of_run for seed, of_run in enumerate(answers)}, best=8
+        )
+        status, out, err = run(f"rows-{place}", f"rows-{place}")
+        assert (
+            (status, out) == (2, "")
+            and "answered different rows of test: " in err
+            and err.count("\n") == 1
+        )
+        folder = make_study(f"task-{place}", {(8, seed): right for seed in range(3)}, best=8)
+        shutil.rmtree(folder / f"rank-8-seed-{place}")
+        make_run(folder / f"rank-8-seed-{place}", "ner", {"test": tagged()[:2]})
+        status, out, err = run(f"task-{place}", f"task-{place}")
+        assert (status, out) == (2, "") and "have different tasks: " in err and err.count("\n") == 1
+
+
+def test_a_run_that_is_gone_is_not_taken_for_one_that_diverged(run):
+    rows = labelled()
+    right = rows, [row["label"] for row in rows]
+    (make_study("study", {(8, 0): right, (8, 1): right}, best=8) / "rank-8-seed-1" / RUN).unlink()
+    assert run("study", "study") == (2, "", "error: study/rank-8-seed-1/run.json does not exist\n")
+
+
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
+    rows, other = labelled(), [{**row, "sentence": row["sentence"] + "."} for row in labelled()[:3]]
+    make_run("sentiment", "sentiment", {"test": (rows, ["neutral"] * 100)})
+    make_run("ner", "ner", {"test": tagged()[:2]})
+    make_run("fewer", "sentiment", {"test": (rows[:90], ["neutral"] * 90)})
+    make_run(
+        "changed", "sentiment", {"test": (rows[:1] + other[1:2] + rows[2:], ["neutral"] * 100)}
+    )
+    own = [{"sentence": "Good .", "label": "yes"}, {"sentence": "Bad .", "label": "no"}]
+    for name, labels in (("yes-no", ["yes", "no"]), ("no-yes", ["no", "yes"])):
+        make_run(name, "classification", {"test": (own, ["yes", "no"])}, labels=labels)
+    Path("unfinished").mkdir()
+    write_settings(Path("unfinished"), make_settings(task="ner", method="lora"))
+    Path("empty").mkdir()
+    same = (
+        "compare runs on the same data, with the same --protocol and --eval-limit, and with the "
+        "same seed where it "
+        "draws the split: a validation.jsonl draws none"
+    )
+    for argv, message in {
+        (
+            "sentiment",
+            "ner",
+        ): "sentiment and ner have different tasks: sentiment and ner; compare runs of one task",
+        (
+            "yes-no",
+            "no-yes",
+        ): "yes-no and no-yes have different labels: yes, no and no, yes; compare runs of one task",
+        (
+            "sentiment",
+            "fewer",
+        ): f"sentiment and fewer answered different rows of test: 100 and 90 rows; {same}",
+        (
+            "sentiment",
+            "changed",
+        ): "sentiment and changed answered different rows of test: row 2 is the first to "
+        f"differ; {same}",
+        ("sentiment", "nowhere"): "there is no run folder nowhere",
+        (
+            "unfinished",
+            "ner",
+        ): "unfinished is a run that was not finished; go on with it: python train.py --resume "
+        "unfinished",
+        ("empty", "ner"): "empty/run.json does not exist",
+        (
+            "ner",
+            "ner",
+            "--split",
+            "dev",
+        ): "ner/predictions/after-dev.jsonl is missing: of its answers the run left "
+        "predictions/after-test.jsonl",
+    }.items():
+        assert run(*argv) == (2, "", f"error: {message}\n")
+    path = Path("ner/predictions/after-test.jsonl")
+    path.write_text(path.read_text().replace("I-DNA", "O", 1))
+    assert "after-test.jsonl was changed since the run" in run("ner", "ner")[2]
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["a"], ["a", "b", "c"], ["a", ""], ["a", "b", "--split", " "], ["--josn"]]
+)
+def test_a_bad_flag_is_one_line(capsys, argv):
+    with pytest.raises(SystemExit) as stopped:
+        compare.parse_flags(argv)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_runs_that_were_trained_are_compared(run, tiny_folder):
+    for name, seed in (("a", 0), ("b", 1)):
+        settings = make_settings(
+            task="similarity",
+            method="head",
+            model=str(tiny_folder),
+            threads=1,
+            train_limit=16,
+            eval_limit=20,
+            epochs=1,
+            seed=seed,
+            out=name,
+        )
+        training.run(settings, lambda line: None)
+    found = json.loads(run("a", "b", "--json")[1])
+    assert list(found["measures"]) == ["accuracy", "macro_f1", "f1", "matthews"]
+    for name in "ab":
+        scores = json.loads(Path(name, "run.json").read_text())["scores"]["after"]["test"]
+        assert {measure: of[name] for measure, of in found["measures"].items()} == pytest.approx(
+            {measure: scores[measure] for measure in found["measures"]}
+        )

@@ -1,0 +1,197 @@
+"""A study's plan: which runs it makes of its flags, worked by hand; and a plan that is none."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
+from neo_peft.errors import InputError
+from neo_peft.system.files import write_sealed
+
+
+def flags_of(plan: dict, *names: str) -> list[tuple]:
+    return [tuple(run["flags"][name] for name in names) for run in plan["runs"]]
+
+
+def test_an_answer_task_has_a_run_for_each_number_of_epochs_and_each_seed():
+    plan = make_plan({"task": "sentiment"})
+    assert [run["name"] for run in plan["runs"]] == [
+        "epochs-1-seed-0",
+        "epochs-5-seed-0",
+        "epochs-10-seed-0",
+        "epochs-1-seed-1",
+        "epochs-5-seed-1",
+        "epochs-10-seed-1",
+        "epochs-1-seed-2",
+        "epochs-5-seed-2",
+        "epochs-10-seed-2",
+    ]
+    assert flags_of(plan, "epochs", "seed") == [(n, seed) for seed in (0, 1, 2) for n in (1, 5, 10)]
+    assert set(flags_of(plan, "method", "keep", "generate", "model")) == {
+        ("prompt", "last", True, "neo-mini")
+    }
+    assert (plan["swept"], plan["values"], plan["seeds"], plan["method"]) == (
+        "epochs",
+        [1, 5, 10],
+        3,
+        "prompt",
+    )
+
+
+def test_the_other_tasks_plans():
+    assert make_plan({"task": "similarity"}, seeds=1)["values"] == [1, 5, 10, 20]
+    plan = make_plan({"task": "ner", "rank": "4"})
+    assert flags_of(plan, "epochs", "seed", "keep", "generate", "method", "rank") == [
+        (10, seed, "best", False, "lora", 4) for seed in (0, 1, 2)
+    ]
+    plan = make_plan({"task": "sentiment", "method": "head", "keep": "best"}, seeds=2, epochs=[3])
+    assert flags_of(plan, "epochs", "seed", "keep", "generate") == [
+        (3, 0, "best", False),
+        (3, 1, "best", False),
+    ]
+
+
+def test_the_papers_recipe_gets_the_studys_epochs():
+    plan = make_plan({"task": "sentiment", "preset": "paper", "data": "sample"}, seeds=1)
+    names = (
+        "method",
+        "model",
+        "epochs",
+        "prompt_length",
+        "learning_rate",
+        "clip_norm",
+        "keep",
+        "max_length",
+    )
+    recipe = ("prompt", "EleutherAI/gpt-neo-1.3B"), (8, 3e-2, 0.0, "last", 64)
+    assert flags_of(plan, *names) == [(*recipe[0], epochs, *recipe[1]) for epochs in (1, 5, 10)]
+    # A preset says itself which epoch is kept; that of the best names none, and train.py keeps the
+    # best.
+    plan = make_plan({"task": "sentiment", "preset": "best"}, seeds=1, epochs=[5])
+    assert flags_of(plan, "keep", "learning_rate", "readout") == [("best", 1.5e-3, "head")]
+
+
+def test_phrasebank_is_studied_by_both_protocols():
+    Path("bank").mkdir()
+    lines = [
+        f"Profit {word} by {n} .@{label}\r\n"
+        for n in range(20)
+        for word, label in (("rose", "positive"), ("fell", "negative"), ("came", "neutral"))
+    ]
+    for name in ("50", "66"):
+        Path(f"bank/Sentences_{name}Agree.txt").write_text(
+            "".join(lines), encoding="latin-1", newline=""
+        )
+    plan = make_plan({"task": "sentiment", "data": "bank"}, seeds=1, epochs=[2])
+    assert [run["name"] for run in plan["runs"]] == [
+        "clean-epochs-2-seed-0",
+        "paper-epochs-2-seed-0",
+    ]
+    assert flags_of(plan, "protocol", "data") == [
+        (name, str(Path("bank").resolve())) for name in ("clean", "paper")
+    ]
+    plan = make_plan(
+        {"task": "sentiment", "data": "bank", "protocol": "paper"}, seeds=1, epochs=[2]
+    )
+    assert [run["name"] for run in plan["runs"]] == ["epochs-2-seed-0"] and flags_of(
+        plan, "protocol"
+    ) == [("paper",)]
+
+
+def test_a_sweep_is_over_one_flag_at_the_largest_number_of_epochs(tiny_folder):
+    plan = make_plan({"task": "similarity"}, 2, None, ("learning_rate", ["0.01", ".3"]))
+    assert flags_of(plan, "learning_rate", "epochs", "seed") == [
+        (0.01, 20, 0),
+        (0.3, 20, 0),
+        (0.01, 20, 1),
+        (0.3, 20, 1),
+    ]
+    assert plan["runs"][1]["name"] == "learning-rate-0.3-seed-0" and plan["values"] == [0.01, 0.3]
+    plan = make_plan({"task": "ner"}, 1, [4], ("model", ["neo-mini", str(tiny_folder)]))
+    assert flags_of(plan, "model", "epochs") == [("neo-mini", 4), (str(tiny_folder), 4)]
+    assert [run["name"] for run in plan["runs"]] == ["model-neo-mini-seed-0", "model-model-seed-0"]
+    plan = make_plan({"task": "sentiment"}, 1, [1], ("method", ["lora", "head"]))
+    assert flags_of(plan, "method", "generate", "learning_rate") == [
+        ("lora", True, 5e-3),
+        ("head", False, 1e-2),
+    ]
+
+
+def test_what_can_be_swept_are_numbers_and_choices_that_make_a_run():
+    for name in (
+        "rank",
+        "prompt-length",
+        "learning_rate",
+        "max_steps",
+        "method",
+        "precision",
+        "keep",
+    ):
+        assert read_sweep(f"{name}=a, b") == (name.replace("-", "_"), ["a", "b"])
+    for name in (
+        "task",
+        "protocol",
+        "seed",
+        "preset",
+        "data",
+        "labels",
+        "generate",
+        "json",
+        "threads",
+        "nothing",
+    ):
+        with pytest.raises(
+            InputError, match=f"'{name}' is no flag that can be swept; those are train_limit, "
+        ):
+            read_sweep(f"{name}=a,b")
+
+
+def test_a_flag_that_is_there_or_not_is_swept_off_and_on():
+    plan = make_plan({"task": "ner"}, 1, [2], read_sweep("echo=off,on"))
+    assert flags_of(plan, "echo") == [(False,), (True,)] and plan["values"] == ["off", "on"]
+    assert [run["name"] for run in plan["runs"]] == ["echo-off-seed-0", "echo-on-seed-0"]
+    for wrong in ("true", "1", "ON"):
+        with pytest.raises(
+            InputError, match=f"^--rslora is there or not: '{wrong}' is neither off nor on$"
+        ):
+            read_sweep(f"rslora=off,{wrong}")
+    with pytest.raises(InputError, match="--rank on is not a whole number"):
+        make_plan({"task": "ner"}, 1, [2], read_sweep("rank=on,4"))
+    assert flags_of(make_plan({"task": "ner"}, 1, [2], ("model", ["on", "off"])), "model") == [
+        ("on",),
+        ("off",),
+    ]
+
+
+def test_an_adapter_settles_the_method_of_its_study(tiny_folder):
+    Path("d").mkdir()
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": ["k_proj"]}
+    Path("d/adapter_config.json").write_text(json.dumps(config))
+    given = {"task": "sentiment", "adapter": "d", "model": str(tiny_folder)}
+    plan = make_plan(given, seeds=1, epochs=[2])
+    assert flags_of(plan, "method", "rank", "adapter") == [("lora", 4, str(Path("d").resolve()))]
+    with pytest.raises(
+        InputError, match="--rank is settled by --adapter d, to 4; leave it out, or --adapter"
+    ):
+        make_plan(given, 1, [2], ("rank", ["4", "8"]))
+
+
+def test_a_plan_that_is_none():
+    plan = make_plan({"task": "ner"}, seeds=1)
+    Path("study").mkdir()
+    named = [plan["runs"][0] | {"name": "../elsewhere"}]
+    for broken, message in (
+        ({"task": "ner"}, "study/study.json is no study's plan: it lacks its method"),
+        (plan | {"runs": []}, "not each of its runs has a name, a value, a seed, flags"),
+        (plan | {"runs": named}, "not each of its runs has a name, a value, a seed, flags"),
+    ):
+        write_sealed(Path("study/study.json"), broken)
+        with pytest.raises(InputError, match=re.escape(message)):
+            read_plan(Path("study"))
+    Path("study/study.json").write_text(json.dumps(plan))
+    with pytest.raises(
+        InputError, match="study/study.json was changed since it was written, or cut short"
+    ):
+        read_plan(Path("study"))

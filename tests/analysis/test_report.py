@@ -1,0 +1,410 @@
+"""The report: what it shows is what the run's files hold, worked by hand; foreign text stays text;
+refusals."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from answered import ANSWERS, EPOCHS, EVIL, SAID, STEPS, TIMES, answerer, make_run, tagger
+from sklearn.metrics import confusion_matrix
+
+from neo_peft.commands import report
+from neo_peft.errors import InputError, exit_status
+from neo_peft.runs.folder import write_record
+from neo_peft.system.files import read_sealed
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: its elements, its text, its tables as rows of cells, its folded
+    groups."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.elements, self.texts, self.tables, self.folded, self.open = [], [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+        elif tag == "summary":
+            self.folded.append([""])
+        elif tag in ("li", "dd") and "details" in self.open:
+            self.folded[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts.append(text)
+        if {"th", "td"} & {*self.open}:
+            self.tables[-1][-1][-1] += text
+        elif {"summary", "li"} & {*self.open} and "dt" not in self.open:
+            self.folded[-1][-1] += text
+
+    @property
+    def text(self):
+        return " ".join("".join(self.texts).split())
+
+    @property
+    def groups(self):
+        """List each folded group: its title, and the texts in it."""
+        return [[" ".join(text.split()) for text in group if text] for group in self.folded]
+
+
+def page(*argv) -> Page:
+    """Run the command, and read the page that it says it wrote."""
+    report.main([str(one) for one in argv])
+    return Page(Path(argv[-1]) if "--out" in argv else Path(argv[0]) / "report.html")
+
+
+#
+# ---- What is shown
+
+
+def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
+    shown = page(tagger(tmp_path / "run"))
+    assert (
+        capsys.readouterr().out
+        == f"{tmp_path}/run/report.html shows {tmp_path}/run; open it in a browser\n"
+    )
+    validation, test, types, flags = shown.tables
+    assert validation[0] == ["", "majority", "before", "after"] and test == validation
+    found = {row[0]: row[1:] for row in test[1:]}
+    # Nothing answered scores 0, and whatever rows are drawn; of three sentences any F1 from 0 to 1
+    # can be drawn.
+    assert found["typed f1"][:2] == ["0.000", "0.0000.000–0.000"] and found["typed f1"][
+        2
+    ].startswith("0.333")
+    assert found["span-only f1"][2].startswith("0.667") and found["typed precision"][2].startswith(
+        "0.333"
+    )
+    bars = [given["style"] for tag, given in shown.elements if tag == "i"]
+    assert bars[2] == bars[0] == "--at:0.0%;--low:0.0%;--high:0.0%"  # before: every draw scores 0
+    assert (
+        bars[1] == "--at:33.3%;--low:0.0%;--high:100.0%"
+        and bars[7] == "--at:66.7%;--low:0.0%;--high:100.0%"
+    )
+    assert "3 gold entities in 3 sentences, 1 right." in shown.text
+    assert types[0] == ["type", "precision", "recall", "f1", "gold"]
+    assert types[1:] == [
+        ["drug", "0.500", "0.500", "0.500", "2"],
+        ["gene", "0.000", "0.000", "0.000", "1"],
+        ["all, typed", "0.333", "0.333", "0.333", "3"],
+        ["all, span only", "", "", "0.667", "3"],
+    ]
+    assert ["--rank", "8", "assumed"] in flags and ["--seed", "0", ""] in flags
+    boundary, kind, missed, spurious, _ = shown.groups
+    assert boundary == ["boundary 0 the type is right, the first or the last word is not"]
+    assert kind[0].startswith("type 1 ") and kind[1:] == [
+        "The gene p53 gene sleeps",
+        "The drug p53 gene sleeps",
+    ]
+    assert missed[0].startswith("missed 1 ") and spurious[0].startswith("spurious 1 ")
+    assert (
+        missed[1:] == ["drug acetyl salicylic acid", "acetyl gene salicylic acid"] == spurious[1:]
+    )
+
+
+def test_only_the_entity_that_is_wrong_is_outlined(tmp_path):
+    shown = page(tagger(tmp_path / "run"))
+    marks = [attributes["class"] for tag, attributes in shown.elements if tag == "mark"]
+    # type: both; missed: gold's alone; spurious: the answer's alone. drug is type 0, gene 1.
+    assert marks == [
+        "type-1 wrong",
+        "type-0 wrong",
+        "type-0 wrong",
+        "type-1",
+        "type-0",
+        "type-1 wrong",
+    ]
+
+
+def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
+    shown = page(answerer(tmp_path / "run"))
+    scores, _, matrix, _ = shown.tables
+    assert scores[0] == ["", "majority", "before", "before, generate", "after", "after, generate"]
+    assert (
+        scores[1][0] == "accuracy"
+        and scores[1][3] == "0.0000.000–0.000"
+        and scores[1][5].startswith("0.400")
+    )
+    assert scores[-1] == ["unanswered", "1", "1", "5", "1", "1"]
+    labels = ["bad", "so-so", "good"]
+    gold, answers = [row["label"] for row in SAID], [answer or "unanswered" for answer in ANSWERS]
+    expected = confusion_matrix(gold, answers, labels=[*labels, "unanswered"])[:3]
+    assert matrix[0] == ["gold \\ answer", *labels, "unanswered"]
+    assert [row[1:] for row in matrix[1:]] == expected.astype(str).tolist()
+    cells = [
+        attributes
+        for tag, attributes in shown.elements
+        if tag == "td" and "--share" in attributes.get("style", "")
+    ]
+    assert [cell["style"] for cell in cells[:4]] == [
+        "--share:0%",
+        "--share:0%",
+        "--share:50%",
+        "--share:50%",
+    ]
+    # the diagonal
+    assert [index for index, cell in enumerate(cells) if "class" in cell] == [0, 5, 10]
+    assert "3 of 5 rows are answered wrong" in shown.text
+    assert shown.groups[:3] == [
+        ["bad → good 1", "down"],
+        ["so-so → bad 1", "flat"],
+        ["bad → unanswered 1", "fall"],
+    ]
+
+
+def test_what_was_run_what_it_took_and_its_recipe(tmp_path):
+    text = page(tagger(tmp_path / "run", epochs=4)).text
+    for part in (
+        "tagging, lora",
+        "lora on neo-mini, 7 rows of own-rows; epoch 2 of 4 kept; seed 3",
+        "It learnt: on validation f1 is 0.333, that of the majority class 0.000.",
+        "Warning: the loss rose",
+        "parameters1,000 of 5,001,000, 0.02 %",
+        "on disk1.50 MB; the full model, in fp32 as well, 20.00 MB",
+        "time61 seconds",
+        "tokens a second200 in training",
+        "peak memory450 MB",
+        "computedfp32 on cpu, threads 2, processes 1",
+        "fingerprint f1e2d3",
+        "commit–",
+        "versionstorch 2.9",
+    ):
+        assert part in text
+
+
+def test_what_an_older_run_did_not_write_is_a_dash(tmp_path):
+    """Its memory; and the tokens a second of a run whose epochs have one step each."""
+    run = tagger(tmp_path / "run", changes={"memory": "left out"}, times=[TIMES[0], TIMES[2]])
+    assert "tokens a second–peak memory–" in page(run).text
+
+
+def test_of_many_errors_some_are_shown_and_all_are_counted(tmp_path):
+    rows = [{"sentence": f"text {n}", "label": "good"} for n in range(120)] + [
+        {"sentence": "x", "label": "bad"}
+    ]
+    wrong = {kind: {"validation": ["bad"] * 121} for kind in ("before", "after")}
+    shown = page(make_run(tmp_path / "run", "classification", rows, wrong, ("bad", "good")))
+    [title, *items], *_ = shown.groups
+    assert title == "good → bad 120 50 of them shown"
+    assert items == [f"text {n * 120 // 50}" for n in range(50)]  # evenly spaced
+    assert "validation, 121 rows" in shown.text and "matthews" in shown.text
+
+
+def test_runs_side_by_side(tmp_path):
+    runs = tagger(tmp_path / "one"), answerer(tmp_path / "two")
+    shown = page(*runs, "--out", tmp_path / "both.html")
+    header, one, two = shown.tables[0]
+    assert header == ["run", "measure", "validation", "test", "trained", "seconds"]
+    assert (
+        one[:2] == [f"{tmp_path}/onetagging, lora", "typed f1"]
+        and two[0] == f"{tmp_path}/twoclassification, lora"
+    )
+    assert one[2].startswith("0.333") and two[3].startswith("0.400") and one[4:] == ["0.02 %", "61"]
+    links = [attributes["href"][1:] for tag, attributes in shown.elements if tag == "a"]
+    assert links == [
+        attributes["id"]
+        for tag, attributes in shown.elements
+        if tag == "article" and "id" in attributes
+    ]
+    assert not (tmp_path / "one" / "report.html").exists()
+
+
+def test_the_newest_run_is_shown_by_default(tmp_path):
+    tagger(tmp_path / "runs" / "tagging-lora")
+    report.main([])
+    assert (tmp_path / "runs" / "tagging-lora" / "report.html").is_file()
+
+
+# ---- Alone, and only text
+
+
+def test_the_page_stands_alone(tmp_path):
+    run = tagger(tmp_path / "run")
+    elements = page(run).elements
+    assert {tag for tag, _ in elements}.isdisjoint(
+        {"script", "link", "img", "iframe", "object", "form", "base"}
+    )
+    for _, attributes in elements:
+        assert not {name for name in attributes if name.startswith("on") or name == "src"}
+        assert all(
+            attributes[name].startswith("#")
+            for name in ("href", "xlink:href")
+            if name in attributes
+        )
+    policy = [attributes["content"] for _, attributes in elements if "http-equiv" in attributes]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert not re.search(r"@import|url\((?!#)", (run / "report.html").read_text())
+
+
+def test_foreign_text_is_text_wherever_it_stands(tmp_path):
+    """In rows, labels, flags, names of splits, kinds and scores, warnings, versions, and the
+    folder's own name."""
+    labels = ("O", "B-" + EVIL)
+    rows = [
+        {"tokens": [EVIL, "b"], "tags": [labels[1], "O"]},
+        {"tokens": ["c", EVIL], "tags": ["O", "O"]},
+    ]
+    answers = [["O", labels[1]], [labels[1], "O"]]
+    plain = "te<evil>st"
+    splits = {
+        kind: {"validation": answers, plain: answers, "test": answers}
+        for kind in ("before", "after", plain)
+    }
+    names = (
+        "model",
+        "data",
+        "protocol",
+        "seed",
+        "threads",
+        "processes",
+        "device",
+        "precision",
+        "commit",
+        "finished",
+        "kept_epoch",
+    )
+    changes = {name: EVIL for name in names} | {"warnings": [EVIL], "versions": {EVIL: EVIL}}
+    changes["base"] = {"fingerprint": EVIL, "parameters": 5}
+    epochs = [
+        {**line, "validation": {EVIL.strip("\0"): 0.5, "$x": 0.1, "_y": 0.2}} for line in EPOCHS
+    ]
+    folder = tmp_path / "<evil>&$body"
+    more = {"data": EVIL, "model": EVIL, "prompt_text": None}
+    run = make_run(folder, "tagging", rows, splits, labels, changes, (*STEPS, *epochs), **more)
+    shown = page(run)
+    known = page(tagger(tmp_path / "plain"))
+    assert {tag for tag, _ in shown.elements} <= {tag for tag, _ in known.elements}
+    assert {name for _, given in shown.elements for name in given} <= {
+        name for _, given in known.elements for name in given
+    }
+    assert shown.text.count(" ".join(EVIL.split())) >= len(names) + 8
+    assert shown.text.startswith(f"neo_peft report: {folder}")
+    # A text that UTF-8 has no bytes for, as JSON may hold one: shown as a question mark.
+    assert (
+        "half of a pair: ?"
+        in page(tagger(tmp_path / "half", changes={"warnings": ["half of a pair: \ud800"]})).text
+    )
+
+
+#
+# ---- Refusals
+
+
+def refused(capsys, *argv) -> str:
+    """Run the command; return its one line, and hold it to its status and to having written
+    nothing."""
+    before = sorted(Path().rglob("*"))
+    try:
+        status = exit_status(lambda: report.main([str(one) for one in argv]))
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert (status, out, sorted(Path().rglob("*"))) == (2, "", before) and err.count("\n") == 1
+    return err.removeprefix("error: ").rstrip()
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
+    run = tagger(tmp_path / "run")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "settings.json").write_text("{}")
+    assert (
+        refused(capsys, "one", "two")
+        == "several runs need --out FILE, the page that compares them; see --help"
+    )
+    assert (
+        refused(capsys, "none")
+        == "none holds no run.json: a report shows runs that train.py has finished"
+    )
+    assert refused(capsys, tmp_path).endswith(
+        f"that train.py has finished; name those in it, as {run}"
+    )
+    assert refused(capsys, begun).startswith(
+        f"{begun} is a run that was not finished; go on with it: python train.py"
+    )
+    assert refused(capsys, run, begun, "--out", "x.html").startswith(
+        f"{begun} is a run that was not finished"
+    )
+    assert refused(capsys).startswith("there is no finished run in runs/")
+    assert (
+        refused(capsys, run, "--out", "no/x.html")
+        == f"{tmp_path}/no is no folder; make it first, or name another"
+    )
+    record = (
+        f"{run}/run.json is there and is no report, which alone is written anew: name another --out"
+    )
+    assert refused(capsys, run, "--out", f"{run}/run.json") == record
+    (tmp_path / "mine.html").write_text("<!doctype html><title>mine</title>")
+    assert refused(capsys, run, "--out", "mine.html").startswith(
+        "mine.html is there and is no report"
+    )
+    assert (
+        refused(capsys, run, "--out", "run")
+        == f"{run} is no plain file, and is not replaced by one; name a file"
+    )
+    assert refused(capsys, run, "--out", " ") == "argument --out: is empty; see --help"
+
+
+def test_a_damaged_run_is_refused(tmp_path, capsys):
+    run = tagger(tmp_path / "run")
+    for name in ("metrics.jsonl", "timings.jsonl", "predictions/after-test.jsonl"):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[:-9])
+        assert (
+            refused(capsys, run) == f"{run / name} was changed since the run: its sha256 is another"
+        )
+        (run / name).unlink()
+        assert refused(capsys, run).startswith(f"{run / name}")
+        (run / name).write_bytes(whole)
+    (run / "adapter_model.safetensors").unlink()
+    assert refused(capsys, run) == f"{run}/adapter_model.safetensors: No such file or directory"
+    (run / "run.json").write_text((run / "run.json").read_text().replace("lora", "Lora", 1))
+    assert refused(capsys, run).startswith(
+        f"{run}/run.json was changed since it was written, or cut short"
+    )
+
+
+@pytest.mark.slow
+def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys, monkeypatch):
+    """Each field of run.json left out, or something else, under a right checksum: a page, or
+    InputError."""
+    monkeypatch.setattr(report, "as_svg", lambda draw: "<svg></svg>")
+    run = tagger(tmp_path / "run")
+    record, shown, wrong = read_sealed(run / "run.json"), 0, {}
+    for name in record:
+        for value in ("left out", None, "x", -1, 1e999, [], {"x": "x"}, {"after": {}}):
+            damaged = {
+                key: value if key == name else old
+                for key, old in record.items()
+                if (key, value) != (name, "left out")
+            }
+            write_record(run, damaged)
+            try:
+                report.main([str(run)])
+                shown += 1
+            except InputError as error:
+                wrong[name, str(value)] = str(error)
+    assert wrong["scores", "left out"] == f"{run} holds no results of a run: KeyError, 'scores'"
+    assert wrong["seconds", "x"].startswith(
+        f"{run} holds no results of a run: ValueError, Unknown format code"
+    )
+    assert shown > 50 and len(wrong) > 100
+
+
+@pytest.mark.parametrize(
+    "line", [{}, 1, {"step": 1, "seconds": "x", "tokens": 1}, {"step": 9}], ids=str
+)
+def test_times_that_are_none_are_refused(tmp_path, capsys, line):
+    run = tagger(tmp_path / "run", times=[line, line])
+    assert refused(capsys, run).startswith(f"{run} holds no results of a run: ")

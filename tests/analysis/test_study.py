@@ -1,0 +1,379 @@
+"""The study command, run for real: to its end, stopped, killed, resumed, and refused."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killing import end, start
+from refusals import METHODS, TASKS, cases, refused
+
+from neo_peft.analysis import study
+from neo_peft.analysis.plan import make_plan, read_plan
+from neo_peft.analysis.study_results import collect
+from neo_peft.commands import study as command
+from neo_peft.errors import InputError, Stopped, exit_status
+from neo_peft.runs import training
+from neo_peft.system.files import read_sealed, write_sealed
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = ["--train-limit", "20", "--eval-limit", "10", "--threads", "1"]
+
+
+@pytest.fixture
+def small(tiny_folder):
+    return ["--model", str(tiny_folder), *SMALL]
+
+
+def numbers(text: str, heading: str, row: str) -> list[str]:
+    """Read a row of a table in a page: its cells without its name."""
+    part = text.split(f"## {heading}")[1].split("\n## ")[0]
+    [line] = [line for line in part.splitlines() if re.match(rf"\| {re.escape(row)} +\|", line)]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def shown(values: list[float]) -> str:
+    """Show a mean and its deviation, as a table does."""
+    deviation = f" ± {np.std(values, ddof=1):.3f}" if np.std(values) else ""
+    return f"{np.mean(values):.3f}{deviation}"
+
+
+def test_a_study_of_tagging(small, capsys):
+    command.main(["--task", "ner", "--epochs", "2", "--seeds", "2", *small])
+    out, folder = capsys.readouterr().out, Path("studies/ner-lora")
+    assert {path.name for path in folder.iterdir()} == {
+        "study.json",
+        "results.json",
+        "table.md",
+        "plot.png",
+        "epochs-2-seed-0",
+        "epochs-2-seed-0.log",
+        "epochs-2-seed-1",
+        "epochs-2-seed-1.log",
+    }
+    text = (folder / "table.md").read_text()
+    assert text in out and "2/2  epochs-2-seed-1: validation f1 0." in out
+    assert (folder / "plot.png").read_bytes().startswith(PNG)
+    assert "epoch 2: train loss" in (folder / "epochs-2-seed-0.log").read_text()
+    runs = [folder / f"epochs-2-seed-{seed}" for seed in (0, 1)]
+    records = [json.loads((run / "run.json").read_text()) for run in runs]
+    measures = ("f1", "precision", "recall", "span_f1")
+    for split in ("validation", "test"):
+        for row, kind in (
+            ("before", "before"),
+            ("tuned, the kept epoch", "after"),
+            ("majority", "majority"),
+        ):
+            of = [record["scores"][kind][split] for record in records]
+            expected = [shown([scores[measure] for scores in of]) for measure in measures]
+            cells = numbers(text, f"{split}: 10 rows", row)
+            assert [cells[0], *cells[2:]] == expected
+    assert "typed f1 |" in text and "typed recall |" in text and "span-only f1 |" in text
+    for epoch in (1, 2):
+        lines = [
+            [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in runs
+        ]
+        of = [
+            [line["validation"] for line in run if "validation" in line][epoch - 1] for run in lines
+        ]
+        kept = sum(record["kept_epoch"] == epoch for record in records)
+        cells = numbers(
+            text, "validation: 10 rows", f"epoch {epoch}" + (f", kept by {kept}" if kept else "")
+        )
+        assert [cells[0], *cells[2:]] == [
+            shown([scores[measure] for scores in of]) for measure in measures
+        ]
+        assert f"epoch {epoch}" not in text.split("## test")[1]
+    assert "python -m neo_peft study --task ner --epochs 2 --seeds 2 --model" in text
+    metrics = runs[1] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"epoch": 2', '"epoch": 1'))
+    assert exit_status(lambda: command.main(["--resume", str(folder)])) == 2
+    assert (
+        f"error: {metrics} was changed since the run: its sha256 is another\n"
+        in capsys.readouterr().err
+    )
+    assert (folder / "table.md").read_text() == text
+
+
+def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
+    argv = ["--task", "sentiment", "--epochs", "1", "2", "--seeds", "1", *small]
+    command.main([*argv, "--out", "whole"])
+    whole = read_sealed(Path("whole/results.json"))
+    record = json.loads(Path("whole/epochs-2-seed-0/run.json").read_text())
+    scores = record["scores"]
+    text = Path("whole/table.md").read_text()
+    cells = numbers(text, "test: 10 rows", "before")
+    before, said = scores["before"]["test"], scores["before, generate"]["test"]
+    assert [cells[0], *cells[2:4], cells[5]] == [
+        f"{value:.3f}"
+        for value in (
+            before["accuracy"],
+            before["macro_f1"],
+            said["accuracy"],
+            said["unanswered"] / said["total"],
+        )
+    ]
+
+    real, calls = training.run, []
+
+    def stops_at_the_second(settings, say, progress):
+        calls.append(settings.out or settings.resume)
+        if len(calls) == 2:
+            raise Stopped(signal.SIGTERM)
+        return real(settings, say, progress)
+
+    monkeypatch.setattr(training, "run", stops_at_the_second)
+    capsys.readouterr()
+    assert exit_status(lambda: command.main([*argv, "--out", "stopped"])) == 128 + signal.SIGTERM
+    advice = "stopped; go on with it: python -m neo_peft study --resume stopped"
+    assert capsys.readouterr().err.splitlines()[-1].split("\r")[-1] == advice
+    assert not Path("stopped/results.json").exists()
+    # the same command, and --resume
+    command.main([*argv, "--out", "stopped", "--resume", "stopped"])
+    assert calls == [
+        "stopped/epochs-1-seed-0",
+        "stopped/epochs-2-seed-0",
+        "stopped/epochs-2-seed-0",
+    ]
+    again = read_sealed(Path("stopped/results.json"))
+    # The command names its folder; the seconds are a clock's.
+    assert again["command"] == whole["command"].replace("whole", "stopped")
+    assert {**again, "seconds": 0, "command": ""} == {**whole, "seconds": 0, "command": ""}
+    command.main(["--resume", "stopped"])  # of a study that is done: its runs are kept
+    assert len(calls) == 3 and read_sealed(Path("stopped/results.json")) == again
+
+
+def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
+    argv = [
+        "--task",
+        "ner",
+        "--epochs",
+        "1",
+        "--seeds",
+        "2",
+        "--sweep",
+        "learning_rate=1e30,0.001",
+        *small,
+    ]
+    for again in ([], ["--resume", "studies/ner-lora"]):
+        command.main([*argv, *again])
+        out = capsys.readouterr().out
+        assert re.search(
+            r"\n3/4  learning-rate-1e\+30-seed-1: diverged: the loss is \w+ at step 2 "
+            r"\(epoch 1\): try a",
+            out,
+        )
+        cells = numbers(out, "validation: 10 rows", "learning rate 1e+30, 2 of 2 diverged")
+        assert cells == ["–", "", "–", "–", "–"]
+        assert (
+            "\n| learning rate 0.001 *" in out
+            and "1e+30" not in out.split("## test")[1].split("\n\n")[1]
+        )
+    with pytest.raises(InputError, match="no run of studies/ner-lora came to an end: diverged"):
+        plan = read_plan(Path("studies/ner-lora"))
+        collect(Path("studies/ner-lora"), plan, {run["name"]: "diverged" for run in plan["runs"]})
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
+    argv = ["--task", "ner", "--epochs", "2", "--seeds", "2", "--out", "study", *small]
+    began = time.monotonic()
+    assert end(start(argv, main=command.main)) == 0, Path("stderr").read_text()
+    seconds, whole = time.monotonic() - began, read_sealed(Path("study/results.json"))
+    for share in (0.3, 0.6, 0.9):
+        shutil.rmtree("study")
+        process = start(argv, main=command.main)
+        time.sleep(share * seconds)
+        os.kill(process, signal.SIGKILL)
+        end(process)
+        assert end(start(["--resume", "study"], main=command.main)) == 0, Path("stderr").read_text()
+        again = read_sealed(Path("study/results.json"))
+        assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+        assert not [
+            path
+            for path in Path("study").rglob("*")
+            if ".tmp" in path.name or path.name == "checkpoints"
+        ]
+
+
+#
+# ---- Bad input
+
+
+STUDY, ANSWERS = "study --task ner", "study --task sentiment"
+
+
+@cases(
+    [
+        ("study", f"--task is missing; the tasks are {TASKS}"),
+        ("study --task nre", f"there is no task 'nre'; the tasks are {TASKS}"),
+        (f"{STUDY} --method X", f"--method 'X' is none of {METHODS}"),
+        (f"{STUDY} --rank 0", "--rank 0 is not a whole number of at least 1"),
+        (
+            f"{STUDY} --prompt-length 4",
+            "--prompt-length belongs to the method prompt; the method here is lora",
+        ),
+        (f"{STUDY} --seed 3", "--seed: a study runs several; --seeds N runs those from 0 to N - 1"),
+        (f"{STUDY} --json", "--json: a study leaves results.json in its folder; leave it out"),
+        (
+            f"{STUDY} --seeds 0",
+            "argument --seeds: 0 is not a whole number of at least 1; see --help",
+        ),
+        (
+            f"{STUDY} --epochs 0",
+            "argument --epochs: 0 is not a whole number of at least 1; see --help",
+        ),
+        (
+            f"{STUDY} --epochs 1 5",
+            "--epochs 1 5: ner is one run that is scored after each epoch; give one number",
+        ),
+        (
+            f"{ANSWERS} --epochs 5 5",
+            "--epochs 5 comes twice, or too much alike; name each value once",
+        ),
+        (
+            f"{STUDY} --models a/b a/b",
+            "--model a/b comes twice, or too much alike; name each value once",
+        ),
+        (
+            f"{STUDY} --sweep rank=4 --models a b",
+            "--sweep and --models are two sweeps; name one of them",
+        ),
+        (
+            f"{ANSWERS} --epochs 1 5 --sweep rank=4,8",
+            "--epochs 1 5: a sweep has one number of epochs; give one",
+        ),
+        (
+            f"{STUDY} --epochs 1 --sweep epochs=1,2",
+            "--epochs is what the sweep is over; leave it out",
+        ),
+        (f"{STUDY} --rank 4 --sweep rank=4,8", "--rank is what the sweep is over; leave it out"),
+        (f"{STUDY} --model a --models a b", "--model is what the sweep is over; leave it out"),
+        (f"{STUDY} --sweep bias", "'bias' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
+        (f"{STUDY} --sweep rank=4,", "'rank=4,' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
+        (
+            f"{STUDY} --sweep seed=1,2",
+            "'seed' is no flag that can be swept; those are train_limit, …",
+        ),
+        (f"{STUDY} --sweep rank=4,x", "--rank x is not a whole number of at least 1"),
+        (
+            f"{STUDY} --sweep prompt-length=4,8",
+            "--prompt-length belongs to the method prompt; the method here is lora",
+        ),
+        (
+            f"{STUDY} --data no",
+            "--data no: there is no such folder; --data may be sample, hub or a folder",
+        ),
+        ("study --resume no", "--resume no holds no study.json: no study was begun there"),
+        (f"{STUDY} --out ' '", "argument --out: is empty; see --help"),
+    ]
+)
+def test_bad_flags(capfd, case):
+    refused(capfd, *case)
+
+
+def test_a_folder_that_holds_something(capfd, small):
+    plan = make_plan({"task": "ner"}, seeds=1)
+    study.begin(plan, "held")
+    refused(
+        capfd,
+        f"{STUDY} --out held",
+        "--out held holds a study; --resume held goes on with it, another folder begins anew",
+    )
+    refused(
+        capfd,
+        f"{STUDY} --resume held --rank 4",
+        "--resume held was begun with other flags; leave them out, or begin anew",
+    )
+    refused(
+        capfd,
+        "study --resume held --seeds 3",
+        "--resume held was begun with other flags; leave them out, or begin anew",
+    )
+    refused(
+        capfd,
+        "study --resume held --out other",
+        "--out other: --resume held goes on there; leave --out away",
+    )
+    Path("used").mkdir()
+    Path("used/file").touch()
+    refused(
+        capfd,
+        f"{STUDY} --out used",
+        "--out used holds something already; name a folder that is new",
+    )
+
+
+def test_a_study_that_cannot_go_on_loses_nothing(capsys, small, monkeypatch):
+    """Before its first run has a folder, too, and what others have put there."""
+    Path("held").mkdir()
+    plan = make_plan({"task": "ner"}, seeds=1)
+    study.begin(plan, "other")
+    shutil.copy("other/study.json", "held")
+    Path("held/notes.log").write_text("mine")
+
+    def full(*given):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(study.training, "run", full)
+    with pytest.raises(InputError, match="epochs-10-seed-0: the disk is full"):
+        command.main(["--resume", "held"])
+    assert {path.name for path in Path("held").iterdir()} >= {"study.json", "notes.log"}
+    assert Path("held/notes.log").read_text() == "mine"
+    study.abandon(Path("other"), [], plan)
+    assert not list(Path("other").iterdir())
+
+
+def test_a_study_whose_first_run_is_refused_leaves_nothing(capsys, small):
+    argv = ["--task", "sentiment", "--prompt-length", "200", *small]
+    assert exit_status(lambda: command.main(argv)) == 2
+    line = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert line.startswith(
+        "error: epochs-1-seed-0: what stands in front (a prompt of 200 rows"
+    ) and line.endswith("take a shorter prompt, or shorter label words\n")
+    assert not list(Path().iterdir())
+
+
+def test_a_later_run_that_is_refused_costs_no_other_its_results(capsys, small):
+    argv = [
+        "--task",
+        "sentiment",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--sweep",
+        "prompt_length=4,200",
+        *small,
+    ]
+    for again in ([], ["--resume", "studies/sentiment-prompt"]):
+        assert exit_status(lambda again=again: command.main([*argv, *again])) == 2
+        out, err = capsys.readouterr()
+        assert (
+            "\n2/2  prompt-length-200-seed-0: refused: what stands in front (a prompt of 200 rows"
+            in out
+        )
+        cells = numbers(out, "validation: 10 rows", "prompt length 200, 1 of 1 refused")
+        assert {*cells} == {"–", ""} and "| prompt length 4 *" in out
+        assert err.rsplit("\r", 1)[-1].startswith(
+            "error: 1 of 2 runs were refused, and are not in the tables, the first of them "
+            "prompt-length-200-seed-0: "
+        )
+    assert Path("studies/sentiment-prompt/table.md").exists()
+
+
+def test_another_run_in_a_studys_folder_is_refused(small):
+    command.main(["--task", "ner", "--epochs", "1", "--seeds", "1", "--out", "study", *small])
+    plan = read_plan(Path("study"))
+    plan["runs"][0]["flags"]["rank"] = 4
+    write_sealed(Path("study/study.json"), plan)
+    with pytest.raises(
+        InputError, match="epochs-1-seed-0 was begun with other settings than study/study.json has"
+    ):
+        study.run_study(Path("study"), plan)

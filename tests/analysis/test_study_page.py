@@ -1,0 +1,116 @@
+"""A study's page and plot, of results that are made up: what a reader sees is what the results
+hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from studies import make_up, named_lines
+
+from neo_peft.analysis.plan import make_plan
+from neo_peft.analysis.study_page import page, write_page
+from neo_peft.analysis.study_results import collect
+
+
+def test_a_page_says_where_tuning_is_beaten(tmp_path):
+    plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1, 5])
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    block = results["protocols"]["single"]
+    [tuned] = [line for line in block["lines"]["test"] if line.get("best")]
+    tuned["scores"]["accuracy"]["mean"], majority = (
+        0.7999,
+        block["lines"]["test"][0]["scores"]["accuracy"],
+    )
+    begin = "Beside the floor, word counts, the tuned model's accuracy on test differs by "
+    for low, high, ending in (
+        (0.01, 0.03, "+0.020 (+0.010 to +0.030, a paired bootstrap): the tuned model is better."),
+        (-0.01, 0.05, "+0.020 (-0.010 to +0.050, a paired bootstrap): chance alone could do it."),
+        (
+            -0.03,
+            -0.01,
+            "-0.020 (-0.030 to -0.010, a paired bootstrap): the floor, word counts, is better.",
+        ),
+    ):
+        block["over_floor"] = {
+            "difference": (low + high) / 2,
+            "low": low,
+            "high": high,
+            "p": 0.05,
+            "differ": 10,
+        }
+        majority["mean"] = 0.5
+        assert f"\n{begin}{ending}\n" in page(results) and "The majority class" not in page(results)
+        majority["mean"] = 0.8
+        said = "The majority class reaches 0.800 on test, no less than the tuned model's 0.800."
+        assert f"\n{said}\n" in page(results)
+
+    block["over_floor"] |= {"differ": 9}
+    assert "a paired bootstrap): on 9 rows alone, too few to tell." in page(results)
+
+
+def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
+    """Draw a study's plot; return its curves, {name: (xs, ys, ends of the bars)}, and its level
+    lines, {name: y}."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
+    )
+    write_page(path, results)
+    [axes] = figures[-1].axes
+    curves = {}
+    for curve in axes.containers:
+        [bars] = curve[2]
+        ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
+        curves[curve.get_label()] = (list(curve[0].get_xdata()), list(curve[0].get_ydata()), ends)
+    levels = {
+        line.get_label(): line.get_ydata()[0] for line in axes.lines if ", " in line.get_label()
+    }
+    return curves, levels
+
+
+def test_a_plot_shows_the_means_their_deviation_and_what_needs_no_tuning(tmp_path, monkeypatch):
+    plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
+    right = make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    curves, levels = drawn(results, tmp_path, monkeypatch)
+    assert list(curves) == ["validation", "test"]
+    for split, (xs, ys, ends) in curves.items():
+        of = [right[value, "after", split].mean(1) for value in (1, 12)]
+        assert xs == [0, 1] and ys == pytest.approx([one.mean() for one in of])
+        for (low, high), one in zip(ends, of, strict=True):
+            reach = np.std(one, ddof=1)
+            assert (low, high) == pytest.approx((one.mean() - reach, one.mean() + reach))
+    lines = named_lines(results, "test")
+    names = ("majority", "floor, word counts", "before")
+    assert levels == {f"{name}, test": lines[name]["scores"]["accuracy"]["mean"] for name in names}
+
+
+def test_of_a_sweep_a_plot_shows_what_the_best_value_began_from(tmp_path, monkeypatch):
+    plan = make_plan({"task": "sentiment"}, 2, [5], ("batch_size", ["4", "8", "16"]))
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    best = results["protocols"]["single"]["best"]
+    _, levels = drawn(results, tmp_path, monkeypatch)
+    assert list(levels) == [
+        "majority, test",
+        "floor, word counts, test",
+        f"before, batch size {best}, test",
+    ]
+
+
+def test_a_page_says_which_epoch_is_kept(tmp_path):
+    for keep, said in (("best", True), ("last", False)):
+        plan = make_plan({"task": "sentiment", "keep": keep}, seeds=1, epochs=[1])
+        make_up(tmp_path / keep, plan)
+        results = collect(tmp_path / keep, plan, {})
+        assert (
+            "Of each run the epoch that was best on validation is kept." in page(results)
+        ) == said
+        results["protocols"]["single"]["kept_epochs"] = [1]  # as of tags, where an epoch is a line
+        of = "best epoch on validation" if keep == "best" else "last epoch"
+        assert (
+            f'"Kept by" counts the seeds whose {of} it is; test is scored for that alone.'
+            in page(results)
+        )

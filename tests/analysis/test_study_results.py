@@ -1,0 +1,265 @@
+"""A study's results and its page, from runs whose answers are made up, against numpy."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from studies import make_up, named_lines
+
+from neo_peft.analysis import study_results
+from neo_peft.analysis.plan import make_plan
+from neo_peft.analysis.study_page import page, write_page
+from neo_peft.analysis.study_results import collect, rows_of
+from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.errors import InputError
+from neo_peft.runs.baselines import floor
+from neo_peft.settings import make_settings
+from neo_peft.tasks import get_task
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_results_are_numpys_over_the_runs_answers(tmp_path):
+    plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
+    right = make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    for split in ("validation", "test"):
+        lines = named_lines(results, split)
+        assert list(lines)[0] == "majority" and list(lines)[2:] == [
+            "before",
+            "1 epoch",
+            "12 epochs",
+        ]
+        for name, value, kind in (
+            ("before", 1, "before"),
+            ("1 epoch", 1, "after"),
+            ("12 epochs", 12, "after"),
+        ):
+            for measure, when in (("accuracy", kind), ("generated", f"{kind}, generate")):
+                hits, found = right[value, when, split], lines[name]["scores"][measure]
+                assert found["seeds"] == pytest.approx(hits.mean(1))
+                assert found["mean"] == pytest.approx(hits.mean())
+                assert found["sd"] == pytest.approx(np.std(hits.mean(1), ddof=1))
+                # An example enters the mean by its own mean over the seeds, whose standard error is
+                # known.
+                reach = 1.96 * np.std(hits.mean(0)) / np.sqrt(hits.shape[1])
+                assert found["low"] == pytest.approx(hits.mean() - reach, abs=0.015)
+                assert found["high"] == pytest.approx(hits.mean() + reach, abs=0.015)
+            unanswered = 1 - right[value, f"{kind}, generate", split].mean()
+            assert lines[name]["scores"]["unanswered"]["mean"] == pytest.approx(unanswered)
+    best = max((1, 12), key=lambda value: right[value, "after", "validation"].mean())
+    assert results["protocols"]["single"]["best"] == best == 12
+    assert results["seconds"] == 60.2
+
+
+def test_one_seed_has_no_deviation(tmp_path):
+    plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
+    right = make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    score = named_lines(results, "test")["1 epoch"]["scores"]["accuracy"]
+    assert score["sd"] is None and score["mean"] == right[1, "after", "test"].mean()
+    assert "One seed." in page(results) and "±" not in page(results)
+
+
+def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
+    """As of a validation split that the seed draws."""
+    plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
+    plan["runs"][1]["flags"]["eval_limit"] = 40
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    for name in ("1 epoch", "floor, word counts"):
+        assert named_lines(results, "validation")[name]["scores"]["accuracy"].keys() == {
+            "mean",
+            "sd",
+            "seeds",
+        }
+    # Nor is the floor compared by a bootstrap, and is named where its mean alone is the higher one.
+    assert results["protocols"]["single"]["over_floor"] is None and "paired bootstrap" not in page(
+        results
+    )
+    assert "There are no intervals, since each seed draws" in page(results)
+    assert "The interval is the mean's" not in page(results)
+    floor, tuned = (
+        named_lines(results, "test")[name]["scores"]["accuracy"]
+        for name in ("floor, word counts", "1 epoch")
+    )
+    for floor["mean"], tuned["mean"], said in ((0.7, 0.6, True), (0.6, 0.7, False)):
+        assert (
+            "The floor, word counts, reaches 0.700 on test, no less than the tuned model's 0.600."
+            in page(results)
+        ) == said
+
+
+def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_path):
+    """As where the seed draws validation from the training rows: the rows that are asked are the
+    same."""
+    plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
+    plan["runs"][1]["flags"]["train_limit"] = 30
+    right = make_up(tmp_path, plan)[1, "after", "test"]
+    block, hits = collect(tmp_path, plan, {})["protocols"]["single"], []
+    task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
+    for train in (splits.train, limit_rows(splits.train, 30)):
+        _, answers = floor(task, train, splits.validation, splits.test)
+        hits.append(
+            [answer == row["label"] for answer, row in zip(answers, splits.test, strict=True)]
+        )
+    hits = np.array(hits)
+    [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
+    assert (
+        line["scores"]["accuracy"]["seeds"] == pytest.approx(hits.mean(1))
+        and np.ptp(hits.mean(1)) > 0.02
+    )
+    reach = 1.96 * np.std(hits.mean(0)) / np.sqrt(hits.shape[1])
+    found = line["scores"]["accuracy"]
+    assert (found["low"], found["high"]) == pytest.approx(
+        (hits.mean() - reach, hits.mean() + reach), abs=0.015
+    )
+    differences = right.mean(0) - hits.mean(0)
+    reach = 1.96 * np.std(differences) / np.sqrt(len(differences))
+    over = block["over_floor"]
+    assert [over["difference"], over["low"], over["high"]] == pytest.approx(
+        [differences.mean(), differences.mean() - reach, differences.mean() + reach], abs=0.015
+    )
+
+
+def test_a_sweep_that_changes_the_training_rows_has_a_floor_for_each(tmp_path):
+    plan = make_plan({"task": "sentiment"}, 1, [5], ("train_limit", ["20", "200"]))
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    block = results["protocols"]["single"]
+    names = {value: f"floor, word counts, train limit {value}" for value in (20, 200)}
+    lines = named_lines(results, "test")
+    means = {value: lines[name]["scores"]["accuracy"]["mean"] for value, name in names.items()}
+    assert means[20] != means[200]
+    tuned = lines[f"train limit {block['best']}"]["scores"]["accuracy"]["mean"]
+    assert block["over_floor"]["difference"] == pytest.approx(tuned - means[block["best"]])
+    assert f"Beside the {names[block['best']]}, the tuned model's accuracy on test" in page(results)
+
+
+def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_it(
+    tmp_path, monkeypatch
+):
+    """As GLUE's mnli has a mismatched one."""
+    load = load_splits
+    for module in (study_results, sys.modules[__name__]):
+
+        def beside(*given):
+            return dataclasses.replace(load(*given), beside={"other": load(*given).test[:50]})
+
+        monkeypatch.setattr(module, "load_splits", beside)
+    plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    block = results["protocols"]["single"]
+    assert list(block["lines"]) == ["validation", "test", "other"] and block["judged"] == "test"
+    text = page(results)
+    assert (
+        "the tuned model's accuracy on test differs by" in text and "accuracy on other" not in text
+    )
+
+
+def test_a_study_whose_data_was_changed_meanwhile_says_so(tmp_path, monkeypatch):
+    plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
+    make_up(tmp_path, plan)
+    load = study_results.load_splits
+    for changed in (lambda rows: rows[1:], lambda rows: rows[::-1]):
+        other = lambda *given, changed=changed: dataclasses.replace(  # noqa: E731
+            load(*given), test=changed(load(*given).test)
+        )
+        monkeypatch.setattr(study_results, "load_splits", other)
+        with pytest.raises(
+            InputError, match="sample was changed since .*/epochs-1-seed-0: test holds other rows; "
+        ):
+            collect(tmp_path, plan, {})
+
+
+def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
+    plan = make_plan({"task": "sentiment"}, 2, [5], ("batch_size", ["4", "8", "16"]))
+    right = make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    best = max((4, 8, 16), key=lambda value: right[value, "after", "validation"].mean())
+    tuned = {
+        split: [
+            name for name, line in named_lines(results, split).items() if line["kind"] == "after"
+        ]
+        for split in ("validation", "test")
+    }
+    names = ["batch size 4", "batch size 8", "batch size 16"]
+    assert tuned == {"validation": names, "test": [f"batch size {best}"]}
+    assert {f"before, {name}" for name in names} < set(named_lines(results, "validation"))
+    text = write_page(tmp_path, results)
+    assert (
+        f"\n| batch size {best} *" in text
+        and text.count("batch size 4 ") + text.count("batch size 8 ") > 2
+    )
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+
+
+def test_the_floor_stands_beside_the_best_with_its_interval_and_their_paired_difference(tmp_path):
+    plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
+    right = make_up(tmp_path, plan)
+    block = collect(tmp_path, plan, {})["protocols"]["single"]
+    task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
+    rows = splits.test
+    _, answers = floor(task, splits.train, splits.validation, rows)
+    hits = np.array([answer == row["label"] for answer, row in zip(answers, rows, strict=True)])
+    [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
+    found, reach = line["scores"]["accuracy"], 1.96 * np.std(hits) / np.sqrt(len(hits))
+    assert found["mean"] == hits.mean()
+    assert (found["low"], found["high"]) == pytest.approx(
+        (hits.mean() - reach, hits.mean() + reach), abs=0.015
+    )
+    over, differences = block["over_floor"], right[12, "after", "test"].mean(0) - hits
+    reach = 1.96 * np.std(differences) / np.sqrt(len(hits))
+    assert block["judged"] == "test" and over["difference"] == pytest.approx(differences.mean())
+    assert (over["low"], over["high"]) == pytest.approx(
+        (differences.mean() - reach, differences.mean() + reach), abs=0.015
+    )
+
+
+def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
+    plan = make_plan({"task": "sentiment"}, 2, [1, 5, 12])
+    right = make_up(tmp_path, plan)
+    assert right[12, "after", "validation"].mean() > right[5, "after", "validation"].mean()
+    failed = {
+        "epochs-1-seed-0": "refused",
+        "epochs-12-seed-0": "diverged",
+        "epochs-12-seed-2": "of another study",
+    }
+    results = collect(tmp_path, plan, failed)
+    block = results["protocols"]["single"]
+    assert block["best"] == 5 and len(results["runs"]) == 4
+    for split in ("validation", "test"):
+        lines = block["lines"][split]
+        assert [line["kind"] for line in lines] == [
+            "majority",
+            "floor",
+            "before",
+            "after",
+            "after",
+            "after",
+        ]
+        assert lines[2]["scores"]["accuracy"]["seeds"] == pytest.approx(
+            right[1, "before", split].mean(1)
+        )
+        assert lines[5]["scores"]["accuracy"]["seeds"] == pytest.approx(
+            right[12, "after", split].mean(1)[1:]
+        )
+    text = page(results)
+    assert "\n| 1 epoch, 1 of 2 refused " in text and "\n| 12 epochs, 1 of 2 diverged " in text
+    assert "* is the best on validation of those with the most seeds." in text
+    assert "* is the best on validation." in page(collect(tmp_path, plan, {}))
+
+
+def test_a_floor_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):
+    """`--train-limit` and `--eval-limit` are of different splits."""
+    flags = dataclasses.asdict(
+        make_settings(task="ner", method="lora", train_limit=7, eval_limit=5, out="x")
+    )
+    rows = rows_of(flags)
+    splits = load_splits(get_task("ner"), "sample")
+    assert rows["train"] == limit_rows(splits.train, 7) and rows["test"] == limit_rows(
+        splits.test, 5
+    )
+    assert rows["validation"] == limit_rows(splits.validation, 5)

@@ -1,0 +1,432 @@
+"""Export: peft and transformers load the folders, by the lines on their cards, and compute our
+logits; refusals."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from parity import padded, real_rows
+from trained import make_run
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GPT2Tokenizer,
+    pipeline,
+)
+
+import evaluate
+from neo_peft.commands import export
+from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.decoding import generate, marked_texts, predict
+from neo_peft.encoding import collate
+from neo_peft.errors import exit_status
+from neo_peft.formats.base import BUNDLED
+from neo_peft.lora import merge_lora
+from neo_peft.metrics import entities
+from neo_peft.runs.loading import load
+from neo_peft.system.files import write_folder
+from neo_peft.tasks import TASKS
+
+AUTO = {
+    "classifier": AutoModelForTokenClassification,
+    "score": AutoModelForSequenceClassification,
+    None: AutoModelForCausalLM,
+}
+
+
+def exported(*argv):
+    """Run the command; its folder is the last argument."""
+    assert exit_status(lambda: export.main([str(part) for part in argv])) == 0
+    return Path(argv[-1])
+
+
+def rows_of(task, count=5):
+    return limit_rows(load_splits(TASKS[task], "sample").test, count)
+
+
+def loaded_by_its_card(folder, monkeypatch):
+    """Run the Python on a folder's card inside it, and return the names that it makes."""
+    block = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(
+        1
+    )
+    names = {}
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def our_logits(run, task, merged=False):
+    """Compute a run's logits of some rows of unlike lengths, at every token, and return their ids
+    with them."""
+    tuned = load(run)
+    if merged:
+        merge_lora(tuned.model)
+    unlabelled = [{field: row[field] for field in TASKS[task].fields[:-1]} for row in rows_of(task)]
+    examples = tuned.encoder(unlabelled)
+    batch = collate(examples, range(len(examples)))
+    assert len(set(batch.lengths.tolist())) > 2
+    batch = dataclasses.replace(batch, reads=torch.arange(len(batch.ids)))
+    with torch.no_grad():
+        return tuned.model.logits(tuned.model(batch, tuned.model.prefix())), batch.ids.split(
+            batch.lengths.tolist()
+        )
+
+
+def their_logits(model, texts, prompt=0):
+    """Compute the same in one rectangle, padded on the right."""
+    ids, mask = padded(texts), padded([torch.ones_like(text) for text in texts])
+    with torch.no_grad():
+        return real_rows(model(input_ids=ids, attention_mask=mask).logits[:, prompt:], texts)
+
+
+def agree(ours, theirs):
+    difference = (ours - theirs).abs().max().item() / max(1, theirs.abs().max().item())
+    print(f"largest difference of logits: {difference:.2e}")
+    assert ours.shape == theirs.shape and difference <= 1e-5
+    assert ours.std(0).max() > 0.1
+
+
+#
+# ---- For peft
+
+ADAPTERS = [
+    ("ner", "lora", {"rank": 5, "alpha": 7, "bias": "all"}),
+    ("sentiment", "lora", {"target_modules": "all-linear"}),
+    ("sentiment", "prompt", {"prompt_length": 6}),
+    ("ner", "prompt", {"prompt_length": 6}),
+    ("similarity", "lora+prompt", {"prompt_length": 6}),
+]
+
+
+@pytest.mark.parametrize(("task", "method", "flags"), ADAPTERS)
+def test_peft_computes_our_logits_by_the_lines_on_the_card(
+    tiny_folder, tmp_path, monkeypatch, task, method, flags
+):
+    run = make_run(tmp_path / "run", tiny_folder, task, method, **flags)
+    folder = exported(run, tmp_path / "a folder" / "out")
+    # Beside a prompt the card's lines merge LoRA, so ours is merged too: this trunk enlarges what
+    # rounding leaves.
+    ours, texts = our_logits(run, task, merged=method == "lora+prompt")
+    model = loaded_by_its_card(folder, monkeypatch)["model"]
+    agree(ours, their_logits(model, texts, prompt=6 if "prompt" in method else 0))
+    card = (folder / "README.md").read_text()
+    assert ", ".join(TASKS[task].labels) in card and str(tiny_folder) not in card
+    assert not [path for path in folder.rglob("*") if path.name in ("run.json", "metrics.jsonl")]
+
+
+def test_what_is_exported_is_what_the_run_holds(tiny_folder, tmp_path):
+    run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", rank=5, alpha=7)
+    folder = exported(run, tmp_path / "out")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (folder / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_an_adapter_of_the_bundled_model_names_a_folder_that_is_there(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", "neo-mini", "ner", "lora")
+    folder = exported(run, tmp_path / "out")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]).samefile(BUNDLED["neo-mini"])
+    assert "# ner, lora on neo-mini" in (folder / "README.md").read_text()
+    ours, texts = our_logits(run, "ner")
+    agree(ours, their_logits(loaded_by_its_card(folder, monkeypatch)["model"], texts))
+
+
+# ---- For transformers alone
+
+MODELS = [
+    ("ner", "lora", "classifier", {"rank": 5, "alpha": 7, "bias": "all"}),
+    ("ner", "head", "classifier", {}),
+    ("ner", "full", "classifier", {}),
+    ("sentiment", "lora", None, {"rslora": True, "alpha": 5, "target_modules": "all-linear"}),
+    ("similarity", "head", "score", {}),
+    ("sentiment", "lora", "score", {"readout": "head"}),
+    ("similarity", "full", None, {}),
+]
+
+
+@pytest.mark.parametrize(("task", "method", "head", "flags"), MODELS)
+def test_transformers_computes_our_logits(tiny_folder, tmp_path, task, method, head, flags):
+    run = make_run(tmp_path / "run", tiny_folder, task, method, **flags)
+    folder = exported("--merge", run, tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == "float32" and config["bos_token_id"] == config["eos_token_id"] == 0
+    model, loading = AUTO[head].from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert type(model).__name__ == config["architectures"][0] and model.dtype == torch.float32
+    ours, texts = our_logits(run, task)
+    if head == "score":
+        ends = torch.tensor([len(text) for text in texts]).cumsum(0) - 1
+        ids, mask = padded(texts), padded([torch.ones_like(text) for text in texts])
+        with torch.no_grad():
+            agree(ours[ends], model.eval()(input_ids=ids, attention_mask=mask).logits)
+    else:
+        agree(ours, their_logits(model.eval(), texts))
+    if head:
+        assert model.config.id2label == dict(enumerate(TASKS[task].labels))
+        assert model.config.label2id == {
+            label: index for index, label in enumerate(TASKS[task].labels)
+        }
+
+
+def test_a_run_in_half_precision_of_a_base_in_half_precision_is_merged_in_fp32(
+    tiny_folder, tmp_path
+):
+    from safetensors.torch import load_file, save_file
+
+    half = shutil.copytree(tiny_folder, tmp_path / "half")
+    tensors = load_file(half / "model.safetensors")
+    save_file(
+        {name: tensor.half() for name, tensor in tensors.items()},
+        half / "model.safetensors",
+        {"format": "pt"},
+    )
+    run = make_run(tmp_path / "run", half, "ner", "lora", precision="bf16", rank=3, alpha=5)
+    merged = load_file(exported(run, "--merge", tmp_path / "out") / "model.safetensors")
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+    low = load_file(run / "adapter_model.safetensors")
+    layer, base = (
+        "transformer.h.1.attn.attention.v_proj",
+        tensors["transformer.h.1.attn.attention.v_proj.weight"],
+    )
+    a, b = (low[f"base_model.model.{layer}.lora_{part}.weight"] for part in "AB")
+    assert (merged[f"{layer}.weight"] - (base.half().float() + 5 / 3 * b @ a)).abs().max() <= 1e-6
+
+
+def slow_files(folder):
+    """Keep a tokenizer's vocab.json and merges.txt in place of its tokenizer.json, as GPT-Neo's
+    repositories have."""
+    content = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(content["vocab"]))
+    (folder / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in content["merges"]))
+    (folder / "tokenizer.json").unlink()
+    end = "<|endoftext|>"
+    config = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert isinstance(AutoTokenizer.from_pretrained(folder), GPT2Tokenizer)
+
+
+@pytest.mark.parametrize("files", ["tokenizer.json", "vocab.json"])
+def test_the_pipeline_tags_words_as_we_do(tiny_folder, tmp_path, files):
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    if files == "vocab.json":
+        slow_files(base)
+    run = make_run(tmp_path / "run", base, "ner", "lora", bias="all")
+    folder = exported(run, "--merge", tmp_path / "out")
+    tuned, rows = load(run), rows_of("ner", 6)
+    expected = predict(tuned.model, tuned.encoder, rows)
+    assert len({tag for tags in expected for tag in tags}) > 5
+    each = pipeline(
+        "token-classification", model=str(folder), aggregation_strategy="none", ignore_labels=[]
+    )
+    whole = pipeline("token-classification", model=str(folder), aggregation_strategy="first")
+    simple = pipeline("token-classification", model=str(folder), aggregation_strategy="simple")
+    for row, tags in zip(rows, expected, strict=True):
+        text = " ".join(row["tokens"])
+        starts = [
+            sum(len(word) + 1 for word in row["tokens"][:index])
+            for index in range(len(row["tokens"]))
+        ]
+        assert tuned.encoder.tokenize([f" {text}"])[0] == each.tokenizer(text)["input_ids"]
+        assert (
+            each.tokenizer(row["tokens"], is_split_into_words=True)["input_ids"]
+            == each.tokenizer(text)["input_ids"]
+        )
+        at = {}
+        for token in each(text):
+            word = max(
+                index
+                for index, start in enumerate(starts)
+                if start <= max(token["start"], token["end"] - 1)
+            )
+            at.setdefault(word, token["entity"])  # its first sub-token comes first
+        assert [at[index] for index in range(len(tags))] == tags
+        assert [group["entity_group"] for group in whole(text)] == [
+            kind for kind, _, _ in entities(tags)
+        ]
+        assert {group["entity_group"] for group in simple(text)} <= {
+            "DNA",
+            "RNA",
+            "protein",
+            "cell_type",
+            "cell_line",
+        }
+    texts = [" ".join(row["tokens"]) for row in rows]
+    kinds = [
+        [[group["entity_group"] for group in found] for found in simple(texts, batch_size=n)]
+        for n in (1, 3)
+    ]
+    assert kinds[0] == kinds[1]
+
+
+def test_the_model_of_an_answer_task_says_what_our_generation_says(
+    tiny_folder, tmp_path, monkeypatch
+):
+    run = make_run(tmp_path / "run", tiny_folder, "sentiment", "lora", target_modules="all-linear")
+    folder = exported(run, "--merge", tmp_path / "out")
+    assert "`Sentence : <sentence> Label :`" in (folder / "README.md").read_text()
+    answer = loaded_by_its_card(folder, monkeypatch)["answer"]
+    tuned, rows = load(run), rows_of("sentiment", 3)
+    examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
+    said = generate(tuned.model, tuned.encoder, marked_texts(examples, range(3)), None)
+    assert len(set(said)) == 3
+    for row, text in zip(rows, said, strict=True):
+        given = answer(
+            f"Sentence : {row['sentence']} Label :",
+            max_new_tokens=10,
+            do_sample=False,
+            return_full_text=False,
+        )
+        assert given[0]["generated_text"] == text
+
+
+def test_the_cards_say_how_a_model_is_read(tiny_folder, tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path / "last", tiny_folder, "ner", "lora", read="last")
+    assert (
+        "tag stands at its last sub-token"
+        in (exported(run, tmp_path / "a") / "README.md").read_text()
+    )
+    run = make_run(tmp_path / "score", tiny_folder, "similarity", "head")
+    folder = exported(run, "--merge", tmp_path / "b")
+    assert "a linear head reads its last token" in (folder / "README.md").read_text()
+    loaded_by_its_card(folder, monkeypatch)
+    assert "equivalent" in capsys.readouterr().out
+    run = make_run(tmp_path / "echo", tiny_folder, "ner", "lora", echo=True, tag_decoding="viterbi")
+    card = (exported(run, "--merge", tmp_path / "d") / "README.md").read_text()
+    assert (
+        "tags of its second copy count" in card
+        and "(Viterbi), which transformers does not do" in card
+    )
+    assert card.count("The IL-2 gene is active in T cells .") == 2
+    run = make_run(tmp_path / "score-prompt", tiny_folder, "sentiment", "prompt", readout="head")
+    card = (exported(run, tmp_path / "e") / "README.md").read_text()
+    assert "A batch is of texts of one length." in card and "the prompt's own" not in card
+    run = make_run(
+        tmp_path / "paper", tiny_folder, "sentiment", "lora", preset="paper", data="sample"
+    )
+    assert (
+        "one of `negative`, `neutral`, `positive` and"
+        in (exported(run, tmp_path / "c") / "README.md").read_text()
+    )
+
+
+def test_the_newest_run_is_exported_where_none_is_named(tiny_folder, tmp_path):
+    make_run(tmp_path / "runs" / "ner-lora", tiny_folder, "ner", "lora")
+    make_run(tmp_path / "runs" / "sentiment-lora", tiny_folder, "sentiment", "lora")
+    os.utime(tmp_path / "runs" / "ner-lora" / "run.json", (1, 1))
+    Path("out").mkdir()  # empty, which is as good as new
+    assert "# sentiment, lora" in (exported("out") / "README.md").read_text()
+
+
+#
+# ---- Refusals
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("lora", "prompt", "full", "head", "lora+prompt"):
+        make_run(folder / method, tiny_folder, "sentiment", method)
+    return make_run(folder / "tags", tiny_folder, "ner", "lora+prompt").parent
+
+
+REFUSALS = {
+    (
+        "prompt",
+        "--merge",
+    ): "--merge: .*prompt has a soft prompt, rows in front of every text, .* without --merge",
+    ("lora+prompt", "--merge"): "--merge: .* has a soft prompt, rows in front of every text",
+    ("full",): "full is no adapter of peft's, .* export it with --merge",
+    ("head",): "head is no adapter of peft's, .* export it with --merge",
+    (
+        "tags",
+    ): "peft loads no prompt without a head of its own, so that this run cannot be exported",
+}
+
+
+def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, tmp_path, capsys):
+    """peft's format has no place for how words are read; a run's folder says it, an export's card
+    does."""
+    how = {"echo": True, "tag_decoding": "viterbi", "read": "last"}
+    run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **how)
+    told = [
+        "--echo",
+        "--tag-decoding",
+        "viterbi",
+        "--read",
+        "last",
+        "--task",
+        "ner",
+        "--model",
+        tiny_folder,
+    ]
+    found = []
+    for argv in ([run], [exported(run, tmp_path / "out"), *told], [tmp_path / "out", *told[5:]]):
+        assert (
+            exit_status(
+                lambda argv=argv: evaluate.main([*map(str, argv), "--eval-limit", "20", "--json"])
+            )
+            == 0
+        )
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["scores"])
+    assert found[0] == found[1] != found[2]
+    run = make_run(tmp_path / "answers", tiny_folder, "sentiment", "lora")
+    assert exit_status(lambda: evaluate.main([str(run), "--echo"])) == 2
+    assert (
+        "--echo belongs to tasks that tag words, as ner does; the task here is sent"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("argv", REFUSALS)
+def test_what_the_other_side_cannot_express_is_refused_in_one_line(runs, argv, capsys):
+    method, *more = argv
+    assert exit_status(lambda: export.main([str(runs / method), "out", *more])) == 2
+    error = capsys.readouterr().err
+    assert re.search(REFUSALS[argv], error) and error.count("\n") == 1
+    assert not list(Path().iterdir())
+
+
+def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path, capsys):
+    Path("kept").mkdir()
+    Path("kept/file").write_text("mine")
+    for target, message in (
+        ("kept", "kept holds something already; name a folder"),
+        ("kept/file", "holds something"),
+    ):
+        assert exit_status(lambda target=target: export.main([str(runs / "lora"), target])) == 2
+        assert message in capsys.readouterr().err
+    Path("empty").mkdir()
+    os.chdir("empty")
+    assert exit_status(lambda: export.main([str(runs / "lora"), "."])) == 2
+    assert "is the folder you stand in" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.rglob("*")} == {"kept", "empty", "file"}
+
+
+def test_a_folder_is_written_whole_or_not_at_all(runs, tmp_path, monkeypatch, capsys):
+    def full_disk(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(export, "card", full_disk)
+    for argv in (["lora"], ["lora", "--merge"]):
+        assert (
+            exit_status(lambda argv=argv: export.main([str(runs / argv[0]), "out", *argv[1:]])) == 2
+        )
+        assert capsys.readouterr().err == "error: No space left on device\n"
+        assert not list(tmp_path.iterdir())
+    write_folder(Path("whole"), lambda folder: (folder / "file").write_text("content"))
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"] and Path(
+        "whole/file"
+    ).read_text() == "content"

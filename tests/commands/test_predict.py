@@ -1,0 +1,448 @@
+"""Answering new text: lines to rows, words and their places, probabilities, what is wrong with a
+line, streaming."""
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPTNeoForCausalLM
+
+from neo_peft.commands import predict
+from neo_peft.corpora.own_rows import example, split_words
+from neo_peft.corpora.sources import load_splits
+from neo_peft.decoding import evaluate, pad_tags
+from neo_peft.errors import exit_status
+from neo_peft.formats.adapter import save_adapter
+from neo_peft.runs.folder import write_record
+from neo_peft.runs.loading import load, load_untuned
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
+FLAGS = {
+    "ner": ("ner", "lora"),
+    "sentiment": ("sentiment", "prompt"),
+    "similarity": ("similarity", "head"),
+}
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_folder, tmp_path_factory) -> dict[str, Path]:
+    """A peft adapter, or a head, for each task, moved away from its start."""
+    folders = {}
+    for task, method in FLAGS.values():
+        settings = make_settings(task=task, method=method, model=str(tiny_folder), threads=1)
+        tuned = load_untuned(settings, with_method=True)
+        torch.manual_seed(7)
+        with torch.no_grad():
+            for parameter in tuned.model.trainable().values():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        folder = folders[task] = tmp_path_factory.mktemp("runs") / task
+        save_adapter(folder, tuned.model, settings)
+        flags = {"task": task, "method": method, "model": str(tiny_folder), "threads": 1}
+        base = {"fingerprint": tuned.base.fingerprint}
+        labels = list(TASKS[task].labels)
+        write_record(
+            folder, {"task": task, "labels": labels, "flags": flags, "base": base, "files": {}}
+        )
+    return folders
+
+
+@pytest.fixture
+def answers(capsys, monkeypatch):
+    """Run the command, give its standard input, and return its exit status, its JSON lines and its
+    errors."""
+
+    def run(*argv: str, stdin: bytes = b"") -> tuple[int, list[dict], str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = exit_status(lambda: predict.main(argv))
+        out, err = capsys.readouterr()
+        return status, [json.loads(line) for line in out.splitlines()], err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("The IL-2 gene (in T cells).", "The IL-2 gene ( in T cells ) ."),
+        ('He said: "no", then left!?', 'He said : " no " , then left ! ?'),
+        ("NF(kappa)B, e.g. p65; 1,000 (0.5)", "NF(kappa)B , e.g. p65 ; 1,000 ( 0.5 )"),
+        ("already spaced , text ( here ) .", "already spaced , text ( here ) ."),
+        ("5' and 3'-ends of α-globin.", "5' and 3'-ends of α-globin ."),
+        ("...", ". . ."),
+    ],
+)
+def test_punctuation_is_set_apart(text, words):
+    found = split_words(text)
+    assert [word for _, word in found] == (words.split() if text != "..." else ["..."])
+    assert all(text[start : start + len(word)] == word for start, word in found)
+
+
+def test_the_words_of_the_sample_come_back():
+    splits = load_splits(TASKS["ner"], "sample")
+    for row in splits.train + splits.validation + splits.test:
+        text = " ".join(row["tokens"])
+        assert [word for _, word in split_words(text)] == row["tokens"]
+        written = text.replace(" .", ".").replace(" ,", ",").replace("( ", "(").replace(" )", ")")
+        assert [word for _, word in split_words(written)] == row["tokens"]
+
+
+def test_answers_are_those_of_evaluation(adapters, answers):
+    """Whatever the batch size: rows of the sample, their labels and other fields left as they
+    are."""
+    for task, folder in adapters.items():
+        rows = load_splits(TASKS[task], "sample").test[:7]
+        lines = "".join(json.dumps({**row, "id": index}) + "\n" for index, row in enumerate(rows))
+        tuned = load(folder)
+        found = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows))
+        expected = pad_tags(rows, found.predicted) if task == "ner" else found.predicted
+        assert len({str(answer) for answer in expected}) > 1
+        for size in ("1", "3", "50"):
+            status, given, _ = answers(
+                "--run", str(folder), "--jsonl", "--batch-size", size, stdin=lines.encode()
+            )
+            assert status == 0 and [line["predicted"] for line in given] == expected
+            assert [line["line"] for line in given] == list(range(1, 8))
+            assert all(
+                line.items() >= {**row, "id": index}.items()
+                for index, (line, row) in enumerate(zip(given, rows))
+            )
+
+
+def test_probabilities_of_labels_are_those_of_the_language_model(adapters, answers, tiny_folder):
+    """Sentiment by a prompt: softmax over the labels' first tokens, at the mark, as transformers
+    computes it."""
+    _, given, _ = answers(
+        "--run", str(adapters["sentiment"]), "Profit rose sharply .", "The plant is in Oulu ."
+    )
+    tuned, oracle = (
+        load(adapters["sentiment"]),
+        GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32),
+    )
+    first = [
+        tuned.encoder.tokenizer(f" {label}")["input_ids"][0] for label in TASKS["sentiment"].labels
+    ]
+    assert len(set(first)) == 3
+    for line in given:
+        ids = torch.tensor(
+            tuned.encoder.tokenizer(f"Sentence : {line['sentence']} Label :")["input_ids"]
+        )
+        embeddings = torch.cat([tuned.model.prompt().detach(), oracle.transformer.wte(ids)])[None]
+        with torch.no_grad():
+            expected = oracle(inputs_embeds=embeddings).logits[0, -1, first].softmax(0).tolist()
+        assert list(line["probabilities"].values()) == pytest.approx(expected, abs=1e-4)
+        assert line["predicted"] == max(line["probabilities"], key=line["probabilities"].get)
+
+
+def test_labels_that_share_a_first_token_share_its_probability(tiny_folder):
+    """The first token's probability, times the share of each label's sum over all of its tokens and
+    the end."""
+    tuned = load_untuned(
+        make_settings(task="sentiment", method="lora", model=str(tiny_folder)), with_method=True
+    )
+    tuned.encoder.answers = {
+        "negative": [50, 60, 0],
+        "neutral": [50, 70, 80, 0],
+        "positive": [90, 0],
+    }
+    rows = load_splits(TASKS["sentiment"], "sample").test[:6]
+    unlabelled = [{"sentence": row["sentence"]} for row in rows]
+    found = evaluate(tuned.model, tuned.encoder, tuned.encoder(unlabelled), batch_size=4)
+    oracle = GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    for row, label, given in zip(rows, found.predicted, found.probabilities, strict=True):
+        ids = tuned.encoder.tokenizer(f"Sentence : {row['sentence']} Label :")["input_ids"]
+
+        def sum_of(answer, ids=ids):
+            log_p = (
+                oracle(torch.tensor([ids + answer]))
+                .logits[0, len(ids) - 1 : -1]
+                .detach()
+                .log_softmax(1)
+            )
+            return float(log_p.gather(1, torch.tensor(answer)[:, None]).sum())
+
+        negative, neutral = sum_of([50, 60, 0]), sum_of([50, 70, 80, 0])
+        logits = oracle(torch.tensor([ids])).logits[0, -1].detach()
+        shared, positive = logits[[50, 90]].softmax(0).tolist()
+        share = 1 / (1 + math.exp(neutral - negative))
+        assert given == pytest.approx([shared * share, shared * (1 - share), positive], abs=1e-4)
+        assert label == (
+            "positive" if positive > shared else "negative" if negative > neutral else "neutral"
+        )
+
+
+def test_spans_have_places_and_the_product_of_their_tags_probabilities(adapters, answers):
+    text = "The IL-2 promoter (in Jurkat T cells) binds NF-kappa B."
+    _, [line], _ = answers(str(adapters["ner"]), text)
+    tuned = load(adapters["ner"])
+    examples = tuned.encoder([{"tokens": line["tokens"]}])
+    ids, reads = torch.tensor(examples.ids[None]), torch.tensor(examples.reads)
+    with torch.no_grad():
+        from neo_peft.packing import Rows
+
+        hidden = tuned.model.transformer(
+            tuned.model.transformer.embed(ids[0]), Rows.of_texts(torch.tensor([ids.numel()]))
+        )
+        probabilities = tuned.model.head(hidden[reads]).softmax(1)
+    labels = TASKS["ner"].labels
+    assert line["predicted"] == [labels[i] for i in probabilities.argmax(1).tolist()]
+    assert line["spans"] and "starts" not in line
+    for span in line["spans"]:
+        words = range(span["first"], span["last"] + 1)
+        assert span["text"] == " ".join(line["tokens"][i] for i in words)
+        assert text[span["start"] : span["end"]].replace(" ", "") == span["text"].replace(
+            " ", ""
+        ).replace(" )", ")")
+        product = np.prod([float(probabilities[i].max()) for i in words])
+        assert span["probability"] == pytest.approx(product, abs=1e-4)
+
+
+def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tmp_path):
+    status, given, errors = answers(
+        "--run", str(adapters["sentiment"]), stdin=b"Up .\n\n\xff\xfe\nDown .\r\nflat"
+    )
+    assert status == 2 and [(line["line"], line["sentence"]) for line in given] == [
+        (1, "Up ."),
+        (4, "Down ."),
+        (5, "flat"),
+    ]
+    assert "line 2: it is empty; expected an example\n" in errors
+    assert "line 3: not utf-8; save the text as utf-8\n" in errors
+    assert errors.endswith("error: 2 of the lines could not be read, and were left out\n")
+    (tmp_path / "pairs.txt").write_text("one\tother\nalone\na\tb\tc\n \tb\nthis\tthat\n")
+    status, given, errors = answers("--run", str(adapters["similarity"]), "--file", "pairs.txt")
+    assert status == 2 and [line["line"] for line in given] == [1, 5]
+    assert given[1]["sentence1"] == "this" and sum(
+        given[1]["probabilities"].values()
+    ) == pytest.approx(1, abs=2e-4)
+    assert "line 2: 1 parts in 'alone'; expected 2 sentences split by tabs" in errors
+    assert "line 3: 3 parts" in errors and "line 4: " in errors
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nope",
+        "[1]",
+        "{}",
+        '{"tokens": []}',
+        '{"tokens": "IL-2"}',
+        '{"tokens": [1]}',
+        '{"tokens": [" "]}',
+        "[" * 9999,
+    ],
+)
+def test_a_json_line_that_is_no_row_is_refused(line):
+    with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|no JSON"):
+        example(line.encode(), TASKS["ner"], as_json=True)
+
+
+def test_text_may_stand_behind_flags_and_a_byte_order_mark_is_none_of_it(
+    adapters, answers, tmp_path
+):
+    run = str(adapters["sentiment"])
+    status, [line], _ = answers(run, "--threads", "1", "Up / down .")
+    assert status == 0 and line["sentence"] == "Up / down ."
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"sentence": "Up ."}\n')
+    (tmp_path / "rows.txt").write_bytes(b"\xef\xbb\xbfUp .\n")
+    for flags in (["--file", "rows.jsonl", "--jsonl"], ["--file", "rows.txt"]):
+        status, [line], _ = answers("--run", run, *flags)
+        assert status == 0 and line["sentence"] == "Up ."
+
+
+def test_long_text_is_cut_and_counted(adapters, answers):
+    status, [line], errors = answers("--run", str(adapters["ner"]), "IL-2 gene " * 200)
+    assert status == 0 and "1 texts were cut to 128 tokens" in errors
+    assert len(line["predicted"]) == 400 and line["predicted"][-1] == "O"
+
+
+def test_which_run_answers(adapters, answers, tmp_path):
+    (tmp_path / "runs").mkdir()
+    status, _, errors = answers("x")
+    assert status == 2 and "there is no finished run in runs/" in errors
+    for name, stamp in (("ner", 1), ("sentiment", 3), ("similarity", 2)):
+        (tmp_path / "runs" / name).symlink_to(adapters[name])
+        os.utime(adapters[name] / "run.json", (stamp, stamp))
+    _, [line], errors = answers("up")
+    assert line["sentence"] == "up" and "by runs/sentiment" in errors
+    _, [line], _ = answers("--task", "ner", "up")
+    assert line["tokens"] == ["up"]
+    _, [line], errors = answers("runs/similarity", "a\tb")
+    assert line["sentence2"] == "b" and "by runs" not in errors
+    status, _, errors = answers("--run", "nowhere", "a")
+    assert status == 2 and "there is no run folder nowhere" in errors
+
+
+def test_several_runs_answer_the_rows_that_name_them(adapters, answers):
+    """As each run alone, in the order of the lines; by folders in front or by --run, whatever the
+    batches."""
+    rows = [
+        {"run": task, **row, "id": number}
+        for number, of_one in enumerate(
+            zip(*(load_splits(TASKS[task], "sample").test[:5] for task in adapters))
+        )
+        for task, row in zip(adapters, of_one)
+    ]
+    alone = {}
+    for task, folder in adapters.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows if row["run"] == task)
+        alone[task] = iter(answers("--run", str(folder), "--jsonl", stdin=lines.encode())[1])
+    expected = [next(alone[row["run"]]) for row in rows]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    folders = list(map(str, adapters.values()))
+    flags = [flag for folder in folders for flag in ("--run", folder)]
+    for argv in (
+        [*folders, "--jsonl"],
+        ["--jsonl", *flags],
+        [*folders, "--jsonl", "--batch-size", "2"],
+    ):
+        status, given, errors = answers(*argv, stdin=lines)
+        assert (status, errors) == (0, "") and [line["line"] for line in given] == list(
+            range(1, 16)
+        )
+        for row, found, wanted in zip(rows, given, expected, strict=True):
+            assert found.keys() == wanted.keys() and found.items() >= row.items()
+            assert found["predicted"] == wanted["predicted"]
+            both = [
+                line["spans"] if row["run"] == "ner" else [line["probabilities"]]
+                for line in (found, wanted)
+            ]
+            for one, other in zip(*both, strict=True):  # rounded to four places
+                assert one == {
+                    key: pytest.approx(value, abs=1.5e-4) for key, value in other.items()
+                }
+
+
+def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
+    lines = [
+        '{"run": "ner", "tokens": ["IL-2"]}',
+        '{"tokens": ["IL-2"]}',
+        '{"run": "nobody", "tokens": ["IL-2"]}',
+        '{"run": ["ner"]}',
+        "[1]",
+        "nope",
+        "",
+        '{"run": "sentiment", "tokens": ["IL-2"]}',
+        '{"run": "sentiment", "sentence": "Up ."}',
+        '{"run": "ner", "tokens": ' + json.dumps(["gene"] * 400) + "}",
+    ]
+    status, given, errors = answers(
+        *map(str, adapters.values()), "--jsonl", stdin="\n".join(lines).encode()
+    )
+    assert status == 2 and [line["line"] for line in given] == [1, 9, 10]
+    for number in (2, 3, 4, 5):
+        expected = "expected a JSON object whose 'run' is one of ner, sentiment, similarity"
+        assert (
+            f"line {number}: {lines[number - 1]!r}"[:40] in errors
+            and expected in errors.splitlines()[number - 2]
+        )
+    assert "line 6: no JSON" in errors and "line 7: it is empty" in errors
+    assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
+    assert len(given[2]["predicted"]) == 400 and given[2]["predicted"][-1] == "O"
+    assert "1 texts were cut to " in errors and " or 128 tokens" in errors
+    assert errors.endswith("error: 7 of the lines could not be read, and were left out\n")
+
+
+def test_runs_that_cannot_go_together_are_one_line(adapters, answers):
+    ner, sentiment = str(adapters["ner"]), str(adapters["sentiment"])
+    status, given, errors = answers("--run", ner, "--run", ner, "--jsonl")
+    assert (
+        (status, given) == (2, [])
+        and errors.startswith("error: two runs are called ner;")
+        and errors.count("\n") == 1
+    )
+    status, _, errors = answers(ner, sentiment, "--jsonl", "--task", "ner")
+    assert status == 2 and "was trained for sentiment, not for ner" in errors
+
+
+def test_flags_that_do_not_fit_are_refused(adapters, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("x")
+    folders = [str(adapters["ner"]), str(adapters["sentiment"])]
+    for argv, message in (
+        (["notes.txt"], "notes.txt is a file: read it with --file notes.txt"),
+        (["text", "--file", "notes.txt"], "TEXT and --file both give examples"),
+        ([*folders, "IL-2 gene"], "several runs need --jsonl, and rows that name theirs"),
+        (
+            ["runs/ner-lorra", "IL-2 gene"],
+            "runs/ner-lorra looks like a path, and there is no run and no file there",
+        ),
+        (["note.txt"], "note.txt looks like a path"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            predict.main(argv)
+        assert message in capsys.readouterr().err
+
+
+def test_a_terminal_gets_colours(adapters, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    predict.main(["--run", str(adapters["sentiment"]), "Up ."])
+    assert capsys.readouterr().out.startswith("\033[3")
+    predict.main(["--run", str(adapters["ner"]), "IL-2 gene."])
+    out = capsys.readouterr().out
+    assert "\033[0m" in out and "]" in out
+    predict.main(["--run", str(adapters["ner"]), "--json", "IL-2 gene."])
+    assert json.loads(capsys.readouterr().out)["tokens"] == ["IL-2", "gene", "."]
+
+
+def test_lines_are_answered_as_they_come():
+    """A pipe that gives one line and then waits: the line is a batch by then. A full one comes in
+    whole batches."""
+    more = threading.Event()
+
+    def slow():
+        yield 1, b"one"
+        more.wait(10)
+        yield 2, b"two"
+
+    batches = predict.in_batches(slow(), 8)
+    assert next(batches) == [(1, b"one")]
+    more.set()
+    assert next(batches) == [(2, b"two")] and next(batches, None) is None
+    lines = [(number, b"x") for number in range(1, 8)]
+    found = list(predict.in_batches(iter(lines), 3))
+    assert [line for batch in found for line in batch] == lines and max(map(len, found)) <= 3
+
+    def broken():
+        yield 1, b"one"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(predict.in_batches(broken(), 1))
+
+
+def test_a_reader_who_leaves_ends_the_command_in_silence():
+    code = (
+        "import sys; from neo_peft.errors import exit_status\nsys.exit(exit_status(lambda: "
+        "print('x\\n' * 99999)))"
+    )
+    command = f'{sys.executable} -c "$CODE" | head -1; echo ${{PIPESTATUS[0]}}'
+    env = os.environ | {"CODE": code, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=env, check=True
+    )
+    assert (done.stdout, done.stderr) == ("x\n141\n", "")
+
+
+def test_an_unknown_command_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "neo_peft", "predic"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "error: there is no command predic; the commands are predict, export, study, report, "
+        "compare, sizes\n"
+    )
+    usage = subprocess.run(
+        [sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "predict   answer new text" in usage.stdout

@@ -1,0 +1,516 @@
+"""Both scripts as a user runs them, to the end, on a tiny model; and what they say to bad input."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from neo_peft.corpora.sources import CORPORA
+from neo_peft.errors import exit_status
+from neo_peft.settings import make_settings
+from neo_peft.tasks import METHODS
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(script, argv):
+    """Run a script's main as its last line does; return its exit status."""
+    try:
+        return exit_status(lambda: script.main([str(word) for word in argv]))
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def small(tiny_folder):
+    return [
+        "--model",
+        tiny_folder,
+        "--train-limit",
+        24,
+        "--eval-limit",
+        12,
+        "--epochs",
+        2,
+        "--threads",
+        1,
+    ]
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "full", "head", "lora+prompt"])
+@pytest.mark.parametrize("task", ["ner", "sentiment", "similarity"])
+def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
+    assert main(train, ["--task", task, "--method", method, "--json", *small]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary.keys() == {
+        "task",
+        "method",
+        "run",
+        "trainable",
+        "total",
+        "before",
+        "after",
+        "seconds",
+    }
+    assert summary["run"] == f"runs/{task}-{method}"
+    for split in ("validation", "test"):
+        assert main(evaluate, ["--split", split, "--json"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again.keys() == {"task", "split", "decode", "scores", "per_label"}
+        assert again["scores"] | {"per_label": again["per_label"]} == summary["after"][split]
+        assert again["decode"] == (None if task == "ner" or method == "head" else "rank")
+    lines = [
+        json.loads(line)
+        for line in Path(summary["run"], "predictions.jsonl").read_text().splitlines()
+    ]
+    assert len(lines) == 12 and all("predicted" in line for line in lines)
+
+
+def test_what_a_run_says(small, capsys):
+    assert main(train, ["--task", "sentiment", "--method", "lora", *small]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "24 train, 12 validation, 12 test",
+        "trains 3,072 parameters",
+        "q_proj (24 → 24), rank 8",
+        "(perplexity ",
+        "epoch 2: train loss",
+        "majority  before  after",
+        "the run is in runs/sentiment-lora",
+    ):
+        assert words in out
+    lines = [
+        json.loads(line)
+        for line in Path("runs/sentiment-lora/metrics.jsonl").read_text().splitlines()
+    ]
+    steps = [line for line in lines if "learning_rate" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert all(
+        line.keys() == {"step", "epoch", "loss", "learning_rate", "gradient_norm"} for line in steps
+    )
+    epochs = [line for line in lines if "validation" in line]
+    assert [line["step"] for line in epochs] == [2, 4] and epochs[0]["validation_perplexity"] > 1
+
+
+def test_a_second_run_gets_a_folder_of_its_own(small, capsys):
+    for expected in ("runs/ner-head", "runs/ner-head-2", "runs/ner-head-3"):
+        assert main(train, ["--task", "ner", "--method", "head", "--json", *small]) == 0
+        assert json.loads(capsys.readouterr().out)["run"] == expected
+    assert main(train, ["--task", "ner", "--method", "head", "--out", "runs/ner-head", *small]) == 2
+    assert (
+        "--out runs/ner-head holds a run; --resume runs/ner-head goes on with it"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_record_tells_what_was_run(small, capsys):
+    assert main(train, ["--task", "ner", "--method", "lora", "--rank", 5, *small]) == 0
+    record = json.loads(Path("runs/ner-lora/run.json").read_text())
+    assert list(record)[-1] == "sha256"
+    assert record["flags"]["rank"] == 5 and record["flags"]["learning_rate"] == 1e-3
+    assert record["rows"] == {"train": 24, "validation": 12, "test": 12}
+    assert record["protocol"] == "single" and record["assumed"] == []
+    assert record["files"].keys() == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.jsonl",
+        "plot.png",
+        "settings.json",
+        "timings.jsonl",
+        *(
+            f"predictions/{when}-{split}.jsonl"
+            for when in ("before", "after")
+            for split in ("validation", "test")
+        ),
+    }
+    assert record["labels"][1:3] == ["B-DNA", "I-DNA"]
+    assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11
+
+
+def test_generate_counts_what_names_no_label(small, capsys):
+    main(train, ["--task", "similarity", "--method", "prompt", *small])
+    capsys.readouterr()
+    assert main(evaluate, ["runs/similarity-prompt", "--decode", "generate", "--show", 2]) == 0
+    out = capsys.readouterr().out
+    assert "decode by generate" in out and out.count("said: ") == 2 and "unanswered" in out
+    assert "total 12, hits" in out and "[Wrong]" in out
+    lines = Path("runs/similarity-prompt/predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 12 and all("said" in json.loads(line) for line in lines)
+
+
+def test_a_bare_model_is_scored_with_the_instruction_in_front(tiny_folder, capsys):
+    flags = ["--model", tiny_folder, "--eval-limit", 10, "--json"]
+    assert (
+        main(evaluate, ["--task", "sentiment", "--zero-shot", "--out", "answers.jsonl", *flags])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["scores"]["total"] == 10
+    assert len(Path("answers.jsonl").read_text().splitlines()) == 10
+    assert main(evaluate, ["--task", "ner", *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["decode"] is None
+    assert sorted(Path().iterdir()) == [Path("answers.jsonl")]
+
+
+def test_before_tuning_is_the_bare_model_with_the_instruction(small, tiny_folder, capsys):
+    """The two scripts come to the same score by different ways."""
+    for task, zero_shot in (("sentiment", ["--zero-shot"]), ("ner", [])):
+        main(train, ["--task", task, "--method", "lora+prompt", "--json", *small])
+        before = json.loads(capsys.readouterr().out)["before"]["test"]
+        main(
+            evaluate,
+            ["--task", task, *zero_shot, "--model", tiny_folder, "--eval-limit", 12, "--json"],
+        )
+        scores = json.loads(capsys.readouterr().out)["scores"]
+        assert {name: before[name] for name in scores} == scores
+
+
+def test_the_papers_recipe_scores_both_decodings_beside_one_another(small, capsys):
+    assert (
+        main(train, ["--task", "sentiment", "--preset", "paper", "--data", "sample", *small]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "majority  before  before, generate  after  after, generate" in out
+    record = json.loads(Path("runs/sentiment-prompt/run.json").read_text())
+    # which a flag gave
+    assert "learning_rate" in record["assumed"] and "epochs" not in record["assumed"]
+    assert record["flags"]["learning_rate"] == 3e-2
+    assert record["flags"]["max_length"] == 64 and record["flags"]["clip_norm"] == 0
+    assert record["kept_epoch"] == 2  # the last one
+    # which no ranked answer is
+    assert record["scores"]["before, generate"]["test"]["unanswered"] == 12
+    assert (
+        record["scores"]["before, generate"]["test"].keys()
+        == record["scores"]["after"]["test"].keys()
+    )
+    assert main(evaluate, ["--decode", "generate", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["scores"]["accuracy"] == record["scores"]["after, generate"]["test"]["accuracy"]
+
+
+def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny_folder, capsys):
+    main(train, ["--task", "sentiment", "--method", "lora", "--json", *small])
+    after = json.loads(capsys.readouterr().out)["after"]["test"]
+    Path("runs/sentiment-lora/run.json").unlink()
+    command = ["runs/sentiment-lora", "--eval-limit", 12, "--json"]
+    assert main(evaluate, command) == 2
+    said = (
+        "is a run that was not finished; go on with it: python train.py --resume "
+        "runs/sentiment-lora"
+    )
+    assert said in capsys.readouterr().err
+    Path("runs/sentiment-lora/settings.json").unlink()
+    assert main(evaluate, command) == 2
+    assert (
+        "is an adapter without a run.json: name its --task and its --model"
+        in capsys.readouterr().err
+    )
+    assert main(evaluate, [*command, "--task", "sentiment", "--model", tiny_folder]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["accuracy"] == after["accuracy"]
+
+
+@pytest.mark.parametrize("name", ["model", "lora", "prompt"])
+def test_the_name_of_a_runs_folder_decides_nothing(small, name):
+    for method, out in (("lora", f"a/{name}"), ("prompt", f"b/{name}")):
+        assert main(train, ["--task", "sentiment", "--method", method, "--out", out, *small]) == 0
+        assert Path(out, "adapter_config.json").exists() and not Path(out, "config.json").exists()
+
+
+def test_an_empty_folder_outlives_bad_input(capsys):
+    Path("keep").mkdir()
+    assert (
+        main(train, ["--task", "ner", "--method", "head", "--data", "nowhere", "--out", "keep"])
+        == 2
+    )
+    assert Path("keep").is_dir()
+
+
+def test_what_is_no_plain_file_is_not_replaced(small, tmp_path, capsys):
+    main(train, ["--task", "ner", "--method", "head", *small])
+    os.mkfifo("pipe")
+    Path("target").write_text("old")
+    Path("link").symlink_to("target")
+    for out, message in {
+        "pipe": "pipe is no plain file",
+        "runs": "runs is no plain file",
+        "no/x": "no is no folder",
+    }.items():
+        capsys.readouterr()
+        assert main(evaluate, ["--out", out]) == 2
+        assert message in capsys.readouterr().err
+    assert Path("pipe").is_fifo()
+    assert main(evaluate, ["--out", "link"]) == 0
+    assert Path("link").is_symlink() and '"predicted"' in Path("target").read_text()
+
+
+def test_a_run_is_found_its_base_from_any_folder(tiny_folder, tmp_path, monkeypatch):
+    (tmp_path / "base").symlink_to(tiny_folder)
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "head",
+        "--epochs",
+        1,
+        "--train-limit",
+        4,
+        "--eval-limit",
+        4,
+    ]
+    assert main(train, [*flags, "--model", "base", "--out", "run"]) == 0
+    monkeypatch.chdir("/")
+    assert main(evaluate, [tmp_path / "run"]) == 0
+
+
+@pytest.mark.parametrize("preset", [None, "paper", "best"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", CORPORA)
+def test_recorded_settings_make_the_same_settings_again(task, method, preset):
+    settings = make_settings(task=task, method=method, preset=preset)
+    assert make_settings(**dataclasses.asdict(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"method": "prompt"}, (20, 20, 0.1, 0.1)),
+        ({"method": "prompt", "model": "EleutherAI/gpt-neo-125m"}, (8, 10, 0.0, 0.03)),
+        (
+            {"method": "prompt", "prompt_length": 5, "epochs": 1, "learning_rate": 2},
+            (5, 1, 0.1, 2.0),
+        ),
+        ({"preset": "paper"}, (8, 5, 0.0, 0.03)),
+        # The preset goes before the model's defaults.
+        ({"preset": "paper", "model": "neo-mini"}, (8, 5, 0.0, 0.03)),
+        ({"preset": "paper", "epochs": 3}, (8, 3, 0.0, 0.03)),
+        ({"method": "lora"}, (8, 10, 0.0, 0.005)),
+        # The preset's rate is another method's.
+        ({"method": "lora", "preset": "paper"}, (8, 5, 0.0, 0.001)),
+    ],
+)
+def test_a_flag_goes_before_the_preset_and_that_before_the_defaults(given, expected):
+    settings = make_settings(task="sentiment", **given)
+    names = ("prompt_length", "epochs", "warmup_ratio", "learning_rate")
+    assert tuple(getattr(settings, name) for name in names) == expected
+
+
+def test_the_best_recipes_rate_is_the_bundled_models():
+    best = make_settings(task="ner", preset="best")
+    assert (best.method, best.echo, best.tag_decoding, best.learning_rate) == (
+        "lora",
+        True,
+        "viterbi",
+        3e-3,
+    )
+    assert (
+        make_settings(task="ner", preset="best", model="EleutherAI/gpt-neo-125m").learning_rate
+        == 1e-3
+    )
+    # of full, on neo-mini
+    assert make_settings(task="ner", preset="best", method="full").learning_rate == 1e-3
+    assert make_settings(task="ner", preset="best", learning_rate=2).learning_rate == 2
+    assert make_settings(task="pairs", preset="best").readout == "head"
+
+
+BAD = {
+    "--seed 99999999999999999999 is too large": [
+        "--task",
+        "ner",
+        "--method",
+        "head",
+        "--seed",
+        "99999999999999999999",
+    ],
+    "--rank 100000 is too large: 16384 is the most": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--rank",
+        "100000",
+    ],
+    "--threads 1000000 is too large: 1024 is the most": [
+        "--task",
+        "ner",
+        "--method",
+        "head",
+        "--threads",
+        "1000000",
+    ],
+    "--task is missing; the tasks are ner, sentiment, similarity": ["--method", "lora"],
+    "--method is missing; the methods are lora, prompt, full, head, lora+prompt": ["--task", "ner"],
+    "--task 'nre' is none of ner, sentiment, similarity": ["--task", "nre", "--method", "lora"],
+    "--rank 0 is not a whole number of at least 1": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--rank",
+        "0",
+    ],
+    "--alpha 0 is not a number above 0": ["--task", "ner", "--method", "lora", "--alpha", "0"],
+    "--dropout 1 is not a number of at least 0 and below 1": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--dropout",
+        "1",
+    ],
+    "--learning-rate nan is not a number above 0": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--learning-rate",
+        "nan",
+    ],
+    "--rank belongs to the method lora; the method here is prompt": [
+        "--task",
+        "ner",
+        "--method",
+        "prompt",
+        "--rank",
+        "4",
+    ],
+    "--read belongs to tasks that tag words, as ner": [
+        "--task",
+        "sentiment",
+        "--method",
+        "lora",
+        "--read",
+        "last",
+    ],
+    "--readout belongs to tasks whose answer is said; ner tags words": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--readout",
+        "head",
+    ],
+    "--echo belongs to tasks that tag words": ["--task", "sentiment", "--method", "lora", "--echo"],
+    "--tag-decoding belongs to tasks that tag words": [
+        "--task",
+        "sentiment",
+        "--method",
+        "lora",
+        "--tag-decoding",
+        "viterbi",
+    ],
+    "--prompt-text needs --prompt-init text": [
+        "--task",
+        "ner",
+        "--method",
+        "prompt",
+        "--prompt-text",
+        "x",
+        "--prompt-init",
+        "vocab",
+    ],
+    "unrecognized arguments: --ranks 4; see --help": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--ranks",
+        "4",
+    ],
+    "--model ./nowhere is no folder": ["--task", "ner", "--method", "lora", "--model", "./nowhere"],
+    "nowhere": ["--task", "ner", "--method", "lora", "--data", "nowhere"],
+    "no linear layer is named by the target 'q_prj'": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--target-modules",
+        "q_prj,v_proj",
+    ],
+    "--max-length 300 does not fit": ["--task", "ner", "--method", "lora", "--max-length", "300"],
+    "what stands in front (a prompt of 250 rows, an instruction), the template and the longest": [
+        "--task",
+        "sentiment",
+        "--method",
+        "prompt",
+        "--prompt-length",
+        "250",
+    ],
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_line_and_status_2(capsys, message):
+    assert main(train, BAD[message]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in err
+    assert not Path("runs").exists()
+
+
+def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
+    main(train, ["--task", "ner", "--method", "head", *small])
+    for message, argv in {
+        "there is no run folder nowhere": ["nowhere"],
+        "--decode rank: this model reads its answers by a head, which has nothing to decode": [
+            "--decode",
+            "rank",
+        ],
+        "--zero-shot scores an untuned model": ["runs/ner-head", "--zero-shot"],
+        "a bare base model needs both --task and --model": ["--zero-shot", "--task", "ner"],
+        "runs/ner-head was trained for ner, not for sentiment": [
+            "runs/ner-head",
+            "--task",
+            "sentiment",
+        ],
+        "was trained on another base than neo-mini": ["runs/ner-head", "--model", "neo-mini"],
+        "--split dev: the data has none; it has train, validation, test": ["--split", "dev"],
+    }.items():
+        capsys.readouterr()
+        assert main(evaluate, argv) == 2, argv
+        assert message in capsys.readouterr().err
+    Path("runs/ner-head/run.json").unlink()
+    assert main(evaluate, []) == 2
+    assert "there is no finished run in runs/" in capsys.readouterr().err
+
+
+def test_without_flags_train_prints_the_two_usual_commands(capsys):
+    assert main(train, []) == 2
+    assert "python train.py --task ner --method lora" in capsys.readouterr().err
+
+
+def test_a_process_of_its_own_keeps_to_omp_num_threads_and_shows_a_bar(tiny_folder, tmp_path):
+    """In a process of its own, since the library reads the variable at its import."""
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "head",
+        "--epochs",
+        "1",
+        "--train-limit",
+        "4",
+        "--eval-limit",
+        "4",
+    ]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        *flags,
+        "--model",
+        tiny_folder,
+        "--out",
+        tmp_path / "run",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "0"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "fp32 on cpu, 1 threads" in done.stdout
+    assert re.search(r"epoch 1: +\d+%.*loss \d.*tokens/s", done.stderr)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == 1

@@ -1,0 +1,300 @@
+"""GLUE's tasks: its TSV layout as it is distributed, the hub's parquet, its splits and its
+metrics."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from neo_peft.corpora.sources import load_splits
+from neo_peft.errors import InputError, exit_status
+from neo_peft.settings import make_settings, task_of
+from neo_peft.system import hub
+from neo_peft.tasks import TASKS
+
+GLUE = {name.removeprefix("glue/"): task for name, task in TASKS.items() if task.glue}
+
+# Headings as GLUE's archives have them, and how a row is laid out: from its number, its label as
+# the file writes it.
+MNLI = (
+    "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
+    "sentence2_parse"
+)
+LAYOUT = {
+    "cola": ("CoLA", None, ["gj04", "{label}", "", "text {n} ."], "0 1"),
+    "sst2": ("SST-2", "sentence label", ["text {n} . ", "{label}"], "0 1"),
+    "mrpc": (
+        "MRPC",
+        "Quality,#1 ID,#2 ID,#1 String,#2 String",
+        ["{label}", "1{n}", "2{n}", 'a "{n}', "b {n}"],
+        "0 1",
+    ),
+    "qqp": (
+        "QQP",
+        "id qid1 qid2 question1 question2 is_duplicate",
+        ["{n}", "1{n}", "2{n}", "a {n} ?", "b {n} ?", "{label}"],
+        "0 1",
+    ),
+    "mnli": (
+        "MNLI",
+        MNLI + " sentence1 sentence2 label1 gold_label",
+        ["{n}", "p", "q", "g", "(", ")", "(", ")", "a {n}", "b {n}", "neutral", "{label}"],
+        "entailment neutral contradiction",
+    ),
+    "qnli": (
+        "QNLI",
+        "index question sentence label",
+        ["{n}", "a {n} ?", "b {n}", "{label}"],
+        "entailment not_entailment",
+    ),
+    "rte": (
+        "RTE",
+        "index sentence1 sentence2 label",
+        ["{n}", "a {n}", "b {n}", "{label}"],
+        "entailment not_entailment",
+    ),
+    "wnli": (
+        "WNLI",
+        "index sentence1 sentence2 label",
+        ["{n}", "a {n}", "b {n}", "{label}"],
+        "0 1",
+    ),
+}
+# The labels in the order of their numbers on the hub, as its data sets name them.
+NAMES = {
+    "cola": "unacceptable acceptable",
+    "sst2": "negative positive",
+    "mrpc": "not_equivalent equivalent",
+    "qqp": "not_duplicate duplicate",
+    "mnli": "entailment neutral contradiction",
+    "qnli": "entailment not_entailment",
+    "rte": "entailment not_entailment",
+    "wnli": "not_entailment entailment",
+}
+
+
+def lines(name: str, first: int, count: int) -> str:
+    folder, heading, columns, labels = LAYOUT[name]
+    labels = labels.split()
+    separator = "," if heading and "," in heading else " "
+    text = [] if heading is None else ["\t".join(heading.split(separator))]
+    for n in range(first, first + count):
+        text.append("\t".join(columns).format(n=n, label=labels[n % len(labels)]))
+    return "\n".join(text) + "\n"
+
+
+def write_glue(root: Path, name: str) -> Path:
+    """Write 60 rows of train, and dev sets of 5, 6 and 7 rows, with a public test that has no
+    labels."""
+    folder = root / LAYOUT[name][0]
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text(lines(name, 0, 60))
+    (folder / "test.tsv").write_text("index\tsentence\n0\tno label\n")
+    if name == "mnli":
+        (folder / "dev_matched.tsv").write_text(lines(name, 100, 6))
+        (folder / "dev_mismatched.tsv").write_text(lines(name, 200, 7))
+    else:
+        (folder / "dev.tsv").write_text(lines(name, 100, 5))
+    if name == "mrpc":
+        (folder / "msr_paraphrase_test.txt").write_text("\ufeff" + lines(name, 300, 8))
+    return root
+
+
+def expected(name: str, first: int, count: int) -> list[dict]:
+    """The same rows written out."""
+    names = [label.replace("_", " ") for label in NAMES[name].split()]
+    in_file = LAYOUT[name][3].split()
+    numbers = in_file if in_file[0] == "0" else [label.replace("_", " ") for label in in_file]
+    rows = []
+    for n in range(first, first + count):
+        said = numbers[n % len(numbers)]
+        label = names[int(said)] if said.isdigit() else said
+        texts = {
+            "cola": {"sentence": f"text {n} ."},
+            "sst2": {"sentence": f"text {n} . "},
+            "mrpc": {"sentence1": f'a "{n}', "sentence2": f"b {n}"},
+            "qqp": {"question1": f"a {n} ?", "question2": f"b {n} ?"},
+            "mnli": {"premise": f"a {n}", "hypothesis": f"b {n}"},
+            "qnli": {"question": f"a {n} ?", "sentence": f"b {n}"},
+            "rte": {"sentence1": f"a {n}", "sentence2": f"b {n}"},
+            "wnli": {"sentence1": f"a {n}", "sentence2": f"b {n}"},
+        }[name]
+        rows.append(texts | {"label": label})
+    return rows
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_tsv_files_are_read_and_split(tmp_path, name):
+    data = write_glue(tmp_path, name)
+    splits = load_splits(GLUE[name], str(data))
+    if name == "mrpc":  # GLUE's own validation, and the test set that has labels
+        assert splits.train == expected(name, 0, 60)
+        assert splits.validation == expected(name, 100, 5)
+        assert splits.test == expected(name, 300, 8)
+    else:
+        assert splits.test == expected(name, 100, 6 if name == "mnli" else 5)
+        kept = [row for row in expected(name, 0, 60) if row not in splits.validation]
+        assert splits.train == kept and len(kept) == 54
+        of_labels = [row["label"] for row in splits.validation]
+        assert {of_labels.count(label) for label in GLUE[name].labels} == {
+            6 // len(GLUE[name].labels)
+        }
+        assert load_splits(GLUE[name], str(data), seed=1).validation != splits.validation
+    assert splits.beside == ({"mismatched": expected(name, 200, 7)} if name == "mnli" else {})
+    assert list(GLUE[name].labels) == [label.replace("_", " ") for label in NAMES[name].split()]
+    assert load_splits(GLUE[name], str(data / LAYOUT[name][0])) == splits
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_the_hubs_files_are_read_alike(tmp_path, monkeypatch, name):
+    import datasets
+
+    asked = []
+    task, stems = GLUE[name], {"train": (0, 60)}
+    stems |= (
+        {"validation_matched": (100, 6), "validation_mismatched": (200, 7)}
+        if name == "mnli"
+        else {"validation": (100, 5)}
+    )
+    stems |= {"test": (300, 8)} if name == "mrpc" else {}
+    for stem, (first, count) in stems.items():
+        rows = expected(name, first, count)
+        columns = {field: [row[field] for row in rows] for field in task.fields[:-1]}
+        columns |= {
+            "label": [task.labels.index(row["label"]) for row in rows],
+            "idx": list(range(count)),
+        }
+        path = tmp_path / f"hub/nyu-mll/glue/{name}/{stem}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict(columns).to_parquet(str(path))
+
+    def hub_file(repository, filename, kind="model", revision=None):
+        asked.append(filename)
+        return tmp_path / "hub" / repository / filename
+
+    monkeypatch.setattr(hub, "hub_file", hub_file)
+    assert load_splits(task, "hub") == load_splits(task, str(write_glue(tmp_path / "glue", name)))
+    assert sorted(asked) == sorted(f"{name}/{stem}-00000-of-00001.parquet" for stem in stems)
+
+
+def test_mrpcs_original_files_do_as_well(data_folder):
+    ours, glue = (
+        load_splits(TASKS[name], str(data_folder)) for name in ("similarity", "glue/mrpc")
+    )
+    assert ours == glue and len(glue.test) == 1725
+
+
+def test_lines_that_break_off_are_left_out(tmp_path):
+    data = write_glue(tmp_path, "qqp")
+    with open(data / "QQP" / "train.tsv", "a") as file:
+        file.write("61\t161\t261\tit breaks off\n62\t162\t262\ta ?\tand so does this\n")
+    assert len(load_splits(GLUE["qqp"], str(data)).train) == 54
+
+
+@pytest.mark.parametrize(
+    "name, file, content, message",
+    [
+        (
+            "rte",
+            "dev.tsv",
+            "index\tsentence1\tlabel\n0\ta\tentailment\n",
+            "its heading has no column sentence2, which",
+        ),
+        (
+            "rte",
+            "dev.tsv",
+            "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tmaybe\n",
+            "line 2: unknown label 'maybe'",
+        ),
+        (
+            "rte",
+            "dev.tsv",
+            "index\tsentence1\tsentence2\tlabel\n0\t\tb\tentailment\n",
+            "line 2: an empty token or sen",
+        ),
+        ("rte", "dev.tsv", "index\tsentence1\tsentence2\tlabel\n", "the file holds no rows"),
+        ("rte", "dev.tsv", "", "its heading has no column sentence1, sentence2, label"),
+        (
+            "cola",
+            "train.tsv",
+            "gj04\t2\t\ta\n",
+            "line 1: unknown label '2'; expected one of 0, 1, unacceptable, acc",
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path, name, file, content, message):
+    data = write_glue(tmp_path, name)
+    (data / LAYOUT[name][0] / file).write_text(content)
+    with pytest.raises(InputError, match=message) as refused:
+        load_splits(GLUE[name], str(data))
+    assert str(data / LAYOUT[name][0] / file) in str(refused.value)
+
+
+def test_what_glue_is_not_read_from_is_said(tmp_path):
+    with pytest.raises(
+        InputError,
+        match="--data sample has nothing for glue/rte; --data may be hub or GLUE's folder",
+    ):
+        load_splits(GLUE["rte"], "sample")
+    with pytest.raises(
+        InputError, match=r"there is no RTE/train.tsv, and no train.tsv, GLUE's files"
+    ):
+        load_splits(GLUE["rte"], str(tmp_path))
+    (write_glue(tmp_path, "rte") / "RTE/dev.tsv").unlink()
+    with pytest.raises(InputError, match=r"RTE/dev.tsv: there is no such file"):
+        load_splits(GLUE["rte"], str(tmp_path))
+
+
+def test_the_metrics_are_glues_own():
+    metrics = {name: task.metric for name, task in GLUE.items()}
+    assert metrics == dict.fromkeys(GLUE, "accuracy") | {
+        "cola": "matthews",
+        "mrpc": "f1",
+        "qqp": "f1",
+    }
+
+
+def test_a_template_names_its_fields():
+    task = task_of(make_settings(task="glue/qnli", method="lora"))
+    pieces = task.pieces({"question": "Why ?", "sentence": "So it is ."})
+    assert (
+        "".join(piece.text for piece in pieces) == "Question : Why ? Sentence : So it is . Label :"
+    )
+    assert task.answer("not entailment") == " not entailment"
+
+
+@pytest.mark.parametrize("name", ["cola", "qqp", "mnli"])
+def test_a_run_is_chosen_and_shown_by_glues_metric(tmp_path, tiny_folder, capsys, name):
+    data = write_glue(tmp_path / "glue", name)
+    argv = [
+        "--task",
+        f"glue/{name}",
+        "--method",
+        "lora",
+        "--data",
+        data,
+        "--model",
+        tiny_folder,
+        "--epochs",
+        2,
+    ]
+    assert exit_status(lambda: train.main([*map(str, argv), "--threads", "1"])) == 0
+    out, metric = capsys.readouterr().out, GLUE[name].metric
+    run = Path(f"runs/glue-{name}-lora")
+    record = json.loads((run / "run.json").read_text())
+    best = record["scores"]["after"]["validation"][metric]
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert best == max(line["validation"][metric] for line in epochs if "validation" in line)
+    assert (
+        f"validation {metric}" in out
+        and f"test {metric}" in out
+        and f"on validation {metric} is" in out
+    )
+    assert ("mismatched accuracy" in out) == (name == "mnli")
+    if name == "mnli":
+        assert (
+            exit_status(lambda: evaluate.main([str(run), "--split", "mismatched", "--json"])) == 0
+        )
+        again = json.loads(capsys.readouterr().out)
+        assert again["scores"]["accuracy"] == record["scores"]["after"]["mismatched"]["accuracy"]

@@ -1,0 +1,182 @@
+"""The bundled sample: large enough, balanced as the real data are, and with no way around learning
+it."""
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from tags import commonest_tags
+
+from neo_peft.corpora.sources import CORPORA, SAMPLE, load_splits
+from neo_peft.metrics import entities, entity_scores
+from neo_peft.runs.tables import marked
+from neo_peft.tasks import TASKS
+
+SPLITS = {name: load_splits(TASKS[name], "sample") for name in ("ner", "sentiment", "similarity")}
+ANSWERS = ("sentiment", "similarity")
+
+
+def words(row: dict) -> list[str]:
+    return (
+        row["tokens"] if "tokens" in row else " ".join(row[f] for f in row if f != "label").split()
+    )
+
+
+def names(rows: list[dict]) -> Counter:
+    """Count the entities by their words, whatever their case."""
+    spans = (
+        (row["tokens"][first : last + 1], kind)
+        for row in rows
+        for kind, first, last in entities(row["tags"])
+    )
+    return Counter((kind, " ".join(span).lower()) for span, kind in spans)
+
+
+@pytest.mark.parametrize("task", CORPORA)
+def test_each_split_has_enough_rows_and_every_label(task):
+    splits = SPLITS[task]
+    assert splits.protocol == "single"
+    for rows, least in ((splits.train, 300), (splits.validation, 100), (splits.test, 150)):
+        assert len(rows) >= least
+        assert {tag for row in rows for tag in row.get("tags", [row.get("label")])} == set(
+            TASKS[task].labels
+        )
+
+
+@pytest.mark.parametrize(
+    "task, shares",
+    [
+        # PhraseBank: 12.5, 59.3, 28.2 %; MRPC: 32.6, 67.4 %.
+        (
+            "sentiment",
+            {"negative": (0.10, 0.20), "neutral": (0.52, 0.66), "positive": (0.22, 0.34)},
+        ),
+        ("similarity", {"not equivalent": (0.27, 0.38), "equivalent": (0.62, 0.73)}),
+    ],
+)
+def test_labels_are_balanced_as_in_the_real_data(task, shares):
+    splits = SPLITS[task]
+    for rows in (splits.train, splits.validation, splits.test):
+        for label, (least, most) in shares.items():
+            assert least <= sum(row["label"] == label for row in rows) / len(rows) <= most
+
+
+def test_entities_are_balanced_as_in_the_real_data():
+    for rows in (SPLITS["ner"].train, SPLITS["ner"].validation, SPLITS["ner"].test):
+        kinds = Counter(kind for row in rows for kind, _, _ in entities(row["tags"]))
+        shares = {kind: count / kinds.total() for kind, count in kinds.items()}
+        # JNLPBA's train file: protein 59, DNA 19, cell_type 13, cell_line 7, RNA 2 % of the
+        # entities; 2.8 a sentence.
+        assert max(shares, key=shares.get) == "protein" and 0.35 < shares["protein"] < 0.65
+        assert 0.12 < shares["DNA"] < 0.30 and 0.08 < shares["cell_type"] < 0.25
+        assert 0.04 < shares["cell_line"] < 0.15 and 0.02 < shares["RNA"] < 0.12
+        assert 1.5 < kinds.total() / len(rows) < 3.5
+        assert 0.05 < sum(not entities(row["tags"]) for row in rows) / len(rows) < 0.30
+
+
+def test_the_hard_cases_are_there():
+    """IL-2 is a protein, its promoter DNA, its mRNA RNA; names are nested, shortened and joined by
+    and."""
+    known = names(SPLITS["ner"].train)
+    assert known["protein", "il-2"] and known["DNA", "il-2 promoter"] and known["RNA", "il-2 mrna"]
+    lengths = Counter(len(name.split()) for _, name in known.elements())
+    assert (
+        lengths[1] and lengths[2] and lengths[3] and sum(lengths[n] for n in lengths if n >= 4) > 20
+    )
+    text = (SAMPLE / "ner" / "train.txt").read_text(encoding="utf-8")
+    assert text.count("] ( [") >= 12 and text.count("] and [") >= 20
+
+
+def test_most_of_the_tests_names_are_new():
+    splits = SPLITS["ner"]
+    known, asked = names(splits.train), names(splits.test)
+    new = [name for name in asked if name not in known]
+    assert len(new) / len(asked) >= 0.4
+    assert sum(asked[name] for name in new) / asked.total() >= 0.4
+
+
+@pytest.mark.parametrize("task", CORPORA)
+def test_no_two_rows_of_different_splits_are_alike(task):
+    splits, where = SPLITS[task], defaultdict(set)
+    rows = [
+        (part, words(row))
+        for part in ("train", "validation", "test")
+        for row in getattr(splits, part)
+    ]
+    trigrams = [
+        {tuple(w.lower() for w in row[i : i + 3]) for i in range(len(row) - 2)} for _, row in rows
+    ]
+    for index, of_row in enumerate(trigrams):
+        for trigram in of_row:
+            where[trigram].add(index)
+    for index, of_row in enumerate(trigrams):
+        shared = Counter(
+            other
+            for trigram in of_row
+            for other in where[trigram]
+            if rows[other][0] != rows[index][0]
+        )
+        for other, count in shared.items():
+            assert count <= 0.5 * min(len(of_row), len(trigrams[other])), (rows[index], rows[other])
+
+
+@pytest.mark.parametrize("task", ANSWERS)
+def test_word_counts_do_not_solve_it(task):
+    """Logistic regression over the words, of pairs over those of both sentences and those of one
+    alone."""
+    splits = SPLITS[task]
+
+    def texts(rows: list[dict]) -> list[list[str]]:
+        if task == "sentiment":
+            return [[row["sentence"] for row in rows]]
+        sides = [
+            (set(row["sentence1"].lower().split()), set(row["sentence2"].lower().split()))
+            for row in rows
+        ]
+        return [[" ".join(a & b) for a, b in sides], [" ".join(a ^ b) for a, b in sides]]
+
+    counters = [CountVectorizer(token_pattern=r"\S+").fit(part) for part in texts(splits.train)]
+
+    def features(rows: list[dict]) -> np.ndarray:
+        return np.hstack(
+            [counter.transform(part).toarray() for counter, part in zip(counters, texts(rows))]
+        )
+
+    gold = [row["label"] for row in splits.test]
+    majority = max(Counter(gold).values()) / len(gold)
+    scores = []
+    for strength in (0.03, 0.1, 0.3, 1, 3, 10):
+        model = LogisticRegression(C=strength, max_iter=2000).fit(
+            features(splits.train), [row["label"] for row in splits.train]
+        )
+        scores.append(model.score(features(splits.test), gold))
+    assert max(scores) < 0.8
+    assert max(scores) > majority - 0.1  # the comparison is one
+
+
+def test_the_commonest_tag_of_each_word_is_a_low_floor():
+    """The default run is held to 0.08 above it, see test_default_runs.py."""
+    splits = SPLITS["ner"]
+    floor = entity_scores(
+        [row["tags"] for row in splits.test], commonest_tags(splits.train, splits.test)
+    )["f1"]
+    assert 0.2 < floor < 0.45
+
+
+def test_files_read_well():
+    """One format a task, marks that come back as they were written, no bracket or space inside a
+    token."""
+    for split in ("train", "validation", "test"):
+        lines = (SAMPLE / "ner" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+        rows = getattr(SPLITS["ner"], split)
+        assert [marked(row["tokens"], row["tags"]) for row in rows] == lines
+        assert all(not set("[] ") & set(token) for row in rows for token in row["tokens"])
+    page = (SAMPLE / "README.md").read_text(encoding="utf-8")
+    for task, splits in SPLITS.items():
+        counts = " / ".join(
+            str(len(rows)) for rows in (splits.train, splits.validation, splits.test)
+        )
+        assert f"| `{task}` |" in page and f"| {counts} |" in page
+    assert "CC0" in page

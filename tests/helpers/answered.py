@@ -1,0 +1,137 @@
+"""Made-up finished runs with known answers."""
+
+import json
+
+from neo_peft.decoding import score
+from neo_peft.runs.folder import flags_of, write_record
+from neo_peft.runs.predictions import write_predictions
+from neo_peft.settings import make_settings, task_of
+from neo_peft.system.files import sha256
+
+LABELS = ("O", "B-drug", "I-drug", "B-gene", "I-gene")
+
+TAGGED = [
+    {"tokens": words.split(), "tags": tags.split()}
+    for words, tags in (
+        ("Take aspirin daily", "O B-drug O"),
+        ("The p53 gene sleeps", "O B-gene I-gene O"),
+        ("acetyl salicylic acid", "B-drug I-drug I-drug"),
+    )
+]
+
+# A hit; another type; another type and boundary: P = R = 1/3, of spans alone 2/3; drug 1/2, gene 0.
+ANSWERED = [tags.split() for tags in ("O B-drug O", "O B-drug I-drug O", "O B-gene I-gene")]
+
+SAID = [
+    {"sentence": text, "label": label}
+    for text, label in [
+        ("up", "good"),
+        ("down", "bad"),
+        ("flat", "so-so"),
+        ("rise", "good"),
+        ("fall", "bad"),
+    ]
+]
+
+ANSWERS = ["good", "good", "bad", "good", None]
+
+STEPS = [
+    {"step": n, "epoch": 1 + (n > 2), "loss": 1 / n, "learning_rate": 0.1, "gradient_norm": 1}
+    for n in (1, 2, 3, 4)
+]
+
+EPOCHS = [
+    {
+        "step": 2 * n,
+        "epoch": n,
+        "train_loss": 1.0,
+        "validation_loss": 1.0,
+        "validation": {"f1": 0.1 * n},
+    }
+    for n in (1, 2)
+]
+
+# 100 tokens in a second, then, over a gap that is scoring, 300 in a second: 200 a second.
+TIMES = [
+    {"step": n, "seconds": at, "tokens": count}
+    for n, at, count in ((1, 1, 9), (2, 2, 100), (3, 12, 9), (4, 13, 300))
+]
+
+
+def make_run(
+    folder, task, rows, answers, labels, changes=(), metrics=(*STEPS, *EPOCHS), times=TIMES, **flags
+):
+    """Make a finished run by hand, of the answers {kind of score: {split: …}}; `changes` to its
+    record come last."""
+    folder.mkdir(parents=True)
+    settings = make_settings(task=task, method="lora", labels=labels, **flags)
+    task = task_of(settings)
+    scores = {
+        "majority": {name: score(task, rows, answers["before"][name]) for name in answers["before"]}
+    }
+    for kind, splits in answers.items():
+        scores[kind] = {name: score(task, rows, predicted) for name, predicted in splits.items()}
+        for name, predicted in splits.items():
+            write_predictions(folder, kind, name, rows, predicted, None)
+    for name, lines in (("metrics.jsonl", metrics), ("timings.jsonl", times)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "adapter_model.safetensors").write_bytes(bytes(1_500_000))
+    files = {
+        str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()
+    }
+    record = {
+        "task": task.name,
+        "labels": list(labels),
+        "flags": flags_of(settings),
+        "model": "neo-mini",
+        "data": "own-rows",
+        "protocol": "single",
+        "base": {"fingerprint": "f1e2d3", "parameters": 5_000_000},
+        "files": files,
+        "seed": 3,
+        "threads": 2,
+        "processes": 1,
+        "device": "cpu",
+        "precision": "fp32",
+        "versions": {"torch": "2.9"},
+        "commit": None,
+        "finished": "2030-01-02T03:04:05+00:00",
+        "trainable": 1_000,
+        "total": 5_001_000,
+        "rows": {"train": 7} | {name: len(rows) for name in answers["after"]},
+        "kept_epoch": 2,
+        "scores": scores,
+        "warnings": ["the loss rose"],
+        "assumed": ["rank"],
+        "seconds": 61.4,
+        "memory": {"peak_bytes": 450_000_000},
+    }
+    write_record(
+        folder,
+        {name: value for name, value in (record | dict(changes)).items() if value != "left out"},
+    )
+    return folder
+
+
+def tagger(folder, **more):
+    nothing = [["O"] * len(row["tokens"]) for row in TAGGED]
+    splits = {
+        "before": {"validation": nothing, "test": nothing},
+        "after": {"validation": ANSWERED, "test": ANSWERED},
+    }
+    return make_run(folder, "tagging", TAGGED, splits, LABELS, **more)
+
+
+def answerer(folder, **more):
+    splits = {
+        "before": {"test": ANSWERS, "validation": ANSWERS},
+        "before, generate": {"test": [None] * 5, "validation": [None] * 5},
+        "after": {"test": ANSWERS, "validation": ANSWERS},
+        "after, generate": {"test": ANSWERS, "validation": ANSWERS},
+    }
+    return make_run(folder, "classification", SAID, splits, ("bad", "so-so", "good"), **more)
+
+
+EVIL = (
+    "</title></style></textarea><evil onload=\"x\" style='y'>&lt; $body ${title} \u2028\u202e\x00"
+)

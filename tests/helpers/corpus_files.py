@@ -1,0 +1,120 @@
+"""Small files laid out as the data sets' own."""
+
+import zipfile
+from pathlib import Path
+
+IOB2, IOB2_TEST = "Genia4ERtask1.iob2", "Genia4EReval1.iob2"
+
+AGREE_50, AGREE_66 = "Sentences_50Agree.txt", "Sentences_66Agree.txt"
+
+PAIRS, PAIRS_TEST, DEV_IDS = (
+    "msr_paraphrase_train.txt",
+    "msr_paraphrase_test.txt",
+    "mrpc_dev_ids.tsv",
+)
+
+IOB2_TRAIN = b"""###MEDLINE:95369245
+
+IL-2\tB-DNA
+gene\tI-DNA
+###MEDLINE:95333264
+T\tB-cell_type
+cells\tI-cell_type
+
+I-kappaB\tI-protein
+"""
+
+PHRASES = [
+    f"M\u00e4kel\u00e4 's {label} no {i} .@{label}"
+    for label in ("positive", "neutral", "negative")
+    for i in range(10)
+]
+
+MRPC_HEADING = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n".encode()
+
+MRPC_TRAIN = (
+    MRPC_HEADING
+    + 'He said : " no .\tHe said no .\n'.join(
+        ["1\t11\t12\t", "0\t12\t11\t", "1\t13\t14\t", ""]
+    ).encode()
+)
+
+FILES = {
+    "ner": {IOB2: IOB2_TRAIN, IOB2_TEST: b"T\tO\n\nIL-2\tB-DNA\ngene\tI-DNA"},
+    "sentiment": {
+        AGREE_50: "\r\n".join(PHRASES).encode("latin-1"),
+        AGREE_66: "\r\n".join(PHRASES[:4]).encode("latin-1"),
+    },
+    "similarity": {
+        PAIRS: MRPC_TRAIN,
+        PAIRS_TEST: MRPC_HEADING + b'0\t1\t2\tHe said no .\tShe said : " yes .\n',
+        DEV_IDS: b"12\t11\r\n",
+    },
+}
+
+TAG_IDS = {
+    "O": 0,
+    "B-DNA": 1,
+    "I-DNA": 2,
+    "B-protein": 3,
+    "I-protein": 4,
+    "B-cell_type": 5,
+    "I-cell_type": 6,
+}
+
+HUB_JSON = {
+    "dataset/valid.json": b'{"tokens": ["IL-2", "gene"], "tags": [1, 2]}\n',
+    "dataset/train.json": b'{"tokens": ["T", "cells"], "tags": [5, 6]}\n\n{"tags": [4], "tokens": '
+    b'["I-kappaB"]}\n',
+    "dataset/test.json": b'{"tokens": ["T"], "tags": [0]}\n{"tokens": ["IL-2", "gene"], "tags": '
+    b"[1, 2]}",
+    "dataset/label.json": str(TAG_IDS).replace("'", '"').encode(),
+}
+
+TNER, PHRASEBANK, GLUE = "tner/bionlp2004", "takala/financial_phrasebank", "nyu-mll/glue"
+
+
+def write_glue(folder: Path, **changed) -> None:
+    """Write MRPC's rows of FILES as GLUE has them: parquet, the label a class."""
+    import datasets
+
+    columns = {
+        "sentence1": ['He said : " no .', 'He said : " no .'],
+        "sentence2": ["He said no .", "He said no ."],
+        "label": [1, 1],
+        "idx": [0, 2],
+    }
+    classes = datasets.ClassLabel(names=["not_equivalent", "equivalent"])
+    tables = {
+        "train": columns,
+        "validation": {name: values[:1] for name, values in columns.items()}
+        | {"label": [0], "idx": [1]},
+        "test": {
+            "sentence1": ["He said no ."],
+            "sentence2": ['She said : " yes .'],
+            "label": [0],
+            "idx": [0],
+        },
+    }
+    (folder / GLUE / "mrpc").mkdir(parents=True, exist_ok=True)
+    for split, table in tables.items():
+        data = datasets.Dataset.from_dict(table)
+        if split in changed:
+            table = {
+                name: values
+                for name, values in (table | changed[split]).items()
+                if values is not None
+            }
+            data = datasets.Dataset.from_dict(table)
+        else:
+            data = data.cast_column("label", classes)
+        data.to_parquet(str(folder / GLUE / f"mrpc/{split}-00000-of-00001.parquet"))
+
+
+def write_zip(folder: Path, files: dict[str, bytes]) -> Path:
+    path = folder / PHRASEBANK / "data/FinancialPhraseBank-v1.0.zip"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(f"FinancialPhraseBank-v1.0/{name}", content)
+    return path

@@ -1,0 +1,70 @@
+"""What the tests of bad input share: what is refused, how, and without loading anything."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from neo_peft.commands import export, predict, study
+from neo_peft.errors import exit_status
+from neo_peft.formats import base
+
+SCRIPTS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "study": study,
+}
+
+NER, TEXT = "train --task ner --method lora", "train --task sentiment --method prompt"
+
+
+def run(command: str) -> int:
+    """Run a command as its last line does; return its exit status."""
+    script, *argv = shlex.split(command)
+    try:
+        return exit_status(lambda: SCRIPTS[script].main(argv))
+    except SystemExit as stop:
+        return stop.code
+
+
+def refused(capfd, command: str, message: str) -> None:
+    """Hold a command to its one line, in which {here} is the folder that it runs in."""
+    before = sorted(Path().rglob("*"))
+    capfd.readouterr()
+    status = run(command)
+    out, err = capfd.readouterr()
+    # as a terminal shows it: a progress bar that stood there is wiped
+    line = err.rsplit("\r", 1)[-1]
+    expected = f"error: {message.replace('{here}', str(Path().resolve()))}\n"
+    assert line == expected or re.fullmatch(re.escape(expected).replace("…", r"[^\n]*"), line)
+    assert (status, out, sorted(Path().rglob("*"))) == (2, "", before)
+
+
+def cases(table: list) -> pytest.MarkDecorator:
+    """Make a test of each case, named by what stands first in it."""
+    return pytest.mark.parametrize(
+        "case", table, ids=[str(case[0]).removeprefix(NER).strip() for case in table]
+    )
+
+
+def forbid_loading(monkeypatch) -> None:
+    """Let the search for a base's folder, which load_base begins with, be a failure."""
+    monkeypatch.setattr(base, "find_folder", lambda *_: pytest.fail("a base was loaded"))
+
+
+TASKS = (
+    "ner, sentiment, similarity, tagging, classification, pairs, "
+    "glue/cola, glue/sst2, glue/mrpc, glue/qqp, glue/mnli, glue/qnli, glue/rte, glue/wnli"
+)
+
+METHODS = "lora, prompt, full, head, lora+prompt"
+
+TAGS = (
+    "O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, B-cell_line, I-cell_line, "
+    "B-RNA, I-RNA"
+)

@@ -1,0 +1,32 @@
+"""A finished run of any method, on the tiny model."""
+
+import dataclasses
+
+import torch
+
+from neo_peft.formats.adapter import save_adapter
+from neo_peft.runs.folder import write_record
+from neo_peft.runs.loading import load_untuned
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+
+def make_run(folder, model, task, method, **flags):
+    """Make a finished run whose adapter, or model, has moved away from its start."""
+    settings = make_settings(task=task, method=method, model=str(model), threads=1, **flags)
+    tuned = load_untuned(settings, with_method=True)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in tuned.model.trainable().values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_adapter(folder, tuned.model, settings, tuned.base.tokenizer)
+    recorded = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in ("out", "json")
+    }
+    base, labels = {"fingerprint": tuned.base.fingerprint}, list(TASKS[task].labels)
+    write_record(
+        folder, {"task": task, "labels": labels, "flags": recorded, "base": base, "files": {}}
+    )
+    return folder

@@ -1,0 +1,490 @@
+"""What files can have wrong, through train.py, evaluate.py and export: see test_bad_input.py, whose
+helpers these are.
+
+A case has files, or a change to a good folder, and the message that comes of it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from refusals import NER, TAGS, cases, forbid_loading, refused
+from safetensors.torch import load_file, save_file
+
+from neo_peft.formats.base import INDEX, WEIGHTS
+from neo_peft.system import hub
+
+#
+# ---- The data
+
+EMPTY = ": the file holds no rows; fill it, or put the data's own file there"
+ABSENT = ": there is no such file; put it beside the task's other files"
+OWN, IOB2, FIFTY, TSV = "train.jsonl", "Genia4ERtask1.iob2", "Sentences_50Agree.txt", "train.tsv"
+MSR, MSR_IDS, MSR_HEAD = (
+    "msr_paraphrase_train.txt",
+    "mrpc_dev_ids.tsv",
+    "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n",
+)
+ONE, *MORE = ('{{"sentence": "{}", "label": "{}"}}\n'.format(*pair) for pair in ("ax", "by", "cy"))
+ROWS = ONE + "".join(MORE)
+TAGGED = '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["b"], "tags": ["B-x"]}\n'
+A_SENTENCE = "expected a JSON object with '{}': \"a sentence\""
+
+# The task and its flags, the files in the folder of --data, and the message: of the first file,
+# where it begins with a comma or a colon.
+DATA = [
+    (
+        "tagging",
+        {},
+        "--data {here}/d has nothing for tagging; name a folder with your own train.jsonl",
+    ),
+    (
+        "ner",
+        {},
+        f"--data {{here}}/d: it holds none of {IOB2}, Genia4EReval1.iob2, nor does jnlpba/ below "
+        "it",
+    ),
+    (
+        "glue/cola",
+        {},
+        "--data {here}/d: there is no CoLA/train.tsv, and no train.tsv, GLUE's files",
+    ),
+    ("classification", {OWN: ""}, EMPTY),
+    (
+        "classification",
+        {OWN: ONE + "{"},
+        ", line 2: no JSON: Expecting property name enclosed in double quotes at "
+        "character 2; expected a JSON object",
+    ),
+    ("classification", {OWN: "{}"}, f", line 1: '{{}}'; {A_SENTENCE.format('sentence')}"),
+    (
+        "classification",
+        {OWN: '{"sentence": "a"}'},
+        """, line 1: '{"sentence": "a"}'; the field 'label' is missing""",
+    ),
+    (
+        "classification",
+        {OWN: '{"sentence": "a", "label": 1.5}'},
+        """, line 1: '{"sentence": "a", "label": 1.5}'; """
+        "expected in 'label' a label: a text or a whole number",
+    ),
+    ("classification", {OWN: b"\n\xff"}, ", line 2: not utf-8; save the file as utf-8"),
+    ("classification", {OWN: ONE}, ": every label is x; there is nothing to tell apart"),
+    (
+        "classification",
+        {OWN: ROWS, "validation.jsonl": ONE.replace("x", "z")},
+        "{here}/d/validation.jsonl, line 1: unknown label 'z'; expected one of x, y",
+    ),
+    (
+        "classification",
+        {OWN: ONE + MORE[0]},
+        "--data {here}/d: too few rows, none is left for validation; give more of them",
+    ),
+    (
+        "classification --labels x,z",
+        {OWN: ROWS},
+        ", line 2: unknown label 'y'; expected one of x, z",
+    ),
+    (
+        "classification --labels x,y,y",
+        {OWN: ROWS},
+        "the labels x, y, y hold one twice; name each once",
+    ),
+    (
+        "classification --label-words a",
+        {OWN: ROWS},
+        "--label-words a: one word for each of the 2 labels is needed, in the order of x, y",
+    ),
+    (
+        "classification --label-words a,A",
+        {OWN: ROWS},
+        "the labels x and y are both said 'a'; --label-words gives each its own",
+    ),
+    (
+        "pairs",
+        {OWN: '{"sentence1": 1}'},
+        f""", line 1: '{{"sentence1": 1}}'; {A_SENTENCE.format("sentence1")}""",
+    ),
+    (
+        "tagging",
+        {OWN: "{}"},
+        """, line 1: '{}'; expected a JSON object with 'tokens': ["a", "word", "each"]""",
+    ),
+    (
+        "tagging",
+        {OWN: '{"tokens": ["a"], "tags": []}'},
+        """, line 1: '{"tokens": ["a"], "tags": []}'; expected in """
+        "'tags' a list of one tag for each of the tokens",
+    ),
+    (
+        "tagging",
+        {OWN: TAGGED.replace("B-x", "x")},
+        ", line 2: tag 1 is 'x'; expected 'O', 'B-type' or 'I-type'",
+    ),
+    (
+        "tagging",
+        {OWN: TAGGED.replace("B-x", "I-x")},
+        ", line 2: tag 1, 'I-x', continues nothing; the first word of an entity is B-x",
+    ),
+    (
+        "tagging --labels O,B-x,y",
+        {OWN: TAGGED},
+        "the label 'y' is no tag; those of tagging are O, B-type and I-type",
+    ),
+    (
+        "tagging --label-words a,b,c",
+        {OWN: TAGGED},
+        "--label-words belongs to tasks whose answer is said; tagging tags words by a head",
+    ),
+    ("ner", {IOB2: ""}, EMPTY),
+    ("ner", {IOB2: "a\tO\n"}, "{here}/d/Genia4EReval1.iob2" + ABSENT),
+    ("ner", {IOB2: "a\tO\nb O\n"}, ", line 2: 'b O'; expected a token, a tab and its tag"),
+    ("ner", {IOB2: "a\tB-x\n"}, f", line 1: unknown label 'B-x'; expected one of {TAGS}"),
+    (
+        "ner",
+        {IOB2: "\tO\n"},
+        ", line 1: an empty token or sentence; fill it, or remove what it belongs to",
+    ),
+    ("sentiment", {FIFTY: "\n"}, EMPTY),
+    ("sentiment", {FIFTY: "a@neutral\r\nb"}, ", line 2: 'b'; expected a sentence, @ and its label"),
+    (
+        "sentiment",
+        {FIFTY: "a@x"},
+        ", line 1: unknown label 'x'; expected one of negative, neutral, positive",
+    ),
+    (
+        "sentiment",
+        {f"{FIFTY}/x": ""},
+        f"{{here}}/d/{FIFTY} is no plain file; put the file itself there",
+    ),
+    (
+        "sentiment --protocol paper",
+        {FIFTY: "a@neutral"},
+        "{here}/d/Sentences_66Agree.txt: there is no such file to test on; add it, or use "
+        "--protocol clean",
+    ),
+    ("similarity", {MSR: MSR_HEAD}, EMPTY),
+    (
+        "similarity",
+        {MSR: "1\t2"},
+        ", line 1: 2 columns in '1\\t2'; expected five, split by tabs: Quality, #1 ID, "
+        "#2 ID, #1 String, #2 String",
+    ),
+    (
+        "similarity",
+        {MSR: MSR_HEAD + "2\t1\t2\ta\tb"},
+        ", line 2: unknown label '2'; expected one of 0, 1",
+    ),
+    (
+        "similarity",
+        {MSR: "1\t1\t2\ta\tb", MSR_IDS: "3\t4"},
+        f"{{here}}/d/{MSR_IDS}, line 1: '3\\t4' is no pair of the train file; use the list that "
+        "comes with it",
+    ),
+    (
+        "glue/sst2",
+        {TSV: "text\tlabel\n"},
+        ": its heading has no column sentence, which GLUE's own file has",
+    ),
+    ("glue/sst2", {TSV: "sentence\tlabel\n"}, EMPTY),
+    (
+        "glue/sst2",
+        {TSV: "sentence\tlabel\na\t7"},
+        ", line 2: unknown label '7'; expected one of 0, 1, negative, positive",
+    ),
+    ("glue/sst2", {TSV: "sentence\tlabel\na\t1"}, "{here}/d/dev.tsv" + ABSENT),
+]
+
+
+def fill(files: dict[str, str | bytes]) -> None:
+    for name, content in files.items():
+        path = Path("d", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@cases(DATA)
+def test_bad_data(capfd, monkeypatch, case):
+    forbid_loading(monkeypatch)
+    flags, files, message = case
+    Path("d").mkdir()
+    fill(files)
+    start = f"{{here}}/d/{next(iter(files))}" if message[0] in ",:" else ""
+    refused(capfd, f"train --method lora --data d --task {flags}", start + message)
+
+
+NUMBERS = json.dumps({tag: number for number, tag in enumerate(TAGS.split(", "))})
+AGAIN = "delete it, so that it is fetched again"
+ZIP, PARQUET = "data/FinancialPhraseBank-v1.0.zip", "mrpc/train-00000-of-00001.parquet"
+HUB_DATA = [
+    (
+        "ner",
+        {"dataset/label.json": "{}"},
+        f"d/dataset/label.json: expected a JSON number for each of {TAGS}",
+    ),
+    (
+        "ner",
+        {"dataset/label.json": NUMBERS, "dataset/train.json": "{}"},
+        "d/dataset/train.json, line 1: '{}'; expected "
+        '{"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json',
+    ),
+    ("sentiment", {ZIP: "x"}, f"d/{ZIP}: a broken zip (File is not a zip file); {AGAIN}"),
+    (
+        "similarity",
+        {PARQUET: "x"},
+        f"d/{PARQUET}: …; expected parquet with sentence1, sentence2, label; {AGAIN}",
+    ),
+]
+
+
+@cases(HUB_DATA)
+def test_bad_data_of_the_hub(capfd, monkeypatch, case):
+    forbid_loading(monkeypatch)
+    task, files, message = case
+    monkeypatch.setattr(hub, "hub_file", lambda repository, name, **_: Path("d", name))
+    fill(files)
+    refused(capfd, f"train --method lora --data hub --task {task}", message)
+
+
+#
+# ---- The model
+
+
+def config(**entries) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+    return change
+
+
+def tensors(**entries) -> Callable[[Path], None]:
+    """Set tensors of the weights; drop those that are None."""
+
+    def change(folder: Path) -> None:
+        held = {
+            name: value
+            for name, value in (load_file(folder / WEIGHTS) | entries).items()
+            if value is not None
+        }
+        save_file(held, folder / WEIGHTS, {"format": "pt"})
+
+    return change
+
+
+def holds(**files: str | None) -> Callable[[Path], None]:
+    """Write files, named with _ for the first dot; remove those that are None."""
+
+    def change(folder: Path) -> None:
+        for name, content in files.items():
+            path = folder / NAMES[name]
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_text(content)
+
+    return change
+
+
+NAMES = {
+    "config": "config.json",
+    "weights": WEIGHTS,
+    "index": INDEX,
+    "pickled": "pytorch_model.bin",
+    "tokenizer": "tokenizer.json",
+    "vocab": "vocab.json",
+}
+PROPERTY = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+UNFIT = (
+    "config.json: the sizes do not fit together: vocab_size 8192, hidden_size 24, num_heads {}, "
+    "max_position_embeddings 128, window_size 11, intermediate_size {}; "
+    "each is at least 1, and num_heads divides hidden_size"
+)
+END = "config.json: eos_token_id is {}; expected a token below vocab_size, 8192"
+MODELS = [
+    (
+        "no config",
+        holds(config=None),
+        "config.json does not exist: m is no model's folder; name one with --model",
+    ),
+    ("broken config", holds(config="{"), f"config.json is not a JSON file: {PROPERTY}"),
+    ("list", holds(config="[]"), "config.json holds no JSON object"),
+    (
+        "not GPT-Neo",
+        config(model_type="llama"),
+        "config.json: model_type is 'llama'; only gpt_neo is known here",
+    ),
+    (
+        "untied",
+        config(tie_word_embeddings=False),
+        "config.json: untied embeddings (tie_word_embeddings) are not GPT-Neo's, and not known "
+        "here",
+    ),
+    (
+        "relu",
+        config(activation_function="relu"),
+        "config.json: activation_function is 'relu'; only gelu_new is known here",
+    ),
+    (
+        "dropout",
+        config(resid_dropout=0.1),
+        "config.json: resid_dropout is 0.1; only 0, GPT-Neo's own, is known here",
+    ),
+    (
+        "layers",
+        config(attention_layers=["far"]),
+        "config.json: attention layers are ['far']; only global and local are known",
+    ),
+    (
+        "count",
+        config(num_layers=7),
+        "config.json: num_layers is 7, but 4 attention layers are listed",
+    ),
+    ("word", config(window_size="wide"), "config.json: window_size is 'wide'; expected a number"),
+    ("heads", config(num_heads=5), UNFIT.format(5, 40)),
+    ("negative", config(intermediate_size=-1), UNFIT.format(3, -1)),
+    ("no end", config(eos_token_id=[]), END.format("[]")),
+    ("far end", config(eos_token_id=8192), END.format(8192)),
+    (
+        "width",
+        config(intermediate_size=41),
+        ": transformer.h.0.mlp.c_fc.weight has the shape (40, 24); config.json asks for (41, 24)",
+    ),
+    (
+        "no weights",
+        holds(weights=None),
+        f" holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards",
+    ),
+    (
+        "pickled",
+        holds(weights=None, pickled="x"),
+        " holds only pickled weights, which are never read here; convert "
+        'them once: python -c "from transformers import AutoModelForCausalLM as M; '
+        "M.from_pretrained('m').save_pretrained('m')\"",
+    ),
+    (
+        "stub",
+        holds(weights="version https://git-lfs.github.com/spec/v1"),
+        f"{WEIGHTS} is not a readable safetensors "
+        "file: …; put the whole file there (a clone without git-lfs leaves a stub)",
+    ),
+    ("broken index", holds(weights=None, index="{"), f"{INDEX} is not a JSON file: {PROPERTY}"),
+    ("empty index", holds(weights=None, index="{}"), f"{INDEX} has no weight_map"),
+    (
+        "no shard",
+        holds(weights=None, index='{"weight_map": {"a": "b"}}'),
+        f"b is missing; {INDEX} names it",
+    ),
+    (
+        "outside",
+        holds(weights=None, index='{"weight_map": {"a": "../b"}}'),
+        f"{INDEX} names ../b, which is not a file of its own folder",
+    ),
+    (
+        "missing",
+        tensors(**{"transformer.ln_f.bias": None}),
+        ": the weights lack 1 tensors, the first is transformer.ln_f.bias",
+    ),
+    (
+        "more",
+        tensors(extra=torch.ones(2)),
+        ": the weights also hold 1 tensors, the first is transformer.extra",
+    ),
+    (
+        "shape",
+        tensors(**{"transformer.ln_f.bias": torch.ones(5)}),
+        ": transformer.ln_f.bias has the shape (5,); config.json asks for (24,)",
+    ),
+    (
+        "head",
+        tensors(**{"lm_head.weight": torch.ones(5)}),
+        ": lm_head.weight differs from wte: untied embeddings are not known here",
+    ),
+    (
+        "no tokenizer",
+        holds(tokenizer=None),
+        " has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt",
+    ),
+    (
+        "no merges",
+        holds(tokenizer=None, vocab="{}"),
+        "merges.txt is missing; vocab.json alone is no tokenizer",
+    ),
+    (
+        "broken tokenizer",
+        holds(tokenizer="{"),
+        ": the tokenizer cannot be read: …; put the model's own files there",
+    ),
+]
+
+
+@cases(MODELS)
+def test_a_bad_model_folder(capfd, tiny_folder, case):
+    _, change, message = case
+    shutil.copytree(tiny_folder, "m")
+    change(Path("m"))
+    model = "{here}/m"  # settings keep whole paths
+    message = message.replace("'m'", f"'{model}'").replace(": m is", f": {model} is")
+    refused(capfd, f"{NER} --model m", model + ("" if message[0] in " :" else "/") + message)
+
+
+#
+# ---- Peft's adapters
+
+LORA, SOFT = {"peft_type": "LORA"}, {"peft_type": "PROMPT_TUNING"}
+OTHER = ": an option that is not known here changes what is computed; use peft"
+COUNT = "expected a whole number from 1 to 16384"
+OPTIONS = [
+    ({}, "peft_type is None; known here are LORA and PROMPT_TUNING"),
+    ({"peft_type": "IA3"}, "peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"),
+    (
+        LORA | {"task_type": "SEQ_2_SEQ_LM"},
+        "task_type is 'SEQ_2_SEQ_LM'; known here are TOKEN_CLS, for tags, SEQ_CLS, "
+        "for answers by a head, and CAUSAL_LM",
+    ),
+    *(
+        (LORA | {name: value}, f"{name} is {value!r}{OTHER}")
+        for name, value in {
+            "use_dora": True,
+            "rank_pattern": {"q": 3},
+            "alpha_pattern": {"q": 3},
+            "layers_to_transform": [1],
+            "exclude_modules": ["q"],
+            "lora_bias": True,
+            "fan_in_fan_out": True,
+            "trainable_token_indices": [1],
+        }.items()
+    ),
+    (
+        SOFT | {"num_virtual_tokens": 4, "num_transformer_submodules": 2},
+        f"num_transformer_submodules is 2{OTHER}",
+    ),
+    (
+        LORA | {"modules_to_save": ["wte"]},
+        "modules_to_save is ['wte']: beyond the head, none is known here",
+    ),
+    (
+        LORA | {"init_lora_weights": "pissa"},
+        "init_lora_weights is 'pissa': a start that moves the base's weights",
+    ),
+    (LORA | {"target_modules": 5}, "target_modules is 5; it is a list of names"),
+    (LORA | {"r": 0}, f"r is 0; {COUNT}"),
+    (LORA | {"lora_alpha": -1}, "lora_alpha is -1; expected a number above 0"),
+    (LORA | {"lora_dropout": 1}, "lora_dropout is 1; expected a number from 0 to below 1"),
+    (LORA | {"bias": "some"}, "bias is 'some'; expected one of none, all, lora_only"),
+    (SOFT, f"num_virtual_tokens is None; {COUNT}"),
+]
+
+
+@cases(OPTIONS)
+def test_an_option_of_pefts_that_is_lacking(capfd, monkeypatch, case):
+    forbid_loading(monkeypatch)
+    options, message = case
+    fill({"adapter_config.json": json.dumps(options)})
+    for command in (
+        "train --task ner --adapter d",
+        "evaluate d --task ner",
+        "export d out --task ner",
+    ):
+        refused(capfd, f"{command} --model neo-mini", f"d/adapter_config.json: {message}")

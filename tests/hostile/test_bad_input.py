@@ -1,0 +1,517 @@
+"""What a user can get wrong, through the real commands: exit status 2, and one line on standard
+error that is the whole message. Nothing on standard output, no traceback, and no file is left
+behind.
+
+A case is a command line and its message; `…` in a message stands for words of a library, or for a
+hash.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from hub_server import HubServer
+from refusals import METHODS, NER, TAGS, TASKS, TEXT, cases, forbid_loading, refused, run
+
+from neo_peft.corpora import readers
+from neo_peft.settings import Settings, names
+
+ROOT = Path(__file__).parents[2]
+
+
+#
+# ---- The flags
+
+MOST = 2**31 - 1
+WHOLE = {
+    "--train-limit": (1, MOST),
+    "--eval-limit": (1, MOST),
+    "--max-length": (1, MOST),
+    "--threads": (1, 1024),
+    "--rank": (1, 16_384),
+    "--prompt-length": (1, 16_384),
+    "--epochs": (1, MOST),
+    "--max-steps": (1, MOST),
+    "--batch-size": (1, MOST),
+    "--gradient-accumulation": (1, MOST),
+    "--seed": (0, MOST),
+    "--checkpoint-every": (1, MOST),
+}
+SHARE = "of at least 0 and below 1"
+REAL = {  # what is allowed, and what lies below and above it
+    "--alpha": ("above 0", "0", "-1"),
+    "--dropout": (SHARE, "-0.1", "1"),
+    "--head-dropout": (SHARE, "-0.1", "1"),
+    "--learning-rate": ("above 0 and below 1e+34", "0", "1e34"),
+    "--warmup-ratio": (SHARE, "-0.1", "1"),
+    "--weight-decay": ("of at least 0 and below 10000", "-0.1", "10000"),
+    "--clip-norm": ("of at least 0", "-0.1"),
+}
+CHOICES = {
+    "--task": TASKS,
+    "--method": METHODS,
+    "--protocol": "clean, paper",
+    "--read": "first, last",
+    "--tag-decoding": "greedy, viterbi",
+    "--readout": "words, head",
+    "--precision": "auto, fp32, bf16, fp16",
+    "--device": "auto, cuda, mps, cpu",
+    "--bias": "none, all, lora_only",
+    "--lora-init": "kaiming, gaussian",
+    "--preset": "paper, best",
+    "--keep": "best, last",
+    "--prompt-init": "text, vocab, labels, random",
+}
+TEXTS = (
+    "--data",
+    "--model",
+    "--out",
+    "--labels",
+    "--label-words",
+    "--adapter",
+    "--prompt-text",
+    "--target-modules",
+    "--resume",
+)
+OF_LORA = (
+    "--rank 4",
+    "--alpha 2",
+    "--dropout 0.5",
+    "--target-modules k_proj",
+    "--bias all",
+    "--rslora",
+    "--lora-init gaussian",
+)
+OF_PROMPT = ("--prompt-length 4", "--prompt-init vocab", "--prompt-text x")
+
+
+def flags_of_train() -> Iterator[tuple[str, str]]:
+    for flag, (least, most) in WHOLE.items():
+        auto = "; auto chooses one" if flag == "--threads" else ""
+        for value in (least - 1, "1.5", "x", "nan", "inf"):
+            yield (
+                f"{NER} {flag} {value}",
+                f"{flag} {value} is not a whole number of at least {least}{auto}",
+            )
+        yield (
+            f"{NER} {flag} {most + 1}",
+            f"{flag} {most + 1} is too large: {most} is the most{auto}",
+        )
+    for flag, (allowed, *bad) in REAL.items():
+        for value in (*bad, "x", "nan", "inf"):
+            finite = "finite " if value == "inf" else ""
+            yield f"{NER} {flag} {value}", f"{flag} {value} is not a {finite}number {allowed}"
+    for flag, choices in CHOICES.items():
+        yield f"{NER} {flag} X", f"{flag} 'X' is none of {choices}"
+    for flag in (*WHOLE, *REAL, *CHOICES, *TEXTS):
+        yield f"{NER} {flag} ' '", f"{flag} is empty"
+    yield "train --resume x --json --epochs 3", "--epochs is settled by --resume x; leave it out"
+    yield (
+        "train --resume x",
+        "--resume x: there is no such folder; it is the one that a run has begun",
+    )
+    yield "train --resume .", "--resume . holds no settings.json: no run was begun there"
+    for flags, method, other in ((OF_LORA, "lora", "prompt"), (OF_PROMPT, "prompt", "lora")):
+        for flag in flags:
+            message = (
+                f"{flag.split()[0]} belongs to the method {method}; the method here is {other}"
+            )
+            yield f"train --task ner --method {other} {flag}", message
+
+
+def flags_of_the_others() -> Iterator[tuple[str, str]]:
+    choices = CHOICES | {"--decode": "rank, generate"}
+    for script, flags in {
+        "evaluate": "--task --precision --device --protocol --decode",
+        "predict": "--task --precision --device",
+        "export": "--task",
+    }.items():
+        for flag in flags.split():
+            yield (
+                f"{script} {flag} X",
+                f"argument {flag}: 'X' is none of {choices[flag]}; see --help",
+            )
+    for script, flags in {
+        "evaluate": "--model --labels --label-words --data --split --out --show",
+        "export": "--model --labels",
+        "predict": "--model --labels --run --file --threads",
+    }.items():
+        for flag in flags.split():
+            yield f"{script} {flag} ' '", f"argument {flag}: is empty; see --help"
+    for flag in ("--batch-size", "--eval-limit", "--show"):
+        yield (
+            f"evaluate {flag} 0",
+            f"argument {flag}: 0 is not a whole number of at least 1; see --help",
+        )
+
+
+NO_RUN = (
+    "there is no finished run in runs/: name a run's folder, or make one: python train.py "
+    "--task ner --method lora"
+)
+FLAGS = [
+    *flags_of_train(),
+    *flags_of_the_others(),
+    (f"{NER} --labels ,", "--labels is empty"),
+    (
+        f"{TEXT} --read last",
+        "--read belongs to tasks that tag words, as ner does; the task here is sentiment",
+    ),
+    (
+        f"{TEXT} --prompt-text x --prompt-init vocab",
+        "--prompt-text needs --prompt-init text; it is vocab",
+    ),
+    ("train --method lora", f"--task is missing; the tasks are {TASKS}"),
+    (
+        "train --task ner",
+        f"--method is missing; the methods are {METHODS} (a --preset brings its own)",
+    ),
+    (
+        "train --task pairs --preset paper",
+        "--preset paper has no recipe for pairs; it has those of ner, sentiment, similarity",
+    ),
+    (f"{NER} --ranks 4", "unrecognized arguments: --ranks 4; see --help"),
+    (f"{NER} --rank", "argument --rank: expected one argument; see --help"),
+    (
+        "train --task ner --adapter no",
+        "--adapter no: there is no such folder; it is a run's, or one of peft's",
+    ),
+    ("evaluate", NO_RUN),
+    ("predict text", NO_RUN),
+    ("export out", NO_RUN),
+    ("evaluate ''", "argument RUN: is empty; see --help"),
+    (
+        "evaluate --threads 0",
+        "argument --threads: 0 is not a whole number of at least 1; auto chooses one; see --help",
+    ),
+    ("evaluate --out no/x", "--out no/x: no is no folder; make it first, or name another"),
+    ("evaluate --out .", "--out . is no plain file, and is not replaced by one; name a file"),
+    ("evaluate one two", "unrecognized arguments: two; see --help"),
+    (
+        "predict --file no",
+        "--file no: there is no such file; name one with an example a line; see --help",
+    ),
+    ("predict --file no text", "TEXT and --file both give examples: name one of them; see --help"),
+    (
+        "predict runs/x text",
+        "runs/x looks like a path, and there is no run and no file there; see --help",
+    ),
+    (
+        "predict --run a --run b text",
+        "several runs need --jsonl, and rows that name theirs: "
+        '{"run": "ner-lora", "tokens": ["IL-2"]}; see --help',
+    ),
+    ("export", "the following arguments are required: DIR; see --help"),
+    ("export run ''", "argument DIR: is empty; see --help"),
+]
+
+
+@cases(FLAGS)
+def test_a_bad_flag_is_refused_before_anything_is_loaded(capfd, monkeypatch, case):
+    forbid_loading(monkeypatch)
+    monkeypatch.setattr(readers, "lines_of", lambda *_: pytest.fail("rows were read"))
+    refused(capfd, *case)
+
+
+def test_no_bad_flag_waits_for_torch(tmp_path):
+    """All of them in one process of its own, since this one has torch."""
+    code = (
+        "import json, sys; sys.path[:0] = sys.argv[1:]; import train, evaluate\n"
+        "from neo_peft.commands import export, predict\nfrom neo_peft.errors import exit_status\n"
+        "for script, *argv in json.load(sys.stdin):\n"
+        "    try: assert exit_status(lambda: globals()[script].main(argv)) == 2\n"
+        "    except SystemExit as stop: assert stop.code == 2\n"
+        "    assert not {'torch', 'transformers'} & sys.modules.keys(), argv"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, ROOT],
+        input=json.dumps([shlex.split(command) for command, _ in FLAGS]),
+        text=True,
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stderr.splitlines() == [f"error: {message}" for _, message in FLAGS]
+    assert done.returncode == 0 and done.stdout == ""
+
+
+def test_every_flag_has_its_cases():
+    fields = {
+        "--" + field.name.replace("_", "-"): field.metadata
+        for field in dataclasses.fields(Settings)
+    }
+    text = {
+        flag
+        for flag, meta in fields.items()
+        if meta["read"] in (str, names) and not meta["choices"]
+    }
+    assert {flag for flag, meta in fields.items() if meta["choices"]} == {*CHOICES}
+    assert {flag for flag, meta in fields.items() if meta["read"] is not bool} == {
+        *WHOLE,
+        *REAL,
+        *CHOICES,
+    } | text
+    assert text == {*TEXTS}
+    for flags, method in ((OF_LORA, "lora"), (OF_PROMPT, "prompt")):
+        assert {flag.split()[0] for flag in flags} == {
+            flag for flag, meta in fields.items() if meta["only"] == method
+        }
+
+
+def test_without_flags_train_names_the_two_usual_commands(capfd):
+    assert run("train") == 2
+    out, err = capfd.readouterr()
+    assert (
+        out == ""
+        and [line[:25] for line in err.splitlines()[1:3]] == ["  python train.py --task "] * 2
+    )
+
+
+#
+# ---- What does not fit
+
+NO_FOLDER = (
+    "is no folder; it may be neo-mini, a folder, or a hub id (owner/name, owner/name@revision)"
+)
+NO_ROOM = (
+    "what stands in front (a prompt of {} rows, an instruction), the template and the longest "
+    "answer do not fit into "
+    "the model's 128 positions; take a shorter prompt, or shorter label words"
+)
+MISFITS = [
+    (f"{NER} --model ./no", f"--model ./no {NO_FOLDER}"),
+    (f"{NER} --model a/b/c", f"--model a/b/c {NO_FOLDER}"),
+    (f"{NER} --model a/b@", f"--model a/b@ {NO_FOLDER}"),
+    (
+        f"{NER} --data no",
+        "--data no: there is no such folder; --data may be sample, hub or a folder",
+    ),
+    (
+        "train --task pairs --method lora",
+        "--data sample has nothing for pairs; name a folder with your own train.jsonl",
+    ),
+    (
+        "train --task glue/rte --method lora",
+        "--data sample has nothing for glue/rte; --data may be hub or GLUE's folder",
+    ),
+    (
+        f"{NER} --labels O",
+        "--labels belongs to rows of your own, in train.jsonl; those of ner are fixed",
+    ),
+    (
+        f"{TEXT} --label-words a,b",
+        "--label-words a,b: one word for each of the 3 labels is needed, in the order of negative, "
+        "neutral, positive",
+    ),
+    (f"{TEXT} --model {{tiny}} --prompt-length 200", NO_ROOM.format(200)),
+    (f"{TEXT} --model {{tiny}} --label-words a,b,'{'c ' * 120}'", NO_ROOM.format(8)),
+    (
+        f"{TEXT} --model {{tiny}} --max-length 104",
+        "--max-length 104 does not fit: this model and prompt allow 8 to 103",
+    ),
+    (
+        f"{TEXT} --model {{tiny}} --max-length 7",
+        "--max-length 7 does not fit: this model and prompt allow 8 to 103",
+    ),
+    (
+        f"{NER} --model {{tiny}} --max-length 129",
+        "--max-length 129 does not fit: this model and prompt allow 1 to 128",
+    ),
+    (
+        f"{NER} --model {{tiny}} --target-modules q_prj,v_proj",
+        "no linear layer is named by the target 'q_prj'; there "
+        "are c_fc, c_proj, k_proj, out_proj, q_proj, v_proj (for example "
+        "h.0.attn.attention.k_proj), and all-linear",
+    ),
+    (
+        f"{NER} --model {{tiny}} --target-modules [",
+        "the target '[' is neither a module's name nor a regular expression: …",
+    ),
+    ("evaluate --zero-shot --task ner", "a bare base model needs both --task and --model"),
+    (
+        "evaluate --task ner --model {tiny} --decode rank",
+        "--decode rank: this model reads its answers by a head, which has nothing to decode",
+    ),
+    (
+        "evaluate --task ner --model {tiny} --split dev",
+        "--split dev: the data has none; it has train, validation, test",
+    ),
+    (
+        "evaluate --task ner --model {tiny} --data no",
+        "--data no: there is no such folder; --data may be sample, hub or a folder",
+    ),
+    (
+        "evaluate --task tagging --model {tiny}",
+        "the labels of tagging are your own rows': name --data with them, or --labels",
+    ),
+    (
+        "evaluate --task tagging --model {tiny} --labels O,x",
+        "the label 'x' is no tag; those of tagging are O, B-type and I-type",
+    ),
+    ("evaluate no", "there is no run folder no"),
+    (
+        "evaluate no --zero-shot",
+        "--zero-shot scores an untuned model: name --task and --model, and no run",
+    ),
+    ("predict --run no text", "there is no run folder no"),
+    ("export no out", "there is no run folder no"),
+]
+
+
+@cases(MISFITS)
+def test_what_does_not_fit(capfd, tiny_folder, case):
+    command, message = case
+    refused(capfd, command.replace("{tiny}", str(tiny_folder)), message)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_folder) -> Path:
+    """A folder of finished runs, by their methods; `lora` tags words, the others answer by a
+    label."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method, task in (("lora", "ner"), ("prompt", "sentiment"), ("full", "sentiment")):
+        small = (
+            f"--train-limit 6 --eval-limit 3 --epochs 1 --threads 1 --model {tiny_folder} "
+            f"--out {folder / method}"
+        )
+        assert run(f"train --task {task} --method {method} {small}") == 0
+    return folder
+
+
+NAMED = "d --task ner --model {tiny}"
+RUNS = [
+    ("evaluate lora --task sentiment", "lora was trained for ner, not for sentiment"),
+    ("evaluate lora --labels O,B-x,I-x", f"lora was trained for the labels {TAGS}"),
+    (
+        "predict --run prompt --label-words a,b,c x",
+        "prompt was trained with the label words of its labels",
+    ),
+    (
+        "evaluate lora --model neo-mini",
+        "lora was trained on another base than neo-mini: its fingerprint is …, that of neo-mini is "
+        "…",
+    ),
+    (
+        "evaluate lora --decode rank",
+        "--decode rank: this model reads its answers by a head, which has nothing to decode",
+    ),
+    (
+        "evaluate prompt --split dev",
+        "--split dev: the data has none; it has train, validation, test",
+    ),
+    (
+        "evaluate lora --zero-shot",
+        "--zero-shot scores an untuned model: name --task and --model, and no run",
+    ),
+    (
+        "predict lora full --jsonl",
+        "full tuned the whole model (full): it has no adapter that could share a base",
+    ),
+    (
+        "train --adapter lora --rank 4",
+        "--rank is settled by --adapter lora, to 8; leave it out, or --adapter",
+    ),
+    (
+        "train --adapter lora --method full",
+        "--method is settled by --adapter lora, to lora; leave it out, or --adapter",
+    ),
+    (
+        "export prompt out --merge",
+        "--merge: prompt has a soft prompt, rows in front of every text, which a model of "
+        "transformers has no place for; export it without --merge, for peft",
+    ),
+    (
+        "export full out",
+        "full is no adapter of peft's, which knows neither a model tuned in full nor a head alone; "
+        "export it with --merge, for transformers",
+    ),
+    ("evaluate d", "d is an adapter without a run.json: name its --task and its --model"),
+    (
+        "train --adapter d --task ner",
+        "--adapter d names no base that is here; name it with --model",
+    ),
+    (
+        f"evaluate {NAMED}",
+        "d/adapter_model.safetensors is missing: this is no complete run or adapter",
+    ),
+]
+
+
+@cases(RUNS)
+def test_what_does_not_fit_a_run(capfd, runs, tiny_folder, case):
+    for name in ("lora", "prompt", "full"):
+        shutil.copytree(runs / name, name)
+    Path("d").mkdir()
+    Path("d/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    command, message = case
+    refused(capfd, command.replace("{tiny}", str(tiny_folder)), message)
+
+
+# ---- The world around it
+
+
+ADVICE = (
+    "without network use --model neo-mini and --data sample, or name local folders with "
+    "--model and --data"
+)
+
+
+@pytest.mark.parametrize("state", ["offline", "away", "private"])
+def test_a_hub_that_does_not_give(capfd, monkeypatch, state):
+    reason = {
+        "offline": "HF_HUB_OFFLINE is set",
+        "away": "the hub at http://127.0.0.1:9 cannot be reached (…)",
+        "private": "the hub has no such repository, or a private one that needs a token in "
+        "HF_TOKEN",
+    }[state]
+    url, where = huggingface_hub.hf_hub_url, huggingface_hub.constants.ENDPOINT
+    with HubServer() as server:
+        endpoint = "http://127.0.0.1:9" if state == "away" else server.endpoint
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", state == "offline")
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(
+            huggingface_hub, "hf_hub_url", lambda *a, **k: url(*a, **k).replace(where, endpoint)
+        )
+        for flags, repository, file in (
+            ("--model owner/absent", "owner/absent", "config.json"),
+            ("--data hub", "tner/bionlp2004", "dataset/label.json"),
+        ):
+            refused(
+                capfd,
+                f"{NER} {flags}",
+                f"{repository}: {reason}, and {file} is not in the cache; {ADVICE}",
+            )
+
+
+def test_a_full_disk(capfd, runs, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(
+        capfd, f"export {runs / 'lora'} out", "No space left on device; make room, and start again"
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_loss_that_is_not_finite(capfd, tiny_folder, precision):
+    flags = (
+        f"--epochs 1 --learning-rate 1e30 --eval-limit 3 --model {tiny_folder} --precision "
+        f"{precision}"
+    )
+    assert run(f"{NER} {flags}") == 2
+    line = capfd.readouterr().err.rsplit("\r", 1)[-1]
+    advice = r"at step 2 \(epoch 1\): try a smaller --learning-rate" + (
+        ", or --precision fp32" if precision != "fp32" else ""
+    )
+    assert re.fullmatch(rf"error: the loss is \w+ {advice}\n", line), line

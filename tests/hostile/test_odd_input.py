@@ -1,0 +1,398 @@
+"""What no data set holds, but a user's file may: properties that odd text, tags and batches do not
+break."""
+
+import copy
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from seqeval_oracle import assert_scores_like_seqeval, seqeval_entities
+
+from neo_peft.corpora.own_rows import own_row, split_words
+from neo_peft.corpora.readers import is_text, lines_of, marked_row
+from neo_peft.corpora.sources import load_splits
+from neo_peft.encoding import Encoder, collate
+from neo_peft.errors import InputError
+from neo_peft.formats.base import BUNDLED, load_tokenizer
+from neo_peft.metrics import class_scores, entities, entity_scores
+from neo_peft.model import build_model
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+END, VOCABULARY = 0, 8192
+MINI = load_tokenizer(BUNDLED["neo-mini"])
+
+few = settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=100,
+    database=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.data_too_large,
+    ],
+)
+
+# Odd on purpose, and often: nothing, spaces of all kinds, zero width, combining, right to left,
+# NUL, line ends, outside of the first plane, half of a surrogate pair, very long.
+ODD = [
+    "",
+    " ",
+    "\t",
+    "\x00",
+    "\r",
+    "\n",
+    "\r\n",
+    "\x85",
+    "\u2028",
+    "\u00a0",
+    "\u200b",
+    "\u200d",
+    "\ufeff",
+    "\u0301",
+    "é",
+    "e\u0301",
+    "\u05d0",
+    "\u202e",
+    "𝛼",
+    "👩\u200d🔬",
+    "\ud800",
+    "\udfff",
+    "a" * 3000,
+    "ab" * 700,
+    "@",
+    '"',
+    "[",
+    "|",
+]
+pieces = st.one_of(
+    st.sampled_from(ODD), st.text(max_size=8), st.sampled_from(["IL-2", "gene", "rose", "(", "κB"])
+)
+odd_texts = st.lists(pieces, max_size=6).map("".join)
+writable = odd_texts.filter(lambda text: not any("\ud800" <= char <= "\udfff" for char in text))
+words = st.lists(writable, max_size=12)
+
+
+def make_encoder(task: str, with_head: bool, max_length: int, read_last: bool = False) -> Encoder:
+    return Encoder(TASKS[task], MINI, END, with_head, max_length, VOCABULARY, read_last)
+
+
+def parts(examples, index: int) -> tuple[list[int], list[int], list[int]]:
+    ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
+    part = slice(examples.read_starts[index], examples.read_starts[index + 1])
+    return ids.tolist(), examples.reads[part].tolist(), examples.targets[part].tolist()
+
+
+def own_ids(text: str) -> list[int]:
+    """The tokenizer's own call."""
+    return MINI(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+#
+# ---- The encoder
+
+
+@few
+@given(
+    sentences=st.lists(words, max_size=5), max_length=st.integers(1, 400), read_last=st.booleans()
+)
+def test_words_are_the_tokenizers_own_one_by_one(sentences, max_length, read_last):
+    rng = random.Random(max_length)
+    rows = [
+        {"tokens": tokens, "tags": [rng.choice(TASKS["ner"].labels) for _ in tokens]}
+        for tokens in sentences
+    ]
+    examples = make_encoder("ner", True, max_length, read_last)(rows)
+    assert len(examples) == len(rows) and examples.starts[-1] == len(examples.ids)
+    cut = 0
+    for index, row in enumerate(rows):
+        of_words = [own_ids(" " + word) for word in row["tokens"]]
+        whole = sum(of_words, [])
+        ends = np.cumsum([0, *map(len, of_words)])
+        places = ends[1:] - 1 if read_last else ends[:-1]
+        ids, reads, targets = parts(examples, index)
+        assert ids == whole[:max_length]
+        assert reads == [place for place in places.tolist() if place < max_length]
+        assert targets == [TASKS["ner"].labels.index(tag) for tag in row["tags"][: len(reads)]]
+        cut += len(whole) > max_length
+    assert examples.cut == cut
+
+
+@few
+@given(
+    texts=st.lists(st.tuples(writable, writable), max_size=4),
+    room=st.integers(1, 60),
+    with_head=st.booleans(),
+)
+def test_cutting_keeps_the_template_and_the_mark(texts, room, with_head):
+    first, second, mark = (own_ids(text) for text in ("Sentence1 :", " Sentence2 :", " Label :"))
+    max_length = len(first + second + mark) + room
+    rows = [{"sentence1": one, "sentence2": two, "label": "equivalent"} for one, two in texts]
+    examples = make_encoder("similarity", with_head, max_length)(rows)
+    for index, pair in enumerate(texts):
+        one, two = (own_ids(" " + text.strip()) for text in pair)
+        ids, reads, targets = parts(examples, index)
+        text = ids[: reads[0] + 1]
+        assert len(text) == min(max_length, len(first + one + second + two + mark))
+        assert text[: len(first)] == first and text[-len(mark) :] == mark
+        # What is left between them are the beginnings of both, and the longer was cut first.
+        kept = [(a, len(text) - len(first + second + mark) - a) for a in range(len(one) + 1)]
+        fitting = [
+            (a, b)
+            for a, b in kept
+            if 0 <= b <= len(two) and text == first + one[:a] + second + two[:b] + mark
+        ]
+        assert any(
+            (a == len(one) or a >= b - 1) and (b == len(two) or b >= a - 1) for a, b in fitting
+        )
+        answer = [1] if with_head else [*own_ids(" equivalent"), END]
+        assert targets == answer and reads == list(range(reads[0], reads[0] + len(answer)))
+        assert ids[reads[0] + 1 :] == ([] if with_head else answer[:-1])
+
+
+def test_a_sentence_of_ten_thousand_words_and_a_word_of_a_hundred_thousand_letters_are_cut():
+    tokens = [f"IL-{n}" for n in range(10_000)]
+    encoder = make_encoder("ner", True, 500)
+    rows = [
+        {"tokens": tokens, "tags": ["O"] * len(tokens)},
+        {"tokens": ["ab" * 50_000, "gene"], "tags": ["O", "O"]},
+    ]
+    examples = encoder(rows)
+    assert np.diff(examples.starts).tolist() == [500, 500] and examples.cut == 2
+    assert parts(examples, 0)[0] == sum((own_ids(" " + word) for word in tokens[:500]), [])[:500]
+    assert parts(examples, 1)[1] == [0]  # the second word is not reached
+
+
+@pytest.mark.parametrize("read_last", [False, True])
+def test_a_word_of_which_a_tokenizer_makes_nothing_is_refused(read_last):
+    """It would have no row to be read at, and every tag behind it would be its neighbour's."""
+    from tokenizers import Regex, normalizers
+
+    dropping = load_tokenizer(BUNDLED["neo-mini"])
+    dropping.backend_tokenizer.normalizer = normalizers.Replace(Regex(" ?\u200b"), "")
+    encoder = Encoder(TASKS["ner"], dropping, END, True, 100, VOCABULARY, read_last)
+    assert encoder([{"tokens": ["IL-2\u200b", "gene"]}]).reads[0] < 4
+    with pytest.raises(
+        InputError, match=r"neo-mini: the tokenizer makes no token of the word '\\u200b'"
+    ):
+        encoder([{"tokens": ["IL-2", "\u200b", "gene"]}])
+
+
+# ---- Rows of a batch
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_folder):
+    """The tiny model, with a prompt in front that is longer than its window of 11."""
+    from neo_peft.runs.loading import load_untuned
+
+    made = make_settings(task="ner", method="lora+prompt", model=str(tiny_folder), prompt_length=17)
+    return load_untuned(made, with_method=True)
+
+
+@few
+@given(
+    sentences=st.lists(st.lists(writable, min_size=1, max_size=6), min_size=1, max_size=5),
+    prefixed=st.booleans(),
+)
+def test_a_batch_has_the_hidden_states_of_each_text_alone(tuned, sentences, prefixed):
+    examples = tuned.encoder(
+        [{"tokens": tokens, "tags": ["O"] * len(tokens)} for tokens in sentences]
+    )
+    assert np.diff(examples.starts).max() <= tuned.encoder.max_length == 128 - 17
+    model = tuned.model
+    with torch.no_grad():
+        # computed before, or in front of the batch: the same
+        prefix = model.prefix() if prefixed else None
+        together = model(collate(examples, range(len(sentences))), prefix)
+        alone = torch.cat([model(collate(examples, [index])) for index in range(len(sentences))])
+    assert together.shape == alone.shape == (examples.read_starts[-1], 24)
+    assert together.isfinite().all()
+    torch.testing.assert_close(
+        together, alone, rtol=0, atol=1e-5 * max(1, alone.abs().max().item())
+    )
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(base):
+    from neo_peft.encoding import make_encoder as make
+
+    made = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=128)
+    with pytest.raises(InputError, match="do not fit into the model's 128 positions"):
+        make(TASKS["ner"], MINI, base.trunk.config, made, True, 128)
+    fits = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=127)
+    encoder = make(TASKS["ner"], MINI, base.trunk.config, fits, True, 127)
+    examples = encoder([{"tokens": ["immunoglobulin", "gene"]}])
+    assert encoder.max_length == 1 and np.diff(examples.starts).tolist() == [1]
+    model = build_model(copy.deepcopy(base.trunk), MINI, TASKS["ner"], fits)
+    with torch.no_grad():
+        assert model(collate(examples, [0])).isfinite().all()
+
+
+#
+# ---- Readers
+
+
+@few
+@given(sentences=st.lists(st.lists(odd_texts, min_size=1, max_size=5), min_size=4, max_size=6))
+def test_own_tags_are_read_as_they_were_written_or_refused_at_their_line(tmp_path, sentences):
+    rows = [{"tokens": tokens, "tags": ["B-x"] + ["O"] * (len(tokens) - 1)} for tokens in sentences]
+    for ascii_only in (True, False):
+        lines = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
+        (tmp_path / "train.jsonl").write_bytes("\r\n".join(lines).encode("utf-8", "surrogatepass"))
+        bad = [n for n, row in enumerate(rows, start=1) if not all(map(is_text, row["tokens"]))]
+        try:
+            splits = load_splits(TASKS["tagging"], str(tmp_path))
+        except InputError as error:
+            # Bytes that are no UTF-8 are refused as such, with their line, before any row is looked
+            # at.
+            assert bad and f"train.jsonl, line {bad[0] if ascii_only else ''}" in str(error)
+            continue
+        assert not bad
+        read = splits.train + splits.validation
+        assert sorted(map(str, read)) == sorted(map(str, rows))
+        json.dumps(read, ensure_ascii=False).encode()  # what is read can be written
+
+
+@few
+@given(
+    row=st.dictionaries(
+        st.sampled_from(["tokens", "tags", "sentence", "label", "x"]),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | odd_texts,
+            lambda inner: st.lists(inner, max_size=3),
+        ),
+    ),
+    name=st.sampled_from(["tagging", "classification"]),
+)
+def test_a_row_of_any_json_is_a_row_or_a_value_error(row, name):
+    try:
+        found = own_row(TASKS[name], json.dumps(row), None)
+    except ValueError as error:
+        assert str(error)
+        return
+    if name == "tagging":
+        assert len(found["tokens"]) == len(found["tags"]) and all(
+            map(is_text, found["tokens"] + found["tags"])
+        )
+    else:
+        assert is_text(found["sentence"]) and is_text(found["label"])
+    json.dumps(found, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "tag", ["B-", "I-", "B", "b-x", "B_x", "", "O ", " O", "B-\ud800", 0, None, ["O"], "O\nO"]
+)
+def test_a_tag_out_of_the_set_is_refused_or_stripped(tag):
+    line = json.dumps({"tokens": ["a", "b"], "tags": [tag, "O"]})
+    if isinstance(tag, str) and tag.strip() == "O":
+        assert own_row(TASKS["tagging"], line, None)["tags"] == ["O", "O"]
+        return
+    with pytest.raises(ValueError, match="tag 1 is "):
+        own_row(TASKS["tagging"], line, None)
+
+
+@few
+@given(
+    lines=st.lists(writable.map(lambda text: text.replace("\n", "").rstrip("\r")), max_size=8),
+    crlf=st.booleans(),
+)
+def test_lines_are_split_at_line_feeds_alone_and_numbered(tmp_path, lines, crlf):
+    (tmp_path / "file").write_bytes(("\r\n" if crlf else "\n").join(lines).encode())
+    read = list(lines_of(tmp_path / "file"))
+    if lines and lines[0].startswith("\ufeff"):
+        lines = [lines[0].removeprefix("\ufeff"), *lines[1:]]
+    assert read == [
+        (n, line if line.strip(" ") else "") for n, line in enumerate(lines or [""], start=1)
+    ]
+
+
+@few
+@given(text=odd_texts)
+def test_words_that_were_split_stand_where_they_say(text):
+    found = split_words(text)
+    assert all(word and text[start : start + len(word)] == word for start, word in found)
+    assert "".join(word for _, word in found) == "".join(text.split())
+
+
+@few
+@given(line=st.lists(pieces, max_size=6).map(" ".join))
+def test_a_marked_line_is_its_words_or_a_value_error(line):
+    try:
+        row = marked_row(line, TASKS["ner"].labels)
+    except ValueError:
+        return
+    assert len(row["tokens"]) == len(row["tags"]) and entities(
+        row["tags"], strict=True
+    ) == entities(row["tags"])
+    assert all(map(is_text, row["tokens"]))
+
+
+#
+# ---- Metrics
+
+# No type that begins with a hyphen: seqeval's strict mode takes the hyphens away, and calls "B--"
+# one of type "_".
+kinds = st.sampled_from(["A", "B", "A-B", "B-A", "é", "x y", "\u200b", "\x00", "I"])
+tags = st.one_of(st.just("O"), st.tuples(st.sampled_from("BI"), kinds).map("-".join))
+
+
+@few
+@given(
+    corpus=st.lists(st.lists(st.tuples(tags, tags), max_size=8), min_size=1, max_size=6),
+    strict=st.booleans(),
+)
+def test_scores_are_seqevals_whatever_the_types_are_called(corpus, strict):
+    gold, predicted = (
+        [[pair[side] for pair in sentence] for sentence in corpus] for side in (0, 1)
+    )
+    for sentence in gold + predicted:
+        assert entities(sentence, strict) == seqeval_entities(sentence, strict)
+    scores = entity_scores(gold, predicted, strict)
+    assert entity_scores(predicted, gold, strict)["f1"] == pytest.approx(scores["f1"])
+    assert (scores["precision"], scores["recall"]) == (
+        entity_scores(predicted, gold, strict)["recall"],
+        entity_scores(predicted, gold, strict)["precision"],
+    )
+    # seqeval has no value where no sentence holds an entity; ours is 0, which test_metrics.py pins.
+    assume(any(entities(sentence, strict) for sentence in gold + predicted))
+    assert_scores_like_seqeval(gold, predicted, strict)
+
+
+@few
+@given(sentence=st.lists(st.one_of(tags, odd_texts, st.integers(), st.none()), max_size=6))
+def test_what_is_no_tag_is_a_value_error(sentence):
+    legal = all(
+        isinstance(tag, str) and (tag == "O" or tag[:2] in ("B-", "I-") and len(tag) > 2)
+        for tag in sentence
+    )
+    if legal:
+        assert sum(last - first + 1 for _, first, last in entities(sentence)) == sum(
+            tag != "O" for tag in sentence
+        )
+    else:
+        with pytest.raises(ValueError, match="is no BIO tag"):
+            entities(sentence)
+
+
+@few
+@given(
+    pairs=st.lists(
+        st.tuples(st.integers(0, 2), st.one_of(st.none(), st.integers(0, 2))), max_size=30
+    )
+)
+def test_class_scores_are_counts_of_the_pairs(pairs):
+    labels = ("\u200b", "", "a, b")
+    scores = class_scores(
+        [labels[a] for a, _ in pairs], [None if b is None else labels[b] for _, b in pairs], labels
+    )
+    assert scores["hits"] == sum(a == b for a, b in pairs) and scores["unanswered"] == sum(
+        b is None for _, b in pairs
+    )
+    assert sum(map(sum, scores["confusion"])) == scores["total"] == len(pairs)
+    assert all(math.isfinite(value) for value in (scores["accuracy"], scores["macro_f1"]))

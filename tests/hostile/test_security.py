@@ -1,0 +1,547 @@
+"""What a file from elsewhere can and cannot do: run no code, lead out of its folder, fill the
+memory. docs/trust.md."""
+
+import ast
+import json
+import os
+import shutil
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from damage import bounded
+from safetensors.torch import load_file, save_file
+
+from neo_peft.corpora.readers import LARGEST_MEMBER
+from neo_peft.corpora.sources import load_splits
+from neo_peft.errors import InputError
+from neo_peft.formats import adapter, base
+from neo_peft.formats.peft_config import named_base, read_peft
+from neo_peft.runs import checkpoints, loading
+from neo_peft.runs.folder import RUN, SETTINGS, write_record
+from neo_peft.runs.from_flags import settings_to_resume
+from neo_peft.settings import make_settings
+from neo_peft.system import hub
+from neo_peft.system.files import LARGEST_JSON
+from neo_peft.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    ROOT / "train.py",
+    ROOT / "evaluate.py",
+    *(ROOT / "neo_peft").rglob("*.py"),
+    *(ROOT / "scripts").glob("*.py"),
+]
+
+#
+# ---- No code runs
+
+PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+# as plain names: a model's own eval() is a method
+RUNS_CODE = {"eval", "exec", "compile", "__import__"}
+UNPICKLES = {
+    "torch.load",
+    "torch.save",
+    "torch.hub",
+    "torch.package",
+    "np.load",
+    "np.save",
+    "numpy.load",
+    "os.system",
+    "os.popen",
+    "shutil.unpack_archive",
+    "all_gather_object",
+    "broadcast_object_list",
+    "gather_object",
+    "scatter_object_list",
+    "extractall",
+}
+# Between the processes of one run, over torch's own channel, never in a file: docs/trust.md says
+# what that means.
+ALLOWED = {("processes.py", "all_gather_object")}
+
+
+def suspicious(path: Path) -> set[tuple[str, str]]:
+    """Name what a source does that could run another's code: (file, name)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found |= {name for name in names if name.split(".")[0] in PICKLES or name in UNPICKLES}
+        elif isinstance(node, ast.Attribute):
+            found |= {node.attr, ast.unparse(node)} & UNPICKLES
+        elif isinstance(node, ast.Call):
+            found |= {node.func.id} & RUNS_CODE if isinstance(node.func, ast.Name) else set()
+            for option in node.keywords:
+                if (
+                    option.arg in ("trust_remote_code", "allow_pickle", "shell")
+                    and ast.unparse(option.value) != "False"
+                ):
+                    found.add(option.arg)
+    return {(path.name, name) for name in found}
+
+
+def test_no_source_reads_or_writes_a_pickle_or_runs_text_as_code():
+    assert len(SOURCES) > 30
+    assert set().union(*map(suspicious, SOURCES)) == ALLOWED
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "from torch import load as l; import dill",
+        "np.load(path)",
+        "f(allow_pickle=True)",
+        "f(trust_remote_code=trusted)",
+        "eval(text)",
+        "exec(text)",
+        "run(line, shell=True)",
+        "dist.broadcast_object_list(x)",
+        "archive.extractall()",
+    ],
+)
+def test_that_test_sees_what_it_looks_for(tmp_path, line):
+    (tmp_path / "source.py").write_text(line)
+    assert suspicious(tmp_path / "source.py")
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+
+
+class Trap:
+    """A pickle that makes a folder where it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("sprung",)
+
+
+def test_a_pickled_base_is_refused_unread_with_the_line_that_converts_it(folder):
+    (folder / base.WEIGHTS).unlink()
+    torch.save(Trap(), folder / "pytorch_model.bin")
+    with pytest.raises(
+        InputError,
+        match=r'pickled weights, which are never read here; convert them once: python -c "',
+    ):
+        base.load_base(str(folder))
+    # under the name of what is read, it is not read
+    shutil.copy(folder / "pytorch_model.bin", folder / base.WEIGHTS)
+    with pytest.raises(InputError, match="is not a readable safetensors file"):
+        base.load_base(str(folder))
+    assert not Path("sprung").exists()
+
+
+@pytest.fixture
+def lora(tiny_folder, tmp_path) -> Path:
+    """An adapter as peft has it, without a run.json."""
+    settings = make_settings(task="sentiment", method="lora", rank=3, model=str(tiny_folder))
+    adapter.save_adapter(
+        tmp_path / "lora", loading.load_untuned(settings, with_method=True).model, settings
+    )
+    return tmp_path / "lora"
+
+
+def load_lora(folder: Path, model: Path) -> loading.Tuned:
+    return loading.load(folder, loading.settings_in(folder, str(model), "sentiment"))
+
+
+def test_a_pickled_adapter_is_refused_unread_with_the_line_that_converts_it(lora, tiny_folder):
+    (lora / adapter.WEIGHTS).unlink()
+    torch.save(Trap(), lora / "adapter_model.bin")
+    with pytest.raises(
+        InputError, match=r'is pickled, which is never read here; convert it once: python -c "'
+    ):
+        load_lora(lora, tiny_folder)
+    assert not Path("sprung").exists()
+
+
+def test_code_beside_a_config_or_a_tokenizer_is_not_run(folder):
+    code = "import os; os.mkdir({!r})\nclass Its:\n    pass\n".format(str(folder / "sprung"))
+    (folder / "its.py").write_text(code)
+    outcomes = set()
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
+        for file, value in (
+            ("config.json", "its.Its"),
+            ("tokenizer_config.json", ["its.Its", "its.Its"]),
+        ):
+            whole = (folder / file).read_text()
+            for more in ({}, {"tokenizer_class": "Its"}):
+                (folder / file).write_text(
+                    json.dumps(json.loads(whole) | {"auto_map": {name: value}} | more)
+                )
+                try:
+                    outcomes.add(base.load_base(str(folder)).fingerprint)
+                except InputError as error:
+                    assert str(folder) in str(error)
+                assert not (folder / "sprung").exists()
+            (folder / file).write_text(whole)
+    assert outcomes == {base.load_base(str(folder)).fingerprint}
+
+
+# ---- No way out of a folder
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "deeper/x", "..", "..\\x", "C:x", "\\\\host\\x", "a\0/../x"]
+)
+def test_an_index_leads_to_no_file_of_another_folder(folder, name):
+    (folder / base.WEIGHTS).rename(folder.parent / "x")
+    (folder / base.INDEX).write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
+    with pytest.raises(InputError, match="which is not a file of its own folder"):
+        base.load_base(str(folder))
+
+
+@pytest.mark.parametrize("name", [".", "", "x" * 5000, "\ud800", "a\0b", "config.json", "deeper"])
+def test_an_index_that_names_no_weights_is_refused(folder, name):
+    (folder / "deeper").mkdir()
+    (folder / base.WEIGHTS).unlink()
+    (folder / base.INDEX).write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
+    with pytest.raises(
+        InputError, match="not a file of its own folder|is missing|not a readable safetensors file"
+    ):
+        base.load_base(str(folder))
+
+
+def test_links_are_followed_as_the_hubs_cache_is_all_links(tiny_folder, tmp_path):
+    """snapshots/COMMIT/config.json -> ../../blobs/HASH. A link shows its reader nothing that he may
+    not read anyway."""
+    (tmp_path / "blobs").mkdir()
+    snapshot = tmp_path / "snapshots" / "commit"
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(tiny_folder.iterdir())):
+        shutil.copy(file, tmp_path / "blobs" / str(number))
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", str(number)))
+    assert base.load_base(str(snapshot)).fingerprint == base.load_base(str(tiny_folder)).fingerprint
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", base.WEIGHTS, base.INDEX]
+)
+@pytest.mark.parametrize("kind", ["device", "pipe", "circle", "nowhere"])
+def test_a_link_to_what_has_no_end_is_refused(folder, name, kind):
+    if name == base.INDEX:
+        (folder / base.WEIGHTS).unlink()
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to(
+            {"device": "/dev/zero", "circle": name, "nowhere": "not-there"}[kind]
+        )
+    words = (
+        "is no plain file|does not exist|no tokenizer|no weights|not a readable|cannot be "
+        "read|levels of symbolic"
+    )
+    if name == "tokenizer_config.json" and kind in ("circle", "nowhere"):  # which is not needed
+        base.load_base(str(folder))
+        return
+    # each of which a command ends with as one line
+    with pytest.raises((InputError, OSError), match=words):
+        base.load_base(str(folder))
+
+
+def test_data_and_adapters_that_have_no_end_are_refused(tmp_path):
+    (tmp_path / "train.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="holds none|nothing for classification"):
+        load_splits(TASKS["classification"], str(tmp_path))
+    (tmp_path / "Sentences_50Agree.txt").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="Sentences_50Agree.txt is no plain file"):
+        load_splits(TASKS["sentiment"], str(tmp_path))
+    (tmp_path / "adapter_config.json").symlink_to("/dev/zero")
+    assert read_peft(tmp_path) is None and named_base(tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+@pytest.mark.parametrize(
+    "name", [RUN, SETTINGS, f"checkpoints/step-1/{checkpoints.STATE}", adapter.WEIGHTS]
+)
+def test_a_run_whose_files_have_no_end_is_refused(lora, tiny_folder, name, kind):
+    path = lora / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    read = {
+        RUN: lambda: loading.settings_in(lora),
+        SETTINGS: lambda: settings_to_resume(lora, json=False),
+        checkpoints.STATE: lambda: checkpoints.newest(lora),
+        adapter.WEIGHTS: lambda: load_lora(lora, tiny_folder),
+    }[path.name]
+    with bounded(), pytest.raises(InputError, match=f"{path} is no plain file"):
+        read()
+
+
+@pytest.mark.parametrize(
+    "name", ["../other.safetensors", "/etc/other.safetensors", "..\\other.safetensors"]
+)
+def test_a_record_names_no_file_of_another_folder(lora, tiny_folder, name):
+    settings = make_settings(task="sentiment", method="lora", rank=3, model=str(tiny_folder))
+    shutil.copy(lora / adapter.WEIGHTS, lora.parent / "other.safetensors")
+    from neo_peft.system.files import sha256
+
+    record = {
+        "labels": list(TASKS["sentiment"].labels),
+        "flags": {
+            key: value
+            for key, value in vars(settings).items()
+            if key not in ("out", "json", "resume")
+        },
+        "base": {"fingerprint": base.load_base(str(tiny_folder)).fingerprint},
+        "files": {name: sha256(lora / adapter.WEIGHTS)},
+    }
+    write_record(lora, record)
+    with pytest.raises(InputError, match=f"{RUN}.* names .*not a file of its own folder"):
+        loading.load(lora)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "a\0b", "\ud800", "../x", "~/x", "/not/there", "a/b/c", "a b", "", 7, []]
+)
+def test_an_adapter_names_a_folder_that_is_there_or_a_hub_id_or_no_base(tmp_path, name):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
+    assert named_base(tmp_path) is None
+
+
+# ---- No filled memory
+
+
+@pytest.mark.parametrize("name", ["config.json", base.INDEX, *base.TOKENIZER_FILES])
+def test_json_of_no_possible_size_is_refused_unread(folder, name):
+    if name == base.INDEX:
+        (folder / base.WEIGHTS).unlink()
+    with open(folder / name, "a") as file:
+        file.truncate(LARGEST_JSON + 1)  # a hole, which takes no room on the disk
+    tracemalloc.start()
+    with pytest.raises(
+        InputError, match=f"{folder / name} has 67,108,865 bytes; .* at most 67,108,864 is read"
+    ):
+        base.load_base(str(folder))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def lying(path: Path, stated: int | None = None, **entries) -> None:
+    """Write a safetensors file whose header says what is not so."""
+    header = json.dumps(
+        {"transformer.wte.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | entries}
+    )
+    path.write_bytes(struct.pack("<Q", stated or len(header)) + header.encode() + bytes(8))
+
+
+LIES = [
+    {"stated": 2**63},
+    {"stated": 2**40},
+    {"stated": 3},
+    {"shape": [2**40]},
+    {"shape": [2**62, 2**62]},
+    {"shape": [-2]},
+    {"data_offsets": [0, 2**40]},
+    {"data_offsets": [8, 0]},
+    {"data_offsets": [4, 12]},
+    {"data_offsets": [0, 8], "dtype": "F64", "shape": [2]},
+    {"dtype": "F4096"},
+    {"shape": [2**33, 0, 2**33]},
+]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_refused(folder, lora, tiny_folder, lie):
+    lying(folder / base.WEIGHTS, **lie)
+    lying(lora / adapter.WEIGHTS, **lie)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="not a readable safetensors file|the weights lack"):
+        base.load_base(str(folder))
+    with pytest.raises(InputError, match="not a readable safetensors file|lacks"):
+        load_lora(lora, tiny_folder)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def test_weights_of_whole_numbers_and_of_eight_bits_are_refused(folder):
+    tensors = load_file(folder / base.WEIGHTS)
+    for dtype in (torch.int32, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn):
+        name = "transformer.h.0.mlp.c_fc.weight"
+        save_file(
+            tensors | {name: torch.zeros(tensors[name].shape).to(dtype)}, folder / base.WEIGHTS
+        )
+        with pytest.raises(
+            InputError,
+            match=f"{name} is stored as {str(dtype)[6:]}; only floats of 16 to 64 bits are read",
+        ):
+            base.load_base(str(folder))
+
+
+def test_what_is_copied_is_checked_for_numbers_that_are_not_finite(folder):
+    """Norms and biases always; matrices where they are stored in another precision than they are
+    held in."""
+    whole = load_file(folder / base.WEIGHTS)
+    for name, value, dtype, words in (
+        (
+            "transformer.ln_f.weight",
+            float("nan"),
+            torch.float32,
+            "stored as float32, is not finite in float32",
+        ),
+        ("transformer.h.1.mlp.c_fc.bias", float("inf"), torch.float16, "is not finite in float32"),
+        (
+            "transformer.wte.weight",
+            float("nan"),
+            torch.bfloat16,
+            "stored as float32, is not finite in bfloat16",
+        ),
+        (
+            "transformer.wte.weight",
+            70_000.0,
+            torch.float16,
+            "stored as float32, is not finite in float16",
+        ),
+    ):
+        changed = whole[name].clone()
+        changed.view(-1)[5] = value
+        save_file(whole | {name: changed}, folder / base.WEIGHTS)
+        with pytest.raises(InputError, match=f"{name}, .*{words}"):
+            base.load_base(str(folder), dtype)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"vocab_size": float("inf")}, "vocab_size is inf; expected a number"),
+        ({"eos_token_id": []}, r"eos_token_id is \[\]; expected a token below"),
+        ({"eos_token_id": 8192}, "eos_token_id is 8192; expected a token below vocab_size, 8192"),
+        ({"eos_token_id": -1}, "eos_token_id is -1; expected a token"),
+        ({"intermediate_size": -7}, "do not fit together: .*, intermediate_size -7"),
+        ({"window_size": 2**70}, "do not fit together"),
+        (
+            {"layer_norm_epsilon": float("nan")},
+            "layer_norm_epsilon is nan; it is a small number above 0",
+        ),
+        (
+            {"initializer_range": float("inf")},
+            "initializer_range is inf; it is a small number above 0",
+        ),
+        (
+            {"attention_layers": ["global"] * 2000, "num_layers": 2000},
+            "2,000 attention layers are listed; 1024 are",
+        ),
+        (
+            {"attention_layers": None, "attention_types": [[["global"], 10**12]]},
+            "more than 1024 attention layers",
+        ),
+        (
+            {"attention_layers": None, "attention_types": [[[], 10**12]]},
+            "more than 1024 attention layers",
+        ),
+    ],
+)
+def test_a_config_of_no_possible_size_is_refused(folder, entries, words):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    with pytest.raises(InputError, match=words):
+        base.load_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"r": 0}, "r is 0; expected a whole number from 1 to 16384"),
+        ({"r": 10**9}, "r is 1000000000; expected a whole"),
+        ({"r": True}, "r is True; expected"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan; expected a number above 0"),
+        ({"lora_alpha": 1e300}, "lora_alpha is 1e\\+300; expected"),
+        ({"lora_dropout": 1}, "lora_dropout is 1; expected a number from 0 to below 1"),
+        ({"bias": "some"}, "bias is 'some'; expected one of none, all, lora_only"),
+        ({"target_modules": ["("]}, "target_modules has '\\(', no name and no regular expression"),
+        (
+            {"target_modules": "a{99999999999}"},
+            "target_modules has .* no regular expression: the repetition number",
+        ),
+    ],
+)
+def test_an_adapter_of_no_possible_size_is_refused_by_its_file(lora, entries, words):
+    path = lora / adapter.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    with pytest.raises(InputError, match=f"{path}: {words}"):
+        read_peft(lora)
+
+
+@pytest.mark.parametrize("length", [None, 0, 10**9])
+def test_a_prompt_of_no_possible_length_is_refused_by_its_file(tmp_path, length):
+    path = tmp_path / adapter.CONFIG
+    path.write_text(
+        json.dumps({"peft_type": "PROMPT_TUNING", "task_type": None, "num_virtual_tokens": length})
+    )
+    with pytest.raises(
+        InputError, match=f"{path}: num_virtual_tokens is {length}; expected a whole number from 1"
+    ):
+        read_peft(tmp_path)
+
+
+#
+# ---- The hub's zip
+
+ROWS = "".join(
+    f"Profit rose {n} % .@{('positive', 'neutral')[n % 2]}\r\n" for n in range(40)
+).encode()
+INSIDE = "FinancialPhraseBank-v1.0/"
+
+
+@pytest.fixture
+def zipped(tmp_path, monkeypatch):
+    """Write a zip in the place of the hub's."""
+    file = tmp_path / "hub" / "bank.zip"
+    monkeypatch.setattr(hub, "hub_file", lambda *_, **__: file)
+
+    def write(members: dict[str, bytes]) -> Path:
+        file.parent.mkdir()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return file
+
+    return write
+
+
+def test_a_zips_odd_names_are_no_files(zipped, tmp_path):
+    odd = (
+        "../evil",
+        "/evil",
+        INSIDE + "../../evil",
+        "C:\\evil",
+        INSIDE + "\ud7ff",
+        INSIDE + "x" * 300,
+    )
+    zipped({INSIDE + "Sentences_50Agree.txt": ROWS} | dict.fromkeys(odd, b"evil"))
+    assert len(load_splits(TASKS["sentiment"], "hub").train) == 32
+    assert [path.name for path in tmp_path.rglob("*")] == ["hub", "bank.zip"] and not Path(
+        "/evil"
+    ).exists()
+
+
+def test_a_member_that_unpacks_to_more_than_it_may_is_refused(zipped):
+    file = zipped({INSIDE + "Sentences_50Agree.txt": bytes(8 * LARGEST_MEMBER)})
+    assert file.stat().st_size < 200_000
+    tracemalloc.start()
+    with pytest.raises(
+        InputError, match="bank.zip/.*50Agree.txt unpacks to more than 16,777,216 bytes"
+    ):
+        load_splits(TASKS["sentiment"], "hub")
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def test_a_member_that_says_less_than_it_holds_is_not_unpacked_further(zipped):
+    file = zipped({INSIDE + "Sentences_50Agree.txt": bytes(8 * LARGEST_MEMBER)})
+    size = struct.pack("<I", 8 * LARGEST_MEMBER)
+    file.write_bytes(file.read_bytes().replace(size, struct.pack("<I", 1000)))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="bank.zip: a broken zip"):
+        load_splits(TASKS["sentiment"], "hub")
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()

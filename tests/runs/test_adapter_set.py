@@ -1,0 +1,409 @@
+"""Several runs on one base: a mixed batch against each run loaded alone, one pass, the base once
+and untouched."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from neo_peft.corpora.sources import CORPORA, load_splits
+from neo_peft.decoding import evaluate, generate, marked_texts, pad_tags, predict
+from neo_peft.encoding import collate
+from neo_peft.errors import InputError
+from neo_peft.formats.adapter import save_adapter
+from neo_peft.formats.base import Base, load_base
+from neo_peft.gptneo import NOWHERE, Block
+from neo_peft.lora import merge_lora
+from neo_peft.model import TunedModel
+from neo_peft.runs.adapter_set import AdapterSet, side_by_side
+from neo_peft.runs.folder import write_record
+from neo_peft.runs.loading import load, load_untuned, settings_in
+from neo_peft.settings import make_settings
+from neo_peft.system.hardware import DTYPES
+from neo_peft.tasks import TASKS
+
+# No two alike: ranks, scalings, targets, biases; prompts shorter and longer than the window, which
+# is 11.
+RUNS = {
+    "tags-qv": {"task": "ner", "method": "lora", "rank": 5, "alpha": 7.0, "dropout": 0.2},
+    "says-long": {"task": "sentiment", "method": "prompt", "prompt_length": 17},
+    "tags-all": {
+        "task": "ner",
+        "method": "lora",
+        "rank": 3,
+        "alpha": 4.0,
+        "bias": "all",
+        "read": "last",
+    },
+    "pairs-short": {"task": "similarity", "method": "prompt", "prompt_length": 3},
+    "says-only": {
+        "task": "sentiment",
+        "method": "lora",
+        "rank": 2,
+        "alpha": 5.0,
+        "rslora": True,
+        "bias": "lora_only",
+        "target_modules": "h.1.mlp.c_fc,out_proj",
+    },
+    "says-both": {
+        "task": "sentiment",
+        "method": "lora+prompt",
+        "rank": 4,
+        "alpha": 3.0,
+        "bias": "all",
+        "prompt_length": 9,
+        "target_modules": "all-linear",
+    },
+    "tags-both": {
+        "task": "ner",
+        "method": "lora+prompt",
+        "rank": 6,
+        "alpha": 9.0,
+        "prompt_length": 12,
+    },
+    "tags-twice": {
+        "task": "ner",
+        "method": "lora",
+        "rank": 7,
+        "echo": True,
+        "tag_decoding": "viterbi",
+    },
+    "says-head": {"task": "sentiment", "method": "head"},
+    "pairs-head": {"task": "similarity", "method": "head"},
+    "tags-head": {"task": "ner", "method": "head"},
+}
+HEADS = ("says-head", "pairs-head", "tags-head")
+# eleven bits of a mantissa, or eight, after four layers
+TOLERANCE = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.1}
+
+
+def save_run(folder: Path, base: Base, **flags) -> Path:
+    """Save a run whose adapter was moved away from its start, as training would."""
+    flags |= {"model": str(base.folder), "threads": 1}
+    settings = make_settings(**flags)
+    tuned = load_untuned(settings, True, dataclasses.replace(base, trunk=copy.deepcopy(base.trunk)))
+    torch.manual_seed(sum(map(ord, folder.name)))
+    with torch.no_grad():
+        for parameter in tuned.model.trainable().values():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    save_adapter(folder, tuned.model, settings)
+    labels, base = list(TASKS[settings.task].labels), {"fingerprint": tuned.base.fingerprint}
+    write_record(
+        folder, {"task": settings.task, "labels": labels, "flags": flags, "base": base, "files": {}}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(base, tmp_path_factory) -> dict[str, Path]:
+    runs = tmp_path_factory.mktemp("runs")
+    return {name: save_run(runs / name, base, **flags) for name, flags in RUNS.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(folders) -> dict:
+    """Each run loaded alone, on a base of its own."""
+    return {name: load(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def runs(folders) -> AdapterSet:
+    return AdapterSet(folders.values())
+
+
+def rows_of(names, each=3) -> list[dict]:
+    """Take rows of the sample, of every length, for each run; those of one run do not stand
+    together."""
+    texts = {task: iter(load_splits(TASKS[task], "sample").test) for task in CORPORA}
+    return [{"run": name, **next(texts[RUNS[name]["task"]])} for _ in range(each) for name in names]
+
+
+def answers_alone(tuned, rows):
+    task = tuned.encoder.task
+    unlabelled = [{field: row[field] for field in task.fields[:-1]} for row in rows]
+    return evaluate(tuned.model, tuned.encoder, tuned.encoder(unlabelled))
+
+
+def assert_answers_are_those_of_each_alone(runs, alone, rows, batch_size):
+    found = runs.evaluate(rows, batch_size)
+    for name in {row["run"] for row in rows}:
+        mine = [index for index, row in enumerate(rows) if row["run"] == name]
+        expected = answers_alone(alone[name], [rows[index] for index in mine])
+        assert [found.predicted[index] for index in mine] == expected.predicted
+        for index, probabilities in zip(mine, expected.probabilities, strict=True):
+            assert found.probabilities[index] == pytest.approx(probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50])
+def test_a_mixed_batch_gets_the_answers_of_each_run_alone(runs, alone, batch_size):
+    rows = rows_of(RUNS)
+    assert len({len(str(row)) for row in rows}) > 20
+    assert_answers_are_those_of_each_alone(runs, alone, rows, batch_size)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        HEADS,
+        ("tags-qv", "says-only"),
+        ("tags-all", "says-long"),
+        ("pairs-short", "says-both"),
+        ("tags-both",),
+    ],
+    ids=lambda names: "+".join(names),
+)
+def test_so_does_every_smaller_mixture(folders, alone, names):
+    """With no prompt at all, a prompt beside none, two prompts, one run; and rows whose run comes
+    last come first."""
+    runs = AdapterSet({name: folders[name] for name in names})
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(reversed(names), each=5), batch_size=50
+    )
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_hidden_states_are_those_of_each_run_alone(folders, base, precision):
+    """In every precision; and each run but a head's is far away from the base."""
+    runs, parts, alone, bare = AdapterSet(), {}, {}, {}
+    for name, folder in folders.items():
+        settings = dataclasses.replace(settings_in(folder), precision=precision)
+        runs.add(folder, settings=settings)
+        tuned = load(folder, settings)
+        rows = rows_of([name])
+        parts[name] = collate(tuned.encoder(rows), range(len(rows)))
+        with torch.inference_mode():
+            alone[name] = tuned.model(parts[name], tuned.model.prefix())
+            bare[name] = TunedModel(base.trunk)(parts[name], None)
+    with torch.inference_mode():
+        found = runs.hidden(parts).split([len(hidden) for hidden in alone.values()])
+    assert runs.base.trunk.wte.weight.dtype == DTYPES[precision]
+    for name, mixed in zip(folders, found, strict=True):
+        assert mixed.shape == alone[name].shape and mixed.dtype == torch.float32
+        largest = float(alone[name].abs().max())
+        assert float((mixed - alone[name]).abs().max()) <= TOLERANCE[precision] * largest, name
+        assert name in HEADS or float((bare[name] - alone[name]).abs().max()) > 0.5 * largest, name
+
+
+def test_a_mixed_batch_is_one_pass_through_the_trunk(runs, monkeypatch):
+    passes, forward = [], Block.forward
+    monkeypatch.setattr(
+        Block, "forward", lambda self, x, *rest: passes.append(len(x)) or forward(self, x, *rest)
+    )
+    rows = rows_of(RUNS)
+    texts = [
+        {field: value for field, value in row.items() if field not in ("label", "tags")}
+        for row in rows
+    ]
+    tokens = sum(len(runs[row["run"]].encoder([row]).ids) for row in texts)
+    runs.evaluate(rows, batch_size=len(rows))
+    assert passes == [tokens] * len(runs.base.trunk.h)
+
+
+def storages(modules) -> dict[int, int]:
+    """Name the memory behind tensors: {its place: its bytes}."""
+    tensors = [tensor for module in modules for tensor in module.parameters()]
+    return {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
+    }
+
+
+def test_the_base_is_held_once(runs, alone):
+    """All the bytes there are: the base's, and for each run those of what it trained."""
+    base = storages([runs.base.trunk])
+    everything = storages([runs.base.trunk, runs._trunk, *(runs[name].model for name in runs)])
+    adapters = sum(
+        p.numel() * 4 for tuned in alone.values() for p in tuned.model.trainable().values()
+    )
+    assert sum(everything.values()) == sum(base.values()) + adapters
+    for name in runs:
+        assert runs[name].model.trainable().keys() == alone[name].model.trainable().keys()
+        assert runs[name].model.transformer.wte.weight is runs.base.trunk.wte.weight
+
+
+def test_the_base_is_never_touched(folders, base):
+    """Added, used and removed: the trunk is bit for bit the bare base, and has its plain layers."""
+    runs = AdapterSet(folders.values())
+    runs.predict(rows_of(RUNS))
+    for name in list(runs):
+        runs.remove(name)
+    assert len(runs) == 0
+    for trunk in (runs.base.trunk, runs._trunk):
+        assert [str(module) for module in trunk.modules()] == [
+            str(module) for module in base.trunk.modules()
+        ]
+        for (name, found), (_, expected) in zip(
+            trunk.named_parameters(), base.trunk.named_parameters(), strict=True
+        ):
+            assert torch.equal(found, expected) and not found.requires_grad, name
+
+
+def test_a_run_alone_is_unmoved_by_the_others(folders, alone):
+    """Switching is to pick another: the answers are bit for bit those of the run loaded alone,
+    before and after."""
+    runs = AdapterSet([folders["tags-all"]])
+    for others in ("says-both", "says-only", None):
+        if others:
+            runs.add(folders[others])
+        else:
+            runs.remove("says-both")
+        for name in ["tags-all", *list(runs), "tags-all"]:
+            rows = rows_of([name], each=4)
+            assert answers_alone(runs[name], rows) == answers_alone(alone[name], rows)
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(["says-only", "tags-all"]), batch_size=9
+    )
+    with pytest.raises(
+        InputError, match="there is no run 'says-both' here; the runs are tags-all, says-only"
+    ):
+        runs["says-both"]
+    with pytest.raises(InputError, match="there is no run 'says-both' here"):
+        runs.remove("says-both")
+
+
+def test_a_runs_model_generates_merges_and_saves_as_ever(folders, alone, runs, tmp_path):
+    rows = rows_of(["says-both"])
+    for tuned in (
+        own := AdapterSet([folders["says-both"], folders["tags-all"]])["says-both"],
+        alone["says-both"],
+    ):
+        examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
+        texts = marked_texts(examples, range(len(rows)))
+        said = generate(tuned.model, tuned.encoder, texts, tuned.model.prefix())
+        assert said == generate(own.model, own.encoder, texts, own.model.prefix())
+    save_adapter(tmp_path, own.model, own.settings)
+    for part in ("lora", "prompt"):
+        name = f"{part}/adapter_model.safetensors"
+        assert (tmp_path / name).read_bytes() == (folders["says-both"] / name).read_bytes()
+    merge_lora(own.model)
+    assert predict(own.model, own.encoder, rows) == predict(
+        alone["says-both"].model, own.encoder, rows
+    )
+
+
+def test_words_that_were_cut_away_get_o(runs, alone):
+    row = {"run": "tags-both", "tokens": ["IL-2", "gene", "binds"] * 60}
+    short = rows_of(["says-long"], each=1)
+    found = runs.evaluate([row, *short, row])
+    assert found.cut == 2 and len(found.predicted[0]) < 128 - 12
+    tags, said, again = runs.predict([row, *short, row])
+    assert len(tags) == 180 and tags[-1] == "O" and tags == again
+    expected = answers_alone(alone["tags-both"], [row]).predicted
+    assert tags == pad_tags([row], expected)[0] and len(set(expected[0])) > 1
+    assert said == answers_alone(alone["says-long"], short).predicted[0]
+
+
+def test_labels_are_not_needed_and_no_row_is_no_answer(runs):
+    row = {"run": "pairs-short", "sentence1": "One .", "sentence2": "Two ."}
+    assert runs.predict([row]) == runs.predict([row | {"label": "whatever"}])
+    assert runs.predict([]) == []
+
+
+def test_no_dropout_and_one_precision_whatever_a_run_says(folders, alone):
+    runs = AdapterSet([folders["tags-qv"]])
+    settings = dataclasses.replace(
+        settings_in(folders["says-only"]), precision="bf16", threads=7, model="elsewhere"
+    )
+    added = runs.add(folders["says-only"], settings=settings)
+    assert (added.precision, added.threads, added.settings.model) == (
+        "fp32",
+        1,
+        alone["tags-qv"].settings.model,
+    )
+    for name in list(runs):
+        runs.remove(name)
+    for name in ("tags-qv", "says-only"):  # the base is what it was, in the precision that it was
+        runs.add(
+            folders[name],
+            settings=dataclasses.replace(settings_in(folders[name]), precision="bf16"),
+        )
+        runs[name].model.train()  # as after training it further
+    assert_answers_are_those_of_each_alone(runs, alone, rows_of(runs), batch_size=4)
+
+
+def test_prefixes_lie_side_by_side_worked_by_hand(runs):
+    """An example without a prefix has no place; keys stand at their own positions, the rest is
+    nowhere."""
+    long, short = runs._prefixes["pairs-short"], runs._prefixes["says-both"]
+    past = side_by_side([long, None, short])
+    assert past.positions.tolist() == [[0, 1, 2] + [NOWHERE] * 6, [NOWHERE] * 9, list(range(9))]
+    for joined, first, last in (
+        (past.keys, long.keys, short.keys),
+        (past.values, long.values, short.values),
+    ):
+        for layer, one, other in zip(joined, first, last, strict=True):
+            assert torch.equal(layer[0, :, :3], one[0]) and torch.equal(layer[2], other[0])
+            assert not layer[0, :, 3:].any() and not layer[1].any()
+
+
+def test_a_run_of_another_base_is_refused(folders, tiny_folder, tmp_path):
+    """Moved in one weight, so that everything else fits. The set goes on as it was."""
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in tiny_folder.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(other / "model.safetensors")
+    tensors["transformer.h.0.mlp.c_fc.bias"][3] += 1
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    stranger = save_run(
+        tmp_path / "stranger", load_base(str(other)), task="sentiment", method="head"
+    )
+    runs = AdapterSet([folders["tags-qv"]])
+    with pytest.raises(
+        InputError, match=rf"{stranger} was trained on another base than {tiny_folder}"
+    ):
+        runs.add(stranger)
+    assert list(runs) == ["tags-qv"] and len(runs.predict(rows_of(["tags-qv"]))) == 3
+
+
+def test_a_wholly_tuned_model_and_a_second_of_a_name_are_refused(folders, base, tmp_path):
+    whole = save_run(tmp_path / "whole", base, task="ner", method="full")
+    with pytest.raises(
+        InputError, match=r"whole tuned the whole model \(full\): it has no adapter"
+    ):
+        AdapterSet([whole])
+    with pytest.raises(
+        InputError, match="two runs are called tags-qv; the second is .*: rename it"
+    ):
+        AdapterSet([folders["tags-qv"], folders["tags-qv"]])
+    runs = AdapterSet({"a": folders["tags-qv"], "b": folders["tags-qv"]})
+    one, two = runs.predict(
+        [row | {"run": name} for row in rows_of(["tags-qv"], 1) for name in "ab"]
+    )
+    assert one == two
+
+
+def test_labels_that_share_a_first_token_are_ranked_behind_their_own_prompt(folders):
+    """Of one run in the middle of a batch; the other's labels differ in their first tokens."""
+    answers = {"negative": [50, 60, 0], "neutral": [50, 70, 80, 0], "positive": [90, 0]}
+    runs, alone = (
+        AdapterSet(folders.values()),
+        {name: load(folders[name]) for name in ("says-both", "says-long")},
+    )
+    for tuned in (runs["says-both"], alone["says-both"]):
+        tuned.encoder.answers = answers
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(["says-both", "says-long"], each=4), batch_size=8
+    )
+
+
+@pytest.mark.parametrize("run", [{}, {"run": "nobody"}, {"run": None}, {"run": ["tags-qv"]}])
+def test_a_row_must_name_its_run(runs, run):
+    with pytest.raises(
+        InputError, match='row 1 names the run .*; "run" is one of tags-qv, says-long'
+    ):
+        runs.predict([*rows_of(["tags-qv"], 1), {"tokens": ["x"], **run}])
+
+
+def test_an_adapter_of_pefts_own_can_be_added(folders, alone, tiny_folder, tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes((folders["tags-all"] / name).read_bytes())
+    settings = dataclasses.replace(settings_in(tmp_path, str(tiny_folder), "ner"), read="last")
+    runs = AdapterSet([folders["says-long"]])
+    assert "names no fingerprint" in runs.add(tmp_path, "tags-all", settings).notes[-1]
+    assert_answers_are_those_of_each_alone(
+        runs, alone, rows_of(["tags-all", "says-long"]), batch_size=4
+    )

@@ -1,0 +1,227 @@
+"""The floors: beside scikit-learn's TF-IDF and logistic regression, cases worked by hand, and on
+the real data."""
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.metrics import class_scores, entity_scores
+from neo_peft.runs import baselines as floors
+from neo_peft.runs.baselines import (
+    STRENGTHS,
+    floor,
+    logistic_regression,
+    word_counts,
+    word_overlap,
+    words,
+)
+from neo_peft.tasks import TASKS, get_task
+
+FEATURES = {"sentiment": word_counts, "similarity": word_overlap}
+
+
+def labels_in(rows):
+    return [row["label"] for row in rows]
+
+
+def numbered(task, rows):
+    return np.array([task.labels.index(label) for label in labels_in(rows)])
+
+
+def dense(features):
+    """Write a matrix out, its entries one by one, without the constant behind them."""
+    if not isinstance(features, np.ndarray):
+        written = np.zeros(features.shape)
+        written[features.row, features.column] = features.value
+        features = written
+    assert (features[:, -1] == 1).all()
+    return features[:, :-1]
+
+
+def few(name):
+    """Take 300 rows of a sample's train, and all of the others."""
+    splits = load_splits(TASKS[name], "sample")
+    return limit_rows(splits.train, 300), splits.validation, splits.test
+
+
+def scikit_learns(task, strength):
+    """Of two labels it has one vector of weights, where two of half its length have half the
+    penalty."""
+    return LogisticRegression(
+        C=strength * (2 if len(task.labels) == 2 else 1), max_iter=5000, tol=1e-6
+    )
+
+
+# ---- The linear model
+
+
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_the_linear_model_is_scikit_learns(name, strength):
+    task, (train, _, test) = TASKS[name], few(name)
+    features, asked = FEATURES[name](task.fields[:-1], train, test)
+    weights = logistic_regression(features, numbered(task, train), len(task.labels), strength)
+    logits = asked @ weights
+    ours = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = (
+        scikit_learns(task, strength)
+        .fit(dense(features), numbered(task, train))
+        .predict_proba(dense(asked))
+    )
+    assert np.abs(ours - expected).max() < 1e-3
+    assert expected.std() > 0.05
+
+
+def test_word_counts_are_scikit_learns_tfidf():
+    train, _, test = few("sentiment")
+
+    def analyzer(row):
+        found = ["0" if word[0].isdigit() else word for word in words(row["sentence"])]
+        return found + [f"{first} {second}" for first, second in zip(found, found[1:])]
+
+    theirs = TfidfVectorizer(analyzer=analyzer).fit(train)
+    for ours, rows in zip(word_counts(["sentence"], train, test), (train, test)):
+        expected, found = theirs.transform(rows).toarray(), dense(ours)
+        assert found.shape == expected.shape
+        # The columns are in another order: every text has the same values, and is as like every
+        # other.
+        assert np.abs(np.sort(found, axis=1) - np.sort(expected, axis=1)).max() < 1e-12
+        assert np.abs(found @ found.T - expected @ expected.T).max() < 1e-12
+
+
+def test_words_are_letters_or_a_number():
+    text = "EBIT rose to EUR1,234.5 mn (12.0%), Nokia_Siemens' said."
+    assert words(text) == [
+        "ebit",
+        "rose",
+        "to",
+        "eur",
+        "1,234.5",
+        "mn",
+        "12.0",
+        "nokia",
+        "siemens",
+        "said",
+    ]
+
+
+def test_overlaps_are_those_counted_by_hand():
+    rows = [
+        {"sentence1": "The dog saw a cat.", "sentence2": "the dog saw the bird"},
+        {"sentence1": "one", "sentence2": "one two three"},
+    ]
+    # {the, dog, saw, a, cat} and {the, dog, saw, bird} share 3 of 6; of 4 and 4 neighbours 2 are
+    # shared, of 6.
+    by_hand = np.array([[3 / 5, 3 / 4, 3 / 6, 2 / 4, 2 / 4, 2 / 6], [1, 1 / 3, 1 / 3, 0, 0, 0]])
+    [found] = word_overlap(["sentence1", "sentence2"], rows)
+    expected = (by_hand - by_hand.mean(0)) / by_hand.std(0)
+    assert found == pytest.approx(np.hstack([expected, np.ones((2, 1))]))
+    _, again = word_overlap(["sentence1", "sentence2"], rows, rows[:1])
+    assert again == pytest.approx(found[:1])  # scaled as in training
+
+
+# ---- The floors
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_validation_chooses_how_far_the_weights_go(name):
+    task, (train, validation, test) = TASKS[name], few(name)
+    features, held_out, asked = map(
+        dense, FEATURES[name](task.fields[:-1], train, validation, test)
+    )
+    models = [
+        scikit_learns(task, strength).fit(features, labels_in(train)) for strength in STRENGTHS
+    ]
+    scores = [model.score(held_out, labels_in(validation)) for model in models]
+    chosen = models[scores.index(max(scores))].predict(asked)
+    # the choice matters
+    assert any(np.mean(model.predict(asked) == chosen) < 0.97 for model in models)
+    found = floor(task, train, validation, test)
+    assert found[0] == {"sentiment": "word counts", "similarity": "word overlap"}[name]
+    assert np.mean(chosen == found[1]) > 0.99
+
+
+def test_the_choice_is_by_the_tasks_own_measure(monkeypatch):
+    task, rows = get_task("glue/cola"), [{"sentence": "he goes", "label": "acceptable"}]
+    assert task.metric == "matthews" and task.labels == ("unacceptable", "acceptable")
+    scores = {0.1: (0, 0), 1.0: (0, 1), 10.0: (1, 0), 100.0: (0, 0)}  # accuracy, matthews
+
+    def always(features, gold, labels, strength):
+        """The strength that matthews chooses answers acceptable, the others do not."""
+        weights = np.zeros((features.shape[1], labels))
+        weights[-1, int(strength == 1.0)] = 1
+        return weights
+
+    measured = iter(
+        [{"accuracy": accuracy, "matthews": matthews} for accuracy, matthews in scores.values()]
+    )
+    monkeypatch.setattr(floors, "logistic_regression", always)
+    monkeypatch.setattr(floors, "class_scores", lambda *given: next(measured))
+    assert tuple(scores) == STRENGTHS and floor(task, rows, rows, rows) == (
+        "word counts",
+        ["acceptable"],
+    )
+
+
+def test_a_word_is_tagged_as_it_was_most_often():
+    def row(words, tags):
+        return {"tokens": words.split(), "tags": tags.split()}
+
+    train = [
+        row("IL-2 gene", "B-DNA I-DNA"),
+        row("IL-2 binds", "B-protein O"),
+        row("IL-2", "B-protein"),
+    ]
+    asked = [row("IL-2 gene binds il-2", "O O O O"), row("", "")]
+    expected = [["B-protein", "I-DNA", "O", "O"], []]
+    assert floor(TASKS["ner"], train, [], asked) == ("commonest tags", expected)
+    assert (
+        floor(get_task("tagging").with_labels(["O", "B-DNA"]), train[:1], [], asked[:1])[1][0][1]
+        == "I-DNA"
+    )
+
+
+def test_other_tasks_of_the_same_shapes_have_floors():
+    marks = {"good": "yes", "bad": "no", "fair": "may be"}
+    own = get_task("classification").with_labels(["no", "yes", "may be", "never seen"])
+    rows = [
+        {"sentence": f"{word} film number {n}", "label": label}
+        for n in range(5)
+        for word, label in marks.items()
+    ]
+    assert floor(own, rows, rows, rows) == ("word counts", [row["label"] for row in rows])
+    empty = [{"sentence": "… !", "label": "no"}, {"sentence": "good … unseen", "label": "no"}]
+    assert floor(own, rows, rows, empty)[1][1] == "yes"
+    cola = TASKS["glue/cola"]
+    rows = [
+        {"sentence": f"he {word} {n}", "label": cola.labels[word == "goes"]}
+        for n in range(5)
+        for word in ("goes", "go")
+    ]
+    assert floor(cola, rows, rows, rows) == ("word counts", [row["label"] for row in rows])
+    mnli = TASKS["glue/mnli"]
+    seconds = {"a b c": "entailment", "a d e": "neutral", "f g h": "contradiction"}
+    rows = [
+        {"premise": "a b c", "hypothesis": text, "label": label} for text, label in seconds.items()
+    ] * 3
+    assert floor(mnli, rows, rows, rows) == ("word overlap", [row["label"] for row in rows])
+
+
+# ---- The real data
+
+
+@pytest.mark.slow
+def test_the_floors_of_the_real_data(data_folder):
+    for name, least in (("sentiment", 0.77), ("similarity", 0.73)):
+        task, splits = TASKS[name], load_splits(TASKS[name], str(data_folder))
+        _, predicted = floor(task, splits.train, splits.validation, splits.test)
+        accuracy = class_scores(labels_in(splits.test), predicted, task.labels)["accuracy"]
+        print(f"{name}: accuracy {accuracy:.4f} on test")
+        assert accuracy > least
+    splits = load_splits(TASKS["ner"], str(data_folder))
+    for rows, f1 in ((splits.validation, 0.360), (splits.test, 0.323)):
+        _, predicted = floor(TASKS["ner"], splits.train, splits.validation, rows)
+        found = entity_scores([row["tags"] for row in rows], predicted)["f1"]
+        assert found == pytest.approx(f1, abs=0.001)

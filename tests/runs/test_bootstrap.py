@@ -1,0 +1,234 @@
+"""Intervals and paired differences: the counts make the scores of `metrics.py`; the resamples are
+those of a plain loop over examples, the normal approximation and, in a simulation, right as often
+as they say."""
+
+import math
+import random
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from neo_peft.metrics import class_scores, entity_scores
+from neo_peft.runs.bootstrap import example_counts, intervals, measures, paired
+from neo_peft.tasks import TASKS, get_task
+
+NER, SENTIMENT, SIMILARITY = (TASKS[name] for name in ("ner", "sentiment", "similarity"))
+TAGGED = ("f1", "precision", "recall", "span_f1", "accuracy")
+THREE_LABELS, TWO_LABELS = ("accuracy", "macro_f1"), ("accuracy", "macro_f1", "f1", "matthews")
+NAMES = {NER: TAGGED, SENTIMENT: THREE_LABELS, SIMILARITY: TWO_LABELS}
+
+
+def drawn_rows(task, rng, count):
+    """Draw rows of a task that hold their labels alone: uneven classes, or sentences of 0 to 14
+    words."""
+    if task.tags_words:
+        lengths = [rng.randrange(15) for _ in range(count)]
+        return [
+            {"tags": rng.choices(task.labels, [6] + [1] * (len(task.labels) - 1), k=size)}
+            for size in lengths
+        ]
+    weights = range(1, len(task.labels) + 1)
+    return [{"label": label} for label in rng.choices(task.labels, weights, k=count)]
+
+
+def drawn_answers(task, rng, rows, right):
+    """Answer rows rightly with a probability, else by any label, or by none at all."""
+    if task.tags_words:
+        return [
+            [tag if rng.random() < right else rng.choice(task.labels) for tag in row["tags"]]
+            for row in rows
+        ]
+    return [
+        row["label"] if rng.random() < right else rng.choice([*task.labels, None]) for row in rows
+    ]
+
+
+def scores(task, rows, predicted):
+    gold = [row[task.fields[-1]] for row in rows]
+    return (
+        entity_scores(gold, predicted)
+        if task.tags_words
+        else class_scores(gold, predicted, task.labels)
+    )
+
+
+def plain_bootstrap(task, rows, answers, seed, resamples=1000):
+    """Draw examples one by one, score each draw from the beginning, and return {measure: (draws,
+    sets of answers)}."""
+    rng, found = random.Random(seed), {name: [] for name in NAMES[task]}
+    for _ in range(resamples):
+        chosen = rng.choices(range(len(rows)), k=len(rows))
+        drawn = [rows[index] for index in chosen]
+        of_draw = [scores(task, drawn, [one[index] for index in chosen]) for one in answers]
+        for name, values in found.items():
+            values.append([one[name] for one in of_draw])
+    return {name: np.array(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_summed_counts_make_the_scores_of_metrics(task):
+    rng = random.Random(0)
+    for count in (1, 2, 3, 50, 400):
+        for right in (0, 0.5, 1):
+            rows = drawn_rows(task, rng, count)
+            predicted = drawn_answers(task, rng, rows, right)
+            found = measures(task, example_counts(task, rows, predicted).sum(0, keepdims=True))
+            expected = scores(task, rows, predicted)
+            assert tuple(found) == NAMES[task]
+            for name, value in found.items():
+                assert value.tolist() == [pytest.approx(expected[name], rel=1e-12, abs=1e-15)]
+
+
+def test_many_labels_are_counted_as_metrics_does():
+    task = get_task("classification").with_labels([f"label {number}" for number in range(23)])
+    rng = random.Random(1)
+    rows = drawn_rows(task, rng, 300)
+    predicted = drawn_answers(task, rng, rows, 0.4)
+    found = measures(task, example_counts(task, rows, predicted).sum(0, keepdims=True))
+    expected = scores(task, rows, predicted)
+    assert {name: value[0] for name, value in found.items()} == pytest.approx(
+        {n: expected[n] for n in THREE_LABELS}
+    )
+
+
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_intervals_are_those_of_a_plain_bootstrap(task):
+    rng = random.Random(2)
+    rows = drawn_rows(task, rng, 60)
+    predicted = drawn_answers(task, rng, rows, 0.7)
+    found = intervals(task, rows, [predicted], resamples=20_000)
+    for name, draws in plain_bootstrap(task, rows, [predicted], seed=3).items():
+        low, high = np.quantile(draws, [0.025, 0.975])
+        # Of 1,000 draws a quantile is itself uncertain, by a twentieth of the interval (one
+        # standard error).
+        assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
+        assert high - low > 0.05
+
+
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_the_interval_of_a_mean_over_runs_draws_the_same_examples_for_each(task):
+    rng = random.Random(8)
+    rows = drawn_rows(task, rng, 60)
+    answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
+    found = intervals(task, rows, answers, resamples=20_000)
+    for name, draws in plain_bootstrap(task, rows, answers, seed=9).items():
+        low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
+        assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def test_the_interval_of_an_accuracy_is_the_normal_approximation():
+    rows = [{"label": "equivalent"}] * 1000
+    predicted = ["equivalent"] * 730 + ["not equivalent"] * 200 + [None] * 70
+    spread = 1.96 * math.sqrt(0.73 * 0.27 / 1000)
+    found = intervals(SIMILARITY, rows, [predicted], resamples=20_000)["accuracy"]
+    assert found == pytest.approx((0.73 - spread, 0.73 + spread), abs=0.0015)
+
+
+def test_the_interval_holds_the_true_score_as_often_as_it_says():
+    """Draw 300 test sets of 200 answers that are right with probability 0.7; 95 % of the intervals
+    should hold it."""
+    rng, held = random.Random(4), 0
+    for number in range(300):
+        rows = [{"label": "neutral"}] * 200
+        predicted = ["neutral" if rng.random() < 0.7 else "positive" for _ in rows]
+        low, high = intervals(SENTIMENT, rows, [predicted], resamples=500, seed=number)["accuracy"]
+        held += low <= 0.7 <= high
+    assert 0.92 <= held / 300 <= 0.98  # 0.95, give or take three of its own standard errors
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_another():
+    rng = random.Random(5)
+    rows = drawn_rows(NER, rng, 40)
+    predicted = drawn_answers(NER, rng, rows, 0.7)
+    first, again, other = (intervals(NER, rows, [predicted], seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_a_paired_difference_is_that_of_a_plain_bootstrap(task):
+    rng = random.Random(6)
+    rows = drawn_rows(task, rng, 60)
+    a = drawn_answers(task, rng, rows, 0.6)
+    # b answers as a does, and some rows better: differences are much narrower than either score.
+    b = [row[task.fields[-1]] if rng.random() < 0.15 else answer for row, answer in zip(rows, a)]
+    compared = paired(task, rows, [a], [b])
+    for name, draws in plain_bootstrap(task, rows, [a, b], seed=7).items():
+        found, of_a, of_b = compared[name], scores(task, rows, a)[name], scores(task, rows, b)[name]
+        assert (found["a"], found["b"]) == pytest.approx((of_a, of_b))
+        assert found["difference"] == pytest.approx(of_b - of_a) and found["difference"] > 0
+        differences = draws[:, 1] - draws[:, 0]
+        low, high = np.quantile(differences, [0.025, 0.975])
+        assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
+        assert found["p"] == pytest.approx(2 * np.mean(differences <= 0), abs=0.03)
+        assert high - low < np.ptp(np.quantile(draws[:, 0], [0.025, 0.975]))
+
+
+@pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
+def test_of_several_runs_a_side_the_difference_is_that_of_their_means(task):
+    rng = random.Random(10)
+    rows = drawn_rows(task, rng, 60)
+    answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.6, 0.7, 0.8)]
+    compared = paired(task, rows, answers[:2], answers[2:])
+    for name, draws in plain_bootstrap(task, rows, answers, seed=11).items():
+        found, of_each = compared[name], [scores(task, rows, of_run)[name] for of_run in answers]
+        assert (found["a"], found["b"]) == pytest.approx(
+            (sum(of_each[:2]) / 2, sum(of_each[2:]) / 3)
+        )
+        differences = draws[:, 2:].mean(axis=1) - draws[:, :2].mean(axis=1)
+        low, high = np.quantile(differences, [0.025, 0.975])
+        assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def test_p_is_that_of_a_sign_test_for_accuracies():
+    """On the rows where two runs differ, 60 for b and 36 for a, resampling does what a coin does:
+    24 / sqrt(96)."""
+    rows = [{"label": "positive"}] * 500
+    a = ["positive"] * 300 + ["neutral"] * 60 + ["positive"] * 36 + ["neutral"] * 104
+    b = ["positive"] * 300 + ["positive"] * 60 + ["neutral"] * 36 + ["neutral"] * 104
+    found = paired(SENTIMENT, rows, [a], [b])["accuracy"]
+    spread = math.sqrt(96 / 500 - (24 / 500) ** 2) / math.sqrt(500)
+    z = 24 / 500 / spread
+    assert found["difference"] == pytest.approx(24 / 500)
+    low, high = 24 / 500 - 1.96 * spread, 24 / 500 + 1.96 * spread
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=2e-3)
+    assert found["p"] == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.008)
+    assert paired(SENTIMENT, rows, [b], [a])["accuracy"]["p"] == pytest.approx(
+        found["p"], abs=0.008
+    )
+
+
+def test_p_is_never_zero_and_is_one_for_equal_answers():
+    rows = [{"label": "positive"}] * 50
+    right, wrong = ["positive"] * 50, ["neutral"] * 50
+    found = paired(SENTIMENT, rows, [wrong], [right], resamples=999)["accuracy"]
+    assert found == {"a": 0.0, "b": 1.0, "difference": 1.0, "low": 1.0, "high": 1.0, "p": 2 / 1000}
+    half = right[:25] + wrong[:25]
+    for name, same in paired(SENTIMENT, rows, [half], [list(half)]).items():
+        assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1), name
+
+
+def test_p_is_below_a_twentieth_where_the_interval_leaves_zero_out():
+    rng, sides = random.Random(8), set()
+    rows = drawn_rows(SIMILARITY, rng, 200)
+    for _ in range(40):
+        a, b = (drawn_answers(SIMILARITY, rng, rows, right) for right in (0.5, 0.6))
+        for found in paired(SIMILARITY, rows, [a], [b], resamples=2000).values():
+            if abs(found["p"] - 0.05) > 0.002:
+                outside = found["low"] > 0 or found["high"] < 0
+                assert outside == (found["p"] < 0.05)
+                sides.add(outside)
+    assert sides == {True, False}
+
+
+def test_resamples_are_not_held_at_once():
+    """2,000 resamples of 1,200 sentences, no two alike: all weights would fill 19 MB, and again as
+    floats."""
+    rng = random.Random(9)
+    rows = [{"tags": ["O"] * (index + 1)} for index in range(1200)]
+    predicted = [[rng.choice(["O", "B-DNA"])] + row["tags"][1:] for row in rows]
+    tracemalloc.start()
+    intervals(NER, rows, [predicted], resamples=2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12e6

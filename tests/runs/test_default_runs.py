@@ -1,0 +1,142 @@
+"""What a newcomer sees: the answers before and after, the verdict, and that the default run
+learns."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from tags import commonest_tags
+
+import train
+from neo_peft.corpora.sources import CORPORA, load_splits
+from neo_peft.metrics import entity_scores
+from neo_peft.runs import job as jobs
+from neo_peft.runs import summary
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def printed(text: str, when: str) -> list[tuple[str, str]]:
+    """Read the (gold, answer) pairs under a heading."""
+    lines = text.split(f"{when} tuning, three examples of test:\n")[1].splitlines()
+    golds = [line.removeprefix("gold    ") for line in lines if line.startswith("gold    ")][:3]
+    answers = [line.removeprefix("answer  ") for line in lines if line.startswith("answer  ")][:3]
+    return list(zip(golds, answers, strict=True))
+
+
+@pytest.mark.slow
+def test_the_default_run_makes_a_tagger_of_a_model_that_says_nonsense(tmp_path, capsys):
+    train.main(["--task", "ner", "--method", "lora", "--threads", "1"])
+    text = capsys.readouterr().out
+    before, after = printed(text, "Before"), printed(text, "After")
+    assert [gold for gold, _ in before] == [gold for gold, _ in after]
+    assert all(answer.count("[") > 5 for _, answer in before)
+    assert sum(gold == answer for gold, answer in before) == 0
+    assert "It learnt: on validation f1 is 0." in text
+    record = json.loads((tmp_path / "runs/ner-lora/run.json").read_text())
+    scores, splits = record["scores"], load_splits(TASKS["ner"], "sample")
+    floor = entity_scores(
+        [row["tags"] for row in splits.test], commonest_tags(splits.train, splits.test)
+    )["f1"]
+    assert scores["after"]["test"]["f1"] >= floor + 0.08
+    assert scores["before"]["test"]["f1"] < 0.05
+    plot = (tmp_path / "runs/ner-lora/plot.png").read_bytes()
+    assert plot.startswith(PNG) and len(plot) > 10_000
+    assert "plot.png" in record["files"]
+
+
+def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
+    """The text under `Before tuning` is transformers' greedy continuation of instruction and
+    example."""
+    settings = make_settings(
+        task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20
+    )
+    job = jobs.prepare(settings, jobs.no_progress)
+    said = []
+    jobs.show_answers(said.append, job, jobs.bare_side(job), "Before tuning")
+    task, rows = job.task, jobs.examples_to_show(job.task, job.rows["test"])
+    assert [row["label"] for row in rows] == ["negative", "neutral", "positive"]
+    lines = "\n".join(said).splitlines()
+    assert lines[0] == "Before tuning, three examples of test:"
+    for index, row in enumerate(rows):
+        text = f"Sentence : {row['sentence']} Label :"
+        encode = job.tuned.base.tokenizer.encode
+        ids = torch.tensor([[*encode(task.instruction), *encode(text)]])
+        out = oracle.generate(ids, max_new_tokens=10, do_sample=False, pad_token_id=0)[
+            0, ids.shape[1] :
+        ].tolist()
+        expected = job.tuned.base.tokenizer.decode(out[: out.index(0)] if 0 in out else out)
+        sentence, verdict, words = lines[2 + 3 * index : 5 + 3 * index]
+        assert sentence == row["sentence"] and verdict.startswith(f"  <{row['label']}> <")
+        assert words == f"  said: {expected!r}"
+
+
+def test_the_examples_are_chosen_by_their_labels_alone():
+    for name, task in ((name, TASKS[name]) for name in CORPORA):
+        rows = load_splits(task, "sample").test
+        shown = jobs.examples_to_show(task, rows)
+        assert len(shown) == 3 and all(row in rows for row in shown)
+        if name == "ner":
+            assert all(len(row["tokens"]) <= 25 and set(row["tags"]) != {"O"} for row in shown)
+        else:
+            assert {row["label"] for row in shown} == set(task.labels)
+    only = [{"sentence": str(i), "label": "neutral"} for i in range(2)]
+    assert len(jobs.examples_to_show(TASKS["sentiment"], only)) == 2
+    assert len(jobs.examples_to_show(TASKS["ner"], [{"tokens": ["a"], "tags": ["O"]}])) == 1
+
+
+def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
+    # 1.96 · sqrt(.67 · .33 / 200) = .065
+    for accuracy, verdict in {
+        0.69: "Little was learnt, if anything: on validation f1 is 0.812",
+        0.74: "It learnt",
+    }.items():
+        after, majority = {"f1": 0.812, "accuracy": accuracy}, {"f1": 0.802, "accuracy": 0.67}
+        scores = {"after": {"validation": after}, "majority": {"validation": majority}}
+        assert summary.verdict(TASKS["glue/mrpc"], scores, 200).startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    "task, rows, after, majority, verdict",
+    [
+        (
+            "sentiment",
+            100,
+            0.60,
+            0.60,
+            "Nothing was learnt: on validation accuracy is 0.600, that of the majority",
+        ),
+        # 1.96 · sqrt(.6 · .4 / 100) = .096
+        ("sentiment", 100, 0.69, 0.60, "Little was learnt, if anything: "),
+        ("sentiment", 100, 0.70, 0.60, "It learnt: on validation accuracy is 0.700"),
+        ("sentiment", 400, 0.66, 0.60, "It learnt: "),
+        ("ner", 5, 0.01, 0.0, "It learnt: on validation f1 is 0.010"),
+        ("ner", 5, 0.0, 0.0, "Nothing was learnt: "),
+    ],
+)
+def test_the_verdict_is_plain(task, rows, after, majority, verdict):
+    metric = TASKS[task].metric
+    scores = {
+        kind: {"validation": {metric: value}}
+        for kind, value in (("after", after), ("majority", majority))
+    }
+    assert summary.verdict(TASKS[task], scores, rows).startswith(verdict)
+
+
+def test_a_run_without_test_shows_validation(tiny_folder):
+    settings = make_settings(
+        task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9
+    )
+    job = jobs.prepare(settings, jobs.no_progress)
+    rows = {name: part for name, part in job.rows.items() if name != "test"}
+    said = []
+    jobs.show_answers(
+        said.append, dataclasses.replace(job, rows=rows), jobs.bare_side(job), "Before tuning"
+    )
+    assert (
+        said[0] == "Before tuning, three examples of validation:\n"
+        and said[1].count("gold    ") == 3
+    )

@@ -1,0 +1,132 @@
+"""The answers that a run leaves: its scores are theirs, and what is no answer is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.decoding import score
+from neo_peft.errors import InputError
+from neo_peft.runs import training
+from neo_peft.runs.predictions import path_of, read_predictions
+from neo_peft.settings import make_settings
+from neo_peft.system import files
+from neo_peft.tasks import TASKS
+
+SMALL = {"threads": 1, "train_limit": 12, "eval_limit": 10, "epochs": 1, "out": "run"}
+
+
+def make_run(tiny_folder, **settings) -> dict:
+    settings = make_settings(model=str(tiny_folder), **SMALL, **settings)
+    training.run(settings, lambda line: None)
+    return json.loads(Path("run/run.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("given", "ways"),
+    [
+        ({"task": "ner", "method": "lora"}, ["before", "after"]),
+        (
+            {"task": "sentiment", "method": "prompt", "generate": True},
+            ["before", "before, generate", "after", "after, generate"],
+        ),
+        ({"task": "similarity", "method": "head"}, ["before", "after"]),
+    ],
+)
+def test_scores_are_those_of_the_answers_that_the_run_left(tiny_folder, given, ways):
+    record, task = make_run(tiny_folder, **given), TASKS[given["task"]]
+    assert list(record["scores"]) == ["majority", *ways]
+    for split in ("validation", "test"):
+        rows = limit_rows(load_splits(task, "sample").named()[split], SMALL["eval_limit"])
+        for when in ways:
+            answered = read_predictions(Path("run"), when, split)
+            assert [{name: row[name] for name in task.fields} for row in answered] == rows
+            predicted = [row["predicted"] for row in answered]
+            assert (
+                json.loads(json.dumps(score(task, rows, predicted)))
+                == record["scores"][when][split]
+            )
+            assert ("said" in answered[0]) == ("generate" in when)
+    assert record["memory"]["peak_bytes"] > 1e8  # torch alone
+
+
+def test_a_preset_generates_only_where_a_language_model_answers():
+    assert make_settings(task="sentiment", preset="paper").generate
+    assert not make_settings(task="sentiment", preset="paper", method="head").generate
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "ner", "method": "lora"},
+        {"task": "sentiment", "method": "head"},
+        {"task": "sentiment", "method": "lora", "readout": "head"},
+    ],
+)
+def test_generating_is_refused_where_a_head_answers(given):
+    with pytest.raises(
+        InputError, match="^--generate belongs to answers that a language model says; a head reads"
+    ):
+        make_settings(generate=True, **given)
+
+
+def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
+    make_run(tiny_folder, task="sentiment", method="head")
+    run, path = Path("run"), path_of(Path("run"), "after", "test")
+    with pytest.raises(
+        InputError,
+        match="^run/predictions/after-train.jsonl is missing: of its answers the run left "
+        "predictions/after-test",
+    ):
+        read_predictions(run, "after", "train")
+    whole = path.read_text()
+    path.write_text(whole + "\n")
+    with pytest.raises(
+        InputError, match="^run/predictions/after-test.jsonl was changed since the run: its sha256"
+    ):
+        read_predictions(run, "after", "test")
+    path.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        read_predictions(run, "after", "test")
+
+
+@pytest.mark.parametrize("task", ["ner", "sentiment"])
+def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_folder, task):
+    record = make_run(tiny_folder, task=task, method="lora" if task == "ner" else "head")
+    path = path_of(Path("run"), "after", "test")
+    first, *others = path.read_text().splitlines()
+    row = json.loads(first)
+    wrong = [
+        "[]",
+        "1",
+        json.dumps(row | {"predicted": "wrong"}),
+        json.dumps(row | {"predicted": 1}),
+    ]
+    wrong += [json.dumps({name: value for name, value in row.items() if name != "predicted"})]
+    wrong += [
+        json.dumps(row | {TASKS[task].fields[0]: 3}),
+        json.dumps(row | {TASKS[task].fields[-1]: None}),
+    ]
+    if task == "ner":
+        wrong += [
+            json.dumps(row | {"predicted": row["predicted"][1:]}),
+            json.dumps(row | {"tags": row["tags"] + ["O"]}),
+        ]
+
+    def read(line):
+        path.write_text("\n".join([*others, line]) + "\n")
+        record["files"]["predictions/after-test.jsonl"] = files.sha256(path)
+        files.write_sealed(
+            Path("run/run.json"), {name: record[name] for name in record if name != "sha256"}
+        )
+        return read_predictions(Path("run"), "after", "test")
+
+    for line in wrong:
+        with pytest.raises(
+            InputError, match=rf"^{path}, line 10: no row of {task} with its answer$"
+        ):
+            read(line)
+    with pytest.raises(InputError, match=rf"^{path}, line 10: Expecting value"):
+        read("{oops: 1}".replace("{oops", "oops"))
+    assert len(read(first)) == 10

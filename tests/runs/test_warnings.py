@@ -1,0 +1,159 @@
+"""What makes a run worth little is said at its end, and stands in its run.json."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import train
+from neo_peft.corpora.sources import load_splits
+from neo_peft.runs import summary
+from neo_peft.tasks import TASKS
+
+SMALL = [
+    "--threads",
+    "1",
+    "--train-limit",
+    "24",
+    "--eval-limit",
+    "20",
+    "--epochs",
+    "2",
+    "--out",
+    "run",
+]
+
+
+def warned(capsys, tiny_folder, *flags) -> list[str]:
+    """Do a small run and return its warnings, which are printed and recorded alike."""
+    train.main([*SMALL, "--model", str(tiny_folder), *map(str, flags)])
+    printed = re.findall(r"^warning: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert printed == json.loads(Path("run/run.json").read_text())["warnings"]
+    return printed
+
+
+def test_a_sound_run_warns_of_nothing(capsys, tiny_folder):
+    assert (
+        warned(capsys, tiny_folder, "--task", "ner", "--method", "lora", "--learning-rate", 1e-3)
+        == []
+    )
+
+
+def test_a_b_that_is_still_zero(capsys, tiny_folder):
+    """The one update is the warm-up's first, whose rate is zero."""
+    said = warned(
+        capsys,
+        tiny_folder,
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--max-steps",
+        1,
+        "--warmup-ratio",
+        0.5,
+    )
+    name = "transformer.h.0.attn.attention.v_proj.lora_B.weight"
+    assert (
+        f"LoRA's B is still zero in 8 layers, the first is {name}: nothing was learnt there" in said
+    )
+
+
+def test_a_rate_that_diverges(capsys, tiny_folder):
+    said = warned(
+        capsys,
+        tiny_folder,
+        "--task",
+        "sentiment",
+        "--method",
+        "head",
+        "--learning-rate",
+        50,
+        "--clip-norm",
+        0,
+    )
+    assert any(
+        re.fullmatch(r"the training loss rose from .* to .*: try a smaller --learning-rate", line)
+        for line in said
+    )
+
+
+def test_a_validation_set_of_one_label_and_a_model_that_says_one_thing(capsys, tiny_folder):
+    rows = load_splits(TASKS["sentiment"], "sample")
+    Path("data").mkdir()
+    for name, part in (
+        ("train", rows.train),
+        ("validation", [r for r in rows.train if r["label"] == "neutral"]),
+    ):
+        lines = [
+            json.dumps({"sentence": row["sentence"], "label": row["label"]}) for row in part[:40]
+        ]
+        Path(f"data/{name}.jsonl").write_text("\n".join(lines))
+    flags = ["--task", "sentiment", "--method", "head", "--data", "data", "--learning-rate", 0.5]
+    said = warned(capsys, tiny_folder, *flags)
+    assert "validation holds one label alone, neutral: its scores tell nothing" in said
+
+
+def test_a_validation_set_without_an_entity(capsys, tiny_folder):
+    Path("data").mkdir()
+    tagged = [
+        {"tokens": ["aspirin", "helps"], "tags": ["B-drug", "O"]},
+        {"tokens": ["it", "helps"], "tags": ["O", "O"]},
+    ]
+    for name, rows in (("train", tagged), ("validation", tagged[1:])):
+        Path(f"data/{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = warned(capsys, tiny_folder, "--task", "tagging", "--method", "head", "--data", "data")
+    assert "validation holds one label alone, O: its scores tell nothing" in said
+
+
+@pytest.mark.parametrize(
+    ("confusion", "said"),
+    [
+        (
+            [[3, 0, 0, 0], [5, 0, 0, 0], [1, 0, 0, 0]],
+            ["every row of validation is answered negative: "],
+        ),
+        (
+            [[0, 0, 0, 3], [0, 0, 0, 5], [0, 0, 0, 1]],
+            ["every row of validation is answered by no label: "],
+        ),
+        ([[3, 0, 0, 0], [4, 0, 1, 0], [1, 0, 0, 0]], []),
+    ],
+)
+def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
+    """The table's rows are gold labels, its columns the answers, the last of them none."""
+    step = {"step": 1, "epoch": 1, "loss": 2.0, "learning_rate": 0.1, "gradient_norm": 1.0}
+    epoch = {
+        "step": 1,
+        "epoch": 1,
+        "train_loss": 1.5,
+        "validation_loss": 1.5,
+        "validation": {"accuracy": 0.5},
+    }
+    Path("metrics.jsonl").write_text(f"{json.dumps(step)}\n{json.dumps(epoch)}\n")
+
+    class Job:
+        task, rows = (
+            TASKS["sentiment"],
+            {"validation": [{"label": "negative"}, {"label": "neutral"}]},
+        )
+
+        class tuned:
+            class model:
+                trainable = staticmethod(dict)
+
+    class State:
+        skipped, step = 0, 2
+
+    found = summary.warnings(
+        Job, Path(), {"after": {"validation": {"confusion": confusion}}}, State
+    )
+    assert len(found) == len(said) and all(
+        line.startswith(begin) for line, begin in zip(found, said)
+    )
+    State.skipped = 1
+    found = summary.warnings(
+        Job, Path(), {"after": {"validation": {"confusion": confusion}}}, State
+    )
+    assert found[-1] == "fp16 skipped 1 of 2 updates, whose gradients were not finite"

@@ -1,0 +1,440 @@
+"""Two real processes do what one does: losses, gradients, weights, scores, files; and they end
+together.
+
+They stand in folders of their own, as on two hosts without a common disk.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from neo_peft import loop, processes
+from neo_peft.runs import training
+from neo_peft.settings import make_settings
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"epochs": 2, "eval_limit": 13, "head_dropout": 0, "threads": 1, "precision": "fp32"}
+# Of 21 examples in eights, the last update has 5; of 17 it has one, and a process has none.
+RUNS = {  # name: the settings of one process; two take half of its batch each
+    "lora": {"task": "ner", "method": "lora", "batch_size": 8, "train_limit": 21, "bias": "all"},
+    "prompt": {"task": "sentiment", "method": "prompt", "batch_size": 8, "train_limit": 21},
+    "both": {
+        "task": "similarity",
+        "method": "lora+prompt",
+        "batch_size": 6,
+        "train_limit": 21,
+        "prompt_length": 5,
+    },
+    "full": {
+        "task": "sentiment",
+        "method": "full",
+        "batch_size": 8,
+        "train_limit": 17,
+        "learning_rate": 1e-4,
+    },
+    "accumulated": {
+        "task": "ner",
+        "method": "lora",
+        "batch_size": 4,
+        "gradient_accumulation": 2,
+        "train_limit": 21,
+    },
+    "an empty last batch": {
+        "task": "ner",
+        "method": "lora",
+        "batch_size": 8,
+        "train_limit": 17,
+        "max_steps": 5,
+    },
+    "fp16": {
+        "task": "ner",
+        "method": "lora",
+        "batch_size": 8,
+        "train_limit": 17,
+        "precision": "fp16",
+    },
+    "one example in fp16": {
+        "task": "sentiment",
+        "method": "head",
+        "batch_size": 2,
+        "train_limit": 1,
+        "precision": "fp16",
+    },
+}
+WORKER = """
+import json, sys
+from neo_peft import processes
+
+def main():
+    import torch
+    from neo_peft import decoding
+    from neo_peft.runs import training
+    from neo_peft.settings import make_settings
+    seen, collate = [], decoding.collate
+    def watch(examples, chosen):
+        seen.extend(chosen)
+        return collate(examples, chosen)
+    decoding.collate = watch
+    half, lone, none = (torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
+    half.grad = torch.full((2, 3), 1.0 + processes.rank)
+    lone.grad = torch.ones(2, 3) if processes.rank else None
+    processes.sum_gradients([half, lone, none])
+    assert half.grad.tolist() == [[3.0] * 3] * 2
+    assert lone.grad.tolist() == [[1.0] * 3] * 2 and none.grad is None
+    told = {}
+    for name, flags in json.loads(sys.argv[1]).items():
+        seen.clear()
+        summary = training.run(make_settings(**flags), say=lambda line: print(line))
+        parts = processes.gather((len(seen), torch.initial_seed(), summary))
+        scored, seeds, summaries = zip(*parts)
+        told[name] = {"scored": scored, "seeds": seeds, "same": summaries[0] == summaries[1]}
+        if processes.rank == 0:
+            print("told " + json.dumps(told), flush=True)
+
+sys.exit(processes.run_together(main))
+"""
+
+
+def start_two(folder: Path, *command) -> list[subprocess.Popen]:
+    """Start a Python command as two processes, as torchrun would, but without its agent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in (0, 1):
+        place = folder / str(rank)
+        place.mkdir(parents=True, exist_ok=True)
+        env = os.environ | {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": 2,
+            "LOCAL_WORLD_SIZE": 2,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "TQDM_DISABLE": 1,
+            "PYTHONPATH": ROOT,
+        }
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                env={name: str(value) for name, value in env.items()},
+                cwd=place,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def ends(started: list[subprocess.Popen], seconds: float = 120) -> list[tuple[int, str, str]]:
+    """Wait for processes; return of each its status, standard output and standard error."""
+    try:
+        said = [process.communicate(timeout=seconds) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(started, said)]
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    files = folder.rglob("*.safetensors")
+    return {
+        f"{file.relative_to(folder)} {name}": tensor
+        for file in files
+        for name, tensor in load_file(file).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def together(tiny_folder, tmp_path_factory) -> dict:
+    """Run all of RUNS in two processes, one after the other, and last one whose loss is not
+    finite."""
+    folder = tmp_path_factory.mktemp("together") / "two"
+    runs = {
+        name: flags | {"batch_size": flags["batch_size"] // 2, "out": name}
+        for name, flags in RUNS.items()
+    }
+    runs["a default folder"] = runs["lora"] | {"out": None, "epochs": 1}
+    runs["not finite"] = runs["prompt"] | {"learning_rate": 1e30, "clip_norm": 0, "out": "bad"}
+    runs = {name: {**SMALL, "model": str(tiny_folder), **flags} for name, flags in runs.items()}
+    ended = ends(start_two(folder, "-c", WORKER, json.dumps(runs)))
+    told = [line for line in ended[0][1].splitlines() if line.startswith("told ")]
+    assert told, ended[0][2]
+    return {"folder": folder, "ended": ended, "told": json.loads(told[-1].removeprefix("told "))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_with_half_the_batch_are_one(together, tiny_folder, name):
+    training.run(
+        make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": "one"}),
+        say=lambda _: None,
+    )
+    one, two = Path("one"), together["folder"] / "0" / name
+    # in which a row's rounding depends on the rows beside it
+    half = RUNS[name].get("precision") == "fp16"
+    close = {"gradient_norm": 1e-2 if half else 1e-4}
+    assert len(lines_of(one)) == len(lines_of(two)) > 2
+    for left, right in zip(lines_of(one), lines_of(two)):
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            # None: fp16's scaler skipped the step
+            if value is None or (key == "validation" and not half):
+                assert right[key] == value
+            elif key != "validation":
+                assert right[key] == pytest.approx(
+                    value, rel=close.get(key, 1e-3 if half else 1e-5)
+                ), key
+    a, b = tensors_of(one), tensors_of(two)
+    assert a.keys() == b.keys()
+    for key in a:
+        assert (a[key] - b[key]).norm() <= (1e-2 if half else 1e-5) * a[key].norm(), key
+    left, right = (json.loads((folder / "run.json").read_text()) for folder in (one, two))
+    assert (left["processes"], right["processes"]) == (1, 2) and left["steps"] == right["steps"]
+    assert left["scores"] == right["scores"] or half
+
+
+@pytest.mark.slow
+def test_the_work_is_shared_and_dropout_drawn_apart(together):
+    for name, told in together["told"].items():
+        assert told["same"]  # every process returns the summary
+        assert told["seeds"] == [0, 1]
+        assert sum(told["scored"]) > 0 and abs(told["scored"][0] - told["scored"][1]) <= 0.25 * max(
+            told["scored"]
+        ), name
+
+
+@pytest.mark.slow
+def test_only_the_first_process_speaks_and_writes(together):
+    (_, out, _), (_, nothing, _) = together["ended"]
+    assert out.count("Before tuning") == len(RUNS) + 2 and nothing == ""
+    assert list((together["folder"] / "1").iterdir()) == []
+    assert [path.name for path in (together["folder"] / "0" / "runs").iterdir()] == ["ner-lora"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_both_and_is_said_once(together):
+    (first, _, said), (second, _, nothing) = together["ended"]
+    assert (first, second, nothing) == (2, 2, "")
+    assert said.startswith("error: the loss is nan at step ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 21, 24])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accumulation):
+    order = loop.epoch_order(count, seed=3, epoch=1)
+    flags = {"task": "ner", "method": "lora", "gradient_accumulation": accumulation}
+    one = loop.windows(order, make_settings(batch_size=9, **flags))
+    monkeypatch.setattr(processes, "world", 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(processes, "rank", rank)
+        shares.append(loop.windows(order, make_settings(batch_size=3, **flags)))
+        assert all(len(batch) <= 3 for window in shares[-1] for batch in window)
+    assert [len(share) for share in shares] == [len(one)] * 3
+    for whole, *parts in zip(one, *shares):
+        assert sorted(i for batch in whole for i in batch) == sorted(
+            i for part in parts for b in part for i in b
+        )
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--train-limit",
+        "16",
+    ]
+    flags += ["--eval-limit", "8", "--threads", "1", "--json", "--model", str(tiny_folder)]
+    told = []
+    for command in ([ROOT / "train.py", *flags], [ROOT / "evaluate.py", "runs/ner-lora", "--json"]):
+        done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        told.append(json.loads(done.stdout))
+    assert told[0]["after"]["test"] == told[1]["scores"] | {"per_label": told[1]["per_label"]}
+    assert len((tmp_path / "runs/ner-lora/predictions.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
+)
+def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path, which, how):
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--epochs",
+        1000,
+        "--batch-size",
+        2,
+        "--train-limit",
+        20,
+    ]
+    flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--out", tmp_path / "run"]
+    started = start_two(tmp_path, ROOT / "train.py", *flags)
+    metrics, until = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert all(process.poll() is None for process in started)
+    started[which].send_signal(how)
+    ended = ends(started, seconds=20)
+    assert not (tmp_path / "run" / "run.json").exists()
+    if how == signal.SIGTERM:  # in order: all finish the step
+        assert [status for status, _, _ in ended] == [143, 143]
+        assert (
+            ended[0][2] == f"stopped; go on with it: python train.py --resume {tmp_path / 'run'}\n"
+        )
+        assert ended[1][2] == ""
+        assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+        return
+    status, _, said = ended[1 - which]
+    assert status == 1
+    assert (
+        said.startswith(f"error: process {1 - which} of 2 has lost another one")
+        and said.count("\n") == 1
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp_path):
+    flags = [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--epochs",
+        12,
+        "--batch-size",
+        2,
+        "--train-limit",
+        20,
+    ]
+    flags += [
+        "--eval-limit",
+        2,
+        "--threads",
+        1,
+        "--model",
+        tiny_folder,
+        "--dropout",
+        0.2,
+        "--checkpoint-every",
+        2,
+    ]
+    assert [
+        end[0]
+        for end in ends(start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole"))
+    ] == [0, 0]
+    started = start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "run")
+    until = time.monotonic() + 90
+    while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    started[0].send_signal(signal.SIGINT)
+    assert [end[0] for end in ends(started)] == [130, 143]
+    resume = start_two(tmp_path, ROOT / "train.py", "--resume", tmp_path / "run")
+    assert [end[0] for end in ends(resume)] == [0, 0]
+    for name in ("metrics.jsonl", "adapter_model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--task", "nre"], "error: --task 'nre' is none of ner, sentiment, similarity"),
+        (
+            ["--task", "ner", "--method", "lora", "--model", "/none/such"],
+            "error: --model /none/such is no folder",
+        ),
+    ],
+)
+def test_bad_input_of_all_is_said_once(tmp_path, flags, words):
+    (first, _, said), (second, _, nothing) = ends(start_two(tmp_path, ROOT / "train.py", *flags))
+    assert (first, second, nothing) == (2, 2, "")
+    assert said.startswith(words) and said.count("\n") == 1
+
+
+LONE = """
+import sys
+from neo_peft import processes
+from neo_peft.errors import InputError
+
+def main():
+    if processes.rank == int(sys.argv[1]):
+        raise InputError(f"no file on host {processes.rank}")
+    processes.require_same("base", processes.rank if sys.argv[1] == "9" else 0)
+
+sys.exit(processes.run_together(main))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_bad_input_of_one_is_said_by_it_and_the_other_ends_in_one_line(tmp_path, which):
+    ended = ends(start_two(tmp_path, "-c", LONE, which))
+    assert ended[which] == (2, "", f"error: no file on host {which}\n")
+    status, _, said = ended[1 - which]
+    assert (
+        status == 1
+        and said.startswith(f"error: process {1 - which} of 2 has lost")
+        and said.count("\n") == 1
+    )
+
+
+@pytest.mark.slow
+def test_processes_that_hold_different_things_are_refused_once(tmp_path):
+    (first, _, said), (second, _, nothing) = ends(start_two(tmp_path, "-c", LONE, 9))
+    assert (first, second, nothing) == (2, 2, "")
+    assert said == f"error: process 1 on {socket.gethostname()} holds another base than process 0\n"
+
+
+def test_one_process_needs_no_torch_distributed_and_no_environment(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    ran = []
+    assert processes.run_together(lambda: ran.append(processes.world)) == 0
+    assert (
+        ran == [1]
+        and processes.total(3) == 3
+        and processes.gather("a") == ["a"]
+        and processes.decide(lambda: 5) == 5
+    )
+
+
+def test_an_environment_that_is_not_whole_is_one_line(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py"],
+        env=env | {"RANK": "0", "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: process 0 of 2 does not find the others: ")
+        and "MASTER_ADDR" in done.stderr
+    )

@@ -1,0 +1,392 @@
+"""Encoding: against transformers' own alignment, the source's template written out, and cases
+worked by hand."""
+
+import dataclasses
+import hashlib
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from neo_peft.corpora.sources import load_splits
+from neo_peft.encoding import UNKNOWN, Encoder, batches, collate, make_encoder, shorten
+from neo_peft.errors import InputError
+from neo_peft.formats.base import BUNDLED, load_tokenizer, read_config
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+END = 0  # neo-mini's end of text
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_tokenizer(BUNDLED["neo-mini"])
+
+
+@pytest.fixture(scope="module")
+def gpt2(data_folder, tmp_path_factory):
+    """GPT-2's tokenizer as GPT-Neo's old folders hold it: vocabulary and merges, no
+    tokenizer.json."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(data_folder / "gpt2_tokenizer" / name, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neo"}))
+    return folder
+
+
+def encoder(tokenizer, task="ner", with_head=True, max_length=200, **settings):
+    return Encoder(
+        TASKS[task], tokenizer, END, with_head, max_length, vocab_size=60_000, **settings
+    )
+
+
+def example(examples, index):
+    """Take one example apart: its ids, the rows at which it is read, their targets."""
+    ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
+    part = slice(examples.read_starts[index], examples.read_starts[index + 1])
+    return ids.tolist(), examples.reads[part].tolist(), examples.targets[part].tolist()
+
+
+@pytest.mark.parametrize("read_last", [False, True])
+def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, read_last):
+    from transformers import GPT2TokenizerFast
+
+    oracle = GPT2TokenizerFast(
+        vocab=str(gpt2 / "vocab.json"), merges=str(gpt2 / "merges.txt"), add_prefix_space=True
+    )
+    rows = load_splits(TASKS["ner"], str(data_folder)).train[:500]
+    examples = encoder(load_tokenizer(gpt2), max_length=1000, read_last=read_last)(rows)
+    for index, row in enumerate(rows):
+        aligned = oracle(row["tokens"], is_split_into_words=True)
+        words = aligned.word_ids()
+        first = [words.index(word) for word in range(len(row["tokens"]))]
+        last = [len(words) - 1 - words[::-1].index(word) for word in range(len(row["tokens"]))]
+        labels = [TASKS["ner"].labels.index(tag) for tag in row["tags"]]
+        assert example(examples, index) == (
+            aligned["input_ids"],
+            last if read_last else first,
+            labels,
+        )
+
+
+def test_the_papers_rows_are_the_sources_template_written_out(gpt2, data_folder):
+    tokenizer = load_tokenizer(gpt2)
+    write = lambda text: tokenizer.encode(text)  # noqa: E731
+    rows = load_splits(TASKS["sentiment"], str(data_folder), "paper").train[:200]
+    examples = encoder(tokenizer, "sentiment", with_head=False, source_text=True)(rows)
+    for index, row in enumerate(rows):
+        text, label = write(f"sentence : {row['sentence']} Label : "), write(row["label"])
+        assert example(examples, index) == (
+            text + label,
+            list(range(len(text) - 1, len(text) + len(label))),
+            [*label, END],
+        )
+    rows = load_splits(TASKS["similarity"], str(data_folder)).train[:200]
+    examples = encoder(tokenizer, "similarity", with_head=False, source_text=True)(rows)
+    for index, row in enumerate(rows):
+        text = f'"Sentence1": {row["sentence1"]} "Sentence2": {row["sentence2"]} "Label":'
+        assert example(examples, index)[0] == write(text) + write(row["label"])
+
+
+def test_a_label_carries_its_space_outside_of_the_papers_text(mini):
+    row = {"sentence": "Profit rose .", "label": "positive"}
+    ids, reads, targets = example(encoder(mini, "sentiment", with_head=False)([row]), 0)
+    assert ids == mini.encode("Sentence : Profit rose . Label : positive")
+    assert targets == [*mini.encode(" positive"), END]
+    assert reads[0] == len(mini.encode("Sentence : Profit rose . Label :")) - 1
+    assert reads == list(range(reads[0], reads[0] + len(targets)))
+
+
+def test_a_head_reads_the_mark_alone(mini):
+    row = {"sentence1": "It rained .", "sentence2": "Rain fell .", "label": "equivalent"}
+    ids, reads, targets = example(encoder(mini, "similarity")([row]), 0)
+    assert ids == mini.encode("Sentence1 : It rained . Sentence2 : Rain fell . Label :")
+    assert (reads, targets) == ([len(ids) - 1], [1])
+
+
+def test_a_row_without_its_label_is_read_at_its_mark_for_nothing(mini):
+    assert example(encoder(mini, "sentiment", with_head=False)([{"sentence": "Profit rose ."}]), 0)[
+        2
+    ] == [UNKNOWN]
+    assert example(encoder(mini)([{"tokens": ["IL-2", "gene"]}]), 0)[2] == [UNKNOWN, UNKNOWN]
+
+
+def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
+    words = [
+        "profit",
+        "fell",
+        "and",
+        "fell",
+        "again",
+        "until",
+        "nothing",
+        "was",
+        "left",
+        "of",
+        "the",
+        "company",
+    ]
+    row = {"sentence": " ".join(words), "label": "negative"}
+    examples = encoder(mini, "sentiment", with_head=False, max_length=12)(
+        [row, {**row, "sentence": "Up ."}]
+    )
+    ids, reads, targets = example(examples, 0)
+    template = len(mini.encode("Sentence :")), len(mini.encode(" Label :"))
+    data = mini.encode(" " + row["sentence"])[: 12 - sum(template)]
+    assert ids[: reads[0] + 1] == mini.encode("Sentence :") + data + mini.encode(" Label :")
+    assert targets == [*mini.encode(" negative"), END]
+    assert examples.cut == 1
+
+
+def test_an_echo_is_the_sentence_twice_read_in_the_second(mini):
+    row = {"tokens": ["Immunoglobulin", "genes"], "tags": ["B-DNA", "I-DNA"]}
+    once, twice = (example(encoder(mini, echo=echo)([row]), 0) for echo in (False, True))
+    assert twice == (2 * once[0], [len(once[0]) + read for read in once[1]], once[2])
+
+
+def test_an_echo_has_half_of_the_room(mini):
+    config = read_config(BUNDLED["neo-mini"])
+    given = {"task": "ner", "method": "lora", "echo": True}
+    usual = make_encoder(TASKS["ner"], mini, config, make_settings(**given), with_head=True)
+    examples = usual([{"tokens": ["profit"] * 300, "tags": ["O"] * 300}])
+    assert (
+        len(examples.ids) == usual.max_length == config.max_position_embeddings
+        and examples.cut == 1
+    )
+    assert len(examples.reads) == 128 and examples.reads.tolist() == list(range(128, 256))
+    with pytest.raises(
+        InputError, match="--max-length 1 does not fit: this model and prompt allow 2 to 256"
+    ):
+        make_encoder(
+            TASKS["ner"], mini, config, make_settings(**given, max_length=1), with_head=True
+        )
+
+
+def test_the_longer_sentence_of_a_pair_is_cut_first():
+    a, b = list(range(10, 17)), list(range(20, 24))
+    pieces, is_data = [[1], a, [2], b, [3]], [False, True, False, True, False]
+    assert shorten(pieces, is_data, 14) is pieces
+    assert shorten(pieces, is_data, 11) == [[1], a[:4], [2], b, [3]]
+    assert shorten(pieces, is_data, 8) == [[1], a[:3], [2], b[:2], [3]]
+    assert shorten(pieces, is_data, 3) == [[1], [], [2], [], [3]]
+
+
+def test_words_that_do_not_fit_are_not_read(mini):
+    row = {"tokens": ["immunoglobulin", "genes", "rearrange"], "tags": ["B-DNA", "I-DNA", "O"]}
+    lengths = [len(mini.encode(" " + word)) for word in row["tokens"]]
+    assert lengths[1] > 0 and lengths[0] > 1
+    cut_inside_the_first = example(encoder(mini, max_length=lengths[0] - 1)([row]), 0)
+    assert cut_inside_the_first[1:] == ([0], [1])
+    assert example(encoder(mini, max_length=lengths[0] - 1, read_last=True)([row]), 0)[1:] == (
+        [],
+        [],
+    )
+    assert example(encoder(mini, max_length=sum(lengths[:2]))([row]), 0)[1:] == (
+        [0, lengths[0]],
+        [1, 2],
+    )
+
+
+def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
+    """Encode one row by its definition: write its pieces down, drop tokens one at a time, look
+    where each is read."""
+    tags_words, labels = task == "ner", list(TASKS[task].labels)
+    number = lambda label: UNKNOWN if label is None else labels.index(label)  # noqa: E731
+    if tags_words:
+        pieces = [" " + word for word in row["tokens"]]
+    elif task == "sentiment":
+        pieces = ["Sentence :", " " + row["sentence"].strip(), " Label :"]
+    else:
+        said = [" " + row[name].strip() for name in ("sentence1", "sentence2")]
+        pieces = ["Sentence1 :", said[0], " Sentence2 :", said[1], " Label :"]
+    whole = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
+    kept = [list(ids) for ids in whole]
+    max_length = max_length // 2 if echo else max_length
+    cut = sum(map(len, kept)) > max_length
+    data = kept if tags_words else kept[1::2]
+    while sum(map(len, kept)) > max_length and any(data):
+        fullest = max(map(len, data))
+        [ids for ids in data if ids and (tags_words or len(ids) == fullest)][-1].pop()
+    ids, reads, targets = sum(kept, []) if echo else [], [], []
+    for index, part in enumerate(kept):
+        place = len(whole[index]) - 1 if read_last else 0
+        if tags_words and place < len(part):
+            reads.append(len(ids) + place)
+            targets.append(number(row["tags"][index]) if "tags" in row else UNKNOWN)
+        ids += part
+    if not tags_words:
+        mark, label = len(ids) - 1, row.get("label")
+        answer = (
+            [number(label)] if with_head or label is None else [*tokenizer.encode(" " + label), END]
+        )
+        reads, targets = list(range(mark, mark + len(answer))), answer
+        ids += answer[:-1]
+    return ids, reads, targets, cut
+
+
+def random_row(rng, task):
+    """Draw a row of 0 to 12 words, many of several sub-tokens, with or without labels."""
+    known = [
+        "IL-2",
+        "gene",
+        "profit",
+        "fell",
+        "immunoglobulin",
+        "κB",
+        "NF-kappaB",
+        "𝛼",
+        "a",
+        "",
+        "(",
+        "日本",
+        "x" * 30,
+    ]
+    words = lambda: [rng.choice(known) for _ in range(rng.randrange(13))]  # noqa: E731
+    names = TASKS[task].fields
+    if task == "ner":
+        row = {"tokens": words()}
+        row["tags"] = [rng.choice([*TASKS["ner"].labels, None]) for _ in row["tokens"]]
+    else:
+        row = {name: rng.choice(["", " "]) + " ".join(words()) for name in names[:-1]}
+        row["label"] = rng.choice([*TASKS[task].labels, None])
+    if rng.random() < 0.2:
+        del row[names[-1]]
+    return row
+
+
+@pytest.mark.parametrize("max_length", [14, 23, 46, 900])
+@pytest.mark.parametrize(
+    ("task", "with_head", "read_last", "echo"),
+    [("ner", True, read_last, echo) for read_last in (False, True) for echo in (False, True)]
+    + [
+        (task, with_head, False, False)
+        for task in ("sentiment", "similarity")
+        for with_head in (True, False)
+    ],
+)
+def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(
+    mini, task, with_head, read_last, echo, max_length
+):
+    rng = random.Random(max_length)
+    rows = [random_row(rng, task) for _ in range(60)]
+    plain = [plain_example(row, task, mini, with_head, max_length, read_last, echo) for row in rows]
+    assert (max_length < 900) == any(cut for *_, cut in plain)
+    for count in (60, 1, 0):
+        examples = encoder(mini, task, with_head, max_length, read_last=read_last, echo=echo)(
+            rows[:count]
+        )
+        assert [example(examples, index) for index in range(count)] == [
+            tuple(row) for *row, _ in plain[:count]
+        ]
+        assert examples.cut == sum(cut for *_, cut in plain[:count])
+        ids, reads, targets = (
+            np.array(sum((row[i] for row in plain[:count]), []), dtype=np.int32) for i in range(3)
+        )
+        starts, read_starts = (
+            np.cumsum([0, *(len(row[i]) for row in plain[:count])]) for i in (0, 1)
+        )
+        flat = b"".join(array.tobytes() for array in (ids, starts, reads, targets, read_starts))
+        assert examples.digest() == hashlib.sha256(flat).hexdigest()
+
+
+def test_what_was_set_on_the_tokenizer_before_is_no_matter(mini):
+    words = ("immunoglobulin", "", "genes")
+    expected = [mini.encode(word) for word in words]
+    mini.backend_tokenizer.enable_truncation(1)
+    mini.backend_tokenizer.enable_padding(length=9)
+    assert encoder(mini).tokenize(words) == expected and len(expected[0]) > 1
+
+
+def test_each_word_has_its_tag(mini):
+    with pytest.raises(ValueError, match="3 words, but 2 tags: 'IL-2 gene expression'"):
+        encoder(mini)([{"tokens": ["IL-2", "gene", "expression"], "tags": ["B-DNA", "I-DNA"]}])
+
+
+def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, tiny_folder):
+    config = read_config(tiny_folder)
+    instruction = len(mini.encode(TASKS["sentiment"].instruction))
+
+    def longest(task, prompt_length, **flags):
+        settings = make_settings(
+            task=task, method="prompt", prompt_length=max(1, prompt_length), **flags
+        )
+        return make_encoder(
+            TASKS[task], mini, config, settings, task == "ner", prompt_length
+        ).max_length
+
+    assert longest("sentiment", 3) == 128 - instruction - 10
+    assert longest("sentiment", instruction + 5) == 128 - instruction - 5 - 10
+    assert longest("ner", 7) == 121
+    assert longest("ner", 7, max_length=40) == 40
+    with pytest.raises(InputError, match="a prompt of 115 rows.* do not fit into the model"):
+        longest("sentiment", 115)
+    with pytest.raises(
+        InputError, match="--max-length 122 does not fit: this model and prompt allow 1 to 121"
+    ):
+        longest("ner", 7, max_length=122)
+
+
+def test_a_label_of_another_task_is_refused(mini):
+    with pytest.raises(
+        InputError,
+        match="unknown label 'bullish'; those of sentiment are negative, neutral, positive",
+    ):
+        encoder(mini, "sentiment", with_head=False)([{"sentence": "Up .", "label": "bullish"}])
+
+
+def test_the_runs_settings_reach_the_encoder(mini, tiny_folder):
+    config = read_config(tiny_folder)
+    last = make_encoder(
+        TASKS["ner"], mini, config, make_settings(task="ner", method="lora", read="last"), True
+    )
+    assert last.read_last and not last.source_text and last.end == 0
+    paper = make_encoder(
+        TASKS["sentiment"], mini, config, make_settings(task="sentiment", preset="paper"), False
+    )
+    assert paper.source_text and not paper.read_last and paper.max_length == 64
+
+
+def test_an_answer_longer_than_what_is_generated_has_its_room(mini, tiny_folder):
+    label = "good news for all of those who had bought shares of the company early enough"
+    task = dataclasses.replace(TASKS["sentiment"], labels=("bad", label))
+    answer = len(mini.encode(" " + label)) + 1
+    assert answer > 10
+    settings = make_settings(task="sentiment", method="lora")
+    instruction = len(mini.encode(task.instruction))
+    assert (
+        make_encoder(task, mini, read_config(tiny_folder), settings, False).max_length
+        == 128 - instruction - answer
+    )
+
+
+def test_a_batch_lays_examples_one_behind_the_other(mini):
+    rows = [
+        {"tokens": ["a"], "tags": ["O"]},
+        {"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]},
+        {"tokens": ["cells"], "tags": ["B-cell_type"]},
+    ]
+    batch = collate(encoder(mini)(rows), [2, 1])
+    cells, il2, gene = mini.encode(" cells"), mini.encode(" IL-2"), mini.encode(" gene")
+    assert batch.ids.tolist() == cells + il2 + gene
+    assert batch.lengths.tolist() == [len(cells), len(il2 + gene)]
+    assert batch.reads.tolist() == [0, len(cells), len(cells + il2)]
+    assert batch.targets.tolist() == [5, 1, 2]
+    assert batch.read_counts.tolist() == [1, 2]
+
+
+def test_the_last_batch_may_be_smaller():
+    assert [part.tolist() for part in batches(np.array([4, 2, 0, 1, 3]), 2)] == [
+        [4, 2],
+        [0, 1],
+        [3],
+    ]
+
+
+def test_a_tokenizer_that_says_more_than_the_model_knows_is_refused(mini):
+    few = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
+    with pytest.raises(
+        InputError, match=r"the tokenizer says token \d+, but the model knows 100: they do not fit"
+    ):
+        few([{"tokens": ["interleukin"]}])

@@ -1,0 +1,422 @@
+"""The loop: it overfits, accumulates exactly, moves only the adapter, and goes by its schedule."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.amp import GradScaler
+
+from neo_peft import loop
+from neo_peft.corpora.sources import CORPORA, limit_rows, load_splits
+from neo_peft.decoding import evaluate, score
+from neo_peft.encoding import collate
+from neo_peft.errors import InputError
+from neo_peft.runs import training
+from neo_peft.runs.folder import make_folder
+from neo_peft.runs.loading import load, load_untuned
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
+RATES = {"lora": 2e-2, "prompt": 2e-1, "full": 5e-3, "head": 3e-2, "lora+prompt": 2e-2}
+
+
+def sixteen(task):
+    """Take 16 short examples of the sample: sentences with entities, or answers of every label in
+    turn."""
+    rows = load_splits(TASKS[task], "sample").train
+    if task == "ner":
+        return sorted(
+            (row for row in rows if set(row["tags"]) != {"O"}), key=lambda row: len(row["tokens"])
+        )[:16]
+    by_label = [[row for row in rows if row["label"] == label] for label in TASKS[task].labels]
+    short = [sorted(part, key=lambda row: sum(map(len, row.values())))[:8] for part in by_label]
+    return [row for in_turn in zip(*short, strict=True) for row in in_turn][:16]
+
+
+def start(folder, task, method, precision="fp32", **flags):
+    settings = make_settings(
+        task=task, method=method, model=str(folder), head_dropout=0, precision=precision, **flags
+    )
+    return load_untuned(settings, with_method=True), settings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", CORPORA)
+def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method):
+    flags = {"rank": 16, "alpha": 32, "target_modules": "all-linear"} if "lora" in method else {}
+    flags |= {"prompt_length": 20, "prompt_init": "vocab"} if "prompt" in method else {}
+    tuned, settings = start(
+        tiny_folder,
+        task,
+        method,
+        epochs=150,
+        batch_size=16,
+        learning_rate=RATES[method],
+        weight_decay=0,
+        **flags,
+    )
+    rows = sixteen(task)
+    examples = tuned.encoder(rows)
+    losses = []
+    loop.fit(tuned.model, examples, settings, lambda line, _: losses.append(line["loss"]))
+    result = evaluate(tuned.model, tuned.encoder, examples)
+    scores = score(TASKS[task], rows, result.predicted)
+    # linear in a frozen trunk's states: below the labels' own entropy is what it can do
+    if method == "head":
+        counts = np.unique(examples.targets, return_counts=True)[1] / len(examples.targets)
+        assert losses[-1] < -(counts * np.log(counts)).sum()
+    else:
+        assert scores[TASKS[task].metric] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("similarity", "full")]
+)
+def test_four_batches_of_two_are_one_batch_of_eight(tiny_folder, task, method):
+    """Their labelled tokens are uneven, so that a mean of the batches' means would differ."""
+    rows, trained = sixteen(task)[:8], []
+    for batch_size, accumulation in ((8, 1), (2, 4)):
+        tuned, settings = start(
+            tiny_folder,
+            task,
+            method,
+            batch_size=batch_size,
+            gradient_accumulation=accumulation,
+            epochs=3,
+        )
+        lines = []
+        loop.fit(tuned.model, tuned.encoder(rows), settings, lambda line, _: lines.append(line))  # noqa: B023
+        trained.append((lines, tuned.model.trainable()))
+    (one, a), (four, b) = trained
+    assert [line["step"] for line in one] == [line["step"] for line in four] == [1, 2, 3]
+    for left, right in zip(one, four, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)
+        assert left["gradient_norm"] == pytest.approx(right["gradient_norm"], rel=1e-4)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_of_a_window_is_its_sum_over_its_labelled_tokens(tiny_folder):
+    tuned, settings = start(tiny_folder, "ner", "lora")
+    examples = tuned.encoder(sixteen("ner"))
+    window = [collate(examples, [0, 1]), collate(examples, [2])]
+    sums = [tuned.model.loss(batch, None).item() for batch in window]
+    tokens = [len(batch.targets) for batch in window]
+    assert tokens[0] != tokens[1]
+    optimizer, scaler = loop.make_optimizer(tuned.model, settings), GradScaler("cpu", enabled=False)
+    loss, _ = loop.update(tuned.model, optimizer, scaler, window, clip_norm=0)
+    assert loss == pytest.approx(sum(sums) / sum(tokens), rel=1e-6)
+    assert loss != pytest.approx((sums[0] / tokens[0] + sums[1] / tokens[1]) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_adapter_moves(tiny_folder, method):
+    flags = {"bias": "all"} if "lora" in method else {}
+    tuned, settings = start(tiny_folder, "similarity", method, max_steps=2, batch_size=4, **flags)
+    before = {name: tensor.detach().clone() for name, tensor in tuned.model.named_parameters()}
+    trainable = set(tuned.model.trainable())
+    loop.fit(tuned.model, tuned.encoder(sixteen("similarity")), settings)
+    moved = {
+        name
+        for name, tensor in tuned.model.named_parameters()
+        if not torch.equal(tensor, before[name])
+    }
+    assert moved == trainable
+
+
+def test_the_gradient_is_clipped_to_its_norm(tiny_folder):
+    moves = {}
+    for clip_norm in (0, 1e-3):
+        tuned, settings = start(tiny_folder, "sentiment", "prompt")
+        optimizer = torch.optim.SGD(tuned.model.trainable().values(), lr=1.0)
+        before = tuned.model.prompt().detach().clone()
+        batch = collate(tuned.encoder(sixteen("sentiment")), range(4))
+        _, norm = loop.update(
+            tuned.model, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm
+        )
+        moves[clip_norm] = (tuned.model.prompt().detach() - before).norm().item(), norm
+    assert moves[0][0] == pytest.approx(moves[0][1], rel=1e-4)
+    assert moves[1e-3][0] == pytest.approx(1e-3, rel=1e-3)
+    assert moves[1e-3][1] == moves[0][1] > 1e-3
+
+
+def test_matrices_decay_and_biases_and_norms_do_not(tiny_folder):
+    tuned, settings = start(tiny_folder, "ner", "full", weight_decay=0.25)
+    groups = loop.make_optimizer(tuned.model, settings).param_groups
+    decay = {
+        id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]
+    }
+    for name, parameter in tuned.model.trainable().items():
+        matrix = name.endswith("weight") and ".ln_" not in name
+        assert decay[id(parameter)] == (0.25 if matrix else 0), name
+
+
+def test_the_rate_is_transformers_linear_schedule():
+    from transformers import get_linear_schedule_with_warmup
+
+    settings = make_settings(task="ner", method="lora", learning_rate=0.3, warmup_ratio=0.2)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=3, num_training_steps=12)
+    for step in range(12):
+        assert loop.rate_at(step, 12, settings) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    source = make_settings(task="ner", preset="paper")
+    assert loop.rate_at(500, 10_390, source) == pytest.approx(1e-3 * (1 - 500 / 10_390))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    orders = [loop.epoch_order(50, seed, epoch) for seed, epoch in ((3, 1), (3, 1), (3, 2), (4, 1))]
+    assert np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], orders[2]) and not np.array_equal(orders[0], orders[3])
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_max_steps_ends_inside_an_epoch(tiny_folder):
+    tuned, settings = start(tiny_folder, "sentiment", "head", max_steps=5, batch_size=4, epochs=9)
+    epochs, lines = [], []
+    steps = loop.fit(
+        tuned.model,
+        tuned.encoder(sixteen("sentiment")),
+        settings,
+        lambda line, _: lines.append(line),
+        lambda epoch, step, loss: epochs.append((epoch, step)),
+    )
+    assert steps == 5 and epochs == [(1, 4), (2, 5)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(
+        [1e-2 * (1 - step / 5) for step in range(5)]
+    )
+
+
+def test_each_epoch_trains_with_dropout_though_an_evaluation_came_between(tiny_folder):
+    tuned, settings = start(tiny_folder, "ner", "lora", epochs=3, batch_size=8, dropout=0.3)
+    training_now = []
+    loop.fit(
+        tuned.model,
+        tuned.encoder(sixteen("ner")),
+        settings,
+        lambda line, _: training_now.append(tuned.model.training),
+        lambda *epoch: tuned.model.eval(),
+    )
+    assert training_now == [True] * 6
+
+
+def test_dropout_is_drawn_from_the_seed_whatever_was_drawn_before(tiny_folder):
+    losses = []
+    for before in (1, 2):
+        tuned, settings = start(tiny_folder, "ner", "lora", epochs=2, batch_size=8, dropout=0.3)
+        torch.manual_seed(before)
+        lines = []
+        loop.fit(
+            tuned.model,
+            tuned.encoder(sixteen("ner")),
+            settings,
+            lambda line, _: lines.append(line["loss"]),  # noqa: B023
+        )
+        losses.append(lines)
+    assert losses[0] == losses[1]
+
+
+def test_an_epochs_loss_is_the_mean_over_its_labelled_tokens(tiny_folder):
+    tuned, settings = start(tiny_folder, "ner", "lora", epochs=1, batch_size=3)
+    examples, losses, means = tuned.encoder(sixteen("ner")[:7]), [], []
+    loop.fit(
+        tuned.model,
+        examples,
+        settings,
+        lambda line, _: losses.append(line["loss"]),
+        lambda *e: means.append(e[2]),
+    )
+    order = loop.epoch_order(7, settings.seed, 1)
+    words = [
+        sum(int(np.diff(examples.read_starts)[i]) for i in order[first : first + 3])
+        for first in (0, 3, 6)
+    ]
+    assert means[0] == pytest.approx(sum(a * b for a, b in zip(losses, words)) / sum(words))
+    assert means[0] != pytest.approx(sum(losses) / 3, rel=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_stops_an_fp32_run(tiny_folder):
+    tuned, settings = start(tiny_folder, "sentiment", "prompt", epochs=1, batch_size=16)
+    tuned.model.prompt.embeddings.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(
+        InputError, match=r"the norm of the gradient is (inf|nan) at step 1 \(epoch 1\)"
+    ):
+        loop.fit(tuned.model, tuned.encoder(sixteen("sentiment")), settings)
+
+
+def test_nothing_to_train_on_is_refused(tiny_folder):
+    tuned, settings = start(tiny_folder, "sentiment", "prompt")
+    with pytest.raises(InputError, match="there is no example to train on"):
+        loop.fit(tuned.model, tuned.encoder([]), settings)
+
+
+def test_of_equal_epochs_the_first_is_kept_and_nothing_learnt_is_said(tiny_folder, tmp_path):
+    settings = make_settings(
+        task="sentiment",
+        method="head",
+        model=str(tiny_folder),
+        epochs=3,
+        learning_rate=1e-12,
+        train_limit=16,
+        eval_limit=12,
+        out="run",
+    )
+    lines = []
+    training.run(settings, say=lines.append)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    after, majority = (
+        record["scores"][kind]["validation"]["accuracy"] for kind in ("after", "majority")
+    )
+    assert after <= majority and any(line.startswith("Nothing was learnt") for line in lines)
+    assert record["kept_epoch"] == 1
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("method", ["lora", "prompt", "full"])
+def test_half_precision_trains_on_a_cpu(tiny_folder, method, precision):
+    tuned, settings = start(
+        tiny_folder,
+        "sentiment",
+        method,
+        precision,
+        epochs=25,
+        batch_size=16,
+        learning_rate=RATES[method],
+    )
+    lines = []
+    loop.fit(
+        tuned.model,
+        tuned.encoder(sixteen("sentiment")),
+        settings,
+        lambda line, _: lines.append(line),
+    )
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert all(parameter.dtype == torch.float32 for parameter in tuned.model.trainable().values())
+
+
+def test_under_fp16_the_gradient_is_scaled_and_unscaled(tiny_folder):
+    """Without a scaler small gradients vanish in fp16; with one, the norm is that of fp32."""
+    norms = {}
+    for precision in ("fp32", "fp16"):
+        tuned, settings = start(tiny_folder, "sentiment", "prompt", precision)
+        scaler = GradScaler("cpu", init_scale=256.0, enabled=precision == "fp16")
+        batch = collate(tuned.encoder(sixteen("sentiment")), range(8))
+        optimizer = loop.make_optimizer(tuned.model, settings)
+        norms[precision] = loop.update(tuned.model, optimizer, scaler, [batch], clip_norm=0)[1]
+    assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.05)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tiny_folder):
+    tuned, settings = start(tiny_folder, "sentiment", "prompt", epochs=3, batch_size=16)
+
+    def poison(line, tokens):
+        if line["step"] == 2:
+            with torch.no_grad():
+                tuned.model.prompt.embeddings.fill_(math.nan)
+
+    with pytest.raises(
+        InputError, match=r"the loss is nan at step 3 \(epoch 3\): try a smaller --learning-rate"
+    ):
+        loop.fit(tuned.model, tuned.encoder(sixteen("sentiment")), settings, poison)
+
+
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [("ner", "lora"), ("sentiment", "prompt"), ("similarity", "lora+prompt"), ("ner", "full")],
+)
+def test_a_saved_and_loaded_run_scores_the_same(tiny_folder, tmp_path, task, method):
+    settings = make_settings(
+        task=task,
+        method=method,
+        model=str(tiny_folder),
+        epochs=2,
+        train_limit=24,
+        eval_limit=20,
+        out="run",
+    )
+    summary = training.run(settings, say=lambda line: None)
+    tuned = load("run")
+    for split in ("validation", "test"):
+        rows = limit_rows(getattr(load_splits(TASKS[task], "sample"), split), 20)
+        predicted = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows)).predicted
+        assert score(TASKS[task], rows, predicted) == summary["after"][split]
+
+
+def test_the_best_epoch_is_kept_and_the_last_one_where_it_is_asked_for(tiny_folder, tmp_path):
+    """A rate that grows too high spoils the later epochs."""
+    kept = {}
+    for keep in ("best", "last"):
+        settings = make_settings(
+            task="sentiment",
+            method="head",
+            model=str(tiny_folder),
+            epochs=4,
+            learning_rate=3.0,
+            train_limit=32,
+            eval_limit=40,
+            keep=keep,
+            out=str(tmp_path / keep),
+        )
+        training.run(settings, say=lambda line: None)
+        lines = [
+            json.loads(line)
+            for line in (tmp_path / keep / "metrics.jsonl").read_text().splitlines()
+        ]
+        accuracies = [line["validation"]["accuracy"] for line in lines if "validation" in line]
+        record = json.loads((tmp_path / keep / "run.json").read_text())
+        kept[keep] = record["kept_epoch"]
+        assert (
+            record["scores"]["after"]["validation"]["accuracy"]
+            == accuracies[record["kept_epoch"] - 1]
+        )
+    assert kept["last"] == 4
+    assert accuracies[kept["best"] - 1] == max(accuracies)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_bits(tiny_folder, method):
+    dropout = {"dropout": 0.2} if "lora" in method else {}
+    for name in ("a", "b"):
+        settings = make_settings(
+            task="ner",
+            method=method,
+            model=str(tiny_folder),
+            epochs=2,
+            train_limit=20,
+            eval_limit=10,
+            head_dropout=0.1,
+            out=name,
+            **dropout,
+        )
+        training.run(settings, say=lambda line: None)
+    clocks = {Path("run.json"), Path("timings.jsonl")}
+    a, b = (
+        {path.relative_to(name): path for path in Path(name).rglob("*") if path.is_file()}
+        for name in ("a", "b")
+    )
+    assert a.keys() == b.keys() and Path("metrics.jsonl") in a
+    for name in a.keys() - clocks:
+        assert a[name].read_bytes() == b[name].read_bytes(), name
+    scores = [json.loads(Path(name, "run.json").read_text())["scores"] for name in ("a", "b")]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_that_ends_before_it_trains_leaves_nothing_but_what_others_have_made(tmp_path):
+    settings = make_settings(task="ner", method="lora", data="sample")
+    first, second = make_folder(settings), make_folder(settings)
+    for folder, _ in (first, second):
+        training.begin(folder, settings)
+    training.abandon(*first, settings)
+    assert sorted(map(str, Path().rglob("*"))) == [
+        "runs",
+        "runs/ner-lora-2",
+        "runs/ner-lora-2/settings.json",
+    ]
+    training.abandon(*second, settings)
+    assert not list(Path("runs").iterdir())
