@@ -1,18 +1,19 @@
-"""From raw rows to batches: encode examples as flat arrays of token ids, and collate some of them
-into a batch.
+"""From rows of data to token ids, and to batches.
 
-An example is token ids, the rows of them at which the model is read, and what it should say there.
+An example is token ids, the positions in them at which the model is read, and the target at each.
 Texts are tokenised piece by piece (Task.texts), all distinct pieces in one call: the words of a
 tagged sentence, or the template and the sentences of an answer task. There is no padding token
 anywhere.
 """
 
+from __future__ import annotations
+
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, compress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,25 +25,45 @@ from neo_peft.model import Batch
 from neo_peft.settings import Settings
 from neo_peft.tasks import Task
 
-UNKNOWN = -1  # the target of a row whose label is not given
-GENERATED = 10  # tokens that free generation may say
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+UNKNOWN = -1  # the target where a row's label is not given
+GENERATED = 10  # the most tokens of free generation
 
 
 @dataclass(frozen=True)
 class Examples:
-    """n encoded examples in flat arrays: example i has the ids[starts[i] : starts[i + 1]], and
-    likewise its reads (counted from its own first token) and their targets. `cut` counts the
-    examples that were shortened."""
+    """n encoded examples in flat arrays.
+
+    ids, starts: the tokens of example i are ids[starts[i] : starts[i + 1]].
+    reads, read_starts: likewise the positions at which it is read, counted from its own first
+        token.
+    targets: the class or token to predict at each of them.
+    words: how many words each has, those that were cut away included; None for answer tasks.
+    cut: how many examples were shortened.
+    """
 
     ids: np.ndarray
     starts: np.ndarray
     reads: np.ndarray
     targets: np.ndarray
     read_starts: np.ndarray
+    words: np.ndarray | None = None
     cut: int = 0
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of each example."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """The number of known targets of each example."""
+        return np.diff(_bounds(self.targets != UNKNOWN)[self.read_starts])
 
     def digest(self) -> str:
         """Hash all that they hold."""
@@ -50,20 +71,24 @@ class Examples:
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoder:
-    """Encodes rows for one task and one readout.
+    """Encodes rows for one task and one kind of head.
 
-    `with_head`: each read row's target is a class, else the tokens of the label's words and an end
-    token. `max_length`: the most tokens of a text, its template included; longer text is cut at its
-    end, never the mark. `echo`: give a tagged sentence twice, and read the second copy, where a
-    causal model has seen all of it (Springer et al. 2024, section 3); `max_length` then holds both.
-    `read_last`: read a word at its last sub-token in place of its first. `viterbi`: choose a
-    sentence's tags together, in place of each word's best.
+    end: the end token.
+    with_head: the target is a class; without it the tokens of the label's words and an end token.
+    max_length: the most tokens of a text, its template included; a longer text is cut.
+    vocab_size: the tokens that the model knows.
+    read_last: read a word at its last sub-token in place of its first.
+    source_text: word a row as the source does.
+    viterbi: choose the tags of a sentence together, in place of each word's best.
+    echo: give a tagged sentence twice, and read the second copy, where a causal model has seen all
+        of it (Springer et al. 2024, section 3). Both copies together have at most `max_length`
+        tokens.
     """
 
     task: Task
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
     end: int
     with_head: bool
     max_length: int
@@ -72,38 +97,22 @@ class Encoder:
     source_text: bool = False
     viterbi: bool = False
     echo: bool = False
-    answers: dict[str, list[int]] = field(init=False)
 
-    def __post_init__(self):
-        words = [self.task.answer(label, self.source_text) for label in self.task.labels]
-        tokens = (
-            dict(zip(self.task.labels, self.tokenize(words), strict=True))
-            if not self.task.tags_words
-            else {}
-        )
-        self.answers = {label: [*ids, self.end] for label, ids in tokens.items()}
+    @cached_property
+    def answers(self) -> dict[str, list[int]]:
+        """The tokens that say each label, an end token behind them."""
+        return answer_tokens(self.tokenizer, self.task, self.source_text, self.end)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise texts, each on its own, without special tokens."""
-        # Its own call gives the same ids more slowly: for each text it makes masks and offsets that
-        # nobody reads.
-        tokenizer = self.tokenizer.backend_tokenizer
-        tokenizer.no_truncation()  # a call of someone else's stays set
-        tokenizer.no_padding()
-        return [
-            encoding.ids
-            for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
+        return tokenize(self.tokenizer, texts)
 
     def __call__(self, rows: Sequence[dict]) -> Examples:
-        """Encode rows; one without a label gets UNKNOWN as its target, and is read at its mark
-        alone."""
-        # of the distinct texts, in the order in which they come
-        numbers = defaultdict(lambda: len(numbers))
+        """Encode rows. One without a label has the target UNKNOWN, and is read at its mark."""
+        numbers: dict[str, int] = {}  # of the distinct texts, in the order in which they come
         pieces, counts, labels = [], [], []
         for row in rows:
             texts = self.task.texts(row, self.source_text)
-            pieces += [numbers[text] for text in texts]
+            pieces += [numbers.setdefault(text, len(numbers)) for text in texts]
             counts.append(len(texts))
             labels += self.task.labels_of(row)
         tokens = self.tokenize(list(numbers))
@@ -121,53 +130,60 @@ class Encoder:
             part = slice(firsts[row], firsts[row + 1])
             is_data = [piece.is_data for piece in self.task.pieces(rows[row], self.source_text)]
             kept[part] = _lengths(shorten([tokens[piece] for piece in pieces[part]], is_data, most))
-        ids, starts = _take(tokens, pieces, kept), _bounds(kept)[firsts]
+        ids = _take(tokens, pieces, kept)
         if self.task.tags_words:
-            reads, targets, read_starts = self._words(labels, whole, kept, firsts)
-            if self.echo:
-                reads += np.repeat(np.diff(starts), np.diff(read_starts)).astype(np.int32)
-                ids, starts = _twice(ids, starts)
+            examples = self._tagged(ids, labels, whole, kept, firsts)
         else:
-            ids, starts, reads, targets, read_starts = self._answers(labels, ids, starts)
-        if len(ids) and ids.max() >= self.vocab_size:
+            examples = self._answered(ids, labels, _bounds(kept)[firsts])
+        if len(ids) and examples.ids.max() >= self.vocab_size:
             raise InputError(
-                f"the tokenizer says token {ids.max()}, but the model knows {self.vocab_size}: "
-                "they do not fit"
+                f"the tokenizer says token {examples.ids.max()}, but the model knows "
+                f"{self.vocab_size}: they do not fit"
             )
-        return Examples(ids, starts, reads, targets, read_starts, len(too_long))
+        return replace(examples, cut=len(too_long))
 
-    def _words(
-        self, labels: list[str | None], whole: np.ndarray, kept: np.ndarray, firsts: np.ndarray
-    ):
-        """Read each word at its first or last sub-token; a word that was cut away there is not
-        read."""
+    def _tagged(
+        self,
+        ids: np.ndarray,
+        labels: list[str | None],
+        whole: np.ndarray,
+        kept: np.ndarray,
+        firsts: np.ndarray,
+    ) -> Examples:
+        """Read each word at its first or last sub-token. One that was cut away there is not read.
+
+        Words have `whole` tokens, of which `kept` are left; `firsts` is each row's first word.
+        """
         offset = whole - 1 if self.read_last else np.zeros_like(whole)
         is_read = offset < kept
         begins = _bounds(kept)
-        reads = begins[:-1] + offset - np.repeat(begins[firsts[:-1]], np.diff(firsts))
+        starts, read_starts = begins[firsts], _bounds(is_read)[firsts]
+        reads = (begins[:-1] + offset - np.repeat(starts[:-1], np.diff(firsts)))[is_read]
         targets = self._classes(compress(labels, is_read.tolist()))
-        return reads[is_read].astype(np.int32), targets, _bounds(is_read)[firsts]
+        if self.echo:
+            reads += np.repeat(np.diff(starts), np.diff(read_starts))
+            ids, starts = _twice(ids, starts)
+        words = np.diff(firsts)
+        return Examples(ids, starts, reads.astype(np.int32), targets, read_starts, words)
 
-    def _answers(self, labels: list[str | None], texts: np.ndarray, starts: np.ndarray):
+    def _answered(self, ids: np.ndarray, labels: list[str | None], starts: np.ndarray) -> Examples:
         """Read at the mark, the last token of the text, and for the language model at the answer's
         tokens too."""
+        names = self.task.labels
+        targets = [[index] for index in range(len(names))]
+        if not self.with_head:
+            targets = [self.answers[name] for name in names]
+        targets.append([UNKNOWN])  # at the index UNKNOWN, which is -1
         classes = self._classes(labels)
-        said = (
-            [[index] for index in range(len(self.task.labels))]
-            if self.with_head
-            else list(self.answers.values())
-        )
-        said.append([UNKNOWN])  # what the class UNKNOWN, which is -1, stands for
-        counts = _lengths(said)[classes]
+        counts = _lengths(targets)[classes]
         reads = np.repeat(np.diff(starts) - 1, counts) + _within(counts)
-        # The end token, or the class, is said, never read: the last row that is read is the token
-        # before it.
-        ids = np.insert(texts, np.repeat(starts[1:], counts - 1), _take(said, classes, counts - 1))
-        return (
+        # The last target, an end token or a class, is predicted and never an input.
+        ids = np.insert(ids, np.repeat(starts[1:], counts - 1), _take(targets, classes, counts - 1))
+        return Examples(
             ids,
             starts + _bounds(counts - 1),
             reads.astype(np.int32),
-            _take(said, classes, counts),
+            _take(targets, classes, counts),
             _bounds(counts),
         )
 
@@ -180,6 +196,26 @@ class Encoder:
                 f"unknown label {error.args[0]!r}; those of {self.task.name} are "
                 f"{', '.join(self.task.labels)}"
             ) from None
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise texts, each on its own, without special tokens."""
+    # Its own call gives the same ids more slowly: for each text it makes masks and offsets that
+    # nobody reads.
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # a call of someone else's stays set
+    backend.no_padding()
+    return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def answer_tokens(
+    tokenizer: PreTrainedTokenizerFast, task: Task, source_text: bool, end: int
+) -> dict[str, list[int]]:
+    """Return the tokens that say each label, an end token behind them; {} for a tagging task."""
+    if task.tags_words:
+        return {}
+    words = [task.answer(label, source_text) for label in task.labels]
+    return {label: [*ids, end] for label, ids in zip(task.labels, tokenize(tokenizer, words))}
 
 
 def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> list[list[int]]:
@@ -202,57 +238,55 @@ def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> l
 
 def make_encoder(
     task: Task,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     config: Config,
     settings: Settings,
     with_head: bool,
-    prompt_length: int = 0,
 ) -> Encoder:
-    """Make the encoder of a run. `--max-length` defaults to what fits behind the prompt or the
-    instruction, the longer of the two, so that the scores before and after tuning see the same
-    text."""
-    source_text = settings.source_text
-    encoder = Encoder(
-        task,
-        tokenizer,
-        config.eos_token_id,
-        with_head,
-        0,
-        config.vocab_size,
-        settings.read == "last",
-        source_text,
-        settings.tag_decoding == "viterbi",
-        settings.echo,
-    )
-    room = config.max_position_embeddings - prompt_length
+    """Make the encoder of a run.
+
+    `--max-length` defaults to what fits behind the prompt or the instruction, the longer of the
+    two, so that the scores before and after tuning see the same text.
+    """
+    in_front, end = settings.positions_in_front, config.eos_token_id
+    room = config.max_position_embeddings - in_front
     needed = 2 if settings.echo else 1
     if not task.tags_words:
-        instruction, *template = encoder.tokenize(
-            [task.instruction, *task.said_template(source_text)]
-        )
-        answer = max(GENERATED, *map(len, encoder.answers.values()))
-        room = config.max_position_embeddings - max(prompt_length, len(instruction)) - answer
-        needed = sum(map(len, template)) + 1
+        texts = [task.instruction, *task.said_template(settings.source_text)]
+        instruction, *template = map(len, tokenize(tokenizer, texts))
+        answers = answer_tokens(tokenizer, task, settings.source_text, end).values()
+        longest = max(GENERATED, *map(len, answers))
+        room = config.max_position_embeddings - max(in_front, instruction) - longest
+        needed = sum(template) + 1
     if room < needed:
         raise InputError(
-            f"what stands in front (a prompt of {prompt_length} rows, an instruction), the "
-            "template and the longest "
-            f"answer do not fit into the model's {config.max_position_embeddings} positions; take "
-            "a shorter prompt, "
-            "or shorter label words"
+            f"what stands in front (a prompt of {in_front} rows, an instruction), the template and "
+            "the longest answer do not fit into the model's "
+            f"{config.max_position_embeddings} positions; take a shorter prompt, or shorter label "
+            "words"
         )
-    encoder.max_length = settings.max_length or room
-    if not needed <= encoder.max_length <= room:
+    max_length = settings.max_length or room
+    if not needed <= max_length <= room:
         raise InputError(
-            f"--max-length {encoder.max_length} does not fit: this model and prompt allow {needed} "
-            f"to {room}"
+            f"--max-length {max_length} does not fit: this model and prompt allow {needed} to "
+            f"{room}"
         )
-    return encoder
+    return Encoder(
+        task,
+        tokenizer,
+        end,
+        with_head,
+        max_length,
+        config.vocab_size,
+        read_last=settings.read == "last",
+        source_text=settings.source_text,
+        viterbi=settings.tag_decoding == "viterbi",
+        echo=settings.echo,
+    )
 
 
 def collate(examples: Examples, chosen: Sequence[int] | np.ndarray) -> Batch:
-    """Lay some examples one behind the other: ids (N,), and the rows that are read (M,) counted
-    over the batch."""
+    """Pack the chosen examples one behind the other."""
     ids, reads, targets, lengths, counts, first = [], [], [], [], [], 0
     for index in chosen:
         begin, end = examples.starts[index], examples.starts[index + 1]
@@ -263,7 +297,10 @@ def collate(examples: Examples, chosen: Sequence[int] | np.ndarray) -> Batch:
         lengths.append(end - begin)
         counts.append(read_end - read_begin)
         first += end - begin
-    tensor = lambda parts: torch.from_numpy(np.concatenate(parts).astype(np.int64))  # noqa: E731
+
+    def tensor(parts: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
     return Batch(
         tensor(ids), torch.tensor(lengths), tensor(reads), tensor(targets), torch.tensor(counts)
     )

@@ -1,12 +1,14 @@
-"""GPT-Neo's trunk in plain PyTorch, on unpadded rows, under the published parameter names.
+"""GPT-Neo's trunk in plain PyTorch, on packed batches, under the published parameter names.
 
 Black et al. 2021 (GPT-Neo); the layers alternate global attention and local attention as in GPT-3
 (Brown et al. 2020, section 2.1). Where it differs from GPT-2: attention scores are not divided by
 sqrt(head_dim); q, k and v have no bias; a local layer sees the last `window_size` tokens, itself
-included. Read `rows.py` first.
+included. Read `packing.py` first.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from neo_peft.elementwise import gelu_new
-from neo_peft.packing import Rows
+from neo_peft.packing import Packing
 
 # the position of a place that holds no key: later than any query, so that none sees it
 NOWHERE = 1 << 40
 
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
+Masks = list[Tensor | None]  # of one layer, one for each grid
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,12 @@ class Config:
 
 @dataclass(frozen=True)
 class Past:
-    """Keys and values that were computed before, in every layer (1 or B, heads, S, head_dim), and
-    the absolute positions (1 or B, S) of their tokens. A batch of one is shared by all examples:
-    that is a prefix."""
+    """Keys and values that were computed before. With a batch of one all examples share them: that
+    is a prefix.
+
+    keys, values: of each layer, (1 or B, heads, S, head_dim).
+    positions: the absolute positions of their tokens, (1 or B, S).
+    """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -57,29 +63,31 @@ class Past:
     def length(self) -> int:
         return self.positions.shape[1]
 
+    def each(self, change: Callable[[Tensor], Tensor], positions: Tensor) -> "Past":
+        """Return a past with `change` applied to the keys and values of each layer."""
+        return Past(tuple(map(change, self.keys)), tuple(map(change, self.values)), positions)
+
     def expand(self, batch: int) -> "Past":
-        """View a past that is shared as one of `batch` examples."""
-        widen = lambda tensors: tuple(tensor.expand(batch, -1, -1, -1) for tensor in tensors)  # noqa: E731
-        return Past(widen(self.keys), widen(self.values), self.positions.expand(batch, -1))
+        """View a prefix as the past of `batch` examples."""
+        widen = partial(Tensor.expand, size=(batch, -1, -1, -1))
+        return self.each(widen, self.positions.expand(batch, -1))
 
     def then(self, later: "Past") -> "Past":
         """Join a past and what came after it."""
-        join = lambda a, b: tuple(torch.cat(pair, dim=2) for pair in zip(a, b, strict=True))  # noqa: E731
-        return Past(
-            join(self.keys, later.keys),
-            join(self.values, later.values),
-            torch.cat([self.positions, later.positions], dim=1),
+        keys, values = (
+            tuple(torch.cat(pair, dim=2) for pair in zip(*both, strict=True))
+            for both in ((self.keys, later.keys), (self.values, later.values))
         )
+        return Past(keys, values, torch.cat([self.positions, later.positions], dim=1))
 
     def select(self, examples: Tensor) -> "Past":
         """Keep these examples (indices) alone."""
-        pick = lambda tensors: tuple(tensor[examples] for tensor in tensors)  # noqa: E731
-        return Past(pick(self.keys), pick(self.values), self.positions[examples])
+        return self.each(lambda tensor: tensor[examples], self.positions[examples])
 
 
 def visible(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:
-    """Say which key each query sees, from absolute positions (b, Q) and (b, S): (b, 1, Q, S) of
-    bool.
+    """Return a mask (b, 1, Q, S): True where a query may attend to a key, from the absolute
+    positions of the queries (b, Q) and of the keys (b, S).
 
     A query sees itself and what came before, in a local layer the last `window_size` tokens only. A
     prompt takes the positions 0 … P − 1 and the text those from P on, so that the same rule covers
@@ -103,36 +111,36 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rows: Rows,
+        packing: Packing,
         past: KeysValues | None,
-        masks: list[Tensor | None],
-        read: Tensor | None = None,
+        masks: Masks,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Attend from rows (N, H) to themselves and to the past; return those of `read` (M, H), of
-        all without it, and each rectangle's own keys and values."""
-        out, kept = [], []
+        """Self-attention over packed tokens x (N, H), which also attend to `past`. Returns the
+        outputs at the indices `wanted` (M, H), or at all of them, and the new keys and values of
+        each grid."""
         projected = (
-            project(x).split(rows.sizes) for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(x).split(packing.sizes) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        for rectangle, mask, *parts in zip(rows.rectangles, masks, *projected, strict=True):
+        out, new = [], []
+        for grid, mask, *parts in zip(packing.grids, masks, *projected, strict=True):
             q, k, v = (  # (b, heads, T, head_dim)
-                rectangle.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+                grid.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
                 for part in parts
             )
-            before = kept[0] if rows.led and kept else past
-            kept.append((k, v))
-            if before is not None:
+            new.append((k, v))
+            if past is not None:
                 k, v = (  # (b, heads, S + T, head_dim)
-                    torch.cat([rectangle.own(old).expand(rectangle.batch, -1, -1, -1), now], dim=2)
-                    for old, now in zip(before, (k, v), strict=True)
+                    torch.cat([grid.own(before).expand(grid.batch, -1, -1, -1), now], dim=2)
+                    for before, now in zip(past, (k, v), strict=True)
                 )
             # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
-            seen = F.scaled_dot_product_attention(
+            attended = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0
             )
-            out.append(rectangle.gather(seen.transpose(1, 2)))
-        attended = torch.cat(out)
-        return self.out_proj(attended if read is None else attended[read]), kept
+            out.append(grid.gather(attended.transpose(1, 2)))
+        tokens = torch.cat(out)  # (N, H)
+        return self.out_proj(tokens if wanted is None else tokens[wanted]), new
 
 
 class Attention(nn.Module):
@@ -166,26 +174,27 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rows: Rows,
+        packing: Packing,
         past: KeysValues | None,
-        masks: list[Tensor | None],
-        read: Tensor | None = None,
+        masks: Masks,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Compute the next layer's rows: those of `read` (M, H), of all (N, H) without it."""
-        attended, kept = self.attn.attention(self.ln_1(x), rows, past, masks, read)
-        x = (x if read is None else x[read]) + attended
-        return x + self.mlp(self.ln_2(x)), kept
+        """Return the layer's output at the indices `wanted` (M, H), or at all of them (N, H), and
+        the new keys and values of each grid."""
+        attended, new = self.attn.attention(self.ln_1(x), packing, past, masks, wanted)
+        x = (x if wanted is None else x[wanted]) + attended
+        return x + self.mlp(self.ln_2(x)), new
 
 
-def _embedding(rows: int, size: int) -> nn.Embedding:
-    """Make an embedding whose rows are yet to come: to draw them on the meta device would import
-    torch's compiler."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+def _embedding(count: int, size: int) -> nn.Embedding:
+    """Make an embedding without drawing it: on the meta device that would import torch's
+    compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(count, size), freeze=False)
 
 
 class GPTNeo(nn.Module):
-    """The trunk: from embeddings of N rows to their last hidden states. The language model's head
-    is `wte` again."""
+    """The trunk: from the embeddings of N tokens to their last hidden states. The language model's
+    head is `wte` again."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -197,86 +206,80 @@ class GPTNeo(nn.Module):
         self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Look up token ids (N,) as fp32 rows (N, H), whatever `wte` is held in: the residual
-        stream is fp32."""
+        """Return the embeddings (N, H) of token ids (N,), in fp32 whatever the dtype of `wte`: the
+        residual stream is fp32."""
         return self.wte(ids).float()
 
     def forward(
-        self, x: Tensor, rows: Rows, past: Past | None = None, read: Tensor | None = None
+        self, x: Tensor, packing: Packing, past: Past | None = None, wanted: Tensor | None = None
     ) -> Tensor:
-        """Compute last hidden states from embeddings (N, H): those of the rows `read` (M,), of all
-        without it."""
-        return self.ln_f(self._blocks(x, rows, past, read)[0])
+        """Return the last hidden states of embeddings (N, H): at the indices `wanted` (M,), or at
+        all of them."""
+        return self.ln_f(self._blocks(x, packing, past, wanted)[0])
 
     def forward_and_keep(
-        self, x: Tensor, rows: Rows, past: Past | None = None
+        self, x: Tensor, packing: Packing, past: Past | None = None
     ) -> tuple[Tensor, Past]:
-        """Compute the last hidden states of all rows, which lie in one rectangle, and keep their
-        keys and values for tokens to come."""
-        x, kept = self._blocks(x, rows, past, keep=True)
-        (rectangle,) = rows.rectangles
-        positions = rectangle.positions.expand(rectangle.batch, -1)
-        if rectangle.slots is not None:
+        """Return the last hidden states of all tokens, which share one grid, and their keys and
+        values for the tokens to come."""
+        x, kept = self._blocks(x, packing, past)
+        (grid,) = packing.grids
+        positions = grid.positions.expand(grid.batch, -1)
+        if grid.slots is not None:
             filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
-            filled[rectangle.slots] = True
+            filled[grid.slots] = True
             positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
         return self.ln_f(x), Past(*zip(*kept, strict=True), positions)
 
     def prefix(self, embeddings: Tensor) -> Past:
-        """Compute the keys and values of a prefix from its embeddings (P, H), once for all texts
+        """Return the keys and values of a prefix from its embeddings (P, H), once for all texts
         behind it.
 
-        Under a causal mask a prefix cannot see the text that follows, so that its states are the
-        same for every example: exact in value, and in gradient too, which sums over the examples
-        that look at it.
+        Under a causal mask a prefix cannot see the text that follows, so its states are the same
+        for every example: exact in value, and in gradient too, which sums over the examples that
+        attend to it.
         """
-        rows = Rows.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
-        _, kept = self._blocks(embeddings, rows, past=None, keep=True)
-        return Past(*zip(*kept, strict=True), rows.rectangles[0].positions)
+        packing = Packing.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
+        none = torch.zeros(0, dtype=torch.long, device=embeddings.device)
+        _, kept = self._blocks(embeddings, packing, past=None, wanted=none)
+        return Past(*zip(*kept, strict=True), packing.grids[0].positions)
 
     def _blocks(
-        self,
-        x: Tensor,
-        rows: Rows,
-        past: Past | None,
-        read: Tensor | None = None,
-        keep: bool = False,
-    ):
-        x = x + self.wpe(rows.positions).float()  # learned, absolute
-        masks, kept = {}, []
+        self, x: Tensor, packing: Packing, past: Past | None, wanted: Tensor | None = None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Return the last layer's output at the indices `wanted`, or at all of them, and the new
+        keys and values of each layer, grid by grid."""
+        x = x + self.wpe(packing.positions).float()  # learned, absolute
+        masks, new = {}, []
         for layer, block in enumerate(self.h):
             if block.window_size not in masks:
-                masks[block.window_size] = _masks(rows, past, block.window_size)
+                masks[block.window_size] = _masks(packing, past, block.window_size)
             before = None if past is None else (past.keys[layer], past.values[layer])
-            # What no row of a later layer looks at is not computed: in the last one only what is
-            # read goes on.
+            # The last layer's output is computed only where it is wanted.
             last = layer == len(self.h) - 1
-            given = x, rows, before, masks[block.window_size], read if last else None
+            inputs = x, packing, before, masks[block.window_size], wanted if last else None
             if self.checkpoint_activations and torch.is_grad_enabled():
-                # Chen et al. 2016: of a layer its input alone is kept, and backward computes it
+                # Chen et al. 2016: of a layer its input alone is kept; backward computes the rest
                 # again, with the same draws of dropout.
-                x, keys_values = checkpoint(block, *given, use_reentrant=False)
+                x, keys_values = checkpoint(block, *inputs, use_reentrant=False)
             else:
-                x, keys_values = block(*given)
-            if keep:
-                kept += keys_values
-        return x, kept
+                x, keys_values = block(*inputs)
+            new += keys_values
+        return x, new
 
 
-def _masks(rows: Rows, past: Past | None, window_size: int | None) -> list[Tensor | None]:
-    """Say for each rectangle which keys its rows see, its prefix's or past's first; None is plain
-    causal attention."""
+def _masks(packing: Packing, past: Past | None, window_size: int | None) -> Masks:
+    """Return for each grid which keys its tokens see, those of the past first. None is plain causal
+    attention."""
     masks = []
-    for number, rectangle in enumerate(rows.rectangles):
-        seen = rectangle.positions
-        is_led = rows.led and number > 0
-        before = rows.rectangles[0].positions if is_led else past and rectangle.own(past.positions)
-        if before is not None:
-            batch = max(len(before), len(seen))
-            seen = torch.cat([before.expand(batch, -1), seen.expand(batch, -1)], dim=1)
-        # Without anything before, and while the window holds the whole text, plain causal attention
-        # is the same, and faster. With it, `is_causal` would align the two top left, which is
-        # wrong.
-        plain = before is None and rectangle.longest <= (window_size or rectangle.longest)
-        masks.append(None if plain else visible(rectangle.positions, seen, window_size))
+    for grid in packing.grids:
+        keys = grid.positions
+        if past is not None:
+            before = grid.own(past.positions)
+            batch = max(len(before), len(keys))
+            keys = torch.cat([before.expand(batch, -1), keys.expand(batch, -1)], dim=1)
+        # Without a past, and while the window holds the whole text, plain causal attention is the
+        # same, and faster. With a past `is_causal` would align the two top left, which is wrong.
+        plain = past is None and grid.longest <= (window_size or grid.longest)
+        masks.append(None if plain else visible(grid.positions, keys, window_size))
     return masks

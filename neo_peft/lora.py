@@ -6,58 +6,71 @@ Only A and B train. B starts at zero, so that training starts from the model as 
 adds the correction to W; nothing else ever moves a weight.
 """
 
+from __future__ import annotations
+
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_peft.elementwise import drop
 from neo_peft.errors import InputError
+from neo_peft.methods import LORA
 
-BIAS = ("none", "all", "lora_only")
-INIT = ("kaiming", "gaussian")
+if TYPE_CHECKING:
+    from neo_peft.model import TunedModel
+    from neo_peft.settings import Settings
+    from neo_peft.tasks import Task
 
 
-class LoRALinear(nn.Linear):
-    """A frozen linear layer and its correction. It keeps the layer's own `weight` and `bias`, under
-    their names."""
+class LoRALinear(nn.Module):
+    """A frozen linear layer, `base_layer`, and its correction.
+
+    Of the frozen layer it uses two things: its product, `base_layer(x)`, and its `weight`.
+    """
 
     def __init__(
-        self, base: nn.Linear, rank: int, alpha: float, dropout: float, rslora: bool, init: str
+        self,
+        base_layer: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        rslora: bool,
+        init: str,
     ):
-        nn.Module.__init__(self)  # nn.Linear's own would draw a weight that is not wanted
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
+        super().__init__()
+        self.base_layer = base_layer
         # Kalajdzievski 2023 (rsLoRA): with sqrt(r) the step does not shrink as the rank grows.
         self.scaling = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout = dropout
         # The same draws in the same order as peft, so that one seed gives the same A: both layers
         # draw their own start first, and A is drawn again after it. They are the CPU generator's,
         # whatever the device.
-        self.lora_A = nn.Linear(
-            base.in_features, rank, bias=False, device="cpu", dtype=torch.float32
-        )
-        self.lora_B = nn.Linear(
-            rank, base.out_features, bias=False, device="cpu", dtype=torch.float32
-        )
+        inputs, outputs = base_layer.in_features, base_layer.out_features
+        self.lora_A = nn.Linear(inputs, rank, bias=False, device="cpu", dtype=torch.float32)
+        self.lora_B = nn.Linear(rank, outputs, bias=False, device="cpu", dtype=torch.float32)
         if init == "gaussian":
             nn.init.normal_(self.lora_A.weight, std=1 / rank)
         else:
             nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
-        self.lora_A.to(base.weight.device)
-        self.lora_B.to(base.weight.device)
+        self.lora_A.to(base_layer.weight.device)
+        self.lora_B.to(base_layer.weight.device)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        return self.base_layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.linear(x, self.weight, self.bias)
+        out = self.base_layer(x)
         out += self.correction(x)
         return out
 
     def correction(self, x: Tensor) -> Tensor:
-        """Compute what is added to the frozen layer's output: (alpha / r) · B A dropout(x)."""
+        """Return what is added to the frozen layer's output: (alpha / r) · B A dropout(x)."""
         scaling = self.scaling
         if self.training and self.dropout:
             x, stays = drop(x, self.dropout)
@@ -65,16 +78,16 @@ class LoRALinear(nn.Linear):
         return self.lora_B(scaling * self.lora_A(x))  # scaled where it is small, (N, r)
 
     def merged(self) -> nn.Linear:
-        """Make the plain layer that computes the same: W + (alpha / r) · B A, summed in fp32."""
-        correction = self.scaling * self.lora_B.weight.float() @ self.lora_A.weight.float()
-        weight = (self.weight.float() + correction).to(self.weight.dtype)
+        """Return the plain layer that computes the same: W + (alpha / r) · B A, summed in fp32."""
+        base, A, B = self.base_layer, self.lora_A.weight.float(), self.lora_B.weight.float()
+        weight = (base.weight.float() + self.scaling * B @ A).to(base.weight.dtype)
         if not weight.isfinite().all():
             raise InputError(
                 "merging LoRA gives weights that are not finite: the adapter or its base is broken"
             )
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        plain = nn.Linear(base.in_features, base.out_features, base.bias is not None, device="meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
-        plain.bias = self.bias
+        plain.bias = base.bias
         return plain
 
 
@@ -96,11 +109,9 @@ def add_lora(
     must match, else InputError. `bias` says which biases train too: none, all of the trunk's (the
     norms' among them), or lora_only, those of the layers that carry LoRA.
     """
-    if bias not in BIAS or init not in INIT:
-        raise InputError(
-            f"bias is one of {', '.join(BIAS)}, not {bias!r}, and init of {', '.join(INIT)}, not "
-            f"{init!r}"
-        )
+    for name, value in (("bias", bias), ("lora_init", init)):
+        if value not in (choices := LORA.flags[name]):
+            raise InputError(f"{name} is one of {', '.join(choices)}, not {value!r}")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise InputError(
             f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {rank}, {alpha}, "
@@ -124,9 +135,22 @@ def add_lora(
     return names
 
 
+def linear_layers(module: nn.Module) -> list[str]:
+    """Return the names of the linear layers in a module: what has a product and a weight (out, in).
+
+    The parts of a layer that carries LoRA are not among them; the layer itself is.
+    """
+    names = []
+    for name, layer in module.named_modules():
+        inside = names and name.startswith(f"{names[-1]}.")
+        if not inside and isinstance(layer, nn.Linear | LoRALinear):
+            names.append(name)
+    return names
+
+
 def match_targets(trunk: nn.Module, target_modules: Iterable[str]) -> list[str]:
-    """Name the linear layers that the targets mean, in the trunk's own order."""
-    linear = [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear)]
+    """Return the names of the linear layers that the targets mean, in the trunk's own order."""
+    linear = linear_layers(trunk)
     matched, lost = set(), []
     for target in target_modules:
         found = [name for name in linear if _matches(target, name)]
@@ -166,3 +190,48 @@ def merge_lora(model: nn.Module) -> None:
     }
     for name, plain in merged.items():
         model.set_submodule(name, plain)
+
+
+# ---- LoRA as a method (see methods.py)
+
+
+def put_on(
+    model: TunedModel, settings: Settings, task: Task, tokenize: Callable[[str], list[int]]
+) -> None:
+    """Put LoRA with a run's settings on a model's trunk."""
+    add_lora(
+        model.transformer,
+        settings.target_modules,
+        settings.rank,
+        settings.alpha,
+        settings.dropout,
+        settings.bias,
+        settings.rslora,
+        settings.lora_init,
+    )
+
+
+def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
+    """Group the layers that carry LoRA: {"q_proj (256 → 256), rank 8": their names}."""
+    groups = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            rank, inputs = module.lora_A.weight.shape
+            kind = f"{name.split('.')[-1]} ({inputs} → {len(module.lora_B.weight)}), rank {rank}"
+            groups.setdefault(kind, []).append(name)
+    return groups
+
+
+def warnings(model: nn.Module) -> list[str]:
+    """Warn of each B that training has left at zero."""
+    zero = [
+        f"{name}.lora_B.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, LoRALinear) and not module.lora_B.weight.any()
+    ]
+    if not zero:
+        return []
+    return [
+        f"LoRA's B is still zero in {len(zero)} layers, the first is {zero[0]}: nothing was "
+        "learnt there"
+    ]

@@ -1,36 +1,38 @@
-"""Trunk, method and readout: what is trained and evaluated.
+"""Trunk, method and head: what is trained and evaluated.
 
-A tuned model is a frozen GPT-Neo, with LoRA inside or a soft prompt in front, that is read at
-marked rows: by a linear head of its own, or by the language model's head, which is `wte` again.
-Logits are computed for the rows that are read and for no others. The adapter is exactly the
-parameters that require a gradient.
+A tuned model is a frozen GPT-Neo, with LoRA inside or a soft prompt in front, and what reads its
+hidden states: a linear head of its own, or the language model's head, which is `wte` again. Logits
+are computed at the positions that are read and nowhere else. The adapter is exactly the parameters
+that require a gradient.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neo_peft.errors import InputError
 from neo_peft.gptneo import GPTNeo, Past
-from neo_peft.lora import LoRALinear, add_lora
-from neo_peft.packing import Rows
-from neo_peft.prompt import SoftPrompt, start_rows
-from neo_peft.settings import Settings
-from neo_peft.tasks import Task
+from neo_peft.packing import Packing
+from neo_peft.prompt import SoftPrompt
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples, unpadded: `ids` (N,), `lengths` (B,), the rows that are read `reads` (M,), the
-    classes or tokens they should say `targets` (M,), -1 where that is not known, and how many rows
-    each example reads (B,)."""
+    """B packed examples.
+
+    ids: their tokens, (N,).
+    lengths: the number of tokens of each example, (B,). It stays on the CPU, where the layout of
+        the batch is made.
+    reads: the indices into `ids` at which the model is read, (M,).
+    targets: the class or token to predict there, (M,); -1 where it is not known.
+    read_counts: how often each example is read, (B,).
+    """
 
     ids: Tensor
-    lengths: Tensor  # stays on the CPU: the layout of the rows is made there
+    lengths: Tensor
     reads: Tensor
     targets: Tensor
     read_counts: Tensor
@@ -43,14 +45,24 @@ class Batch:
         return dataclasses.replace(self, **moved)
 
 
+class HeadKind(StrEnum):
+    """What reads a hidden state, under its published name."""
+
+    CLASSIFIER = "classifier"  # a linear layer, at each word
+    SCORE = "score"  # a linear layer, at the end of a text
+    LM_HEAD = "lm_head"  # the language model's own, which is `wte` again
+
+
 class TunedModel(nn.Module):
-    """A trunk, an optional head under its published name ("classifier" or "score"), an optional
-    soft prompt."""
+    """A trunk, a head under its published name, and an optional prompt in front of every text.
+
+    A `prompt` has a length and gives a `past(trunk)`: see `SoftPrompt`.
+    """
 
     def __init__(
         self,
         trunk: GPTNeo,
-        head_name: str | None = None,
+        head_kind: HeadKind = HeadKind.LM_HEAD,
         head: nn.Linear | None = None,
         prompt: SoftPrompt | None = None,
         head_dropout: float = 0.0,
@@ -58,16 +70,17 @@ class TunedModel(nn.Module):
     ):
         super().__init__()
         self.transformer = trunk
-        self.head_name = head_name
-        if head_name:
-            self.add_module(head_name, head)
+        self.head_kind = head_kind
+        if head is not None:
+            self.add_module(head_kind, head)
         self.prompt = prompt
         self.head_dropout = head_dropout
         self.compute_dtype = compute_dtype
 
     @property
     def head(self) -> nn.Linear | None:
-        return getattr(self, self.head_name) if self.head_name else None
+        """The linear head; None where the language model's own reads."""
+        return None if self.head_kind == HeadKind.LM_HEAD else getattr(self, self.head_kind)
 
     @property
     def device(self) -> torch.device:
@@ -78,46 +91,39 @@ class TunedModel(nn.Module):
         return torch.autocast(self.device.type, self.compute_dtype if enabled else None, enabled)
 
     def prefix(self) -> Past | None:
-        """Compute the prompt's keys and values, which evaluation needs once for all batches."""
+        """Return the prompt's keys and values, which evaluation computes once for all batches."""
         if self.prompt is None:
             return None
         with self.autocast():
-            return self.transformer.prefix(self.prompt())
+            return self.prompt.past(self.transformer)
 
     def text_prefix(self, ids: list[int]) -> Past:
-        """Compute the keys and values of a fixed text, such as an instruction, in front of every
-        example."""
+        """Return the keys and values of a fixed text in front of every example, such as an
+        instruction."""
         with self.autocast():
-            return self.transformer.prefix(
-                self.transformer.embed(torch.tensor(ids, device=self.device))
-            )
+            embeddings = self.transformer.embed(torch.tensor(ids, device=self.device))
+            return self.transformer.prefix(embeddings)
 
     def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
-        """Compute the hidden states (M, H) of the rows that are read, behind a prefix that was
-        computed before.
-
-        Without one the prompt's rows, where there is a prompt, go through the layers in front of
-        the batch's, once for all examples. That is how a prompt is trained.
-        """
-        led = prefix is None and self.prompt is not None
-        length = prefix.length if prefix else len(self.prompt) if led else 0
-        rows = Rows.of_texts(batch.lengths, length, self.device.type != "cpu", led).to(self.device)
+        """Return the hidden states (M, H) at the positions that are read, behind a prefix that was
+        computed before; without one behind the prompt, if there is one."""
+        prefix = self.prefix() if prefix is None else prefix
+        start = prefix.length if prefix else 0
+        together = self.device.type != "cpu"
+        packing = Packing.of_texts(batch.lengths, start, together).to(self.device)
         with self.autocast():
-            embedded, reads = self.transformer.embed(batch.ids), batch.reads
-            if led:
-                embedded, reads = torch.cat([self.prompt(), embedded]), reads + length
-            return self.transformer(embedded, rows, prefix, reads)
+            return self.transformer(self.transformer.embed(batch.ids), packing, prefix, batch.reads)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Compute the logits that are trained on, from hidden states (M, H): (M, K) of a head, else
-        (M, V)."""
+        """Return the logits that are trained on, from hidden states (M, H): (M, K) of a linear
+        head, else (M, V)."""
         with self.autocast():
             if self.head is None:
                 return F.linear(hidden, self.transformer.wte.weight)
             return self.head(F.dropout(hidden, self.head_dropout, self.training))
 
     def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:
-        """Sum the cross-entropy over the batch's targets, in fp32."""
+        """Return the cross-entropy summed over the batch's targets, in nats and fp32."""
         logits = self.logits(self(batch, prefix)).float()
         return F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum")
 
@@ -130,116 +136,21 @@ class TunedModel(nn.Module):
         }
 
 
-def head_name(task: Task, settings: Settings) -> str | None:
-    """Name the head that a task is read by: the published name, or None for the language model's
-    own."""
-    if task.tags_words:
-        return "classifier"
-    return "score" if settings.with_head else None
-
-
-def held_dtype(method: str, compute_dtype: torch.dtype) -> torch.dtype:
-    """Say what the trunk's matrices are held in: the compute dtype while they are frozen, fp32
-    where they train."""
-    return torch.float32 if method == "full" else compute_dtype
-
-
-def build_model(
-    trunk: GPTNeo,
-    tokenizer: Any,
-    task: Task,
-    settings: Settings,
-    compute_dtype: torch.dtype = torch.float32,
-) -> TunedModel:
-    """Put the settings' method onto a trunk. The seed is set before the head is drawn, and again
-    before the adapter."""
-
-    def tokens(text: str) -> list[int]:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if max(ids) >= trunk.config.vocab_size:
-            raise InputError(
-                f"the tokenizer says token {max(ids)}, but the model knows "
-                f"{trunk.config.vocab_size}"
-            )
-        return ids
-
-    labels = [tokens(task.answer(label, settings.source_text)) for label in task.labels]
-    trunk.requires_grad_(False)
-    trunk.checkpoint_activations = settings.checkpoint_activations
-
-    torch.manual_seed(settings.seed)
-    name = head_name(task, settings)
-    head = None
-    if name == "classifier":
-        head = _drawn_head(trunk, len(task.labels))
-    elif name == "score":
-        head = _head_of_words(trunk, labels)
-
-    torch.manual_seed(settings.seed)
-    prompt = None
-    if "lora" in settings.methods:
-        add_lora(
-            trunk,
-            settings.target_modules,
-            settings.rank,
-            settings.alpha,
-            settings.dropout,
-            settings.bias,
-            settings.rslora,
-            settings.lora_init,
-        )
-    if "prompt" in settings.methods:
-        text_ids = tokens(settings.prompt_text or task.instruction)
-        label_ids = [token for label in labels for token in label]
-        prompt = SoftPrompt(
-            start_rows(
-                trunk.wte.weight, settings.prompt_length, settings.prompt_init, text_ids, label_ids
-            )
-        )
-    if "full" in settings.methods:
-        trunk.requires_grad_(True)
-    return TunedModel(trunk, name, head, prompt, settings.head_dropout, compute_dtype)
-
-
-def bare_model(model: TunedModel) -> TunedModel:
-    """Take the method off a model that is not trained yet, and whose LoRA therefore adds zero.
-
-    What is left is the frozen trunk, read by the language model's head, or by the untrained head of
-    a tagging task.
-    """
-    tags = model.head_name == "classifier"
-    return TunedModel(
-        model.transformer,
-        model.head_name if tags else None,
-        model.head if tags else None,
-        compute_dtype=model.compute_dtype,
-    )
-
-
-def _drawn_head(trunk: GPTNeo, classes: int) -> nn.Linear:
+def draw_head(trunk: GPTNeo, classes: int) -> nn.Linear:
+    """Draw a head (K, H): a normal with the model's own spread; its biases are zero."""
     head = nn.Linear(trunk.config.hidden_size, classes, device="meta")
-    # the CPU generator's draws
+    # The CPU generator's draws, whatever the device.
     weight = torch.empty(head.weight.shape).normal_(0, trunk.config.initializer_range)
     head.weight = nn.Parameter(weight.to(trunk.wte.weight.device))
     head.bias = nn.Parameter(torch.zeros(classes, device=trunk.wte.weight.device))
     return head
 
 
-def _head_of_words(trunk: GPTNeo, labels: list[list[int]]) -> nn.Linear:
-    """A row of `score` starts as the mean of its label's token rows of `wte`: what the language
-    model would say."""
+def head_of_words(trunk: GPTNeo, labels: list[list[int]]) -> nn.Linear:
+    """Make a head (K, H) from the tokens of each label's words. A row is the mean of its tokens'
+    rows of `wte`: what the language model would say."""
     wte = trunk.wte.weight
     head = nn.Linear(wte.shape[1], len(labels), bias=False, device="meta")
     rows = [wte[torch.tensor(ids, device=wte.device)].float().mean(0) for ids in labels]
     head.weight = nn.Parameter(torch.stack(rows).detach())
     return head
-
-
-def adapted_modules(model: TunedModel) -> dict[str, list[str]]:
-    """Group the layers that carry LoRA: {"q_proj (256 → 256), rank 8": their names}."""
-    groups = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
-            kind = f"{name.split('.')[-1]} ({module.in_features} → {module.out_features})"
-            groups.setdefault(f"{kind}, rank {module.lora_A.out_features}", []).append(name)
-    return groups

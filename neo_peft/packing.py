@@ -1,11 +1,10 @@
-"""The unpadded batch: which row belongs to which example and position.
+"""The packed batch: the tokens of B texts one behind the other, without padding.
 
-A batch of B uneven texts is held as the N rows of its real tokens, one behind the other, (N, H):
-every linear layer, norm and embedding works on those alone. Only attention needs rectangles (b, T).
-On a CPU neighbours share one only where they are of one length, so that nothing is padded: that
-takes half the time of one rectangle for all. On a GPU, where every call costs the same, one
-rectangle holds the batch, padded on the right. Under a causal mask such padding is seen by padding
-alone, so no padding mask is needed.
+Every linear layer, norm and embedding works on the N tokens alone, (N, H). Only attention needs
+grids (b, T): `Packing` says which tokens stand together in one. On a CPU neighbouring texts share a
+grid only where they have the same length, so that nothing is padded: that takes half the time of
+one grid for all. On a GPU, where every call costs the same, one grid holds the batch, padded on the
+right. Under a causal mask such padding is seen by padding alone, so no padding mask is needed.
 """
 
 from collections.abc import Sequence
@@ -17,12 +16,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Rectangle:
-    """The layout of b neighbouring texts, of which the batch's text number `first` is the first, by
-    the longest, T.
+class Grid:
+    """The (b, T) grid of b consecutive texts of a batch.
 
-    `size` counts its rows, `positions` (1 or b, T) are the absolute positions of its places, and
-    `slots` (size,) the places of its rows in the flattened (b, T): None where nothing is padded."""
+    first: the index of its first text in the batch.
+    batch, longest: b, and T, the length of the longest text.
+    size: how many of its places hold tokens.
+    positions: the absolute position of each place, (1 or b, T).
+    slots: the place of each token in the flattened grid, (size,); None where nothing is padded.
+    """
 
     first: int
     batch: int
@@ -32,90 +34,80 @@ class Rectangle:
     slots: Tensor | None
 
     @classmethod
-    def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Rectangle":
-        """Lay out texts of these lengths, from the positions `starts` (1 or b,) on."""
+    def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Grid":
+        """Return the grid of texts of these lengths, at positions from `starts` (1 or b,) on."""
         batch, longest, size, slots = len(lengths), max(1, *lengths), sum(lengths), None
         steps = torch.arange(longest)
         if size < batch * longest:
             slots = (steps < torch.tensor(lengths)[:, None]).flatten().nonzero().squeeze(1)
         return cls(first, batch, longest, size, starts[:, None] + steps, slots)
 
-    def scatter(self, rows: Tensor) -> Tensor:
-        """Place rows (size, C) into the rectangle (b, T, C); padding is zero."""
+    def scatter(self, tokens: Tensor) -> Tensor:
+        """Place tokens (size, C) into the grid (b, T, C); padding is zero."""
         if self.slots is not None:
-            rows = rows.new_zeros(self.batch * self.longest, rows.shape[1]).index_copy(
-                0, self.slots, rows
-            )
-        return rows.view(self.batch, self.longest, -1)
+            empty = tokens.new_zeros(self.batch * self.longest, tokens.shape[1])
+            tokens = empty.index_copy(0, self.slots, tokens)
+        return tokens.view(self.batch, self.longest, -1)
 
-    def gather(self, rectangle: Tensor) -> Tensor:
-        """Take the rows (size, C) out of the rectangle (b, T, C)."""
-        places = rectangle.reshape(self.batch * self.longest, -1)
+    def gather(self, grid: Tensor) -> Tensor:
+        """Take the tokens (size, C) out of the grid (b, T, C)."""
+        places = grid.reshape(self.batch * self.longest, -1)
         return places if self.slots is None else places.index_select(0, self.slots)
 
     def own(self, tensor: Tensor) -> Tensor:
-        """Take these texts' part of a tensor that holds something for each text of the batch, (B,
-        …), or for all in common, (1, …)."""
+        """Take the part of these texts from a tensor with an entry for each text of the batch,
+        (B, …). One that all texts share, (1, …), is returned as it is."""
         return tensor if len(tensor) == 1 else tensor[self.first : self.first + self.batch]
 
-    def to(self, device: torch.device) -> "Rectangle":
+    def to(self, device: torch.device) -> "Grid":
         slots = None if self.slots is None else self.slots.to(device, non_blocking=True)
         return replace(self, positions=self.positions.to(device, non_blocking=True), slots=slots)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The layout of N rows: the rectangles that they attend in, one behind the other, and the
-    absolute positions (N,).
+class Packing:
+    """The layout of a batch of N tokens.
 
-    Where it is `led`, the first rectangle is no text of the batch but the prompt, which all the
-    others see.
+    grids: the grids that the tokens attend in, one behind the other.
+    positions: the absolute position of each token, (N,).
     """
 
-    rectangles: tuple[Rectangle, ...]
+    grids: tuple[Grid, ...]
     positions: Tensor
-    led: bool = False
 
     @property
     def sizes(self) -> list[int]:
-        return [rectangle.size for rectangle in self.rectangles]
+        return [grid.size for grid in self.grids]
 
     @classmethod
     def of_texts(
-        cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False, led: bool = False
-    ) -> "Rows":
-        """Lay out texts of `lengths` (B,), each at the positions from `start` on: one for all, or
-        each its own (B,).
+        cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False
+    ) -> "Packing":
+        """Return the layout of texts of `lengths` (B,).
 
-        `together` puts them into one rectangle. `led` puts the `start` rows of a prompt in front of
-        them.
+        `start` is the position of their first tokens: one for all, or one for each (B,).
+        `together` puts all texts into one grid.
         """
         counts, starts = lengths.tolist(), torch.as_tensor(start).view(-1)
-        alike = [counts] if together else [list(neighbours) for _, neighbours in groupby(counts)]
-        rectangles, first = [], 0
-        for group in alike:
+        groups = [counts] if together else [list(same) for _, same in groupby(counts)]
+        grids, first = [], 0
+        for group in groups:
             own = starts if len(starts) == 1 else starts[first : first + len(group)]
-            rectangles.append(Rectangle.of_texts(first, group, own))
+            grids.append(Grid.of_texts(first, group, own))
             first += len(group)
-        if led:
-            rectangles.insert(0, Rectangle.of_texts(0, [start], torch.zeros(1, dtype=torch.long)))
-        return cls(
-            tuple(rectangles),
-            torch.cat([_row_positions(rectangle) for rectangle in rectangles]),
-            led,
-        )
+        return cls(tuple(grids), torch.cat([_token_positions(grid) for grid in grids]))
 
     @classmethod
-    def of_next_tokens(cls, positions: Tensor) -> "Rows":
-        """Lay out one further token for each of B texts, at its own absolute position (B,)."""
+    def of_next_tokens(cls, positions: Tensor) -> "Packing":
+        """Return the layout of one more token for each of B texts, at its own position (B,)."""
         batch = len(positions)
-        return cls((Rectangle(0, batch, 1, batch, positions[:, None], None),), positions)
+        return cls((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
 
-    def to(self, device: torch.device) -> "Rows":
-        moved = tuple(rectangle.to(device) for rectangle in self.rectangles)
-        return Rows(moved, self.positions.to(device, non_blocking=True), self.led)
+    def to(self, device: torch.device) -> "Packing":
+        grids = tuple(grid.to(device) for grid in self.grids)
+        return Packing(grids, self.positions.to(device, non_blocking=True))
 
 
-def _row_positions(rectangle: Rectangle) -> Tensor:
-    places = rectangle.positions.expand(rectangle.batch, -1)
-    return rectangle.gather(places[:, :, None]).flatten()
+def _token_positions(grid: Grid) -> Tensor:
+    places = grid.positions.expand(grid.batch, -1)
+    return grid.gather(places[:, :, None]).flatten()

@@ -1,21 +1,36 @@
-"""A soft prompt: P embedding rows that train, in front of a frozen model (Lester et al. 2021,
-section 2).
+"""A soft prompt: P embedding rows that train, in front of a frozen model.
 
-The rows stand at the positions 0 … P − 1 and every text starts at P. While they train they go
-through the layers in front of the batch's texts, once for all of them; afterwards `GPTNeo.prefix`
-keeps their keys and values.
+Lester et al. 2021, section 2:
+
+    h = trunk([p_0 … p_(P−1), wte[x_0], wte[x_1], …])        at the positions 0, 1, …
+
+The prompt takes the positions 0 … P − 1 and every text starts at P. Under a causal mask the prompt
+cannot see the text, so its keys and values are the same for every example: `SoftPrompt.past`
+computes them once for a batch, and the texts attend to them. That is exact in value and in
+gradient. (With LoRA dropout beside a prompt, all examples of a batch share the prompt's dropout
+mask: the same expectation, other draws.)
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from neo_peft.errors import InputError
+from neo_peft.methods import PROMPT
 
-INIT = ("text", "vocab", "labels", "random")
+if TYPE_CHECKING:
+    from neo_peft.gptneo import GPTNeo, Past
+    from neo_peft.model import TunedModel
+    from neo_peft.settings import Settings
+    from neo_peft.tasks import Task
 
 
 class SoftPrompt(nn.Module):
-    """The prompt's rows, (P, H) in fp32. They are read as `prompt()`."""
+    """The prompt's rows, `embeddings` (P, H) in fp32."""
 
     def __init__(self, embeddings: Tensor):
         super().__init__()
@@ -24,14 +39,15 @@ class SoftPrompt(nn.Module):
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def forward(self) -> Tensor:
-        return self.embeddings
+    def past(self, trunk: GPTNeo) -> Past:
+        """Return the keys and values that every text attends to."""
+        return trunk.prefix(self.embeddings)
 
 
 def start_rows(
     wte: Tensor, length: int, init: str, text_ids: list[int], label_ids: list[int]
 ) -> Tensor:
-    """Choose the rows (P, H) that a prompt starts from (Lester et al. 2021, section 3.2), from
+    """Return the rows (P, H) that a prompt starts from (Lester et al. 2021, section 3.2), given
     `wte` (V, H).
 
     text: the tokens of a text, tiled or cut to P. vocab: P tokens of the vocabulary, drawn without
@@ -39,8 +55,8 @@ def start_rows(
     the mean and the spread of wte itself; a standard normal, whatever the spread, starts far
     outside of what the model has ever seen.
     """
-    if init not in INIT:
-        raise InputError(f"a prompt starts from one of {', '.join(INIT)}, not {init!r}")
+    if init not in (choices := PROMPT.flags["prompt_init"]):
+        raise InputError(f"a prompt starts from one of {', '.join(choices)}, not {init!r}")
     if init == "random":
         mean, std = wte.float().mean(), wte.float().std()
         return mean + std * torch.randn(length, wte.shape[1]).to(wte.device)
@@ -52,3 +68,28 @@ def start_rows(
         while len(ids) < length:  # a prompt longer than the vocabulary
             ids += ids[: length - len(ids)]
     return wte[torch.tensor(ids, device=wte.device)]
+
+
+# ---- A soft prompt as a method (see methods.py)
+
+
+def put_on(
+    model: TunedModel, settings: Settings, task: Task, tokenize: Callable[[str], list[int]]
+) -> None:
+    """Put a prompt with a run's settings in front of a model."""
+    text_ids = tokenize(settings.prompt_text or task.instruction)
+    answers = [tokenize(task.answer(label, settings.source_text)) for label in task.labels]
+    label_ids = [token for answer in answers for token in answer]
+    wte = model.transformer.wte.weight
+    length, init = settings.prompt_length, settings.prompt_init
+    model.prompt = SoftPrompt(start_rows(wte, length, init, text_ids, label_ids))
+
+
+def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
+    """A prompt changes no layer."""
+    return {}
+
+
+def warnings(model: nn.Module) -> list[str]:
+    """No row of a prompt starts at a known value."""
+    return []

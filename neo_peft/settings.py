@@ -1,20 +1,24 @@
-"""The settings of a training run, one a flag: a frozen dataclass, its defaults and its presets. No
-torch here.
+"""The settings of a training run, one for each flag: a frozen dataclass. No torch here.
 
-A field is filled by, in this order: the flag given, the preset, the default of its method and
-model, the default.
+A setting's value is, in this order: the flag; the preset's; the default of the method on the
+bundled model; the default of the method; the setting's own default. What would have no effect is
+refused where a flag says it, and left out where a preset or a method does.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neo_peft.defaults import BUNDLED_DEFAULTS, BUNDLED_MODEL, METHOD_DEFAULTS, PRESETS
+from neo_peft.defaults import BUNDLED_MODEL, PRESETS, Recipe
 from neo_peft.errors import InputError
-from neo_peft.tasks import METHODS, TASKS, Task, get_task
+from neo_peft.methods import METHODS, Method, choices_of, owners
+from neo_peft.tasks import TASKS, Task, get_task
+
+# ---- How the text of a flag is read
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[Any], int]:
@@ -88,21 +92,22 @@ def one_of(*choices: str) -> Callable[[Any], str]:
     return read
 
 
+# ---- The settings
+
+
 def flag(
-    default: Any,
-    group: str,
-    help: str,
-    read: Callable = str,
-    choices: Sequence | None = None,
-    only: str = "",
-):
-    """Declare one flag; `only` names the part of a method that it belongs to."""
-    meta = {"group": group, "help": help, "read": read, "choices": choices, "only": only}
+    group: str, default: Any, help: str, read: Callable = str, choices: Collection[str] = ()
+) -> Any:
+    """Declare a setting and its flag: how a value is read, or the words that it may be."""
+    meta = {"group": group, "help": help, "read": read, "choices": choices}
     return field(default=default, metadata=meta)
 
 
-OF_TAGS = {"read", "echo", "tag_decoding"}  # settings of tasks that tag words alone
-DATA, MODEL, ADAPTER, TRAINING, RUN = "task and data", "model", "adapter", "training", "run"
+DATA, MODEL, ADAPTER, TRAINING, RUN = (
+    partial(flag, group) for group in ("task and data", "model", "adapter", "training", "run")
+)
+OF_TAGS = {"read", "echo", "tag_decoding"}
+OF_TAGS_ALONE = "belongs to tasks that tag words, as ner does"
 
 
 @dataclass(frozen=True)
@@ -110,204 +115,164 @@ class Settings:
     """What a run is made from. Make one with `make_settings`, which fills in defaults and checks
     ranges."""
 
-    task: str = flag(None, DATA, f"what to learn: {', '.join(TASKS)}", choices=tuple(TASKS))
-    data: str = flag(
-        "sample",
-        DATA,
-        "sample (bundled), hub, or a folder: your own train.jsonl, or original files",
+    task: str = DATA(None, f"what to learn: {', '.join(TASKS)}", choices=tuple(TASKS))
+    data: str = DATA(
+        "sample", "sample (bundled), hub, or a folder: your own train.jsonl, or original files"
     )
-    protocol: str = flag(
+    protocol: str = DATA(
         "clean",
-        DATA,
         "PhraseBank's split: clean, or the source's, whose test overlaps its training",
-        str,
-        ("clean", "paper"),
+        choices=("clean", "paper"),
     )
-    labels: tuple[str, ...] | None = flag(
+    labels: tuple[str, ...] | None = DATA(
         None,
-        DATA,
         "your own rows' labels in their order, split by commas (default: as they come in train)",
         names,
     )
-    label_words: tuple[str, ...] | None = flag(
+    label_words: tuple[str, ...] | None = DATA(
+        None, "what the model says for each label, in their order (default: the labels)", names
+    )
+    wording: str = DATA(
+        "own",
+        "the text around a row: own, or the source's, whose labels have no leading space",
+        choices=("own", "source"),
+    )
+    train_limit: int | None = DATA(
+        None, "train on this many rows, evenly spaced (default: all)", whole(1)
+    )
+    eval_limit: int | None = DATA(
+        None, "score this many rows of a split, evenly spaced (default: all)", whole(1)
+    )
+    max_length: int | None = DATA(
         None,
-        DATA,
-        "what the model says for each label, in their order (default: the labels)",
-        names,
-    )
-    train_limit: int | None = flag(
-        None, DATA, "train on this many rows, evenly spaced (default: all)", whole(1)
-    )
-    eval_limit: int | None = flag(
-        None, DATA, "score this many rows of a split, evenly spaced (default: all)", whole(1)
-    )
-    max_length: int | None = flag(
-        None,
-        DATA,
         "tokens of a text and its template; longer text is cut (default: what fits the model)",
         whole(1),
     )
-    read: str = flag(
-        "first", DATA, "the sub-token of a word at which its tag is read", str, ("first", "last")
+    read: str = DATA(
+        "first", "the sub-token of a word at which its tag is read", choices=("first", "last")
     )
-
-    echo: bool = flag(
-        False, DATA, "give a sentence twice and tag its second copy, which has seen all of it", bool
+    echo: bool = DATA(
+        False, "give a sentence twice and tag its second copy, which has seen all of it", bool
     )
-    tag_decoding: str = flag(
+    tag_decoding: str = DATA(
         "greedy",
-        DATA,
         "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
-        str,
-        ("greedy", "viterbi"),
+        choices=("greedy", "viterbi"),
     )
 
-    model: str = flag(
+    model: str = MODEL(
         BUNDLED_MODEL,
-        MODEL,
         "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id: owner/name, or "
         "owner/name@revision",
     )
-    precision: str = flag(
+    precision: str = MODEL(
         "auto",
-        MODEL,
         "what frozen matrices are held and multiplied in; auto is fp16 on CUDA, else fp32",
-        str,
-        ("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
-    device: str = flag("auto", MODEL, "where to compute", str, ("auto", "cuda", "mps", "cpu"))
-    threads: int | str = flag(
-        "auto", MODEL, "CPU threads; auto takes what the process may use, few if small", threads
+    device: str = MODEL("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
+    threads: int | str = MODEL(
+        "auto", "CPU threads; auto takes what the process may use, few if small", threads
     )
 
-    adapter: str | None = flag(
+    adapter: str | None = ADAPTER(
         None,
-        ADAPTER,
         "train this further: a run's folder, or an adapter of peft's; it settles the flags below",
     )
-    method: str = flag(None, ADAPTER, f"what trains: {', '.join(METHODS)}", choices=METHODS)
-    readout: str = flag(
+    method: str = ADAPTER(None, f"what trains: {', '.join(METHODS)}", choices=METHODS)
+    readout: str = ADAPTER(
         "words",
-        ADAPTER,
         "how an answer is read: words, the language model says the label's; head, a linear layer "
         "that trains beside the method",
-        str,
-        ("words", "head"),
+        choices=("words", "head"),
     )
-    rank: int = flag(8, ADAPTER, "rank r of LoRA's A and B", whole(1, 16_384), only="lora")
-    alpha: float = flag(
-        16.0,
-        ADAPTER,
-        "LoRA's correction is scaled by alpha / r",
-        real(0, allow_least=False),
-        only="lora",
+    rank: int = ADAPTER(8, "rank r of LoRA's A and B", whole(1, 16_384))
+    alpha: float = ADAPTER(
+        16.0, "LoRA's correction is scaled by alpha / r", real(0, allow_least=False)
     )
-    dropout: float = flag(0.0, ADAPTER, "dropout on the input of LoRA's A", real(0, 1), only="lora")
-    target_modules: tuple[str, ...] = flag(
+    dropout: float = ADAPTER(0.0, "dropout on the input of LoRA's A", real(0, 1))
+    target_modules: tuple[str, ...] = ADAPTER(
         ("q_proj", "v_proj"),
-        ADAPTER,
         "layers that get LoRA: ends of names or regular expressions split by commas, or all-linear",
         names,
-        only="lora",
     )
-    bias: str = flag(
-        "none",
-        ADAPTER,
-        "biases that train beside LoRA",
-        str,
-        ("none", "all", "lora_only"),
-        only="lora",
+    bias: str = ADAPTER("none", "biases that train beside LoRA", choices=choices_of("bias"))
+    rslora: bool = ADAPTER(False, "scale LoRA by alpha / sqrt(r)", bool)
+    lora_init: str = ADAPTER("kaiming", "how A starts", choices=choices_of("lora_init"))
+    prompt_length: int = ADAPTER(8, "rows P of the soft prompt", whole(1, 16_384))
+    prompt_init: str = ADAPTER(
+        "text", "what the prompt starts from", choices=choices_of("prompt_init")
     )
-    rslora: bool = flag(False, ADAPTER, "scale LoRA by alpha / sqrt(r)", bool, only="lora")
-    lora_init: str = flag(
-        "kaiming", ADAPTER, "how A starts", str, ("kaiming", "gaussian"), only="lora"
+    prompt_text: str | None = ADAPTER(
+        None, "the text it starts from (default: the task's instruction)"
     )
-    prompt_length: int = flag(
-        8, ADAPTER, "rows P of the soft prompt", whole(1, 16_384), only="prompt"
-    )
-    prompt_init: str = flag(
-        "text",
-        ADAPTER,
-        "what the prompt starts from",
-        str,
-        ("text", "vocab", "labels", "random"),
-        only="prompt",
-    )
-    prompt_text: str | None = flag(
-        None, ADAPTER, "the text it starts from (default: the task's instruction)", only="prompt"
-    )
-    head_dropout: float = flag(
-        0.1, ADAPTER, "dropout before the linear head, where there is one", real(0, 1)
+    head_dropout: float = ADAPTER(
+        0.1, "dropout before the linear head, where there is one", real(0, 1)
     )
 
-    epochs: int = flag(10, TRAINING, "passes over the training rows", whole(1))
-    max_steps: int | None = flag(
-        None, TRAINING, "stop after this many updates (default: no limit)", whole(1)
+    epochs: int = TRAINING(10, "passes over the training rows", whole(1))
+    max_steps: int | None = TRAINING(
+        None, "stop after this many updates (default: no limit)", whole(1)
     )
-    batch_size: int = flag(16, TRAINING, "examples in a batch of each process", whole(1))
-    gradient_accumulation: int = flag(1, TRAINING, "batches in one update", whole(1))
-    checkpoint_activations: bool = flag(
+    batch_size: int = TRAINING(16, "examples in a batch of each process", whole(1))
+    gradient_accumulation: int = TRAINING(1, "batches in one update", whole(1))
+    checkpoint_activations: bool = TRAINING(
         False,
-        TRAINING,
         "compute each layer again in the backward pass: less memory, more time, the same bits",
         bool,
     )
     # Bounded, since AdamW multiplies them, and torch refuses a factor that does not fit into fp32.
-    learning_rate: float = flag(None, TRAINING, "the rate's peak", real(0, 1e34, allow_least=False))
-    weight_decay: float = flag(0.01, TRAINING, "AdamW's decay, of matrices only", real(0, 1e4))
-    warmup_ratio: float = flag(
-        0.0, TRAINING, "share of the updates in which the rate rises", real(0, 1)
+    learning_rate: float = TRAINING(None, "the rate's peak", real(0, 1e34, allow_least=False))
+    weight_decay: float = TRAINING(0.01, "AdamW's decay, of matrices only", real(0, 1e4))
+    warmup_ratio: float = TRAINING(0.0, "share of the updates in which the rate rises", real(0, 1))
+    clip_norm: float = TRAINING(1.0, "the gradient's greatest norm; 0 does not clip", real(0))
+    keep: str = TRAINING(
+        "best", "which epoch's weights stay: best on validation, or last", choices=("best", "last")
     )
-    clip_norm: float = flag(1.0, TRAINING, "the gradient's greatest norm; 0 does not clip", real(0))
-    keep: str = flag(
-        "best",
-        TRAINING,
-        "which epoch's weights stay: best on validation, or last",
-        str,
-        ("best", "last"),
-    )
-    seed: int = flag(
-        0, TRAINING, "seed of the adapter's start and of the order of the rows", whole(0)
-    )
-    checkpoint_every: int = flag(
-        500,
-        TRAINING,
-        "updates from one checkpoint to the next; each epoch ends with one too",
-        whole(1),
+    seed: int = TRAINING(0, "seed of the adapter's start and of the order of the rows", whole(0))
+    checkpoint_every: int = TRAINING(
+        500, "updates from one checkpoint to the next; each epoch ends with one too", whole(1)
     )
 
-    generate: bool = flag(
-        False, RUN, "score answers by free generation too, beside the rank of the labels", bool
+    generate: bool = RUN(
+        False, "score answers by free generation too, beside the rank of the labels", bool
     )
-    preset: str | None = flag(
+    preset: str | None = RUN(
         None,
-        RUN,
         "paper: the recipe of the study that this project follows; best: what beat it on neo-mini",
-        str,
-        tuple(PRESETS),
+        choices=tuple(PRESETS),
     )
-    out: str | None = flag(None, RUN, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
-    resume: str | None = flag(
-        None, RUN, "go on with the run in this folder, which settles all other flags"
+    out: str | None = RUN(None, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
+    resume: str | None = RUN(
+        None, "go on with the run in this folder, which settles all other flags"
     )
-    json: bool = flag(
-        False, RUN, "print one JSON object on standard output, and nothing else there", bool
+    json: bool = RUN(
+        False, "print one JSON object on standard output, and nothing else there", bool
     )
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """The methods that `method` names: one, or several in combination."""
+        return METHODS[self.method]
 
     @property
     def source_text(self) -> bool:
-        """The paper's recipe says rows in the source's own words, labels without their leading
-        space."""
-        return self.preset == "paper"
+        """Whether rows are worded as in the source."""
+        return self.wording == "source"
 
     @property
     def with_head(self) -> bool:
-        """An answer is read by a head of its own, and not said."""
-        return "head" in (self.method, self.readout)
+        """Whether an answer is read by a linear head, and not said by the language model."""
+        return self.readout == "head" or any(part.reads_by_head for part in self.parts)
 
     @property
-    def methods(self) -> list[str]:
-        return self.method.split("+")
+    def trains_base(self) -> bool:
+        return any(part.trains_base for part in self.parts)
+
+    @property
+    def positions_in_front(self) -> int:
+        """How many positions the method takes in front of every text."""
+        return sum(getattr(self, part.length_flag) for part in self.parts if part.length_flag)
 
 
 def make_settings(**given: Any) -> Settings:
@@ -318,42 +283,38 @@ def make_settings(**given: Any) -> Settings:
         if name not in fields:
             raise InputError(f"there is no setting {name!r}; the settings are {', '.join(fields)}")
         given[name] = _checked(fields[name], value)
-    # a setting that is not given
     given = {name: value for name, value in given.items() if value is not None}
-    task = given.get("task")
-    if task is None:
+    if "task" not in given:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
-    values = {name: field.default for name, field in fields.items()}
-    preset = _preset(given.get("preset"), task)
-    if given.get("method", preset.get("method")) != preset.get("method"):
-        preset.pop("learning_rate", None)  # it was the rate of another method
-    method, model = ({**values, **preset, **given}[name] for name in ("method", "model"))
-    if given.get("preset") == "best" and model != BUNDLED_MODEL:
-        preset.pop("learning_rate", None)  # it was chosen on the bundled model
+    own = {name: field.default for name, field in fields.items()}
+    recipe = _recipe(given.get("preset"), given["task"])
+    method = given.get("method", recipe.method)
     if method is None:
         raise InputError(
             f"--method is missing; the methods are {', '.join(METHODS)} (a --preset brings its own)"
         )
-    if "head" in (method, {**preset, **given}.get("readout")):
-        preset.pop("generate", None)  # there is nothing to decode
-    parts = method.split("+")
-    values.update(
-        METHOD_DEFAULTS[method]
-        | (BUNDLED_DEFAULTS.get(method, {}) if model == BUNDLED_MODEL else {})
-    )
-    values.update(
-        {
-            name: value
-            for name, value in preset.items()
-            if fields[name].metadata["only"] in ("", *parts)
-        }
-    )
-    values.update(given)
+    usual = own | {"method": method}
+    model = {**own, **recipe.always, **given}["model"]
+    main = METHODS[method][0]
+    for values, belongs in (
+        (main.defaults, True),
+        (main.on_bundled, model == BUNDLED_MODEL),
+        (recipe.always, True),
+        (recipe.of_method, method == recipe.method),
+        (recipe.on_bundled, method == recipe.method and model == BUNDLED_MODEL),
+    ):
+        usual |= values if belongs else {}
+    values = usual | given
+    for name in values.keys() - given.keys():
+        if values[name] != own[name] and _no_effect(name, values):
+            values[name] = own[name]
+    for name, value in given.items():
+        if value != own[name] and (reason := _no_effect(name, values)):
+            raise InputError(f"{flag_name(name)} {reason}")
     for name, known in {"model": (BUNDLED_MODEL,), "data": ("sample", "hub")}.items():
         if values[name] not in known and Path(values[name]).is_dir():
-            # a run is scored again from any folder
+            # A run is scored again from any folder.
             values[name] = str(Path(values[name]).resolve())
-    _refuse_without_effect(fields, given, values)
     return Settings(**values)
 
 
@@ -367,59 +328,56 @@ def task_of(settings: Settings) -> Task:
     return task
 
 
-def _preset(name: str | None, task: str) -> dict:
-    if name is None:
-        return {}
-    if task not in PRESETS[name]:
+def flag_name(setting: str) -> str:
+    """Return the flag of a setting: `--batch-size` of `batch_size`."""
+    return "--" + setting.replace("_", "-")
+
+
+def _recipe(preset: str | None, task: str) -> Recipe:
+    if preset is None:
+        return Recipe()
+    if task not in PRESETS[preset]:
         raise InputError(
-            f"--preset {name} has no recipe for {task}; it has those of {', '.join(PRESETS[name])}"
+            f"--preset {preset} has no recipe for {task}; it has those of "
+            f"{', '.join(PRESETS[preset])}"
         )
-    return dict(PRESETS[name][task])
+    return PRESETS[preset][task]
 
 
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-    if value is None and field.default is None:
+def _checked(item: dataclasses.Field, value: Any) -> Any:
+    if value is None and item.default is None:
         return None
-    flag, meta = "--" + field.name.replace("_", "-"), field.metadata
+    meta = item.metadata
     try:
         filled(value)  # whatever it reads: an empty number is best called empty
         return one_of(*meta["choices"])(value) if meta["choices"] else meta["read"](value)
     except InputError as error:
-        raise InputError(f"{flag} {error}") from None
+        raise InputError(f"{flag_name(item.name)} {error}") from None
 
 
 def require_tags(name: str, task: str) -> None:
     """Refuse a setting of tagging tasks for another one."""
-    if not TASKS[task].tags_words:
-        flag = "--" + name.replace("_", "-")
-        raise InputError(
-            f"{flag} belongs to tasks that tag words, as ner does; the task here is {task}"
+    if name in OF_TAGS and not TASKS[task].tags_words:
+        raise InputError(f"{flag_name(name)} {OF_TAGS_ALONE}; the task here is {task}")
+
+
+def _no_effect(name: str, values: dict[str, Any]) -> str | None:
+    """Return why a setting would change nothing beside these values; None where it has an
+    effect."""
+    task, parts = TASKS[values["task"]], METHODS[values["method"]]
+    by_head = values["readout"] == "head" or any(part.reads_by_head for part in parts)
+    belongs_to = owners(name)
+    if belongs_to and not {part.name for part in parts} & {*belongs_to}:
+        return (
+            f"belongs to the method {' or '.join(belongs_to)}; the method here is "
+            f"{values['method']}"
         )
-
-
-def _refuse_without_effect(fields: dict, given: dict, values: dict) -> None:
-    """A flag that would change nothing is a mistake of the user's, and is said, not swallowed."""
-    parts, tags = values["method"].split("+"), TASKS[values["task"]].tags_words
-    for name, value in given.items():
-        flag, only = "--" + name.replace("_", "-"), fields[name].metadata["only"]
-        if only and only not in parts and value != fields[name].default:
-            raise InputError(
-                f"{flag} belongs to the method {only}; the method here is {values['method']}"
-            )
-        if name in OF_TAGS and value != fields[name].default:
-            require_tags(name, values["task"])
-        if name == "readout" and tags and value != fields[name].default:
-            raise InputError(
-                f"{flag} belongs to tasks whose answer is said; {values['task']} tags words by a "
-                "head"
-            )
-        if (
-            name == "generate"
-            and value
-            and (tags or "head" in (values["method"], values["readout"]))
-        ):
-            raise InputError(
-                "--generate belongs to answers that a language model says; a head reads them here"
-            )
-    if "prompt_text" in given and given["prompt_text"] and values["prompt_init"] != "text":
-        raise InputError(f"--prompt-text needs --prompt-init text; it is {values['prompt_init']}")
+    if name in OF_TAGS and not task.tags_words:
+        return f"{OF_TAGS_ALONE}; the task here is {task.name}"
+    if name == "readout" and task.tags_words:
+        return f"belongs to tasks whose answer is said; {task.name} tags words by a head"
+    if name == "generate" and (task.tags_words or by_head):
+        return "belongs to answers that a language model says; a head reads them here"
+    if name == "prompt_text" and values["prompt_init"] != "text":
+        return f"needs --prompt-init text; it is {values['prompt_init']}"
+    return None

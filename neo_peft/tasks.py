@@ -13,7 +13,6 @@ from typing import NamedTuple
 from neo_peft.errors import InputError
 
 LISTED = 200  # characters of labels that an instruction names
-METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
 
 
 class Piece(NamedTuple):

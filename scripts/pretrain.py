@@ -23,7 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from neo_peft.errors import InputError, exit_status
 from neo_peft.formats.base import Base, load_base
-from neo_peft.packing import Rows
+from neo_peft.packing import Packing
 from neo_peft.system.files import read_json, write_json, write_whole
 
 # not the marks in 1,000, 0.5 and IL-2
@@ -83,7 +83,7 @@ def losses(trunk: torch.nn.Module, texts: torch.Tensor) -> torch.Tensor:
     """Compute the cross-entropy of each token of texts (B, T + 1) but the first, in nats (B *
     T,)."""
     texts = texts.to(trunk.wte.weight.device)
-    rows = Rows.of_texts(torch.full((len(texts),), texts.shape[1] - 1, device=texts.device))
+    rows = Packing.of_texts(torch.full((len(texts),), texts.shape[1] - 1, device=texts.device))
     with torch.autocast(texts.device.type, torch.bfloat16, enabled=texts.is_cuda):
         logits = trunk(trunk.embed(texts[:, :-1].flatten()), rows) @ trunk.wte.weight.T
         return torch.nn.functional.cross_entropy(logits, texts[:, 1:].flatten(), reduction="none")

@@ -18,7 +18,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from neo_peft.formats.base import BUNDLED, load_base
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, visible
-from neo_peft.packing import Rows
+from neo_peft.packing import Packing
 
 WINDOW = 11  # the tiny model's
 # Texts of one token; texts below, at, just above and far above the window.
@@ -70,7 +70,7 @@ def texts_of(*lengths: int, size: int = 24) -> list[Tensor]:
 
 def our_logits(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
     past = None if prefix is None else trunk.prefix(prefix)
-    rows = Rows.of_texts(torch.tensor([len(text) for text in texts]), past.length if past else 0)
+    rows = Packing.of_texts(torch.tensor([len(text) for text in texts]), past.length if past else 0)
     return F.linear(trunk(torch.cat(texts), rows, past), trunk.wte.weight)
 
 
@@ -168,7 +168,7 @@ def test_neo_mini_reads_real_words_as_transformers_does():
 
 def test_only_the_rows_that_are_read_are_returned_in_their_order(pair):
     texts, read = texts_of(5, 14, 2), torch.tensor([20, 4, 4, 11])
-    rows = Rows.of_texts(torch.tensor([5, 14, 2]))
+    rows = Packing.of_texts(torch.tensor([5, 14, 2]))
     hidden = pair.ours(torch.cat(texts), rows, read=read)
     assert_close(F.linear(hidden, pair.ours.wte.weight), their_logits(pair.theirs, texts)[read])
 
@@ -256,7 +256,7 @@ def read_on(
     before = None if prefix is None else trunk.prefix(prefix)
     heads = torch.cat([text[:first] for text, first in zip(texts, FIRST)])
     hidden, past = trunk.forward_and_keep(
-        heads, Rows.of_texts(torch.tensor(FIRST), start, together=True), before
+        heads, Packing.of_texts(torch.tensor(FIRST), start, together=True), before
     )
     said = [[rows] for rows in hidden.split(FIRST)]
     past = past if before is None else before.expand(len(texts)).then(past)
@@ -264,7 +264,7 @@ def read_on(
     for step in range(STEPS):
         if step == drop_at:
             going, past = [2, 0], past.select(torch.tensor([2, 0]))
-        rows = Rows.of_next_tokens(torch.tensor([start + FIRST[text] + step for text in going]))
+        rows = Packing.of_next_tokens(torch.tensor([start + FIRST[text] + step for text in going]))
         hidden, now = trunk.forward_and_keep(
             torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past
         )
@@ -321,7 +321,7 @@ def test_scores_far_over_65504_are_finite_and_summed_in_fp32(tiny_folder, dtype,
         )
     text, prefix = (rows.requires_grad_() for rows in texts_of(17, 5))
     with torch.autocast("cpu", dtype):
-        hidden = trunk(text, Rows.of_texts(torch.tensor([17]), start=5), trunk.prefix(prefix))
+        hidden = trunk(text, Packing.of_texts(torch.tensor([17]), start=5), trunk.prefix(prefix))
     hidden.float().pow(2).sum().backward()
     assert hidden.isfinite().all() and text.grad.isfinite().all() and prefix.grad.isfinite().all()
 
@@ -346,7 +346,7 @@ def test_the_residual_rows_stay_fp32_in_low_precision(tiny_folder, pair, dtype, 
         block.register_forward_hook(lambda _, x, out: blocks.append(out[0].dtype))
     ids = torch.tensor([5, 812, 77, 4000])
     with torch.no_grad(), torch.autocast("cpu", dtype):
-        hidden = trunk(trunk.embed(ids), Rows.of_texts(torch.tensor([3, 1])))
+        hidden = trunk(trunk.embed(ids), Packing.of_texts(torch.tensor([3, 1])))
     assert trunk.embed(ids).dtype == torch.float32 and set(blocks) == {torch.float32}
     with torch.no_grad():
         expected = [

@@ -10,7 +10,7 @@ from torch import nn
 from neo_peft.formats.base import BUNDLED, load_base, load_tokenizer
 from neo_peft.gptneo import Config, GPTNeo
 from neo_peft.model import TunedModel, adapted_modules, build_model, head_name, held_dtype
-from neo_peft.packing import Rows
+from neo_peft.packing import Packing
 from neo_peft.prompt import SoftPrompt
 from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
@@ -185,13 +185,10 @@ def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_
 @pytest.mark.parametrize("in_training", [True, False])
 def test_on_a_cpu_attention_pads_nothing(base, monkeypatch, in_training):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(3, 24)))
-    real, seen = Rows.of_texts, []
-    monkeypatch.setattr(Rows, "of_texts", lambda *args: seen.append(real(*args)) or seen[-1])
+    real, seen = Packing.of_texts, []
+    monkeypatch.setattr(Packing, "of_texts", lambda *args: seen.append(real(*args)) or seen[-1])
     model(batch_of(random_texts(LENGTHS)), None if in_training else model.prefix())
-    assert (
-        all(rectangle.slots is None for rectangle in seen[-1].rectangles)
-        and len(seen[-1].rectangles) > 1
-    )
+    assert all(grid.slots is None for grid in seen[-1].grids) and len(seen[-1].grids) > 1
 
 
 def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):

@@ -76,28 +76,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
-    """Refuse a whole model with a soft prompt, and an adapter of peft's where nothing is one."""
-    if merge and "prompt" in settings.methods:
+    """Refuse a whole model where it has no place for the method, and an adapter of peft's where
+    nothing is one."""
+    parts, by_head = settings.parts, TASKS[settings.task].tags_words or settings.with_head
+    in_front = [part.name for part in parts if not part.merges]
+    if merge and in_front:
         raise InputError(
-            f"--merge: {run} has a soft prompt, rows in front of every text, which a model of "
-            "transformers has no "
-            "place for; export it without --merge, for peft"
+            f"--merge: {run} has a {in_front[0]} in front of every text, which a model of "
+            "transformers has no place for; export it without --merge, for peft"
         )
-    if not merge and settings.method in ("full", "head"):
+    if not merge and not all(part.peft_type for part in parts):
         raise InputError(
-            f"{run} is no adapter of peft's, which knows neither a model tuned in full nor a head "
-            "alone; "
+            f"{run} is no adapter of peft's, which does not know the method {settings.method}; "
             "export it with --merge, for transformers"
         )
-    if (
-        not merge
-        and settings.method == "lora+prompt"
-        and (TASKS[settings.task].tags_words or settings.with_head)
-    ):
+    if not merge and len(parts) > 1 and by_head:
         raise InputError(
-            f"{run} has LoRA, a soft prompt and a head that stands beside LoRA; peft loads no "
-            "prompt "
-            "without a head of its own, so that this run cannot be exported"
+            f"{run} has {settings.method} and a head; peft loads the second of two adapters only "
+            "with a head of its own, so that this run cannot be exported"
         )
 
 
@@ -218,51 +214,50 @@ def reading(tuned: Any) -> list[str]:
 
 def adapter_lines(tuned: Any) -> list[str]:
     """Write the Python that loads an adapter by peft."""
-    model, methods = tuned.model, tuned.settings.methods
+    from neo_peft.model import HeadKind
+
+    model, parts = tuned.model, tuned.settings.parts
     auto, labels = "AutoModelForCausalLM", ""
-    if model.head_name:
-        kind = {"classifier": "Token", "score": "Sequence"}[model.head_name]
-        auto, labels = (
-            f"AutoModelFor{kind}Classification",
-            f", num_labels={len(tuned.encoder.task.labels)}",
-        )
+    if model.head:
+        kind = "Token" if model.head_kind == HeadKind.CLASSIFIER else "Sequence"
+        auto = f"AutoModelFor{kind}Classification"
+        labels = f", num_labels={len(tuned.encoder.task.labels)}"
+    *first, last = [part.name for part in parts] if len(parts) > 1 else ["."]
     lines = [
         "from peft import PeftConfig, PeftModel",
         f"from transformers import {auto}",
         "",
-        f'base = PeftConfig.from_pretrained("{"." if len(methods) == 1 else "lora"}")'
+        f'base = PeftConfig.from_pretrained("{[*first, last][0]}")'
         ".base_model_name_or_path"
         f"  # any copy of {base_name(tuned.settings)}",
         f'model = {auto}.from_pretrained(base, dtype="float32"{labels})',
     ]
-    if len(methods) == 2:  # one after the other: peft has no model of both
-        lines.append('model = PeftModel.from_pretrained(model, "lora").merge_and_unload()')
-    lines.append(
-        "model = PeftModel.from_pretrained(model, "
-        f'"{"." if len(methods) == 1 else "prompt"}").eval()'
-    )
-    if model.prompt is not None and model.head_name != "score":
+    for name in first:  # one after the other: peft has no model of both
+        lines.append(f'model = PeftModel.from_pretrained(model, "{name}").merge_and_unload()')
+    lines.append(f'model = PeftModel.from_pretrained(model, "{last}").eval()')
+    if model.prompt is not None and model.head_kind != HeadKind.SCORE:
         lines[-1] += f"  # its first {len(model.prompt)} logits are the prompt's own"
     return lines
 
 
 def model_lines(tuned: Any) -> list[str]:
     """Write the Python that lets transformers answer by a whole model."""
-    kinds = {
-        "classifier": "token-classification",
-        "score": "text-classification",
-        None: "text-generation",
-    }
-    options = {"classifier": ', aggregation_strategy="first"', "score": "", None: ""}
-    name, more = (
-        tuned.model.head_name,
-        ", max_new_tokens=10, do_sample=False, return_full_text=False",
-    )
+    from neo_peft.model import HeadKind
+
+    pipeline, options, more = {
+        HeadKind.CLASSIFIER: ("token-classification", ', aggregation_strategy="first"', ""),
+        HeadKind.SCORE: ("text-classification", "", ""),
+        HeadKind.LM_HEAD: (
+            "text-generation",
+            "",
+            ", max_new_tokens=10, do_sample=False, return_full_text=False",
+        ),
+    }[tuned.model.head_kind]
     if tuned.encoder.read_last:
-        options["classifier"] = ', aggregation_strategy="none"'
+        options = ', aggregation_strategy="none"'
     return [
         "from transformers import pipeline",
         "",
-        f'answer = pipeline("{kinds[name]}", model="."{options[name]})',
-        f"print(answer({example(tuned)!r}{more if name is None else ''}))",
+        f'answer = pipeline("{pipeline}", model="."{options})',
+        f"print(answer({example(tuned)!r}{more}))",
     ]

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from neo_peft.defaults import BUNDLED_DEFAULTS, METHOD_DEFAULTS
 from neo_peft.errors import InputError
+from neo_peft.methods import METHODS
 from neo_peft.runs.from_flags import resumed, settings_from
 from neo_peft.settings import OF_TAGS, Settings, filled, names, one_of, require_tags, threads, whole
 from neo_peft.tasks import TASKS
@@ -60,7 +60,7 @@ def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -
 
 
 def _add_flag(group: Any, item: dataclasses.Field) -> None:
-    meta, name = item.metadata, "--" + item.name.replace("_", "-")
+    meta, name = item.metadata, flag_name(item.name)
     text = meta["help"].replace("%", "%%")
     of_methods, on_bundled = (
         ", ".join(
@@ -68,7 +68,10 @@ def _add_flag(group: Any, item: dataclasses.Field) -> None:
             for method, values in defaults.items()
             if item.name in values
         )
-        for defaults in (METHOD_DEFAULTS, BUNDLED_DEFAULTS)
+        for defaults in (
+            {method: parts[0].defaults for method, parts in METHODS.items()},
+            {method: parts[0].on_bundled for method, parts in METHODS.items()},
+        )
     )
     if of_methods or on_bundled:
         on_bundled = on_bundled and f"; on neo-mini: {on_bundled}"

@@ -2,102 +2,65 @@
 
 What peft's versions write differs. An option that we compute as peft does becomes a setting; one
 that changes nothing once the tensors are loaded is passed over; any other is refused by name,
-unless it is at its neutral value.
+unless it is at its neutral value. What belongs to one type of adapter stands in its own file.
 """
 
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 
 from neo_peft.defaults import ASSETS
 from neo_peft.errors import InputError
+from neo_peft.formats import peft_lora, peft_prompt
+from neo_peft.methods import METHODS, Method
 from neo_peft.system.files import read_json
 
 CONFIG = "adapter_config.json"
+FORMATS = {"LORA": peft_lora, "PROMPT_TUNING": peft_prompt}  # by peft's own names
 
-_KNOWN = {
-    "LORA": {
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "bias",
-        "use_rslora",
-        "modules_to_save",
-        "init_lora_weights",
-    },
-    "PROMPT_TUNING": {
-        "num_virtual_tokens",
-        "token_dim",
-        "num_layers",
-        "num_attention_heads",
-        "prompt_tuning_init",
-        "prompt_tuning_init_text",
-        "tokenizer_name_or_path",
-        "tokenizer_kwargs",
-        "modules_to_save",
-    },
-}
 # Only for a start that is over, another program's weights, or an option that is off:
 # qalora_group_size has a value even where use_qalora, which is looked at, is false. merge_weights
 # said when peft merged, never what it computed.
 _WITHOUT_EFFECT = {
-    "peft_type",
-    "task_type",
-    "base_model_name_or_path",
-    "inference_mode",
-    "auto_mapping",
-    "peft_version",
-    "revision",
-    "megatron_core",
-    "qalora_group_size",
-    "runtime_config",
-    "ensure_weight_tying",
-    "merge_weights",
-    "eva_config",
-}
-# What is read as a setting, and in which range; settings.py has the same ranges, but would not name
-# the file.
-_is_whole = lambda value: type(value) is int and 1 <= value <= 16_384  # noqa: E731
-_is_real = lambda value: type(value) in (int, float)  # noqa: E731
-_RANGES = {
-    "num_virtual_tokens": (_is_whole, "a whole number from 1 to 16384"),
-    "r": (_is_whole, "a whole number from 1 to 16384"),
-    "lora_alpha": (lambda value: _is_real(value) and 0 < value < 1e30, "a number above 0"),
-    "lora_dropout": (
-        lambda value: value is None or _is_real(value) and 0 <= value < 1,
-        "a number from 0 to below 1",
-    ),
-    "bias": (
-        lambda value: value in (None, "none", "all", "lora_only"),
-        "one of none, all, lora_only",
-    ),
+    *("peft_type", "task_type", "base_model_name_or_path", "inference_mode", "auto_mapping"),
+    *("peft_version", "revision", "megatron_core", "qalora_group_size", "runtime_config"),
+    *("ensure_weight_tying", "merge_weights", "eva_config"),
 }
 _TASK_TYPES = (None, "TOKEN_CLS", "SEQ_CLS", "CAUSAL_LM")
-# those that leave the base's weights where they are
-_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-_TARGETS = ("q_proj", "v_proj")  # peft's own for GPT-Neo
+
+
+def format_of(method: Method) -> ModuleType | None:
+    """Return the module of a method's format; None where peft has no such adapter."""
+    return FORMATS.get(method.peft_type)
+
+
+def part_folders(folder: Path, parts: tuple[Method, ...]) -> dict[Path, Method]:
+    """Return where each part of a method stands: alone in the folder itself, of a combination in
+    folders of their names."""
+    return {folder / part.name if len(parts) > 1 else folder: part for part in parts}
 
 
 def read_peft(folder: Path) -> dict | None:
-    """Read the adapter that stands in a folder, or LoRA and a prompt side by side in `lora/` and
-    `prompt/`, as settings of ours; None where there is none."""
+    """Read the adapter in a folder, or the parts of a combination in folders of their own, as
+    settings of ours; None where there is none."""
     if (folder / CONFIG).is_file():
         return peft_settings(read_json(folder / CONFIG), folder / CONFIG)
-    paths = [folder / part / CONFIG for part in ("lora", "prompt")]
-    if not all(path.is_file() for path in paths):
-        return None
-    lora, prompt = (peft_settings(read_json(path), path) for path in paths)
-    return {**lora, **prompt, "method": f"{lora['method']}+{prompt['method']}"}
+    for name, parts in METHODS.items():
+        paths = [place / CONFIG for place in part_folders(folder, parts)]
+        if len(parts) > 1 and all(path.is_file() for path in paths):
+            found: dict = {}
+            for path in paths:
+                found |= peft_settings(read_json(path), path)
+            return found | {"method": name}
+    return None
 
 
 def named_base(folder: Path) -> str | None:
-    """Name the base that peft's file in a folder names: a folder that is there, or a hub id; else
+    """Return the base that peft's file in a folder names: a folder that is there, or a hub id; else
     None."""
-    path = next(
-        (folder / part / CONFIG for part in (".", "lora") if (folder / part / CONFIG).is_file()),
-        None,
-    )
+    places = {place for parts in METHODS.values() for place in part_folders(folder, parts)}
+    path = next((place / CONFIG for place in sorted(places) if (place / CONFIG).is_file()), None)
     config = read_json(path) if path else {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str):
@@ -107,39 +70,44 @@ def named_base(folder: Path) -> str | None:
     if os.path.isdir(name):  # Path's own raises for a name that is too long
         return name
     hub_id = f"{name}@{revision}" if revision else name
-    return (
-        hub_id
-        if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?", hub_id) and len(hub_id) < 300
-        else None
-    )
+    is_hub_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?", hub_id)
+    return hub_id if is_hub_id and len(hub_id) < 300 else None
 
 
 def peft_settings(config: dict, path: Path) -> dict:
     """Read an adapter_config.json as settings of ours. Refuse by name each option that we do not
     compute."""
     kind = config.get("peft_type")
-    if not isinstance(kind, str) or kind not in _KNOWN:
-        raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(_KNOWN)}")
+    if not isinstance(kind, str) or kind not in FORMATS:
+        raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(FORMATS)}")
     if config.get("task_type") not in _TASK_TYPES:
         raise InputError(
             f"{path}: task_type is {config['task_type']!r}; known here are TOKEN_CLS, for tags, "
-            "SEQ_CLS, for "
-            "answers by a head, and CAUSAL_LM"
+            "SEQ_CLS, for answers by a head, and CAUSAL_LM"
         )
+    of_type = FORMATS[kind]
     for name, value in config.items():
         neutral = value in (None, False, {}, [], "") or (
             name == "num_transformer_submodules" and value == 1
         )
-        if name not in _KNOWN[kind] | _WITHOUT_EFFECT and not neutral:
+        if name not in of_type.KNOWN | _WITHOUT_EFFECT and not neutral:
             raise InputError(
                 f"{path}: {name} is {value!r}: an option that is not known here changes what is "
                 "computed; use peft"
             )
-    if kind == "LORA" and config.get("init_lora_weights", True) not in _STARTS:
-        raise InputError(
-            f"{path}: init_lora_weights is {config['init_lora_weights']!r}: a start that moves the "
-            "base's weights"
-        )
+    _check_names(config, path)
+    for name, (fits, expected) in of_type.RANGES.items():
+        if (name in config or name in of_type.REQUIRED) and not fits(config.get(name)):
+            raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
+    method = next(
+        name for name, parts in METHODS.items() if len(parts) == 1 and parts[0].peft_type == kind
+    )
+    readout = "head" if config.get("task_type") == "SEQ_CLS" else "words"
+    return {"readout": readout, "method": method} | of_type.to_settings(config)
+
+
+def _check_names(config: dict, path: Path) -> None:
+    """Refuse names of modules that are no names, and modules to save beyond a head."""
     for name in ("target_modules", "modules_to_save"):
         value = config.get(name) or []
         if not (isinstance(value, list | str) and all(isinstance(part, str) for part in value)):
@@ -157,24 +125,3 @@ def peft_settings(config: dict, path: Path) -> dict:
         raise InputError(
             f"{path}: modules_to_save is {sorted(heads)}: beyond the head, none is known here"
         )
-    for name, (fits, expected) in _RANGES.items():
-        if (
-            name in _KNOWN[kind]
-            and (name in config or kind == "PROMPT_TUNING")
-            and not fits(config.get(name))
-        ):
-            raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
-    readout = {"readout": "head" if config.get("task_type") == "SEQ_CLS" else "words"}
-    if kind == "PROMPT_TUNING":
-        return readout | {"method": "prompt", "prompt_length": config.get("num_virtual_tokens")}
-    targets = config.get("target_modules") or _TARGETS
-    return readout | {
-        "method": "lora",
-        "rank": config.get("r", 8),
-        "alpha": config.get("lora_alpha", 8),
-        "dropout": config.get("lora_dropout") or 0.0,
-        "target_modules": (targets,) if isinstance(targets, str) else tuple(sorted(targets)),
-        "bias": config.get("bias") or "none",
-        "rslora": bool(config.get("use_rslora")),
-        "lora_init": "gaussian" if config.get("init_lora_weights") == "gaussian" else "kaiming",
-    }

@@ -24,14 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neo_peft.decoding import Evaluation, pad_tags, read_out
+from neo_peft.decoding import Answer, Evaluation, States, read_answers
 from neo_peft.encoding import Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
-from neo_peft.packing import Rows
+from neo_peft.packing import Packing
 from neo_peft.runs.loading import Tuned, base_of, load, settings_in
 from neo_peft.settings import Settings
 
@@ -82,13 +82,11 @@ class AdapterSet:
                 f"two runs are called {name}; the second is {folder}: rename it, or give {{name: "
                 f"folder}}"
             )
-        if settings.method == "full":
-            raise InputError(
-                f"{folder} tuned the whole model (full): it has no adapter that could share a base"
-            )
+        if alone := [part.name for part in settings.parts if not part.mixes]:
+            raise InputError(f"{folder} was trained by {alone[0]}: it cannot share a base")
         settings = dataclasses.replace(settings, **self._of_base)
         base = self.base or base_of(settings)
-        trunk = view_of(base.trunk, own_biases=settings.bias != "none")
+        trunk = view_of(base.trunk)
         tuned = load(folder, settings, dataclasses.replace(base, trunk=trunk))
         share_frozen(trunk, base.trunk)
         self.base, self._of_base = base, {field: getattr(settings, field) for field in OF_THE_BASE}
@@ -126,11 +124,7 @@ class AdapterSet:
     def predict(self, rows: Sequence[dict], batch_size: int = 32) -> list:
         """Answer rows that name their "run", whose labels are not needed: a label, or a tag for
         each word."""
-        predicted = self.evaluate(rows, batch_size).predicted
-        return [
-            pad_tags([row], [answer])[0] if self[row["run"]].encoder.task.tags_words else answer
-            for row, answer in zip(rows, predicted, strict=True)
-        ]
+        return self.evaluate(rows, batch_size).predicted
 
     @torch.inference_mode()
     def evaluate(self, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
@@ -147,9 +141,8 @@ class AdapterSet:
                 shares.setdefault(name, []).append(index)
             for which, (answer, more) in zip(chosen, self._answer(examples, shares), strict=True):
                 predicted[places[which]], probabilities[places[which]] = answer, more
-        return Evaluation(
-            predicted, None, None, probabilities, sum(part.cut for part in examples.values())
-        )
+        cut = sum(part.cut for part in examples.values())
+        return Evaluation(predicted, probabilities=probabilities, cut=cut)
 
     def _encode(self, rows: Sequence[dict]) -> tuple[dict[str, Examples], list[int]]:
         """Encode the rows of each run by its own encoder; say which rows they are, run by run."""
@@ -172,24 +165,17 @@ class AdapterSet:
             )
         return examples, [place for mine in places.values() for place in mine]
 
-    def _answer(self, examples: dict[str, Examples], shares: dict[str, list[int]]) -> list[tuple]:
+    def _answer(self, examples: dict[str, Examples], shares: dict[str, list[int]]) -> list[Answer]:
         """Answer one batch, of which each run has a share of its examples, in the order of the
         shares."""
         parts = {name: collate(examples[name], mine) for name, mine in shares.items()}
         hidden = self.hidden(parts).split([len(part.reads) for part in parts.values()])
         answers = []
         for (name, part), read in zip(parts.items(), hidden, strict=True):
-            # labels that share their first token cost it passes of its own: see `rank`
             tuned = self[name]
-            answers += read_out(
-                tuned.model,
-                tuned.encoder,
-                examples[name],
-                shares[name],
-                part,
-                read,
-                self._prefixes[name],
-            )
+            states = States(examples[name], shares[name], part, read, self._prefixes[name])
+            # Labels that share their first token cost passes of their own: see `score_labels`.
+            answers += read_answers(tuned.model, tuned.encoder, states)
         return answers
 
     def hidden(self, parts: dict[str, Batch]) -> Tensor:
@@ -212,11 +198,11 @@ class AdapterSet:
             for kind in ("ids", "lengths")
         )
         past, starts = self._prefix({name: len(part.lengths) for name, part in parts.items()})
-        rows = Rows.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
+        packing = Packing.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
         with model.autocast():
             # The last norm sees all rows, not only those that are read: a stretch is one of all
             # rows.
-            hidden = self._trunk(self._trunk.embed(ids.to(model.device)), rows, past)
+            hidden = self._trunk(self._trunk.embed(ids.to(model.device)), packing, past)
         return hidden[torch.cat(reads).to(model.device)]
 
     def _prefix(self, counts: dict[str, int]) -> tuple[Past | None, Tensor | int]:
@@ -260,15 +246,11 @@ def differs(module: nn.Module, layer: nn.Module) -> bool:
     )
 
 
-def view_of(trunk: GPTNeo, own_biases: bool = False) -> GPTNeo:
-    """Make a trunk of new modules around the same tensors; its biases are copies where they may
-    train."""
-    shared = [
-        tensor
-        for name, tensor in trunk.named_parameters()
-        if not (own_biases and name.endswith("bias"))
-    ]
-    return copy.deepcopy(trunk, {id(tensor): tensor for tensor in shared})
+def view_of(trunk: GPTNeo) -> GPTNeo:
+    """Make a trunk of new modules around the same matrices; biases and norms, which are small, are
+    copies."""
+    shared = {id(tensor): tensor for tensor in trunk.parameters() if tensor.dim() > 1}
+    return copy.deepcopy(trunk, shared)
 
 
 def share_frozen(view: GPTNeo, trunk: GPTNeo) -> None:
@@ -276,6 +258,7 @@ def share_frozen(view: GPTNeo, trunk: GPTNeo) -> None:
     for name, tensor in trunk.named_parameters():
         place, _, kind = name.rpartition(".")
         module = view.get_submodule(place)
+        module = module.base_layer if isinstance(module, LoRALinear) else module
         if not getattr(module, kind).requires_grad:
             setattr(module, kind, tensor)
 

@@ -10,10 +10,12 @@ O where it is new.
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from neo_peft.decoding import score
 from neo_peft.metrics import class_scores
 from neo_peft.tasks import Task
 
@@ -56,6 +58,16 @@ def commonest_tags(train_rows: list[dict], rows: list[dict]) -> list[list[str]]:
             counts[word][tag] += 1
     commonest = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
     return [[commonest.get(word, "O") for word in row["tokens"]] for row in rows]
+
+
+def majority_scores(task: Task, train_rows: Sequence[dict], rows: Sequence[dict]) -> dict:
+    """Score the answer that needs no model: the commonest label of the training rows; O for every
+    word."""
+    if task.tags_words:
+        return score(task, rows, [["O"] * len(row["tokens"]) for row in rows])
+    labels = [row[task.fields[-1]] for row in train_rows]
+    commonest = max(task.labels, key=labels.count)
+    return score(task, rows, [commonest] * len(rows))
 
 
 # ---- What is known of a text

@@ -15,9 +15,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from neo_peft import processes
 from neo_peft.errors import InputError
 from neo_peft.loop import State
 from neo_peft.model import TunedModel
+from neo_peft.runs.job import Scores
 from neo_peft.system.files import (
     read_sealed,
     read_tensors,
@@ -43,16 +43,30 @@ FOLDER, STATE, TENSORS, BEST = (
     "best.safetensors",
 )
 KEPT = 2
-NUMBERS = {
-    "step": int,
-    "epoch": int,
-    "done": int,
-    "loss_sum": float,
-    "labelled": int,
-    "skipped": int,
-    "skipped_last": int,
-}
+NUMBERS = {item.name: item.type for item in fields(State) if item.type in (int, float)}
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
+
+
+@dataclass
+class Best:
+    """The best epoch so far.
+
+    epoch: its number, from 1; 0 before there is one.
+    score: its score on validation.
+    weights: copies of what trains, until a checkpoint has written them.
+    file: the checkpoint's file that holds them from then on.
+    """
+
+    epoch: int = 0
+    score: float = -1.0
+    weights: dict[str, Tensor] | None = None
+    file: Path | None = None
+
+    @classmethod
+    def of(cls, epoch: int, score: float, model: TunedModel) -> "Best":
+        """Copy the weights of a model at the end of an epoch."""
+        copies = {name: tensor.detach().clone() for name, tensor in model.trainable().items()}
+        return cls(epoch, score, copies)
 
 
 @dataclass(frozen=True)
@@ -63,22 +77,25 @@ class Checkpoint:
     record: dict
 
     @property
-    def best(self) -> Path | None:
-        return self.folder / BEST if self.record["kept"]["epoch"] else None
+    def best(self) -> Best:
+        kept = self.record["kept"]
+        file = self.folder / BEST if kept["epoch"] else None
+        return Best(kept["epoch"], kept["score"], file=file)
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.record["scores"], self.record["generated"])
 
 
-def save(
-    run: Path, model: TunedModel, state: State, best: Path | dict[str, Tensor] | None, **record: Any
-) -> Path | None:
-    """Write the checkpoint of this step, then drop the oldest; return the file of its best weights.
-
-    `best` are the best epoch's weights, or the file of an earlier checkpoint that holds them. What
-    else `record` names goes into state.json.
-    """
+def save(run: Path, model: TunedModel, state: State, best: Best, **record: object) -> None:
+    """Write the checkpoint of this step, then drop the oldest. What `record` names goes into
+    state.json."""
     generators = processes.gather(_generators())
     folder = run / FOLDER / f"step-{state.step}"
+    record["kept"] = {"epoch": best.epoch, "score": best.score}
     processes.decide(lambda: _write(folder, model, state, generators, best, record))
-    return folder / BEST if best else None
+    if best.epoch:
+        best.weights, best.file = None, folder / BEST
 
 
 def _write(
@@ -86,9 +103,9 @@ def _write(
     model: TunedModel,
     state: State,
     generators: list[dict[str, Tensor]],
-    best: Any,
+    best: Best,
     record: dict,
-):
+) -> None:
     tensors = {f"weight {name}": parameter for name, parameter in model.trainable().items()}
     for name, parameter in model.trainable().items():
         tensors |= {
@@ -100,10 +117,10 @@ def _write(
 
     def fill(temporary: Path) -> None:
         write_tensors(temporary / TENSORS, tensors)
-        if isinstance(best, Path):
-            link_or_copy(best, temporary / BEST)
-        elif best:
-            write_tensors(temporary / BEST, best)
+        if best.weights:
+            write_tensors(temporary / BEST, best.weights)
+        elif best.file:
+            link_or_copy(best.file, temporary / BEST)
         written = sorted(path.name for path in temporary.iterdir())
         write_sealed(
             temporary / STATE,
@@ -175,7 +192,10 @@ def _read(folder: Path) -> Checkpoint:
         for name, (value, kind) in numbers.items():
             if type(value) is not kind or not 0 <= value < 2**53:
                 raise ValueError(f"{name} is {value!r}")
-        if type(record["kept"]["score"]) is not float or not isinstance(record["scores"], dict):
+        sides = record["scores"], record["generated"]
+        if type(record["kept"]["score"]) is not float or not all(
+            isinstance(side, dict) for side in sides
+        ):
             raise ValueError(
                 f"the scores are {record['kept']['score']!r} and {str(record['scores'])[:40]}"
             )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
-from neo_peft.formats.peft_config import CONFIG
+from neo_peft.formats.peft_config import CONFIG, part_folders
+from neo_peft.methods import METHODS
 from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.files import (
     clean,
@@ -112,12 +113,12 @@ def newest_run(task: str | None = None) -> Path:
 
 
 def is_run(folder: Path | str) -> bool:
-    """Say whether a folder holds a run, or an adapter of peft's own."""
+    """Return whether a folder holds a run, or an adapter of peft's own."""
+    inside = {
+        str(place / CONFIG) for parts in METHODS.values() for place in part_folders(Path(), parts)
+    }
     # os.path, since a long text is no path at all, and Path says so by an error.
-    return any(
-        os.path.isfile(os.path.join(folder, name))
-        for name in (RUN, SETTINGS, CONFIG, os.path.join("lora", CONFIG))
-    )
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, SETTINGS, *inside))
 
 
 def read_record(folder: Path) -> dict:

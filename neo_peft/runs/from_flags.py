@@ -4,12 +4,13 @@ further, or one that is resumed. No torch here.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neo_peft.errors import InputError
 from neo_peft.formats.peft_config import CONFIG, named_base, read_peft
+from neo_peft.methods import METHODS, owners
 from neo_peft.runs.folder import RUN, SETTINGS, recorded_settings, refuse_unfinished
-from neo_peft.settings import OF_TAGS, Settings, make_settings
+from neo_peft.settings import OF_TAGS, Settings, flag_name, make_settings
 from neo_peft.system.files import read_json, read_sealed
 from neo_peft.tasks import TASKS
 
@@ -25,9 +26,7 @@ def resumed(given: dict[str, Any]) -> Settings:
         raise InputError("--resume is empty")
     folder = Path(given["resume"])
     for name in given.keys() - {"resume", "json"}:
-        raise InputError(
-            f"--{name.replace('_', '-')} is settled by --resume {folder}; leave it out"
-        )
+        raise InputError(f"{flag_name(name)} is settled by --resume {folder}; leave it out")
     return settings_to_resume(folder, given.get("json", False))
 
 
@@ -43,29 +42,38 @@ def settings_to_resume(folder: Path, json: bool) -> Settings:
     return recorded_settings(folder / SETTINGS, flags)
 
 
+class Settled(NamedTuple):
+    """What an adapter says to whoever trains it further.
+
+    fixed: settings that it decides: its method, and the flags of that method.
+    usual: defaults that a flag may still replace: the base, and for a run of ours the task, its
+        labels, and how words are read.
+    """
+
+    fixed: dict[str, Any]
+    usual: dict[str, Any]
+
+
 def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what the adapter that training starts from says of itself. Refuse a flag that it has
-    settled."""
+    """Fill in what the adapter says that training starts from. Refuse a flag that it decides."""
     if not given["adapter"].strip():
         raise InputError("--adapter is empty")
     folder = Path(given["adapter"])
-    settled, usual = adapter_flags(folder, given.get("task"))
+    fixed, usual = adapter_settings(folder, given.get("task"))
     for item in dataclasses.fields(Settings):
-        if item.name in given and (item.name in settled or item.metadata["only"]):
-            value = f", to {settled[item.name]}" if item.name in settled else ""
-            name = "--" + item.name.replace("_", "-")
+        if item.name in given and (item.name in fixed or owners(item.name)):
+            value = f", to {fixed[item.name]}" if item.name in fixed else ""
             raise InputError(
-                f"{name} is settled by --adapter {folder}{value}; leave it out, or --adapter"
+                f"{flag_name(item.name)} is settled by --adapter {folder}{value}; leave it out, or "
+                "--adapter"
             )
     if "model" not in usual | given:
         raise InputError(f"--adapter {folder} names no base that is here; name it with --model")
-    return usual | given | settled | {"adapter": str(folder.resolve())}
+    return usual | given | fixed | {"adapter": str(folder.resolve())}
 
 
-def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
-    """Read what a run, or an adapter of peft's own, says to whoever trains it further: what is
-    settled, which is its method and its flags, and what is only a default: the base, and of a run
-    the task, its labels, how it is read."""
+def adapter_settings(folder: Path, task: str | None) -> Settled:
+    """Read what a run, or an adapter of peft's own, says to whoever trains it further."""
     if not folder.is_dir():
         raise InputError(
             f"--adapter {folder}: there is no such folder; it is a run's, or one of peft's"
@@ -79,25 +87,22 @@ def adapter_flags(folder: Path, task: str | None) -> tuple[dict, dict]:
                 "adapter"
             )
         base = named_base(folder)
-        return found, {"model": base} if base else {}
+        return Settled(found, {"model": base} if base else {})
     flags = read_json(folder / RUN).get("flags")
     if not isinstance(flags, dict) or not isinstance(flags.get("method"), str):
         raise InputError(f"{folder / RUN} names no method: it is no run of train.py's")
-    parts = flags["method"].split("+")
-    fields = {
-        item.name for item in dataclasses.fields(Settings) if item.metadata["only"] in parts
-    } | {"method"}
+    fixed = {name for part in METHODS.get(flags["method"], ()) for name in part.flags} | {"method"}
     usual = {"task", "model", "head_dropout"}
     if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
         usual |= {*OF_TAGS}
     if task in (None, flags.get("task")):
         usual |= {"labels", "label_words"}
-        fields |= {"readout"}
+        fixed |= {"readout"}
     elif flags.get("readout") == "head":
         raise InputError(
             f"--adapter {folder} has a head for {flags.get('task')}; it is not trained further for "
             f"{task}"
         )
-    return tuple(
-        {name: flags[name] for name in sorted(names & flags.keys())} for names in (fields, usual)
+    return Settled(
+        *({name: flags[name] for name in sorted(names & flags.keys())} for names in (fixed, usual))
     )

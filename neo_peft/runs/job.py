@@ -3,24 +3,24 @@ tuned model."""
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from neo_peft import processes
 from neo_peft.corpora.sources import Splits, limit_rows, load_splits
-from neo_peft.decoding import Evaluation, evaluate, pad_tags, score
+from neo_peft.decoding import Evaluation, evaluate, score
 from neo_peft.encoding import Encoder, Examples
-from neo_peft.model import TunedModel, bare_model
+from neo_peft.generation import evaluate_generated
+from neo_peft.methods import bare_model
+from neo_peft.model import TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import loading, tables
-from neo_peft.runs.predictions import write_predictions
+from neo_peft.runs.predictions import Answers, write_predictions
 from neo_peft.settings import Settings, task_of
 from neo_peft.tasks import Task, get_task
 
 Say = Callable[[str], None]
-Scores = dict[str, dict]  # of each split
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,12 @@ class Job:
         return "test" if "test" in self.rows else "validation"
 
 
-def prepare(settings: Settings, progress: Progress, instead: dict[str, Any] | None = None) -> Job:
-    """Load data and base, put the method on, encode. The model is loaded with the settings of
-    `instead`, if any."""
+def prepare(settings: Settings, progress: Progress, resumed_threads: int | None = None) -> Job:
+    """Load data and base, put the method on, encode.
+
+    A resumed run keeps its recorded thread count, and does not load `--adapter` again: its
+    checkpoint has the weights.
+    """
     splits = load_splits(
         get_task(settings.task), settings.data, settings.protocol, settings.seed, settings.labels
     )
@@ -59,7 +62,10 @@ def prepare(settings: Settings, progress: Progress, instead: dict[str, Any] | No
         name: limit_rows(every, limits.get(name, settings.eval_limit))
         for name, every in splits.named().items()
     }
-    tuned = loading.load_to_train(dataclasses.replace(settings, **instead or {}))
+    to_load = settings
+    if resumed_threads:
+        to_load = dataclasses.replace(settings, threads=resumed_threads, adapter=None)
+    tuned = loading.load_to_train(to_load)
     examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())
@@ -77,42 +83,49 @@ class Side:
 
 
 def bare_side(job: Job) -> Side:
-    """Take the bare base: it tags by the seeded head, and answers by the language model behind an
+    """Return the bare base: it tags by the seeded head, and answers by the language model behind an
     instruction."""
     bare = bare_model(job.tuned.model)
     encoder = loading.encoder_of(job.tuned.base, bare, job.settings)
     return Side(bare, encoder, job.task.instruction if bare.head is None else "")
 
 
+@dataclass
+class Scores:
+    """The scores of a run, by side ("majority", "before", "after") and split.
+
+    labels: of the labels that were chosen: by a head, or by their probabilities.
+    generated: of what the language model said freely, where the settings ask for it.
+    """
+
+    labels: dict[str, dict[str, dict]] = field(default_factory=dict)
+    generated: dict[str, dict[str, dict]] = field(default_factory=dict)
+
+
 def score_side(
-    job: Job, side: Side, when: str, folder: Path, progress: Progress
-) -> dict[str, Scores]:
-    """Score the splits, where the settings say so by free generation too, and leave the answers in
-    the run's folder."""
-    ways = {when: "rank"} | ({f"{when}, generate": "generate"} if job.settings.generate else {})
-    scores = {way: {} for way in ways}
-    for way, decode in ways.items():
-        for name in job.scored:
-            rows, found = job.rows[name], answer(job, side, job.rows[name], decode, progress)
-            scores[way][name] = score(job.task, rows, found.predicted)
-            predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
-            write = partial(write_predictions, folder, way, name, rows, predicted, found.said)
-            processes.decide(write)
-    return scores
+    job: Job, side: Side, when: str, folder: Path, scores: Scores, progress: Progress
+) -> None:
+    """Score all splits but train, and leave the answers in the run's folder. `when` is "before" or
+    "after"."""
+    for into in (scores.labels, scores.generated) if job.settings.generate else (scores.labels,):
+        generated = into is scores.generated
+        into[when] = {}
+        for split in job.scored:
+            rows = job.rows[split]
+            found = answer(job, side, rows, generated, progress)
+            into[when][split] = score(job.task, rows, found.predicted)
+            answers = Answers(when, split, generated)
+            processes.decide(partial(write_predictions, folder, answers, rows, found))
 
 
 def answer(
-    job: Job, side: Side, rows: list[dict], decode: str, progress: Progress = no_progress
+    job: Job, side: Side, rows: list[dict], generated: bool, progress: Progress = no_progress
 ) -> Evaluation:
-    size = job.settings.batch_size
-    return evaluate(
-        side.model,
-        side.encoder,
-        side.encoder(rows),
-        side.instruction,
-        decode,
-        size,
-        progress=progress,
+    """Answer rows as a side does: by the labels' probabilities or a head, or by free generation."""
+    way = evaluate_generated if generated else evaluate
+    examples, size = side.encoder(rows), job.settings.batch_size
+    return way(
+        side.model, side.encoder, examples, side.instruction, batch_size=size, progress=progress
     )
 
 
@@ -120,10 +133,10 @@ def show_answers(say: Say, job: Job, side: Side, when: str) -> None:
     """Show three examples of test as the model answers them, in its own words where it has no
     head."""
     rows = examples_to_show(job.task, job.rows[job.shown])
-    found = answer(job, side, rows, "rank" if side.model.head else "generate")
-    predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
+    found = answer(job, side, rows, generated=side.model.head is None)
     say(f"{when}, three examples of {job.shown}:\n")
-    say("\n".join(tables.answers(job.task, rows, predicted, found.said)).rstrip() + "\n")
+    lines = tables.answers(job.task, rows, found.predicted, found.generated)
+    say("\n".join(lines).rstrip() + "\n")
 
 
 def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from neo_peft.encoding import Encoder, make_encoder
 from neo_peft.errors import InputError
-from neo_peft.formats.adapter import load_adapter, put, read_adapter
+from neo_peft.formats.adapter import copy_into, load_adapter, read_adapter
 from neo_peft.formats.base import Base, load_base
 from neo_peft.formats.peft_config import CONFIG, read_peft
-from neo_peft.model import TunedModel, bare_model, build_model, held_dtype
+from neo_peft.methods import bare_model, base_dtype, build_model
+from neo_peft.model import TunedModel
 from neo_peft.runs.folder import RUN, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.files import sha256
@@ -96,30 +97,30 @@ def load(folder: Path | str, settings: Settings | None = None, base: Base | None
     tuned = load_untuned(settings or settings_in(folder), with_method=True, base=base)
     check_origin(folder, tuned)
     check_labels(folder, tuned)
-    load_adapter(folder, tuned.model)
+    load_adapter(folder, tuned.model, tuned.settings.parts)
     return tuned
 
 
 def load_to_train(settings: Settings) -> Tuned:
     """Load a base with the settings' method at its start. The tensors of `--adapter` are read and
-    checked, but wait for `begin`, so that the bare base can be scored before."""
+    checked, but wait for `start_from_adapter`, so that the bare base can be scored before."""
     tuned = load_untuned(settings, with_method=True)
     if settings.adapter:
-        folder, head = Path(settings.adapter), tuned.model.head_name
+        folder, head = Path(settings.adapter), tuned.model.head_kind
         check_origin(folder, tuned)
-        tuned.start = read_adapter(folder, tuned.model, with_head=False)
+        tuned.start = read_adapter(folder, tuned.model, settings.parts, need_head=False)
         if f"{head}.weight" in tuned.start:
             check_labels(folder, tuned)
-        elif head:
+        elif tuned.model.head:
             tuned.notes.append(
                 f"{folder} holds no head: the {head} starts anew, from the seed {settings.seed}"
             )
     return tuned
 
 
-def begin(tuned: Tuned) -> None:
-    """Take the adapter that training begins from."""
-    put(tuned.start, tuned.model)
+def start_from_adapter(tuned: Tuned) -> None:
+    """Load the adapter that training begins from, if there is one."""
+    copy_into(tuned.model, tuned.start)
     tuned.start = {}
 
 
@@ -170,7 +171,7 @@ def base_of(settings: Settings) -> Base:
     """Load the base of a run: where, and in the dtype that, its settings say."""
     device = find_device(settings.device)
     dtype = DTYPES[find_precision(settings.precision, device)]
-    return load_base(settings.model, held_dtype(settings.method, dtype), device)
+    return load_base(settings.model, base_dtype(settings, dtype), device)
 
 
 def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
@@ -197,5 +198,4 @@ def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:
         base.trunk.config,
         settings,
         with_head=model.head is not None,
-        prompt_length=settings.prompt_length if "prompt" in settings.methods else 0,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from neo_peft import processes
 from neo_peft.errors import InputError
+from neo_peft.loop import Step
 from neo_peft.runs.checkpoints import Checkpoint
 from neo_peft.runs.folder import METRICS, TIMINGS
 from neo_peft.system.files import write_whole
@@ -66,16 +67,15 @@ class Log:
         self.metrics.write(text)
         self.metrics.flush()
 
-    def step(self, line: dict, tokens: int) -> None:
+    def step(self, step: Step) -> None:
+        line = step._asdict()
+        tokens = line.pop("tokens")
         text = (json.dumps(line) + "\n").encode()
         self._count(text)
         self.metrics.write(text)
         seconds = round(time.monotonic() - self.started, 3)
-        self.timings.write(
-            (
-                json.dumps({"step": line["step"], "seconds": seconds, "tokens": tokens}) + "\n"
-            ).encode()
-        )
+        timing = {"step": step.step, "seconds": seconds, "tokens": tokens}
+        self.timings.write((json.dumps(timing) + "\n").encode())
 
     def position(self) -> dict:
         """Put what was written onto the disk, and say how much that is, for a checkpoint."""

@@ -5,53 +5,62 @@ A line is the row itself with what was `predicted`: a label, null where an answe
 tag for each word; and with what was `said`, where text was generated.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import read_record, task_of_run, unchanged
 from neo_peft.system.files import make_folders, write_text
 from neo_peft.tasks import Task
 
+if TYPE_CHECKING:
+    from neo_peft.decoding import Evaluation
+
 FOLDER = "predictions"
 
 
-def path_of(folder: Path, when: str, split: str) -> Path:
-    """Name the file of what a run answered on a split; `when` is a kind of its scores, such as
-    "after, generate"."""
-    return folder / FOLDER / f"{when.replace(', ', '-')}-{split}.jsonl"
+class Answers(NamedTuple):
+    """Which answers of a run: "before" or "after" tuning, on a split, chosen among the labels or
+    generated freely."""
+
+    when: str
+    split: str
+    generated: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Their file in the run's folder."""
+        generated = "-generate" if self.generated else ""
+        return Path(FOLDER) / f"{self.when}{generated}-{self.split}.jsonl"
 
 
 def write_predictions(
-    folder: Path,
-    when: str,
-    split: str,
-    rows: Sequence[dict],
-    predicted: Sequence,
-    said: Sequence[str] | None,
+    folder: Path, answers: Answers, rows: Sequence[dict], found: Evaluation
 ) -> None:
-    """Leave what a run answers on a split in its folder."""
-    path = path_of(folder, when, split)
-    make_folders(path.parent)
-    write_answers(path, rows, predicted, said)
+    """Leave what a run answered in its folder."""
+    make_folders((folder / answers.path).parent)
+    write_answers(folder / answers.path, rows, found.predicted, found.generated)
 
 
 def write_answers(
-    path: Path, rows: Sequence[dict], predicted: Sequence, said: Sequence[str] | None = None
+    path: Path, rows: Sequence[dict], predicted: Sequence, generated: Sequence[str] | None = None
 ) -> None:
     """Write rows with their answers, one JSON object a line."""
     lines = []
     for index, (row, answer) in enumerate(zip(rows, predicted, strict=True)):
-        line = {**row, "predicted": answer} | ({"said": said[index]} if said else {})
+        line = {**row, "predicted": answer} | ({"said": generated[index]} if generated else {})
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_text(path, "".join(lines))
 
 
-def read_predictions(folder: Path, when: str, split: str) -> list[dict]:
-    """Read what a finished run answered on a split. Raise InputError where it is missing or was
+def read_predictions(folder: Path, when: str, split: str, generated: bool = False) -> list[dict]:
+    """Return what a finished run answered on a split. Raise InputError where it is missing or was
     changed."""
-    record, path = read_record(folder), path_of(folder, when, split)
+    record, path = read_record(folder), folder / Answers(when, split, generated).path
     if not path.is_file():
         there = ", ".join(name for name in record["files"] if name.startswith(FOLDER))
         raise InputError(

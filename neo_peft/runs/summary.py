@@ -2,26 +2,15 @@
 what it came to."""
 
 import math
-import platform
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 
 from neo_peft import processes
-from neo_peft.defaults import ASSUMED, PRESETS
 from neo_peft.loop import State
-from neo_peft.model import adapted_modules
 from neo_peft.runs import tables
-from neo_peft.runs.checkpoints import FOLDER
-from neo_peft.runs.curves import learning_curves, read_metrics
-from neo_peft.runs.folder import METRICS, flags_of, write_record
+from neo_peft.runs.curves import read_metrics
+from neo_peft.runs.folder import METRICS
 from neo_peft.runs.job import Job, Say
-from neo_peft.settings import Settings
-from neo_peft.system.files import sha256
-from neo_peft.system.hardware import peak_bytes
 from neo_peft.tasks import Task, get_task
-
-PLOT = "plot.png"
 
 
 def describe(say: Say, job: Job) -> None:
@@ -56,8 +45,10 @@ def describe(say: Say, job: Job) -> None:
     lengths = [f"{cut} texts were cut to {job.tuned.encoder.max_length} tokens"] if cut else []
     for note in (*job.splits.notes, *job.tuned.notes, *words, *lengths):
         say(f"note    {note}")
-    modules = adapted_modules(job.tuned.model)
-    say("\n" + tables.adapted(modules) + "\n" if modules else "")
+    layers = {}
+    for part in settings.parts:
+        layers |= part.call("adapted_layers", job.tuned.model) or {}
+    say("\n" + tables.adapted(layers) + "\n" if layers else "")
 
 
 def headline(task: Task, scores: dict) -> dict:
@@ -79,67 +70,18 @@ def epoch_line(line: dict, kept: bool) -> str:
     return f"epoch {line['epoch']}: " + ", ".join(parts) + (", kept" if kept else "")
 
 
-def write_results(
-    job: Job, folder: Path, scores: dict, state: State, kept_epoch: int, seconds: float
-) -> dict:
-    """Write the plot and run.json, and return what the latter holds."""
-    learning_curves(folder / METRICS, folder / PLOT, job.task)
-    record = make_record(job, folder, scores, state, kept_epoch, seconds)
-    write_record(folder, record)
-    return record
-
-
-def make_record(
-    job: Job, folder: Path, scores: dict, state: State, kept_epoch: int, seconds: float
-) -> dict:
-    """Write down the run's recipe and what it came to; everything that run.json holds but its own
-    checksum."""
-    settings, base = job.settings, job.tuned.base
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and folder / FOLDER not in path.parents
-    ]
-    return {
-        "task": job.task.name,
-        "labels": list(job.task.labels),
-        "flags": flags_of(settings),
-        "model": settings.model,
-        "data": settings.data,
-        "protocol": job.splits.protocol,
-        "base": {"fingerprint": base.fingerprint, "parameters": base.parameters},
-        "files": {str(path.relative_to(folder)): sha256(path) for path in files},
-        "seed": settings.seed,
-        "threads": job.tuned.threads,
-        "processes": processes.world,
-        "device": job.tuned.model.device.type,
-        "precision": job.tuned.precision,
-        "versions": versions(),
-        "commit": commit(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "trainable": job.trainable,
-        "total": job.total,
-        "rows": {name: len(rows) for name, rows in job.rows.items()},
-        "cut": {name: examples.cut for name, examples in job.examples.items()},
-        "max_length": job.tuned.encoder.max_length,
-        "steps": state.step,
-        "skipped_steps": state.skipped,
-        "kept_epoch": kept_epoch,
-        "scores": scores,
-        "warnings": warnings(job, folder, scores, state),
-        "assumed": assumed(settings),
-        "seconds": seconds,
-        "memory": {"peak_bytes": peak_bytes(job.tuned.model.device)},
-    }
-
-
 def conclude(say: Say, record: dict, folder: Path) -> None:
     """Say what the run has reached, plainly where that is nothing."""
     scores, task = record["scores"], get_task(record["task"])
+    columns = {}
+    for side, of_side in scores.items():
+        columns[side] = of_side
+        if side in record["generated"]:
+            columns[f"{side}, generate"] = record["generated"][side]
     columns = {
-        name: {kind: scores[kind][name] for kind in scores}
-        for name in record["rows"]
-        if name != "train"
+        split: {name: of_split[split] for name, of_split in columns.items()}
+        for split in record["rows"]
+        if split != "train"
     }
     say(tables.before_after(task, columns) + "\n")
     say(verdict(task, scores, record["rows"]["validation"]))
@@ -168,16 +110,8 @@ def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
         found.append(
             f"every row of validation is answered {answer}: the model has not left one class"
         )
-    zero = [
-        name
-        for name, tensor in job.tuned.model.trainable().items()
-        if "lora_B" in name and not tensor.any()
-    ]
-    if zero:
-        found.append(
-            f"LoRA's B is still zero in {len(zero)} layers, the first is {zero[0]}: nothing was "
-            "learnt there"
-        )
+    for part in job.settings.parts:
+        found += part.call("warnings", job.tuned.model) or []
     lines = read_metrics(folder / METRICS)
     means = [line["train_loss"] for line in lines if "train_loss" in line]
     lowest = min(lines[0]["loss"], *means)
@@ -234,34 +168,3 @@ def summary(record: dict, folder: Path) -> dict:
     names = ("task", "method", "run", "trainable", "total", "before", "after", "seconds")
     whole = {**record, **kinds, "method": record["flags"]["method"], "run": str(folder)}
     return {name: whole[name] for name in names}
-
-
-def assumed(settings: Settings) -> list[str]:
-    """Name the settings that the preset assumes, and that were left as it has them."""
-    known = ASSUMED.get(settings.preset, {}).get(settings.task, ())
-    return [
-        name
-        for name in known
-        if getattr(settings, name) == PRESETS[settings.preset][settings.task].get(name)
-    ]
-
-
-def versions() -> dict:
-    from importlib.metadata import version
-
-    names = ("torch", "transformers", "numpy", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def commit() -> str | None:
-    """Name the commit of this source tree; None where it is no checkout of its own, or there is no
-    git."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
-        top, head = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.split()
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return head if Path(top) == root else None

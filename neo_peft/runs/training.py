@@ -1,26 +1,39 @@
-"""From settings to a run folder: load, score the bare base, train, score again, save. Or go on with
-a run that stopped.
+"""From settings to a run folder: load, score the bare base, train, score again, save. Or resume a
+run that stopped.
 
-`run` is the one way there; train.py calls it. The loop itself is in loop.py, what is kept on the
+`run` is the one way there; train.py calls it. The loop itself is in loop.py, what is saved on the
 way in checkpoints.py.
+
+A run writes its files in this order, each whole or not at all:
+
+1. settings.json; until there is a metrics.jsonl, a run that fails leaves nothing
+2. predictions/before-*.jsonl
+3. metrics.jsonl, timings.jsonl and checkpoints/, step after step
+4. the adapter, predictions/after-*.jsonl, plot.png
+5. run.json: from here on the run is finished
+6. checkpoints/ are removed
+
+A kill between any two leaves a run that `--resume` continues from its newest checkpoint, to the
+same bits; before the first checkpoint it begins anew. After 5 there is only 6 left to do.
 """
 
 import math
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from neo_peft import loop, processes
-from neo_peft.decoding import evaluate, majority_scores, perplexity, score
+from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError, Stopped
 from neo_peft.formats import adapter
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions
-from neo_peft.runs.checkpoints import Checkpoint
+from neo_peft.runs.baselines import majority_scores
+from neo_peft.runs.checkpoints import Best, Checkpoint
 from neo_peft.runs.folder import (
     METRICS,
     RUN,
@@ -33,12 +46,13 @@ from neo_peft.runs.folder import (
 )
 from neo_peft.runs.job import Job, Say, Scores, Side, bare_side, prepare, score_side, show_answers
 from neo_peft.runs.log import Log
-from neo_peft.runs.summary import conclude, describe, epoch_line, headline, summary, write_results
+from neo_peft.runs.record import write_results
+from neo_peft.runs.summary import conclude, describe, epoch_line, headline, summary
 from neo_peft.settings import Settings
-from neo_peft.system import signals as stopping
+from neo_peft.system import signals
 from neo_peft.system.files import clean, locked, remove_folder, sha256_of
 
-# what is said of scores
+# The scores that are shown.
 SHOWN = {"accuracy", "f1", "precision", "recall", "span_f1", "macro_f1", "matthews"}
 
 
@@ -51,40 +65,42 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     started = time.monotonic()
     if processes.rank:
         say, progress = (lambda line: None), no_progress
-    going_on = Path(settings.resume or ""), []
-    folder, made = going_on if settings.resume else processes.decide(lambda: make_folder(settings))
-    with ExitStack() as held:
-        processes.decide(lambda: held.enter_context(locked(folder)))
-        processes.decide(lambda: begin(folder, settings))
+    if settings.resume:
+        folder, made = Path(settings.resume), []
+    else:
+        folder, made = processes.decide(lambda: make_folder(settings))
+    with ExitStack() as stack:
+        processes.decide(lambda: stack.enter_context(locked(folder)))
+        processes.decide(lambda: open_folder(folder, settings))
         if (folder / RUN).exists():
             record = read_record(folder)
         else:
             try:
-                record = do(settings, folder, started, say, progress)
+                record = train_and_score(settings, folder, started, say, progress)
             except Stopped as stopped:
                 stopped.advice = f"stopped; go on with it: python train.py --resume {folder}"
                 raise
             except Exception:
-                abandon(folder, made, settings)
+                remove_unstarted(folder, made, settings)
                 raise
         processes.decide(lambda: drop_checkpoints(folder))
     conclude(say, record, folder)
     return summary(record, folder)
 
 
-def begin(folder: Path, settings: Settings) -> None:
-    """Write the settings into the folder of a new run; clear what a write that was killed has left
-    in an old one's."""
+def open_folder(folder: Path, settings: Settings) -> None:
+    """Write the settings into the folder of a new run; clear what a killed write has left in an old
+    one's."""
     for part in (folder, folder / checkpoints.FOLDER, folder / predictions.FOLDER):
         if part.exists():
             clean(part)
     if not settings.resume:
-        refuse_run(folder)  # which another may have begun since
+        refuse_run(folder)  # another may have begun one here since
         write_settings(folder, settings)
 
 
-def abandon(folder: Path, made: list[Path], settings: Settings) -> None:
-    """Leave nothing of a new run that ended before it trained."""
+def remove_unstarted(folder: Path, made: list[Path], settings: Settings) -> None:
+    """Leave nothing of a new run that failed before it trained."""
     if not (settings.resume or processes.rank or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
@@ -99,54 +115,165 @@ def drop_checkpoints(folder: Path) -> None:
         remove_folder(folder / checkpoints.FOLDER)
 
 
-def do(settings: Settings, folder: Path, started: float, say: Say, progress: Progress) -> dict:
+def train_and_score(
+    settings: Settings, folder: Path, started: float, say: Say, progress: Progress
+) -> dict:
     """Load, score, train, score; return what run.json then holds."""
     checkpoint = checkpoints.newest(folder, say) if settings.resume else None
-    # What a run goes on with is its own: neither what `auto` means today, nor the adapter that it
-    # began from.
-    job = prepare(
-        settings,
-        progress,
-        checkpoint and {"threads": checkpoint.record["computed"]["threads"], "adapter": None},
-    )
+    job = prepare(settings, progress, checkpoint and checkpoint.record["computed"]["threads"])
     processes.require_same("base model", job.tuned.base.fingerprint)
     processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
     describe(say, job)
     if checkpoint:
         require_same_run(checkpoint, job)
-        scores, before = checkpoint.record["scores"], checkpoint.record["seconds"]
-        say(f"The run goes on after step {checkpoint.record['step']}, from {checkpoint.folder}.")
+        scores, before = checkpoint.scores, checkpoint.record["seconds"]
+        step = checkpoint.record["step"]
+        say(f"The run goes on after step {step}, from {checkpoint.folder}.")
     else:
-        base, before = bare_side(job), 0.0
-        show_answers(say, job, base, "Before tuning")
-        scores = {
-            "majority": {
-                name: majority_scores(job.task, job.splits.train, job.rows[name])
-                for name in job.scored
-            }
-        }
-        scores |= score_side(job, base, "before", folder, progress)
-        loading.begin(job.tuned)  # not before: the base that was scored is bare
-    clock = lambda: round(before + time.monotonic() - started, 1)  # noqa: E731
-    state, kept, best = train(job, folder, checkpoint, scores, clock, say, progress)
-    processes.decide(lambda: checkpoints.put_best(best, job.tuned.model))
-    processes.copy_first(job.tuned.model.trainable().values())
+        scores, before = score_untuned(job, folder, say, progress), 0.0
+        loading.start_from_adapter(job.tuned)  # not before: the base that was scored is bare
+
+    def clock() -> float:
+        return round(before + time.monotonic() - started, 1)
+
+    training = Training(job, folder, checkpoint, scores, clock, say, progress)
+    training.run()
+    model = job.tuned.model
+    processes.decide(lambda: checkpoints.put_best(training.best.file, model))
+    processes.copy_first(model.trainable().values())
     processes.decide(
-        lambda: adapter.save_adapter(
-            folder, job.tuned.model, job.settings, job.tuned.base.tokenizer
-        )
+        lambda: adapter.save_adapter(folder, model, job.settings, job.tuned.base.tokenizer)
     )
     say("")
-    tuned = Side(job.tuned.model, job.tuned.encoder)
+    tuned = Side(model, job.tuned.encoder)
     show_answers(say, job, tuned, "After tuning")
-    scores |= score_side(job, tuned, "after", folder, progress)
+    score_side(job, tuned, "after", folder, scores, progress)
     return processes.decide(
-        lambda: write_results(job, folder, scores, state, kept["epoch"], clock())
+        lambda: write_results(job, folder, scores, training.state, training.best.epoch, clock())
     )
+
+
+def score_untuned(job: Job, folder: Path, say: Say, progress: Progress) -> Scores:
+    """Score the majority class, and the base before tuning."""
+    base, scores = bare_side(job), Scores()
+    show_answers(say, job, base, "Before tuning")
+    scores.labels["majority"] = {
+        name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored
+    }
+    score_side(job, base, "before", folder, scores, progress)
+    return scores
+
+
+class Training:
+    """The training of one run, with what is logged, kept and saved on the way.
+
+    job, folder: the run.
+    state: where training stands.
+    best: the best epoch so far.
+    scores: those before tuning, which each checkpoint holds.
+    clock: the run's seconds so far.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        checkpoint: Checkpoint | None,
+        scores: Scores,
+        clock: Callable[[], float],
+        say: Say,
+        progress: Progress,
+    ):
+        self.job, self.folder, self.scores, self.clock = job, folder, scores, clock
+        self.say, self.progress = say, progress
+        self.state, self.best = loop.make_state(job.tuned.model, job.settings), Best()
+        if checkpoint:
+            checkpoints.restore(checkpoint, job.tuned.model, self.state)
+            self.best = checkpoint.best
+        self.log = Log(folder, checkpoint)
+
+    def run(self) -> None:
+        """Train to the end. A signal is obeyed between two steps, after a checkpoint."""
+        job, state, settings = self.job, self.state, self.job.settings
+        examples = job.examples["train"]
+        with self.log, signals.held():
+            try:
+                for event in loop.steps(job.tuned.model, examples, settings, state, self.progress):
+                    if isinstance(event, loop.EpochEnd):
+                        self.score_epoch(event)
+                        state.next_epoch()
+                    else:
+                        self.log.step(event)
+                    stop = signals.come()
+                    if stop or state.done == 0 or state.step % settings.checkpoint_every == 0:
+                        self.save()
+                    if stop:
+                        signals.obey()
+            except signals.Between:  # in the middle of scoring, which a resumed run does again
+                self.save()
+                signals.obey()
+            except InputError as error:  # numbers gone wrong
+                there = checkpoints.numbered(self.folder / checkpoints.FOLDER)
+                raise type(error)(
+                    f"{error}; {there[-1]} is kept" if there else str(error)
+                ) from None
+
+    def score_epoch(self, end: loop.EpochEnd) -> None:
+        """Score validation, log the epoch, and keep its weights if they are the best so far."""
+        job, model, settings = self.job, self.job.tuned.model, self.job.settings
+        found = evaluate(
+            model,
+            job.tuned.encoder,
+            job.examples["validation"],
+            batch_size=settings.batch_size,
+            with_loss=True,
+            progress=signals.between_items(self.progress),
+        )
+        scores = score(job.task, job.rows["validation"], found.predicted)
+        line = {
+            "step": end.step,
+            "epoch": end.epoch,
+            "train_loss": end.loss,
+            "validation_loss": found.loss,
+        }
+        if model.head is None:
+            line["train_perplexity"] = perplexity(end.loss)
+            line["validation_perplexity"] = perplexity(found.loss)
+        line["validation"] = headline(job.task, scores)
+        reached = scores[job.task.metric]
+        if settings.keep == "last" or reached > self.best.score:
+            self.best = Best.of(end.epoch, reached, model)
+        self.log.epoch(line)
+        self.say(epoch_line(line, kept=self.best.epoch == end.epoch))
+
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
+        checkpoints.save(
+            self.folder,
+            self.job.tuned.model,
+            self.state,
+            self.best,
+            scores=self.scores.labels,
+            generated=self.scores.generated,
+            computed=computed(self.job),
+            log=self.log.position(),
+            seconds=self.clock(),
+        )
+
+
+def perplexity(loss: float | None) -> float | None:
+    """Return exp(loss), loss in nats per answer token, the end token included; infinite where it
+    overflows."""
+    if loss is None:
+        return None
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+# ---- What a resumed run must have in common with its checkpoint
 
 
 def computed(job: Job) -> dict:
-    """Name what a run must go on with to end in the same bits."""
+    """Return what a resumed run must share to end in the same bits."""
     return {
         "settings": sha256_of(flags_of(job.settings)),
         "base model": job.tuned.base.fingerprint,
@@ -159,7 +286,7 @@ def computed(job: Job) -> dict:
 
 
 def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
-    """Refuse to go on with another model, other examples, or otherwise than the run was begun."""
+    """Refuse to resume with another model, other examples, or otherwise than the run was begun."""
     for name, value in computed(job).items():
         if value != (begun := checkpoint.record["computed"].get(name)):
             shown = f" ({begun}, now {value})" if len(str(value)) < 20 else ""
@@ -167,15 +294,16 @@ def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
                 f"{checkpoint.folder} was begun with another {name}{shown}: a run goes on as it "
                 "was begun"
             )
-    scores = checkpoint.record["scores"]
-    if not {"majority", "before"} <= scores.keys() or not all(
-        is_scored(job, of_kind) for of_kind in scores.values()
+    scores = checkpoint.scores
+    sides = [*scores.labels.values(), *scores.generated.values()]
+    if not {"majority", "before"} <= scores.labels.keys() or not all(
+        is_scored(job, of_side) for of_side in sides
     ):
         raise InputError(f"{checkpoint.folder} holds no scores of this task before tuning")
 
 
-def is_scored(job: Job, splits: Any) -> bool:
-    """Say whether a value is scores of each split, in which the numbers that are shown are
+def is_scored(job: Job, splits: object) -> bool:
+    """Return whether a value is scores of each split, in which the numbers that are shown are
     finite."""
     if not isinstance(splits, dict) or splits.keys() != set(job.scored):
         return False
@@ -186,89 +314,3 @@ def is_scored(job: Job, splits: Any) -> bool:
         if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
             return False
     return True
-
-
-def train(
-    job: Job,
-    folder: Path,
-    checkpoint: Checkpoint | None,
-    scores: dict[str, Scores],
-    clock,
-    say: Say,
-    progress: Progress,
-):
-    """Train from the start, or from a checkpoint on; return the state at the end, which epoch is
-    kept, and the file of its weights. A signal is obeyed between two steps, after a checkpoint."""
-    model, settings = job.tuned.model, job.settings
-    state, kept, best = loop.make_state(model, settings), {"epoch": 0, "score": -1.0}, None
-    if checkpoint:
-        checkpoints.restore(checkpoint, model, state)
-        kept, best = checkpoint.record["kept"], checkpoint.best
-    with Log(folder, checkpoint) as log, stopping.held():
-
-        def save() -> None:
-            nonlocal best
-            best = checkpoints.save(
-                folder,
-                model,
-                state,
-                best,
-                kept=kept,
-                scores=scores,
-                computed=computed(job),
-                log=log.position(),
-                seconds=clock(),
-            )
-
-        def after_epoch(epoch: int, step: int, train_loss: float) -> None:
-            nonlocal best
-            found = evaluate(
-                model,
-                job.tuned.encoder,
-                job.examples["validation"],
-                batch_size=settings.batch_size,
-                with_loss=True,
-                progress=stopping.between_items(progress),
-            )
-            scores = score(job.task, job.rows["validation"], found.predicted)
-            line = {
-                "step": step,
-                "epoch": epoch,
-                "train_loss": train_loss,
-                "validation_loss": found.loss,
-            }
-            if model.head is None:
-                line |= {
-                    "train_perplexity": perplexity(train_loss),
-                    "validation_perplexity": perplexity(found.loss),
-                }
-            line["validation"] = headline(job.task, scores)
-            if settings.keep == "last" or scores[job.task.metric] > kept["score"]:
-                kept.update(epoch=epoch, score=scores[job.task.metric])
-                best = model.trainable()  # written by the checkpoint that follows at once
-            log.epoch(line)
-            say(epoch_line(line, kept=kept["epoch"] == epoch))
-
-        def between() -> None:
-            if state.done == 0 or state.step % settings.checkpoint_every == 0 or stopping.come():
-                save()
-            stopping.obey()
-
-        try:
-            loop.fit(
-                model,
-                job.examples["train"],
-                settings,
-                log.step,
-                after_epoch,
-                progress,
-                state,
-                between,
-            )
-        except stopping.Between:  # in the middle of scoring, which the next process does again
-            save()
-            stopping.obey()
-        except InputError as error:  # numbers gone wrong
-            there = checkpoints.numbered(folder / checkpoints.FOLDER)
-            raise type(error)(f"{error}; {there[-1]} is kept" if there else str(error)) from None
-    return state, kept, best

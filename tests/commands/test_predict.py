@@ -187,10 +187,10 @@ def test_spans_have_places_and_the_product_of_their_tags_probabilities(adapters,
     examples = tuned.encoder([{"tokens": line["tokens"]}])
     ids, reads = torch.tensor(examples.ids[None]), torch.tensor(examples.reads)
     with torch.no_grad():
-        from neo_peft.packing import Rows
+        from neo_peft.packing import Packing
 
         hidden = tuned.model.transformer(
-            tuned.model.transformer.embed(ids[0]), Rows.of_texts(torch.tensor([ids.numel()]))
+            tuned.model.transformer.embed(ids[0]), Packing.of_texts(torch.tensor([ids.numel()]))
         )
         probabilities = tuned.model.head(hidden[reads]).softmax(1)
     labels = TASKS["ner"].labels

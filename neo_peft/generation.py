@@ -1,0 +1,92 @@
+"""Free generation: what the language model itself says, greedily, behind a text.
+
+The answer is the label whose words begin what was said. Where none does, the example is unanswered,
+which counts as wrong. Read decoding.py first.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from neo_peft.decoding import Evaluation, in_batches, marked_texts, prefix_of
+from neo_peft.encoding import GENERATED, Encoder, Examples
+from neo_peft.gptneo import Past
+from neo_peft.model import TunedModel
+from neo_peft.packing import Packing
+from neo_peft.progress import Progress, no_progress
+from neo_peft.tasks import Task
+
+
+@torch.inference_mode()
+def evaluate_generated(
+    model: TunedModel,
+    encoder: Encoder,
+    examples: Examples,
+    instruction: str = "",
+    batch_size: int = 32,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Answer encoded examples as `evaluate` does, by what the model says."""
+    prefix = prefix_of(model, encoder, instruction)
+
+    def answer(chosen: np.ndarray) -> list[str]:
+        return generate(model, encoder, marked_texts(examples, chosen), prefix)
+
+    texts = in_batches(answer, examples, batch_size, progress, "generate")
+    predicted = [match_label(text, encoder.task) for text in texts]
+    return Evaluation(predicted, generated=texts, cut=examples.cut)
+
+
+@torch.inference_mode()
+def generate(
+    model: TunedModel, encoder: Encoder, texts: list[np.ndarray], prefix: Past | None
+) -> list[str]:
+    """Continue each text greedily by up to 10 tokens, or to the end token, and return what was
+    said.
+
+    Every example keeps its keys and values; a token is computed once. Texts that have ended leave
+    the batch.
+    """
+    trunk, start = model.transformer, prefix.length if prefix else 0
+    lengths = torch.tensor([len(text) for text in texts])
+    packing = Packing.of_texts(lengths, start, together=True).to(model.device)
+    ids = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(model.device)
+    said = [[] for _ in texts]
+    going = torch.arange(len(texts), device=model.device)
+    positions = start + lengths.to(model.device)  # of the next token
+    with model.autocast():
+        hidden, past = trunk.forward_and_keep(trunk.embed(ids), packing, prefix)
+        past = prefix.expand(len(texts)).then(past) if prefix else past
+        last = hidden[torch.cumsum(lengths, 0).to(model.device) - 1]
+        for step in range(GENERATED):
+            tokens = F.linear(last, trunk.wte.weight).argmax(1)
+            for index, token in zip(going.tolist(), tokens.tolist(), strict=True):
+                said[index].append(token)
+            alive = (tokens != encoder.end).nonzero().squeeze(1)
+            if step == GENERATED - 1 or not len(alive):
+                break
+            if len(alive) < len(tokens):
+                past, tokens, positions, going = (
+                    past.select(alive),
+                    tokens[alive],
+                    positions[alive],
+                    going[alive],
+                )
+            last, new = trunk.forward_and_keep(
+                trunk.embed(tokens), Packing.of_next_tokens(positions), past
+            )
+            past, positions = past.then(new), positions + 1
+    return [
+        encoder.tokenizer.decode([token for token in ids if token != encoder.end]) for ids in said
+    ]
+
+
+def match_label(text: str, task: Task) -> str | None:
+    """Find the label whose words begin a text, the longest first: "not equivalent" before
+    "equivalent", else None."""
+    said = text.strip().lower()
+    words = {task.answer(label).strip().lower(): label for label in task.labels}
+    return next(
+        (words[word] for word in sorted(words, key=len, reverse=True) if said.startswith(word)),
+        None,
+    )
