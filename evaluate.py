@@ -21,6 +21,7 @@ from neo_peft.commands.flags import (
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.settings import filled, make_settings, whole
+from neo_peft.system import torchrun
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -84,14 +85,14 @@ def refuse_out(out: str | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    flags = processes.decide(lambda: parse_flags(argv))
-    speaks = processes.rank == 0
+    flags = processes.on_first_process(lambda: parse_flags(argv))
+    speaks = processes.process_index == 0
     say = (
         partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True)
         if speaks
         else lambda line: None
     )
-    folder = processes.decide(
+    folder = processes.on_first_process(
         lambda: None if flags.zero_shot and not flags.run else find_run(flags)
     )
 
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         say(line)
     say(tables.scores(task, scores))
     say("\n" + tables.per_label(task, scores))
-    processes.decide(
+    processes.on_first_process(
         lambda: write_predictions(flags, folder, task, rows, predicted, evaluation.said)
     )
     if flags.json and speaks:
@@ -235,4 +236,4 @@ def write_predictions(
 
 
 if __name__ == "__main__":
-    sys.exit(processes.run_together(main))
+    sys.exit(torchrun.run_together(main))

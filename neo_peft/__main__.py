@@ -4,8 +4,8 @@ in T cells." """
 import sys
 from importlib import import_module
 
-from neo_peft.errors import exit_status
 from neo_peft.system import signals as stopping
+from neo_peft.system.exit_status import exit_status
 
 COMMANDS = {
     "predict": "answer new text with a finished run",

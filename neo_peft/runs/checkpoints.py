@@ -77,7 +77,7 @@ def save(
     """
     generators = processes.gather(_generators())
     folder = run / FOLDER / f"step-{state.step}"
-    processes.decide(lambda: _write(folder, model, state, generators, best, record))
+    processes.on_first_process(lambda: _write(folder, model, state, generators, best, record))
     return folder / BEST if best else None
 
 
@@ -217,10 +217,10 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
         setattr(state, name, checkpoint.record[name])
     try:
         state.scaler.load_state_dict(checkpoint.record["scaler"])
-        torch.set_rng_state(tensors.pop(f"random cpu {processes.rank}"))
+        torch.set_rng_state(tensors.pop(f"random cpu {processes.process_index}"))
         if (
             torch.cuda.is_available()
-            and (device := tensors.pop(f"random cuda {processes.rank}", None)) is not None
+            and (device := tensors.pop(f"random cuda {processes.process_index}", None)) is not None
         ):
             torch.cuda.set_rng_state(device)
     except (KeyError, TypeError, RuntimeError) as error:

@@ -97,7 +97,7 @@ def score_side(
             scores[way][name] = score(job.task, rows, found.predicted)
             predicted = pad_tags(rows, found.predicted) if job.task.tags_words else found.predicted
             write = partial(write_predictions, folder, way, name, rows, predicted, found.said)
-            processes.decide(write)
+            processes.on_first_process(write)
     return scores
 
 

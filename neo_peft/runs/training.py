@@ -49,13 +49,15 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     Of several processes each computes its share, and the first alone speaks and writes.
     """
     started = time.monotonic()
-    if processes.rank:
+    if processes.process_index:
         say, progress = (lambda line: None), no_progress
     going_on = Path(settings.resume or ""), []
-    folder, made = going_on if settings.resume else processes.decide(lambda: make_folder(settings))
+    folder, made = (
+        going_on if settings.resume else processes.on_first_process(lambda: make_folder(settings))
+    )
     with ExitStack() as held:
-        processes.decide(lambda: held.enter_context(locked(folder)))
-        processes.decide(lambda: begin(folder, settings))
+        processes.on_first_process(lambda: held.enter_context(locked(folder)))
+        processes.on_first_process(lambda: begin(folder, settings))
         if (folder / RUN).exists():
             record = read_record(folder)
         else:
@@ -67,7 +69,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
             except Exception:
                 abandon(folder, made, settings)
                 raise
-        processes.decide(lambda: drop_checkpoints(folder))
+        processes.on_first_process(lambda: drop_checkpoints(folder))
     conclude(say, record, folder)
     return summary(record, folder)
 
@@ -85,7 +87,7 @@ def begin(folder: Path, settings: Settings) -> None:
 
 def abandon(folder: Path, made: list[Path], settings: Settings) -> None:
     """Leave nothing of a new run that ended before it trained."""
-    if not (settings.resume or processes.rank or (folder / METRICS).exists()):
+    if not (settings.resume or processes.process_index or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
         with suppress(OSError):  # another run may stand in runs/ by now
@@ -129,9 +131,9 @@ def do(settings: Settings, folder: Path, started: float, say: Say, progress: Pro
         loading.begin(job.tuned)  # not before: the base that was scored is bare
     clock = lambda: round(before + time.monotonic() - started, 1)  # noqa: E731
     state, kept, best = train(job, folder, checkpoint, scores, clock, say, progress)
-    processes.decide(lambda: checkpoints.put_best(best, job.tuned.model))
+    processes.on_first_process(lambda: checkpoints.put_best(best, job.tuned.model))
     processes.copy_first(job.tuned.model.trainable().values())
-    processes.decide(
+    processes.on_first_process(
         lambda: adapter.save_adapter(
             folder, job.tuned.model, job.settings, job.tuned.base.tokenizer
         )
@@ -140,7 +142,7 @@ def do(settings: Settings, folder: Path, started: float, say: Say, progress: Pro
     tuned = Side(job.tuned.model, job.tuned.encoder)
     show_answers(say, job, tuned, "After tuning")
     scores |= score_side(job, tuned, "after", folder, progress)
-    return processes.decide(
+    return processes.on_first_process(
         lambda: write_results(job, folder, scores, state, kept["epoch"], clock())
     )
 

@@ -13,8 +13,8 @@ import pytest
 import evaluate
 import train
 from neo_peft.corpora.sources import CORPORA
-from neo_peft.errors import exit_status
 from neo_peft.settings import make_settings
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import METHODS
 
 ROOT = Path(__file__).parents[2]

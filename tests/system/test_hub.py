@@ -293,7 +293,7 @@ NEVER = (
 FLAGS = ["--data", "hub", "--epochs", "1", "--json"]
 TRAIN = """
 import functools, json, sys, train
-from neo_peft.errors import exit_status
+from neo_peft.system.exit_status import exit_status
 sys.exit(max([exit_status(functools.partial(train.main, argv)) for argv in json.load(sys.stdin)]))
 """
 
