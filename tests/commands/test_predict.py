@@ -439,8 +439,8 @@ def test_an_unknown_command_is_one_line():
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "error: there is no command predic; the commands are predict, export, study, report, "
-        "compare, sizes\n"
+        == "error: there is no command predic; the commands are train, evaluate, predict, export, "
+        "study, report, compare, sizes\n"
     )
     usage = subprocess.run(
         [sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -18,7 +18,7 @@ from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification
 import evaluate
 import train
 from neo_peft.commands import export
-from neo_peft.commands.flags import parse_train_flags
+from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.corpora.sources import limit_rows, load_splits
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError

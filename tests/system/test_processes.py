@@ -255,7 +255,14 @@ def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accu
 
 
 @pytest.mark.slow
-def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("train", "evaluate"),
+    [
+        ([ROOT / "train.py"], [ROOT / "evaluate.py"]),
+        (["-m", "neo_peft", "train"], ["-m", "neo_peft", "evaluate"]),
+    ],
+)
+def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path, train, evaluate):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = [
         "--task",
@@ -271,8 +278,13 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
     ]
     flags += ["--eval-limit", "8", "--threads", "1", "--json", "--model", str(tiny_folder)]
     told = []
-    for command in ([ROOT / "train.py", *flags], [ROOT / "evaluate.py", "runs/ner-lora", "--json"]):
-        done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
+    for command in ([*train, *flags], [*evaluate, "runs/ner-lora", "--json"]):
+        done = subprocess.run(
+            [sys.executable, *launch, *command],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         told.append(json.loads(done.stdout))
     assert told[0]["after"]["test"] == told[1]["scores"] | {"per_label": told[1]["per_label"]}
