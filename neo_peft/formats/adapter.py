@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neo_peft.errors import InputError
-from neo_peft.formats.base import split_revision
+from neo_peft.formats.base_folder import split_revision
 from neo_peft.formats.peft_config import CONFIG
 from neo_peft.lora import LoRALinear
 from neo_peft.model import TunedModel

@@ -22,7 +22,7 @@ from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.corpora.sources import limit_rows, load_splits
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError
-from neo_peft.formats.base import BUNDLED
+from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.peft_config import peft_settings
 from neo_peft.runs import folder as runs
 from neo_peft.runs import loading

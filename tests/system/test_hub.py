@@ -16,7 +16,8 @@ from corpus_files import FILES, GLUE, HUB_JSON, PHRASEBANK, TNER, write_glue, wr
 from hub_server import HubServer
 from safetensors.torch import load, save
 
-from neo_peft.formats.base import INDEX, TOKENIZER_FILES, WEIGHTS, load_base
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import INDEX, TOKENIZER_FILES, WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 TINY = "owner/tiny"
