@@ -24,6 +24,7 @@ USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(
 
 
 def main() -> int:
+    """Run the command that the first argument names; return its exit status."""
     name, *argv = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         # the other commands are one process each

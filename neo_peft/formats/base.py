@@ -124,8 +124,7 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{path} is not a readable safetensors file: {error}; put the whole file there (a "
-                "clone without "
-                "git-lfs leaves a stub)"
+                "clone without git-lfs leaves a stub)"
             ) from None
 
 

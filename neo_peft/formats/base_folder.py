@@ -53,8 +53,7 @@ def find_folder(model: str) -> Path:
     if index is None:
         raise InputError(
             f"{model} holds neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are "
-            "never fetched; "
-            "convert them once into a folder for --model: "
+            "never fetched; convert them once into a folder for --model: "
             'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
             f"[C.from_pretrained('{repository}', "
             f"revision='{revision or 'main'}').save_pretrained('converted') "
