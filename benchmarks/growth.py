@@ -32,12 +32,12 @@ from benchmarks.measure import matmul_rate, peak_memory, seconds_of
 from benchmarks.sides import SHAPES, Job, Ours, shape
 from neo_peft.commands.flags import OneLineParser, argument
 from neo_peft.encoding import collate
-from neo_peft.errors import exit_status
 from neo_peft.gptneo import Config
 from neo_peft.loop import make_optimizer
 from neo_peft.model import Batch
 from neo_peft.runs.tables import table
 from neo_peft.settings import Settings, whole
+from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import write_json, write_whole
 from neo_peft.system.hardware import find_device
 

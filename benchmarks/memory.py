@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import peak_memory, resident
 from benchmarks.sides import Job, Ours, Peer
-from neo_peft.formats.base import BUNDLED
+from neo_peft.formats.base_folder import BUNDLED
 
 
 def training(side: str, job: str) -> dict:

@@ -1,13 +1,15 @@
-"""The commands beside train.py and evaluate.py: python -m neo_peft predict "The IL-2 gene is active
-in T cells." """
+"""The commands: python -m neo_peft train --task ner --method lora, and those below."""
 
 import sys
 from importlib import import_module
 
-from neo_peft.errors import exit_status
-from neo_peft.system import signals as stopping
+from neo_peft.system import signals
+from neo_peft.system.exit_status import exit_status
+from neo_peft.system.torchrun import run_together
 
 COMMANDS = {
+    "train": "tune a GPT-Neo for a task, and score it before and after",
+    "evaluate": "score a finished run again, or a bare base model",
     "predict": "answer new text with a finished run",
     "export": "write a finished run for peft, or for transformers alone",
     "study": "repeat a task's experiment over seeds and epochs, or a sweep, and lay the scores out",
@@ -22,9 +24,12 @@ USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(
 
 
 def main() -> int:
+    """Run the command that the first argument names; return its exit status."""
     name, *argv = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        return exit_status(lambda: import_module(f"neo_peft.commands.{name}").main(argv))
+        # the other commands are one process each
+        run = run_together if name in ("train", "evaluate") else exit_status
+        return run(lambda: import_module(f"neo_peft.commands.{name}").main(argv))
     if name in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -36,5 +41,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    stopping.listen()
+    signals.listen()
     sys.exit(main())

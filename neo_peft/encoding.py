@@ -314,7 +314,7 @@ def batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """
     size = batch_size * processes.world
     for begin in range(0, len(order), size):
-        yield order[begin : begin + size][processes.rank :: processes.world]
+        yield order[begin : begin + size][processes.process_index :: processes.world]
 
 
 def _take(lists: list[list[int]], chosen: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -232,7 +232,7 @@ def make_state(model: TunedModel, settings: Settings) -> State:
     # Starts it, though a process may have no example to scale.
     scaler.scale(torch.zeros((), device=model.device))
     processes.copy_first(model.trainable().values())
-    torch.manual_seed(settings.seed + processes.rank)  # of dropout
+    torch.manual_seed(settings.seed + processes.process_index)  # of dropout
     return State(make_optimizer(model, settings), scaler)
 
 

@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from neo_peft.errors import InputError, exit_status
+from neo_peft.errors import InputError
 from neo_peft.formats.base import Base, load_base
 from neo_peft.packing import Packing
+from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import read_json, write_json, write_whole
 
 # not the marks in 1,000, 0.5 and IL-2

@@ -14,7 +14,8 @@ for name in ("TQDM_DISABLE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"):
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from neo_peft.formats.base import BUNDLED, load_base  # noqa: E402
+from neo_peft.formats.base import load_base  # noqa: E402
+from neo_peft.formats.base_folder import BUNDLED  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-from neo_peft.formats.base import BUNDLED, load_base
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, visible
 from neo_peft.packing import Packing
 

@@ -7,7 +7,9 @@ import torch
 from parity import LENGTHS, all_logits, assert_close, backward, batch_of, random_texts
 from torch import nn
 
-from neo_peft.formats.base import BUNDLED, load_base, load_tokenizer
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import BUNDLED
+from neo_peft.formats.tokenizer import load_tokenizer
 from neo_peft.gptneo import Config, GPTNeo
 from neo_peft.model import TunedModel, adapted_modules, build_model, head_name, held_dtype
 from neo_peft.packing import Packing

@@ -100,7 +100,7 @@ def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
 def write_adapter(folder: Path, tuned: Any) -> None:
     """Write the run's adapter as peft does, and a card."""
     from neo_peft.formats.adapter import save_adapter
-    from neo_peft.formats.base import BUNDLED
+    from neo_peft.formats.base_folder import BUNDLED
 
     settings = tuned.settings
     if settings.model in BUNDLED:  # peft knows no bundled names; it loads the folder

@@ -1,5 +1,5 @@
-"""Command lines: how the flags of train.py become settings, and what the commands on a finished run
-share.
+"""What the command lines share: a flag for each setting of a run, and the flags of a finished run's
+commands.
 
 No torch here: `--help` and a bad flag are answered at once.
 """
@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from neo_peft.errors import InputError
+<<<<<<< HEAD
 from neo_peft.methods import METHODS
 from neo_peft.runs.from_flags import resumed, settings_from
+=======
+>>>>>>> system
 from neo_peft.settings import OF_TAGS, Settings, filled, names, one_of, require_tags, threads, whole
 from neo_peft.tasks import TASKS
 
@@ -23,30 +26,6 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str):
         print(f"error: {message}; see --help", file=sys.stderr)
         raise SystemExit(2)
-
-
-USUAL_COMMANDS = """\
-Two usual commands:
-  python train.py --task ner --method lora           LoRA on the bundled model and sample: a minute
-  python train.py --task sentiment --preset paper    the study's recipe, GPT-Neo 1.3B and hub data
-All flags: python train.py --help"""
-
-
-def parse_train_flags(argv: Sequence[str]) -> Settings:
-    """Read the flags of train.py. Without any, print the two usual commands and leave with status
-    2."""
-    if not argv:
-        print(USUAL_COMMANDS, file=sys.stderr)
-        raise SystemExit(2)
-    parser = OneLineParser(
-        prog="train.py",
-        description="Tune a GPT-Neo for a task, and score it before and after.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    add_settings(parser)
-    given = vars(parser.parse_args(argv))
-    return resumed(given) if "resume" in given else settings_from(given)
 
 
 def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:

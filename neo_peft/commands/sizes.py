@@ -74,7 +74,8 @@ def sizes(name: str, recipe: dict[str, Any]) -> dict[str, int | float]:
     The bytes are those of the tensors alone: a safetensors file has a few kilobytes of names in
     front of them.
     """
-    from neo_peft.formats.base import BUNDLED, load_tokenizer
+    from neo_peft.formats.base_folder import BUNDLED
+    from neo_peft.formats.tokenizer import load_tokenizer
     from neo_peft.loop import make_optimizer
     from neo_peft.model import build_model
 

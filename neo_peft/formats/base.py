@@ -1,39 +1,31 @@
 """The base model: from `--model` to a GPT-Neo trunk and its tokenizer.
 
-A base is a folder in Hugging Face's layout: config.json, tokenizer files, and weights in
-safetensors, in one file or in shards. `neo-mini` is bundled; a hub id, owner/name or
-owner/name@revision, is fetched into the hub's cache. Weights that are stored in the wanted dtype
-stay in the mapped file, others go straight into it. Strictly: every tensor of the trunk must be
+A base is a folder in Hugging Face's layout: base_folder.py finds it, base_config.py reads its
+config.json, tokenizer.py its tokenizer. Weights that are stored in the wanted dtype stay in the
+mapped file; others are converted as they are read. Strictly: every tensor of the trunk must be
 there, in its shape, and nothing else may be.
 """
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from neo_peft.defaults import ASSETS, BUNDLED_MODEL
 from neo_peft.errors import InputError
+from neo_peft.formats.base_config import read_config
+from neo_peft.formats.base_folder import INDEX, TOKENIZER_FILES, WEIGHTS, find_folder, weight_files
+from neo_peft.formats.tokenizer import load_tokenizer
 from neo_peft.gptneo import Config, GPTNeo
-from neo_peft.system import hub
-from neo_peft.system.files import LARGEST_JSON, read_json, refuse_endless
+from neo_peft.system.files import LARGEST_JSON, refuse_endless
 
-BUNDLED = {BUNDLED_MODEL: ASSETS / BUNDLED_MODEL}
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 HEADS = ("classifier", "score")
-# layers, and any size of a config: beyond them a file is broken, no larger model
-MOST_LAYERS, LARGEST = (1024, 2**24)
 
 
 @dataclass
@@ -42,7 +34,7 @@ class Base:
     `notes` are lines that a user should see."""
 
     trunk: GPTNeo
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerFast"
     folder: Path
     fingerprint: str
     notes: list[str]
@@ -67,22 +59,23 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
         if name in tensors:
             raise InputError(f"{folder}: the weights hold {name} twice")
         digest[name] = _digest(name, tensor)
-        held = dtype if tensor.dim() > 1 else torch.float32
-        tensors[name] = tensor.to(device=device, dtype=held)
+        wanted = dtype if tensor.dim() > 1 else torch.float32
+        tensors[name] = tensor.to(device=device, dtype=wanted)
         # What stays in the mapped file, gigabytes, is not read for this; a run stops at a loss that
         # is not finite.
         if (tensor.dim() < 2 or tensors[name] is not tensor) and not _is_finite(tensors[name]):
             raise InputError(
-                f"{folder}: {name}, stored as {_name(tensor.dtype)}, is not finite in {_name(held)}"
+                f"{folder}: {name}, stored as {_name(tensor.dtype)}, is not finite in "
+                f"{_name(wanted)}"
             )
     fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
-    trunk = trunk_of(config, tensors, folder)
+    trunk = _trunk_of(config, tensors, folder)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Base(trunk, load_tokenizer(folder), folder, fingerprint, notes, parameters)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Say whether all numbers are finite; in a tenth of the time that `isfinite().all()` takes."""
+    """Return whether all numbers are finite, in a tenth of the time of `isfinite().all()`."""
     return not tensor.numel() or all(bound.isfinite() for bound in torch.aminmax(tensor))
 
 
@@ -90,164 +83,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def find_folder(model: str) -> Path:
-    """Find a base's folder: a bundled one, a local one, or a hub repository's in the cache, fetched
-    if need be."""
-    if model in BUNDLED:
-        return BUNDLED[model]
-    if Path(model).is_dir():
-        return Path(model)
-    repository, revision = split_revision(model)
-    if (
-        Path(model).exists()
-        or repository.count("/") > 1
-        or revision == ""
-        or model.startswith((".", "/", "~"))
-    ):
-        raise InputError(
-            f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name, "
-            "owner/name@revision)"
-        )
-    folder = hub.hub_file(repository, "config.json", revision=revision).parent
-    read_config(folder)  # before gigabytes of what is no GPT-Neo are fetched
-    for filename in TOKENIZER_FILES:
-        _fetch_if_there(repository, filename, revision)
-    _check_tokenizer_files(folder)
-    if _fetch_if_there(repository, WEIGHTS, revision):
-        return folder
-    index = _fetch_if_there(repository, INDEX, revision)
-    if index is None:
-        raise InputError(
-            f"{model} holds neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are "
-            "never fetched; "
-            "convert them once into a folder for --model: "
-            'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-            f"[C.from_pretrained('{repository}', "
-            f"revision='{revision or 'main'}').save_pretrained('converted') "
-            'for C in (M, T)]"'
-        )
-    for filename in _shards(index):
-        hub.hub_file(repository, filename, revision=revision)
-    return folder
-
-
-def split_revision(model: str) -> tuple[str, str | None]:
-    """Split owner/name@revision; what is a folder, and what names no revision, stays whole beside
-    None."""
-    if "@" not in model or Path(model).is_dir():
-        return model, None
-    repository, _, revision = model.partition("@")
-    return repository, revision
-
-
-def _fetch_if_there(repository: str, filename: str, revision: str | None) -> Path | None:
-    try:
-        return hub.hub_file(repository, filename, revision=revision)
-    except FileNotFoundError:
-        return None
-
-
-def read_config(folder: Path) -> Config:
-    """Read config.json as transformers does, and refuse by name what this trunk does not
-    compute."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise InputError(
-            f"{path} does not exist: {folder} is no model's folder; name one with --model"
-        )
-    config = read_json(path)
-    if config.get("model_type") != "gpt_neo":
-        raise InputError(
-            f"{path}: model_type is {config.get('model_type')!r}; only gpt_neo is known here"
-        )
-    if config.get("tie_word_embeddings", True) is not True:
-        raise InputError(
-            f"{path}: untied embeddings (tie_word_embeddings) are not GPT-Neo's, and not known here"
-        )
-    if config.get("activation_function", "gelu_new") != "gelu_new":
-        raise InputError(
-            f"{path}: activation_function is {config['activation_function']!r}; only gelu_new is "
-            "known here"
-        )
-    for name in ("embed_dropout", "attention_dropout", "resid_dropout"):
-        if config.get(name, 0) != 0:
-            raise InputError(
-                f"{path}: {name} is {config[name]}; only 0, GPT-Neo's own, is known here"
-            )
-    try:
-        layers = config.get("attention_layers")
-        if layers is None:
-            types = config["attention_types"]
-            if any(times > MOST_LAYERS for _, times in types):
-                raise ValueError(f"more than {MOST_LAYERS} attention layers")
-            layers = [kind for kinds, times in types for _ in range(times) for kind in kinds]
-        sizes = {
-            name: _number(path, config, name, default)
-            for name, default in {
-                "vocab_size": 50257,
-                "hidden_size": 2048,
-                "num_heads": 16,
-                "max_position_embeddings": 2048,
-                "window_size": 256,
-            }.items()
-        }
-        if config.get("intermediate_size") is None:
-            config = config | {"intermediate_size": 4 * sizes["hidden_size"]}
-        sizes["intermediate_size"] = _number(path, config, "intermediate_size", None)
-        return _checked_config(path, config, tuple(layers), sizes)
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} is not a GPT-Neo's: {type(error).__name__}: {error}") from None
-
-
-def _number(path: Path, config: dict, name: str, default: Any, kind: type = int) -> Any:
-    try:
-        return kind(config.get(name, default))
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{path}: {name} is {config[name]!r}; expected a number") from None
-
-
-def _checked_config(
-    path: Path, config: dict, layers: tuple[str, ...], sizes: dict[str, int]
-) -> Config:
-    if not layers or not set(layers) <= {"global", "local"}:
-        raise InputError(
-            f"{path}: attention layers are {sorted(set(layers))}; only global and local are known"
-        )
-    if config.get("num_layers", len(layers)) != len(layers):
-        raise InputError(
-            f"{path}: num_layers is {config['num_layers']}, but {len(layers)} attention layers are "
-            "listed"
-        )
-    if len(layers) > MOST_LAYERS:
-        raise InputError(
-            f"{path}: {len(layers):,} attention layers are listed; {MOST_LAYERS} are the most"
-        )
-    if (
-        min(sizes.values()) < 1
-        or max(sizes.values()) > LARGEST
-        or sizes["hidden_size"] % sizes["num_heads"]
-    ):
-        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise InputError(
-            f"{path}: the sizes do not fit together: {listed}; each is at least 1, and num_heads "
-            "divides hidden_size"
-        )
-    end = config.get("eos_token_id", 50256)
-    end = end[0] if isinstance(end, list) and end else end
-    if not isinstance(end, int) or not 0 <= end < sizes["vocab_size"]:
-        raise InputError(
-            f"{path}: eos_token_id is {end!r}; expected a token below vocab_size, "
-            f"{sizes['vocab_size']}"
-        )
-    small = {"layer_norm_epsilon": 1e-5, "initializer_range": 0.02}
-    small = {name: _number(path, config, name, default, float) for name, default in small.items()}
-    for name, value in small.items():
-        if not 0 < value < 100:  # also refuses what is no number at all, nan
-            raise InputError(f"{path}: {name} is {value}; it is a small number above 0")
-    return Config(**sizes, **small, attention_layers=layers, eos_token_id=end)
-
-
-def trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNeo:
+def _trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNeo:
     """Make a frozen trunk around tensors with canonical names, which it takes over without a
     copy."""
     with torch.device("meta"):
@@ -275,51 +111,12 @@ def trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNeo
     return trunk.requires_grad_(False).eval()
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load a folder's tokenizer; a space in front of a text is ours to set, so its own
-    `add_prefix_space` goes."""
-    from transformers import AutoTokenizer
-
-    _check_tokenizer_files(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        before_words = tokenizer.backend_tokenizer.pre_tokenizer
-        if getattr(before_words, "add_prefix_space", False):
-            before_words.add_prefix_space = False
-            tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = (
-                False  # what is saved again
-            )
-            tokenizer.backend_tokenizer.pre_tokenizer = before_words
-        largest = max(tokenizer.get_vocab().values())
-        if not tokenizer.backend_tokenizer.encode(" Label :", add_special_tokens=False).ids:
-            raise ValueError("it makes no tokens")
-    except Exception as error:  # the library's own errors are of every kind
-        raise InputError(
-            f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}; put the "
-            "model's own files there"
-        ) from error
-    if largest > LARGEST:
-        raise InputError(f"{folder}: the tokenizer has a token {largest}; {LARGEST} is the most")
-    return tokenizer
-
-
-def _check_tokenizer_files(folder: Path) -> None:
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        raise InputError(
-            f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
-        )
-    if not (folder / "tokenizer.json").exists() and not (folder / "merges.txt").exists():
-        raise InputError(f"{folder / 'merges.txt'} is missing; vocab.json alone is no tokenizer")
-
-
-def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Walk over a folder's tensors under their stored names, each read from its file only when it
     is used."""
     from safetensors import SafetensorError, safe_open
 
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118
@@ -327,47 +124,15 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{path} is not a readable safetensors file: {error}; put the whole file there (a "
-                "clone without "
-                "git-lfs leaves a stub)"
+                "clone without git-lfs leaves a stub)"
             ) from None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
-        files = [folder / name for name in _shards(folder / INDEX)]
-        for file in files:
-            if not file.is_file():
-                raise InputError(f"{file} is missing; {INDEX} names it")
-        return files
-    if any(folder.glob("pytorch_model*.bin")):
-        raise InputError(
-            f"{folder} holds only pickled weights, which are never read here; convert them once: "
-            'python -c "from transformers import AutoModelForCausalLM as M; '
-            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
-        )
-    raise InputError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards")
-
-
-def _shards(index: Path) -> list[str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index} has no weight_map")
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:
-        # there a backslash leads elsewhere
-        plain = all(kind(name).name == name for kind in (Path, PureWindowsPath))
-        if not plain or name == ".." or len(name.encode(errors="replace")) > 255:
-            raise InputError(f"{index} names {name[:300]}, which is not a file of its own folder")
-    return names
 
 
 def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Walk over the trunk's tensors under their published names; drop or refuse what else is known
     to be there."""
     wte = lm_head = None
-    for name, tensor in stored_tensors(folder):
+    for name, tensor in _stored_tensors(folder):
         if name.endswith(("attn.attention.bias", "attn.attention.masked_bias")):
             continue  # the causal mask, which old versions stored
         if name.split(".")[0] in HEADS:

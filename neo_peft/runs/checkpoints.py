@@ -93,7 +93,7 @@ def save(run: Path, model: TunedModel, state: State, best: Best, **record: objec
     generators = processes.gather(_generators())
     folder = run / FOLDER / f"step-{state.step}"
     record["kept"] = {"epoch": best.epoch, "score": best.score}
-    processes.decide(lambda: _write(folder, model, state, generators, best, record))
+    processes.on_first_process(lambda: _write(folder, model, state, generators, best, record))
     if best.epoch:
         best.weights, best.file = None, folder / BEST
 
@@ -237,10 +237,10 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
         setattr(state, name, checkpoint.record[name])
     try:
         state.scaler.load_state_dict(checkpoint.record["scaler"])
-        torch.set_rng_state(tensors.pop(f"random cpu {processes.rank}"))
+        torch.set_rng_state(tensors.pop(f"random cpu {processes.process_index}"))
         if (
             torch.cuda.is_available()
-            and (device := tensors.pop(f"random cuda {processes.rank}", None)) is not None
+            and (device := tensors.pop(f"random cuda {processes.process_index}", None)) is not None
         ):
             torch.cuda.set_rng_state(device)
     except (KeyError, TypeError, RuntimeError) as error:

@@ -115,7 +115,7 @@ def score_side(
             found = answer(job, side, rows, generated, progress)
             into[when][split] = score(job.task, rows, found.predicted)
             answers = Answers(when, split, generated)
-            processes.decide(partial(write_predictions, folder, answers, rows, found))
+            processes.on_first_process(partial(write_predictions, folder, answers, rows, found))
 
 
 def answer(

@@ -29,7 +29,7 @@ class Log:
         mode = "ab" if checkpoint else "wb"
         if checkpoint:
             self._cut(metrics, timings, checkpoint)
-        if processes.rank:
+        if processes.process_index:
             metrics = timings = Path(os.devnull)
         self.metrics, self.timings = open(metrics, mode), open(timings, mode)  # noqa: SIM115
 
@@ -43,10 +43,10 @@ class Log:
             )
         times = timings.read_bytes()[: position["timings"]] if timings.is_file() else b""
         self.started -= checkpoint.record["seconds"]
-        processes.decide(
+        processes.on_first_process(
             lambda: write_whole(metrics, lambda temporary: temporary.write_bytes(kept))
         )
-        processes.decide(
+        processes.on_first_process(
             lambda: write_whole(timings, lambda temporary: temporary.write_bytes(times))
         )
 
@@ -81,7 +81,7 @@ class Log:
         """Put what was written onto the disk, and say how much that is, for a checkpoint."""
         for file in (self.metrics, self.timings):
             file.flush()
-            if not processes.rank:
+            if not processes.process_index:
                 os.fsync(file.fileno())
         return self.position_of_bytes() | {"timings": self.timings.tell()}
 

@@ -63,15 +63,15 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     Of several processes each computes its share, and the first alone speaks and writes.
     """
     started = time.monotonic()
-    if processes.rank:
+    if processes.process_index:
         say, progress = (lambda line: None), no_progress
     if settings.resume:
         folder, made = Path(settings.resume), []
     else:
-        folder, made = processes.decide(lambda: make_folder(settings))
+        folder, made = processes.on_first_process(lambda: make_folder(settings))
     with ExitStack() as stack:
-        processes.decide(lambda: stack.enter_context(locked(folder)))
-        processes.decide(lambda: open_folder(folder, settings))
+        processes.on_first_process(lambda: stack.enter_context(locked(folder)))
+        processes.on_first_process(lambda: open_folder(folder, settings))
         if (folder / RUN).exists():
             record = read_record(folder)
         else:
@@ -83,7 +83,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
             except Exception:
                 remove_unstarted(folder, made, settings)
                 raise
-        processes.decide(lambda: drop_checkpoints(folder))
+        processes.on_first_process(lambda: drop_checkpoints(folder))
     conclude(say, record, folder)
     return summary(record, folder)
 
@@ -101,7 +101,7 @@ def open_folder(folder: Path, settings: Settings) -> None:
 
 def remove_unstarted(folder: Path, made: list[Path], settings: Settings) -> None:
     """Leave nothing of a new run that failed before it trained."""
-    if not (settings.resume or processes.rank or (folder / METRICS).exists()):
+    if not (settings.resume or processes.process_index or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
         with suppress(OSError):  # another run may stand in runs/ by now
@@ -139,16 +139,16 @@ def train_and_score(
     training = Training(job, folder, checkpoint, scores, clock, say, progress)
     training.run()
     model = job.tuned.model
-    processes.decide(lambda: checkpoints.put_best(training.best.file, model))
+    processes.on_first_process(lambda: checkpoints.put_best(training.best.file, model))
     processes.copy_first(model.trainable().values())
-    processes.decide(
+    processes.on_first_process(
         lambda: adapter.save_adapter(folder, model, job.settings, job.tuned.base.tokenizer)
     )
     say("")
     tuned = Side(model, job.tuned.encoder)
     show_answers(say, job, tuned, "After tuning")
     score_side(job, tuned, "after", folder, scores, progress)
-    return processes.decide(
+    return processes.on_first_process(
         lambda: write_results(job, folder, scores, training.state, training.best.epoch, clock())
     )
 

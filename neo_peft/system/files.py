@@ -35,7 +35,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = _temporary(path)
     try:
         write(temporary)
-        os.umask(mask := os.umask(0))
+        os.umask(mask := os.umask(0))  # the only way to read it is to set it
         os.chmod(temporary, 0o666 & ~mask)  # safetensors writes for its owner alone
         sync(temporary)
         os.replace(temporary, path)
@@ -52,8 +52,8 @@ def refuse_used(folder: Path, flag: str = "") -> None:
 
 
 def new_folder(folder: Path) -> Path:
-    """Refuse a folder that holds something, or that cannot be put in place in one step; return its
-    whole path."""
+    """Return a folder's absolute path. Refuse one that holds something, or that cannot be put in
+    place in one step."""
     refuse_used(folder)
     path = folder.resolve()
     if path == Path.cwd():

@@ -11,9 +11,8 @@ from neo_peft import processes
 from neo_peft.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SMALL = (
-    50_000_000  # parameters; below, many threads on small matrices are many times slower than few
-)
+# parameters; below, many threads on small matrices are many times slower than few
+SMALL = 50_000_000
 
 
 def find_device(device: str) -> str:
@@ -53,8 +52,8 @@ def find_precision(precision: str, device: str) -> str:
 
 
 def slow_precision(precision: str, device: str) -> str | None:
-    """Warn of a half precision that a CPU has no products of: they are then computed element by
-    element."""
+    """Return a warning where the CPU has no products in this half precision, and so computes them
+    element by element."""
     if device != "cpu" or precision == "fp32" or not torch.backends.mkldnn.is_available():
         return None
     multiplies = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[
@@ -66,8 +65,8 @@ def slow_precision(precision: str, device: str) -> str | None:
 
 
 def thread_count(threads: int | str, parameters: int) -> int:
-    """Count the threads to compute with. auto: what the process may use, at most 4 for a small
-    model.
+    """Return the number of threads to compute with. auto: what the process may use, at most 4 for
+    a small model.
 
     The processes of a host share its cores.
     """
@@ -87,7 +86,7 @@ def thread_count(threads: int | str, parameters: int) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Read the most memory that this process has held so far: a GPU's, or what was resident on a
+    """Return the most memory that this process has used so far: a GPU's, or what was resident on a
     CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
@@ -96,7 +95,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Read how many CPUs the container may use, from control groups of version 2 or 1."""
+    """Return how many CPUs the container may use, from control groups of version 2 or 1."""
     try:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()[:2]

@@ -14,9 +14,8 @@ from neo_peft.errors import InputError
 
 SECONDS = 10  # the longest that a hub which does not answer may hold a user up
 
-_commits: dict[
-    tuple, str
-] = {}  # the commit of each repository, kind and revision that this process has asked for
+# the commit of each repository, kind and revision that this process has asked for
+_commits: dict[tuple[str, str, str | None], str] = {}
 
 
 def hub_file(
@@ -49,8 +48,8 @@ def hub_file(
 
 
 def _cached(repository: str, filename: str, kind: str, revision: str) -> Path | None:
-    """Look into the cache, which also knows what a repository was found to lack: that raises
-    FileNotFoundError."""
+    """Return a file's path in the cache, or None. Raise FileNotFoundError where the cache knows
+    that the repository lacks it."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -62,8 +61,7 @@ def _cached(repository: str, filename: str, kind: str, revision: str) -> Path | 
 
 
 def _fetch(repository: str, filename: str, kind: str, revision: str) -> Path:
-    """Fetch a file into the cache if it is not there; every way in which that fails is told in
-    words."""
+    """Fetch a file into the cache, if it is not there. Raise an error that names what failed."""
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -85,13 +83,12 @@ def _fetch(repository: str, filename: str, kind: str, revision: str) -> Path:
         reason = _refusal(error, status, revision) or f"{failed} ({came})"
         raise InputError(
             f"{repository}: {reason}, and {filename} is not in the cache; without network use "
-            "--model neo-mini and "
-            "--data sample, or name local folders with --model and --data"
+            "--model neo-mini and --data sample, or name local folders with --model and --data"
         ) from error
 
 
 def _refusal(error: Exception, status: int | None, revision: str | None) -> str | None:
-    """Say what was refused, and by whom; None where nobody answered."""
+    """Return what was refused, and by whom; None where nobody answered."""
     from huggingface_hub.errors import (
         HFValidationError,
         OfflineModeIsEnabled,
@@ -123,9 +120,8 @@ def _ask(url: str) -> str:
     def ask():
         try:
             answers.append(get_hf_file_metadata(url, timeout=SECONDS // 2).commit_hash)
-        except (
-            RemoteEntryNotFoundError
-        ) as error:  # an answer too; hf_hub_download will hear it again, and note it
+        except RemoteEntryNotFoundError as error:
+            # an answer too; hf_hub_download will hear it again, and note it
             answers.append(error.response.headers.get("X-Repo-Commit"))
         except Exception as error:
             answers.append(error)

@@ -2,7 +2,7 @@
 
 Python alone would raise KeyboardInterrupt wherever it happens to be, and die of SIGTERM where it
 stands. A command that calls `listen` ends by `Stopped` instead, in order. A second signal never
-waits.
+waits. Under torchrun a thread waits for SIGTERM (torchrun.py), and reports it here.
 """
 
 import signal
@@ -16,6 +16,7 @@ from neo_peft.progress import Progress
 
 _come = 0  # the signal that came while it had to wait
 _held = False
+_told = False  # by torchrun to end; never taken back
 
 
 class Between(Exception):
@@ -35,22 +36,30 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _come = number
 
 
+def tell_to_end() -> bool:
+    """Note that torchrun has told this process to end. Return whether it asks for that between its
+    steps, and so ends in order."""
+    global _told
+    _told = True
+    return _held
+
+
 @contextmanager
 def held() -> Iterator[None]:
     """Let a signal wait for whoever asks whether it has come; at the latest for the end of the
     block."""
     global _come, _held
-    _come, _held, processes.ends_in_order = 0, True, True
+    _come, _held = 0, True
     try:
         yield
         obey()
     finally:
-        _come, _held, processes.ends_in_order = 0, False, False
+        _come, _held = 0, False
 
 
 def come() -> bool:
-    """Say whether a signal has come, to this process or another; all of them must ask."""
-    return processes.total(int(bool(_come or processes.told_to_end))) > 0
+    """Return whether a signal has come, to this process or another; all of them must ask."""
+    return processes.total(int(bool(_come or _told))) > 0
 
 
 def obey() -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from neo_peft.analysis.plan import PLAN, RESULTS
 from neo_peft.commands import compare
-from neo_peft.errors import exit_status
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs import training
 from neo_peft.runs.bootstrap import intervals, paired
 from neo_peft.runs.folder import RUN, write_record, write_settings
 from neo_peft.runs.predictions import write_predictions
 from neo_peft.settings import make_settings
+from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import sha256, write_sealed
 from neo_peft.tasks import TASKS
 

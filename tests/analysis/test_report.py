@@ -10,8 +10,9 @@ from answered import ANSWERS, EPOCHS, EVIL, SAID, STEPS, TIMES, answerer, make_r
 from sklearn.metrics import confusion_matrix
 
 from neo_peft.commands import report
-from neo_peft.errors import InputError, exit_status
+from neo_peft.errors import InputError
 from neo_peft.runs.folder import write_record
+from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import read_sealed
 
 

@@ -17,8 +17,9 @@ from neo_peft.analysis import study
 from neo_peft.analysis.plan import make_plan, read_plan
 from neo_peft.analysis.study_results import collect
 from neo_peft.commands import study as command
-from neo_peft.errors import InputError, Stopped, exit_status
+from neo_peft.errors import InputError, Stopped
 from neo_peft.runs import training
+from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import read_sealed, write_sealed
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from neo_peft.errors import exit_status
 from neo_peft.formats.base import load_base
+from neo_peft.system.exit_status import exit_status
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "pretrain.py"

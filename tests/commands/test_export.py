@@ -26,11 +26,11 @@ from neo_peft.commands import export
 from neo_peft.corpora.sources import limit_rows, load_splits
 from neo_peft.decoding import generate, marked_texts, predict
 from neo_peft.encoding import collate
-from neo_peft.errors import exit_status
-from neo_peft.formats.base import BUNDLED
+from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.lora import merge_lora
 from neo_peft.metrics import entities
 from neo_peft.runs.loading import load
+from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import write_folder
 from neo_peft.tasks import TASKS
 

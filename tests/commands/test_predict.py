@@ -19,11 +19,11 @@ from neo_peft.commands import predict
 from neo_peft.corpora.own_rows import example, split_words
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, pad_tags
-from neo_peft.errors import exit_status
 from neo_peft.formats.adapter import save_adapter
 from neo_peft.runs.folder import write_record
 from neo_peft.runs.loading import load, load_untuned
 from neo_peft.settings import make_settings
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -421,8 +421,8 @@ def test_lines_are_answered_as_they_come():
 
 def test_a_reader_who_leaves_ends_the_command_in_silence():
     code = (
-        "import sys; from neo_peft.errors import exit_status\nsys.exit(exit_status(lambda: "
-        "print('x\\n' * 99999)))"
+        "import sys; from neo_peft.system.exit_status import exit_status\n"
+        "sys.exit(exit_status(lambda: print('x\\n' * 99999)))"
     )
     command = f'{sys.executable} -c "$CODE" | head -1; echo ${{PIPESTATUS[0]}}'
     env = os.environ | {"CODE": code, "PYTHONPATH": str(ROOT)}
@@ -439,8 +439,8 @@ def test_an_unknown_command_is_one_line():
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "error: there is no command predic; the commands are predict, export, study, report, "
-        "compare, sizes\n"
+        == "error: there is no command predic; the commands are train, evaluate, predict, export, "
+        "study, report, compare, sizes\n"
     )
     usage = subprocess.run(
         [sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True

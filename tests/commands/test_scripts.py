@@ -12,12 +12,34 @@ import pytest
 
 import evaluate
 import train
+from neo_peft.commands import evaluate as evaluate_command
+from neo_peft.commands import train as train_command
 from neo_peft.corpora.sources import CORPORA
-from neo_peft.errors import exit_status
 from neo_peft.settings import make_settings
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import METHODS
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("main", "program"),
+    [
+        (train.main, "python train.py"),
+        (evaluate.main, "python evaluate.py"),
+        (train_command.main, "python -m neo_peft train"),
+        (evaluate_command.main, "python -m neo_peft evaluate"),
+    ],
+)
+def test_help_names_the_program_that_was_started(capsys, main, program):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {program} [-h]")
+    if "train" in program:
+        with pytest.raises(SystemExit, match="2"):
+            main([])
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 4 and all(f"{program} --" in line for line in lines[1:])
 
 
 def main(script, argv):

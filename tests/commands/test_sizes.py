@@ -8,10 +8,10 @@ import pytest
 
 from neo_peft.commands import sizes
 from neo_peft.commands.sizes import PUBLISHED, RECIPES
-from neo_peft.errors import exit_status
 from neo_peft.formats.adapter import WEIGHTS, save_adapter
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
+from neo_peft.system.exit_status import exit_status
 
 SMALL, LARGE = "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-neo-1.3B"
 

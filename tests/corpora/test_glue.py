@@ -9,9 +9,10 @@ import pytest
 import evaluate
 import train
 from neo_peft.corpora.sources import load_splits
-from neo_peft.errors import InputError, exit_status
+from neo_peft.errors import InputError
 from neo_peft.settings import make_settings, task_of
 from neo_peft.system import hub
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
 GLUE = {name.removeprefix("glue/"): task for name, task in TASKS.items() if task.glue}

@@ -13,9 +13,10 @@ import train
 from neo_peft.commands import predict
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import match_label
-from neo_peft.errors import InputError, exit_status
+from neo_peft.errors import InputError
 from neo_peft.runs import loading
 from neo_peft.settings import make_settings, task_of
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS, get_task
 
 TAGGING, CLASSIFICATION, PAIRS = TASKS["tagging"], TASKS["classification"], TASKS["pairs"]

@@ -1,77 +1,21 @@
-"""Bases from folders and from the hub: what is read, what is refused with which words, and what
-names the weights."""
+"""Bases as they are loaded: what is read, what is refused, with which words, and what names the
+weights."""
 
 import hashlib
 import json
-import re
-import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from base_files import WPE, WTE, assert_refused, change_config, change_tensors, shard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    GPT2Tokenizer,
-    GPTNeoForSequenceClassification,
-    GPTNeoForTokenClassification,
-)
+from transformers import GPTNeoForSequenceClassification, GPTNeoForTokenClassification
 
-from neo_peft.errors import InputError
 from neo_peft.formats import base
-from neo_peft.formats.base import (
-    INDEX,
-    TOKENIZER_FILES,
-    WEIGHTS,
-    load_base,
-    load_tokenizer,
-    read_config,
-)
-from neo_peft.system import hub
-
-WTE, WPE = "transformer.wte.weight", "transformer.wpe.weight"
-SHARDED = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-
-
-@pytest.fixture
-def folder(tiny_folder, tmp_path) -> Path:
-    """A copy of the tiny model, to be changed."""
-    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
-
-
-def change_config(folder: Path, removed: tuple[str, ...] = (), **entries) -> None:
-    config = json.loads((folder / "config.json").read_text()) | entries
-    for name in removed:
-        del config[name]
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS)
-
-
-def shard(folder: Path) -> None:
-    """Split a folder's weights into SHARDED and their index, by turns: their order over the files
-    is another one."""
-    tensors = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    weight_map = {name: SHARDED[index % 2] for index, name in enumerate(sorted(tensors))}
-    for file in SHARDED:
-        save_file(
-            {name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file
-        )
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-def assert_refused(model: str | Path, words: str) -> None:
-    with pytest.raises(InputError, match=re.escape(words)):
-        load_base(str(model))
-
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import BUNDLED, WEIGHTS
 
 # ---- What is loaded
 
@@ -135,54 +79,10 @@ def test_neo_mini_has_its_published_sizes():
     )
     assert (config.max_position_embeddings, config.window_size, config.eos_token_id) == (256, 64, 0)
     assert config.intermediate_size == 4 * 256 and config.layer_norm_epsilon == 1e-5
-    assert loaded.folder == base.BUNDLED["neo-mini"] and loaded.notes == []
+    assert loaded.folder == BUNDLED["neo-mini"] and loaded.notes == []
 
 
-@pytest.mark.parametrize("kept", ["attention_layers", "attention_types"])
-def test_layers_are_read_from_either_entry(folder, kept):
-    change_config(folder, removed=tuple({"attention_layers", "attention_types"} - {kept}))
-    assert read_config(folder).attention_layers == ("global", "local", "global", "local")
-
-
-def test_types_are_repeated_in_their_order(folder):
-    change_config(
-        folder,
-        removed=("attention_layers", "num_layers"),
-        attention_types=[[["local"], 2], [["global", "local"], 1]],
-    )
-    assert read_config(folder).attention_layers == ("local", "local", "global", "local")
-
-
-def test_what_a_config_leaves_out_is_transformers_own_default(folder):
-    from transformers import GPTNeoConfig
-
-    (folder / "config.json").write_text(
-        '{"model_type": "gpt_neo", "attention_types": [[["global", "local"], 12]]}'
-    )
-    ours, theirs = read_config(folder), GPTNeoConfig()
-    for name in (
-        "vocab_size",
-        "hidden_size",
-        "num_layers",
-        "num_heads",
-        "max_position_embeddings",
-        "window_size",
-        "layer_norm_epsilon",
-        "initializer_range",
-        "eos_token_id",
-    ):
-        assert getattr(ours, name) == getattr(theirs, name), name
-    assert (
-        ours.intermediate_size == 4 * theirs.hidden_size
-        and list(ours.attention_layers) == theirs.attention_layers
-    )
-
-
-def test_of_several_end_tokens_the_first_counts(folder):
-    change_config(folder, eos_token_id=[9, 4])
-    assert read_config(folder).eos_token_id == 9
-
-
+#
 # ---- Variants that are known, and read
 
 
@@ -248,67 +148,6 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
 
 
 @pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        ({"model_type": "gpt2"}, "config.json: model_type is 'gpt2'; only gpt_neo is known here"),
-        ({"model_type": None}, "model_type is None; only gpt_neo"),
-        (
-            {"tie_word_embeddings": False},
-            "untied embeddings (tie_word_embeddings) are not GPT-Neo's",
-        ),
-        (
-            {"activation_function": "gelu"},
-            "activation_function is 'gelu'; only gelu_new is known here",
-        ),
-        ({"embed_dropout": 0.1}, "embed_dropout is 0.1; only 0, GPT-Neo's own, is known here"),
-        ({"attention_dropout": 0.2}, "attention_dropout is 0.2; only 0"),
-        ({"resid_dropout": 1}, "resid_dropout is 1; only 0"),
-        ({"num_layers": 5}, "num_layers is 5, but 4 attention layers are listed"),
-        (
-            {"attention_layers": ["global", "local", "sparse", "local"]},
-            "only global and local are known",
-        ),
-        ({"attention_layers": []}, "attention layers are []; only global and local are known"),
-        ({"attention_layers": 3}, "config.json is not a GPT-Neo's: TypeError"),
-        (
-            {"attention_layers": None, "attention_types": [["global"]]},
-            "config.json is not a GPT-Neo's: ValueError",
-        ),
-        ({"num_heads": 5}, "num_heads 5, "),
-        ({"window_size": 0}, "do not fit together"),
-        ({"vocab_size": "many"}, "config.json: vocab_size is 'many'; expected a number"),
-        (
-            {"eos_token_id": None},
-            "config.json: eos_token_id is None; expected a token below vocab_size, 8192",
-        ),
-    ],
-)
-def test_a_config_of_another_model_is_refused_by_name(folder, entries, words):
-    change_config(folder, **entries)
-    assert_refused(folder, words)
-
-
-def test_a_config_without_layers_is_refused(folder):
-    change_config(folder, removed=("attention_layers", "attention_types"))
-    assert_refused(folder, "config.json is not a GPT-Neo's: KeyError: 'attention_types'")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "config.json does not exist"),
-        ("{", "config.json is not a JSON file"),
-        ("[]", "holds no JSON object"),
-    ],
-)
-def test_a_folder_without_a_readable_config_is_refused(folder, content, words):
-    (folder / "config.json").unlink()
-    if content:
-        (folder / "config.json").write_text(content)
-    assert_refused(folder, words)
-
-
-@pytest.mark.parametrize(
     ("change", "words"),
     [
         (
@@ -350,114 +189,11 @@ def test_weights_that_do_not_fit_are_refused_with_the_tensors_name(folder, chang
     assert_refused(folder, words)
 
 
-def test_a_folder_without_weights_says_what_it_needs(folder):
-    (folder / WEIGHTS).unlink()
-    assert_refused(
-        folder, f"{folder} holds no weights: it needs model.safetensors, or {INDEX} with its shards"
-    )
-
-
-def test_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folder, folder):
-    (folder / WEIGHTS).unlink()
-    torch.save(load_file(tiny_folder / WEIGHTS), folder / "pytorch_model.bin")
-    with pytest.raises(
-        InputError, match="holds only pickled weights, which are never read here; convert them"
-    ) as error:
-        load_base(str(folder))
-    # the line does what it promises
-    exec(re.search(r'python -c "(.*)"$', str(error.value)).group(1), {})
-    assert load_base(str(folder)).fingerprint == load_base(str(tiny_folder)).fingerprint
-
-
-def test_a_missing_shard_is_named(folder):
-    shard(folder)
-    (folder / SHARDED[1]).unlink()
-    assert_refused(folder, f"{folder / SHARDED[1]} is missing; {INDEX} names it")
-
-
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "deeper/x", ".."])
-def test_an_index_may_name_no_file_outside_its_folder(folder, name):
-    (folder / WEIGHTS).rename(folder.parent / "x")
-    (folder / INDEX).write_text(json.dumps({"weight_map": {WTE: name}}))
-    assert_refused(folder, f"{INDEX} names {name}, which is not a file of its own folder")
-
-
-@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": [WEIGHTS]}])
-def test_an_index_without_a_weight_map_is_refused(folder, index):
-    (folder / WEIGHTS).unlink()
-    (folder / INDEX).write_text(json.dumps(index))
-    assert_refused(folder, f"{INDEX} has no weight_map")
-
-
 @pytest.mark.parametrize("keep", [0, 5, 3000, -1])
 def test_a_broken_safetensors_file_is_refused(folder, keep):
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:keep])
     assert_refused(folder, f"{folder / WEIGHTS} is not a readable safetensors file")
-
-
-def test_a_folder_without_a_tokenizer_says_what_it_needs(folder):
-    (folder / "tokenizer.json").unlink()
-    assert_refused(
-        folder, f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
-    )
-
-
-def test_a_broken_tokenizer_is_refused(folder):
-    (folder / "tokenizer.json").write_text("{}")
-    assert_refused(folder, f"{folder}: the tokenizer cannot be read: ")
-
-
-@pytest.mark.parametrize(
-    "model",
-    ["a/b/c", "a/b/c@v1", "a/b@", "./nothing", "../nothing", "/nothing", "~/nothing", "a_file"],
-)
-def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(tmp_path, monkeypatch, model):
-    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
-    (tmp_path / "a_file").touch()
-    assert_refused(
-        model,
-        f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name",
-    )
-
-
-#
-# ---- Tokenizers
-
-
-@pytest.fixture
-def vocabulary(tiny_folder, tmp_path) -> Path:
-    """The tiny tokenizer as GPT-2's two files, which is how the larger GPT-Neos are published."""
-    model = json.loads((tiny_folder / "tokenizer.json").read_text())["model"]
-    (tmp_path / "vocabulary").mkdir()
-    (tmp_path / "vocabulary" / "vocab.json").write_text(json.dumps(model["vocab"]))
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (tmp_path / "vocabulary" / "merges.txt").write_text(
-        "\n".join(["#version: 0.2", *merges]) + "\n"
-    )
-    return tmp_path / "vocabulary"
-
-
-def test_a_tokenizer_saved_with_a_prefix_space_adds_none_here(tiny_folder, vocabulary, tmp_path):
-    GPT2Tokenizer.from_pretrained(vocabulary, add_prefix_space=True).save_pretrained(
-        tmp_path / "spaced"
-    )
-    theirs = AutoTokenizer.from_pretrained(tmp_path / "spaced")
-    assert theirs.encode("a") == theirs.encode(" a")  # the trap is set
-    ours, plain = load_tokenizer(tmp_path / "spaced"), load_tokenizer(tiny_folder)
-    assert ours.encode("a") != ours.encode(" a")
-    for text in ("a", " a", " IL-2 gene", "Profit rose.", "  two", "Zürich"):
-        assert ours.encode(text) == plain.encode(text) and ours.decode(ours.encode(text)) == text
-
-
-def test_a_tokenizer_is_read_from_vocab_and_merges(folder, vocabulary):
-    plain = load_tokenizer(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).unlink()
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(vocabulary / name, folder)
-    text = " Expression of the IL-2 gene"
-    assert load_base(str(folder)).tokenizer.encode(text) == plain.encode(text)
 
 
 #
@@ -542,126 +278,3 @@ def test_another_stored_dtype_or_shape_is_another_fingerprint(tiny_folder, folde
     assert len({plain, shorter, halved}) == 3
     # What it is held in is no matter: the file is the same.
     assert load_base(str(folder), torch.bfloat16).fingerprint == halved
-
-
-#
-# ---- The hub
-
-
-@pytest.fixture
-def asked(folder, monkeypatch) -> list[str]:
-    """What the hub is asked for; it serves the folder, which also holds what nobody needs."""
-    files = []
-    for name in (
-        "pytorch_model.bin",
-        "flax_model.msgpack",
-        "generation_config.json",
-        "README.md",
-        "model.onnx",
-    ):
-        (folder / name).write_text("never fetched")
-
-    def hub_file(repository, filename, kind="model", revision=None):
-        assert (repository, kind, revision) == ("owner/tiny", "model", None)
-        files.append(filename)
-        if not (folder / filename).exists():
-            raise FileNotFoundError(f"{repository} has no file {filename}")
-        return folder / filename
-
-    monkeypatch.setattr(hub, "hub_file", hub_file)
-    return files
-
-
-def test_from_the_hub_come_config_tokenizer_and_one_file_of_weights(tiny_folder, folder, asked):
-    weights = (folder / WEIGHTS).read_bytes()
-    shard(folder)  # a repository that holds both
-    (folder / WEIGHTS).write_bytes(weights)
-    loaded = load_base("owner/tiny")
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS])
-    assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
-    assert loaded.tokenizer.encode(" gene") == load_tokenizer(tiny_folder).encode(" gene")
-
-
-def test_from_the_hub_shards_come_by_their_index_each_once(tiny_folder, folder, asked):
-    shard(folder)
-    (folder / "model-00003-of-00002.safetensors").write_text("in no index")
-    loaded = load_base("owner/tiny")
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED])
-    assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
-
-
-def test_from_the_hub_every_file_is_of_the_named_revision(folder, monkeypatch):
-    shard(folder)
-    seen = []
-
-    def hub_file(repository, filename, kind="model", revision=None):
-        seen.append((repository, revision))
-        if not (folder / filename).exists():
-            raise FileNotFoundError
-        return folder / filename
-
-    monkeypatch.setattr(hub, "hub_file", hub_file)
-    load_base("owner/tiny@refs/pr/1")
-    assert seen == [("owner/tiny", "refs/pr/1")] * len(
-        ["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED]
-    )
-
-
-def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_them(
-    tiny_folder, folder, asked
-):
-    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(
-        InputError, match=f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights"
-    ) as error:
-        load_base("owner/tiny")
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
-    line = re.search(r'python -c "(.*)"$', str(error.value)).group(1)
-    exec(line.replace("owner/tiny", str(folder)), {})  # the line does what it promises
-    converted, tiny = load_base("converted"), load_base(str(tiny_folder))
-    assert converted.fingerprint == tiny.fingerprint
-    assert converted.tokenizer.encode(" gene") == tiny.tokenizer.encode(" gene")
-
-
-def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, asked):
-    (folder / "tokenizer.json").unlink()
-    assert_refused(
-        "owner/tiny",
-        f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt",
-    )
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES])
-
-
-def test_a_folder_may_have_an_at_sign_in_its_name(folder):
-    folder = folder.rename(folder.with_name("tiny@v1"))
-    assert load_base(str(folder)).folder == folder
-    assert base.split_revision(str(folder)) == (str(folder), None)
-
-
-def test_of_another_model_on_the_hub_the_config_alone_is_fetched(folder, asked):
-    change_config(folder, model_type="llama")
-    assert_refused("owner/tiny", "model_type is 'llama'; only gpt_neo is known here")
-    assert asked == ["config.json"]
-
-
-@pytest.mark.parametrize(
-    ("index", "words"),
-    [
-        ({}, f"{INDEX} has no weight_map"),
-        ({"weight_map": {WTE: "../x"}}, f"{INDEX} names ../x, which is not a file of"),
-    ],
-)
-def test_a_hub_index_is_checked_before_it_is_followed(folder, asked, index, words):
-    (folder / WEIGHTS).unlink()
-    (folder / INDEX).write_text(json.dumps(index))
-    assert_refused("owner/tiny", words)
-    assert asked[-1] == INDEX
-
-
-def test_bundled_and_local_models_never_ask_the_hub(tiny_folder, monkeypatch):
-    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
-    assert (
-        load_base("neo-mini").folder.name == "neo-mini"
-        and load_base(str(tiny_folder)).folder == tiny_folder
-    )

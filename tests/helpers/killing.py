@@ -13,8 +13,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer  # noqa: F401
 
 import train
-from neo_peft.errors import exit_status
 from neo_peft.system import signals as stopping
+from neo_peft.system.exit_status import exit_status
 
 SMALL = [
     "--threads",

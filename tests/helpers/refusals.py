@@ -9,8 +9,8 @@ import pytest
 import evaluate
 import train
 from neo_peft.commands import export, predict, study
-from neo_peft.errors import exit_status
 from neo_peft.formats import base
+from neo_peft.system.exit_status import exit_status
 
 SCRIPTS = {
     "train": train,

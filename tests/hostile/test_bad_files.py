@@ -13,7 +13,7 @@ import torch
 from refusals import NER, TAGS, cases, forbid_loading, refused
 from safetensors.torch import load_file, save_file
 
-from neo_peft.formats.base import INDEX, WEIGHTS
+from neo_peft.formats.base_folder import INDEX, WEIGHTS
 from neo_peft.system import hub
 
 #

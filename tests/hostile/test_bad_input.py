@@ -227,7 +227,8 @@ def test_no_bad_flag_waits_for_torch(tmp_path):
     """All of them in one process of its own, since this one has torch."""
     code = (
         "import json, sys; sys.path[:0] = sys.argv[1:]; import train, evaluate\n"
-        "from neo_peft.commands import export, predict\nfrom neo_peft.errors import exit_status\n"
+        "from neo_peft.commands import export, predict\n"
+        "from neo_peft.system.exit_status import exit_status\n"
         "for script, *argv in json.load(sys.stdin):\n"
         "    try: assert exit_status(lambda: globals()[script].main(argv)) == 2\n"
         "    except SystemExit as stop: assert stop.code == 2\n"

@@ -22,12 +22,13 @@ import train
 from neo_peft import loop
 from neo_peft.commands import export, predict
 from neo_peft.corpora.sources import load_splits
-from neo_peft.errors import InputError, exit_status
+from neo_peft.errors import InputError
 from neo_peft.runs import checkpoints, training
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
 from neo_peft.system import files
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
 # 5 updates an epoch

@@ -18,15 +18,16 @@ from transformers import GPTNeoForCausalLM, GPTNeoForTokenClassification
 import evaluate
 import train
 from neo_peft.commands import export
-from neo_peft.commands.flags import parse_train_flags
+from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.corpora.sources import limit_rows, load_splits
 from neo_peft.encoding import collate
-from neo_peft.errors import InputError, exit_status
-from neo_peft.formats.base import BUNDLED
+from neo_peft.errors import InputError
+from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.peft_config import peft_settings
 from neo_peft.runs import folder as runs
 from neo_peft.runs import loading
 from neo_peft.settings import make_settings
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
 LORA = {"r": 5, "lora_alpha": 7, "bias": "all"}

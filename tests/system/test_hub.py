@@ -16,7 +16,8 @@ from corpus_files import FILES, GLUE, HUB_JSON, PHRASEBANK, TNER, write_glue, wr
 from hub_server import HubServer
 from safetensors.torch import load, save
 
-from neo_peft.formats.base import INDEX, TOKENIZER_FILES, WEIGHTS, load_base
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import INDEX, TOKENIZER_FILES, WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 TINY = "owner/tiny"
@@ -293,7 +294,7 @@ NEVER = (
 FLAGS = ["--data", "hub", "--epochs", "1", "--json"]
 TRAIN = """
 import functools, json, sys, train
-from neo_peft.errors import exit_status
+from neo_peft.system.exit_status import exit_status
 sys.exit(max([exit_status(functools.partial(train.main, argv)) for argv in json.load(sys.stdin)]))
 """
 

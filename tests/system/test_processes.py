@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from neo_peft import loop, processes
 from neo_peft.runs import training
 from neo_peft.settings import make_settings
+from neo_peft.system import torchrun
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"epochs": 2, "eval_limit": 13, "head_dropout": 0, "threads": 1, "precision": "fp32"}
@@ -73,6 +74,7 @@ RUNS = {  # name: the settings of one process; two take half of its batch each
 WORKER = """
 import json, sys
 from neo_peft import processes
+from neo_peft.system import torchrun
 
 def main():
     import torch
@@ -85,8 +87,8 @@ def main():
         return collate(examples, chosen)
     decoding.collate = watch
     half, lone, none = (torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
-    half.grad = torch.full((2, 3), 1.0 + processes.rank)
-    lone.grad = torch.ones(2, 3) if processes.rank else None
+    half.grad = torch.full((2, 3), 1.0 + processes.process_index)
+    lone.grad = torch.ones(2, 3) if processes.process_index else None
     processes.sum_gradients([half, lone, none])
     assert half.grad.tolist() == [[3.0] * 3] * 2
     assert lone.grad.tolist() == [[1.0] * 3] * 2 and none.grad is None
@@ -97,10 +99,10 @@ def main():
         parts = processes.gather((len(seen), torch.initial_seed(), summary))
         scored, seeds, summaries = zip(*parts)
         told[name] = {"scored": scored, "seeds": seeds, "same": summaries[0] == summaries[1]}
-        if processes.rank == 0:
+        if processes.process_index == 0:
             print("told " + json.dumps(told), flush=True)
 
-sys.exit(processes.run_together(main))
+sys.exit(torchrun.run_together(main))
 """
 
 
@@ -242,7 +244,7 @@ def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accu
     monkeypatch.setattr(processes, "world", 3)
     shares = []
     for rank in range(3):
-        monkeypatch.setattr(processes, "rank", rank)
+        monkeypatch.setattr(processes, "process_index", rank)
         shares.append(loop.windows(order, make_settings(batch_size=3, **flags)))
         assert all(len(batch) <= 3 for window in shares[-1] for batch in window)
     assert [len(share) for share in shares] == [len(one)] * 3
@@ -253,7 +255,14 @@ def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accu
 
 
 @pytest.mark.slow
-def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("train", "evaluate"),
+    [
+        ([ROOT / "train.py"], [ROOT / "evaluate.py"]),
+        (["-m", "neo_peft", "train"], ["-m", "neo_peft", "evaluate"]),
+    ],
+)
+def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path, train, evaluate):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = [
         "--task",
@@ -269,8 +278,13 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path):
     ]
     flags += ["--eval-limit", "8", "--threads", "1", "--json", "--model", str(tiny_folder)]
     told = []
-    for command in ([ROOT / "train.py", *flags], [ROOT / "evaluate.py", "runs/ner-lora", "--json"]):
-        done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
+    for command in ([*train, *flags], [*evaluate, "runs/ner-lora", "--json"]):
+        done = subprocess.run(
+            [sys.executable, *launch, *command],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         told.append(json.loads(done.stdout))
     assert told[0]["after"]["test"] == told[1]["scores"] | {"per_label": told[1]["per_label"]}
@@ -382,13 +396,14 @@ LONE = """
 import sys
 from neo_peft import processes
 from neo_peft.errors import InputError
+from neo_peft.system import torchrun
 
 def main():
-    if processes.rank == int(sys.argv[1]):
-        raise InputError(f"no file on host {processes.rank}")
-    processes.require_same("base", processes.rank if sys.argv[1] == "9" else 0)
+    if processes.process_index == int(sys.argv[1]):
+        raise InputError(f"no file on host {processes.process_index}")
+    processes.require_same("base", processes.process_index if sys.argv[1] == "9" else 0)
 
-sys.exit(processes.run_together(main))
+sys.exit(torchrun.run_together(main))
 """
 
 
@@ -416,12 +431,12 @@ def test_one_process_needs_no_torch_distributed_and_no_environment(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     ran = []
-    assert processes.run_together(lambda: ran.append(processes.world)) == 0
+    assert torchrun.run_together(lambda: ran.append(processes.world)) == 0
     assert (
         ran == [1]
         and processes.total(3) == 3
         and processes.gather("a") == ["a"]
-        and processes.decide(lambda: 5) == 5
+        and processes.on_first_process(lambda: 5) == 5
     )
 
 

@@ -1,0 +1,123 @@
+"""Where a base's files stand: from `--model` to a folder, and which files of it are read.
+
+`neo-mini` is bundled; a local folder is taken as it is; a hub id, owner/name or
+owner/name@revision, is fetched into the hub's cache. Weights are safetensors, in one file or in
+shards that an index lists.
+"""
+
+from pathlib import Path, PureWindowsPath
+
+from neo_peft.defaults import ASSETS, BUNDLED_MODEL
+from neo_peft.errors import InputError
+from neo_peft.formats.base_config import read_config
+from neo_peft.system import hub
+from neo_peft.system.files import read_json
+
+BUNDLED = {BUNDLED_MODEL: ASSETS / BUNDLED_MODEL}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+
+
+def find_folder(model: str) -> Path:
+    """Return a base's folder: a bundled one, a local one, or a hub repository's in the cache,
+    fetched if need be."""
+    if model in BUNDLED:
+        return BUNDLED[model]
+    if Path(model).is_dir():
+        return Path(model)
+    repository, revision = split_revision(model)
+    if (
+        Path(model).exists()
+        or repository.count("/") > 1
+        or revision == ""
+        or model.startswith((".", "/", "~"))
+    ):
+        raise InputError(
+            f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name, "
+            "owner/name@revision)"
+        )
+    folder = hub.hub_file(repository, "config.json", revision=revision).parent
+    read_config(folder)  # before gigabytes of what is no GPT-Neo are fetched
+    for filename in TOKENIZER_FILES:
+        _fetch_if_there(repository, filename, revision)
+    check_tokenizer_files(folder)
+    if _fetch_if_there(repository, WEIGHTS, revision):
+        return folder
+    index = _fetch_if_there(repository, INDEX, revision)
+    if index is None:
+        raise InputError(
+            f"{model} holds neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are "
+            "never fetched; convert them once into a folder for --model: "
+            'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+            f"[C.from_pretrained('{repository}', "
+            f"revision='{revision or 'main'}').save_pretrained('converted') "
+            'for C in (M, T)]"'
+        )
+    for filename in _shards(index):
+        hub.hub_file(repository, filename, revision=revision)
+    return folder
+
+
+def split_revision(model: str) -> tuple[str, str | None]:
+    """Split owner/name@revision. The revision is None where none is named, or `model` is a
+    folder."""
+    if "@" not in model or Path(model).is_dir():
+        return model, None
+    repository, _, revision = model.partition("@")
+    return repository, revision
+
+
+def _fetch_if_there(repository: str, filename: str, revision: str | None) -> Path | None:
+    try:
+        return hub.hub_file(repository, filename, revision=revision)
+    except FileNotFoundError:
+        return None
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Raise InputError where a folder holds no tokenizer."""
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise InputError(
+            f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
+        )
+    if not (folder / "tokenizer.json").exists() and not (folder / "merges.txt").exists():
+        raise InputError(f"{folder / 'merges.txt'} is missing; vocab.json alone is no tokenizer")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a folder's files of weights: one, or the shards of its index."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        files = [folder / name for name in _shards(folder / INDEX)]
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{file} is missing; {INDEX} names it")
+        return files
+    if any(folder.glob("pytorch_model*.bin")):
+        raise InputError(
+            f"{folder} holds only pickled weights, which are never read here; convert them once: "
+            'python -c "from transformers import AutoModelForCausalLM as M; '
+            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    raise InputError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards")
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the names of the shards in an index; refuse what is no file of the index's folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no weight_map")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        # there a backslash leads elsewhere
+        plain = all(kind(name).name == name for kind in (Path, PureWindowsPath))
+        if not plain or name == ".." or len(name.encode(errors="replace")) > 255:
+            raise InputError(f"{index} names {name[:300]}, which is not a file of its own folder")
+    return names

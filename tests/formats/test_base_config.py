@@ -1,0 +1,112 @@
+"""What a config.json says, and which one is refused, with which words."""
+
+import pytest
+from base_files import assert_refused, change_config
+
+from neo_peft.formats.base_config import read_config
+
+
+@pytest.mark.parametrize("kept", ["attention_layers", "attention_types"])
+def test_layers_are_read_from_either_entry(folder, kept):
+    change_config(folder, removed=tuple({"attention_layers", "attention_types"} - {kept}))
+    assert read_config(folder).attention_layers == ("global", "local", "global", "local")
+
+
+def test_types_are_repeated_in_their_order(folder):
+    change_config(
+        folder,
+        removed=("attention_layers", "num_layers"),
+        attention_types=[[["local"], 2], [["global", "local"], 1]],
+    )
+    assert read_config(folder).attention_layers == ("local", "local", "global", "local")
+
+
+def test_what_a_config_leaves_out_is_transformers_own_default(folder):
+    from transformers import GPTNeoConfig
+
+    (folder / "config.json").write_text(
+        '{"model_type": "gpt_neo", "attention_types": [[["global", "local"], 12]]}'
+    )
+    ours, theirs = read_config(folder), GPTNeoConfig()
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "max_position_embeddings",
+        "window_size",
+        "layer_norm_epsilon",
+        "initializer_range",
+        "eos_token_id",
+    ):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert (
+        ours.intermediate_size == 4 * theirs.hidden_size
+        and list(ours.attention_layers) == theirs.attention_layers
+    )
+
+
+def test_of_several_end_tokens_the_first_counts(folder):
+    change_config(folder, eos_token_id=[9, 4])
+    assert read_config(folder).eos_token_id == 9
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"model_type": "gpt2"}, "config.json: model_type is 'gpt2'; only gpt_neo is known here"),
+        ({"model_type": None}, "model_type is None; only gpt_neo"),
+        (
+            {"tie_word_embeddings": False},
+            "untied embeddings (tie_word_embeddings) are not GPT-Neo's",
+        ),
+        (
+            {"activation_function": "gelu"},
+            "activation_function is 'gelu'; only gelu_new is known here",
+        ),
+        ({"embed_dropout": 0.1}, "embed_dropout is 0.1; only 0, GPT-Neo's own, is known here"),
+        ({"attention_dropout": 0.2}, "attention_dropout is 0.2; only 0"),
+        ({"resid_dropout": 1}, "resid_dropout is 1; only 0"),
+        ({"num_layers": 5}, "num_layers is 5, but 4 attention layers are listed"),
+        (
+            {"attention_layers": ["global", "local", "sparse", "local"]},
+            "only global and local are known",
+        ),
+        ({"attention_layers": []}, "attention layers are []; only global and local are known"),
+        ({"attention_layers": 3}, "config.json is not a GPT-Neo's: TypeError"),
+        (
+            {"attention_layers": None, "attention_types": [["global"]]},
+            "config.json is not a GPT-Neo's: ValueError",
+        ),
+        ({"num_heads": 5}, "num_heads 5, "),
+        ({"window_size": 0}, "do not fit together"),
+        ({"vocab_size": "many"}, "config.json: vocab_size is 'many'; expected a number"),
+        (
+            {"eos_token_id": None},
+            "config.json: eos_token_id is None; expected a token below vocab_size, 8192",
+        ),
+    ],
+)
+def test_a_config_of_another_model_is_refused_by_name(folder, entries, words):
+    change_config(folder, **entries)
+    assert_refused(folder, words)
+
+
+def test_a_config_without_layers_is_refused(folder):
+    change_config(folder, removed=("attention_layers", "attention_types"))
+    assert_refused(folder, "config.json is not a GPT-Neo's: KeyError: 'attention_types'")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "config.json does not exist"),
+        ("{", "config.json is not a JSON file"),
+        ("[]", "holds no JSON object"),
+    ],
+)
+def test_a_folder_without_a_readable_config_is_refused(folder, content, words):
+    (folder / "config.json").unlink()
+    if content:
+        (folder / "config.json").write_text(content)
+    assert_refused(folder, words)

@@ -1,0 +1,198 @@
+"""Where a base's files are found, in a folder or on the hub, and what is refused there."""
+
+import json
+import re
+
+import pytest
+import torch
+from base_files import SHARDED, WTE, assert_refused, change_config, shard
+from safetensors.torch import load_file
+
+from neo_peft.errors import InputError
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import INDEX, TOKENIZER_FILES, WEIGHTS, split_revision
+from neo_peft.formats.tokenizer import load_tokenizer
+from neo_peft.system import hub
+
+# ---- Folders
+
+
+def test_a_folder_without_weights_says_what_it_needs(folder):
+    (folder / WEIGHTS).unlink()
+    assert_refused(
+        folder, f"{folder} holds no weights: it needs model.safetensors, or {INDEX} with its shards"
+    )
+
+
+def test_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folder, folder):
+    (folder / WEIGHTS).unlink()
+    torch.save(load_file(tiny_folder / WEIGHTS), folder / "pytorch_model.bin")
+    with pytest.raises(
+        InputError, match="holds only pickled weights, which are never read here; convert them"
+    ) as error:
+        load_base(str(folder))
+    # the line does what it promises
+    exec(re.search(r'python -c "(.*)"$', str(error.value)).group(1), {})
+    assert load_base(str(folder)).fingerprint == load_base(str(tiny_folder)).fingerprint
+
+
+def test_a_missing_shard_is_named(folder):
+    shard(folder)
+    (folder / SHARDED[1]).unlink()
+    assert_refused(folder, f"{folder / SHARDED[1]} is missing; {INDEX} names it")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "deeper/x", ".."])
+def test_an_index_may_name_no_file_outside_its_folder(folder, name):
+    (folder / WEIGHTS).rename(folder.parent / "x")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {WTE: name}}))
+    assert_refused(folder, f"{INDEX} names {name}, which is not a file of its own folder")
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": [WEIGHTS]}])
+def test_an_index_without_a_weight_map_is_refused(folder, index):
+    (folder / WEIGHTS).unlink()
+    (folder / INDEX).write_text(json.dumps(index))
+    assert_refused(folder, f"{INDEX} has no weight_map")
+
+
+def test_a_folder_without_a_tokenizer_says_what_it_needs(folder):
+    (folder / "tokenizer.json").unlink()
+    assert_refused(
+        folder, f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["a/b/c", "a/b/c@v1", "a/b@", "./nothing", "../nothing", "/nothing", "~/nothing", "a_file"],
+)
+def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
+    (tmp_path / "a_file").touch()
+    assert_refused(
+        model,
+        f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name",
+    )
+
+
+def test_a_folder_may_have_an_at_sign_in_its_name(folder):
+    folder = folder.rename(folder.with_name("tiny@v1"))
+    assert load_base(str(folder)).folder == folder
+    assert split_revision(str(folder)) == (str(folder), None)
+
+
+# ---- The hub
+
+
+@pytest.fixture
+def asked(folder, monkeypatch) -> list[str]:
+    """What the hub is asked for; it serves the folder, which also holds what nobody needs."""
+    files = []
+    for name in (
+        "pytorch_model.bin",
+        "flax_model.msgpack",
+        "generation_config.json",
+        "README.md",
+        "model.onnx",
+    ):
+        (folder / name).write_text("never fetched")
+
+    def hub_file(repository, filename, kind="model", revision=None):
+        assert (repository, kind, revision) == ("owner/tiny", "model", None)
+        files.append(filename)
+        if not (folder / filename).exists():
+            raise FileNotFoundError(f"{repository} has no file {filename}")
+        return folder / filename
+
+    monkeypatch.setattr(hub, "hub_file", hub_file)
+    return files
+
+
+def test_from_the_hub_come_config_tokenizer_and_one_file_of_weights(tiny_folder, folder, asked):
+    weights = (folder / WEIGHTS).read_bytes()
+    shard(folder)  # a repository that holds both
+    (folder / WEIGHTS).write_bytes(weights)
+    loaded = load_base("owner/tiny")
+    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS])
+    assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
+    assert loaded.tokenizer.encode(" gene") == load_tokenizer(tiny_folder).encode(" gene")
+
+
+def test_from_the_hub_shards_come_by_their_index_each_once(tiny_folder, folder, asked):
+    shard(folder)
+    (folder / "model-00003-of-00002.safetensors").write_text("in no index")
+    loaded = load_base("owner/tiny")
+    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED])
+    assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
+
+
+def test_from_the_hub_every_file_is_of_the_named_revision(folder, monkeypatch):
+    shard(folder)
+    seen = []
+
+    def hub_file(repository, filename, kind="model", revision=None):
+        seen.append((repository, revision))
+        if not (folder / filename).exists():
+            raise FileNotFoundError
+        return folder / filename
+
+    monkeypatch.setattr(hub, "hub_file", hub_file)
+    load_base("owner/tiny@refs/pr/1")
+    assert seen == [("owner/tiny", "refs/pr/1")] * len(
+        ["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED]
+    )
+
+
+def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_them(
+    tiny_folder, folder, asked
+):
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(
+        InputError, match=f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights"
+    ) as error:
+        load_base("owner/tiny")
+    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
+    line = re.search(r'python -c "(.*)"$', str(error.value)).group(1)
+    exec(line.replace("owner/tiny", str(folder)), {})  # the line does what it promises
+    converted, tiny = load_base("converted"), load_base(str(tiny_folder))
+    assert converted.fingerprint == tiny.fingerprint
+    assert converted.tokenizer.encode(" gene") == tiny.tokenizer.encode(" gene")
+
+
+def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, asked):
+    (folder / "tokenizer.json").unlink()
+    assert_refused(
+        "owner/tiny",
+        f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt",
+    )
+    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES])
+
+
+def test_of_another_model_on_the_hub_the_config_alone_is_fetched(folder, asked):
+    change_config(folder, model_type="llama")
+    assert_refused("owner/tiny", "model_type is 'llama'; only gpt_neo is known here")
+    assert asked == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({}, f"{INDEX} has no weight_map"),
+        ({"weight_map": {WTE: "../x"}}, f"{INDEX} names ../x, which is not a file of"),
+    ],
+)
+def test_a_hub_index_is_checked_before_it_is_followed(folder, asked, index, words):
+    (folder / WEIGHTS).unlink()
+    (folder / INDEX).write_text(json.dumps(index))
+    assert_refused("owner/tiny", words)
+    assert asked[-1] == INDEX
+
+
+def test_bundled_and_local_models_never_ask_the_hub(tiny_folder, monkeypatch):
+    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
+    assert (
+        load_base("neo-mini").folder.name == "neo-mini"
+        and load_base(str(tiny_folder)).folder == tiny_folder
+    )

@@ -1,0 +1,48 @@
+"""Changes to the files of a base, and how it is then refused."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from neo_peft.errors import InputError
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import INDEX, WEIGHTS
+
+WTE, WPE = "transformer.wte.weight", "transformer.wpe.weight"
+SHARDED = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+def change_config(folder: Path, removed: tuple[str, ...] = (), **entries) -> None:
+    config = json.loads((folder / "config.json").read_text()) | entries
+    for name in removed:
+        del config[name]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def shard(folder: Path) -> None:
+    """Split a folder's weights into SHARDED and their index, by turns: their order over the files
+    is another one."""
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    weight_map = {name: SHARDED[index % 2] for index, name in enumerate(sorted(tensors))}
+    for file in SHARDED:
+        save_file(
+            {name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file
+        )
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def assert_refused(model: str | Path, words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        load_base(str(model))
