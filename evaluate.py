@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     from neo_peft import decoding  # after the flags: torch takes seconds to import
-    from neo_peft.corpora.sources import limit_rows, load_splits
+    from neo_peft.corpora.sources import load_splits
+    from neo_peft.corpora.splits import limit_rows
     from neo_peft.progress import no_progress, show_progress
     from neo_peft.runs import tables  # after the flags: torch takes seconds to import
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft import processes
-from neo_peft.corpora.sources import Splits, limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import Splits, limit_rows
 from neo_peft.decoding import Evaluation, evaluate, pad_tags, score
 from neo_peft.encoding import Encoder, Examples
 from neo_peft.model import TunedModel, bare_model

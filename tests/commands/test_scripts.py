@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from corpus_files import CORPORA
 
 import evaluate
 import train
-from neo_peft.corpora.sources import CORPORA
 from neo_peft.errors import exit_status
 from neo_peft.settings import make_settings
 from neo_peft.tasks import METHODS

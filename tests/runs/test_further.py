@@ -19,7 +19,8 @@ import evaluate
 import train
 from neo_peft.commands import export
 from neo_peft.commands.flags import parse_train_flags
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError, exit_status
 from neo_peft.formats.base import BUNDLED
