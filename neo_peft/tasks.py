@@ -22,32 +22,21 @@ class Piece(NamedTuple):
     is_data: bool
 
 
-class Glue(NamedTuple):
-    """Where GLUE keeps a task: its folder, the columns of its TSV files that hold the task's
-    fields, in their order, by name or, where a file has no heading, by number. GLUE's public test
-    has no labels: its dev set is the test here, and validation, where it names no file, a tenth of
-    train. `beside` is scored beside the test. `corpus` is the task whose original files will do as
-    well."""
-
-    folder: str
-    columns: tuple[str | int, ...]
-    validation: str = ""
-    test: str = "dev.tsv"
-    beside: str = ""
-    corpus: str = ""
-
-
 @dataclass(frozen=True)
 class Task:
-    """A task: `fields` name what a raw row holds (the last one is its label, or its tags), `labels`
-    their order.
+    """A task: which rows it has, and how a model is asked for their labels.
 
-    `template` alternates fixed text and data fields, and ends where the answer is read; a task
-    without one tags the words of its rows. `source_template` is the same in the words of the study
-    that this project follows. `instruction` stands in front of a text that an untuned model
-    answers, and is what a soft prompt starts from; `asks` is how it is said for labels of the
-    user's own, `asks_shortly` for many of them. `words` are what the model says for the labels,
-    where that is not their names.
+    name: as `--task` gives it
+    fields: the fields of a row; the last one is its label, or its tags
+    labels: in the order of the head's outputs; empty where a user's own rows bring them
+    metric: the score by which the best epoch is kept
+    template: the fixed texts around the data fields; the last one ends where the answer is read. A
+        task without a template tags the words of its rows
+    source_template: the same in the words of the study that this project follows
+    instruction: stands before a text that an untuned model answers; a soft prompt starts from it
+    instruction_for_labels: the instruction for a user's own labels, which replace "{}"
+    short_instruction_for_labels: the same for many labels, without listing them
+    words: what the model says for each label, where that is not the label itself
     """
 
     name: str
@@ -57,10 +46,9 @@ class Task:
     template: tuple[str, ...] = ()
     source_template: tuple[str, ...] = ()
     instruction: str = ""
-    asks: str = ""
-    asks_shortly: str = ""
+    instruction_for_labels: str = ""
+    short_instruction_for_labels: str = ""
     words: tuple[str, ...] = ()
-    glue: Glue | None = None
 
     @property
     def tags_words(self) -> bool:
@@ -126,9 +114,10 @@ class Task:
                 else words or labels
             )
             listed = ", ".join(said)
-            # A long list would take the place of the texts behind it.
-            asks = self.asks.format(listed) if len(listed) <= LISTED else self.asks_shortly
-            task = replace(task, labels=tuple(labels), instruction=asks)
+            # A long list would take the place of the texts after it.
+            short = len(listed) > LISTED
+            template = self.short_instruction_for_labels if short else self.instruction_for_labels
+            task = replace(task, labels=tuple(labels), instruction=template.format(listed))
         if words is not None:
             if self.tags_words:
                 raise InputError(
@@ -162,171 +151,142 @@ def is_tag(label: object) -> bool:
     return label == "O" or (isinstance(label, str) and label[:2] in ("B-", "I-") and len(label) > 2)
 
 
+# Three shapes of tasks. The labels are those of a user's own rows.
+_TAGGING = Task(
+    name="tagging",
+    fields=("tokens", "tags"),
+    labels=(),
+    metric="f1",
+    instruction_for_labels="Label each word as part of the name of a {}:\n",
+    short_instruction_for_labels="Label each word:\n",
+)
+_CLASSIFICATION = Task(
+    name="classification",
+    fields=("sentence", "label"),
+    labels=(),
+    metric="accuracy",
+    template=("Sentence :", " Label :"),
+    instruction_for_labels="Classify if the sentence is {}:\n",
+    short_instruction_for_labels="Classify the sentence:\n",
+)
+_PAIRS = Task(
+    name="pairs",
+    fields=("sentence1", "sentence2", "label"),
+    labels=(),
+    metric="accuracy",
+    template=("Sentence1 :", " Sentence2 :", " Label :"),
+    instruction_for_labels="Classify if the two sentences are {}:\n",
+    short_instruction_for_labels="Classify the two sentences:\n",
+)
+
+# The tasks of the study that this project follows have these shapes, and labels of their own.
 _ENTITY_TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
-
-_ASKS = {
-    "tagging": ("Label each word as part of the name of a {}:\n", "Label each word:\n"),
-    "classification": ("Classify if the sentence is {}:\n", "Classify the sentence:\n"),
-    "pairs": ("Classify if the two sentences are {}:\n", "Classify the two sentences:\n"),
-}
-_ONE, _TWO = ("Sentence :", " Label :"), ("Sentence1 :", " Sentence2 :", " Label :")
-
 _STUDIED = (
-    Task(
+    replace(
+        _TAGGING,
         name="ner",
-        fields=("tokens", "tags"),
         labels=("O", *(f"{prefix}-{kind}" for kind in _ENTITY_TYPES for prefix in "BI")),
-        metric="f1",
         instruction="Label each word as part of the name of a DNA, protein, cell type, cell line "
         "or RNA:\n",
-        asks=_ASKS["tagging"][0],
-        asks_shortly=_ASKS["tagging"][1],
     ),
-    Task(
+    replace(
+        _CLASSIFICATION,
         name="sentiment",
-        fields=("sentence", "label"),
         labels=("negative", "neutral", "positive"),
-        metric="accuracy",
-        template=_ONE,
         source_template=("sentence :", " Label : "),
         instruction="Classify if the sentence is neutral, negative, positive:\n",
-        asks=_ASKS["classification"][0],
-        asks_shortly=_ASKS["classification"][1],
     ),
-    Task(
+    replace(
+        _PAIRS,
         name="similarity",
-        fields=("sentence1", "sentence2", "label"),
         labels=("not equivalent", "equivalent"),
-        metric="accuracy",
-        template=_TWO,
         source_template=('"Sentence1":', ' "Sentence2":', ' "Label":'),
         instruction="Classify if the two sentences are equivalent or not:\n",
-        asks=_ASKS["pairs"][0],
-        asks_shortly=_ASKS["pairs"][1],
-    ),
-)
-
-# The same three shapes under plain names, for rows of the user's own, whose labels they have.
-_PLAIN = (
-    Task("tagging", ("tokens", "tags"), (), "f1", (), (), "", *_ASKS["tagging"]),
-    Task(
-        "classification",
-        ("sentence", "label"),
-        (),
-        "accuracy",
-        _ONE,
-        (),
-        "",
-        *_ASKS["classification"],
-    ),
-    Task(
-        "pairs", ("sentence1", "sentence2", "label"), (), "accuracy", _TWO, (), "", *_ASKS["pairs"]
     ),
 )
 
 
-def _glue(name: str, labels: str, metric: str, fields: str, instruction: str, where: Glue) -> Task:
-    """Make one of GLUE's tasks (Wang et al. 2019). The labels are in the order of the numbers that
-    its files have."""
-    said, names = fields.split(), tuple(label.replace("_", " ") for label in labels.split())
-    template = [
-        (" " if index else "") + field.capitalize() + " :" for index, field in enumerate(said)
-    ]
+def _glue(
+    name: str, *fields: str, labels: tuple[str, ...], instruction: str, metric: str = "accuracy"
+) -> Task:
+    """Return one of GLUE's tasks (Wang et al. 2019); the labels are in the order of the numbers in
+    its files."""
     return Task(
-        f"glue/{name}",
-        (*said, "label"),
-        names,
-        metric,
-        (*template, " Label :"),
-        instruction=f"{instruction} {', '.join(names)}:\n",
-        glue=where,
+        name=f"glue/{name}",
+        fields=(*fields, "label"),
+        labels=labels,
+        metric=metric,
+        template=(
+            f"{fields[0].capitalize()} :",
+            *(f" {field.capitalize()} :" for field in (*fields[1:], "label")),
+        ),
+        instruction=f"{instruction} {', '.join(labels)}:\n",
     )
 
 
-_PAIR = "sentence1 sentence2"
-_ENTAILED = "Classify if the second sentence follows from the first:"
+_FOLLOWS = "Classify if the second sentence follows from the first:"
 _GLUE = (
     _glue(
         "cola",
-        "unacceptable acceptable",
-        "matthews",
         "sentence",
-        "Classify if the sentence is",
-        Glue("CoLA", (3, 1)),
+        labels=("unacceptable", "acceptable"),
+        metric="matthews",
+        instruction="Classify if the sentence is",
     ),
     _glue(
         "sst2",
-        "negative positive",
-        "accuracy",
         "sentence",
-        "Classify if the sentence is",
-        Glue("SST-2", ("sentence", "label")),
+        labels=("negative", "positive"),
+        instruction="Classify if the sentence is",
     ),
     _glue(
         "mrpc",
-        "not_equivalent equivalent",
-        "f1",
-        _PAIR,
-        "Classify if the two sentences are",
-        Glue(
-            "MRPC",
-            ("#1 String", "#2 String", "Quality"),
-            "dev.tsv",
-            "msr_paraphrase_test.txt",
-            "",
-            "similarity",
-        ),
+        "sentence1",
+        "sentence2",
+        labels=("not equivalent", "equivalent"),
+        metric="f1",
+        instruction="Classify if the two sentences are",
     ),
     _glue(
         "qqp",
-        "not_duplicate duplicate",
-        "f1",
-        "question1 question2",
-        "Classify if the two questions are",
-        Glue("QQP", ("question1", "question2", "is_duplicate")),
+        "question1",
+        "question2",
+        labels=("not duplicate", "duplicate"),
+        metric="f1",
+        instruction="Classify if the two questions are",
     ),
     _glue(
         "mnli",
-        "entailment neutral contradiction",
-        "accuracy",
-        "premise hypothesis",
-        _ENTAILED,
-        Glue(
-            "MNLI",
-            ("sentence1", "sentence2", "gold_label"),
-            "",
-            "dev_matched.tsv",
-            "dev_mismatched.tsv",
-        ),
+        "premise",
+        "hypothesis",
+        labels=("entailment", "neutral", "contradiction"),
+        instruction=_FOLLOWS,
     ),
     _glue(
         "qnli",
-        "entailment not_entailment",
-        "accuracy",
-        "question sentence",
-        "Classify if the sentence answers:",
-        Glue("QNLI", ("question", "sentence", "label")),
+        "question",
+        "sentence",
+        labels=("entailment", "not entailment"),
+        instruction="Classify if the sentence answers:",
     ),
     _glue(
         "rte",
-        "entailment not_entailment",
-        "accuracy",
-        _PAIR,
-        _ENTAILED,
-        Glue("RTE", ("sentence1", "sentence2", "label")),
+        "sentence1",
+        "sentence2",
+        labels=("entailment", "not entailment"),
+        instruction=_FOLLOWS,
     ),
     _glue(
         "wnli",
-        "not_entailment entailment",
-        "accuracy",
-        _PAIR,
-        _ENTAILED,
-        Glue("WNLI", ("sentence1", "sentence2", "label")),
+        "sentence1",
+        "sentence2",
+        labels=("not entailment", "entailment"),
+        instruction=_FOLLOWS,
     ),
 )
 
 # The order of the labels is fixed: heads are exchanged with other programs by row.
-TASKS = {task.name: task for task in (*_STUDIED, *_PLAIN, *_GLUE)}
+TASKS = {task.name: task for task in (*_STUDIED, _TAGGING, _CLASSIFICATION, _PAIRS, *_GLUE)}
 
 
 def get_task(name: str) -> Task:

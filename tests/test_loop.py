@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpus_files import CORPORA
 from torch.amp import GradScaler
 
 from neo_peft import loop
-from neo_peft.corpora.sources import CORPORA, limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import evaluate, score
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from neo_peft.analysis.markup import Html, cell, element, facts, joined, note, section, table
 from neo_peft.analysis.mistakes import KINDS, mistakes
-from neo_peft.corpora.sources import limit_rows
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.metrics import Entity, entities
 from neo_peft.runs.tables import number
 from neo_peft.tasks import Task

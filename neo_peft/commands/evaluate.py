@@ -18,7 +18,8 @@ from neo_peft.commands.flags import (
     changed,
     of_an_adapter,
 )
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
 from neo_peft.progress import no_progress, show_progress
 from neo_peft.runs import tables
@@ -28,6 +29,7 @@ from neo_peft.settings import filled, make_settings, whole
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:
+    from neo_peft.decoding import Evaluation
     from neo_peft.runs.loading import Tuned
 
 PROG = "python -m neo_peft evaluate"
@@ -126,40 +128,37 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     )
     say(f"{folder or settings.model}{f', decode by {decode}' if decode else ''}\n")
 
-    predicted, said = answer(tuned, rows, instruction, decode or "rank")
-    scores = score(task, rows, predicted)
-    for line in tables.answers(task, rows[: flags.show], predicted, said):
+    found = answer(tuned, rows, instruction, generated=decode == "generate")
+    scores = score(task, rows, found.predicted)
+    for line in tables.answers(task, rows[: flags.show], found.predicted, found.generated):
         say(line)
     say(tables.scores(task, scores))
     say("\n" + tables.per_label(task, scores))
     path = Path(flags.out) if flags.out else folder and folder / "predictions.jsonl"
     if path:
-        processes.on_first_process(lambda: write_answers(path, rows, predicted, said))
+        processes.on_first_process(
+            lambda: write_answers(path, rows, found.predicted, found.generated)
+        )
     if flags.json and speaks:
         per_label = scores.pop("per_label")
         record = {"task": task.name, "split": split, "decode": decode}
         print(json.dumps(record | {"scores": scores, "per_label": per_label}))
 
 
-def answer(
-    tuned: "Tuned", rows: list[dict], instruction: str, decode: str
-) -> tuple[list, list[str] | None]:
-    """Return the prediction of each row, and the generated texts, where there are any."""
-    from neo_peft.decoding import evaluate, pad_tags
+def answer(tuned: "Tuned", rows: list[dict], instruction: str, generated: bool) -> "Evaluation":
+    """Answer rows by the labels' probabilities or a head, or by free generation."""
+    from neo_peft.decoding import evaluate
+    from neo_peft.generation import evaluate_generated
 
-    evaluation = evaluate(
+    way = evaluate_generated if generated else evaluate
+    return way(
         tuned.model,
         tuned.encoder,
         tuned.encoder(rows),
         instruction,
-        decode,
         tuned.settings.batch_size,
         progress=no_progress if processes.process_index else show_progress,
     )
-    predicted = evaluation.predicted
-    if tuned.encoder.task.tags_words:
-        predicted = pad_tags(rows, predicted)
-    return predicted, evaluation.said
 
 
 def choose_split(flags: argparse.Namespace, there: dict[str, list]) -> str:

@@ -11,12 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from neo_peft.errors import InputError
-<<<<<<< HEAD
 from neo_peft.methods import METHODS
-from neo_peft.runs.from_flags import resumed, settings_from
-=======
->>>>>>> system
-from neo_peft.settings import OF_TAGS, Settings, filled, names, one_of, require_tags, threads, whole
+from neo_peft.settings import (
+    OF_TAGS,
+    Settings,
+    filled,
+    flag_name,
+    names,
+    one_of,
+    require_tags,
+    threads,
+    whole,
+)
 from neo_peft.tasks import TASKS
 
 

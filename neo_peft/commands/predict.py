@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.commands.flags import OneLineParser, add_run_flags, argument, changed, of_an_adapter
-from neo_peft.corpora import own_rows
+from neo_peft.corpora.new_text import parse_example, parse_example_of_run
 from neo_peft.errors import InputError
 from neo_peft.metrics import entities
 from neo_peft.runs import tables
@@ -131,7 +131,7 @@ class OneRun:
         return self.task
 
     def read(self, line: bytes) -> dict:
-        return own_rows.example(line, self.task, self.as_json)
+        return parse_example(line, self.task, self.as_json)
 
     def evaluate(self, rows: list[dict]) -> Any:
         from neo_peft.decoding import evaluate
@@ -162,7 +162,7 @@ class SeveralRuns:
         return self.tasks[row["run"]]
 
     def read(self, line: bytes) -> dict:
-        return own_rows.example_of_run(line, self.tasks)
+        return parse_example_of_run(line, self.tasks)
 
     def evaluate(self, rows: list[dict]) -> Any:
         return self.runs.evaluate(rows, batch_size=max(1, len(rows)))

@@ -1,6 +1,13 @@
 """Data: one file for each corpus or file format.
 
-sources.py    from --data to the rows of each split
-readers.py    how each file is parsed
-own_rows.py   a user's own rows, and new text
+sources.py     from --data to the rows of each split: the table of all corpora
+request.py     what is asked for, and the folder in which a corpus's files are
+splits.py      the splits of a data set, and how rows are divided among them
+lines.py       the lines of a file, and the checks that all parsers share
+jnlpba.py      JNLPBA: sentences with a tag for each word
+phrasebank.py  the Financial PhraseBank: sentences and their sentiment
+glue.py        GLUE's eight classification tasks, and MRPC's original files
+sample.py      the bundled sample
+own.py         a user's own labelled rows: JSON lines
+new_text.py    new text without labels, for predict
 """

@@ -15,18 +15,11 @@ import torch
 from torch import Tensor
 
 from neo_peft.errors import InputError
-<<<<<<< HEAD
-from neo_peft.formats.base import split_revision
+from neo_peft.formats.base_folder import split_revision
 from neo_peft.formats.peft_config import CONFIG, format_of, part_folders
 from neo_peft.formats.whole_model import save_model
 from neo_peft.methods import Method
 from neo_peft.model import HeadKind, TunedModel
-=======
-from neo_peft.formats.base_folder import split_revision
-from neo_peft.formats.peft_config import CONFIG
-from neo_peft.lora import LoRALinear
-from neo_peft.model import TunedModel
->>>>>>> system
 from neo_peft.settings import Settings, task_of
 from neo_peft.system.files import (
     make_folders,

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from neo_peft import processes
-from neo_peft.corpora.sources import Splits, limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import Splits, limit_rows
 from neo_peft.decoding import Evaluation, evaluate, score
 from neo_peft.encoding import Encoder, Examples
 from neo_peft.generation import evaluate_generated

@@ -11,7 +11,8 @@ from neo_peft.analysis import study_results
 from neo_peft.analysis.plan import make_plan
 from neo_peft.analysis.study_page import page, write_page
 from neo_peft.analysis.study_results import collect, rows_of
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
 from neo_peft.runs.baselines import floor
 from neo_peft.settings import make_settings

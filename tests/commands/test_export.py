@@ -23,7 +23,8 @@ from transformers import (
 
 import evaluate
 from neo_peft.commands import export
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import generate, marked_texts, predict
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED

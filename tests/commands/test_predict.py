@@ -16,7 +16,7 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.commands import predict
-from neo_peft.corpora.own_rows import example, split_words
+from neo_peft.corpora.new_text import parse_example, split_words
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, pad_tags
 from neo_peft.formats.adapter import save_adapter
@@ -243,7 +243,7 @@ def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tm
 )
 def test_a_json_line_that_is_no_row_is_refused(line):
     with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|no JSON"):
-        example(line.encode(), TASKS["ner"], as_json=True)
+        parse_example(line.encode(), TASKS["ner"], as_json=True)
 
 
 def test_text_may_stand_behind_flags_and_a_byte_order_mark_is_none_of_it(

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from corpus_files import CORPORA
 
 import evaluate
 import train
 from neo_peft.commands import evaluate as evaluate_command
 from neo_peft.commands import train as train_command
-from neo_peft.corpora.sources import CORPORA
+from neo_peft.methods import METHODS
 from neo_peft.settings import make_settings
 from neo_peft.system.exit_status import exit_status
-from neo_peft.tasks import METHODS
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,6 +8,7 @@ import pytest
 
 import evaluate
 import train
+from neo_peft.corpora.glue import FILES
 from neo_peft.corpora.sources import load_splits
 from neo_peft.errors import InputError
 from neo_peft.settings import make_settings, task_of
@@ -15,7 +16,7 @@ from neo_peft.system import hub
 from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
-GLUE = {name.removeprefix("glue/"): task for name, task in TASKS.items() if task.glue}
+GLUE = {name.removeprefix("glue/"): TASKS[name] for name in FILES}
 
 # Headings as GLUE's archives have them, and how a row is laid out: from its number, its label as
 # the file writes it.
@@ -143,7 +144,7 @@ def test_tsv_files_are_read_and_split(tmp_path, name):
             6 // len(GLUE[name].labels)
         }
         assert load_splits(GLUE[name], str(data), seed=1).validation != splits.validation
-    assert splits.beside == ({"mismatched": expected(name, 200, 7)} if name == "mnli" else {})
+    assert splits.extra_tests == ({"mismatched": expected(name, 200, 7)} if name == "mnli" else {})
     assert list(GLUE[name].labels) == [label.replace("_", " ") for label in NAMES[name].split()]
     assert load_splits(GLUE[name], str(data / LAYOUT[name][0])) == splits
 

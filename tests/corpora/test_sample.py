@@ -5,11 +5,13 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from corpus_files import CORPORA
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from tags import commonest_tags
 
-from neo_peft.corpora.sources import CORPORA, SAMPLE, load_splits
+from neo_peft.corpora.sample import SAMPLE
+from neo_peft.corpora.sources import load_splits
 from neo_peft.metrics import entities, entity_scores
 from neo_peft.runs.tables import marked
 from neo_peft.tasks import TASKS

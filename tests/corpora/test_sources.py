@@ -21,6 +21,7 @@ import pytest
 from corpus_files import (
     AGREE_50,
     AGREE_66,
+    CORPORA,
     DEV_IDS,
     FILES,
     GLUE,
@@ -38,8 +39,9 @@ from corpus_files import (
     write_zip,
 )
 
-from neo_peft.corpora import sources
-from neo_peft.corpora.sources import CORPORA, limit_rows, load_splits
+from neo_peft.corpora import sample, sources
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import Splits, limit_rows
 from neo_peft.errors import InputError
 from neo_peft.system import hub
 from neo_peft.tasks import TASKS
@@ -48,7 +50,7 @@ NER, SENTIMENT, SIMILARITY = TASKS["ner"], TASKS["sentiment"], TASKS["similarity
 
 
 @cache
-def real(data_folder: Path, task: str, protocol: str = "clean") -> sources.Splits:
+def real(data_folder: Path, task: str, protocol: str = "clean") -> Splits:
     return load_splits(TASKS[task], str(data_folder), protocol)
 
 
@@ -298,7 +300,7 @@ def sample_folder(folder: Path, task: str, content: bytes | None = None) -> Path
 
 def load(
     folder: Path, task: str, changed: dict[str, bytes] | None = None, protocol="clean"
-) -> sources.Splits:
+) -> Splits:
     """Load a folder of FILES, some of them changed."""
     return load_splits(TASKS[task], str(write(folder, FILES[task] | (changed or {}))), protocol)
 
@@ -428,7 +430,7 @@ def test_mrpc_quotes_are_text_and_validation_is_the_listed_pair_in_that_order(tm
 
 
 def test_sample_formats(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "SAMPLE", tmp_path)
+    monkeypatch.setattr(sample, "SAMPLE", tmp_path)
     for task in CORPORA:
         sample_folder(tmp_path, task)
     assert load_splits(NER, "sample").train == [
@@ -467,8 +469,6 @@ def test_glue_calls_the_list_of_ids_dev_ids(tmp_path):
 
 
 # ---- The hub, laid out in a folder
-
-TAG_IDS |= {"B-cell_line": 7, "I-cell_line": 8, "B-RNA": 9, "I-RNA": 10}
 
 
 @pytest.fixture
@@ -655,7 +655,7 @@ def test_a_bad_file_of_a_folder_is_refused_at_its_line(tmp_path, name, content, 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("task, content, message", BAD_SAMPLES)
 def test_a_bad_sample_is_refused_at_its_line(tmp_path, monkeypatch, task, content, message, split):
-    monkeypatch.setattr(sources, "SAMPLE", sample_folder(tmp_path, task))
+    monkeypatch.setattr(sample, "SAMPLE", sample_folder(tmp_path, task))
     (tmp_path / task / f"{split}.txt").write_bytes(content)
     assert refusal(TASKS[task], "sample").startswith(f"{tmp_path / task / split}.txt{message}")
 
@@ -796,7 +796,7 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, monkeypatch, hu
     """Bytes are overwritten, cut out and put in at random, in each file of each source: never a
     traceback."""
     draw = random.Random(0)
-    monkeypatch.setattr(sources, "SAMPLE", sample_folder(tmp_path / "sample", task))
+    monkeypatch.setattr(sample, "SAMPLE", sample_folder(tmp_path / "sample", task))
     folder = write(tmp_path / "folder", FILES[task])
     files = [(file, str(folder)) for file in folder.iterdir()]
     files += [(file, "sample") for file in (tmp_path / "sample" / task).iterdir()]
@@ -836,7 +836,7 @@ def test_a_limit_takes_evenly_spaced_rows_in_order():
 
 def test_importing_the_module_loads_neither_torch_nor_datasets():
     code = (
-        "import sys, neo_peft.sources; print({'torch', 'datasets', 'huggingface_hub'} & "
+        "import sys, neo_peft.corpora.sources; print({'torch', 'datasets', 'huggingface_hub'} & "
         "set(sys.modules))"
     )
     root = Path(sources.__file__).parents[2]

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from corpus_files import CORPORA
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -15,7 +16,6 @@ from transformers import (
     GPTNeoForTokenClassification,
 )
 
-from neo_peft.corpora.sources import CORPORA
 from neo_peft.errors import InputError
 from neo_peft.formats import adapter
 from neo_peft.formats.base import load_base

@@ -52,6 +52,8 @@ FILES = {
     },
 }
 
+CORPORA = tuple(FILES)  # the tasks with a corpus of their own, which the sample has too
+
 TAG_IDS = {
     "O": 0,
     "B-DNA": 1,
@@ -60,6 +62,10 @@ TAG_IDS = {
     "I-protein": 4,
     "B-cell_type": 5,
     "I-cell_type": 6,
+    "B-cell_line": 7,
+    "I-cell_line": 8,
+    "B-RNA": 9,
+    "I-RNA": 10,
 }
 
 HUB_JSON = {

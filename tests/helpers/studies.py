@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import majority_scores
 from neo_peft.metrics import class_scores
 from neo_peft.runs.folder import write_record

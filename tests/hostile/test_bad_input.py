@@ -23,7 +23,7 @@ import pytest
 from hub_server import HubServer
 from refusals import METHODS, NER, TAGS, TASKS, TEXT, cases, forbid_loading, refused, run
 
-from neo_peft.corpora import readers
+from neo_peft.corpora import lines
 from neo_peft.settings import Settings, names
 
 ROOT = Path(__file__).parents[2]
@@ -219,7 +219,7 @@ FLAGS = [
 @cases(FLAGS)
 def test_a_bad_flag_is_refused_before_anything_is_loaded(capfd, monkeypatch, case):
     forbid_loading(monkeypatch)
-    monkeypatch.setattr(readers, "lines_of", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(lines, "lines_of", lambda *_: pytest.fail("rows were read"))
     refused(capfd, *case)
 
 

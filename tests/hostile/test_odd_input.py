@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from seqeval_oracle import assert_scores_like_seqeval, seqeval_entities
 
-from neo_peft.corpora.own_rows import own_row, split_words
-from neo_peft.corpora.readers import is_text, lines_of, marked_row
+from neo_peft.corpora.lines import is_text, lines_of
+from neo_peft.corpora.new_text import split_words
+from neo_peft.corpora.own import parse_row
+from neo_peft.corpora.sample import parse_tagged
 from neo_peft.corpora.sources import load_splits
 from neo_peft.encoding import Encoder, collate
 from neo_peft.errors import InputError
@@ -273,7 +275,7 @@ def test_own_tags_are_read_as_they_were_written_or_refused_at_their_line(tmp_pat
 )
 def test_a_row_of_any_json_is_a_row_or_a_value_error(row, name):
     try:
-        found = own_row(TASKS[name], json.dumps(row), None)
+        found = parse_row(TASKS[name], json.dumps(row), None)
     except ValueError as error:
         assert str(error)
         return
@@ -292,10 +294,10 @@ def test_a_row_of_any_json_is_a_row_or_a_value_error(row, name):
 def test_a_tag_out_of_the_set_is_refused_or_stripped(tag):
     line = json.dumps({"tokens": ["a", "b"], "tags": [tag, "O"]})
     if isinstance(tag, str) and tag.strip() == "O":
-        assert own_row(TASKS["tagging"], line, None)["tags"] == ["O", "O"]
+        assert parse_row(TASKS["tagging"], line, None)["tags"] == ["O", "O"]
         return
     with pytest.raises(ValueError, match="tag 1 is "):
-        own_row(TASKS["tagging"], line, None)
+        parse_row(TASKS["tagging"], line, None)
 
 
 @few
@@ -325,7 +327,7 @@ def test_words_that_were_split_stand_where_they_say(text):
 @given(line=st.lists(pieces, max_size=6).map(" ".join))
 def test_a_marked_line_is_its_words_or_a_value_error(line):
     try:
-        row = marked_row(line, TASKS["ner"].labels)
+        row = parse_tagged(line, TASKS["ner"].labels)
     except ValueError:
         return
     assert len(row["tokens"]) == len(row["tags"]) and entities(

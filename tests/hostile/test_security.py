@@ -15,7 +15,7 @@ import torch
 from damage import bounded
 from safetensors.torch import load_file, save_file
 
-from neo_peft.corpora.readers import LARGEST_MEMBER
+from neo_peft.corpora.lines import LARGEST_MEMBER
 from neo_peft.corpora.sources import load_splits
 from neo_peft.errors import InputError
 from neo_peft.formats import adapter, base

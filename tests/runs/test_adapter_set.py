@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from corpus_files import CORPORA
 
-from neo_peft.corpora.sources import CORPORA, load_splits
+from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, generate, marked_texts, pad_tags, predict
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError

@@ -6,7 +6,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs import baselines as floors
 from neo_peft.runs.baselines import (

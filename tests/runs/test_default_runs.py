@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+from corpus_files import CORPORA
 from tags import commonest_tags
 
 import train
-from neo_peft.corpora.sources import CORPORA, load_splits
+from neo_peft.corpora.sources import load_splits
 from neo_peft.metrics import entity_scores
 from neo_peft.runs import job as jobs
 from neo_peft.runs import summary

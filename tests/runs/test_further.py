@@ -19,7 +19,8 @@ import evaluate
 import train
 from neo_peft.commands import export
 from neo_peft.commands.train import parse_flags as parse_train_flags
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import BUNDLED

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from neo_peft.corpora.sources import limit_rows, load_splits
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import score
 from neo_peft.errors import InputError
 from neo_peft.runs import training

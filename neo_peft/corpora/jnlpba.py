@@ -1,0 +1,83 @@
+"""JNLPBA: sentences of biomedical abstracts with a tag for each word (Kim et al. 2004).
+
+A folder has the shared task's IOB2 files. The hub has tner's copy, JSON lines that are split
+already.
+"""
+
+import json
+from collections.abc import Collection
+from itertools import groupby
+from pathlib import Path
+
+from neo_peft.corpora import lines
+from neo_peft.corpora.request import Request
+from neo_peft.corpora.splits import Splits
+from neo_peft.errors import InputError
+from neo_peft.system import hub
+from neo_peft.tasks import Task
+
+FILES = ("Genia4ERtask1.iob2", "Genia4EReval1.iob2")  # train and test
+VALIDATION = 1927  # sentences of the train file
+
+
+def load_folder(request: Request) -> Splits:
+    """Load the IOB2 files. Validation is the first sentences of train, as in BioNLP 2004's
+    split."""
+    folder = request.find_folder("jnlpba", FILES)
+    rows, test = (_read_iob2(request.task, folder / name) for name in FILES)
+    held_out = VALIDATION if len(rows) > VALIDATION else max(1, len(rows) // 10)
+    return Splits(rows[held_out:], rows[:held_out], test)
+
+
+def _read_iob2(task: Task, path: Path) -> list[dict]:
+    """Return a row for each sentence: the words between blank lines or `###MEDLINE` lines."""
+    words = lines.parse_items(path, _parse_word, task.labels, lines.lines_of(path))
+    sentences = [zip(*run, strict=True) for is_word, run in groupby(words, key=bool) if is_word]
+    return [{"tokens": list(tokens), "tags": list(tags)} for tokens, tags in sentences]
+
+
+def _parse_word(line: str, labels: Collection) -> tuple[str, str] | None:
+    """Return the token and the tag of a line; None for the line that numbers an abstract."""
+    if line.startswith("###MEDLINE:"):
+        return None
+    token, tag = lines.two_parts(line.partition("\t"), "a token, a tab and its tag")
+    return lines.text_of(token), lines.one_of(labels, tag)
+
+
+def load_hub(request: Request) -> Splits:
+    """Load tner's copy. Its tags are numbers, which label.json names."""
+    names = [f"dataset/{name}.json" for name in ("label", "train", "valid", "test")]
+    labels, *files = (hub.hub_file("tner/bionlp2004", name, kind="dataset") for name in names)
+    tag_names = _read_tag_names(request.task, labels)
+    return Splits(*(lines.read_rows(file, _parse_json, tag_names) for file in files))
+
+
+def _read_tag_names(task: Task, path: Path) -> dict[int, str]:
+    """Return the tag of each number in tner's files, whose tags have our names but other
+    numbers."""
+    try:
+        numbers = json.loads("\n".join(line for _, line in lines.lines_of(path)))
+        names = {number: name for name, number in numbers.items()}
+        if set(numbers) != set(task.labels) or len(names) != len(numbers):
+            raise ValueError("other tags, or one number for two of them")
+        return names
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected a JSON number for each of {', '.join(task.labels)}"
+        ) from error
+
+
+def _parse_json(line: str, tag_names: dict[int, str]) -> dict:
+    """Return the row of a JSON object with tokens and numbered tags."""
+    try:
+        row = json.loads(line)
+        words = zip(row["tokens"], row["tags"], strict=True)
+        tokens, tags = zip(
+            *((lines.text_of(token), tag_names[tag]) for token, tag in words), strict=True
+        )
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        expected = (
+            '{"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
+        )
+        raise ValueError(f"{line[:40]!r}; expected {expected}") from error
+    return {"tokens": list(tokens), "tags": list(tags)}

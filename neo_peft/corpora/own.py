@@ -1,0 +1,113 @@
+"""A user's own labelled rows: JSON objects, one a line, in the files of a folder."""
+
+import json
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neo_peft.corpora import lines
+from neo_peft.corpora.request import Request
+from neo_peft.corpora.splits import Splits, split_off_validation
+from neo_peft.errors import InputError
+from neo_peft.tasks import Task, is_tag
+
+TRAIN, VALIDATION, TEST = "train.jsonl", "validation.jsonl", "test.jsonl"
+
+
+def load(request: Request) -> Splits:
+    """Load the files of a folder. The labels are those of train, unless the request gives them.
+
+    Without a validation file a tenth of train is validation; without a test file test is None.
+    """
+    task, folder = request.task, Path(request.data)
+    parse = partial(parse_row, task)
+    train = lines.read_rows(folder / TRAIN, parse, request.labels)
+    labels = tuple(request.labels) if request.labels else labels_in(task, train)
+    if len(labels) < 2:
+        raise InputError(
+            f"{folder / TRAIN}: every label is {labels[0]}; there is nothing to tell apart"
+        )
+    validation, test = (
+        lines.read_rows(file, parse, labels) if file.exists() else None
+        for file in (folder / VALIDATION, folder / TEST)
+    )
+    splits = Splits(train, validation or [], test, labels=labels)
+    return splits if validation else split_off_validation(task, splits, request.seed)
+
+
+def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
+    """Return the row of a JSON object; with `labels` None, any label will do."""
+    row, name = parse_object(line, task), task.fields[-1]
+    if name not in row:
+        raise ValueError(f"{line[:40]!r}; the field {name!r} is missing")
+    value = row[name]
+    if task.tags_words:
+        if not isinstance(value, list) or len(value) != len(row["tokens"]):
+            raise ValueError(
+                f"{line[:40]!r}; expected in {name!r} a list of one tag for each of the tokens"
+            )
+        value = [tag.strip() if isinstance(tag, str) else tag for tag in value]
+        _check_bio(value)
+        value = [lines.one_of(labels, tag) if labels else tag for tag in value]
+    else:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (str, int))
+            or not lines.is_text(str(value))
+        ):
+            raise ValueError(
+                f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number"
+            )
+        value = str(value).strip()
+        value = lines.one_of(labels, value) if labels else value
+    return {field: row[field] for field in task.fields[:-1]} | {name: value}
+
+
+def parse_object(text: str, task: Task) -> dict:
+    """Return a JSON object that has the fields of a task's rows; its label and other fields are not
+    checked."""
+    row = parse_json(text)
+    expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
+    for field in task.fields[:-1]:
+        value = row.get(field) if isinstance(row, dict) else None
+        whole = bool(value) and isinstance(value, list if task.tags_words else str)
+        if not whole or not all(map(lines.is_text, value if task.tags_words else [value])):
+            raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
+    return row
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a line of JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:  # its own message would call this line 1
+        raise ValueError(
+            f"no JSON: {error.msg} at character {error.colno}; expected a JSON object"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {error}") from None
+
+
+def _check_bio(tags: list) -> None:
+    """Raise ValueError for a value that is no BIO tag, and for an I- that does not continue an
+    entity of its type."""
+    before = "O"
+    for number, tag in enumerate(tags, start=1):
+        if not (lines.is_text(tag) and is_tag(tag)):
+            raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
+        if tag[0] == "I" and before[2:] != tag[2:]:
+            raise ValueError(
+                f"tag {number}, {tag!r}, continues nothing; the first word of an entity is "
+                f"B-{tag[2:]}"
+            )
+        before = tag
+
+
+def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
+    """Return the labels in the order in which rows have them; for tags `O`, then B- and I- of each
+    type."""
+    if not task.tags_words:
+        return tuple(dict.fromkeys(row["label"] for row in rows))
+    kinds = dict.fromkeys(tag[2:] for row in rows for tag in row["tags"] if tag != "O")
+    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
