@@ -16,7 +16,7 @@ from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import score
 from neo_peft.errors import InputError
-from neo_peft.runs.baselines import floor
+from neo_peft.runs.baselines import predict_baseline
 from neo_peft.runs.bootstrap import differing, intervals, paired
 from neo_peft.runs.curves import read_metrics
 from neo_peft.runs.folder import METRICS, read_record, task_of_run, unchanged
@@ -71,7 +71,7 @@ def block(plan: dict, runs: list[dict], failed: dict[str, str]) -> dict:
     best, of_best = max(ended, key=lambda group: (len(group[1]), mean_after(task, group[1])))
     untuned = {
         "majority": "majority",
-        "floor": f"floor, {add_floors(task, runs)}",
+        "floor": f"floor, {add_baselines(task, runs)}",
         "before": "before",
     }
     lines: dict[str, list[dict]] = {}
@@ -100,7 +100,7 @@ def block(plan: dict, runs: list[dict], failed: dict[str, str]) -> dict:
         "best": best,
         "lines": lines,
         "judged": judged,
-        "over_floor": over_floor(task, of_best, judged),
+        "over_floor": over_baseline(task, of_best, judged),
         "kept_epochs": [run["record"]["kept_epoch"] for run in of_best] if one_run else None,
         "keeps": sorted({run["record"]["flags"]["keep"] for run in runs}),
     }
@@ -197,7 +197,7 @@ def intervals_of_mean(task: Task, answers: list[list[dict]]) -> dict[str, dict]:
     return {measure: {"low": low, "high": high} for measure, (low, high) in found.items()}
 
 
-def over_floor(task: Task, runs: list[dict], split: str) -> dict | None:
+def over_baseline(task: Task, runs: list[dict], split: str) -> dict | None:
     """Compare the seeds of what was tuned with the floor under each, by the task's own measure:
     {"difference", "low", "high", "p", "differ"}, the last the rows on which they differ; None where
     the seeds were scored on other ones."""
@@ -252,7 +252,7 @@ def epoch_lines(runs: list[dict]) -> list[dict]:
     return lines
 
 
-def add_floors(task: Task, runs: list[dict]) -> str:
+def add_baselines(task: Task, runs: list[dict]) -> str:
     """Put the answers and the scores of the floor without a language model beside those of each
     run, on the same rows; name it. Raises InputError where the data's rows are no more those that a
     run has answered."""
@@ -270,7 +270,7 @@ def add_floors(task: Task, runs: list[dict]) -> str:
                 )
         if rows != known:  # else it has the same floor
             known, wanted = rows, {split: rows[split] for split in run["record"]["scores"]["after"]}
-            name, predicted = floor(
+            name, predicted = predict_baseline(
                 task, rows["train"], rows["validation"], sum(wanted.values(), [])
             )
             left = iter(predicted)

@@ -9,6 +9,7 @@ import pytest
 from answered import ANSWERS, EPOCHS, EVIL, SAID, STEPS, TIMES, answerer, make_run, tagger
 from sklearn.metrics import confusion_matrix
 
+from neo_peft.analysis import report as analysis
 from neo_peft.commands import report
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import write_record
@@ -380,7 +381,7 @@ def test_a_damaged_run_is_refused(tmp_path, capsys):
 def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys, monkeypatch):
     """Each field of run.json left out, or something else, under a right checksum: a page, or
     InputError."""
-    monkeypatch.setattr(report, "as_svg", lambda draw: "<svg></svg>")
+    monkeypatch.setattr(analysis, "as_svg", lambda draw: "<svg></svg>")
     run = tagger(tmp_path / "run")
     record, shown, wrong = read_sealed(run / "run.json"), 0, {}
     for name in record:

@@ -1,10 +1,10 @@
 """A study's results and its page, from runs whose answers are made up, against numpy."""
 
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
+import studies
 from studies import make_up, named_lines
 
 from neo_peft.analysis import study_results
@@ -14,7 +14,7 @@ from neo_peft.analysis.study_results import collect, rows_of
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
-from neo_peft.runs.baselines import floor
+from neo_peft.runs.baselines import predict_baseline
 from neo_peft.settings import make_settings
 from neo_peft.tasks import get_task
 
@@ -92,7 +92,7 @@ def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
         ) == said
 
 
-def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_path):
+def test_seeds_that_learn_from_rows_of_their_own_have_baselines_of_their_own(tmp_path):
     """As where the seed draws validation from the training rows: the rows that are asked are the
     same."""
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
@@ -101,7 +101,7 @@ def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_pa
     block, hits = collect(tmp_path, plan, {})["protocols"]["single"], []
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     for train in (splits.train, limit_rows(splits.train, 30)):
-        _, answers = floor(task, train, splits.validation, splits.test)
+        _, answers = predict_baseline(task, train, splits.validation, splits.test)
         hits.append(
             [answer == row["label"] for answer, row in zip(answers, splits.test, strict=True)]
         )
@@ -124,7 +124,7 @@ def test_seeds_that_learn_from_rows_of_their_own_have_floors_of_their_own(tmp_pa
     )
 
 
-def test_a_sweep_that_changes_the_training_rows_has_a_floor_for_each(tmp_path):
+def test_a_sweep_that_changes_the_training_rows_has_a_baseline_for_each(tmp_path):
     plan = make_plan({"task": "sentiment"}, 1, [5], ("train_limit", ["20", "200"]))
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
@@ -143,7 +143,7 @@ def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_
 ):
     """As GLUE's mnli has a mismatched one."""
     load = load_splits
-    for module in (study_results, sys.modules[__name__]):
+    for module in (study_results, studies):
 
         def beside(*given):
             return dataclasses.replace(load(*given), beside={"other": load(*given).test[:50]})
@@ -197,13 +197,15 @@ def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
 
 
-def test_the_floor_stands_beside_the_best_with_its_interval_and_their_paired_difference(tmp_path):
+def test_the_baseline_stands_beside_the_best_with_its_interval_and_their_paired_difference(
+    tmp_path,
+):
     plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
     right = make_up(tmp_path, plan)
     block = collect(tmp_path, plan, {})["protocols"]["single"]
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     rows = splits.test
-    _, answers = floor(task, splits.train, splits.validation, rows)
+    _, answers = predict_baseline(task, splits.train, splits.validation, rows)
     hits = np.array([answer == row["label"] for answer, row in zip(answers, rows, strict=True)])
     [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
     found, reach = line["scores"]["accuracy"], 1.96 * np.std(hits) / np.sqrt(len(hits))
@@ -253,7 +255,7 @@ def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
     assert "* is the best on validation." in page(collect(tmp_path, plan, {}))
 
 
-def test_a_floor_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):
+def test_a_baseline_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):
     """`--train-limit` and `--eval-limit` are of different splits."""
     flags = dataclasses.asdict(
         make_settings(task="ner", method="lora", train_limit=7, eval_limit=5, out="x")

@@ -1,19 +1,20 @@
-"""The floors: beside scikit-learn's TF-IDF and logistic regression, cases worked by hand, and on
-the real data."""
+"""The baselines, compared with scikit-learn's TF-IDF and logistic regression, with cases worked by
+hand, and on the real data."""
 
 import numpy as np
 import pytest
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.metrics import class_scores, entity_scores
-from neo_peft.runs import baselines as floors
+from neo_peft.runs import baselines
 from neo_peft.runs.baselines import (
     STRENGTHS,
-    floor,
     logistic_regression,
+    predict_baseline,
     word_counts,
     word_overlap,
     words,
@@ -28,15 +29,12 @@ def labels_in(rows):
 
 
 def numbered(task, rows):
-    return np.array([task.labels.index(label) for label in labels_in(rows)])
+    return torch.tensor([task.labels.index(label) for label in labels_in(rows)])
 
 
 def dense(features):
-    """Write a matrix out, its entries one by one, without the constant behind them."""
-    if not isinstance(features, np.ndarray):
-        written = np.zeros(features.shape)
-        written[features.row, features.column] = features.value
-        features = written
+    """Return a matrix, sparse or not, as numpy's, without the constant in its last column."""
+    features = features.to_dense().numpy()
     assert (features[:, -1] == 1).all()
     return features[:, :-1]
 
@@ -64,7 +62,7 @@ def test_the_linear_model_is_scikit_learns(name, strength):
     task, (train, _, test) = TASKS[name], few(name)
     features, asked = FEATURES[name](task.fields[:-1], train, test)
     weights = logistic_regression(features, numbered(task, train), len(task.labels), strength)
-    logits = asked @ weights
+    logits = (asked @ weights).numpy()
     ours = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = (
         scikit_learns(task, strength)
@@ -123,7 +121,7 @@ def test_overlaps_are_those_counted_by_hand():
     assert again == pytest.approx(found[:1])  # scaled as in training
 
 
-# ---- The floors
+# ---- The baselines
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -139,7 +137,7 @@ def test_validation_chooses_how_far_the_weights_go(name):
     chosen = models[scores.index(max(scores))].predict(asked)
     # the choice matters
     assert any(np.mean(model.predict(asked) == chosen) < 0.97 for model in models)
-    found = floor(task, train, validation, test)
+    found = predict_baseline(task, train, validation, test)
     assert found[0] == {"sentiment": "word counts", "similarity": "word overlap"}[name]
     assert np.mean(chosen == found[1]) > 0.99
 
@@ -151,16 +149,16 @@ def test_the_choice_is_by_the_tasks_own_measure(monkeypatch):
 
     def always(features, gold, labels, strength):
         """The strength that matthews chooses answers acceptable, the others do not."""
-        weights = np.zeros((features.shape[1], labels))
+        weights = torch.zeros(features.shape[1], labels, dtype=features.dtype)
         weights[-1, int(strength == 1.0)] = 1
         return weights
 
     measured = iter(
         [{"accuracy": accuracy, "matthews": matthews} for accuracy, matthews in scores.values()]
     )
-    monkeypatch.setattr(floors, "logistic_regression", always)
-    monkeypatch.setattr(floors, "class_scores", lambda *given: next(measured))
-    assert tuple(scores) == STRENGTHS and floor(task, rows, rows, rows) == (
+    monkeypatch.setattr(baselines, "logistic_regression", always)
+    monkeypatch.setattr(baselines, "class_scores", lambda *given: next(measured))
+    assert tuple(scores) == STRENGTHS and predict_baseline(task, rows, rows, rows) == (
         "word counts",
         ["acceptable"],
     )
@@ -177,14 +175,16 @@ def test_a_word_is_tagged_as_it_was_most_often():
     ]
     asked = [row("IL-2 gene binds il-2", "O O O O"), row("", "")]
     expected = [["B-protein", "I-DNA", "O", "O"], []]
-    assert floor(TASKS["ner"], train, [], asked) == ("commonest tags", expected)
+    assert predict_baseline(TASKS["ner"], train, [], asked) == ("commonest tags", expected)
     assert (
-        floor(get_task("tagging").with_labels(["O", "B-DNA"]), train[:1], [], asked[:1])[1][0][1]
+        predict_baseline(get_task("tagging").with_labels(["O", "B-DNA"]), train[:1], [], asked[:1])[
+            1
+        ][0][1]
         == "I-DNA"
     )
 
 
-def test_other_tasks_of_the_same_shapes_have_floors():
+def test_other_tasks_of_the_same_shapes_have_baselines():
     marks = {"good": "yes", "bad": "no", "fair": "may be"}
     own = get_task("classification").with_labels(["no", "yes", "may be", "never seen"])
     rows = [
@@ -192,37 +192,46 @@ def test_other_tasks_of_the_same_shapes_have_floors():
         for n in range(5)
         for word, label in marks.items()
     ]
-    assert floor(own, rows, rows, rows) == ("word counts", [row["label"] for row in rows])
+    assert predict_baseline(own, rows, rows, rows) == (
+        "word counts",
+        [row["label"] for row in rows],
+    )
     empty = [{"sentence": "… !", "label": "no"}, {"sentence": "good … unseen", "label": "no"}]
-    assert floor(own, rows, rows, empty)[1][1] == "yes"
+    assert predict_baseline(own, rows, rows, empty)[1][1] == "yes"
     cola = TASKS["glue/cola"]
     rows = [
         {"sentence": f"he {word} {n}", "label": cola.labels[word == "goes"]}
         for n in range(5)
         for word in ("goes", "go")
     ]
-    assert floor(cola, rows, rows, rows) == ("word counts", [row["label"] for row in rows])
+    assert predict_baseline(cola, rows, rows, rows) == (
+        "word counts",
+        [row["label"] for row in rows],
+    )
     mnli = TASKS["glue/mnli"]
     seconds = {"a b c": "entailment", "a d e": "neutral", "f g h": "contradiction"}
     rows = [
         {"premise": "a b c", "hypothesis": text, "label": label} for text, label in seconds.items()
     ] * 3
-    assert floor(mnli, rows, rows, rows) == ("word overlap", [row["label"] for row in rows])
+    assert predict_baseline(mnli, rows, rows, rows) == (
+        "word overlap",
+        [row["label"] for row in rows],
+    )
 
 
 # ---- The real data
 
 
 @pytest.mark.slow
-def test_the_floors_of_the_real_data(data_folder):
+def test_the_baselines_of_the_real_data(data_folder):
     for name, least in (("sentiment", 0.77), ("similarity", 0.73)):
         task, splits = TASKS[name], load_splits(TASKS[name], str(data_folder))
-        _, predicted = floor(task, splits.train, splits.validation, splits.test)
+        _, predicted = predict_baseline(task, splits.train, splits.validation, splits.test)
         accuracy = class_scores(labels_in(splits.test), predicted, task.labels)["accuracy"]
         print(f"{name}: accuracy {accuracy:.4f} on test")
         assert accuracy > least
     splits = load_splits(TASKS["ner"], str(data_folder))
     for rows, f1 in ((splits.validation, 0.360), (splits.test, 0.323)):
-        _, predicted = floor(TASKS["ner"], splits.train, splits.validation, rows)
+        _, predicted = predict_baseline(TASKS["ner"], splits.train, splits.validation, rows)
         found = entity_scores([row["tags"] for row in rows], predicted)["f1"]
         assert found == pytest.approx(f1, abs=0.001)

@@ -1,0 +1,250 @@
+"""Compare two finished runs: which one is better, or whether chance alone could explain it.
+
+Both runs must have predicted the same rows after tuning. The bootstrap (`runs/bootstrap.py`) shows
+how far the choice of these rows could move the scores. It does not show what another seed would
+have trained.
+
+A study can stand in the place of a run. Then its scores are means over the seeds of the value that
+was best on validation.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
+from neo_peft.errors import InputError
+from neo_peft.runs import tables
+from neo_peft.runs.bootstrap import FEWEST, differing, intervals, paired
+from neo_peft.runs.folder import read_record, refuse_unfinished, task_of_run
+from neo_peft.runs.predictions import path_of, read_predictions
+from neo_peft.system.files import read_sealed
+from neo_peft.tasks import Task
+
+
+class Side(NamedTuple):
+    """One side of a comparison.
+
+    folder: the run or study that was named.
+    runs: the run itself, or the study's runs with its best value.
+    about: of a study its best value and the number of seeds, in brackets.
+    """
+
+    folder: Path
+    runs: list[Path]
+    about: str = ""
+
+
+class Comparison(NamedTuple):
+    """Two sides' scores on the same rows.
+
+    task, split: what the rows are of.
+    rows: how many there are.
+    differ: how many of them not all runs of both sides predicted alike.
+    sides: a and b.
+    measures: for each metric what `bootstrap.paired` returns, with `a_interval` and `b_interval`.
+    """
+
+    task: Task
+    split: str
+    rows: int
+    differ: int
+    sides: tuple[Side, Side]
+    measures: dict[str, dict]
+
+
+def compare(folder_a: Path, folder_b: Path, split: str | None = None) -> Comparison:
+    """Compare two runs or studies on a split: test, or validation where the first run has no test.
+
+    Raises InputError where the two are of different tasks or predicted different rows.
+    """
+    sides = side_of(folder_a), side_of(folder_b)
+    runs = sides[0].runs + sides[1].runs
+    task = task_of_all(runs)
+    split = split or usual_split(runs[0])
+    rows, answers = rows_of_all(task, runs, split)
+    count = len(sides[0].runs)
+    of_sides = answers[:count], answers[count:]
+    measures = paired(task, rows, *of_sides)
+    for side, of_side in zip("ab", of_sides):
+        for name, interval in intervals(task, rows, of_side).items():
+            measures[name][f"{side}_interval"] = interval
+    return Comparison(task, split, len(rows), differing(*of_sides), sides, measures)
+
+
+def as_json(found: Comparison) -> dict:
+    """Return the object that `--json` prints."""
+    shown = {
+        "task": found.task.name,
+        "split": found.split,
+        "rows": found.rows,
+        "rows_that_differ": found.differ,
+    }
+    for name, side in zip("ab", found.sides):
+        shown |= {name: str(side.folder), f"{name}_runs": [str(run) for run in side.runs]}
+    return shown | {"better": better(found), "measures": found.measures}
+
+
+def as_text(found: Comparison) -> str:
+    """Return what was compared, the table of all metrics, and the verdict."""
+    kind = "sentences" if found.task.tags_words else "rows"
+    a, b = (f"{side.folder}{side.about}" for side in found.sides)
+    head = (
+        f"{found.task.name}, {found.rows:,} {kind} of {found.split}; a is {a}, b is {b}; in "
+        "brackets 95 % intervals"
+    )
+    return "\n\n".join([head, as_table(found), verdict(found)])
+
+
+def side_of(folder: Path) -> Side:
+    """Take a run as it is, and of a study the runs of the value that was best on validation."""
+    if not (folder / PLAN).is_file():
+        return Side(folder, [folder])
+    plan = read_plan(folder)
+    if not (folder / RESULTS).is_file():
+        raise InputError(
+            f"{folder} is a study that was not finished; go on with it: python -m neo_peft study "
+            f"--resume {folder}"
+        )
+    results = read_sealed(folder / RESULTS)
+    try:
+        best, ended = (
+            {name: block["best"] for name, block in results["protocols"].items()},
+            set(results["runs"]),
+        )
+    except (KeyError, TypeError, AttributeError):
+        best, ended = {}, set()
+    if len(best) > 1:
+        raise InputError(
+            f"{folder} is a study of the protocols {' and '.join(best)}; compare runs in it"
+        )
+    planned = [run["name"] for run in plan["runs"] if [run["value"]] == list(best.values())]
+    runs = [folder / name for name in planned if name in ended]  # without those that have diverged
+    if not runs:
+        raise InputError(
+            f"{folder / RESULTS} is no study's results; make them again: python -m neo_peft study "
+            f"--resume {folder}"
+        )
+    count = f"{len(runs)} of {len(planned)}" if len(runs) < len(planned) else len(runs)
+    about = (
+        f" ({value_name(plan['swept'], *best.values())}, {count} "
+        f"seed{'s' if len(planned) > 1 else ''})"
+    )
+    return Side(folder, runs, about)
+
+
+def task_of_all(runs: list[Path]) -> Task:
+    """Take the task of the runs; refuse those of different ones."""
+    first = None
+    for run in runs:
+        if not run.is_dir():
+            raise InputError(f"there is no run folder {run}")
+        refuse_unfinished(run)
+        task = task_of_run(run, read_record(run))
+        first = first or task
+        differ = [
+            ("tasks", first.name, task.name),
+            ("labels", ", ".join(first.labels), ", ".join(task.labels)),
+        ]
+        for what, a, b in differ:
+            if a != b:
+                raise InputError(
+                    f"{runs[0]} and {run} have different {what}: {a} and {b}; compare runs of one "
+                    "task"
+                )
+    return first
+
+
+def usual_split(run: Path) -> str:
+    """Take test; of a run without one, validation."""
+    return (
+        "test"
+        if str(path_of(Path(), "after", "test")) in read_record(run)["files"]
+        else "validation"
+    )
+
+
+def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
+    """Read the rows of a split that all runs answered, and what each said; refuse rows that are not
+    the same."""
+    rows, answers = None, []
+    for run in runs:
+        answered = read_predictions(run, "after", split)
+        asked = [{field: row[field] for field in task.fields} for row in answered]
+        rows = asked if rows is None else rows
+        if asked != rows:
+            differ = f"{len(rows):,} and {len(asked):,} rows"
+            if len(rows) == len(asked):
+                differ = (
+                    f"row {next(n for n, (a, b) in enumerate(zip(rows, asked), 1) if a != b)} "
+                    "is the first to differ"
+                )
+            raise InputError(
+                f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs "
+                "on the same data, "
+                "with the same --protocol and --eval-limit, and with the same seed where it draws "
+                "the split: a "
+                "validation.jsonl draws none"
+            )
+        answers.append([row["predicted"] for row in answered])
+    return rows, answers
+
+
+def better(found: Comparison) -> str | None:
+    """Return the side that is better by the task's metric, "a" or "b".
+
+    It is None where the interval of the difference contains zero, or where too few rows differ.
+    """
+    of_task = found.measures[found.task.metric]
+    if found.differ < FEWEST:
+        return None
+    return "b" if of_task["low"] > 0 else "a" if of_task["high"] < 0 else None
+
+
+def as_table(found: Comparison) -> str:
+    """Return the table of all metrics."""
+    lines = []
+    for name, measure in found.measures.items():
+        scores = [
+            "{:.3f} [{:.3f}, {:.3f}]".format(measure[side], *measure[f"{side}_interval"])
+            for side in "ab"
+        ]
+        difference = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format_map(measure)
+        name = tables.shown_name(found.task, name)
+        lines.append([name, *scores, difference, shown_p(measure["p"])])
+    return tables.table(["", "a", "b", "b - a", "p"], lines)
+
+
+def shown_p(p: float) -> str:
+    """Return a p-value as text."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def verdict(found: Comparison) -> str:
+    """Return the result of the comparison by the task's metric, in one sentence."""
+    name, of_task = (
+        tables.shown_name(found.task, found.task.metric),
+        found.measures[found.task.metric],
+    )
+    difference, low, high = (of_task[key] for key in ("difference", "low", "high"))
+    p = shown_p(of_task["p"])
+    if winner := better(found):
+        near, far = sorted((abs(low), abs(high)))
+        return (
+            f"{found.sides['ab'.index(winner)].folder} is better: its {name} is "
+            f"{abs(difference):.3f} higher, by {near:.3f} to {far:.3f} at 95 % confidence, p {p}."
+        )
+    if low == high:
+        return (
+            f"There is no difference: {name} is {of_task['a']:.3f} in both, whichever rows are "
+            "drawn."
+        )
+    if low > 0 or high < 0:
+        rows = f"{found.differ} row{'s' if found.differ > 1 else ''}"
+        return (
+            f"{name} differs by {difference:+.3f}, on {rows} alone: too few to tell which is "
+            "better."
+        )
+    return (
+        f"Chance alone could do it: {name} differs by {difference:+.3f}, which drawing the rows "
+        f"again moves between {low:+.3f} and {high:+.3f}, p {p}."
+    )

@@ -1,0 +1,292 @@
+"""The page on finished runs: scores, curves, wrong predictions, cost and recipe.
+
+The page is one file without scripts. It loads nothing. All text from a run's files is escaped by
+`markup.py`.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from string import Template
+
+from neo_peft.analysis import browse
+from neo_peft.analysis.markup import (
+    Html,
+    cell,
+    element,
+    escaped,
+    facts,
+    joined,
+    note,
+    section,
+    table,
+)
+from neo_peft.defaults import ASSETS
+from neo_peft.errors import InputError
+from neo_peft.runs.bootstrap import intervals
+from neo_peft.runs.curves import as_svg, draw_loss, draw_validation, read_metrics
+from neo_peft.runs.folder import (
+    METRICS,
+    RUN,
+    TIMINGS,
+    read_record,
+    refuse_unfinished,
+    task_of_run,
+    unchanged,
+)
+from neo_peft.runs.predictions import read_predictions
+from neo_peft.runs.tables import number, shown_name
+from neo_peft.system.files import write_text
+from neo_peft.tasks import Task
+
+TEMPLATE = ASSETS / "report.html"
+# What reading a record leads to that is none, whatever its checksum says.
+NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def write_report(folders: list[Path], out: Path) -> None:
+    """Write the page on finished runs. Raises InputError for a folder that holds none."""
+    refuse_other(out)
+    runs, articles = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+            articles.append(article(runs[-1], f"run-{len(runs)}"))
+        except NO_RECORD as error:
+            raise InputError(
+                f"{folder} holds no results of a run: {type(error).__name__}, {error}"
+            ) from None
+    title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
+    body = joined([side_by_side(runs), *articles] if len(runs) > 1 else articles)
+    template = Template(TEMPLATE.read_text(encoding="utf-8"))
+    write_text(out, template.substitute(title=escaped(title), body=body))
+
+
+def refuse_other(out: Path) -> None:
+    """Refuse to write over a file that is no report."""
+    if out.is_file() and b"<title>neo_peft report" not in out.read_bytes()[:1000]:
+        raise InputError(
+            f"{out} is there and is no report, which alone is written anew: name another --out"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and by kind of score ("before", "after", …) and split the rows
+    with what was answered and the 95 % intervals of their scores."""
+
+    folder: Path
+    record: dict
+    task: Task
+    metrics: list[dict]
+    answers: dict[str, dict[str, list[dict]]]
+    ranges: dict[str, dict[str, dict[str, tuple[float, float]]]]
+
+
+def read_run(folder: Path) -> Run:
+    """Read all that is shown of a run. Raise InputError where it is not finished, or a file was
+    changed."""
+    refuse_unfinished(folder)
+    if not (folder / RUN).exists():
+        within = sorted(folder.glob(f"*/{RUN}"))  # of a study
+        advice = f"; name those in it, as {within[0].parent}" if within else ""
+        raise InputError(
+            f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}"
+        )
+    record = read_record(folder)
+    task = task_of_run(folder, record)
+    kinds = [kind for kind in record["scores"] if kind != "majority"]
+    splits = [split for split in record["rows"] if split != "train"]
+    answers = {
+        kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds
+    }
+    ranges = {
+        kind: {
+            split: intervals(task, rows, [[row["predicted"] for row in rows]])
+            for split, rows in of_kind.items()
+        }
+        for kind, of_kind in answers.items()
+    }
+    return Run(
+        folder, record, task, read_metrics(unchanged(folder, record, METRICS)), answers, ranges
+    )
+
+
+def article(run: Run, name: str) -> Html:
+    """Show one run; the answers of test, where there is one, are looked at closely."""
+    split = "test" if "test" in run.answers["after"] else "validation"
+    found, rows = run.record["scores"]["after"][split], run.answers["after"][split]
+    of_tags, of_answers = (
+        (browse.by_type, browse.wrong_entities),
+        (browse.by_label, browse.wrong_answers),
+    )
+    matrix, wrong = of_tags if run.task.tags_words else of_answers
+    closely = matrix(run.task, found, split), wrong(run.task, rows, split)
+    return element(
+        "article", opening(run), scores(run), curves(run), *closely, cost(run), recipe(run), id=name
+    )
+
+
+def opening(run: Run) -> Html:
+    """Say in a line what was run, then the verdict, and what warns of it."""
+    from neo_peft.runs.summary import verdict  # after the flags: torch takes seconds to import
+
+    record, flags = run.record, run.record["flags"]
+    protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
+    what = (
+        f"{flags['method']} on {base_name(record['model'])}, {record['rows']['train']:,} rows of "
+        f"{base_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of {flags['epochs']} "
+        "kept; "
+        f"seed {record['seed']}"
+    )
+    said = verdict(run.task, record["scores"], record["rows"]["validation"])
+    lines = [("folder", run.folder), ("what", what), ("verdict", said)]
+    lines += [("warning", f"Warning: {warning}") for warning in record["warnings"]]
+    head = element("h2", f"{run.task.name}, {flags['method']}")
+    return element("header", head, *(element("p", line, class_=kind) for kind, line in lines))
+
+
+def base_name(name: str) -> str:
+    """Name a base or data; of a folder only its own name."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def scores(run: Run) -> Html:
+    """Show the scores of each split: the majority's, before and after, by rank and where it was
+    done by generation."""
+    kinds = ["majority", *sorted(run.ranges, key=lambda kind: kind.startswith("after"))]
+    tables = []
+    for split, rows in run.answers["after"].items():
+        measures = run.ranges["after"][split]
+        lines = [
+            [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
+            for name in measures
+        ]
+        if any("generate" in kind for kind in kinds):
+            lines.append(
+                ["unanswered", *(run.record["scores"][kind][split]["unanswered"] for kind in kinds)]
+            )
+        head = element("h4", f"{split}, {len(rows):,} rows")
+        tables.append(element("div", head, table(["", *kinds], lines, "scores")))
+    about = (
+        "Below a score its 95 % interval: how far the choice of these rows alone could move it "
+        "(bootstrap)."
+    )
+    return section("Scores", element("div", *tables, class_="beside"), note(about))
+
+
+def scored(run: Run, kind: str, split: str, measure: str) -> Html:
+    """Show a score, its interval, and where both stand between 0 and 1."""
+    value = run.record["scores"][kind][split][measure]
+    if kind not in run.ranges:
+        return cell(number(value))
+    low, high = run.ranges[kind][split][measure]
+    where = ";".join(
+        f"--{name}:{100 * max(0, of):.1f}%"
+        for name, of in (("at", value), ("low", low), ("high", high))
+    )
+    return cell(number(value), element("small", f"{low:.3f}–{high:.3f}"), element("i", style=where))
+
+
+def side_by_side(runs: list[Run]) -> Html:
+    """Compare runs by their tasks' own measures, after tuning."""
+    splits = list(dict.fromkeys(split for run in runs for split in run.answers["after"]))
+    lines = []
+    for place, run in enumerate(runs, start=1):
+        record, metric = run.record, run.task.metric
+        what = element("small", f"{run.task.name}, {record['flags']['method']}")
+        name = joined([element("a", run.folder, href=f"#run-{place}"), what])
+        found = [
+            scored(run, "after", split, metric) if split in run.answers["after"] else "–"
+            for split in splits
+        ]
+        share = f"{100 * record['trainable'] / record['total']:.3g} %"
+        lines.append(
+            [name, shown_name(run.task, metric), *found, share, f"{record['seconds']:,.0f}"]
+        )
+    compared = table(["run", "measure", *splits, "trained", "seconds"], lines, "scores")
+    return element("article", section("Side by side", compared))
+
+
+def curves(run: Run) -> Html:
+    drawn = (
+        partial(draw_loss, lines=run.metrics),
+        partial(draw_validation, lines=run.metrics, task=run.task),
+    )
+    figures = (element("figure", Html(as_svg(draw))) for draw in drawn)
+    return section("Learning curves", element("div", *figures, class_="beside"))
+
+
+def cost(run: Run) -> Html:
+    """Show what was trained, and what it took."""
+    record, speed, peak = (
+        run.record,
+        tokens_a_second(run),
+        run.record.get("memory", {}).get("peak_bytes"),
+    )
+    stored = sum(
+        (run.folder / name).stat().st_size
+        for name in record["files"]
+        if name.endswith(".safetensors")
+    )
+    return section(
+        "What was trained, and what it took",
+        facts(
+            {
+                "parameters": f"{record['trainable']:,} of {record['total']:,}, "
+                f"{100 * record['trainable'] / record['total']:.4g} %",
+                "on disk": f"{stored / 1e6:,.2f} MB; the full model, in fp32 as well, "
+                f"{4 * record['base']['parameters'] / 1e6:,.2f} MB",
+                "time": f"{record['seconds']:,.0f} seconds, loading and scoring included",
+                "tokens a second": "–" if speed is None else f"{speed:,.0f} in training",
+                "peak memory": "–" if peak is None else f"{peak / 1e6:,.0f} MB",
+                "computed": f"{record['precision']} on {record['device']}, threads "
+                f"{record['threads']}, "
+                f"processes {record['processes']}",
+            }
+        ),
+    )
+
+
+def tokens_a_second(run: Run) -> float | None:
+    """Divide tokens by seconds, over the steps that follow another of their epoch: what lies
+    between is scoring."""
+    text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
+    pairs = [
+        (one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]
+    ]
+    seconds = sum(two["seconds"] - one["seconds"] for one, two in pairs)
+    return sum(two["tokens"] for _, two in pairs) / seconds if seconds > 0 else None
+
+
+def recipe(run: Run) -> Html:
+    """Show what the run can be made again from."""
+    record = run.record
+    lines = [
+        [f"--{name.replace('_', '-')}", value, "assumed" if name in record["assumed"] else ""]
+        for name, value in record["flags"].items()
+    ]
+    folded = (
+        element("summary", element("b", "all flags")),
+        table(["flag", "value", ""], lines, "flags"),
+    )
+    return section(
+        "Recipe",
+        facts(
+            {
+                "base": f"{base_name(record['model'])}, fingerprint "
+                f"{record['base']['fingerprint']}",
+                "seed": record["seed"],
+                "finished": record["finished"],
+                "commit": record["commit"] or "–",
+                "versions": ", ".join(
+                    f"{name} {version}" for name, version in record["versions"].items()
+                ),
+            }
+        ),
+        element("details", *folded),
+    )
