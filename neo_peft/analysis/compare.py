@@ -16,7 +16,7 @@ from neo_peft.errors import InputError
 from neo_peft.runs import tables
 from neo_peft.runs.bootstrap import FEWEST, differing, intervals, paired
 from neo_peft.runs.folder import read_record, refuse_unfinished, task_of_run
-from neo_peft.runs.predictions import path_of, read_predictions
+from neo_peft.runs.predictions import Answers, read_predictions
 from neo_peft.system.files import read_sealed
 from neo_peft.tasks import Task
 
@@ -157,9 +157,7 @@ def task_of_all(runs: list[Path]) -> Task:
 def usual_split(run: Path) -> str:
     """Take test; of a run without one, validation."""
     return (
-        "test"
-        if str(path_of(Path(), "after", "test")) in read_record(run)["files"]
-        else "validation"
+        "test" if str(Answers("after").path("test")) in read_record(run)["files"] else "validation"
     )
 
 
@@ -168,7 +166,7 @@ def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], l
     the same."""
     rows, answers = None, []
     for run in runs:
-        answered = read_predictions(run, "after", split)
+        answered = read_predictions(run, Answers("after"), split)
         asked = [{field: row[field] for field in task.fields} for row in answered]
         rows = asked if rows is None else rows
         if asked != rows:

@@ -36,12 +36,13 @@ from neo_peft.runs.folder import (
     task_of_run,
     unchanged,
 )
-from neo_peft.runs.predictions import read_predictions
+from neo_peft.runs.predictions import Answers, answers_in, read_predictions
 from neo_peft.runs.tables import number, shown_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
 
 TEMPLATE = ASSETS / "report.html"
+AFTER = Answers("after")
 # What reading a record leads to that is none, whatever its checksum says.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -74,15 +75,15 @@ def refuse_other(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its record, and by kind of score ("before", "after", …) and split the rows
-    with what was answered and the 95 % intervals of their scores."""
+    """A finished run: its record, and by kind of answers and split the rows with what was answered
+    and the 95 % intervals of their scores."""
 
     folder: Path
     record: dict
     task: Task
     metrics: list[dict]
-    answers: dict[str, dict[str, list[dict]]]
-    ranges: dict[str, dict[str, dict[str, tuple[float, float]]]]
+    answers: dict[Answers, dict[str, list[dict]]]
+    ranges: dict[Answers, dict[str, dict[str, tuple[float, float]]]]
 
 
 def read_run(folder: Path) -> Run:
@@ -97,7 +98,7 @@ def read_run(folder: Path) -> Run:
         )
     record = read_record(folder)
     task = task_of_run(folder, record)
-    kinds = [kind for kind in record["scores"] if kind != "majority"]
+    kinds = [kind for kind in answers_in(record) if kind.when != "majority"]
     splits = [split for split in record["rows"] if split != "train"]
     answers = {
         kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds
@@ -116,8 +117,8 @@ def read_run(folder: Path) -> Run:
 
 def article(run: Run, name: str) -> Html:
     """Show one run; the answers of test, where there is one, are looked at closely."""
-    split = "test" if "test" in run.answers["after"] else "validation"
-    found, rows = run.record["scores"]["after"][split], run.answers["after"][split]
+    split = "test" if "test" in run.answers[AFTER] else "validation"
+    found, rows = run.record["scores"]["after"][split], run.answers[AFTER][split]
     of_tags, of_answers = (
         (browse.by_type, browse.wrong_entities),
         (browse.by_label, browse.wrong_answers),
@@ -156,20 +157,21 @@ def base_name(name: str) -> str:
 def scores(run: Run) -> Html:
     """Show the scores of each split: the majority's, before and after, by rank and where it was
     done by generation."""
-    kinds = ["majority", *sorted(run.ranges, key=lambda kind: kind.startswith("after"))]
+    kinds = [Answers("majority"), *run.ranges]
     tables = []
-    for split, rows in run.answers["after"].items():
-        measures = run.ranges["after"][split]
+    for split, rows in run.answers[AFTER].items():
+        measures = run.ranges[AFTER][split]
         lines = [
             [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
             for name in measures
         ]
-        if any("generate" in kind for kind in kinds):
-            lines.append(
-                ["unanswered", *(run.record["scores"][kind][split]["unanswered"] for kind in kinds)]
-            )
+        if any(kind.generated for kind in kinds):
+            unanswered = (kind.scores(run.record)[split]["unanswered"] for kind in kinds)
+            lines.append(["unanswered", *unanswered])
         head = element("h4", f"{split}, {len(rows):,} rows")
-        tables.append(element("div", head, table(["", *kinds], lines, "scores")))
+        tables.append(
+            element("div", head, table(["", *(kind.title for kind in kinds)], lines, "scores"))
+        )
     about = (
         "Below a score its 95 % interval: how far the choice of these rows alone could move it "
         "(bootstrap)."
@@ -177,9 +179,9 @@ def scores(run: Run) -> Html:
     return section("Scores", element("div", *tables, class_="beside"), note(about))
 
 
-def scored(run: Run, kind: str, split: str, measure: str) -> Html:
+def scored(run: Run, kind: Answers, split: str, measure: str) -> Html:
     """Show a score, its interval, and where both stand between 0 and 1."""
-    value = run.record["scores"][kind][split][measure]
+    value = kind.scores(run.record)[split][measure]
     if kind not in run.ranges:
         return cell(number(value))
     low, high = run.ranges[kind][split][measure]
@@ -192,14 +194,14 @@ def scored(run: Run, kind: str, split: str, measure: str) -> Html:
 
 def side_by_side(runs: list[Run]) -> Html:
     """Compare runs by their tasks' own measures, after tuning."""
-    splits = list(dict.fromkeys(split for run in runs for split in run.answers["after"]))
+    splits = list(dict.fromkeys(split for run in runs for split in run.answers[AFTER]))
     lines = []
     for place, run in enumerate(runs, start=1):
         record, metric = run.record, run.task.metric
         what = element("small", f"{run.task.name}, {record['flags']['method']}")
         name = joined([element("a", run.folder, href=f"#run-{place}"), what])
         found = [
-            scored(run, "after", split, metric) if split in run.answers["after"] else "–"
+            scored(run, AFTER, split, metric) if split in run.answers[AFTER] else "–"
             for split in splits
         ]
         share = f"{100 * record['trainable'] / record['total']:.3g} %"

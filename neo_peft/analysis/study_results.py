@@ -20,7 +20,7 @@ from neo_peft.runs.baselines import predict_baseline
 from neo_peft.runs.bootstrap import differing, intervals, paired
 from neo_peft.runs.curves import read_metrics
 from neo_peft.runs.folder import METRICS, read_record, task_of_run, unchanged
-from neo_peft.runs.predictions import read_predictions
+from neo_peft.runs.predictions import Answers, read_predictions
 from neo_peft.tasks import Task, get_task
 
 
@@ -132,15 +132,15 @@ def line(task: Task, name: str, when: str, runs: list[dict], split: str) -> dict
     kind of scores. Without a run it has no scores."""
     if not runs:
         return {"name": name, "kind": when, "scores": {}}
-    of_seeds = [shown_measures(task, run["record"]["scores"], when, split) for run in runs]
+    of_seeds = [shown_measures(task, run["record"], when, split) for run in runs]
     scores, found = (
         {measure: spread([of[measure] for of in of_seeds]) for measure in of_seeds[0]},
         {},
     )
     if when != "majority":
-        found = intervals_of_mean(task, [answers_of(run, when, split) for run in runs])
+        found = intervals_of_mean(task, [answers_of(run, Answers(when), split) for run in runs])
     if "generated" in scores:
-        generated = [answers_of(run, f"{when}, generate", split) for run in runs]
+        generated = [answers_of(run, Answers(when, generated=True), split) for run in runs]
         found["generated"] = intervals_of_mean(task, generated).get("accuracy", {})
     return {
         "name": name,
@@ -149,24 +149,26 @@ def line(task: Task, name: str, when: str, runs: list[dict], split: str) -> dict
     }
 
 
-def answers_of(run: dict, when: str, split: str) -> list[dict]:
+def answers_of(run: dict, answers: Answers, split: str) -> list[dict]:
     """Take the rows of a split with what a run, or the floor beside it, answered."""
-    return run["floor"][split] if when == "floor" else read_predictions(run["folder"], when, split)
+    if answers.when == "floor":
+        return run["floor"][split]
+    return read_predictions(run["folder"], answers, split)
 
 
-def shown_measures(task: Task, scores: dict, when: str, split: str) -> dict[str, float]:
+def shown_measures(task: Task, record: dict, when: str, split: str) -> dict[str, float]:
     """Take what a table shows of a run: by rank, and where it was generated too, how often that was
     right, and how often it was no answer at all."""
-    of = scores[when][split]
+    of = record["scores"][when][split]
     shown = (
         ("f1", "precision", "recall", "span_f1")
         if task.tags_words
         else (task.metric, "accuracy", "macro_f1")
     )
     found = {measure: of[measure] for measure in shown}
-    if said := scores.get(f"{when}, generate"):
-        found["generated"] = said[split]["accuracy"]
-        found["unanswered"] = said[split]["unanswered"] / said[split]["total"]
+    if generated := record["generated"].get(when):
+        found["generated"] = generated[split]["accuracy"]
+        found["unanswered"] = generated[split]["unanswered"] / generated[split]["total"]
     return found
 
 
@@ -202,7 +204,7 @@ def over_baseline(task: Task, runs: list[dict], split: str) -> dict | None:
     {"difference", "low", "high", "p", "differ"}, the last the rows on which they differ; None where
     the seeds were scored on other ones."""
     same = same_rows(
-        task, [answers_of(run, when, split) for when in ("floor", "after") for run in runs]
+        task, [answers_of(run, Answers(when), split) for when in ("floor", "after") for run in runs]
     )
     if not same:
         return None
@@ -261,7 +263,7 @@ def add_baselines(task: Task, runs: list[dict]) -> str:
         rows = rows_of(run["record"]["flags"])
         for split in run["record"]["scores"]["after"]:
             if asked(task, rows[split]) != asked(
-                task, read_predictions(run["folder"], "after", split)
+                task, read_predictions(run["folder"], Answers("after"), split)
             ):
                 raise InputError(
                     f"{run['record']['flags']['data']} was changed since {run['folder']}: {split} "

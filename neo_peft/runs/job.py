@@ -115,8 +115,8 @@ def score_side(
             rows = job.rows[split]
             found = answer(job, side, rows, generated, progress)
             into[when][split] = score(job.task, rows, found.predicted)
-            answers = Answers(when, split, generated)
-            processes.on_first_process(partial(write_predictions, folder, answers, rows, found))
+            write = partial(write_predictions, folder, Answers(when, generated))
+            processes.on_first_process(partial(write, split, rows, found))
 
 
 def answer(

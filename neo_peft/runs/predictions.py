@@ -24,26 +24,41 @@ FOLDER = "predictions"
 
 
 class Answers(NamedTuple):
-    """Which answers of a run: "before" or "after" tuning, on a split, chosen among the labels or
-    generated freely."""
+    """Which answers of a run: "before" or "after" tuning ("majority": the majority class's), and
+    whether they were chosen among the labels or generated freely."""
 
     when: str
-    split: str
     generated: bool = False
 
     @property
-    def path(self) -> Path:
-        """Their file in the run's folder."""
-        generated = "-generate" if self.generated else ""
-        return Path(FOLDER) / f"{self.when}{generated}-{self.split}.jsonl"
+    def title(self) -> str:
+        return f"{self.when}, generate" if self.generated else self.when
+
+    def path(self, split: str) -> Path:
+        """Return their file in the run's folder."""
+        return Path(FOLDER) / f"{self.when}{'-generate' * self.generated}-{split}.jsonl"
+
+    def scores(self, record: dict) -> dict[str, dict]:
+        """Return their scores by split, from a run's record."""
+        return record["generated" if self.generated else "scores"][self.when]
+
+
+def answers_in(record: dict) -> list[Answers]:
+    """Return the kinds of answers that a run's record has scores of, in the order of time."""
+    found = []
+    for when in record["scores"]:
+        found.append(Answers(when))
+        found += [Answers(when, generated=True)] if when in record["generated"] else []
+    return found
 
 
 def write_predictions(
-    folder: Path, answers: Answers, rows: Sequence[dict], found: Evaluation
+    folder: Path, answers: Answers, split: str, rows: Sequence[dict], found: Evaluation
 ) -> None:
     """Leave what a run answered in its folder."""
-    make_folders((folder / answers.path).parent)
-    write_answers(folder / answers.path, rows, found.predicted, found.generated)
+    path = folder / answers.path(split)
+    make_folders(path.parent)
+    write_answers(path, rows, found.predicted, found.generated)
 
 
 def write_answers(
@@ -57,10 +72,10 @@ def write_answers(
     write_text(path, "".join(lines))
 
 
-def read_predictions(folder: Path, when: str, split: str, generated: bool = False) -> list[dict]:
+def read_predictions(folder: Path, answers: Answers, split: str) -> list[dict]:
     """Return what a finished run answered on a split. Raise InputError where it is missing or was
     changed."""
-    record, path = read_record(folder), folder / Answers(when, split, generated).path
+    record, path = read_record(folder), folder / answers.path(split)
     if not path.is_file():
         there = ", ".join(name for name in record["files"] if name.startswith(FOLDER))
         raise InputError(

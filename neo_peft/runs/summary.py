@@ -10,6 +10,7 @@ from neo_peft.runs import tables
 from neo_peft.runs.curves import read_metrics
 from neo_peft.runs.folder import METRICS
 from neo_peft.runs.job import Job, Say
+from neo_peft.runs.predictions import answers_in
 from neo_peft.tasks import Task, get_task
 
 
@@ -73,13 +74,8 @@ def epoch_line(line: dict, kept: bool) -> str:
 def conclude(say: Say, record: dict, folder: Path) -> None:
     """Say what the run has reached, plainly where that is nothing."""
     scores, task = record["scores"], get_task(record["task"])
-    columns = {}
-    for side, of_side in scores.items():
-        columns[side] = of_side
-        if side in record["generated"]:
-            columns[f"{side}, generate"] = record["generated"][side]
     columns = {
-        split: {name: of_split[split] for name, of_split in columns.items()}
+        split: {answers.title: answers.scores(record)[split] for answers in answers_in(record)}
         for split in record["rows"]
         if split != "train"
     }
