@@ -22,7 +22,7 @@ import torch
 from benchmarks import jobs
 from benchmarks.sides import SHAPES
 from neo_peft.commands.flags import argument
-from neo_peft.runs.summary import commit
+from neo_peft.runs.record import commit
 from neo_peft.runs.tables import table
 from neo_peft.settings import whole
 

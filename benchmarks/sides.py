@@ -20,9 +20,10 @@ from torch.amp import GradScaler
 from benchmarks.lengths import END, LABELS, load_examples
 from neo_peft.encoding import Examples, batches, collate
 from neo_peft.gptneo import Config, GPTNeo
-from neo_peft.loop import make_optimizer, update
+from neo_peft.loop import make_optimizer, take_step
 from neo_peft.lora import add_lora
-from neo_peft.model import TunedModel, held_dtype
+from neo_peft.methods import LORA, PROMPT, base_dtype
+from neo_peft.model import HeadKind, TunedModel
 from neo_peft.prompt import SoftPrompt
 from neo_peft.settings import Settings, make_settings
 from neo_peft.system.hardware import DTYPES
@@ -118,14 +119,14 @@ def our_model(job: Job) -> TunedModel:
     config, settings = shape(job.shape), job.settings
     with torch.device("meta"):
         trunk = GPTNeo(config)
-    held = held_dtype(settings.method, job.dtype)
+    held = base_dtype(settings, job.dtype)
     for name, tensor in job.weights.items():
         parent, _, leaf = name.rpartition(".")
         kept = tensor.to(job.device, held if tensor.dim() > 1 else torch.float32, copy=True)
         setattr(
             trunk.get_submodule(parent),
             leaf,
-            nn.Parameter(kept, requires_grad=settings.method == "full"),
+            nn.Parameter(kept, requires_grad=settings.trains_base),
         )
     head = prompt = None
     if job.task == "ner":
@@ -134,7 +135,7 @@ def our_model(job: Job) -> TunedModel:
         head.bias.data.zero_()
     trunk.checkpoint_activations = job.checkpoint
     torch.manual_seed(0)
-    if "lora" in settings.methods:
+    if LORA in settings.parts:
         add_lora(
             trunk,
             settings.target_modules,
@@ -143,10 +144,10 @@ def our_model(job: Job) -> TunedModel:
             settings.dropout,
             settings.bias,
         )
-    if "prompt" in settings.methods:
+    if PROMPT in settings.parts:
         prompt = SoftPrompt(job.prompt.to(job.device))
-    name = "classifier" if head is not None else None
-    return TunedModel(trunk, name, head, prompt, settings.head_dropout, job.dtype)
+    kind = HeadKind.LM_HEAD if head is None else HeadKind.CLASSIFIER
+    return TunedModel(trunk, kind, head, prompt, settings.head_dropout, job.dtype)
 
 
 class Ours:
@@ -159,14 +160,11 @@ class Ours:
 
     def __call__(self, chosen: np.ndarray) -> float:
         self.model.train()
-        loss, _ = update(
-            self.model,
-            self.optimizer,
-            self.scaler,
-            [collate(self.job.examples, chosen)],
-            self.job.settings.clip_norm,
+        batch, settings = collate(self.job.examples, chosen), self.job.settings
+        taken = take_step(
+            self.model, self.optimizer, self.scaler, [batch], batch.labelled, settings.clip_norm
         )
-        return loss
+        return taken.loss
 
     @torch.no_grad()
     def plain_loss(self, chosen: np.ndarray) -> float:

@@ -37,6 +37,11 @@ class Batch:
     targets: Tensor
     read_counts: Tensor
 
+    @property
+    def labelled(self) -> int:
+        """The number of known targets."""
+        return int((self.targets != -1).sum())
+
     def to(self, device: torch.device) -> "Batch":
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)

@@ -8,18 +8,12 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import (
-    evaluate,
-    generate,
-    majority_scores,
-    marked_texts,
-    match_label,
-    perplexity,
-    predict,
-    score,
-)
+from neo_peft.decoding import evaluate, marked_texts, predict, score
 from neo_peft.encoding import Encoder, collate
+from neo_peft.generation import generate, match_label
+from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.loading import load_untuned
+from neo_peft.runs.training import perplexity
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
@@ -76,7 +70,7 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
     flags = {"prompt_length": prompt_length} if prompt_length else {}
     tuned = untuned(tiny_folder, "prompt" if prompt_length else "lora", **flags)
     texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
-    prefix = tuned.model.prompt().detach() if prompt_length else torch.empty(0, 24)
+    prefix = tuned.model.prompt.embeddings.detach() if prompt_length else torch.empty(0, 24)
 
     def alone(end):
         said = []
@@ -104,7 +98,7 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
 @pytest.mark.parametrize("method", ["lora", "prompt"])
 def test_rank_is_the_label_with_the_likeliest_first_token(tiny_folder, oracle, method):
     tuned = untuned(tiny_folder, method)
-    prefix = tuned.model.prompt().detach() if method == "prompt" else torch.empty(0, 24)
+    prefix = tuned.model.prompt.embeddings.detach() if method == "prompt" else torch.empty(0, 24)
     rows = load_splits(TASKS["sentiment"], "sample").validation[:30]
     expected = []
     for text in marked_texts(tuned.encoder(rows), range(len(rows))):
@@ -137,7 +131,7 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
     with torch.no_grad():
         for model in (tuned.model.transformer, oracle.transformer):
             model.wte.weight[a[0]] *= 3
-    prefix = tuned.model.prompt().detach()
+    prefix = tuned.model.prompt.embeddings.detach()
     expected = []
     for text in marked_texts(encoder(rows), range(len(rows))):
         sums = {
@@ -156,7 +150,7 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
 def test_the_loss_is_the_mean_over_answer_tokens_and_end_tokens(tiny_folder, oracle):
     tuned = untuned(tiny_folder, "prompt")
     texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
-    prefix = tuned.model.prompt().detach()
+    prefix = tuned.model.prompt.embeddings.detach()
     logs = torch.cat(
         [
             oracle_scores(oracle, prefix, text, tuned.encoder.answers[row["label"]])

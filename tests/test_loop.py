@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from corpus_files import CORPORA
+from steps import train
 from torch.amp import GradScaler
 
 from neo_peft import loop
@@ -64,8 +65,7 @@ def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method
     )
     rows = sixteen(task)
     examples = tuned.encoder(rows)
-    losses = []
-    loop.fit(tuned.model, examples, settings, lambda line, _: losses.append(line["loss"]))
+    losses = [step.loss for step in train(tuned.model, examples, settings)]
     result = evaluate(tuned.model, tuned.encoder, examples)
     scores = score(TASKS[task], rows, result.predicted)
     # linear in a frozen trunk's states: below the labels' own entropy is what it can do
@@ -91,13 +91,12 @@ def test_four_batches_of_two_are_one_batch_of_eight(tiny_folder, task, method):
             gradient_accumulation=accumulation,
             epochs=3,
         )
-        lines = []
-        loop.fit(tuned.model, tuned.encoder(rows), settings, lambda line, _: lines.append(line))  # noqa: B023
-        trained.append((lines, tuned.model.trainable()))
+        taken = train(tuned.model, tuned.encoder(rows), settings)
+        trained.append((taken, tuned.model.trainable()))
     (one, a), (four, b) = trained
-    assert [line["step"] for line in one] == [line["step"] for line in four] == [1, 2, 3]
+    assert [step.step for step in one] == [step.step for step in four] == [1, 2, 3]
     for left, right in zip(one, four, strict=True):
-        assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)
+        assert left.loss == pytest.approx(right.loss, rel=1e-5)
         assert left["gradient_norm"] == pytest.approx(right["gradient_norm"], rel=1e-4)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5)
@@ -111,7 +110,7 @@ def test_the_loss_of_a_window_is_its_sum_over_its_labelled_tokens(tiny_folder):
     tokens = [len(batch.targets) for batch in window]
     assert tokens[0] != tokens[1]
     optimizer, scaler = loop.make_optimizer(tuned.model, settings), GradScaler("cpu", enabled=False)
-    loss, _ = loop.update(tuned.model, optimizer, scaler, window, clip_norm=0)
+    loss, _ = loop.take_step(tuned.model, optimizer, scaler, window, sum(tokens), clip_norm=0)
     assert loss == pytest.approx(sum(sums) / sum(tokens), rel=1e-6)
     assert loss != pytest.approx((sums[0] / tokens[0] + sums[1] / tokens[1]) / 2, rel=1e-3)
 
@@ -136,12 +135,11 @@ def test_the_gradient_is_clipped_to_its_norm(tiny_folder):
     for clip_norm in (0, 1e-3):
         tuned, settings = start(tiny_folder, "sentiment", "prompt")
         optimizer = torch.optim.SGD(tuned.model.trainable().values(), lr=1.0)
-        before = tuned.model.prompt().detach().clone()
+        before = tuned.model.prompt.embeddings.detach().clone()
         batch = collate(tuned.encoder(sixteen("sentiment")), range(4))
-        _, norm = loop.update(
-            tuned.model, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm
-        )
-        moves[clip_norm] = (tuned.model.prompt().detach() - before).norm().item(), norm
+        scaler = GradScaler("cpu", enabled=False)
+        _, norm = loop.take_step(tuned.model, optimizer, scaler, [batch], batch.labelled, clip_norm)
+        moves[clip_norm] = (tuned.model.prompt.embeddings.detach() - before).norm().item(), norm
     assert moves[0][0] == pytest.approx(moves[0][1], rel=1e-4)
     assert moves[1e-3][0] == pytest.approx(1e-3, rel=1e-3)
     assert moves[1e-3][1] == moves[0][1] > 1e-3
@@ -181,16 +179,16 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 def test_max_steps_ends_inside_an_epoch(tiny_folder):
     tuned, settings = start(tiny_folder, "sentiment", "head", max_steps=5, batch_size=4, epochs=9)
-    epochs, lines = [], []
-    steps = loop.fit(
+    epochs = []
+    examples = tuned.encoder(sixteen("sentiment"))
+    taken = train(
         tuned.model,
-        tuned.encoder(sixteen("sentiment")),
+        examples,
         settings,
-        lambda line, _: lines.append(line),
-        lambda epoch, step, loss: epochs.append((epoch, step)),
+        after_epoch=lambda end: epochs.append((end.epoch, end.step)),
     )
-    assert steps == 5 and epochs == [(1, 4), (2, 5)]
-    assert [line["learning_rate"] for line in lines] == pytest.approx(
+    assert len(taken) == 5 and [end[:2] for end in epochs] == [(1, 4), (2, 5)]
+    assert [step.learning_rate for step in taken] == pytest.approx(
         [1e-2 * (1 - step / 5) for step in range(5)]
     )
 
@@ -198,12 +196,12 @@ def test_max_steps_ends_inside_an_epoch(tiny_folder):
 def test_each_epoch_trains_with_dropout_though_an_evaluation_came_between(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "lora", epochs=3, batch_size=8, dropout=0.3)
     training_now = []
-    loop.fit(
+    train(
         tuned.model,
         tuned.encoder(sixteen("ner")),
         settings,
-        lambda line, _: training_now.append(tuned.model.training),
-        lambda *epoch: tuned.model.eval(),
+        lambda step: training_now.append(tuned.model.training),
+        lambda end: tuned.model.eval(),
     )
     assert training_now == [True] * 6
 
@@ -213,27 +211,16 @@ def test_dropout_is_drawn_from_the_seed_whatever_was_drawn_before(tiny_folder):
     for before in (1, 2):
         tuned, settings = start(tiny_folder, "ner", "lora", epochs=2, batch_size=8, dropout=0.3)
         torch.manual_seed(before)
-        lines = []
-        loop.fit(
-            tuned.model,
-            tuned.encoder(sixteen("ner")),
-            settings,
-            lambda line, _: lines.append(line["loss"]),  # noqa: B023
-        )
-        losses.append(lines)
+        taken = train(tuned.model, tuned.encoder(sixteen("ner")), settings)
+        losses.append([step.loss for step in taken])
     assert losses[0] == losses[1]
 
 
 def test_an_epochs_loss_is_the_mean_over_its_labelled_tokens(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "lora", epochs=1, batch_size=3)
-    examples, losses, means = tuned.encoder(sixteen("ner")[:7]), [], []
-    loop.fit(
-        tuned.model,
-        examples,
-        settings,
-        lambda line, _: losses.append(line["loss"]),
-        lambda *e: means.append(e[2]),
-    )
+    examples, means = tuned.encoder(sixteen("ner")[:7]), []
+    taken = train(tuned.model, examples, settings, after_epoch=lambda end: means.append(end.loss))
+    losses = [step.loss for step in taken]
     order = loop.epoch_order(7, settings.seed, 1)
     words = [
         sum(int(np.diff(examples.read_starts)[i]) for i in order[first : first + 3])
@@ -291,14 +278,8 @@ def test_half_precision_trains_on_a_cpu(tiny_folder, method, precision):
         batch_size=16,
         learning_rate=RATES[method],
     )
-    lines = []
-    loop.fit(
-        tuned.model,
-        tuned.encoder(sixteen("sentiment")),
-        settings,
-        lambda line, _: lines.append(line),
-    )
-    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    taken = train(tuned.model, tuned.encoder(sixteen("sentiment")), settings)
+    assert taken[-1].loss < 0.8 * taken[0].loss
     assert all(parameter.dtype == torch.float32 for parameter in tuned.model.trainable().values())
 
 
@@ -310,22 +291,23 @@ def test_under_fp16_the_gradient_is_scaled_and_unscaled(tiny_folder):
         scaler = GradScaler("cpu", init_scale=256.0, enabled=precision == "fp16")
         batch = collate(tuned.encoder(sixteen("sentiment")), range(8))
         optimizer = loop.make_optimizer(tuned.model, settings)
-        norms[precision] = loop.update(tuned.model, optimizer, scaler, [batch], clip_norm=0)[1]
+        taken = loop.take_step(tuned.model, optimizer, scaler, [batch], batch.labelled, clip_norm=0)
+        norms[precision] = taken.norm
     assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.05)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tiny_folder):
     tuned, settings = start(tiny_folder, "sentiment", "prompt", epochs=3, batch_size=16)
 
-    def poison(line, tokens):
-        if line["step"] == 2:
+    def poison(step):
+        if step.step == 2:
             with torch.no_grad():
                 tuned.model.prompt.embeddings.fill_(math.nan)
 
     with pytest.raises(
         InputError, match=r"the loss is nan at step 3 \(epoch 3\): try a smaller --learning-rate"
     ):
-        loop.fit(tuned.model, tuned.encoder(sixteen("sentiment")), settings, poison)
+        train(tuned.model, tuned.encoder(sixteen("sentiment")), settings, poison)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from transformers import GPTNeoForTokenClassification, get_linear_schedule_with_
 
 from neo_peft.elementwise import drop
 from neo_peft.errors import InputError
-from neo_peft.loop import make_optimizer, rate_at, update
+from neo_peft.loop import make_optimizer, rate_at, take_step
 from neo_peft.lora import LoRALinear, add_lora, match_targets, merge_lora
-from neo_peft.model import TunedModel, build_model
+from neo_peft.methods import build_model
+from neo_peft.model import TunedModel
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
@@ -378,9 +379,8 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, settings)
         batch = batch_of(texts, reads, flat[reads])
-        loss, norm = update(
-            ours, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm=1.0
-        )
+        scaler = GradScaler("cpu", enabled=False)
+        loss, norm = take_step(ours, optimizer, scaler, [batch], batch.labelled, clip_norm=1.0)
 
         mask = padded([torch.ones_like(text) for text in texts])
         expected = theirs(
@@ -526,7 +526,8 @@ def test_steps_move_everything_that_trains_and_no_bit_of_the_rest(base):
     texts = random_texts()
     for _ in range(2):  # A moves from the second on
         batch = batch_of(texts, torch.tensor([0, 9, 16, 20, 40]), torch.tensor([3, 0, 10, 5, 1]))
-        update(model, optimizer, GradScaler("cpu", enabled=False), [batch], clip_norm=0.0)
+        scaler = GradScaler("cpu", enabled=False)
+        take_step(model, optimizer, scaler, [batch], batch.labelled, clip_norm=0.0)
     assert moved(before, model) == model.trainable().keys()
     assert len(model.trainable()) == 2 * 8 + 21 + 2
 

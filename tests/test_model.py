@@ -11,7 +11,9 @@ from neo_peft.formats.base import load_base
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.tokenizer import load_tokenizer
 from neo_peft.gptneo import Config, GPTNeo
-from neo_peft.model import TunedModel, adapted_modules, build_model, head_name, held_dtype
+from neo_peft.lora import adapted_layers
+from neo_peft.methods import base_dtype, build_model, head_kind
+from neo_peft.model import TunedModel
 from neo_peft.packing import Packing
 from neo_peft.prompt import SoftPrompt
 from neo_peft.settings import Settings, make_settings
@@ -34,7 +36,7 @@ def built(base, task, method, compute_dtype=torch.float32, **settings):
 
 def test_ner_reads_a_classifier_and_the_method_head_of_the_others_a_score():
     def named(task, method, **more):
-        return head_name(TASKS[task], Settings(task=task, method=method, **more))
+        return head_kind(TASKS[task], Settings(task=task, method=method, **more))
 
     names = {(task, method): named(task, method) for task in TASKS for method in METHODS}
     tagging = {"ner", "tagging"}
@@ -256,9 +258,9 @@ def test_what_trains_may_change_later_and_is_said_at_once(base):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32(dtype):
-    assert {held_dtype(method, dtype) for method in METHODS if method != "full"} == {dtype}
-    assert held_dtype("full", dtype) == torch.float32
-    assert held_dtype("lora", torch.float32) == torch.float32
+    assert {base_dtype(method, dtype) for method in METHODS if method != "full"} == {dtype}
+    assert base_dtype("full", dtype) == torch.float32
+    assert base_dtype("lora", torch.float32) == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32
 def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(
     base, tiny_folder, task, method, dtype
 ):
-    half = load_base(str(tiny_folder), held_dtype(method, dtype))
+    half = load_base(str(tiny_folder), base_dtype(method, dtype))
     options = {"bias": "all", "target_modules": "all-linear"} if "lora" in method else {}
     model = built(half, task, method, dtype, **options)
     for name, parameter in model.named_parameters():
@@ -403,11 +405,11 @@ def test_the_small_model_trains_as_many_as_the_shapes_say(task, method, settings
 def test_adapted_modules_are_grouped_by_kind_shape_and_rank(base):
     model = built(base, "sentiment", "lora", rank=5, target_modules=("v_proj", "c_fc"))
     blocks = [f"transformer.h.{layer}" for layer in range(4)]
-    assert adapted_modules(model) == {
+    assert adapted_layers(model) == {
         "v_proj (24 → 24), rank 5": [f"{block}.attn.attention.v_proj" for block in blocks],
         "c_fc (24 → 40), rank 5": [f"{block}.mlp.c_fc" for block in blocks],
     }
-    assert adapted_modules(TunedModel(base.trunk)) == {}
+    assert adapted_layers(TunedModel(base.trunk)) == {}
 
 
 # ---- Checkpoints of activations

@@ -12,9 +12,10 @@ from torch.func import functional_call
 from transformers import GPTNeoForTokenClassification
 
 from neo_peft.errors import InputError
-from neo_peft.loop import make_optimizer, update
+from neo_peft.loop import make_optimizer, take_step
 from neo_peft.lora import add_lora
-from neo_peft.model import TunedModel, build_model
+from neo_peft.methods import build_model
+from neo_peft.model import TunedModel
 from neo_peft.prompt import SoftPrompt, start_rows
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
@@ -134,14 +135,15 @@ def test_a_text_is_tiled_and_cut(base, task, text, length):
     ids = base.tokenizer(text or TASKS[task].instruction, add_special_tokens=False)["input_ids"]
     assert 1 < len(ids) < 37
     assert torch.equal(
-        model.prompt(), base.trunk.wte.weight[[ids[place % len(ids)] for place in range(length)]]
+        model.prompt.embeddings,
+        base.trunk.wte.weight[[ids[place % len(ids)] for place in range(length)]],
     )
 
 
 def test_the_instruction_is_what_a_sentiment_prompt_starts_from_by_default(base):
     words = "Classify if the sentence is neutral, negative, positive:"
     ids = base.tokenizer(words, add_special_tokens=False)["input_ids"][:8]
-    assert torch.equal(built(base, prompt_length=8).prompt(), base.trunk.wte.weight[ids])
+    assert torch.equal(built(base, prompt_length=8).prompt.embeddings, base.trunk.wte.weight[ids])
 
 
 def places_of(rows, wte):
@@ -178,7 +180,7 @@ def test_a_label_start_says_the_labels_and_then_the_vocabulary():
 def test_build_model_hands_the_labels_words_to_a_label_start(base):
     model = built(base, "similarity", prompt_length=5, prompt_init="labels")
     ids = base.tokenizer(" not equivalent equivalent", add_special_tokens=False)["input_ids"]
-    assert torch.equal(model.prompt()[:3], base.trunk.wte.weight[ids])
+    assert torch.equal(model.prompt.embeddings[:3], base.trunk.wte.weight[ids])
 
 
 def test_a_random_start_has_wtes_own_mean_and_spread():
@@ -200,7 +202,8 @@ def test_an_unknown_start_is_refused():
 @pytest.mark.parametrize("init", ["vocab", "random", "labels"])
 def test_one_seed_gives_one_start_and_another_seed_another(base, init):
     one, same, other = (
-        built(base, prompt_length=P, prompt_init=init, seed=seed).prompt() for seed in (3, 3, 4)
+        built(base, prompt_length=P, prompt_init=init, seed=seed).prompt.embeddings
+        for seed in (3, 3, 4)
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -216,15 +219,16 @@ def test_only_the_prompt_moves_in_a_step_and_all_of_its_rows_do(base):
     settings = make_settings(task="sentiment", method="prompt")
     batch = batch_of(random_texts(), torch.tensor([16, 21, 47]), torch.tensor([7, 300, 8000]))
     before = bits(model)
-    update(
+    take_step(
         model,
         make_optimizer(model, settings),
         GradScaler("cpu", enabled=False),
         [batch],
+        batch.labelled,
         clip_norm=1.0,
     )
     assert moved(before, model) == {"prompt.embeddings"}
-    assert (model.prompt() != before["prompt.embeddings"]).any(dim=1).all()
+    assert (model.prompt.embeddings != before["prompt.embeddings"]).any(dim=1).all()
 
 
 def test_a_prompt_of_ner_moves_with_its_head_alone(base):
@@ -232,11 +236,12 @@ def test_a_prompt_of_ner_moves_with_its_head_alone(base):
     settings = make_settings(task="ner", method="prompt")
     batch = batch_of(random_texts(), torch.tensor([0, 9, 40]), torch.tensor([3, 0, 10]))
     before = bits(model)
-    update(
+    take_step(
         model,
         make_optimizer(model, settings),
         GradScaler("cpu", enabled=False),
         [batch],
+        batch.labelled,
         clip_norm=1.0,
     )
     assert moved(before, model) == {"prompt.embeddings", "classifier.weight", "classifier.bias"}

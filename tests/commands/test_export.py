@@ -25,9 +25,10 @@ import evaluate
 from neo_peft.commands import export
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
-from neo_peft.decoding import generate, marked_texts, predict
+from neo_peft.decoding import marked_texts, predict
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED
+from neo_peft.generation import generate
 from neo_peft.lora import merge_lora
 from neo_peft.metrics import entities
 from neo_peft.runs.loading import load

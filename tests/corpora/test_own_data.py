@@ -12,8 +12,8 @@ import evaluate
 import train
 from neo_peft.commands import predict
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import match_label
 from neo_peft.errors import InputError
+from neo_peft.generation import match_label
 from neo_peft.runs import loading
 from neo_peft.settings import make_settings, task_of
 from neo_peft.system.exit_status import exit_status

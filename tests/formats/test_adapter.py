@@ -21,7 +21,8 @@ from neo_peft.formats import adapter
 from neo_peft.formats.base import load_base
 from neo_peft.formats.peft_config import peft_settings
 from neo_peft.lora import merge_lora
-from neo_peft.model import Batch, build_model
+from neo_peft.methods import build_model
+from neo_peft.model import Batch
 from neo_peft.runs import folder as runs
 from neo_peft.runs import loading
 from neo_peft.settings import make_settings

@@ -7,8 +7,8 @@ import numpy as np
 
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
-from neo_peft.decoding import majority_scores
 from neo_peft.metrics import class_scores
+from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.folder import write_record
 from neo_peft.runs.predictions import write_predictions
 from neo_peft.settings import make_settings

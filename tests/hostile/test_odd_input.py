@@ -22,8 +22,8 @@ from neo_peft.encoding import Encoder, collate
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.tokenizer import load_tokenizer
+from neo_peft.methods import build_model
 from neo_peft.metrics import class_scores, entities, entity_scores
-from neo_peft.model import build_model
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from killing import SMALL, end, result, resumed, start
 from safetensors.torch import load_file, save_file
+from steps import train as train_steps
 
 import evaluate
 import train
@@ -520,7 +521,7 @@ def test_a_read_only_folder_stops_the_run_with_one_line(run, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(run):
     def poison() -> None:
-        real = loop.update
+        real = loop.take_step
 
         def poisoned(model, *args):
             poisoned.calls += 1
@@ -530,7 +531,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
             return real(model, *args)
 
         poisoned.calls = 0
-        loop.update = poisoned
+        loop.take_step = poisoned
 
     assert end(start(["--resume", "run"], poison)) == 2
     assert Path("stderr").read_text().splitlines()[-1].strip() == (
@@ -560,30 +561,31 @@ def fp16(tiny_folder, **flags):
 
 def test_fp16_skips_what_is_not_finite_and_goes_on(tiny_folder):
     model, examples, settings = fp16(tiny_folder, epochs=1)
-    bad, lines, weights = {2, 3, 7}, [], [model.prompt().detach().clone()]
+    bad, weights = {2, 3, 7}, [model.prompt.embeddings.detach().clone()]
     state = loop.make_state(model, settings)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     model.prompt.embeddings.register_hook(lambda g: g * math.inf if state.step + 1 in bad else g)
 
-    def after(line, tokens):
-        lines.append(line)
-        weights.append(model.prompt().detach().clone())
+    def after(step):
+        weights.append(model.prompt.embeddings.detach().clone())
 
-    loop.fit(model, examples, settings, after, state=state)
-    for step, line in enumerate(lines, start=1):
-        assert (line["gradient_norm"] is None) == (step in bad)
-        assert torch.equal(weights[step - 1], weights[step]) == (step in bad)
-        assert line["learning_rate"] == loop.rate_at(step - 1, 15, settings)  # the schedule goes on
+    for number, step in enumerate(
+        train_steps(model, examples, settings, after, state=state), start=1
+    ):
+        assert (step.gradient_norm is None) == (number in bad)
+        assert torch.equal(weights[number - 1], weights[number]) == (number in bad)
+        # The schedule goes on.
+        assert step.learning_rate == loop.rate_at(number - 1, 15, settings)
     assert (state.step, state.skipped, state.skipped_last) == (15, 3, 0)
 
 
 def test_ten_on_end_stop_the_run(tiny_folder):
     model, examples, settings = fp16(tiny_folder, epochs=2)
     model.prompt.embeddings.register_hook(lambda gradient: gradient * math.nan)
-    lines = []
+    taken = []
     with pytest.raises(
         InputError,
         match=r"not finite in 10 updates on end, the last of them at step 10 \(epoch 1\): try",
     ):
-        loop.fit(model, examples, settings, lambda line, _: lines.append(line))
-    assert len(lines) == 9
+        train_steps(model, examples, settings, taken.append)
+    assert len(taken) == 9

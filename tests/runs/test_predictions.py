@@ -10,7 +10,7 @@ from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import score
 from neo_peft.errors import InputError
 from neo_peft.runs import training
-from neo_peft.runs.predictions import path_of, read_predictions
+from neo_peft.runs.predictions import Answers, read_predictions
 from neo_peft.settings import make_settings
 from neo_peft.system import files
 from neo_peft.tasks import TASKS
@@ -25,30 +25,30 @@ def make_run(tiny_folder, **settings) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("given", "ways"),
+    ("given", "generates"),
     [
-        ({"task": "ner", "method": "lora"}, ["before", "after"]),
-        (
-            {"task": "sentiment", "method": "prompt", "generate": True},
-            ["before", "before, generate", "after", "after, generate"],
-        ),
-        ({"task": "similarity", "method": "head"}, ["before", "after"]),
+        ({"task": "ner", "method": "lora"}, False),
+        ({"task": "sentiment", "method": "prompt", "generate": True}, True),
+        ({"task": "similarity", "method": "head"}, False),
     ],
 )
-def test_scores_are_those_of_the_answers_that_the_run_left(tiny_folder, given, ways):
+def test_scores_are_those_of_the_answers_that_the_run_left(tiny_folder, given, generates):
     record, task = make_run(tiny_folder, **given), TASKS[given["task"]]
-    assert list(record["scores"]) == ["majority", *ways]
+    assert list(record["scores"]) == ["majority", "before", "after"]
+    assert list(record["generated"]) == (["before", "after"] if generates else [])
+    ways = [("scores", "before"), ("scores", "after")]
+    ways += [("generated", when) for when in record["generated"]]
     for split in ("validation", "test"):
         rows = limit_rows(load_splits(task, "sample").named()[split], SMALL["eval_limit"])
-        for when in ways:
-            answered = read_predictions(Path("run"), when, split)
+        for field, when in ways:
+            answers = Answers(when, generated=field == "generated")
+            answered = read_predictions(Path("run"), answers, split)
             assert [{name: row[name] for name in task.fields} for row in answered] == rows
             predicted = [row["predicted"] for row in answered]
             assert (
-                json.loads(json.dumps(score(task, rows, predicted)))
-                == record["scores"][when][split]
+                json.loads(json.dumps(score(task, rows, predicted))) == record[field][when][split]
             )
-            assert ("said" in answered[0]) == ("generate" in when)
+            assert ("said" in answered[0]) == answers.generated
     assert record["memory"]["peak_bytes"] > 1e8  # torch alone
 
 
@@ -74,7 +74,7 @@ def test_generating_is_refused_where_a_head_answers(given):
 
 def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
     make_run(tiny_folder, task="sentiment", method="head")
-    run, path = Path("run"), path_of(Path("run"), "after", "test")
+    run, path = Path("run"), Path("run") / Answers("after").path("test")
     with pytest.raises(
         InputError,
         match="^run/predictions/after-train.jsonl is missing: of its answers the run left "
@@ -95,7 +95,7 @@ def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
 def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_folder, task):
     record = make_run(tiny_folder, task=task, method="lora" if task == "ner" else "head")
-    path = path_of(Path("run"), "after", "test")
+    path = Path("run") / Answers("after").path("test")
     first, *others = path.read_text().splitlines()
     row = json.loads(first)
     wrong = [

@@ -246,12 +246,12 @@ def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accu
     for rank in range(3):
         monkeypatch.setattr(processes, "process_index", rank)
         shares.append(loop.windows(order, make_settings(batch_size=3, **flags)))
-        assert all(len(batch) <= 3 for window in shares[-1] for batch in window)
+        assert all(len(batch) <= 3 for window in shares[-1] for batch in window.mine)
     assert [len(share) for share in shares] == [len(one)] * 3
     for whole, *parts in zip(one, *shares):
-        assert sorted(i for batch in whole for i in batch) == sorted(
-            i for part in parts for b in part for i in b
-        )
+        mine = [[i for batch in window.mine for i in batch] for window in (whole, *parts)]
+        assert sorted(mine[0]) == sorted(sum(mine[1:], []))
+        assert all(window.all.tolist() == whole.all.tolist() for window in parts)
 
 
 @pytest.mark.slow

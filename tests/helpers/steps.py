@@ -1,0 +1,28 @@
+"""Training to the end, with what a test looks at on the way."""
+
+from collections.abc import Callable
+
+from neo_peft.encoding import Examples
+from neo_peft.loop import EpochEnd, State, Step, make_state, steps
+from neo_peft.model import TunedModel
+from neo_peft.settings import Settings
+
+
+def train(
+    model: TunedModel,
+    examples: Examples,
+    settings: Settings,
+    after_step: Callable[[Step], None] = lambda step: None,
+    after_epoch: Callable[[EpochEnd], None] = lambda end: None,
+    state: State | None = None,
+) -> list[Step]:
+    """Train to the end, and return the steps that were taken."""
+    state, taken = state or make_state(model, settings), []
+    for event in steps(model, examples, settings, state):
+        if isinstance(event, EpochEnd):
+            after_epoch(event)
+            state.next_epoch()
+        else:
+            taken.append(event)
+            after_step(event)
+    return taken
