@@ -20,6 +20,7 @@ from neo_peft.commands.flags import (
 )
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import RUN, newest_run
+from neo_peft.runs.predictions import reported_split
 from neo_peft.settings import filled, make_settings, whole
 
 
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def choose_split(flags: argparse.Namespace, there: dict[str, list]) -> str:
     """Take the split that is named, else test; of data without one, validation."""
-    split = flags.split or ("test" if "test" in there else "validation")
+    split = flags.split or reported_split(there)
     if split not in there:
         raise InputError(f"--split {split}: the data has none; it has {', '.join(there)}")
     return split

@@ -33,10 +33,11 @@ from neo_peft.runs.folder import (
     TIMINGS,
     read_record,
     refuse_unfinished,
+    short_name,
     task_of_run,
     unchanged,
 )
-from neo_peft.runs.predictions import read_predictions
+from neo_peft.runs.predictions import read_predictions, reported_split
 from neo_peft.runs.tables import number, shown_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
@@ -116,7 +117,7 @@ def read_run(folder: Path) -> Run:
 
 def article(run: Run, name: str) -> Html:
     """Show one run; the answers of test, where there is one, are looked at closely."""
-    split = "test" if "test" in run.answers["after"] else "validation"
+    split = reported_split(run.answers["after"])
     found, rows = run.record["scores"]["after"][split], run.answers["after"][split]
     of_tags, of_answers = (
         (browse.by_type, browse.wrong_entities),
@@ -136,21 +137,15 @@ def opening(run: Run) -> Html:
     record, flags = run.record, run.record["flags"]
     protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
     what = (
-        f"{flags['method']} on {base_name(record['model'])}, {record['rows']['train']:,} rows of "
-        f"{base_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of {flags['epochs']} "
-        "kept; "
-        f"seed {record['seed']}"
+        f"{flags['method']} on {short_name(record['model'])}, {record['rows']['train']:,} rows of "
+        f"{short_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of "
+        f"{flags['epochs']} kept; seed {record['seed']}"
     )
     said = verdict(run.task, record["scores"], record["rows"]["validation"])
     lines = [("folder", run.folder), ("what", what), ("verdict", said)]
     lines += [("warning", f"Warning: {warning}") for warning in record["warnings"]]
     head = element("h2", f"{run.task.name}, {flags['method']}")
     return element("header", head, *(element("p", line, class_=kind) for kind, line in lines))
-
-
-def base_name(name: str) -> str:
-    """Name a base or data; of a folder only its own name."""
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def scores(run: Run) -> Html:
@@ -278,7 +273,7 @@ def recipe(run: Run) -> Html:
         "Recipe",
         facts(
             {
-                "base": f"{base_name(record['model'])}, fingerprint "
+                "base": f"{short_name(record['model'])}, fingerprint "
                 f"{record['base']['fingerprint']}",
                 "seed": record["seed"],
                 "finished": record["finished"],

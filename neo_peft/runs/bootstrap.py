@@ -95,6 +95,22 @@ def differing(answers_a: list[list], answers_b: list[list]) -> int:
     )
 
 
+def same_rows(task: Task, answered: list[list[dict]]) -> tuple[list[dict], list[list]] | None:
+    """Return the rows that several runs predicted, and the predictions of each run.
+
+    Return None where the runs did not predict the same rows. A split that is drawn by the seed
+    differs from run to run.
+    """
+    if any(asked(task, rows) != asked(task, answered[0]) for rows in answered):
+        return None
+    return answered[0], [[row["predicted"] for row in rows] for rows in answered]
+
+
+def asked(task: Task, rows: list[dict]) -> list[list]:
+    """Return the fields of each row that belong to the data, without the prediction."""
+    return [[row[field] for field in task.fields] for row in rows]
+
+
 # ---- From counts to scores
 
 

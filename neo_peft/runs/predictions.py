@@ -6,7 +6,7 @@ tag for each word; and with what was `said`, where text was generated.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from neo_peft.errors import InputError
@@ -21,6 +21,11 @@ def path_of(folder: Path, when: str, split: str) -> Path:
     """Name the file of what a run answered on a split; `when` is a kind of its scores, such as
     "after, generate"."""
     return folder / FOLDER / f"{when.replace(', ', '-')}-{split}.jsonl"
+
+
+def reported_split(splits: Container[str]) -> str:
+    """Return the split whose scores are reported: test, or validation where there is no test."""
+    return "test" if "test" in splits else "validation"
 
 
 def write_predictions(

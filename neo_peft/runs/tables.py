@@ -45,6 +45,13 @@ OF_TAGS = {
 }
 
 
+def metrics_shown(task: Task) -> list[str]:
+    """Return the names of the metrics that a table of scores has, in order."""
+    of_answers = (task.metric, "accuracy", "macro_f1")
+    names = ("f1", "precision", "recall", "span_f1") if task.tags_words else of_answers
+    return list(dict.fromkeys(names))
+
+
 def shown_name(task: Task, measure: str) -> str:
     return OF_TAGS.get(measure, measure) if task.tags_words else measure.replace("_", " ")
 
@@ -55,16 +62,11 @@ def number(value: float | None) -> str:
 
 def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
     """Show the scores {split: {"majority" | "before" | "after" | …: scores}} beside one another."""
-    measures = (
-        ("f1", "precision", "recall", "span_f1") if task.tags_words else ("accuracy", "macro_f1")
-    )
-    if task.metric not in measures:
-        measures = (task.metric, *measures)
     columns = list(next(iter(splits.values())))
     rows = [
         [f"{split} {measure}", *(number(scores[column].get(measure)) for column in columns)]
         for split, scores in splits.items()
-        for measure in measures
+        for measure in metrics_shown(task)
     ]
     return table(["", *columns], rows)
 
