@@ -24,6 +24,9 @@ BUNDLED_DEFAULTS = {
     "lora+prompt": {"learning_rate": 5e-3},
 }
 
+# The method of a study where no flag names one, by whether its task tags words.
+STUDY_METHODS = {True: "lora", False: "prompt"}
+
 _PAPER = {
     "model": "EleutherAI/gpt-neo-1.3B",
     "data": "hub",
