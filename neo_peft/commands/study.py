@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from neo_peft.progress import show_progress
 
     folder, made = (
-        (Path(own["resume"]), []) if "resume" in own else study.begin(plan, own.get("out"))
+        (Path(own["resume"]), []) if "resume" in own else study.begin_study(plan, own.get("out"))
     )
     say = lambda text: tqdm.write(text, file=sys.stdout)  # noqa: E731
     count = len(plan["runs"])
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         text, refused = study.run_study(folder, plan, say, show_progress)
     except Exception:
         if "resume" not in own:
-            study.abandon(folder, made, plan)
+            study.abandon_study(folder, made, plan)
         raise
     say(f"\n{text}\nAll of it is in {folder}.")
     if refused:
