@@ -158,27 +158,27 @@ def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
     if task.tags_words:
         hits, guesses, support, span_hits, right, words = sums.T
         return {
-            "f1": _ratio(2 * hits, guesses + support),
-            "precision": _ratio(hits, guesses),
-            "recall": _ratio(hits, support),
-            "span_f1": _ratio(2 * span_hits, guesses + support),
-            "accuracy": _ratio(right, words),
+            "f1": _ratios(2 * hits, guesses + support),
+            "precision": _ratios(hits, guesses),
+            "recall": _ratios(hits, support),
+            "span_f1": _ratios(2 * span_hits, guesses + support),
+            "accuracy": _ratios(right, words),
         }
     hits, guesses, support = np.split(sums, 3, axis=1)  # (R, K) each
-    f1, total = _ratio(2 * hits, guesses + support), support.sum(1)
-    found = {"accuracy": _ratio(hits.sum(1), total), "macro_f1": f1.mean(1)}
+    f1, total = _ratios(2 * hits, guesses + support), support.sum(1)
+    found = {"accuracy": _ratios(hits.sum(1), total), "macro_f1": f1.mean(1)}
     if len(task.labels) == 2:
         unanswered = total - guesses.sum(1)
         spread_of_guesses = total**2 - (guesses**2).sum(1) - unanswered**2
         spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(1)))
         found |= {
             "f1": f1[:, 1],
-            "matthews": _ratio(hits.sum(1) * total - (support * guesses).sum(1), spread),
+            "matthews": _ratios(hits.sum(1) * total - (support * guesses).sum(1), spread),
         }
     return found
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole != 0)
 
 
