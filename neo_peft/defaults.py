@@ -5,6 +5,8 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"  # the bundled model and sample, page templates
 BUNDLED_MODEL = "neo-mini"
+# The method of a study where no flag names one, by whether its task tags words.
+STUDY_METHODS = {True: "lora", False: "prompt"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers import GPTNeoForCausalLM
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, marked_texts, predict, score
 from neo_peft.encoding import Encoder, collate
-from neo_peft.generation import generate, match_label
+from neo_peft.generation import evaluate_generated, generate, match_label
 from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.training import perplexity
@@ -183,14 +183,9 @@ def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
     assert (
         evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), instruction).predicted == expected
     )
-    said = evaluate(
-        tuned.model,
-        tuned.encoder,
-        tuned.encoder(ROWS),
-        instruction,
-        decode="generate",
-        batch_size=2,
-    ).said
+    said = evaluate_generated(
+        tuned.model, tuned.encoder, tuned.encoder(ROWS), instruction, batch_size=2
+    ).generated
     ids = oracle.generate(
         torch.tensor([[*written.tolist(), *texts[3]]]),
         attention_mask=torch.ones(1, len(written) + len(texts[3])),
@@ -290,10 +285,10 @@ def test_half_precision_reaches_instruction_and_generation(tiny_folder, precisio
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     assert tuned.model.compute_dtype == dtype
     assert tuned.model.text_prefix([5, 6, 7]).keys[0].dtype == dtype
-    found = evaluate(
-        tuned.model, tuned.encoder, tuned.encoder(ROWS), TASKS["sentiment"].instruction, "generate"
+    found = evaluate_generated(
+        tuned.model, tuned.encoder, tuned.encoder(ROWS), TASKS["sentiment"].instruction
     )
-    assert len(found.said) == len(ROWS) and all(found.said)
+    assert len(found.generated) == len(ROWS) and all(found.generated)
 
 
 def test_the_majority_is_that_of_the_training_rows():

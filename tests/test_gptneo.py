@@ -170,7 +170,7 @@ def test_neo_mini_reads_real_words_as_transformers_does():
 def test_only_the_rows_that_are_read_are_returned_in_their_order(pair):
     texts, read = texts_of(5, 14, 2), torch.tensor([20, 4, 4, 11])
     rows = Packing.of_texts(torch.tensor([5, 14, 2]))
-    hidden = pair.ours(torch.cat(texts), rows, read=read)
+    hidden = pair.ours(torch.cat(texts), rows, wanted=read)
     assert_close(F.linear(hidden, pair.ours.wte.weight), their_logits(pair.theirs, texts)[read])
 
 

@@ -395,12 +395,12 @@ def test_a_run_that_ends_before_it_trains_leaves_nothing_but_what_others_have_ma
     settings = make_settings(task="ner", method="lora", data="sample")
     first, second = make_folder(settings), make_folder(settings)
     for folder, _ in (first, second):
-        training.begin(folder, settings)
-    training.abandon(*first, settings)
+        training.open_folder(folder, settings)
+    training.remove_unstarted(*first, settings)
     assert sorted(map(str, Path().rglob("*"))) == [
         "runs",
         "runs/ner-lora-2",
         "runs/ner-lora-2/settings.json",
     ]
-    training.abandon(*second, settings)
+    training.remove_unstarted(*second, settings)
     assert not list(Path("runs").iterdir())

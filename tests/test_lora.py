@@ -52,7 +52,7 @@ def written_out(layer, x, scaling, dropped=None):
     """W x + b + scaling · B A x in float64, with leaves of its own: {name: leaf}, output."""
     leaves = {name: p.detach().double().requires_grad_() for name, p in layer.named_parameters()}
     x = x.double()
-    out = x @ leaves["weight"].T + leaves.get("bias", 0)
+    out = x @ leaves["base_layer.weight"].T + leaves.get("base_layer.bias", 0)
     low = (x if dropped is None else x * dropped) @ leaves["lora_A.weight"].T
     return leaves, out + scaling * low @ leaves["lora_B.weight"].T
 
@@ -74,7 +74,8 @@ def test_the_layer_is_the_formula_in_value_and_gradient(bias, rslora, scaling):
     assert_close(x.grad, their_x.grad)
     assert_close(layer.lora_A.weight.grad, leaves["lora_A.weight"].grad)
     assert_close(layer.lora_B.weight.grad, leaves["lora_B.weight"].grad)
-    assert layer.weight.grad is None and (not bias or layer.bias.grad is None)
+    base = layer.base_layer
+    assert base.weight.grad is None and (not bias or base.bias.grad is None)
 
 
 def test_a_is_uniform_within_one_over_the_root_of_its_inputs_and_b_is_zero():
@@ -145,7 +146,8 @@ def test_a_merged_layer_is_plain_and_computes_what_the_unmerged_does(rslora):
     assert torch.equal(merged.bias, bias)
     assert_close(merged(x), layer(x))
     scaling = ALPHA / (math.sqrt(RANK) if rslora else RANK)
-    assert_close(merged.weight, layer.weight + scaling * layer.lora_B.weight @ layer.lora_A.weight)
+    correction = scaling * layer.lora_B.weight @ layer.lora_A.weight
+    assert_close(merged.weight, layer.base_layer.weight + correction)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -154,9 +156,9 @@ def test_merging_sums_in_fp32_and_rounds_once(dtype):
     correction = ALPHA / RANK * layer.lora_B.weight @ layer.lora_A.weight
     merged = layer.merged()
     assert merged.weight.dtype == dtype and merged.bias is None
-    assert torch.equal(merged.weight, (layer.weight.float() + correction).to(dtype))
+    assert torch.equal(merged.weight, (layer.base_layer.weight.float() + correction).to(dtype))
     # the numbers can tell the two apart
-    assert not torch.equal(merged.weight, layer.weight + correction.to(dtype))
+    assert not torch.equal(merged.weight, layer.base_layer.weight + correction.to(dtype))
 
 
 def test_a_merge_that_is_not_finite_is_refused():

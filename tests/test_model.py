@@ -258,9 +258,12 @@ def test_what_trains_may_change_later_and_is_said_at_once(base):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32(dtype):
-    assert {base_dtype(method, dtype) for method in METHODS if method != "full"} == {dtype}
-    assert base_dtype("full", dtype) == torch.float32
-    assert base_dtype("lora", torch.float32) == torch.float32
+    def held(method, dtype):
+        return base_dtype(make_settings(task="ner", method=method), dtype)
+
+    assert {held(method, dtype) for method in METHODS if method != "full"} == {dtype}
+    assert held("full", dtype) == torch.float32
+    assert held("lora", torch.float32) == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,7 @@ def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32
 def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(
     base, tiny_folder, task, method, dtype
 ):
-    half = load_base(str(tiny_folder), base_dtype(method, dtype))
+    half = load_base(str(tiny_folder), dtype)
     options = {"bias": "all", "target_modules": "all-linear"} if "lora" in method else {}
     model = built(half, task, method, dtype, **options)
     for name, parameter in model.named_parameters():

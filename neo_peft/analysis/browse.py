@@ -1,20 +1,19 @@
-"""Answers to look at, as HTML: where they are right by type or label, and the wrong ones one by
-one."""
+"""A run's predictions as HTML: scores by entity type or label, and each wrong prediction."""
 
 from collections.abc import Callable
 
-from neo_peft.analysis.markup import Html, cell, element, facts, joined, note, section, table
+from neo_peft.analysis.markup import Html, cell, element, facts, html_table, joined, note, section
 from neo_peft.analysis.mistakes import KINDS, mistakes
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.metrics import Entity, entities
 from neo_peft.runs.tables import number
 from neo_peft.tasks import Task
 
-SHOWN = 50  # errors of a group, evenly spaced over it
+SHOWN = 50  # at most so many errors of a group, evenly spaced
 
 
 def by_type(task: Task, scores: dict, split: str) -> Html:
-    """Show each entity type's scores, and those of all: typed, and of the spans alone."""
+    """Return the scores of each entity type and of all types, and those of spans of any type."""
     names, of_types = ("precision", "recall", "f1"), scores["per_label"]
     lines = [
         [kind, *(number(of[name]) for name in names), of["support"]]
@@ -28,11 +27,11 @@ def by_type(task: Task, scores: dict, split: str) -> Html:
         "whatever its type."
     )
     heading = ["type", "precision", "recall", "f1", "gold"]
-    return section(f"Types, on {split}", table(heading, lines, "totals"), note(about))
+    return section(f"Types, on {split}", html_table(heading, lines, "totals"), note(about))
 
 
 def by_label(task: Task, scores: dict, split: str) -> Html:
-    """Show the confusion matrix, each cell shaded by its share of the gold label."""
+    """Return the confusion matrix. A cell is shaded by its share of the gold label."""
     lines = []
     for right, (label, counts) in enumerate(zip(task.labels, scores["confusion"], strict=True)):
         cells = []
@@ -44,12 +43,12 @@ def by_label(task: Task, scores: dict, split: str) -> Html:
         "Rows of the split; a cell is the stronger in colour, the larger its share of the gold "
         "label."
     )
-    matrix = table(["gold \\ answer", *task.labels, "unanswered"], lines, "confusion")
+    matrix = html_table(["gold \\ answer", *task.labels, "unanswered"], lines, "confusion")
     return section(f"Gold against answer, on {split}", matrix, note(about))
 
 
 def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
-    """Show the entities that are wrong, marked in their sentences, by kind."""
+    """Return the wrong entities by kind of mistake, marked in their sentences."""
     types = list(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
     found: dict[str, list] = {kind: [] for kind in KINDS}
     for row in rows:
@@ -72,7 +71,7 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
 
 
 def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: list[str]) -> Html:
-    """Mark the entities of a sentence, and outline the one that is wrong."""
+    """Return a sentence with its entities marked and the wrong one outlined."""
     parts, begin = [], 0
     for kind, first, last in entities(tags):
         style = f"type-{types.index(kind) % 6}" + " wrong" * ((kind, first, last) == wrong)
@@ -88,7 +87,7 @@ def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: lis
 
 
 def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
-    """Show the rows that are answered wrong, by gold label and answer, the commonest pair first."""
+    """Return the wrong rows by gold label and prediction, the commonest pair first."""
     *fields, label = task.fields
     found: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -108,14 +107,11 @@ def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
 
 
 def group(title: str, items: list, show: Callable[..., Html], about: str = "") -> Html:
-    """Fold a group of errors away, and say how many there are, and how many of them are shown."""
+    """Return a group of errors, folded, with their number and how many of them are shown."""
     shown = limit_rows(items, SHOWN)
-    more = ", ".join(
-        filter(None, [about, f"{len(shown)} of them shown" if len(shown) < len(items) else ""])
-    )
-    summary = element(
-        "summary", element("b", f"{title} {len(items):,}"), " ", element("span", more)
-    )
+    some = f"{len(shown)} of them shown" if len(shown) < len(items) else ""
+    more = element("span", ", ".join(filter(None, [about, some])))
+    summary = element("summary", element("b", f"{title} {len(items):,}"), " ", more)
     return element(
         "details", summary, element("ol", *(element("li", show(item)) for item in shown))
     )

@@ -14,15 +14,15 @@ from typing import NamedTuple
 from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
 from neo_peft.errors import InputError
 from neo_peft.runs import tables
-from neo_peft.runs.bootstrap import FEWEST, differing, intervals, paired
+from neo_peft.runs.bootstrap import FEWEST, asked, differing, intervals, paired, same_rows
 from neo_peft.runs.folder import read_record, refuse_unfinished, task_of_run
-from neo_peft.runs.predictions import Answers, read_predictions
+from neo_peft.runs.predictions import Answers, read_predictions, reported_split
 from neo_peft.system.files import read_sealed
 from neo_peft.tasks import Task
 
 
-class Side(NamedTuple):
-    """One side of a comparison.
+class Candidate(NamedTuple):
+    """One of the two sides of a comparison.
 
     folder: the run or study that was named.
     runs: the run itself, or the study's runs with its best value.
@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
     split: str
     rows: int
     differ: int
-    sides: tuple[Side, Side]
+    sides: tuple[Candidate, Candidate]
     measures: dict[str, dict]
 
 
@@ -85,20 +85,20 @@ def as_json(found: Comparison) -> dict:
 
 
 def as_text(found: Comparison) -> str:
-    """Return what was compared, the table of all metrics, and the verdict."""
+    """Return what was compared, the table of all metrics, and the conclusion."""
     kind = "sentences" if found.task.tags_words else "rows"
     a, b = (f"{side.folder}{side.about}" for side in found.sides)
     head = (
         f"{found.task.name}, {found.rows:,} {kind} of {found.split}; a is {a}, b is {b}; in "
         "brackets 95 % intervals"
     )
-    return "\n\n".join([head, as_table(found), verdict(found)])
+    return "\n\n".join([head, metric_table(found), conclusion(found)])
 
 
-def side_of(folder: Path) -> Side:
-    """Take a run as it is, and of a study the runs of the value that was best on validation."""
+def side_of(folder: Path) -> Candidate:
+    """Return a run as it is, or the runs of a study's value that was best on validation."""
     if not (folder / PLAN).is_file():
-        return Side(folder, [folder])
+        return Candidate(folder, [folder])
     plan = read_plan(folder)
     if not (folder / RESULTS).is_file():
         raise InputError(
@@ -107,10 +107,8 @@ def side_of(folder: Path) -> Side:
         )
     results = read_sealed(folder / RESULTS)
     try:
-        best, ended = (
-            {name: block["best"] for name, block in results["protocols"].items()},
-            set(results["runs"]),
-        )
+        best = {name: block["best"] for name, block in results["protocols"].items()}
+        ended = set(results["runs"])
     except (KeyError, TypeError, AttributeError):
         best, ended = {}, set()
     if len(best) > 1:
@@ -129,11 +127,11 @@ def side_of(folder: Path) -> Side:
         f" ({value_name(plan['swept'], *best.values())}, {count} "
         f"seed{'s' if len(planned) > 1 else ''})"
     )
-    return Side(folder, runs, about)
+    return Candidate(folder, runs, about)
 
 
 def task_of_all(runs: list[Path]) -> Task:
-    """Take the task of the runs; refuse those of different ones."""
+    """Return the task of the runs. Raises InputError where tasks or labels differ."""
     first = None
     for run in runs:
         if not run.is_dir():
@@ -155,36 +153,28 @@ def task_of_all(runs: list[Path]) -> Task:
 
 
 def usual_split(run: Path) -> str:
-    """Take test; of a run without one, validation."""
-    return (
-        "test" if str(Answers("after").path("test")) in read_record(run)["files"] else "validation"
-    )
+    """Return test, or validation where the run has no predictions of test."""
+    names = {Path(name).stem.removeprefix("after-") for name in read_record(run)["files"]}
+    return reported_split(names)
 
 
 def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
-    """Read the rows of a split that all runs answered, and what each said; refuse rows that are not
-    the same."""
-    rows, answers = None, []
-    for run in runs:
-        answered = read_predictions(run, Answers("after"), split)
-        asked = [{field: row[field] for field in task.fields} for row in answered]
-        rows = asked if rows is None else rows
-        if asked != rows:
-            differ = f"{len(rows):,} and {len(asked):,} rows"
-            if len(rows) == len(asked):
-                differ = (
-                    f"row {next(n for n, (a, b) in enumerate(zip(rows, asked), 1) if a != b)} "
-                    "is the first to differ"
-                )
-            raise InputError(
-                f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs "
-                "on the same data, "
-                "with the same --protocol and --eval-limit, and with the same seed where it draws "
-                "the split: a "
-                "validation.jsonl draws none"
-            )
-        answers.append([row["predicted"] for row in answered])
-    return rows, answers
+    """Return the rows of a split, and what each run predicted. Raises InputError where the rows of
+    two runs differ."""
+    answered = [read_predictions(run, Answers("after"), split) for run in runs]
+    if same := same_rows(task, answered):
+        return same
+    first, *others = (asked(task, rows) for rows in answered)
+    run, rows = next((run, rows) for run, rows in zip(runs[1:], others) if rows != first)
+    differ = f"{len(first):,} and {len(rows):,} rows"
+    if len(rows) == len(first):
+        number = next(n for n, (a, b) in enumerate(zip(first, rows), 1) if a != b)
+        differ = f"row {number} is the first to differ"
+    raise InputError(
+        f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs on the "
+        "same data, with the same --protocol and --eval-limit, and with the same seed where it "
+        "draws the split: a validation.jsonl draws none"
+    )
 
 
 def better(found: Comparison) -> str | None:
@@ -198,7 +188,7 @@ def better(found: Comparison) -> str | None:
     return "b" if of_task["low"] > 0 else "a" if of_task["high"] < 0 else None
 
 
-def as_table(found: Comparison) -> str:
+def metric_table(found: Comparison) -> str:
     """Return the table of all metrics."""
     lines = []
     for name, measure in found.measures.items():
@@ -217,7 +207,7 @@ def shown_p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdict(found: Comparison) -> str:
+def conclusion(found: Comparison) -> str:
     """Return the result of the comparison by the task's metric, in one sentence."""
     name, of_task = (
         tables.shown_name(found.task, found.task.metric),

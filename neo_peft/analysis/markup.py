@@ -1,14 +1,15 @@
-"""HTML in which every text is escaped: only what `element` has made counts as markup."""
+"""HTML in which all text is escaped. Only what `element` returns is taken for markup."""
 
 import html
 from collections.abc import Iterable, Sequence
 
 
 class Html(str):
-    """Markup. Any other text is escaped on its way into an element."""
+    """Markup. An element escapes any other text that is put into it."""
 
 
 def escaped(text: object) -> Html:
+    """Return text as markup that shows it; markup stays as it is."""
     if isinstance(text, Html):
         return text
     # half a surrogate cannot be written
@@ -16,25 +17,29 @@ def escaped(text: object) -> Html:
 
 
 def joined(parts: Iterable[object]) -> Html:
+    """Return parts one after the other, escaped."""
     return Html("".join(map(escaped, parts)))
 
 
 def element(name: str, *inside: object, **attributes: object) -> Html:
-    """Make an element; `class_` stands for class, and an attribute that is None is left out."""
+    """Return an element. `class_` stands for class; an attribute that is None is left out."""
     given = {key.rstrip("_"): value for key, value in attributes.items() if value is not None}
     shown = "".join(f' {key}="{escaped(value)}"' for key, value in given.items())
     return Html(f"<{name}{shown}>{joined(inside)}</{name}>")
 
 
 def cell(*inside: object, **attributes: object) -> Html:
+    """Return a cell of a table."""
     return element("td", *inside, **attributes)
 
 
-def table(
+def html_table(
     header: Sequence[object], rows: Iterable[Sequence[object]], class_: str | None = None
 ) -> Html:
-    """Make a table, in a box that scrolls by itself where it is too wide. What is no `cell` yet
-    becomes one; the first of a row heads it."""
+    """Return a table in a box that scrolls where the table is too wide.
+
+    The first value of each row is its heading. Other values become cells, unless they are Html.
+    """
     lines = [
         [
             element("th", first, scope="row"),
@@ -48,15 +53,17 @@ def table(
 
 
 def facts(pairs: dict[str, object]) -> Html:
-    """List names and what they are."""
+    """Return a list of names and their values."""
     return element(
         "dl", *(joined([element("dt", name), element("dd", what)]) for name, what in pairs.items())
     )
 
 
 def section(title: str, *inside: object) -> Html:
+    """Return a section with a heading."""
     return element("section", element("h3", title), *inside)
 
 
 def note(text: str) -> Html:
+    """Return a paragraph that explains what stands above it."""
     return element("p", text, class_="note")

@@ -1,5 +1,4 @@
-"""What a tagger gets wrong, entity by entity: each one that is no hit is of one kind, and counted
-once."""
+"""The mistakes of a tagger. Each wrong entity is of one kind, and is counted once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,28 +14,34 @@ KINDS = {
 
 
 class Mistake(NamedTuple):
+    """One mistake.
+
+    kind: one of KINDS.
+    gold: the gold entity, None where the mistake is spurious.
+    answer: the predicted entity, None where the gold entity is missed.
+    """
+
     kind: str
     gold: Entity | None
     answer: Entity | None
 
 
 def mistakes(gold_tags: Sequence[str], answer_tags: Sequence[str]) -> list[Mistake]:
-    """Pair the entities of a sentence's gold tags with those of the answer, and name what is wrong
-    with each.
+    """Return the mistakes of one sentence, from left to right.
 
-      hit        type, first and last word agree; not among what is returned
+      hit        type, first and last word agree; hits are not returned
       type       first and last word agree, the type does not
       boundary   the type agrees and a word is shared, but not both ends
       missed     a gold entity without a partner
-      spurious   an answer's entity without a partner
+      spurious   a predicted entity without a partner
 
-    An entity has one partner at most: those pair first that share the most words, of equals the
-    leftmost. So
+    An entity has at most one partner. Entities that share the most words are paired first; of
+    equal pairs the leftmost is first. So
 
       gold   = hits + type + boundary + missed
       answer = hits + type + boundary + spurious
 
-    and what is wrong in type and boundary both is one missed and one spurious.
+    An entity that is wrong in both type and boundary is one missed and one spurious.
     """
     gold, answer = entities(gold_tags), entities(answer_tags)
     hits = {*gold} & {*answer}
@@ -54,11 +59,12 @@ def mistakes(gold_tags: Sequence[str], answer_tags: Sequence[str]) -> list[Mista
 
 
 def _kind(one: Entity, other: Entity) -> str | None:
+    """Return the kind of mistake of a pair, None where the two are no pair."""
     if one[1:] == other[1:]:
         return "type"  # of one type they would be a hit
     return "boundary" if one[0] == other[0] and _shared(one, other) > 0 else None
 
 
 def _shared(one: Entity, other: Entity) -> int:
-    """Count the words that two entities share."""
+    """Return how many words two entities share; below 1 they share none."""
     return min(one[2], other[2]) - max(one[1], other[1]) + 1

@@ -1,32 +1,33 @@
-"""What a study runs: from its flags to the settings of every run, written down before the first
-begins. No torch here.
+"""The plan of a study: the settings of all its runs, made before the first run. No torch here.
 
-A study repeats runs over seeds, once for each value of one flag: the number of epochs, unless
-something else is swept. A tagging task's epochs are all seen in one run, which is scored after
-each; an answer task gets a run of its own, with its own schedule, for each number, as in the study
-that this project follows.
+A study sweeps one flag: the number of epochs, or another one. Each value is run with each seed. A
+tagging task has one run for all epochs, since it is scored after each epoch. An answer task has a
+run for each number of epochs, each with its own schedule, as in the study that this project
+follows.
 """
 
 import dataclasses
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from neo_peft.corpora.sources import PROTOCOLS, load_splits
+from neo_peft.defaults import STUDY_METHODS
 from neo_peft.errors import InputError
-from neo_peft.runs.folder import flags_of
+from neo_peft.runs.folder import flags_of, short_name
 from neo_peft.runs.from_flags import settings_from
 from neo_peft.settings import Settings
 from neo_peft.system.files import read_sealed
-from neo_peft.tasks import TASKS, get_task
+from neo_peft.tasks import TASKS, Task, get_task
 
 PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
 STUDIES = Path("studies")
 EPOCHS = {"similarity": (1, 5, 10, 20)}
 EPOCHS_OF_ANSWERS, EPOCHS_OF_TAGS = (1, 5, 10), (10,)
-# What a sweep cannot be over: what a study gives by itself, and what changes only how a run is
-# computed, or scored.
+# Flags that cannot be swept: a study sets them itself (task, seed), or they do not change the
+# trained model (device, json).
 NOT_SWEPT = (
     "task",
     "protocol",
@@ -39,7 +40,7 @@ NOT_SWEPT = (
     "checkpoint_every",
     "checkpoint_activations",
 )
-SWITCHED = {"off": False, "on": True}  # how a sweep says a flag that is there or not
+SWITCHED = {"off": False, "on": True}  # the values of a swept flag without a value
 
 
 def make_plan(
@@ -49,35 +50,18 @@ def make_plan(
     sweep: tuple[str, list] | None = None,
     command: str = "",
 ) -> dict:
-    """Make the plan of a study from the flags of train.py that are given. Raises InputError for bad
-    ones.
+    """Return the plan of a study from the flags of train.py that are given.
 
-    `sweep` is a field of Settings and its values, as they are typed; without one the epochs are
-    swept.
+    `sweep` is a field of Settings and its values as they are typed. Without one the numbers of
+    epochs are swept. Raises InputError for bad flags.
     """
     if "task" not in given:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
-    task = get_task(given["task"])
-    epochs = epochs or list(
-        EPOCHS_OF_TAGS if task.tags_words else EPOCHS.get(task.name, EPOCHS_OF_ANSWERS)
-    )
-    if task.tags_words and len(epochs) > 1:
-        shown = " ".join(map(str, epochs))
-        raise InputError(
-            f"--epochs {shown}: {task.name} is one run that is scored after each epoch; give one "
-            "number"
-        )
+    epochs = epochs_of(get_task(given["task"]), epochs)
     field, values = sweep or ("epochs", epochs)
     if field in given:
         raise InputError(f"{_flag(field)} is what the sweep is over; leave it out")
-    usual = {"epochs": max(epochs)}
-    if not (task.tags_words or "preset" in given):
-        usual["keep"] = (
-            # each number of epochs is a result of its own, as in the source; presets say it too
-            "last"
-        )
-    if not {"method", "adapter", "preset"} & {*given, field}:
-        usual["method"] = "lora" if task.tags_words else "prompt"
+    usual = _usual_flags({*given, field}, get_task(given["task"])) | {"epochs": max(epochs)}
     typed = [SWITCHED[value] for value in values] if _is_switch(field) else values
     settings = [_settings(usual | given | {field: value}) for value in typed]
     if not _is_switch(field):
@@ -89,46 +73,65 @@ def make_plan(
         )
     protocols = [given["protocol"]] if "protocol" in given else protocols_of(settings[0])
     runs = []
-    for protocol in protocols:
-        # outside: a value that cannot be run is known after the first seed
-        for seed in range(seeds):
-            for value, name, of_value in zip(values, names, settings):
-                flags = (
-                    flags_of(of_value)
-                    | {"seed": seed}
-                    | ({"protocol": protocol} if protocol else {})
-                )
-                prefix = f"{protocol}-" if len(protocols) > 1 else ""
-                runs.append(
-                    {
-                        "name": f"{prefix}{name}-seed-{seed}",
-                        "value": value,
-                        "seed": seed,
-                        "flags": flags,
-                    }
-                )
+    # Values are the inner loop, so that each has run once after the first seed.
+    for protocol, seed in product(protocols, range(seeds)):
+        prefix = f"{protocol}-" if len(protocols) > 1 else ""
+        changed = {"seed": seed} | ({"protocol": protocol} if protocol else {})
+        for value, name, of_value in zip(values, names, settings):
+            runs.append(
+                {
+                    "name": f"{prefix}{name}-seed-{seed}",
+                    "value": value,
+                    "seed": seed,
+                    "flags": flags_of(of_value) | changed,
+                }
+            )
     made = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
     made |= {"swept": field, "values": values, "seeds": seeds, "command": command, "runs": runs}
     return json.loads(json.dumps(made))  # as it will be read again: tuples are lists
 
 
+def epochs_of(task: Task, given: list[int] | None) -> list[int]:
+    """Return the numbers of epochs of a study: those that are given, or the task's usual ones."""
+    of_task = EPOCHS_OF_TAGS if task.tags_words else EPOCHS.get(task.name, EPOCHS_OF_ANSWERS)
+    epochs = given or list(of_task)
+    if task.tags_words and len(epochs) > 1:
+        raise InputError(
+            f"--epochs {' '.join(map(str, epochs))}: {task.name} is one run that is scored after "
+            "each epoch; give one number"
+        )
+    return epochs
+
+
+def _usual_flags(settled: set[str], task: Task) -> dict[str, Any]:
+    """Return flags that a study gives its runs where `settled` names nothing that decides them."""
+    usual = {}
+    if not task.tags_words and "preset" not in settled:
+        # Each number of epochs is a result of its own, as in the source. Presets set this too.
+        usual["keep"] = "last"
+    if not {"method", "adapter", "preset"} & settled:
+        usual["method"] = STUDY_METHODS[task.tags_words]
+    return usual
+
+
 def _settings(given: dict[str, Any]) -> Settings:
-    """Make a run's settings; an answer that is said is scored by free generation too, beside the
-    labels' rank."""
+    """Return a run's settings. Answers of the language model are scored by generation too."""
     settings = settings_from(given)
     said = not (TASKS[settings.task].tags_words or settings.with_head)
     return dataclasses.replace(settings, generate=True) if said else settings
 
 
 def protocols_of(settings: Settings) -> list[str | None]:
-    """Find which protocols the data has; one that needs no name is None."""
+    """Return the protocols that the data has: None where there is a single one."""
     splits = load_splits(get_task(settings.task), settings.data, "clean", labels=settings.labels)
     return [None] if splits.protocol == "single" else list(PROTOCOLS)
 
 
 def read_sweep(text: str) -> tuple[str, list[str]]:
-    """Read `NAME=VALUE,VALUE`, the sweep over a flag of numbers or choices, or one that is `off` or
-    `on`."""
+    """Return the field and the values of a sweep that is typed as `NAME=VALUE,VALUE`.
+
+    A flag without a value has the values `off` and `on`.
+    """
     name, _, values = text.partition("=")
     field = name.strip().removeprefix("--").replace("-", "_")
     can_be = [item.name for item in dataclasses.fields(Settings) if _can_be_swept(item)]
@@ -152,14 +155,14 @@ def _is_switch(field: str) -> bool:
 
 
 def value_name(swept: str, value: Any) -> str:
-    """Name what was tuned with a value: `5 epochs`, `rank 8`, the model's own name."""
+    """Return a swept value as a table shows it, such as `5 epochs`, `rank 8` or a model's name."""
     if swept == "epochs":
         return f"{value} epoch{'s' if value != 1 else ''}"
     return value if swept == "model" else f"{swept.replace('_', ' ')} {value}"
 
 
 def read_plan(folder: Path) -> dict:
-    """Read the plan of a study that was begun in a folder."""
+    """Return the plan of the study in a folder. Raises InputError where it holds none."""
     if not (folder / PLAN).is_file():
         raise InputError(f"--resume {folder} holds no {PLAN}: no study was begun there")
     plan = read_sealed(folder / PLAN)
@@ -185,7 +188,7 @@ def read_plan(folder: Path) -> dict:
 
 
 def _is_run(run: object) -> bool:
-    """Say whether a value is a run of a plan, whose name is a folder's in the study's own."""
+    """Return whether a value is a run of a plan. Its name must be that of a folder."""
     if not isinstance(run, dict) or not {"name", "value", "seed", "flags"} <= run.keys():
         return False
     return (
@@ -198,6 +201,5 @@ def _flag(field: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Say a value so that it can be part of a folder's name; of a path its last part."""
-    text = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else str(value)
-    return re.sub(r"[^\w.+-]", "-", text)
+    """Return a value as a part of a folder's name."""
+    return re.sub(r"[^\w.+-]", "-", short_name(str(value)))

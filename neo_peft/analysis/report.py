@@ -18,10 +18,10 @@ from neo_peft.analysis.markup import (
     element,
     escaped,
     facts,
+    html_table,
     joined,
     note,
     section,
-    table,
 )
 from neo_peft.defaults import ASSETS
 from neo_peft.errors import InputError
@@ -33,17 +33,18 @@ from neo_peft.runs.folder import (
     TIMINGS,
     read_record,
     refuse_unfinished,
+    short_name,
     task_of_run,
     unchanged,
 )
-from neo_peft.runs.predictions import Answers, answers_in, read_predictions
+from neo_peft.runs.predictions import Answers, answers_in, read_predictions, reported_split
 from neo_peft.runs.tables import number, shown_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
 
 TEMPLATE = ASSETS / "report.html"
 AFTER = Answers("after")
-# What reading a record leads to that is none, whatever its checksum says.
+# Errors from the record of something else than a run; its checksum may be right all the same.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -60,7 +61,7 @@ def write_report(folders: list[Path], out: Path) -> None:
                 f"{folder} holds no results of a run: {type(error).__name__}, {error}"
             ) from None
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
-    body = joined([side_by_side(runs), *articles] if len(runs) > 1 else articles)
+    body = joined([comparison(runs), *articles] if len(runs) > 1 else articles)
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     write_text(out, template.substitute(title=escaped(title), body=body))
 
@@ -75,8 +76,13 @@ def refuse_other(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its record, and by kind of answers and split the rows with what was answered
-    and the 95 % intervals of their scores."""
+    """A finished run.
+
+    folder, record, task: where it is, its run.json, and its task.
+    metrics: the lines of its metrics.jsonl.
+    answers: for each kind of answers and split the rows with predictions.
+    ranges: for each kind, split and metric the 95 % interval.
+    """
 
     folder: Path
     record: dict
@@ -87,8 +93,8 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read all that is shown of a run. Raise InputError where it is not finished, or a file was
-    changed."""
+    """Return all that is shown of a run. Raises InputError where the run is not finished or a file
+    was changed."""
     refuse_unfinished(folder)
     if not (folder / RUN).exists():
         within = sorted(folder.glob(f"*/{RUN}"))  # of a study
@@ -110,37 +116,41 @@ def read_run(folder: Path) -> Run:
         }
         for kind, of_kind in answers.items()
     }
-    return Run(
-        folder, record, task, read_metrics(unchanged(folder, record, METRICS)), answers, ranges
-    )
+    metrics = read_metrics(unchanged(folder, record, METRICS))
+    return Run(folder, record, task, metrics, answers, ranges)
 
 
 def article(run: Run, name: str) -> Html:
-    """Show one run; the answers of test, where there is one, are looked at closely."""
-    split = "test" if "test" in run.answers[AFTER] else "validation"
+    """Return the part of the page on one run. Predictions are shown of one split: test if any."""
+    split = reported_split(run.answers[AFTER])
     found, rows = run.record["scores"]["after"][split], run.answers[AFTER][split]
-    of_tags, of_answers = (
-        (browse.by_type, browse.wrong_entities),
-        (browse.by_label, browse.wrong_answers),
-    )
-    matrix, wrong = of_tags if run.task.tags_words else of_answers
-    closely = matrix(run.task, found, split), wrong(run.task, rows, split)
+    if run.task.tags_words:
+        by_class, wrong = browse.by_type, browse.wrong_entities
+    else:
+        by_class, wrong = browse.by_label, browse.wrong_answers
     return element(
-        "article", opening(run), scores(run), curves(run), *closely, cost(run), recipe(run), id=name
+        "article",
+        heading(run),
+        score_section(run),
+        curve_section(run),
+        by_class(run.task, found, split),
+        wrong(run.task, rows, split),
+        cost_section(run),
+        recipe_section(run),
+        id=name,
     )
 
 
-def opening(run: Run) -> Html:
-    """Say in a line what was run, then the verdict, and what warns of it."""
+def heading(run: Run) -> Html:
+    """Return a line on what was run, the verdict, and the run's warnings."""
     from neo_peft.runs.summary import verdict  # after the flags: torch takes seconds to import
 
     record, flags = run.record, run.record["flags"]
     protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
     what = (
-        f"{flags['method']} on {base_name(record['model'])}, {record['rows']['train']:,} rows of "
-        f"{base_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of {flags['epochs']} "
-        "kept; "
-        f"seed {record['seed']}"
+        f"{flags['method']} on {short_name(record['model'])}, {record['rows']['train']:,} rows of "
+        f"{short_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of "
+        f"{flags['epochs']} kept; seed {record['seed']}"
     )
     said = verdict(run.task, record["scores"], record["rows"]["validation"])
     lines = [("folder", run.folder), ("what", what), ("verdict", said)]
@@ -149,29 +159,21 @@ def opening(run: Run) -> Html:
     return element("header", head, *(element("p", line, class_=kind) for kind, line in lines))
 
 
-def base_name(name: str) -> str:
-    """Name a base or data; of a folder only its own name."""
-    return Path(name).name if Path(name).is_absolute() else name
-
-
-def scores(run: Run) -> Html:
-    """Show the scores of each split: the majority's, before and after, by rank and where it was
-    done by generation."""
+def score_section(run: Run) -> Html:
+    """Return a table for each split: the majority's scores, and those before and after tuning."""
     kinds = [Answers("majority"), *run.ranges]
     tables = []
     for split, rows in run.answers[AFTER].items():
-        measures = run.ranges[AFTER][split]
         lines = [
             [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
-            for name in measures
+            for name in run.ranges[AFTER][split]
         ]
         if any(kind.generated for kind in kinds):
             unanswered = (kind.scores(run.record)[split]["unanswered"] for kind in kinds)
             lines.append(["unanswered", *unanswered])
         head = element("h4", f"{split}, {len(rows):,} rows")
-        tables.append(
-            element("div", head, table(["", *(kind.title for kind in kinds)], lines, "scores"))
-        )
+        titles = ["", *(kind.title for kind in kinds)]
+        tables.append(element("div", head, html_table(titles, lines, "scores")))
     about = (
         "Below a score its 95 % interval: how far the choice of these rows alone could move it "
         "(bootstrap)."
@@ -179,12 +181,12 @@ def scores(run: Run) -> Html:
     return section("Scores", element("div", *tables, class_="beside"), note(about))
 
 
-def scored(run: Run, kind: Answers, split: str, measure: str) -> Html:
-    """Show a score, its interval, and where both stand between 0 and 1."""
-    value = kind.scores(run.record)[split][measure]
+def scored(run: Run, kind: Answers, split: str, metric: str) -> Html:
+    """Return a score, its interval, and a bar that shows both between 0 and 1."""
+    value = kind.scores(run.record)[split][metric]
     if kind not in run.ranges:
         return cell(number(value))
-    low, high = run.ranges[kind][split][measure]
+    low, high = run.ranges[kind][split][metric]
     where = ";".join(
         f"--{name}:{100 * max(0, of):.1f}%"
         for name, of in (("at", value), ("low", low), ("high", high))
@@ -192,8 +194,8 @@ def scored(run: Run, kind: Answers, split: str, measure: str) -> Html:
     return cell(number(value), element("small", f"{low:.3f}–{high:.3f}"), element("i", style=where))
 
 
-def side_by_side(runs: list[Run]) -> Html:
-    """Compare runs by their tasks' own measures, after tuning."""
+def comparison(runs: list[Run]) -> Html:
+    """Return a table that compares several runs by their tasks' metrics after tuning."""
     splits = list(dict.fromkeys(split for run in runs for split in run.answers[AFTER]))
     lines = []
     for place, run in enumerate(runs, start=1):
@@ -208,11 +210,12 @@ def side_by_side(runs: list[Run]) -> Html:
         lines.append(
             [name, shown_name(run.task, metric), *found, share, f"{record['seconds']:,.0f}"]
         )
-    compared = table(["run", "measure", *splits, "trained", "seconds"], lines, "scores")
+    compared = html_table(["run", "measure", *splits, "trained", "seconds"], lines, "scores")
     return element("article", section("Side by side", compared))
 
 
-def curves(run: Run) -> Html:
+def curve_section(run: Run) -> Html:
+    """Return the plots of the losses and of the validation scores."""
     drawn = (
         partial(draw_loss, lines=run.metrics),
         partial(draw_validation, lines=run.metrics, task=run.task),
@@ -221,13 +224,10 @@ def curves(run: Run) -> Html:
     return section("Learning curves", element("div", *figures, class_="beside"))
 
 
-def cost(run: Run) -> Html:
-    """Show what was trained, and what it took."""
-    record, speed, peak = (
-        run.record,
-        tokens_a_second(run),
-        run.record.get("memory", {}).get("peak_bytes"),
-    )
+def cost_section(run: Run) -> Html:
+    """Return how many parameters were trained, and the time and memory that it took."""
+    record, speed = run.record, tokens_a_second(run)
+    peak = record.get("memory", {}).get("peak_bytes")
     stored = sum(
         (run.folder / name).stat().st_size
         for name in record["files"]
@@ -245,16 +245,17 @@ def cost(run: Run) -> Html:
                 "tokens a second": "–" if speed is None else f"{speed:,.0f} in training",
                 "peak memory": "–" if peak is None else f"{peak / 1e6:,.0f} MB",
                 "computed": f"{record['precision']} on {record['device']}, threads "
-                f"{record['threads']}, "
-                f"processes {record['processes']}",
+                f"{record['threads']}, processes {record['processes']}",
             }
         ),
     )
 
 
 def tokens_a_second(run: Run) -> float | None:
-    """Divide tokens by seconds, over the steps that follow another of their epoch: what lies
-    between is scoring."""
+    """Return the speed of training, None where it is not known.
+
+    The first step of an epoch is left out: the time before it is spent on scoring.
+    """
     text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
@@ -265,22 +266,19 @@ def tokens_a_second(run: Run) -> float | None:
     return sum(two["tokens"] for _, two in pairs) / seconds if seconds > 0 else None
 
 
-def recipe(run: Run) -> Html:
-    """Show what the run can be made again from."""
+def recipe_section(run: Run) -> Html:
+    """Return all that is needed to repeat the run."""
     record = run.record
     lines = [
         [f"--{name.replace('_', '-')}", value, "assumed" if name in record["assumed"] else ""]
         for name, value in record["flags"].items()
     ]
-    folded = (
-        element("summary", element("b", "all flags")),
-        table(["flag", "value", ""], lines, "flags"),
-    )
+    summary = element("summary", element("b", "all flags"))
     return section(
         "Recipe",
         facts(
             {
-                "base": f"{base_name(record['model'])}, fingerprint "
+                "base": f"{short_name(record['model'])}, fingerprint "
                 f"{record['base']['fingerprint']}",
                 "seed": record["seed"],
                 "finished": record["finished"],
@@ -290,5 +288,5 @@ def recipe(run: Run) -> Html:
                 ),
             }
         ),
-        element("details", *folded),
+        element("details", summary, html_table(["flag", "value", ""], lines, "flags")),
     )

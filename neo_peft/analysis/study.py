@@ -1,9 +1,7 @@
-"""A study: every run of its plan, one after the other, and what they come to together. `plan.py`
-comes first.
+"""A study: all runs of its plan, one after the other, and their results. Read `plan.py` first.
 
-A study may be stopped or killed at any time. `--resume` reads the plan again, keeps the runs that
-are finished, goes on with the one that is not, and writes the results anew: they are what the runs'
-own records hold.
+A study may be stopped or killed at any time. `--resume` reads the plan again, keeps the finished
+runs, continues the unfinished one, and makes the results again from the records of all runs.
 """
 
 from contextlib import suppress
@@ -25,19 +23,17 @@ from neo_peft.tasks import get_task
 
 
 class RefusedError(InputError):
-    """A run that cannot be done as it is planned, such as one whose prompt does not fit into the
-    model."""
+    """A run that is not possible as planned; for example its prompt does not fit into the model."""
 
 
 def run_study(
     folder: Path, plan: dict, say: Say = print, progress: Progress = no_progress
 ) -> tuple[str, list[str]]:
-    """Do all runs of a study that are not done, write its results into its folder, and return its
-    tables as text, with a line for each run that was refused. Those that have diverged are a
-    result, as of a rate that is too large.
+    """Do the runs of a study that are not done, and write the results into its folder.
 
-    Raises InputError where the first run is refused: nothing is there yet, and what refuses it may
-    refuse them all.
+    Return the tables as text, and a line for each run that was refused. A run that diverges is a
+    result: its learning rate may be too large. Raises InputError where the first run is refused,
+    since all others may be refused for the same reason.
     """
     failed, refused, count = {}, [], len(plan["runs"])
     with locked(folder):
@@ -45,7 +41,7 @@ def run_study(
         try:
             for number, run in enumerate(progress(plan["runs"], "study", count), start=1):
                 try:
-                    reached = in_a_line(do_run(folder, run, progress))
+                    reached = reached_line(do_run(folder, run, progress))
                 except DivergedError as error:
                     failed[run["name"]], reached = "diverged", f"diverged: {error}"
                 except RefusedError as error:
@@ -62,9 +58,8 @@ def run_study(
             raise
 
 
-def begin(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
-    """Make the folder of a new study, and write its plan; return it, and all folders that were made
-    for it."""
+def begin_study(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
+    """Make the folder of a new study with its plan; return it, and all folders that were made."""
     if out:
         folder = Path(out)
         if (folder / PLAN).exists():
@@ -80,8 +75,8 @@ def begin(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
     return folder, made
 
 
-def abandon(folder: Path, made: list[Path], plan: dict) -> None:
-    """Leave nothing of a new study whose first run was refused before it trained."""
+def abandon_study(folder: Path, made: list[Path], plan: dict) -> None:
+    """Remove a new study whose first run was refused before it trained."""
     if any((folder / run["name"]).exists() for run in plan["runs"]):
         return
     for path in (folder / PLAN, *(folder / f"{run['name']}.log" for run in plan["runs"])):
@@ -92,8 +87,10 @@ def abandon(folder: Path, made: list[Path], plan: dict) -> None:
 
 
 def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
-    """Do one run of the plan, or the rest of it, into a folder of its own, with what it says beside
-    it; return its record."""
+    """Do one run of the plan, or what is left of it, in its own folder; return its record.
+
+    What the run prints goes to a log beside its folder.
+    """
     path = folder / run["name"]
     settings = recorded_settings(folder / PLAN, run["flags"] | {"out": str(path)})
     if (path / SETTINGS).exists():
@@ -105,9 +102,9 @@ def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
             )
         settings = begun
     elif path.exists():
-        clean(path)  # of a write that was killed: the folder was all that there was
+        clean(path)  # a run that was killed before its settings were written leaves only this
     if (path / RUN).exists():
-        training.drop_checkpoints(path)  # which a run that is killed at its very end leaves
+        training.drop_checkpoints(path)  # a run that was killed at its very end leaves them
     else:
         with open(folder / f"{run['name']}.log", "a", encoding="utf-8") as log:
             try:
@@ -119,8 +116,8 @@ def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
     return read_record(path)
 
 
-def in_a_line(record: dict) -> str:
-    """Say what a run has reached on validation, by which values are chosen."""
+def reached_line(record: dict) -> str:
+    """Return the run's score on validation, and its time, as a line of text."""
     metric = get_task(record["task"]).metric
     return (
         f"validation {metric} {record['scores']['after']['validation'][metric]:.3f}, "

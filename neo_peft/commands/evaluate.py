@@ -24,7 +24,7 @@ from neo_peft.errors import InputError
 from neo_peft.progress import no_progress, show_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
-from neo_peft.runs.predictions import write_answers
+from neo_peft.runs.predictions import reported_split, write_answers
 from neo_peft.settings import filled, make_settings, whole
 from neo_peft.tasks import get_task
 
@@ -164,7 +164,7 @@ def answer(tuned: "Tuned", rows: list[dict], instruction: str, generated: bool) 
 def choose_split(flags: argparse.Namespace, there: dict[str, list]) -> str:
     """Return the name of the split to score: the flag's, else test, or validation where there is no
     test."""
-    split = flags.split or ("test" if "test" in there else "validation")
+    split = flags.split or reported_split(there)
     if split not in there:
         raise InputError(f"--split {split}: the data has none; it has {', '.join(there)}")
     return split

@@ -13,7 +13,7 @@ from typing import Any
 
 from neo_peft.commands.flags import OneLineParser, add_choice, argument, of_an_adapter
 from neo_peft.errors import InputError
-from neo_peft.runs.folder import newest_run
+from neo_peft.runs.folder import newest_run, short_name
 from neo_peft.settings import Settings, filled, names
 from neo_peft.system.files import new_folder, write_folder, write_text
 from neo_peft.tasks import TASKS, Task
@@ -145,7 +145,7 @@ def card(tuned: Any, what: str, lines: list[str]) -> str:
     settings, task = tuned.settings, tuned.encoder.task
     return "\n".join(
         [
-            f"# {task.name}, {settings.method} on {base_name(settings)}",
+            f"# {task.name}, {settings.method} on {short_name(settings.model)}",
             "",
             f"{what}, made by neo_peft. Labels in order: {', '.join(task.labels)}.",
             *reading(tuned),
@@ -156,11 +156,6 @@ def card(tuned: Any, what: str, lines: list[str]) -> str:
             "",
         ]
     )
-
-
-def base_name(settings: Settings) -> str:
-    """Name the base: a hub id or a bundled name as it is, of a folder only its own name."""
-    return Path(settings.model).name if Path(settings.model).is_absolute() else settings.model
 
 
 def example(tuned: Any) -> str:
@@ -229,7 +224,7 @@ def adapter_lines(tuned: Any) -> list[str]:
         "",
         f'base = PeftConfig.from_pretrained("{[*first, last][0]}")'
         ".base_model_name_or_path"
-        f"  # any copy of {base_name(tuned.settings)}",
+        f"  # any copy of {short_name(tuned.settings.model)}",
         f'model = {auto}.from_pretrained(base, dtype="float32"{labels})',
     ]
     for name in first:  # one after the other: peft has no model of both

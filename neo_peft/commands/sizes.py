@@ -1,50 +1,50 @@
 """Show what each method trains and stores, for the published sizes of GPT-Neo: python -m neo_peft
 sizes
 
-The models are built as train.py builds them, by the same code, but on torch's meta device, where a
-tensor has a shape and no numbers: what is counted are their own parameters, and the state that
-their own optimizer makes.
+A recipe is the flags that train.py would get. Its model is built by the same code as train.py's,
+but on torch's meta device, where a tensor has a shape and no numbers. The parameters are counted,
+and the state that the optimizer makes.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from neo_peft.commands.flags import OneLineParser
+from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.runs import tables
-from neo_peft.settings import make_settings, task_of
+from neo_peft.settings import task_of
 
+if TYPE_CHECKING:
+    from neo_peft.gptneo import GPTNeo
+
+FULL = "--task sentiment --method full"  # trains and stores all of the model
 # hidden_size, num_layers, num_heads; what else a config.json says is the same for all of them.
 PUBLISHED = {
     "EleutherAI/gpt-neo-125m": (768, 12, 12),
     "EleutherAI/gpt-neo-1.3B": (2048, 24, 16),
     "EleutherAI/gpt-neo-2.7B": (2560, 32, 20),
 }
-# The task matters where there is a head: else sentiment and similarity are said by the language
-# model's own.
-LORA = {"task": "sentiment", "method": "lora", "rank": 8, "target_modules": "q_proj,v_proj"}
-PROMPT = {"task": "sentiment", "method": "prompt", "prompt_length": 8}
-RECIPES = {
-    "lora, rank 8, q and v": LORA,
-    "lora, rank 8, all-linear": LORA | {"target_modules": "all-linear"},
-    "preset paper, ner: lora, rank 16, q and v, biases, head": {"task": "ner", "preset": "paper"},
-    "preset paper, sentiment and similarity: prompt, 8 rows": PROMPT,
-    "preset best, ner: lora, rank 32, all-linear, head": {"task": "ner", "preset": "best"},
-    "preset best, sentiment: lora, rank 16, all-linear, head": {
-        "task": "sentiment",
-        "preset": "best",
-    },
-    "prompt, 20 rows": PROMPT | {"prompt_length": 20},
-    "prompt, 100 rows": PROMPT | {"prompt_length": 100},
-    "head, 3 labels of sentiment": {"task": "sentiment", "method": "head"},
-    "head, 11 labels of ner": {"task": "ner", "method": "head"},
-    "lora+prompt, rank 8, q and v, 8 rows": PROMPT | LORA | {"method": "lora+prompt"},
-    "full": {"task": "sentiment", "method": "full"},
-}
+# Flags of train.py. The task matters where there is a head, which has a row for each label.
+RECIPES = (
+    "--task sentiment --method lora --rank 8 --target-modules q_proj,v_proj",
+    "--task sentiment --method lora --rank 8 --target-modules all-linear",
+    "--task ner --preset paper",
+    "--task sentiment --method prompt --prompt-length 8",
+    "--task ner --preset best",
+    "--task sentiment --preset best",
+    "--task sentiment --method prompt --prompt-length 20",
+    "--task sentiment --method prompt --prompt-length 100",
+    "--task sentiment --method head",
+    "--task ner --method head",
+    "--task sentiment --method lora+prompt --rank 8 --prompt-length 8",
+    FULL,
+)
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return what is to be printed."""
     parser = OneLineParser(
         prog="python -m neo_peft sizes",
         allow_abbrev=False,
@@ -57,30 +57,30 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table for each published size."""
     flags = parse_flags(argv)
     found = {}
     for name in PUBLISHED:
-        found[name] = {recipe: sizes(name, given) for recipe, given in RECIPES.items()}
+        found[name] = {recipe: sizes(name, recipe) for recipe in RECIPES}
         if not flags.json:
             print(as_table(name, found[name]) + "\n", flush=True)
     if flags.json:
         print(json.dumps(found))
 
 
-def sizes(name: str, recipe: dict[str, Any]) -> dict[str, int | float]:
-    """Count what a recipe trains on a published model, and the bytes of its adapter and of its
-    optimizer's state.
+def sizes(name: str, recipe: str) -> dict[str, int | float]:
+    """Return how many parameters a recipe trains on a published model, and how many bytes its
+    adapter and its optimizer's state have.
 
-    The bytes are those of the tensors alone: a safetensors file has a few kilobytes of names in
-    front of them.
+    Only tensors are counted: a safetensors file has a few kilobytes of names in front of them.
     """
     from neo_peft.formats.base_folder import BUNDLED
     from neo_peft.formats.tokenizer import load_tokenizer
     from neo_peft.loop import make_optimizer
-    from neo_peft.model import build_model
+    from neo_peft.methods import build_model
 
-    settings = make_settings(**recipe | {"model": name})
-    # Whose tokens the labels and the prompt's text are changes which rows are copied, and no shape.
+    settings = parse_train_flags([*recipe.split(), "--model", name])
+    # Any tokenizer will do: it decides which embeddings are copied, but changes no shape.
     tokenizer = load_tokenizer(BUNDLED["neo-mini"])
     model = build_model(published_trunk(name), tokenizer, task_of(settings), settings)
     adapter, optimizer = model.trainable().values(), make_optimizer(model, settings)
@@ -100,8 +100,8 @@ def sizes(name: str, recipe: dict[str, Any]) -> dict[str, int | float]:
     }
 
 
-def published_trunk(name: str) -> Any:
-    """Make a trunk of a published size on the meta device."""
+def published_trunk(name: str) -> "GPTNeo":
+    """Return a GPT-Neo of a published size on the meta device."""
     import torch
 
     from neo_peft.gptneo import Config, GPTNeo
@@ -124,8 +124,8 @@ def published_trunk(name: str) -> Any:
 
 
 def as_table(name: str, found: dict[str, dict]) -> str:
-    """Show a model's sizes: what trains, its share, and megabytes (10^6 bytes, all in fp32)."""
-    whole = found["full"]["adapter_bytes"]
+    """Return a model's table: trained parameters, their share, and megabytes (10^6 bytes, fp32)."""
+    whole = found[FULL]["adapter_bytes"]
     rows = [
         [
             recipe,

@@ -1,8 +1,8 @@
 """Repeat a task's experiment over seeds and epochs, or a sweep: python -m neo_peft study --task
 sentiment
 
-The study's folder gets table.md, results.json, a plot, and a folder for each run. `plan.py` says
-what is run.
+The study's folder gets table.md, results.json, a plot, and a folder for each run.
+`analysis/plan.py` decides what is run.
 """
 
 import argparse
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neo_peft.analysis import plan as plans
+from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
 from neo_peft.commands.flags import OneLineParser, add_settings, argument
 from neo_peft.errors import InputError
 from neo_peft.settings import filled, whole
 from neo_peft.system import signals as stopping
 
-# flags of train.py that are others here, or none
+# flags of train.py that mean something else here, or nothing
 OF_THE_STUDY = ("epochs", "seed", "out", "resume", "json")
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the study's own flags, and those of train.py that are given."""
+    """Return the study's own flags, and those of train.py that are given."""
     parser = OneLineParser(
         prog="python -m neo_peft study",
         allow_abbrev=False,
@@ -31,7 +31,21 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         description="Repeat a task's experiment over seeds and epochs, or sweep one flag, and lay "
         "the scores out.",
     )
-    group = parser.add_argument_group("study")
+    add_study_flags(parser.add_argument_group("study"))
+    for name in ("--seed", "--json"):
+        parser.add_argument(name, nargs="?", help=argparse.SUPPRESS)
+    add_settings(parser, without=OF_THE_STUDY)
+    given = vars(parser.parse_args(argv))
+    if "seed" in given:
+        raise InputError("--seed: a study runs several; --seeds N runs those from 0 to N - 1")
+    if "json" in given:
+        raise InputError("--json: a study leaves results.json in its folder; leave it out")
+    names = ("seeds", "epochs", "sweep", "models", "out", "resume")
+    return {name: given.pop(name) for name in names if name in given}, given
+
+
+def add_study_flags(group: Any) -> None:
+    """Add the flags that train.py does not have, or has with another meaning."""
     group.add_argument(
         "--seeds", metavar="N", type=argument(whole(1, 1000)), help="seeds 0 to N - 1 (default: 3)"
     )
@@ -66,29 +80,15 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     group.add_argument(
         "--resume", metavar="DIR", type=argument(filled), help="go on with the study in this folder"
     )
-    for name in ("--seed", "--json"):
-        parser.add_argument(name, nargs="?", help=argparse.SUPPRESS)
-    add_settings(parser, without=OF_THE_STUDY)
-    given = vars(parser.parse_args(argv))
-    if "seed" in given:
-        raise InputError("--seed: a study runs several; --seeds N runs those from 0 to N - 1")
-    if "json" in given:
-        raise InputError("--json: a study leaves results.json in its folder; leave it out")
-    names = ("seeds", "epochs", "sweep", "models", "out", "resume")
-    return {name: given.pop(name) for name in names if name in given}, given
 
 
-def make_plan(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -> dict:
-    """Make the plan that the flags ask for."""
+def plan_from_flags(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -> dict:
+    """Return the plan that the flags ask for."""
     if "sweep" in own and "models" in own:
         raise InputError("--sweep and --models are two sweeps; name one of them")
-    sweep = (
-        ("model", own["models"])
-        if "models" in own
-        else plans.read_sweep(own["sweep"])
-        if "sweep" in own
-        else None
-    )
+    sweep = read_sweep(own["sweep"]) if "sweep" in own else None
+    if "models" in own:
+        sweep = "model", own["models"]
     if sweep and len(own.get("epochs", [])) > 1:
         raise InputError(
             f"--epochs {' '.join(map(str, own['epochs']))}: a sweep has one number of epochs; give "
@@ -97,18 +97,19 @@ def make_plan(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -
     if sweep and sweep[0] == "epochs" and "epochs" in own:
         raise InputError("--epochs is what the sweep is over; leave it out")
     command = shlex.join(["python", "-m", "neo_peft", "study", *argv])
-    return plans.make_plan(given, own.get("seeds", 3), own.get("epochs"), sweep, command)
+    return make_plan(given, own.get("seeds", 3), own.get("epochs"), sweep, command)
 
 
 def plan_to_resume(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -> dict:
-    """Read the plan of the study that goes on; other flags must be those that it was begun with."""
+    """Return the plan of the study to resume. Other flags must be the same as when it began."""
     folder = Path(own["resume"])
-    plan = plans.read_plan(folder)
+    plan = read_plan(folder)
     if "out" in own and Path(own["out"]).resolve() != folder.resolve():
         raise InputError(f"--out {own['out']}: --resume {folder} goes on there; leave --out away")
     others = given or own.keys() - {"resume", "out"}
     if others and (
-        given.get("task") != plan["task"] or make_plan(own, given, argv)["runs"] != plan["runs"]
+        given.get("task") != plan["task"]
+        or plan_from_flags(own, given, argv)["runs"] != plan["runs"]
     ):
         raise InputError(
             f"--resume {folder} was begun with other flags; leave them out, or begin anew"
@@ -117,9 +118,12 @@ def plan_to_resume(own: dict[str, Any], given: dict[str, Any], argv: Sequence[st
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run a study, or resume one, and print its tables."""
     argv = sys.argv[1:] if argv is None else argv
     own, given = parse_flags(argv)
-    plan = plan_to_resume(own, given, argv) if "resume" in own else make_plan(own, given, argv)
+    plan = (
+        plan_to_resume(own, given, argv) if "resume" in own else plan_from_flags(own, given, argv)
+    )
     with stopping.held():  # an import that is interrupted may say anything
         from tqdm import tqdm
 
@@ -127,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from neo_peft.progress import show_progress
 
     folder, made = (
-        (Path(own["resume"]), []) if "resume" in own else study.begin(plan, own.get("out"))
+        (Path(own["resume"]), []) if "resume" in own else study.begin_study(plan, own.get("out"))
     )
     say = lambda text: tqdm.write(text, file=sys.stdout)  # noqa: E731
     count = len(plan["runs"])
@@ -136,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         text, refused = study.run_study(folder, plan, say, show_progress)
     except Exception:
         if "resume" not in own:
-            study.abandon(folder, made, plan)
+            study.abandon_study(folder, made, plan)
         raise
     say(f"\n{text}\nAll of it is in {folder}.")
     if refused:

@@ -1,13 +1,12 @@
-"""How far chance alone could have moved a score: the bootstrap over examples (Efron & Tibshirani
-1993, chapters 6, 13).
+"""The bootstrap over examples: how far chance alone could move a score (Efron & Tibshirani 1993,
+chapters 6 and 13).
 
-A test set is a draw of examples, and another draw would have given other scores. Draw n of its n
-examples with replacement, score them, and again: the spread of those scores is the score's own. Two
-runs are compared on the same draws, since an example that is hard is hard for both (Koehn 2004;
-Berg-Kirkpatrick et al. 2012).
+A test set is a sample of examples, and another sample would have given other scores. A resample
+draws n of the n examples with replacement. The scores of many resamples show how uncertain a score
+is. Two runs are compared on the same resamples, since an example that is hard for one is often hard
+for the other (Koehn 2004; Berg-Kirkpatrick et al. 2012).
 
-An example enters as a few counts, whose sums are all that a score needs; `metrics.py` says what is
-counted.
+Each example is a few counts, and a score needs only their sums. `metrics.py` defines the counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,9 @@ from neo_peft.metrics import entities
 from neo_peft.tasks import Task
 
 LEVEL = 0.95
-# rows that two sides answer differently: with fewer an interval says too often that one is better
+# Rows that two sides must predict differently. With fewer, intervals exclude zero too often.
 FEWEST = 10
-AT_ONCE = 250  # resamples whose weights are held at a time
+AT_ONCE = 250  # resamples whose weights are in memory at a time
 
 Interval = tuple[float, float]
 
@@ -28,17 +27,15 @@ Interval = tuple[float, float]
 def intervals(
     task: Task, rows: list[dict], answers: list[list], resamples: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Compute the 95 % percentile interval of each headline measure's mean over runs, one or
-    several, as of one recipe's seeds, from what each answered to the same rows.
+    """Return the 95 % bootstrap interval of each metric.
 
-    Of tags: f1, precision, recall, span_f1, accuracy; of answers: accuracy, macro_f1, and of two
-    labels f1, matthews. A draw of examples is one for all runs, and the runs themselves are not
-    drawn.
+    With several runs (the seeds of one recipe) it is the interval of their mean. All runs must have
+    predicted the same rows. Each resample is used for all runs; the runs are not resampled.
+    `measures` has the metrics.
     """
     counts = run_counts(task, rows, answers)
-    drawn = _in_one(
-        [means(task, sums, len(answers)) for sums in _resampled(counts, resamples, seed)]
-    )
+    resampled = _resampled(counts, resamples, seed)
+    drawn = _in_one([means(task, sums, len(answers)) for sums in resampled])
     return {name: _interval(values) for name, values in drawn.items()}
 
 
@@ -50,27 +47,26 @@ def paired(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict]:
-    """Compare two sides' answers to the same rows: {measure: {"a", "b", "difference", "low",
-    "high", "p"}}.
+    """Return the comparison of two sides by each metric.
 
-    A side is one run or several, as the seeds of one recipe, and a and b are their means. The
-    difference is b - a, low and high its 95 % percentile interval. p, two-sided, is twice the share
-    of resamples whose difference is zero or on the other side of it, the observed draw counted as
-    one more, and at most 1:
+    A side is one run, or several (the seeds of one recipe). All have predicted the same rows. For
+    each metric there are
 
-        p = min(1, 2 · (1 + min(#(difference <= 0), #(difference >= 0))) / (resamples + 1))
+      a, b         the means of the two sides
+      difference   b - a
+      low, high    its 95 % percentile interval
+      p            min(1, 2 · (1 + min(#(difference <= 0), #(difference >= 0))) / (resamples + 1))
 
-    It is below 0.05 just where the interval leaves zero out, to within one resample. Where the
-    sides differ on fewer than `FEWEST` rows (`differing`), that is the case more than once in
-    twenty though neither is better.
+    p is two-sided, and # counts resamples. It is below 0.05 where the interval excludes zero, to
+    within one resample. Where fewer than `FEWEST` rows differ (`differing`), that happens more than
+    once in twenty although neither side is better.
     """
     of_a, of_b = run_counts(task, rows, answers_a), run_counts(task, rows, answers_b)
     width = of_a.shape[1]
 
     def both(sums: np.ndarray) -> tuple[dict, dict]:
-        return means(task, sums[:, :width], len(answers_a)), means(
-            task, sums[:, width:], len(answers_b)
-        )
+        a, b = sums[:, :width], sums[:, width:]
+        return means(task, a, len(answers_a)), means(task, b, len(answers_b))
 
     counts = np.hstack([of_a, of_b])
     observed_a, observed_b = both(counts.sum(0, keepdims=True))
@@ -87,33 +83,53 @@ def paired(
 
 
 def differing(answers_a: list[list], answers_b: list[list]) -> int:
-    """Count the rows that not all runs of both sides answered alike: the others tell nothing of a
-    difference."""
+    """Return how many rows not all runs of both sides predicted alike.
+
+    The other rows tell nothing about a difference.
+    """
     return sum(
         any(answer != of_row[0] for answer in of_row)
         for of_row in zip(*answers_a, *answers_b, strict=True)
     )
 
 
+def same_rows(task: Task, answered: list[list[dict]]) -> tuple[list[dict], list[list]] | None:
+    """Return the rows that several runs predicted, and the predictions of each run.
+
+    Return None where the runs did not predict the same rows. A split that is drawn by the seed
+    differs from run to run.
+    """
+    if any(asked(task, rows) != asked(task, answered[0]) for rows in answered):
+        return None
+    return answered[0], [[row["predicted"] for row in rows] for rows in answered]
+
+
+def asked(task: Task, rows: list[dict]) -> list[list]:
+    """Return the fields of each row that belong to the data, without the prediction."""
+    return [[row[field] for field in task.fields] for row in rows]
+
+
 # ---- From counts to scores
 
 
 def run_counts(task: Task, rows: list[dict], answers: Sequence[list]) -> np.ndarray:
-    """Count each example as several runs answered it, side by side, (n, runs · S)."""
+    """Return the counts of each example, those of several runs side by side, (n, runs · S)."""
     return np.hstack([example_counts(task, rows, predicted) for predicted in answers])
 
 
 def means(task: Task, sums: np.ndarray, runs: int) -> dict[str, np.ndarray]:
-    """Compute the mean of each measure over runs whose summed counts stand side by side, (R, runs ·
-    S) -> (R,) each."""
+    """Return each metric's mean over runs, from their summed counts, (R, runs · S) -> (R,) each."""
     of_runs = [measures(task, part) for part in np.split(sums, runs, axis=1)]
     return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
 
 
 def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
-    """Count each example, (n, S). Of a tagged sentence: hits, guessed and gold entities, hits of
-    the span alone, right words, words. Of an answer, for each label: hit, guessed, gold; one that
-    names no label guesses none."""
+    """Return the counts of each example, (n, S).
+
+    A tagged sentence has six counts: hits, predicted and gold entities, hits of the span alone,
+    right words, and words. Any other example has three counts for each label: hit, predicted, gold.
+    A prediction of None counts for no label.
+    """
     if task.tags_words:
         return np.array(
             [_of_sentence(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)]
@@ -134,50 +150,50 @@ def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
 
 
 def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the measures of summed counts, (R, S) -> (R,) each, as `metrics.py` does of one set
-    of answers."""
+    """Return the metrics of summed counts, (R, S) -> (R,) each, as `metrics.py` defines them.
+
+    Tags have f1, precision, recall, span_f1 and accuracy. Labels have accuracy and macro_f1, and
+    two labels f1 and matthews as well.
+    """
     if task.tags_words:
         hits, guesses, support, span_hits, right, words = sums.T
         return {
-            "f1": _ratio(2 * hits, guesses + support),
-            "precision": _ratio(hits, guesses),
-            "recall": _ratio(hits, support),
-            "span_f1": _ratio(2 * span_hits, guesses + support),
-            "accuracy": _ratio(right, words),
+            "f1": _ratios(2 * hits, guesses + support),
+            "precision": _ratios(hits, guesses),
+            "recall": _ratios(hits, support),
+            "span_f1": _ratios(2 * span_hits, guesses + support),
+            "accuracy": _ratios(right, words),
         }
     hits, guesses, support = np.split(sums, 3, axis=1)  # (R, K) each
-    f1, total = _ratio(2 * hits, guesses + support), support.sum(1)
-    found = {"accuracy": _ratio(hits.sum(1), total), "macro_f1": f1.mean(1)}
+    f1, total = _ratios(2 * hits, guesses + support), support.sum(1)
+    found = {"accuracy": _ratios(hits.sum(1), total), "macro_f1": f1.mean(1)}
     if len(task.labels) == 2:
         unanswered = total - guesses.sum(1)
         spread_of_guesses = total**2 - (guesses**2).sum(1) - unanswered**2
         spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(1)))
         found |= {
             "f1": f1[:, 1],
-            "matthews": _ratio(hits.sum(1) * total - (support * guesses).sum(1), spread),
+            "matthews": _ratios(hits.sum(1) * total - (support * guesses).sum(1), spread),
         }
     return found
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole != 0)
 
 
-#
 # ---- The resamples
 
 
 def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw as many examples as there are, with replacement, and yield the sums of their counts, (R,
-    S) at a time."""
-    # Examples with the same counts are drawn as one kind: how often each kind comes is multinomial,
-    # and there are few.
+    """Yield the summed counts of the resamples, (R, S) at a time."""
+    # Examples with the same counts are one kind. How often each kind is drawn is multinomial, and
+    # there are few kinds.
     kinds, sizes = np.unique(counts, axis=0, return_counts=True)
     random, n = np.random.default_rng(seed), len(counts)
     for begin in range(0, resamples, AT_ONCE):
         weights = random.multinomial(n, sizes / n, size=min(AT_ONCE, resamples - begin))
-        # Floats, since numpy multiplies matrices of integers slowly; sums below 2^53 are exact all
-        # the same.
+        # numpy multiplies matrices of integers slowly. Floats are exact below 2^53.
         yield (weights.astype(float) @ kinds).astype(int)
 
 

@@ -1,25 +1,30 @@
-"""The plot of a run: what it did over its steps."""
+"""Learning curves: a run's loss at each step and epoch, and its validation scores."""
 
 import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from neo_peft.errors import InputError
 from neo_peft.runs.tables import shown_name
 from neo_peft.system.files import write_whole
 from neo_peft.tasks import Task
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 OF_A_STEP = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
 OF_AN_EPOCH = {"step", "epoch", "train_loss", "validation_loss", "validation"}
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Read a run's metrics.jsonl, a line for each step and epoch. Raise InputError for what is
-    none."""
+    """Return the lines of a run's metrics.jsonl, one for each step and each epoch.
+
+    Raises InputError where the file holds something else.
+    """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
@@ -35,10 +40,12 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def _holds(line: object, names: set[str]) -> bool:
+    """Return whether a line has all fields of these names."""
     return isinstance(line, dict) and names <= line.keys()
 
 
 def _is_epoch(line: object, names: object = None) -> bool:
+    """Return whether a line is an epoch's; `names` are those of the validation scores."""
     if not _holds(line, OF_AN_EPOCH) or not isinstance(scores := line["validation"], dict):
         return False
     return names in (None, scores.keys()) and _are_numbers(
@@ -46,15 +53,15 @@ def _is_epoch(line: object, names: object = None) -> bool:
     )
 
 
-def _are_numbers(values: object) -> bool:
+def _are_numbers(values: Iterable[object]) -> bool:
+    """Return whether each value is a finite number or None."""
     return all(
         value is None or (type(value) in (int, float) and math.isfinite(value)) for value in values
     )
 
 
 def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
-    """Draw a run's loss at each step and each epoch, and its validation score, from its
-    metrics.jsonl, as a PNG."""
+    """Draw the loss and the validation scores of a metrics.jsonl, as a PNG."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     lines = read_metrics(metrics)
@@ -65,7 +72,8 @@ def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
     write_whole(plot, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
-def draw_loss(axes: Any, lines: list[dict]) -> None:
+def draw_loss(axes: "Axes", lines: list[dict]) -> None:
+    """Draw the training loss of each step, and both losses of each epoch."""
     steps, epochs = ([line for line in lines if name in line] for name in ("loss", "validation"))
     axes.plot(
         [line["step"] for line in steps],
@@ -82,7 +90,8 @@ def draw_loss(axes: Any, lines: list[dict]) -> None:
     axes.grid(alpha=0.3)
 
 
-def draw_validation(axes: Any, lines: list[dict], task: Task) -> None:
+def draw_validation(axes: "Axes", lines: list[dict], task: Task) -> None:
+    """Draw the validation scores of each epoch."""
     epochs = [line for line in lines if "validation" in line]
     for name in epochs[0]["validation"]:
         label = shown_name(task, name).replace("$", r"\$")  # which would begin a formula
@@ -93,7 +102,8 @@ def draw_validation(axes: Any, lines: list[dict], task: Task) -> None:
     axes.grid(alpha=0.3)
 
 
-# Drawn in these, which no theme has, an SVG takes the colours of the page that it stands in.
+# The page of a report has a light and a dark theme. A plot is drawn in these placeholder colours,
+# which are then replaced by the page's variables.
 THEME = {
     "#010101": "var(--ink)",
     "#020202": "var(--first)",
@@ -104,29 +114,17 @@ THEME = {
 }
 
 
-def as_svg(draw: Callable[[Any], None]) -> str:
-    """Draw onto axes of its own, as an SVG element for a page that says what --ink, --soft,
-    --first, … are."""
+def as_svg(draw: Callable[["Axes"], None]) -> str:
+    """Return a plot as an SVG element, for a page that defines --ink, --soft, --first, …"""
     import matplotlib
     from matplotlib.figure import Figure
 
     ink, *colours, soft = THEME
-    style = {
-        name: ink
-        for name in (
-            "text.color",
-            "axes.labelcolor",
-            "axes.edgecolor",
-            "xtick.color",
-            "ytick.color",
-        )
-    }
-    style |= {
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style = dict.fromkeys(inked, ink) | {
         "axes.prop_cycle": matplotlib.cycler(color=colours),
         "axes.facecolor": "none",
         "grid.color": soft,
-    }
-    style |= {
         "svg.fonttype": "none",
         "svg.hashsalt": "neo_peft",
         "axes.spines.top": False,
@@ -138,7 +136,7 @@ def as_svg(draw: Callable[[Any], None]) -> str:
         figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    # the same in every figure, and a page's ids are unique
+    # These ids are the same in every figure, but a page's ids must be unique.
     text = re.sub('<g id="[^"]*"', "<g", text)
     for colour, variable in THEME.items():
         text = text.replace(colour, variable)

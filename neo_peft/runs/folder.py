@@ -29,6 +29,11 @@ METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 NOT_OF_THE_RUN = ("out", "json", "resume")
 
 
+def short_name(name: str) -> str:
+    """Return the name of a model or of data. An absolute path is shortened to its last part."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
     """Make the run's folder: `--out`, which must be new or empty, or the next free
     runs/TASK-METHOD.

@@ -17,7 +17,7 @@ from neo_peft.methods import bare_model
 from neo_peft.model import TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import loading, tables
-from neo_peft.runs.predictions import Answers, write_predictions
+from neo_peft.runs.predictions import Answers, reported_split, write_predictions
 from neo_peft.settings import Settings, task_of
 from neo_peft.tasks import Task, get_task
 
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def shown(self) -> str:
-        return "test" if "test" in self.rows else "validation"
+        return reported_split(self.rows)
 
 
 def prepare(settings: Settings, progress: Progress, resumed_threads: int | None = None) -> Job:
@@ -58,11 +58,7 @@ def prepare(settings: Settings, progress: Progress, resumed_threads: int | None 
     )
     settings = dataclasses.replace(settings, labels=splits.labels)
     task = task_of(settings)
-    limits = {"train": settings.train_limit}
-    rows = {
-        name: limit_rows(every, limits.get(name, settings.eval_limit))
-        for name, every in splits.named().items()
-    }
+    rows = limited_rows(splits, settings.train_limit, settings.eval_limit)
     to_load = settings
     if resumed_threads:
         to_load = dataclasses.replace(settings, threads=resumed_threads, adapter=None)
@@ -71,6 +67,16 @@ def prepare(settings: Settings, progress: Progress, resumed_threads: int | None 
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())
     return Job(settings, task, splits, rows, examples, tuned, trainable, total)
+
+
+def limited_rows(
+    splits: Splits, train_limit: int | None, eval_limit: int | None
+) -> dict[str, list[dict]]:
+    """Return the rows of each split, at most `train_limit` of train and `eval_limit` of others."""
+    return {
+        name: limit_rows(rows, train_limit if name == "train" else eval_limit)
+        for name, rows in splits.named().items()
+    }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ tag for each word; and with what was `said`, where text was generated.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +50,11 @@ def answers_in(record: dict) -> list[Answers]:
         found.append(Answers(when))
         found += [Answers(when, generated=True)] if when in record["generated"] else []
     return found
+
+
+def reported_split(splits: Container[str]) -> str:
+    """Return the split whose scores are reported: test, or validation where there is no test."""
+    return "test" if "test" in splits else "validation"
 
 
 def write_predictions(

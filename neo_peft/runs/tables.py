@@ -1,4 +1,4 @@
-"""Plain text tables: what a run prints before, and what it has reached at the end."""
+"""Plain text tables: what a run trains, its scores and its predictions."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from neo_peft.tasks import Task
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table: the first column to the left, the others to the right."""
+    """Return a table as text. The first column is aligned left, the others right."""
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -23,7 +23,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table in Markdown that is as readable where nothing renders it."""
+    """Return a table in Markdown, aligned so that it is readable as plain text too."""
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     first, *others = widths
@@ -35,8 +35,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-# What a measure is called where it is shown: a figure of tags says whether the types count.
-OF_TAGS = {
+# How the metrics of tags are named for a reader.
+TAG_METRICS = {
     "f1": "typed f1",
     "precision": "typed precision",
     "recall": "typed recall",
@@ -45,33 +45,40 @@ OF_TAGS = {
 }
 
 
-def shown_name(task: Task, measure: str) -> str:
-    return OF_TAGS.get(measure, measure) if task.tags_words else measure.replace("_", " ")
+def metrics_shown(task: Task) -> list[str]:
+    """Return the names of the metrics that a table of scores has, in order."""
+    of_answers = (task.metric, "accuracy", "macro_f1")
+    names = ("f1", "precision", "recall", "span_f1") if task.tags_words else of_answers
+    return list(dict.fromkeys(names))
+
+
+def shown_name(task: Task, metric: str) -> str:
+    """Return the name of a metric as a reader sees it."""
+    return TAG_METRICS.get(metric, metric) if task.tags_words else metric.replace("_", " ")
 
 
 def number(value: float | None) -> str:
+    """Return a score as text."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
-    """Show the scores {split: {"majority" | "before" | "after" | …: scores}} beside one another."""
-    measures = (
-        ("f1", "precision", "recall", "span_f1") if task.tags_words else ("accuracy", "macro_f1")
-    )
-    if task.metric not in measures:
-        measures = (task.metric, *measures)
+    """Return a table of scores, with a column for each of "majority", "before", "after", …
+
+    `splits` is {split: {column: scores}}.
+    """
     columns = list(next(iter(splits.values())))
     rows = [
-        [f"{split} {measure}", *(number(scores[column].get(measure)) for column in columns)]
+        [f"{split} {metric}", *(number(scores[column].get(metric)) for column in columns)]
         for split, scores in splits.items()
-        for measure in measures
+        for metric in metrics_shown(task)
     ]
     return table(["", *columns], rows)
 
 
 def per_label(task: Task, scores: dict) -> str:
-    """Show each entity type's or label's precision, recall, F1 and count; of answers the confusion
-    matrix too."""
+    """Return a table of the scores of each entity type or label. Labels have a confusion matrix
+    as well."""
     rows = [
         [
             label,
@@ -91,13 +98,13 @@ def per_label(task: Task, scores: dict) -> str:
 
 
 def adapted(modules: dict[str, list[str]]) -> str:
-    """Show the layers that carry LoRA, by kind: how many, the first and the last."""
+    """Return a table of the layers with LoRA: for each kind the number, the first and the last."""
     rows = [[kind, len(names), names[0], names[-1]] for kind, names in modules.items()]
     return table(["adapted layer", "number", "first", "last"], rows)
 
 
 def scores(task: Task, scores: dict) -> str:
-    """Show the scores of one split in a few lines."""
+    """Return the scores of one split in a few lines."""
     if task.tags_words:
         kinds = {"micro": scores, "macro": scores["macro"]}
         lines = [
@@ -123,8 +130,7 @@ def scores(task: Task, scores: dict) -> str:
 def answers(
     task: Task, rows: Sequence[dict], predicted: Sequence, said: Sequence[str] | None
 ) -> list[str]:
-    """Show answers one by one: a tagged sentence's gold and answer, or a text with both labels,
-    right or wrong."""
+    """Return lines that show each row with its gold labels and the prediction."""
     lines = []
     for index, row in enumerate(rows):
         if task.tags_words:
@@ -144,8 +150,10 @@ def answers(
 
 
 def marked(words: Sequence[str], tags: Sequence[str], kinds: Sequence[str] = ()) -> str:
-    """Mark a sentence's entities inline: `the [DNA IL-2 promoter] binds`; in the terminal's colours
-    with `kinds`."""
+    """Return a sentence with its entities marked, as in `the [DNA IL-2 promoter] binds`.
+
+    With `kinds`, the entity types in order, each type has a colour of the terminal.
+    """
     text = list(words)
     for kind, first, last in entities(tags):
         before, behind = paint("|", kinds.index(kind)).split("|") if kinds else ("", "")
@@ -155,5 +163,5 @@ def marked(words: Sequence[str], tags: Sequence[str], kinds: Sequence[str] = ())
 
 
 def paint(text: str, index: int) -> str:
-    """Colour a text on a terminal: red, blue, green, magenta, cyan, yellow."""
+    """Return a text in one of six colours of a terminal."""
     return f"\033[{(31, 34, 32, 35, 36, 33)[index % 6]}m{text}\033[0m"

@@ -281,7 +281,7 @@ def test_bad_flags(capfd, case):
 
 def test_a_folder_that_holds_something(capfd, small):
     plan = make_plan({"task": "ner"}, seeds=1)
-    study.begin(plan, "held")
+    study.begin_study(plan, "held")
     refused(
         capfd,
         f"{STUDY} --out held",
@@ -315,7 +315,7 @@ def test_a_study_that_cannot_go_on_loses_nothing(capsys, small, monkeypatch):
     """Before its first run has a folder, too, and what others have put there."""
     Path("held").mkdir()
     plan = make_plan({"task": "ner"}, seeds=1)
-    study.begin(plan, "other")
+    study.begin_study(plan, "other")
     shutil.copy("other/study.json", "held")
     Path("held/notes.log").write_text("mine")
 
@@ -327,7 +327,7 @@ def test_a_study_that_cannot_go_on_loses_nothing(capsys, small, monkeypatch):
         command.main(["--resume", "held"])
     assert {path.name for path in Path("held").iterdir()} >= {"study.json", "notes.log"}
     assert Path("held/notes.log").read_text() == "mine"
-    study.abandon(Path("other"), [], plan)
+    study.abandon_study(Path("other"), [], plan)
     assert not list(Path("other").iterdir())
 
 

@@ -7,10 +7,10 @@ from functools import cache
 import pytest
 
 from neo_peft.commands import sizes
-from neo_peft.commands.sizes import PUBLISHED, RECIPES
+from neo_peft.commands.sizes import FULL, PUBLISHED, RECIPES
+from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.formats.adapter import WEIGHTS, save_adapter
 from neo_peft.runs.loading import load_untuned
-from neo_peft.settings import make_settings
 from neo_peft.system.exit_status import exit_status
 
 SMALL, LARGE = "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-neo-1.3B"
@@ -18,24 +18,21 @@ SMALL, LARGE = "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-neo-1.3B"
 
 @cache
 def size_of(model, recipe):
-    return sizes.sizes(model, RECIPES[recipe])
+    return sizes.sizes(model, recipe)
 
 
-def recipe(text):
-    [name] = [name for name in RECIPES if text in name]
-    return name
+LORA = "--task sentiment --method lora --rank 8 --target-modules q_proj,v_proj"
+LORA_LINEAR = LORA.replace("q_proj,v_proj", "all-linear")
+PROMPT = "--task sentiment --method prompt --prompt-length "
+PAPER = "--task ner --preset paper"
 
 
 def test_the_counts_are_those_of_the_studies():
-    prompt = size_of(LARGE, recipe("prompt, 8 rows"))
+    prompt = size_of(LARGE, PROMPT + "8")
     assert (prompt["trainable"], prompt["total"]) == (16_384, 1_315_592_192)
     assert prompt["percent"] == 0.001245370723513689
-    assert size_of(LARGE, recipe("paper, ner"))["trainable"] == 3_145_728 + 395_264 + 22_539
-    expected = {
-        "lora, rank 8, q and v": 294_912,
-        "lora, rank 8, all-linear": 1_327_104,
-        "prompt, 20 rows": 15_360,
-    }
+    assert size_of(LARGE, PAPER)["trainable"] == 3_145_728 + 395_264 + 22_539
+    expected = {LORA: 294_912, LORA_LINEAR: 1_327_104, PROMPT + "20": 15_360}
     assert {name: size_of(SMALL, name)["trainable"] for name in expected} == expected
 
 
@@ -54,26 +51,24 @@ def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
     lora, linear = L * 8 * 2 * (H + H), L * 8 * (4 * (H + H) + 2 * (H + 4 * H))
     biases = L * (H + 4 * H + H + 2 * H) + H  # of out_proj, c_fc, c_proj and the norms
     new = {  # beside the trunk's own
-        "lora, rank 8, q and v": lora,
-        "lora, rank 8, all-linear": linear,
-        recipe("paper, ner"): 2 * lora + 11 * H + 11,
-        recipe("prompt, 8 rows"): 8 * H,
-        recipe("best, ner"): 4 * linear + 11 * H + 11,
-        recipe("best, sentiment"): 2 * linear + 3 * H,
-        "prompt, 20 rows": 20 * H,
-        "prompt, 100 rows": 100 * H,
-        recipe("head, 3"): 3 * H,
-        recipe("head, 11"): 11 * H + 11,
-        recipe("lora+prompt"): lora + 8 * H,
-        "full": 0,
+        LORA: lora,
+        LORA_LINEAR: linear,
+        PAPER: 2 * lora + 11 * H + 11,
+        PROMPT + "8": 8 * H,
+        "--task ner --preset best": 4 * linear + 11 * H + 11,
+        "--task sentiment --preset best": 2 * linear + 3 * H,
+        PROMPT + "20": 20 * H,
+        PROMPT + "100": 100 * H,
+        "--task sentiment --method head": 3 * H,
+        "--task ner --method head": 11 * H + 11,
+        "--task sentiment --method lora+prompt --rank 8 --prompt-length 8": lora + 8 * H,
+        FULL: 0,
     }
-    assert new.keys() == RECIPES.keys()
+    assert tuple(new) == RECIPES
     for name, count in new.items():
         size = size_of(model, name)
         assert size["total"] == trunk + count
-        assert size["trainable"] == count + {recipe("paper, ner"): biases, "full": trunk}.get(
-            name, 0
-        )
+        assert size["trainable"] == count + {PAPER: biases, FULL: trunk}.get(name, 0)
         assert size["percent"] == 100 * size["trainable"] / size["total"]
         assert size["adapter_bytes"] == 4 * size["trainable"]  # fp32
         assert size["optimizer_bytes"] == 8 * size["trainable"]  # AdamW's two moments
@@ -81,8 +76,8 @@ def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
 
 def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
     monkeypatch.setattr(sizes, "PUBLISHED", {LARGE: PUBLISHED[LARGE]})
-    kept = ("lora, rank 8, q and v", "full")
-    monkeypatch.setattr(sizes, "RECIPES", {name: RECIPES[name] for name in kept})
+    kept = (LORA, FULL)
+    monkeypatch.setattr(sizes, "RECIPES", kept)
     assert exit_status(lambda: sizes.main([])) == 0
     header, _, *lines, end = capsys.readouterr().out.splitlines()
     assert header.split("  ")[0] == LARGE and end == ""
@@ -92,7 +87,7 @@ def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
         ["1,315,575,808", "100", "5,262.303", "10,524.606", "1/1"],
     ]
     assert exit_status(lambda: sizes.main(["--json"])) == 0
-    lora = json.loads(capsys.readouterr().out)[LARGE]["lora, rank 8, q and v"]
+    lora = json.loads(capsys.readouterr().out)[LARGE][LORA]
     assert lora == {
         "trainable": 1_572_864,
         "total": 1_315_575_808 + 1_572_864,
@@ -105,9 +100,7 @@ def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
 def test_the_adapters_bytes_are_those_of_the_file_that_is_written(tiny_folder, tmp_path):
     """On a model of numbers: the tensors of the file that a run leaves, without the names in front
     of them."""
-    settings = make_settings(
-        **RECIPES[recipe("paper, ner")] | {"model": str(tiny_folder), "data": "sample"}
-    )
+    settings = parse_train_flags([*PAPER.split(), "--model", str(tiny_folder), "--data", "sample"])
     tuned = load_untuned(settings, with_method=True)
     save_adapter(tmp_path / "run", tuned.model, settings)
     content = (tmp_path / "run" / WEIGHTS).read_bytes()

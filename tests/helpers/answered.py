@@ -1,4 +1,4 @@
-"""Made-up finished runs with known answers."""
+"""Made-up finished runs with known predictions."""
 
 import json
 
@@ -61,8 +61,10 @@ TIMES = [
 def make_run(
     folder, task, rows, answers, labels, changes=(), metrics=(*STEPS, *EPOCHS), times=TIMES, **flags
 ):
-    """Make a finished run by hand, of the answers {kind of score: {split: …}}; `changes` to its
-    record come last."""
+    """Write the folder of a finished run; return it.
+
+    `answers` is {kind of score: {split: predictions}}. `changes` are made to the record.
+    """
     folder.mkdir(parents=True)
     settings = make_settings(task=task, method="lora", labels=labels, **flags)
     task = task_of(settings)
@@ -114,6 +116,7 @@ def make_run(
 
 
 def tagger(folder, **more):
+    """Write a run that tags words."""
     nothing = [["O"] * len(row["tokens"]) for row in TAGGED]
     splits = {
         "before": {"validation": nothing, "test": nothing},
@@ -123,6 +126,7 @@ def tagger(folder, **more):
 
 
 def answerer(folder, **more):
+    """Write a run that answers, by rank and by generation."""
     splits = {
         "before": {"test": ANSWERS, "validation": ANSWERS},
         "before, generate": {"test": [None] * 5, "validation": [None] * 5},

@@ -19,9 +19,11 @@ RIGHT = {"before": 0.2, "after": 0.6, "before, generate": 0.0, "after, generate"
 
 
 def answers_to(run: dict, when: str, split: str, rows: list[dict], labels: tuple) -> list:
-    """Make up a run's answers: more of them are right after more epochs, and what is generated may
-    be no label. Those before tuning differ by the seed, and by the size of the batches, as they do
-    where another model is swept."""
+    """Return made-up predictions of a run.
+
+    More of them are right after more epochs. Generated text may name no label. Predictions before
+    tuning depend on the seed and the batch size, as they would depend on a swept model.
+    """
     changes = run["name"] if when.startswith("after") else (run["seed"], run["flags"]["batch_size"])
     rng = random.Random(f"{changes} {when} {split}")
     right = RIGHT[when] + (0.01 * run["flags"]["epochs"] if when.startswith("after") else 0)
@@ -30,8 +32,10 @@ def answers_to(run: dict, when: str, split: str, rows: list[dict], labels: tuple
 
 
 def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
-    """Write the run folders of a plan for sentiment as training leaves them; return which answers
-    are right, by value, kind and split: (seeds, rows)."""
+    """Write the run folders of a plan for sentiment as training leaves them.
+
+    Return which predictions are right, by value, kind and split: (seeds, rows).
+    """
     right: dict[tuple, list] = {}
     for run in plan["runs"]:
         settings = make_settings(**run["flags"])
@@ -75,4 +79,5 @@ def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
 
 
 def named_lines(results: dict, split: str) -> dict[str, dict]:
+    """Return the lines of a split by their names."""
     return {line["name"]: line for line in results["protocols"]["single"]["lines"][split]}
