@@ -311,12 +311,8 @@ def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, 
     instruction = len(mini.encode(TASKS["sentiment"].instruction))
 
     def longest(task, prompt_length, **flags):
-        settings = make_settings(
-            task=task, method="prompt", prompt_length=max(1, prompt_length), **flags
-        )
-        return make_encoder(
-            TASKS[task], mini, config, settings, task == "ner", prompt_length
-        ).max_length
+        settings = make_settings(task=task, method="prompt", prompt_length=prompt_length, **flags)
+        return make_encoder(TASKS[task], mini, config, settings, task == "ner").max_length
 
     assert longest("sentiment", 3) == 128 - instruction - 10
     assert longest("sentiment", instruction + 5) == 128 - instruction - 5 - 10

@@ -16,10 +16,10 @@ PACKAGE = ROOT / "neo_peft"
 # The door: what a newcomer sees first. A new file is put here on purpose only.
 READING_PATH = {
     *("tasks", "packing", "gptneo", "lora", "prompt", "model"),
-    *("encoding", "loop", "decoding", "viterbi", "metrics"),
+    *("methods", "encoding", "loop", "decoding", "viterbi", "metrics"),
 }
 DOOR = READING_PATH | {
-    *("elementwise", "settings", "defaults", "processes", "progress", "errors"),
+    *("generation", "elementwise", "settings", "defaults", "processes", "progress", "errors"),
     *("__init__", "__main__"),
 }
 # A folder imports the door and the folders named here; formats and corpora do not know each other.

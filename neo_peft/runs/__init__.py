@@ -7,7 +7,8 @@ job.py           all that a run needs, loaded; the bare base and the tuned model
 checkpoints.py   what an unfinished run continues from, to the same bits
 log.py           losses and scores of each step and epoch, and when each step was done
 predictions.py   what a run answered, row by row
-summary.py       what a run prints and records of itself
+record.py        run.json: the recipe of a run, and what it came to
+summary.py       what a run prints
 tables.py        printed tables
 curves.py        learning curves
 bootstrap.py     confidence intervals, and two runs compared
