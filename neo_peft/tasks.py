@@ -1,9 +1,9 @@
-"""What a task is: its labels, how a row is said to the model, and where its answer is read. No
+"""What a task is: its labels, the text that a model gets for a row, and the words of its answer. No
 torch here.
 
-Every task is "read a class at marked rows". A tagged sentence is read at each of its words by a
-linear head; a sentence or a pair is read at its end, after `Label :`, where the language model says
-the label's word.
+Every task is "predict a class at marked positions". To tag a sentence, a linear head predicts a tag
+at each word. To classify a sentence or a pair, the language model continues a text that ends in
+`Label :` with the label.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ LISTED = 200  # characters of labels that an instruction names
 
 
 class Piece(NamedTuple):
-    """A stretch of an example's text, which may be cut where it is data."""
+    """A part of a row's text; only data, not a template's text, may be cut to fit."""
 
     text: str
     is_data: bool
@@ -55,11 +55,9 @@ class Task:
         return not self.template
 
     def texts(self, row: dict, source_text: bool = False) -> list[str]:
-        """Say a row as stretches of text, each of which is tokenised on its own; an answer is not
-        among them."""
+        """Return the parts of a row's text, without the answer; each is tokenised on its own."""
         if self.tags_words:
-            # Every word carries its leading space, the first one too, as under
-            # add_prefix_space=True.
+            # Every word has a leading space, the first one too, as with add_prefix_space=True.
             return [" " + word for word in row["tokens"]]
         first, *template = self.said_template(source_text)
         texts = [first]
@@ -68,14 +66,12 @@ class Task:
         return texts
 
     def pieces(self, row: dict, source_text: bool = False) -> list[Piece]:
-        """Say a row as `texts` does, and which of them are data: every word, or what the template
-        stands between."""
+        """Return `texts`, each marked as data (a word, or a field in a template) or not."""
         texts = self.texts(row, source_text)
         return [Piece(text, self.tags_words or index % 2 == 1) for index, text in enumerate(texts)]
 
     def labels_of(self, row: dict) -> list[str | None]:
-        """Take a row's labels, None for each that is not given: a tag for each word, or the one
-        answer."""
+        """Return a row's tags, one for each word, or its label; None for each that is absent."""
         if not self.tags_words:
             return [row.get(self.fields[-1])]
         tags = row.get("tags") or [None] * len(row["tokens"])
@@ -87,18 +83,21 @@ class Task:
         return tags
 
     def said_template(self, source_text: bool = False) -> tuple[str, ...]:
+        """Return the template, or with `source_text` the study's own where there is one."""
         return self.source_template if source_text and self.source_template else self.template
 
     def answer(self, label: str, source_text: bool = False) -> str:
-        """Say a label: with its leading space, except in the source's text, which leaves it out."""
+        """Return the text of a label: with a leading space, which only the study's text lacks."""
         word = self.words[self.labels.index(label)] if self.words else label
         return word if source_text else " " + word
 
     def with_labels(
         self, labels: Sequence[str] | None, words: Sequence[str] | None = None
     ) -> "Task":
-        """Make the same task for labels of the user's own, in their order; `words` say them, one
-        each."""
+        """Return the same task for a user's own labels, in their order.
+
+        `words` are what the model says for them, one each.
+        """
         task = self
         if labels is not None and tuple(labels) != self.labels:
             if len(set(labels)) != len(labels):
@@ -108,12 +107,12 @@ class Task:
                     f"the label {wrong[0]!r} is no tag; those of {self.name} are O, B-type and "
                     "I-type"
                 )
-            said = (
+            names = (
                 {label[2:]: None for label in labels if label != "O"}
                 if self.tags_words
                 else words or labels
             )
-            listed = ", ".join(said)
+            listed = ", ".join(names)
             # A long list would take the place of the texts after it.
             short = len(listed) > LISTED
             template = self.short_instruction_for_labels if short else self.instruction_for_labels
@@ -135,8 +134,8 @@ class Task:
         return task
 
     def _refuse_words_alike(self) -> None:
-        """Refuse words that free generation, which is read without regard to case, could not tell
-        apart."""
+        """Raise InputError for labels with the same word: free generation is matched regardless of
+        case."""
         alike: dict[str, str] = {}
         for label in () if self.tags_words else self.labels:
             word = self.answer(label).strip().lower()
@@ -148,6 +147,7 @@ class Task:
 
 
 def is_tag(label: object) -> bool:
+    """Return whether a label is a BIO tag."""
     return label == "O" or (isinstance(label, str) and label[:2] in ("B-", "I-") and len(label) > 2)
 
 
@@ -285,12 +285,12 @@ _GLUE = (
     ),
 )
 
-# The order of the labels is fixed: heads are exchanged with other programs by row.
+# The order of the labels is fixed: other programs load our heads, whose outputs have that order.
 TASKS = {task.name: task for task in (*_STUDIED, _TAGGING, _CLASSIFICATION, _PAIRS, *_GLUE)}
 
 
 def get_task(name: str) -> Task:
-    """Look a task up by name."""
+    """Return the task of a name."""
     if name not in TASKS:
         raise InputError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]

@@ -49,7 +49,7 @@ FILES = {
         "MRPC",
         ("#1 String", "#2 String", "Quality"),
         validation="dev.tsv",
-        test="msr_paraphrase_test.txt",
+        test=MRPC_FILES[1],
         originals=True,
     ),
     "glue/qqp": GlueFiles("QQP", ("question1", "question2", "is_duplicate")),
@@ -68,7 +68,7 @@ FILES = {
 def load_folder(request: Request) -> Splits:
     """Load the TSV files of a task: from its folder in `--data`, or from `--data` itself."""
     task, data, files = request.task, request.data, FILES[request.task.name]
-    folders = [Path(data, files.folder), Path(data, _hub_name(task)), Path(data)]
+    folders = [Path(data, name) for name in (files.folder, task.name.removeprefix("glue/"), "")]
     folder = next((folder for folder in folders if (folder / "train.tsv").exists()), None)
     if folder is None and files.originals:
         return load_mrpc_folder(request)
@@ -82,17 +82,14 @@ def load_folder(request: Request) -> Splits:
 def load_hub(request: Request) -> Splits:
     """Load the parquet files of a task: train.tsv is called train there, dev.tsv validation."""
 
+    task = request.task
+
     def read(file: str) -> list[dict]:
         split = file.removesuffix(".tsv").replace("dev", "validation")
-        return _read_parquet(
-            request.task, _hub_name(request.task), "test" if file == MRPC_FILES[1] else split
-        )
+        split = "test" if file == MRPC_FILES[1] else split
+        return _read_parquet(task, task.name.removeprefix("glue/"), split)
 
     return _load(request, read)
-
-
-def _hub_name(task: Task) -> str:
-    return task.name.removeprefix("glue/")
 
 
 def _load(request: Request, read: Callable[[str], list[dict]]) -> Splits:

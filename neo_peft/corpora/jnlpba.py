@@ -31,7 +31,7 @@ def load_folder(request: Request) -> Splits:
 
 def _read_iob2(task: Task, path: Path) -> list[dict]:
     """Return a row for each sentence: the words between blank lines or `###MEDLINE` lines."""
-    words = lines.parse_items(path, _parse_word, task.labels, lines.lines_of(path))
+    words = lines.parse_items(path, _parse_word, task.labels)
     sentences = [zip(*run, strict=True) for is_word, run in groupby(words, key=bool) if is_word]
     return [{"tokens": list(tokens), "tags": list(tags)} for tokens, tags in sentences]
 

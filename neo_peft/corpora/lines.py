@@ -22,14 +22,16 @@ def read_rows(
 
     `items` are numbered items to parse instead of the file's lines.
     """
-    return [row for row in parse_items(path, parse, allowed, items or lines_of(path)) if row]
+    return [row for row in parse_items(path, parse, allowed, items) if row]
 
 
-def parse_items(path: AnyPath, parse: Callable, allowed: Collection, items: Iterable) -> list:
-    """Return what `parse(item, allowed)` makes of each numbered item of a file; None for a blank
-    one."""
+def parse_items(
+    path: AnyPath, parse: Callable, allowed: Collection, items: Iterable | None = None
+) -> list:
+    """Return what `parse(line, allowed)` makes of each line or item as in `read_rows`; None for a
+    blank one."""
     rows = []
-    for number, item in items:
+    for number, item in items or lines_of(path):
         try:
             rows.append(parse(item, allowed) if item else None)
         except ValueError as error:
@@ -54,8 +56,6 @@ def lines_of(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, str]
         raise InputError(
             f"{path}: there is no such file; put it beside the task's other files"
         ) from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder; put the file itself there") from error
     if raw.startswith(codecs.BOM_UTF8):
         raw, encoding = raw.removeprefix(codecs.BOM_UTF8), "utf-8"
     try:

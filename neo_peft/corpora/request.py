@@ -29,12 +29,8 @@ class Request(NamedTuple):
     def find_folder(self, name: str, files: Sequence[str]) -> Path:
         """Return the folder that has any of a corpus's files: `data`/`name`, `data`, or
         PhraseBank's folder in one of these."""
-        for folder in (
-            Path(self.data, name),
-            Path(self.data, name, PHRASEBANK),
-            Path(self.data),
-            Path(self.data, PHRASEBANK),
-        ):
+        for below in ((name,), (name, PHRASEBANK), (), (PHRASEBANK,)):
+            folder = Path(self.data, *below)
             if any((folder / file).exists() for file in files):
                 return folder
         raise InputError(

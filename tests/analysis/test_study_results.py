@@ -146,7 +146,7 @@ def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_
     for module in (study_results, studies):
 
         def beside(*given):
-            return dataclasses.replace(load(*given), beside={"other": load(*given).test[:50]})
+            return dataclasses.replace(load(*given), extra_tests={"other": load(*given).test[:50]})
 
         monkeypatch.setattr(module, "load_splits", beside)
     plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])

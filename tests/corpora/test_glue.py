@@ -1,5 +1,4 @@
-"""GLUE's tasks: its TSV layout as it is distributed, the hub's parquet, its splits and its
-metrics."""
+"""GLUE's tasks: its TSV layout as it is distributed, the hub's parquet, and its splits."""
 
 import json
 from pathlib import Path
@@ -11,7 +10,6 @@ import train
 from neo_peft.corpora.glue import FILES
 from neo_peft.corpora.sources import load_splits
 from neo_peft.errors import InputError
-from neo_peft.settings import make_settings, task_of
 from neo_peft.system import hub
 from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
@@ -180,13 +178,6 @@ def test_the_hubs_files_are_read_alike(tmp_path, monkeypatch, name):
     assert sorted(asked) == sorted(f"{name}/{stem}-00000-of-00001.parquet" for stem in stems)
 
 
-def test_mrpcs_original_files_do_as_well(data_folder):
-    ours, glue = (
-        load_splits(TASKS[name], str(data_folder)) for name in ("similarity", "glue/mrpc")
-    )
-    assert ours == glue and len(glue.test) == 1725
-
-
 def test_lines_that_break_off_are_left_out(tmp_path):
     data = write_glue(tmp_path, "qqp")
     with open(data / "QQP" / "train.tsv", "a") as file:
@@ -246,24 +237,6 @@ def test_what_glue_is_not_read_from_is_said(tmp_path):
     (write_glue(tmp_path, "rte") / "RTE/dev.tsv").unlink()
     with pytest.raises(InputError, match=r"RTE/dev.tsv: there is no such file"):
         load_splits(GLUE["rte"], str(tmp_path))
-
-
-def test_the_metrics_are_glues_own():
-    metrics = {name: task.metric for name, task in GLUE.items()}
-    assert metrics == dict.fromkeys(GLUE, "accuracy") | {
-        "cola": "matthews",
-        "mrpc": "f1",
-        "qqp": "f1",
-    }
-
-
-def test_a_template_names_its_fields():
-    task = task_of(make_settings(task="glue/qnli", method="lora"))
-    pieces = task.pieces({"question": "Why ?", "sentence": "So it is ."})
-    assert (
-        "".join(piece.text for piece in pieces) == "Question : Why ? Sentence : So it is . Label :"
-    )
-    assert task.answer("not entailment") == " not entailment"
 
 
 @pytest.mark.parametrize("name", ["cola", "qqp", "mnli"])

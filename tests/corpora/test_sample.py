@@ -5,11 +5,12 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from corpus_files import CORPORA
+from corpus_files import CORPORA, EMPTY, LABELS, NO_ROWS, TAGS, refusal, sample_folder
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from tags import commonest_tags
 
+from neo_peft.corpora import sample
 from neo_peft.corpora.sample import SAMPLE
 from neo_peft.corpora.sources import load_splits
 from neo_peft.metrics import entities, entity_scores
@@ -182,3 +183,82 @@ def test_files_read_well():
         )
         assert f"| `{task}` |" in page and f"| {counts} |" in page
     assert "CC0" in page
+
+
+# ---- The formats of its files
+
+
+def test_sample_formats(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "SAMPLE", tmp_path)
+    for task in CORPORA:
+        sample_folder(tmp_path, task)
+    assert load_splits(TASKS["ner"], "sample").train == [
+        {
+            "tokens": ["NF-kappa", "B", "binds", "the", "IL-2", "promoter", "."],
+            "tags": ["B-protein", "I-protein", "O", "O", "B-DNA", "I-DNA", "O"],
+        },
+        {"tokens": ["mRNA", "c-fos"], "tags": ["B-RNA", "B-RNA"]},
+    ]
+    assert load_splits(TASKS["sentiment"], "sample").validation == [
+        {"sentence": "Profit rose .", "label": "positive"},
+        {"sentence": "The office\tis here .", "label": "neutral"},
+    ]
+    assert load_splits(TASKS["similarity"], "sample").test == [
+        {"sentence1": "It rose .", "sentence2": "It went up .", "label": "equivalent"},
+        {"sentence1": "It fell .", "sentence2": "It was said .", "label": "not equivalent"},
+    ]
+
+
+STRAY = "expected words split by single spaces, and marks such as [protein NF-kappa B]"
+
+
+BAD_SAMPLES = [
+    ("ner", b"", NO_ROWS),
+    (
+        "ner",
+        b"The [DNA gene]\nThe [DNA gene\n",
+        f", line 2: a stray bracket or space in 'The [DNA gene'; {STRAY}",
+    ),
+    ("ner", b"The DNA] gene\n", ", line 1: a stray bracket or space in 'The DNA] gene'; "),
+    ("ner", b"The [DNA] gene\n", ", line 1: a stray bracket or space in 'The [DNA] gene'; "),
+    (
+        "ner",
+        b"The [DNA a [RNA b] c]\n",
+        ", line 1: a stray bracket or space in 'The [DNA a [RNA b] c]'; ",
+    ),
+    ("ner", b"The x[DNA a] b\n", ", line 1: a stray bracket or space in 'The x[DNA a] b'; "),
+    ("ner", b"The  gene\n", ", line 1: a stray bracket or space in 'The  gene'; "),
+    ("ner", b"The gene \n", ", line 1: a stray bracket or space in 'The gene '; "),
+    ("ner", b"The [DNA a  b] .\n", f", line 1: {EMPTY}"),
+    ("ner", b"The [LOC gene]\n", f", line 1: unknown label 'B-LOC'; {TAGS}"),
+    (
+        "sentiment",
+        b"positive\tUp .\npositive Up .\n",
+        ", line 2: 'positive Up .'; expected a label, a tab and",
+    ),
+    ("sentiment", b"good\tUp .\n", f", line 1: unknown label 'good'; {LABELS}"),
+    ("sentiment", b"positive\t \n", f", line 1: {EMPTY}"),
+    (
+        "similarity",
+        b"equivalent\nA\nB\n\nequivalent\nA\n",
+        ", line 5: a block of 2 lines; expected a label, two",
+    ),
+    (
+        "similarity",
+        b"equivalent\nA\nB\nequivalent\nA\nB\n",
+        ", line 1: a block of 6 lines; expected a label, two",
+    ),
+    (
+        "similarity",
+        b"same\nA\nB\n",
+        ", line 1: unknown label 'same'; expected one of not equivalent, equivalent",
+    ),
+]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("task, content, message", BAD_SAMPLES)
+def test_a_bad_sample_is_refused_at_its_line(tmp_path, monkeypatch, task, content, message, split):
+    monkeypatch.setattr(sample, "SAMPLE", sample_folder(tmp_path, task))
+    (tmp_path / task / f"{split}.txt").write_bytes(content)
+    assert refusal(TASKS[task], "sample").startswith(f"{tmp_path / task / split}.txt{message}")

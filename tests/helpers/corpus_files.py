@@ -1,7 +1,15 @@
-"""Small files laid out as the data sets' own."""
+"""Small files laid out as the data sets' own, what loads them, and the real data sets."""
 
 import zipfile
+from functools import cache
 from pathlib import Path
+
+import pytest
+
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import Splits
+from neo_peft.errors import InputError
+from neo_peft.tasks import TASKS
 
 IOB2, IOB2_TEST = "Genia4ERtask1.iob2", "Genia4EReval1.iob2"
 
@@ -77,7 +85,64 @@ HUB_JSON = {
     "dataset/label.json": str(TAG_IDS).replace("'", '"').encode(),
 }
 
+# What bad files are refused with
+NO_ROWS = ": the file holds no rows; fill it, or put the data's own file there"
+EMPTY = "an empty token or sentence; fill it, or remove what it belongs to"
+TAGS = (
+    "expected one of O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, "
+    "B-cell_line, I-"
+)
+LABELS = "expected one of negative, neutral, positive"
+
 TNER, PHRASEBANK, GLUE = "tner/bionlp2004", "takala/financial_phrasebank", "nyu-mll/glue"
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def load(
+    folder: Path, task: str, changed: dict[str, bytes] | None = None, protocol="clean"
+) -> Splits:
+    """Load a folder of FILES, some of them changed."""
+    return load_splits(TASKS[task], str(write(folder, FILES[task] | (changed or {}))), protocol)
+
+
+def refusal(task, data, protocol="clean") -> str:
+    """What a load is refused with, which must be one line."""
+    with pytest.raises(InputError) as refused:
+        load_splits(task, str(data), protocol)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@cache
+def real(data_folder: Path, task: str, protocol: str = "clean") -> Splits:
+    return load_splits(TASKS[task], str(data_folder), protocol)
+
+
+def raw_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """A corpus file's lines, without the package's readers."""
+    with open(path, encoding=encoding, newline="\n") as file:
+        return [line.rstrip("\r\n") for line in file]
+
+
+SAMPLES = {
+    "ner": b"[protein NF-kappa B] binds the [DNA IL-2 promoter] .\n\n[RNA mRNA] [RNA c-fos]\n",
+    "sentiment": b"positive\tProfit rose .\nneutral\tThe office\tis here .\n",
+    "similarity": b"equivalent\nIt rose .\nIt went up .\n\nnot equivalent\nIt fell .\nIt was said "
+    b".\n",
+}
+
+
+def sample_folder(folder: Path, task: str, content: bytes | None = None) -> Path:
+    content = SAMPLES[task] if content is None else content
+    return write(
+        folder, {f"{task}/{split}.txt": content for split in ("train", "validation", "test")}
+    )
 
 
 def write_glue(folder: Path, **changed) -> None:

@@ -1,0 +1,211 @@
+"""JNLPBA: against its published counts, files written out by hand, and what breaks them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from corpus_files import (
+    EMPTY,
+    FILES,
+    HUB_JSON,
+    IOB2,
+    IOB2_TEST,
+    NO_ROWS,
+    TAG_IDS,
+    TAGS,
+    TNER,
+    load,
+    raw_lines,
+    real,
+    refusal,
+    write,
+)
+
+from neo_peft.corpora.sources import load_splits
+from neo_peft.tasks import TASKS
+
+NER = TASKS["ner"]
+
+
+# ---- The real data
+
+
+@pytest.mark.parametrize(
+    "split, sentences, tokens, entities",
+    [
+        ("train", 16_619, 492_551 - 50_827, 51_301 - 5_553),
+        ("validation", 1_927, 50_827, 5_553),
+        ("test", 3_856, 101_039, 8_662),
+    ],
+)
+def test_jnlpba_has_the_published_counts(data_folder, split, sentences, tokens, entities):
+    rows = getattr(real(data_folder, "ner"), split)
+    assert len(rows) == sentences
+    assert sum(len(row["tokens"]) for row in rows) == tokens
+    assert sum(tag.startswith("B-") for row in rows for tag in row["tags"]) == entities
+
+
+def test_jnlpba_has_the_published_entities_of_each_type(data_folder):
+    def entities(rows):
+        return Counter(tag[2:] for row in rows for tag in row["tags"] if tag[0] == "B")
+
+    splits = real(data_folder, "ner")
+    train = {"protein": 30_269, "DNA": 9_533, "cell_type": 6_718, "cell_line": 3_830, "RNA": 951}
+    validation = {"protein": 3_029, "DNA": 1_260, "cell_type": 628, "cell_line": 505, "RNA": 131}
+    test = {"protein": 5_067, "cell_type": 1_921, "DNA": 1_056, "cell_line": 500, "RNA": 118}
+    assert entities(splits.train) + entities(splits.validation) == train
+    assert entities(splits.validation) == validation
+    assert entities(splits.test) == test
+    in_file = Counter(
+        line.split("\tB-")[1]
+        for line in raw_lines(data_folder / "jnlpba/Genia4ERtask1.iob2")
+        if "\tB-" in line
+    )
+    assert in_file == train
+
+
+def test_jnlpba_keeps_every_line_in_order_and_starts_train_at_sentence_1927(data_folder):
+    splits = real(data_folder, "ner")
+    blocks = (
+        Path(data_folder, "jnlpba/Genia4ERtask1.iob2")
+        .read_text(encoding="utf-8")
+        .rstrip("\n")
+        .split("\n\n")
+    )
+    said = [
+        "\n".join(map("\t".join, zip(row["tokens"], row["tags"])))
+        for row in splits.validation + splits.train
+    ]
+    assert said == blocks
+    assert (
+        "\n".join(map("\t".join, zip(splits.train[0]["tokens"], splits.train[0]["tags"])))
+        == blocks[1927]
+    )
+    # The two rows of the hub's copy that are known from print: peft's guide, and the card's example
+    # of train.
+    assert splits.train[0]["tokens"][:5] == ["Since", "HUVECs", "released", "superoxide", "anions"]
+    assert splits.train[20]["tokens"][:7] == ["In", "the", "presence", "of", "Epo", ",", "c-myb"]
+    assert splits.validation[0]["tokens"][:4] == ["IL-2", "gene", "expression", "and"]
+    assert splits.validation[0]["tags"][:4] == ["B-DNA", "I-DNA", "O", "O"]
+
+
+def test_jnlpba_says_how_many_test_sentences_stand_in_train(data_folder):
+    splits = real(data_folder, "ner", "paper")
+    train = {" ".join(row["tokens"]) for row in splits.train}
+    assert sum(" ".join(row["tokens"]) in train for row in splits.test) == 108
+    assert splits.notes == (
+        "108 of the 3,856 test sentences also stand in train (16,619 sentences)",
+    )
+    assert splits.protocol == "single"
+
+
+# ---- Small files
+
+
+def test_iob2_lines_become_sentences(tmp_path):
+    splits = load(tmp_path, "ner")
+    assert splits.validation == [{"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]}]
+    assert splits.train == [
+        {"tokens": ["T", "cells"], "tags": ["B-cell_type", "I-cell_type"]},
+        {"tokens": ["I-kappaB"], "tags": ["I-protein"]},
+    ]
+    assert splits.test == [
+        {"tokens": ["T"], "tags": ["O"]},
+        {"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]},
+    ]
+    assert splits.notes == ("0 of the 2 test sentences also stand in train (2 sentences)",)
+
+
+@pytest.mark.parametrize(
+    "count, held_out", [(2, 1), (30, 3), (1_927, 192), (1_928, 1_927), (1_930, 1_927)]
+)
+def test_validation_is_the_first_1927_sentences_or_the_first_tenth_of_fewer(
+    tmp_path, count, held_out
+):
+    words = [f"w{i}" for i in range(count)]
+    train = "\n\n".join(f"{word}\tO" for word in words).encode()
+    splits = load(tmp_path, "ner", {IOB2: train})
+    assert [row["tokens"] for row in splits.validation] == [[word] for word in words[:held_out]]
+    assert [row["tokens"] for row in splits.train] == [[word] for word in words[held_out:]]
+
+
+def test_tner_from_the_hub_is_the_folder(tmp_path, hub_folder):
+    write(hub_folder / TNER, HUB_JSON)
+    assert load_splits(NER, "hub") == load(tmp_path / "folder", "ner")
+
+
+def test_tner_tags_are_read_by_their_names(tmp_path, hub_folder):
+    renumbered = {name: 10 - number for name, number in TAG_IDS.items()}
+    label_json = str(renumbered).replace("'", '"').replace(",", ",\n").encode()
+    write(hub_folder / TNER, HUB_JSON | {"dataset/label.json": label_json})
+    # numbers 5 and 6
+    assert load_splits(NER, "hub").train[0]["tags"] == ["B-cell_type", "I-protein"]
+
+
+# ---- Bad files
+
+
+TNER_LINE = (
+    'expected {"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
+)
+
+
+BAD_FILES = [
+    (IOB2, b"", NO_ROWS),
+    (IOB2, b"\r\n \n\n", NO_ROWS),
+    (IOB2_TEST, b"###MEDLINE:1\n\n", NO_ROWS),
+    (IOB2, b"T\tO\n\nc\xe9ll\tO\n", ", line 3: not utf-8; save the file as utf-8"),
+    (IOB2, b"T\tO\nIL-2 B-DNA\n", ", line 2: 'IL-2 B-DNA'; expected a token, a tab and"),
+    (IOB2_TEST, b"\n\nT\tB-LOC\n", f", line 3: unknown label 'B-LOC'; {TAGS}"),
+    (IOB2, b"T\tO\tO\n", r", line 1: unknown label 'O\tO'; " + TAGS),
+    (IOB2, b"T\t\n", f", line 1: unknown label ''; {TAGS}"),
+    (IOB2, b"T\tO\n\tO\n", f", line 2: {EMPTY}"),
+    (IOB2, b"T\tO\n \tO\n", f", line 2: {EMPTY}"),
+    (IOB2, b"T\tO\n\t\nT\tO\n", f", line 2: {EMPTY}"),
+]
+
+
+BAD_JSON = [
+    ("dataset/train.json", b"", NO_ROWS),
+    ("dataset/train.json", b"[]", f", line 1: '[]'; {TNER_LINE}"),
+    ("dataset/train.json", b'{"tokens": ["a"]', f""", line 1: '{{"tokens": ["a"]'; {TNER_LINE}"""),
+    (
+        "dataset/train.json",
+        b'{"tokens": ["a"]}',
+        f""", line 1: '{{"tokens": ["a"]}}'; {TNER_LINE}""",
+    ),
+    ("dataset/valid.json", b'{"tokens": [], "tags": []}', TNER_LINE),
+    ("dataset/valid.json", b'{"tokens": ["a", "b"], "tags": [0]}', TNER_LINE),
+    ("dataset/test.json", b'{"tokens": ["a"], "tags": [11]}', TNER_LINE),
+    ("dataset/test.json", b'{"tokens": ["a"], "tags": [[0]]}', TNER_LINE),
+    ("dataset/test.json", b'{"tokens": [1], "tags": [0]}', TNER_LINE),
+    ("dataset/test.json", b'{"tokens": [""], "tags": [0]}', TNER_LINE),
+    ("dataset/test.json", b"[" * 100_000, f", line 1: '{'[' * 40}'; {TNER_LINE}"),
+    ("dataset/label.json", b"", ": expected a JSON number for each of O, B-DNA, I-DNA"),
+    ("dataset/label.json", b"[0]", ": expected a JSON number for each of O, B-DNA, I-DNA"),
+    ("dataset/label.json", b'{"O": 0}', ": expected a JSON number for each of O, B-DNA, I-DNA"),
+    (
+        "dataset/label.json",
+        HUB_JSON["dataset/label.json"].replace(b"10", b"9"),
+        ": expected a JSON number for each",
+    ),
+    (
+        "dataset/label.json",
+        HUB_JSON["dataset/label.json"].replace(b"10", b"[]"),
+        ": expected a JSON number for each",
+    ),
+]
+
+
+@pytest.mark.parametrize("name, content, message", BAD_FILES)
+def test_a_bad_file_is_refused_at_its_line(tmp_path, name, content, message):
+    folder = write(tmp_path, FILES["ner"] | {name: content})
+    assert refusal(TASKS["ner"], folder, "paper").startswith(f"{folder / name}{message}")
+
+
+@pytest.mark.parametrize("name, content, message", BAD_JSON)
+def test_a_bad_json_file_is_refused_at_its_line(hub_folder, name, content, message):
+    write(hub_folder / TNER, HUB_JSON | {name: content})
+    refused = refusal(NER, "hub")
+    assert refused.startswith(str(hub_folder / TNER / name))
+    assert message in refused

@@ -1,0 +1,51 @@
+"""New text: words and their places, and lines that are no rows."""
+
+import pytest
+
+from neo_peft.corpora.new_text import parse_example, split_words
+from neo_peft.corpora.sources import load_splits
+from neo_peft.tasks import TASKS
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("The IL-2 gene (in T cells).", "The IL-2 gene ( in T cells ) ."),
+        ('He said: "no", then left!?', 'He said : " no " , then left ! ?'),
+        ("NF(kappa)B, e.g. p65; 1,000 (0.5)", "NF(kappa)B , e.g. p65 ; 1,000 ( 0.5 )"),
+        ("already spaced , text ( here ) .", "already spaced , text ( here ) ."),
+        ("5' and 3'-ends of α-globin.", "5' and 3'-ends of α-globin ."),
+        ("...", ". . ."),
+    ],
+)
+def test_punctuation_is_set_apart(text, words):
+    found = split_words(text)
+    assert [word for _, word in found] == (words.split() if text != "..." else ["..."])
+    assert all(text[start : start + len(word)] == word for start, word in found)
+
+
+def test_the_words_of_the_sample_come_back():
+    splits = load_splits(TASKS["ner"], "sample")
+    for row in splits.train + splits.validation + splits.test:
+        text = " ".join(row["tokens"])
+        assert [word for _, word in split_words(text)] == row["tokens"]
+        written = text.replace(" .", ".").replace(" ,", ",").replace("( ", "(").replace(" )", ")")
+        assert [word for _, word in split_words(written)] == row["tokens"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nope",
+        "[1]",
+        "{}",
+        '{"tokens": []}',
+        '{"tokens": "IL-2"}',
+        '{"tokens": [1]}',
+        '{"tokens": [" "]}',
+        "[" * 9999,
+    ],
+)
+def test_a_json_line_that_is_no_row_is_refused(line):
+    with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|no JSON"):
+        parse_example(line.encode(), TASKS["ner"], as_json=True)

@@ -1,0 +1,287 @@
+"""A user's own rows to the end: from train.jsonl to a run and its answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+from own_files import WEEK, pair_rows, tag_rows, week_rows, write_rows
+
+import evaluate
+import train
+from neo_peft.commands import predict
+from neo_peft.corpora.sources import load_splits
+from neo_peft.runs import loading
+from neo_peft.system.exit_status import exit_status
+from neo_peft.tasks import TASKS
+
+
+def main(script, argv) -> int:
+    try:
+        return exit_status(lambda: script.main([str(word) for word in argv]))
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"task": "tagging"},
+            "--data sample has nothing for tagging; name a folder with your own train.jsonl",
+        ),
+        (
+            {"task": "tagging", "data": "hub"},
+            "--data hub has nothing for tagging; name a folder with your own",
+        ),
+        (
+            {"task": "ner", "labels": "O,B-x,I-x"},
+            "--labels belongs to rows of your own, in train.jsonl; those of ner",
+        ),
+        (
+            {"task": "classification", "preset": "paper"},
+            "--preset paper has no recipe for classification; it has those",
+        ),
+        (
+            {"task": "classification", "label_words": "no,yes"},
+            "one word for each of the 7 labels is needed, in",
+        ),
+        (
+            {"task": "classification", "label_words": "a,b,c,d,e,f,F"},
+            "tuesday and monday are both said 'f'; --label-w",
+        ),
+        (
+            {"task": "classification", "labels": ",".join([*WEEK, "sunday"])},
+            "sunday, sunday hold one twice; name each",
+        ),
+        (
+            {"task": "classification", "data": "nowhere"},
+            "--data nowhere: there is no such folder; --data may",
+        ),
+        ({"task": "classification", "adapter": ""}, "--adapter is empty"),
+        (
+            {"task": "tagging", "label_words": "no,yes"},
+            "--label-words belongs to tasks whose answer is said; tagging",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(tmp_path, capsys, given, message):
+    rows = tag_rows(20) if given["task"] == "tagging" else week_rows(20)
+    given = {"method": "lora"} | given
+    if {"label_words", "preset"} & given.keys() or given.get("labels", "").startswith("monday"):
+        given = {"data": str(write_rows(tmp_path / "own", train=rows))} | given
+    argv = [
+        word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)
+    ]
+    assert main(train, argv) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_label_is_the_same_with_spaces_around_it_and_may_hold_what_separates_flags(
+    tmp_path, tiny_folder
+):
+    texts = ["bad , very", " bad , very ", "größer"] * 10
+    rows = [{"sentence": f"s {i}", "label": label} for i, label in enumerate(texts)]
+    data = write_rows(tmp_path / "mine", train=rows)
+    assert load_splits(TASKS["classification"], str(data)).labels == ("bad , very", "größer")
+    argv = [
+        "--task",
+        "classification",
+        "--method",
+        "prompt",
+        "--data",
+        data,
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
+    assert main(train, [*argv, "--threads", 1]) == 0
+    assert loading.load("runs/classification-prompt").encoder.task.labels == (
+        "bad , very",
+        "größer",
+    )
+
+
+@pytest.mark.parametrize(
+    "task, method, rows, labels",
+    [
+        ("classification", "lora", week_rows(42), WEEK[::-1]),
+        ("classification", "head", week_rows(42), WEEK[::-1]),
+        ("pairs", "prompt", pair_rows(40), ("0", "1")),
+        ("similarity", "full", pair_rows(40), ("0", "1")),
+        (
+            "tagging",
+            "lora",
+            tag_rows(40),
+            ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose"),
+        ),
+        (
+            "ner",
+            "lora+prompt",
+            tag_rows(40),
+            ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose"),
+        ),
+    ],
+)
+def test_own_rows_are_trained_scored_and_predicted(
+    tmp_path, tiny_folder, capsys, task, method, rows, labels
+):
+    data = write_rows(tmp_path / "mine", train=rows)
+    if task != "pairs":
+        write_rows(data, test=rows[:9])
+    small = ["--model", tiny_folder, "--epochs", 1, "--threads", 1]
+    assert main(train, ["--task", task, "--method", method, "--data", data, "--json", *small]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    record = json.loads(Path(summary["run"], "run.json").read_text())
+    assert record["labels"] == list(labels) == record["flags"]["labels"]
+    assert record["protocol"] == "single"
+    assert set(record["scores"]["after"]["validation"]["per_label"]) <= {
+        label.removeprefix("B-") for label in labels
+    }
+
+    has_test = task != "pairs"
+    assert (summary["after"]["test"] is None) == (not has_test)
+    assert main(evaluate, [summary["run"], "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    split = "test" if has_test else "validation"
+    assert again["split"] == split
+    assert again["scores"] | {"per_label": again["per_label"]} == summary["after"][split]
+
+    Path("new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    assert main(predict, ["--run", summary["run"], "--file", "new.jsonl", "--jsonl"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = loading.load(summary["run"])
+    assert found.encoder.task.labels == labels
+    if task in ("tagging", "ner"):
+        assert all(set(answer["predicted"]) <= set(labels) for answer in answers)
+        assert found.model.head.weight.shape == (7, 24)
+    else:
+        assert [list(answer["probabilities"]) for answer in answers] == [list(labels)] * 3
+
+
+def test_label_words_are_what_the_model_says(tmp_path, tiny_folder, capsys):
+    data = write_rows(tmp_path / "mine", train=pair_rows(40), test=pair_rows(4))
+    argv = [
+        "--task",
+        "pairs",
+        "--method",
+        "prompt",
+        "--data",
+        data,
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
+    assert main(train, [*argv, "--threads", 1]) == 0
+    assert (
+        "the labels 0, 1 are no words; --label-words gives each its own" in capsys.readouterr().out
+    )
+    assert main(train, [*argv, "--threads", 1, "--label-words", "no,yes"]) == 0
+    assert "no words" not in capsys.readouterr().out
+    tuned = loading.load("runs/pairs-prompt-2")
+    tokenizer, task = tuned.encoder.tokenizer, tuned.encoder.task
+    assert tuned.encoder.answers == {
+        label: [*tokenizer.encode(word, add_special_tokens=False), 0]
+        for label, word in (("0", " no"), ("1", " yes"))
+    }
+    assert (
+        task.labels == ("0", "1")
+        and task.instruction == "Classify if the two sentences are no, yes:\n"
+    )
+    assert main(evaluate, ["runs/pairs-prompt-2", "--show", 1, "--json"]) == 0
+    assert "<0> <" in capsys.readouterr().err  # labels are shown, words are said
+
+
+def test_a_bare_model_answers_own_rows(tmp_path, tiny_folder, capsys):
+    data = write_rows(tmp_path / "mine", train=week_rows(40), test=week_rows(7))
+    argv = [
+        "--task",
+        "classification",
+        "--model",
+        tiny_folder,
+        "--data",
+        data,
+        "--zero-shot",
+        "--json",
+    ]
+    assert main(evaluate, argv) == 0
+    assert list(json.loads(capsys.readouterr().out)["per_label"]) == list(WEEK[::-1])
+
+
+def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(
+    tmp_path, tiny_folder, capsys, monkeypatch
+):
+    write_rows(tmp_path / "mine", train=pair_rows(40), test=pair_rows(4))
+    argv = [
+        "--task",
+        "pairs",
+        "--method",
+        "prompt",
+        "--data",
+        "mine",
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
+    assert main(train, [*argv, "--threads", 1, "--label-words", "no,yes", "--out", "run"]) == 0
+    run = tmp_path / "run"
+    monkeypatch.chdir("/")
+    capsys.readouterr()
+    assert main(evaluate, [run, "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert main(evaluate, [run, "--label-words", "yes,no"]) == 2
+    assert "was trained with the label words ('no', 'yes')" in capsys.readouterr().err
+    for name in ("run.json", "settings.json"):  # what is left is what peft would have written
+        (run / name).unlink()
+    named = [
+        "--task",
+        "pairs",
+        "--model",
+        tiny_folder,
+        "--data",
+        tmp_path / "mine",
+        "--label-words",
+        "no,yes",
+    ]
+    assert main(evaluate, [run, *named, "--json"]) == 0  # the labels are those of --data
+    assert json.loads(capsys.readouterr().out) == scored
+
+
+def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_folder, capsys):
+    data = write_rows(tmp_path / "mine", train=tag_rows(40), test=tag_rows(4))
+    argv = [
+        "--task",
+        "tagging",
+        "--method",
+        "lora",
+        "--data",
+        data,
+        "--model",
+        tiny_folder,
+        "--max-steps",
+        1,
+    ]
+    assert main(train, [*argv, "--threads", 1]) == 0
+    run = Path("runs/tagging-lora")
+    labels = json.loads((run / "run.json").read_text())["labels"]
+    assert main(evaluate, [run, "--labels", "O,B-x,I-x"]) == 2
+    assert "was trained for the labels O, B-drug, I-drug, B-gene" in capsys.readouterr().err
+    scored = []
+    for names in (
+        [],
+        ["--task", "tagging", "--model", tiny_folder, "--labels", ",".join(labels), "--data", data],
+    ):
+        assert main(evaluate, [run, *names, "--json"]) == 0
+        scored.append(json.loads(capsys.readouterr().out))
+        for file in ("run.json", "settings.json"):  # what is left is what peft would have written
+            (run / file).unlink(missing_ok=True)
+    assert scored[0] == scored[1]
+    (run / "metrics.jsonl").unlink()
+    assert main(evaluate, [run, "--task", "tagging", "--model", tiny_folder]) == 2
+    assert (
+        "the labels of tagging are your own rows': name --data with them, or --labels"
+        in capsys.readouterr().err
+    )

@@ -1,0 +1,44 @@
+"""Tasks: templates, instructions, and the metrics of GLUE."""
+
+import pytest
+
+from neo_peft.errors import InputError
+from neo_peft.settings import make_settings, task_of
+from neo_peft.tasks import TASKS
+
+CLASSIFICATION = TASKS["classification"]
+
+
+def test_many_labels_are_not_listed_in_front_of_every_text():
+    few, many = (tuple(f"label {i}" for i in range(count)) for count in (7, 70))
+    instructions = [CLASSIFICATION.with_labels(labels).instruction for labels in (few, many)]
+    assert instructions == [
+        f"Classify if the sentence is {', '.join(few)}:\n",
+        "Classify the sentence:\n",
+    ]
+    with pytest.raises(
+        InputError, match="the labels good and Good are both said 'good'; --label-words gives each"
+    ):
+        CLASSIFICATION.with_labels(("good", "Good"))
+    assert (
+        CLASSIFICATION.with_labels(("good", "Good"), ("fine", "great")).answer("Good") == " great"
+    )
+
+
+def test_a_template_names_its_fields():
+    task = task_of(make_settings(task="glue/qnli", method="lora"))
+    pieces = task.pieces({"question": "Why ?", "sentence": "So it is ."})
+    assert (
+        "".join(piece.text for piece in pieces) == "Question : Why ? Sentence : So it is . Label :"
+    )
+    assert task.answer("not entailment") == " not entailment"
+
+
+def test_the_metrics_are_glues_own():
+    metrics = {name: task.metric for name, task in TASKS.items() if name.startswith("glue/")}
+    assert len(metrics) == 8
+    assert metrics == dict.fromkeys(metrics, "accuracy") | {
+        "glue/cola": "matthews",
+        "glue/mrpc": "f1",
+        "glue/qqp": "f1",
+    }
