@@ -320,10 +320,10 @@ def encode(at: dict) -> list[dict]:
     sentences that the language model answers. Both sides must come to the same tokens and
     labels."""
     from neo_peft.corpora.sources import load_splits
-    from neo_peft.encoding import make_encoder
     from neo_peft.formats.base_config import read_config
     from neo_peft.formats.base_folder import BUNDLED
     from neo_peft.formats.tokenizer import load_tokenizer
+    from neo_peft.runs.loading import make_encoder
     from neo_peft.settings import make_settings
     from neo_peft.tasks import get_task
 

@@ -3,7 +3,7 @@
 A tag is the head's most probable class at its word, or a sentence's tags are chosen together
 (viterbi.py). An answer is the most probable class of a head, where there is one, or the label whose
 first token has the highest probability at the mark. (What the language model would say freely is
-another question, answered in generation.py.)
+another question, which runs/generation.py answers.)
 """
 
 import math

@@ -20,9 +20,7 @@ import torch
 
 from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.gptneo import Config
 from neo_peft.model import Batch
-from neo_peft.settings import Settings
 from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
@@ -234,55 +232,6 @@ def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> l
         for _ in range(min(surplus, sum(lengths.values()))):
             lengths[max(data, key=lambda index: (lengths[index], index))] -= 1
     return [ids[: lengths.get(index, len(ids))] for index, ids in enumerate(encoded)]
-
-
-def make_encoder(
-    task: Task,
-    tokenizer: PreTrainedTokenizerFast,
-    config: Config,
-    settings: Settings,
-    with_head: bool,
-) -> Encoder:
-    """Make the encoder of a run.
-
-    `--max-length` defaults to what fits behind the prompt or the instruction, the longer of the
-    two, so that the scores before and after tuning see the same text.
-    """
-    in_front, end = settings.positions_in_front, config.eos_token_id
-    room = config.max_position_embeddings - in_front
-    needed = 2 if settings.echo else 1
-    if not task.tags_words:
-        texts = [task.instruction, *task.said_template(settings.source_text)]
-        instruction, *template = map(len, tokenize(tokenizer, texts))
-        answers = answer_tokens(tokenizer, task, settings.source_text, end).values()
-        longest = max(GENERATED, *map(len, answers))
-        room = config.max_position_embeddings - max(in_front, instruction) - longest
-        needed = sum(template) + 1
-    if room < needed:
-        raise InputError(
-            f"what stands in front (a prompt of {in_front} rows, an instruction), the template and "
-            "the longest answer do not fit into the model's "
-            f"{config.max_position_embeddings} positions; take a shorter prompt, or shorter label "
-            "words"
-        )
-    max_length = settings.max_length or room
-    if not needed <= max_length <= room:
-        raise InputError(
-            f"--max-length {max_length} does not fit: this model and prompt allow {needed} to "
-            f"{room}"
-        )
-    return Encoder(
-        task,
-        tokenizer,
-        end,
-        with_head,
-        max_length,
-        config.vocab_size,
-        read_last=settings.read == "last",
-        source_text=settings.source_text,
-        viterbi=settings.tag_decoding == "viterbi",
-        echo=settings.echo,
-    )
 
 
 def collate(examples: Examples, chosen: Sequence[int] | np.ndarray) -> Batch:

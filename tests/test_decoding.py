@@ -10,8 +10,8 @@ from transformers import GPTNeoForCausalLM
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, marked_texts, predict, score
 from neo_peft.encoding import Encoder, collate
-from neo_peft.generation import evaluate_generated, generate, match_label
 from neo_peft.runs.baselines import majority_scores
+from neo_peft.runs.generation import evaluate_generated, generate, match_label
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.training import perplexity
 from neo_peft.settings import make_settings

@@ -19,7 +19,7 @@ READING_PATH = {
     *("methods", "encoding", "loop", "decoding", "viterbi", "metrics"),
 }
 DOOR = READING_PATH | {
-    *("generation", "elementwise", "settings", "defaults", "processes", "progress", "errors"),
+    *("elementwise", "settings", "defaults", "processes", "progress", "errors"),
     *("__init__", "__main__"),
 }
 # A folder imports the door and the folders named here; formats and corpora do not know each other.

@@ -148,7 +148,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
 def answer(tuned: "Tuned", rows: list[dict], instruction: str, generated: bool) -> "Evaluation":
     """Answer rows by the labels' probabilities or a head, or by free generation."""
     from neo_peft.decoding import evaluate
-    from neo_peft.generation import evaluate_generated
+    from neo_peft.runs.generation import evaluate_generated
 
     way = evaluate_generated if generated else evaluate
     return way(

@@ -6,6 +6,7 @@ training.py      from settings to a run folder, or on with one that stopped
 job.py           all that a run needs, loaded; the bare base and the tuned model, scored
 checkpoints.py   what an unfinished run continues from, to the same bits
 log.py           losses and scores of each step and epoch, and when each step was done
+generation.py    answers by free generation
 predictions.py   what a run answered, row by row
 record.py        run.json: the recipe of a run, and what it came to
 summary.py       what a run prints

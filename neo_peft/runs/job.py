@@ -12,11 +12,11 @@ from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import Splits, limit_rows
 from neo_peft.decoding import Evaluation, evaluate, score
 from neo_peft.encoding import Encoder, Examples
-from neo_peft.generation import evaluate_generated
 from neo_peft.methods import bare_model
 from neo_peft.model import TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import loading, tables
+from neo_peft.runs.generation import evaluate_generated
 from neo_peft.runs.predictions import Answers, reported_split, write_predictions
 from neo_peft.settings import Settings, task_of
 from neo_peft.tasks import Task, get_task
@@ -93,7 +93,10 @@ def bare_side(job: Job) -> Side:
     """Return the bare base: it tags by the seeded head, and answers by the language model behind an
     instruction."""
     bare = bare_model(job.tuned.model)
-    encoder = loading.encoder_of(job.tuned.base, bare, job.settings)
+    base, by_head = job.tuned.base, bare.head is not None
+    encoder = loading.make_encoder(
+        job.task, base.tokenizer, base.trunk.config, job.settings, by_head
+    )
     return Side(bare, encoder, job.task.instruction if bare.head is None else "")
 
 

@@ -6,17 +6,21 @@ none. What a folder says of itself must fit: another base, other labels, a chang
 option that is not known here is refused.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from neo_peft.encoding import Encoder, make_encoder
+from neo_peft.encoding import GENERATED, Encoder, answer_tokens, tokenize
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import copy_into, load_adapter, read_adapter
 from neo_peft.formats.base import Base, load_base
 from neo_peft.formats.peft_config import CONFIG, read_peft
+from neo_peft.gptneo import Config
 from neo_peft.methods import bare_model, base_dtype, build_model
 from neo_peft.model import TunedModel
 from neo_peft.runs.folder import RUN, read_record, recorded_settings, refuse_unfinished
@@ -29,6 +33,10 @@ from neo_peft.system.hardware import (
     slow_precision,
     thread_count,
 )
+from neo_peft.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclasses.dataclass
@@ -185,17 +193,55 @@ def load_untuned(settings: Settings, with_method: bool = False, base: Base | Non
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else bare_model(model)).eval()
     notes = [*base.notes, *filter(None, [slow_precision(precision, device)])]
-    return Tuned(
-        model, encoder_of(base, model, settings), settings, base, precision, threads, notes
-    )
+    by_head = model.head is not None
+    encoder = make_encoder(task, base.tokenizer, base.trunk.config, settings, by_head)
+    return Tuned(model, encoder, settings, base, precision, threads, notes)
 
 
-def encoder_of(base: Base, model: TunedModel, settings: Settings) -> Encoder:
-    """Make the encoder that a model reads with."""
-    return make_encoder(
-        task_of(settings),
-        base.tokenizer,
-        base.trunk.config,
-        settings,
-        with_head=model.head is not None,
+def make_encoder(
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    config: Config,
+    settings: Settings,
+    with_head: bool,
+) -> Encoder:
+    """Make the encoder of a run.
+
+    `--max-length` defaults to what fits behind the prompt or the instruction, the longer of the
+    two, so that the scores before and after tuning see the same text.
+    """
+    in_front, end = settings.positions_in_front, config.eos_token_id
+    room = config.max_position_embeddings - in_front
+    needed = 2 if settings.echo else 1
+    if not task.tags_words:
+        texts = [task.instruction, *task.said_template(settings.source_text)]
+        instruction, *template = map(len, tokenize(tokenizer, texts))
+        answers = answer_tokens(tokenizer, task, settings.source_text, end).values()
+        longest = max(GENERATED, *map(len, answers))
+        room = config.max_position_embeddings - max(in_front, instruction) - longest
+        needed = sum(template) + 1
+    if room < needed:
+        raise InputError(
+            f"what stands in front (a prompt of {in_front} rows, an instruction), the template and "
+            "the longest answer do not fit into the model's "
+            f"{config.max_position_embeddings} positions; take a shorter prompt, or shorter label "
+            "words"
+        )
+    max_length = settings.max_length or room
+    if not needed <= max_length <= room:
+        raise InputError(
+            f"--max-length {max_length} does not fit: this model and prompt allow {needed} to "
+            f"{room}"
+        )
+    return Encoder(
+        task,
+        tokenizer,
+        end,
+        with_head,
+        max_length,
+        config.vocab_size,
+        read_last=settings.read == "last",
+        source_text=settings.source_text,
+        viterbi=settings.tag_decoding == "viterbi",
+        echo=settings.echo,
     )

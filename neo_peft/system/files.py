@@ -19,6 +19,7 @@ from typing import Any
 
 from neo_peft.errors import InputError
 
+FORMAT = 2  # of our own JSON files; raised where one of them changes its meaning
 LARGEST_JSON = 2**26  # bytes, four times the largest tokenizer or index that we know of
 
 
@@ -192,20 +193,28 @@ def sha256_of(value: Any) -> str:
 
 
 def write_sealed(path: Path, value: dict) -> None:
-    """Write a JSON object with the sha256 of its own fields as the last one."""
-    value = json.loads(json.dumps(value))  # what is hashed is what will be read: tuples are lists
+    """Write a JSON object with the version of our formats as its first field, and the sha256 of its
+    own fields as the last one."""
+    # What is hashed is what will be read: tuples are lists.
+    value = json.loads(json.dumps({"format": FORMAT} | value))
     write_json(path, value | {"sha256": sha256_of(value)})
 
 
 def read_sealed(path: Path) -> dict:
-    """Read what `write_sealed` wrote; refuse it where its checksum is not right."""
+    """Return what `write_sealed` wrote; refuse it where its version is another, or its checksum not
+    right."""
     value = read_json(path)
+    if (version := value.get("format")) != FORMAT:
+        raise InputError(
+            f"{path} has the format {version}, and this version of neo_peft reads {FORMAT} alone: "
+            "use the version that wrote it, or run it again"
+        )
     content = {name: field for name, field in value.items() if name != "sha256"}
     if value.get("sha256") != sha256_of(content):
         raise InputError(
             f"{path} was changed since it was written, or cut short: its sha256 is another"
         )
-    return content
+    return {name: field for name, field in content.items() if name != "format"}
 
 
 def write_tensors(path: Path, tensors: dict[str, Any]) -> None:

@@ -28,9 +28,9 @@ from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import marked_texts, predict
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED
-from neo_peft.generation import generate
 from neo_peft.lora import merge_lora
 from neo_peft.metrics import entities
+from neo_peft.runs.generation import generate
 from neo_peft.runs.loading import load
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import write_folder

@@ -5,7 +5,7 @@ from own_files import WEEK, pair_rows, tag_rows, week_rows, write_rows
 
 from neo_peft.corpora.sources import load_splits
 from neo_peft.errors import InputError
-from neo_peft.generation import match_label
+from neo_peft.runs.generation import match_label
 from neo_peft.settings import make_settings, task_of
 from neo_peft.tasks import TASKS, get_task
 

@@ -10,11 +10,11 @@ import pytest
 from killing import end, start
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.encoding import make_encoder
 from neo_peft.formats.base_config import read_config
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.tokenizer import load_tokenizer
 from neo_peft.runs import training
+from neo_peft.runs.loading import make_encoder
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 

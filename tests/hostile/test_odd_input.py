@@ -223,11 +223,11 @@ def test_a_batch_has_the_hidden_states_of_each_text_alone(tuned, sentences, pref
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(base):
-    from neo_peft.encoding import make_encoder as make
+    from neo_peft.runs.loading import make_encoder as make
 
     made = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=128)
     with pytest.raises(InputError, match="do not fit into the model's 128 positions"):
-        make(TASKS["ner"], MINI, base.trunk.config, made, True, 128)
+        make(TASKS["ner"], MINI, base.trunk.config, made, True)
     fits = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=127)
     encoder = make(TASKS["ner"], MINI, base.trunk.config, fits, True, 127)
     examples = encoder([{"tokens": ["immunoglobulin", "gene"]}])

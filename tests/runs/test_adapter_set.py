@@ -15,12 +15,12 @@ from neo_peft.encoding import collate
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import save_adapter
 from neo_peft.formats.base import Base, load_base
-from neo_peft.generation import generate
 from neo_peft.gptneo import NOWHERE, Block
 from neo_peft.lora import merge_lora
 from neo_peft.model import TunedModel
 from neo_peft.runs.adapter_set import AdapterSet, side_by_side
 from neo_peft.runs.folder import write_record
+from neo_peft.runs.generation import generate
 from neo_peft.runs.loading import load, load_untuned, settings_in
 from neo_peft.settings import make_settings
 from neo_peft.system.hardware import DTYPES
