@@ -210,7 +210,7 @@ def test_an_exported_run_is_scored_and_trained_further(tmp_path, capsys):
         )
         == 0
     )
-    loading.begin(tuned)
+    loading.start_from_adapter(tuned)
     assert loss_of(tuned) == pytest.approx(loss_of(loading.load("run")), rel=1e-6)
     again = loading.load(
         "out", loading.settings_in(Path("out"), str(BUNDLED["neo-mini"]), "sentiment")
@@ -230,7 +230,7 @@ def test_an_adapter_without_a_head_gets_a_fresh_one(tiny_folder, tmp_path, capsy
         "peft holds no head: the classifier starts anew, from the seed 4" in note
         for note in tuned.notes
     )
-    loading.begin(tuned)
+    loading.start_from_adapter(tuned)
     assert torch.equal(tuned.model.head.weight, fresh.model.head.weight)
     assert torch.count_nonzero(
         tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight
