@@ -365,9 +365,7 @@ def test_a_run_of_another_base_is_refused(folders, tiny_folder, tmp_path):
 
 def test_a_wholly_tuned_model_and_a_second_of_a_name_are_refused(folders, base, tmp_path):
     whole = save_run(tmp_path / "whole", base, task="ner", method="full")
-    with pytest.raises(
-        InputError, match=r"whole was trained by full: it cannot share a base"
-    ):
+    with pytest.raises(InputError, match=r"whole was trained by full: it cannot share a base"):
         AdapterSet([whole])
     with pytest.raises(
         InputError, match="two runs are called tags-qv; the second is .*: rename it"
