@@ -37,7 +37,7 @@ class Log:
         position = checkpoint.record["log"]
         kept = metrics.read_bytes()[: position["bytes"]] if metrics.is_file() else b""
         self._count(kept)
-        if self.position_of_bytes() != {name: position[name] for name in ("bytes", "sha256")}:
+        if self.position_of_bytes() != {name: position.get(name) for name in ("bytes", "sha256")}:
             raise InputError(
                 f"{metrics} was changed, or cut short, since {checkpoint.folder} was written"
             )

@@ -36,10 +36,10 @@ from killing import end, result, start
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError
-from neo_peft.runs import checkpoints, loading, summary, training
+from neo_peft.runs import checkpoints, loading, record, training
 from neo_peft.runs.folder import RUN, SETTINGS, flags_of
 from neo_peft.runs.from_flags import settings_to_resume
-from neo_peft.runs.predictions import read_predictions
+from neo_peft.runs.predictions import Answers, read_predictions
 from neo_peft.system import files
 from neo_peft.tasks import TASKS
 
@@ -82,13 +82,13 @@ def right_again(run: Path, name: str) -> None:
         keeper = run / "checkpoints/step-3" / checkpoints.STATE
     if keeper is None or path.name == SETTINGS:
         return
-    record = files.read_json(keeper)
+    kept = files.read_json(keeper)
     if name == "metrics.jsonl":
         content = path.read_bytes()
-        record["log"] |= {"bytes": len(content), "sha256": files.sha256(path)}
-    for key in {name, path.name} & record["files"].keys():
-        record["files"][key] = files.sha256(path)
-    files.write_json(keeper, record)
+        kept["log"] |= {"bytes": len(content), "sha256": files.sha256(path)}
+    for key in {name, path.name} & kept["files"].keys():
+        kept["files"][key] = files.sha256(path)
+    files.write_json(keeper, kept)
     sealed(keeper)
 
 
@@ -143,9 +143,9 @@ def runs(tiny_folder, tmp_path_factory):
     def last() -> None:
         real = training.Log.step
 
-        def stopping_at(log, line, tokens):
-            real(log, line, tokens)
-            if line["step"] == 3:
+        def stopping_at(log, step):
+            real(log, step)
+            if step.step == 3:
                 os.kill(os.getpid(), 15)
 
         training.Log.step = stopping_at
@@ -176,12 +176,12 @@ def test_a_finished_run_is_loaded_as_it_was_or_refused(runs, base, tmp_path, nam
 @pytest.mark.slow
 def test_a_runs_answers_are_read_as_they_were_or_refused(runs, tmp_path):
     def use(run: Path) -> bool:
-        rows = read_predictions(run, "after", "test")
+        rows = read_predictions(run, Answers("after"), "test")
         scores = score(TASKS["sentiment"], rows, [row["predicted"] for row in rows])
         assert 0 <= scores["accuracy"] <= 1
         return rows == expected
 
-    expected = read_predictions(runs / "finished", "after", "test")
+    expected = read_predictions(runs / "finished", Answers("after"), "test")
     name, passes = "predictions/after-test.jsonl", lambda content: content.startswith(b"{")
     damage = mixed(damaged, damaged_lines, partial(damaged_lines, damage=damaged_json))
     survive(tmp_path / "run", runs / "finished", name, damage, use, passes)
@@ -207,18 +207,18 @@ def test_a_stopped_run_goes_on_to_the_same_result_or_is_refused(
 ):
     """The base and the data, which are sound, are loaded once; the plot is left out."""
     monkeypatch.setattr(
-        summary, "learning_curves", lambda metrics, plot, task: plot.write_bytes(b"")
+        record, "learning_curves", lambda metrics, plot, task: plot.write_bytes(b"")
     )
-    monkeypatch.setattr(summary, "commit", lambda: None)
+    monkeypatch.setattr(record, "commit", lambda: None)
     sound = settings_to_resume(runs / "stopped", json=False)
     job = training.prepare(sound, training.no_progress)
     start_weights = {name: p.detach().clone() for name, p in job.tuned.model.trainable().items()}
 
-    def prepare(settings, progress, instead):
+    def prepare(settings, progress, resumed_threads):
         # which a change of the settings themselves may ask for
         if flags_of(settings) != flags_of(sound):
-            return real(settings, progress, instead)
-        torch.set_num_threads(instead.get("threads", 1))
+            return real(settings, progress, resumed_threads)
+        torch.set_num_threads(resumed_threads or 1)
         with torch.no_grad():
             for key, parameter in job.tuned.model.trainable().items():
                 parameter.copy_(start_weights[key])

@@ -228,6 +228,7 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, said):
     [
         (lambda r: r.update(step=-1), "state.json is no checkpoint's: ValueError: step is -1"),
         (lambda r: r.pop("kept"), "state.json is no checkpoint's: KeyError: 'kept'"),
+        (lambda r: r["log"].pop("sha256"), "metrics.jsonl was changed, or cut short, since"),
         (lambda r: r["computed"].update(examples=[]), "step-7 was begun with another examples"),
         (
             lambda r: r["scores"]["before"].pop("test"),
