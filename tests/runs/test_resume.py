@@ -32,7 +32,7 @@ RUNS = {
         "--gradient-accumulation",
         "2",
     ],
-    "prompt": ["--task", "sentiment", "--batch-size", "5"],
+    "prompt": ["--task", "sentiment", "--batch-size", "5", "--generate"],
     "full": [
         "--task",
         "similarity",
