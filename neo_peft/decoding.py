@@ -29,21 +29,14 @@ from neo_peft.viterbi import best_sequences
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model predicts for encoded examples, in their order.
+    """What a model predicts for encoded examples, in their order."""
 
-    predicted: a label for each, None where a generated answer names none; or a list of tags, `O`
-        for words that were cut away.
-    loss: nats per target; None where it was not asked for.
-    probabilities: of all labels, for each example; or of each chosen tag that was read.
-    generated: the text that was generated; None where none was.
-    cut: how many texts were shortened to what the model reads.
-    """
-
+    # A label for each, None where generated text names none; or tags, `O` for words cut away.
     predicted: list
-    loss: float | None = None
-    probabilities: list[list[float]] | None = None
-    generated: list[str] | None = None
-    cut: int = 0
+    loss: float | None = None  # nats per target, where it was asked for
+    probabilities: list[list[float]] | None = None  # of all labels, or of each chosen tag
+    generated: list[str] | None = None  # the text, where it was generated
+    cut: int = 0  # texts that were shortened to what the model reads
 
 
 class Answer(NamedTuple):

@@ -24,6 +24,7 @@ NOWHERE = 1 << 40
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
 Masks = list[Tensor | None]  # of one layer, one for each grid
+Indices = Tensor | None  # of tokens, (M,); None for all of them
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,11 @@ class Config:
 @dataclass(frozen=True)
 class Past:
     """Keys and values that were computed before. With a batch of one all examples share them: that
-    is a prefix.
+    is a prefix."""
 
-    keys, values: of each layer, (1 or B, heads, S, head_dim).
-    positions: the absolute positions of their tokens, (1 or B, S).
-    """
-
-    keys: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]  # of each layer (1 or B, heads, S, head_dim)
     values: tuple[Tensor, ...]
-    positions: Tensor
+    positions: Tensor  # the absolute positions of their tokens (1 or B, S)
 
     @property
     def length(self) -> int:
@@ -109,16 +106,10 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(size, size)
 
     def forward(
-        self,
-        x: Tensor,
-        packing: Packing,
-        past: KeysValues | None,
-        masks: Masks,
-        wanted: Tensor | None = None,
+        self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
     ) -> tuple[Tensor, list[KeysValues]]:
         """Self-attention over packed tokens x (N, H), which also attend to `past`. Returns the
-        outputs at the indices `wanted` (M, H), or at all of them, and the new keys and values of
-        each grid."""
+        outputs that are `wanted` (M, H), and the new keys and values of each grid."""
         projected = (
             project(x).split(packing.sizes) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -128,11 +119,12 @@ class SelfAttention(nn.Module):
                 grid.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
                 for part in parts
             )
+            in_front = new[0] if packing.has_prompt and new else past
             new.append((k, v))
-            if past is not None:
+            if in_front is not None:
                 k, v = (  # (b, heads, S + T, head_dim)
                     torch.cat([grid.own(before).expand(grid.batch, -1, -1, -1), now], dim=2)
-                    for before, now in zip(past, (k, v), strict=True)
+                    for before, now in zip(in_front, (k, v), strict=True)
                 )
             # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
             attended = F.scaled_dot_product_attention(
@@ -144,8 +136,7 @@ class SelfAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """The published names put one level between a block and its attention:
-    `attn.attention.q_proj`."""
+    """One more level in the published names: `attn.attention.q_proj`."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -172,23 +163,17 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self,
-        x: Tensor,
-        packing: Packing,
-        past: KeysValues | None,
-        masks: Masks,
-        wanted: Tensor | None = None,
+        self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the layer's output at the indices `wanted` (M, H), or at all of them (N, H), and
-        the new keys and values of each grid."""
+        """Return the layer's outputs that are `wanted` (M, H), and each grid's new keys and
+        values."""
         attended, new = self.attn.attention(self.ln_1(x), packing, past, masks, wanted)
         x = (x if wanted is None else x[wanted]) + attended
         return x + self.mlp(self.ln_2(x)), new
 
 
 def _embedding(count: int, size: int) -> nn.Embedding:
-    """Make an embedding without drawing it: on the meta device that would import torch's
-    compiler."""
+    """Make an embedding without drawing it, which on the meta device imports torch's compiler."""
     return nn.Embedding.from_pretrained(torch.empty(count, size), freeze=False)
 
 
@@ -211,10 +196,9 @@ class GPTNeo(nn.Module):
         return self.wte(ids).float()
 
     def forward(
-        self, x: Tensor, packing: Packing, past: Past | None = None, wanted: Tensor | None = None
+        self, x: Tensor, packing: Packing, past: Past | None = None, wanted: Indices = None
     ) -> Tensor:
-        """Return the last hidden states of embeddings (N, H): at the indices `wanted` (M,), or at
-        all of them."""
+        """Return the last hidden states of embeddings (N, H), those that are `wanted` (M, H)."""
         return self.ln_f(self._blocks(x, packing, past, wanted)[0])
 
     def forward_and_keep(
@@ -245,10 +229,10 @@ class GPTNeo(nn.Module):
         return Past(*zip(*kept, strict=True), packing.grids[0].positions)
 
     def _blocks(
-        self, x: Tensor, packing: Packing, past: Past | None, wanted: Tensor | None = None
+        self, x: Tensor, packing: Packing, past: Past | None, wanted: Indices = None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the last layer's output at the indices `wanted`, or at all of them, and the new
-        keys and values of each layer, grid by grid."""
+        """Return the last layer's outputs that are `wanted`, and the new keys and values of each
+        layer, grid by grid."""
         x = x + self.wpe(packing.positions).float()  # learned, absolute
         masks, new = {}, []
         for layer, block in enumerate(self.h):
@@ -269,17 +253,18 @@ class GPTNeo(nn.Module):
 
 
 def _masks(packing: Packing, past: Past | None, window_size: int | None) -> Masks:
-    """Return for each grid which keys its tokens see, those of the past first. None is plain causal
-    attention."""
+    """Return for each grid which keys its tokens see, those of the prompt or the past first. None
+    is plain causal attention."""
     masks = []
-    for grid in packing.grids:
-        keys = grid.positions
-        if past is not None:
-            before = grid.own(past.positions)
+    for number, grid in enumerate(packing.grids):
+        keys, before = grid.positions, past and grid.own(past.positions)
+        if packing.has_prompt and number:
+            before = packing.grids[0].positions
+        if before is not None:
             batch = max(len(before), len(keys))
             keys = torch.cat([before.expand(batch, -1), keys.expand(batch, -1)], dim=1)
-        # Without a past, and while the window holds the whole text, plain causal attention is the
-        # same, and faster. With a past `is_causal` would align the two top left, which is wrong.
-        plain = past is None and grid.longest <= (window_size or grid.longest)
+        # With nothing before, and while the window holds the whole text, plain causal attention is
+        # the same, and faster. Else `is_causal` would align the two top left, which is wrong.
+        plain = before is None and grid.longest <= (window_size or grid.longest)
         masks.append(None if plain else visible(grid.positions, keys, window_size))
     return masks

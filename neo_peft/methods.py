@@ -24,36 +24,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """What trains, under its name in `--method`.
-
-    module: where its tensors are made. It has three functions: `put_on(model, settings, task,
-        tokenize)` puts what trains onto a frozen model; `adapted_layers(model)` names the layers
-        that it changes, grouped by kind; `warnings(model)` says in sentences what, after training,
-        shows that nothing was learnt. "" where there are no tensors of its own.
-    flags: the settings that belong to it, each with its choices where they are words.
-    defaults: what it takes where no flag and no preset says otherwise.
-    on_bundled: what differs on the bundled model, which is small and takes larger steps: chosen on
-        validation scores, see docs/results.md.
-    length_flag: the flag that counts the positions it takes in front of every text; "" for none.
-    reads_by_head: whether an answer is always read by a linear head.
-    trains_base: whether the base itself trains. Its matrices are then fp32, and several runs cannot
-        share it.
-    merges: whether a plain model can hold what it trained (`export --merge`).
-    mixes: whether a batch may mix examples of several runs on one base (`AdapterSet`).
-    peft_type: peft's name of it; "" where peft has no such adapter.
-    """
+    """What trains, under its name in `--method`."""
 
     name: str
+    # Where its tensors are made; "" without any. The module has three functions:
+    # `put_on(model, settings, task, tokenize)` puts what trains onto a frozen model;
+    # `adapted_layers(model)` names the layers that it changes, grouped by kind; `warnings(model)`
+    # says in sentences what shows, after training, that nothing was learnt.
     module: str = ""
-    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    defaults: dict[str, object] = field(default_factory=dict)
+    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # its own, and their choices
+    defaults: dict[str, object] = field(default_factory=dict)  # behind flags and presets
+    # What differs on the bundled model, which is small: chosen on validation, docs/results.md.
     on_bundled: dict[str, object] = field(default_factory=dict)
-    length_flag: str = ""
-    reads_by_head: bool = False
-    trains_base: bool = False
-    merges: bool = True
-    mixes: bool = False
-    peft_type: str = ""
+    length_flag: str = ""  # counts the positions it takes in front of every text; "" for none
+    reads_by_head: bool = False  # an answer is always read by a linear head
+    trains_base: bool = False  # then matrices are fp32, and runs cannot share the base
+    merges: bool = True  # a plain model can hold what it trained (`export --merge`)
+    mixes: bool = False  # a batch may mix examples of several runs on one base (`AdapterSet`)
+    peft_type: str = ""  # peft's name of it; "" where peft has no such adapter
 
     def call(self, function: str, *arguments):
         """Call a function of the method's module; return None where it has no module."""

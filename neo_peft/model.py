@@ -21,21 +21,13 @@ from neo_peft.prompt import SoftPrompt
 
 @dataclass(frozen=True)
 class Batch:
-    """B packed examples.
+    """B packed examples."""
 
-    ids: their tokens, (N,).
-    lengths: the number of tokens of each example, (B,). It stays on the CPU, where the layout of
-        the batch is made.
-    reads: the indices into `ids` at which the model is read, (M,).
-    targets: the class or token to predict there, (M,); -1 where it is not known.
-    read_counts: how often each example is read, (B,).
-    """
-
-    ids: Tensor
-    lengths: Tensor
-    reads: Tensor
-    targets: Tensor
-    read_counts: Tensor
+    ids: Tensor  # tokens (N,)
+    lengths: Tensor  # tokens of each example (B,); on the CPU, where the layout is made
+    reads: Tensor  # the indices into `ids` at which the model is read (M,)
+    targets: Tensor  # the class or token to predict there (M,); -1 where it is not known
+    read_counts: Tensor  # how often each example is read (B,)
 
     @property
     def labelled(self) -> int:
@@ -59,10 +51,7 @@ class HeadKind(StrEnum):
 
 
 class TunedModel(nn.Module):
-    """A trunk, a head under its published name, and an optional prompt in front of every text.
-
-    A `prompt` has a length and gives a `past(trunk)`: see `SoftPrompt`.
-    """
+    """A trunk, a head under its published name, and an optional prompt in front of every text."""
 
     def __init__(
         self,
@@ -111,13 +100,21 @@ class TunedModel(nn.Module):
 
     def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
         """Return the hidden states (M, H) at the positions that are read, behind a prefix that was
-        computed before; without one behind the prompt, if there is one."""
-        prefix = self.prefix() if prefix is None else prefix
-        start = prefix.length if prefix else 0
-        together = self.device.type != "cpu"
-        packing = Packing.of_texts(batch.lengths, start, together).to(self.device)
+        computed before.
+
+        Without one the prompt's rows, if there is a prompt, go through the layers in front of the
+        batch's tokens, as they train: see prompt.py.
+        """
+        prompt = self.prompt.embeddings if prefix is None and self.prompt is not None else None
+        start = prefix.length if prefix else 0 if prompt is None else len(prompt)
+        packing = Packing.of_texts(
+            batch.lengths, start, together=self.device.type != "cpu", prompt=prompt is not None
+        )
         with self.autocast():
-            return self.transformer(self.transformer.embed(batch.ids), packing, prefix, batch.reads)
+            embeddings, reads = self.transformer.embed(batch.ids), batch.reads
+            if prompt is not None:
+                embeddings, reads = torch.cat([prompt, embeddings]), reads + start
+            return self.transformer(embeddings, packing.to(self.device), prefix, reads)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits that are trained on, from hidden states (M, H): (M, K) of a linear

@@ -27,10 +27,8 @@ def test_many_labels_are_not_listed_in_front_of_every_text():
 
 def test_a_template_names_its_fields():
     task = task_of(make_settings(task="glue/qnli", method="lora"))
-    pieces = task.pieces({"question": "Why ?", "sentence": "So it is ."})
-    assert (
-        "".join(piece.text for piece in pieces) == "Question : Why ? Sentence : So it is . Label :"
-    )
+    texts = task.texts({"question": "Why ?", "sentence": "So it is ."})
+    assert "".join(texts) == "Question : Why ? Sentence : So it is . Label :"
     assert task.answer("not entailment") == " not entailment"
 
 

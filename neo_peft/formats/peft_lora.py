@@ -76,12 +76,11 @@ def to_config(model: TunedModel, settings: Settings) -> dict:
 def peft_targets(model: TunedModel) -> list[str]:
     """Name the adapted layers so that peft finds the same: by the ends of their names where those
     are enough."""
-    from neo_peft.lora import LoRALinear, linear_layers
+    from neo_peft.lora import linear_layers, lora_layers
 
-    linear = linear_layers(model)
-    adapted = [name for name in linear if isinstance(model.get_submodule(name), LoRALinear)]
+    adapted = [*lora_layers(model)]
     kinds = sorted({name.rsplit(".", 1)[-1] for name in adapted})
-    meant = [name for name in linear if name.rsplit(".", 1)[-1] in kinds]
+    meant = [name for name in linear_layers(model) if name.rsplit(".", 1)[-1] in kinds]
     return kinds if meant == adapted else sorted(adapted)
 
 
