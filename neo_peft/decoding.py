@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neo_peft import processes
-from neo_peft.encoding import UNKNOWN, Encoder, Examples, batches, collate
+from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import Past
 from neo_peft.metrics import class_scores, entity_scores
@@ -25,6 +25,8 @@ from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
 from neo_peft.viterbi import best_sequences
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,20 @@ class Evaluation:
 
 
 class Answer(NamedTuple):
-    """A label, or the tags of a sentence, and the probabilities as in `Evaluation`."""
+    """What is predicted for one example, as in `Evaluation`."""
 
     predicted: str | list[str]
     probabilities: list[float]
 
 
 class States(NamedTuple):
-    """A batch of chosen examples, and the hidden states (M, H) at which it is read behind a
-    prefix."""
+    """The hidden states at which a batch of examples is read."""
 
     examples: Examples
-    chosen: Sequence[int]
+    chosen: Sequence[int]  # those of the batch
     batch: Batch
-    hidden: Tensor
-    prefix: Past | None
+    hidden: Tensor  # (M, H)
+    prefix: Past | None  # behind which they were computed
 
 
 @torch.inference_mode()
@@ -71,34 +72,23 @@ def evaluate(
 
     Several processes share out the batches, and each returns the answers of all.
     """
-    prefix = prefix_of(model, encoder, instruction)
-    loss, targets = 0.0, 0
+    prefix, loss, targets = prefix_of(model, encoder, instruction), [], []
 
     def answer(chosen: np.ndarray) -> list[Answer]:
-        nonlocal loss, targets
         batch = collate(examples, chosen).to(model.device)
         hidden = model(batch, prefix)
         if not hidden.isfinite().all():
-            raise InputError(
-                "the model computes numbers that are not finite: its weights are broken, or too "
-                "large"
-            )
+            broken = "its weights are broken, or too large"
+            raise InputError(f"the model computes numbers that are not finite: {broken}")
         if with_loss:
-            logits = model.logits(hidden).float()
-            loss += float(
-                F.cross_entropy(logits, batch.targets, ignore_index=UNKNOWN, reduction="sum")
-            )
-            targets += int((batch.targets != UNKNOWN).sum())
+            loss.append(float(model.loss_of(hidden, batch.targets)))
+            targets.append(batch.labelled)
         return read_answers(model, encoder, States(examples, chosen, batch, hidden, prefix))
 
     answers = in_batches(answer, examples, batch_size, progress, "score")
-    loss, targets = processes.total(loss), processes.total(targets)
-    return Evaluation(
-        [answer.predicted for answer in answers],
-        loss / targets if targets else None,
-        [answer.probabilities for answer in answers],
-        cut=examples.cut,
-    )
+    count, summed = processes.total(sum(targets)), processes.total(sum(loss, 0.0))
+    predicted, probabilities = ([one[place] for one in answers] for place in (0, 1))
+    return Evaluation(predicted, summed / count if count else None, probabilities, cut=examples.cut)
 
 
 def prefix_of(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
@@ -107,9 +97,6 @@ def prefix_of(model: TunedModel, encoder: Encoder, instruction: str) -> Past | N
     if not instruction:
         return model.prefix()
     return model.text_prefix(encoder.tokenize([instruction])[0])
-
-
-A = TypeVar("A")
 
 
 def in_batches(
@@ -144,17 +131,14 @@ def read_head(model: TunedModel, encoder: Encoder, states: States) -> list[Answe
     scores = model.head(states.hidden.float()).log_softmax(1)  # (M, K)
     best = best_sequences(scores, counts, labels) if encoder.viterbi else scores.argmax(1)
     probabilities = scores.exp()
+    names = [labels[index] for index in best.tolist()]
     if not encoder.task.tags_words:
-        return [
-            Answer(labels[index], row) for index, row in zip(best.tolist(), probabilities.tolist())
-        ]
-    tags = iter([labels[index] for index in best.tolist()])
-    chosen = iter(probabilities.gather(1, best[:, None]).squeeze(1).tolist())
-    answers = []
+        return list(map(Answer, names, probabilities.tolist()))
+    chosen, answers, first = probabilities.gather(1, best[:, None]).squeeze(1).tolist(), [], 0
     for example, count in zip(states.chosen, counts, strict=True):
-        lost = int(states.examples.words[example]) - count
-        read = [next(tags) for _ in range(count)]
-        answers.append(Answer(read + ["O"] * lost, [next(chosen) for _ in range(count)]))
+        own, lost = slice(first, first + count), int(states.examples.words[example]) - count
+        answers.append(Answer(names[own] + ["O"] * lost, chosen[own]))
+        first += count
     return answers
 
 
@@ -175,9 +159,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[An
         tied = [index for index, answer in enumerate(answers) if answer[0] == token]
         if len(tied) > 1:
             texts = marked_texts(states.examples, states.chosen)
-            sums = [
-                log_probabilities(model, texts, answers[index], states.prefix) for index in tied
-            ]
+            sums = [log_probabilities(model, texts, answers[one], states.prefix) for one in tied]
             share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
     probabilities = (scores.log_softmax(1)[:, of_first] + share).exp()
     best = share.masked_fill(of_first != scores.argmax(1, keepdim=True), -math.inf).argmax(1)

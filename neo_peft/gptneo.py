@@ -199,21 +199,7 @@ class GPTNeo(nn.Module):
         self, x: Tensor, packing: Packing, past: Past | None = None, wanted: Indices = None
     ) -> Tensor:
         """Return the last hidden states of embeddings (N, H), those that are `wanted` (M, H)."""
-        return self.ln_f(self._blocks(x, packing, past, wanted)[0])
-
-    def forward_and_keep(
-        self, x: Tensor, packing: Packing, past: Past | None = None
-    ) -> tuple[Tensor, Past]:
-        """Return the last hidden states of all tokens, which share one grid, and their keys and
-        values for the tokens to come."""
-        x, kept = self._blocks(x, packing, past)
-        (grid,) = packing.grids
-        positions = grid.positions.expand(grid.batch, -1)
-        if grid.slots is not None:
-            filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
-            filled[grid.slots] = True
-            positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
-        return self.ln_f(x), Past(*zip(*kept, strict=True), positions)
+        return self.ln_f(self.layers(x, packing, past, wanted)[0])
 
     def prefix(self, embeddings: Tensor) -> Past:
         """Return the keys and values of a prefix from its embeddings (P, H), once for all texts
@@ -225,10 +211,10 @@ class GPTNeo(nn.Module):
         """
         packing = Packing.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
         none = torch.zeros(0, dtype=torch.long, device=embeddings.device)
-        _, kept = self._blocks(embeddings, packing, past=None, wanted=none)
+        _, kept = self.layers(embeddings, packing, past=None, wanted=none)
         return Past(*zip(*kept, strict=True), packing.grids[0].positions)
 
-    def _blocks(
+    def layers(
         self, x: Tensor, packing: Packing, past: Past | None, wanted: Indices = None
     ) -> tuple[Tensor, list[KeysValues]]:
         """Return the last layer's outputs that are `wanted`, and the new keys and values of each

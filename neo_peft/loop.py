@@ -147,9 +147,8 @@ def next_step(
         )
         state.skipped_last = 0 if math.isfinite(norm) else state.skipped_last + 1
         if state.skipped_last == MOST_SKIPPED:
-            raise InputError(
-                f"the gradient was not finite in {MOST_SKIPPED} updates on end, the last of them"
-            )
+            many = f"in {MOST_SKIPPED} updates on end, the last of them"
+            raise InputError(f"the gradient was not finite {many}")
     except InputError as error:
         wider = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
         where = f"at step {state.step + 1} (epoch {state.epoch})"
@@ -178,11 +177,11 @@ def take_step(
     """Take one step over this process's `own` batches. All processes together have `labelled`
     labelled tokens.
 
-    The summed loss of all batches is divided by all labelled tokens, so that four batches of two
-    are one batch of eight, however the labels fall. Loss and gradients are summed over all
-    processes. Under fp16 a gradient that is not finite leaves the weights as they are, and the
-    scale shrinks. Raises InputError, in all processes alike, on a loss that is not finite, and
-    without a scaler on such a gradient; the weights stay.
+    The loss of all batches is divided by all labelled tokens, so that four batches of two are one
+    batch of eight, however the labels fall. Loss and gradients are summed over all processes. Under
+    fp16 a gradient that is not finite leaves the weights as they are, and the scale shrinks. Raises
+    InputError in all processes on a loss that is not finite, and without a scaler on such a
+    gradient; the weights stay.
     """
     loss_sum = 0.0
     for batch in own:

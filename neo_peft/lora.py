@@ -33,23 +33,16 @@ class LoRALinear(nn.Module):
     """
 
     def __init__(
-        self,
-        base_layer: nn.Linear,
-        rank: int,
-        alpha: float,
-        dropout: float,
-        rslora: bool,
-        init: str,
+        self, base: nn.Linear, rank: int, alpha: float, dropout: float, rslora: bool, init: str
     ):
         super().__init__()
-        self.base_layer = base_layer
+        self.base_layer = base
         # Kalajdzievski 2023 (rsLoRA): with sqrt(r) the step does not shrink as the rank grows.
         self.scaling = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout = dropout
         # The same draws in the same order as peft, so that one seed gives the same A: both layers
-        # draw their own start first, and A is drawn again after it. They are the CPU generator's,
-        # whatever the device.
-        inputs, outputs = base_layer.in_features, base_layer.out_features
+        # draw their own start first, A again after it. They are the CPU's, whatever the device.
+        inputs, outputs = base.in_features, base.out_features
         self.lora_A = nn.Linear(inputs, rank, bias=False, device="cpu", dtype=torch.float32)
         self.lora_B = nn.Linear(rank, outputs, bias=False, device="cpu", dtype=torch.float32)
         if init == "gaussian":
@@ -57,8 +50,8 @@ class LoRALinear(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
-        self.lora_A.to(base_layer.weight.device)
-        self.lora_B.to(base_layer.weight.device)
+        self.lora_A.to(base.weight.device)
+        self.lora_B.to(base.weight.device)
 
     @property
     def bias(self) -> nn.Parameter | None:

@@ -1,7 +1,7 @@
 """The methods: what trains, and how it is put on a frozen model. No torch at import.
 
-This is the one place where a method is registered, as an entry of `METHODS`; its tensors stand in a
-module of its own, imported at first use. docs/extending.md adds one, step by step.
+A method is an entry of `METHODS`, and a module with its tensors, imported at first use.
+docs/extending.md adds one, step by step.
 """
 
 from __future__ import annotations
@@ -53,15 +53,8 @@ class Method:
 LORA = Method(
     name="lora",
     module="neo_peft.lora",
-    flags={
-        "rank": (),
-        "alpha": (),
-        "dropout": (),
-        "target_modules": (),
-        "bias": ("none", "all", "lora_only"),
-        "rslora": (),
-        "lora_init": ("kaiming", "gaussian"),
-    },
+    flags=dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "rslora"), ())
+    | {"bias": ("none", "all", "lora_only"), "lora_init": ("kaiming", "gaussian")},
     defaults={"learning_rate": 1e-3},
     on_bundled={"learning_rate": 5e-3},
     mixes=True,
@@ -70,11 +63,8 @@ LORA = Method(
 PROMPT = Method(
     name="prompt",
     module="neo_peft.prompt",
-    flags={
-        "prompt_length": (),
-        "prompt_init": ("text", "vocab", "labels", "random"),
-        "prompt_text": (),
-    },
+    flags=dict.fromkeys(("prompt_length", "prompt_text"), ())
+    | {"prompt_init": ("text", "vocab", "labels", "random")},
     defaults={"learning_rate": 3e-2},
     on_bundled={"learning_rate": 1e-1, "prompt_length": 20, "epochs": 20, "warmup_ratio": 0.1},
     length_flag="prompt_length",
@@ -150,10 +140,8 @@ def build_model(
     def tokenize(text: str) -> list[int]:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if max(ids) >= trunk.config.vocab_size:
-            raise InputError(
-                f"the tokenizer says token {max(ids)}, but the model knows "
-                f"{trunk.config.vocab_size}"
-            )
+            known = trunk.config.vocab_size
+            raise InputError(f"the tokenizer says token {max(ids)}, but the model knows {known}")
         return ids
 
     kind, head = head_kind(task, settings), None
@@ -180,8 +168,6 @@ def bare_model(model: TunedModel) -> TunedModel:
     model's head, or by the untrained head of a tagging task. (LoRA still adds zero.)"""
     from neo_peft.model import HeadKind, TunedModel
 
-    if model.head_kind == HeadKind.CLASSIFIER:
-        head = (model.head_kind, model.head)
-    else:
-        head = (HeadKind.LM_HEAD, None)
+    tags = model.head_kind == HeadKind.CLASSIFIER
+    head = (model.head_kind, model.head) if tags else (HeadKind.LM_HEAD, None)
     return TunedModel(model.transformer, *head, compute_dtype=model.compute_dtype)

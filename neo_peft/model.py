@@ -126,8 +126,12 @@ class TunedModel(nn.Module):
 
     def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:
         """Return the cross-entropy summed over the batch's targets, in nats and fp32."""
-        logits = self.logits(self(batch, prefix)).float()
-        return F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum")
+        return self.loss_of(self(batch, prefix), batch.targets)
+
+    def loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the same from hidden states (M, H) and targets (M,)."""
+        logits = self.logits(hidden).float()
+        return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the adapter: exactly the parameters that require a gradient, head included."""

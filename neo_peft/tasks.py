@@ -6,12 +6,9 @@ at each word. To classify a sentence or a pair, the language model continues a t
 `Label :` with the label.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from neo_peft.errors import InputError
-
-LISTED = 200  # characters of labels that an instruction names
 
 
 @dataclass(frozen=True)
@@ -66,55 +63,6 @@ class Task:
         """Return the text of a label: with a leading space, which only the study's text lacks."""
         word = self.words[self.labels.index(label)] if self.words else label
         return word if source_text else " " + word
-
-    def with_labels(
-        self, labels: Sequence[str] | None, words: Sequence[str] | None = None
-    ) -> "Task":
-        """Return the same task for a user's own labels, in their order.
-
-        `words` are what the model says for them, one each.
-        """
-        task = self
-        if labels is not None and tuple(labels) != self.labels:
-            if len(set(labels)) != len(labels):
-                raise InputError(f"the labels {', '.join(labels)} hold one twice; name each once")
-            if wrong := [label for label in labels if self.tags_words and not is_tag(label)]:
-                raise InputError(
-                    f"the label {wrong[0]!r} is no tag; those of {self.name} are O, B-type and "
-                    "I-type"
-                )
-            types = dict.fromkeys(label[2:] for label in labels if label != "O")
-            listed = ", ".join(types if self.tags_words else words or labels)
-            # A long list would take the place of the texts after it.
-            short = len(listed) > LISTED
-            template = self.short_instruction_for_labels if short else self.instruction_for_labels
-            task = replace(task, labels=tuple(labels), instruction=template.format(listed))
-        if words is not None:
-            if self.tags_words:
-                raise InputError(
-                    f"--label-words belongs to tasks whose answer is said; {self.name} tags words "
-                    "by a head"
-                )
-            if len(words) != len(task.labels):
-                raise InputError(
-                    f"--label-words {','.join(words)}: one word for each of the {len(task.labels)} "
-                    f"labels is needed, in the order of {', '.join(task.labels)}"
-                )
-            task = replace(task, words=tuple(words))
-        task._refuse_words_alike()
-        return task
-
-    def _refuse_words_alike(self) -> None:
-        """Raise InputError for labels with the same word: free generation is matched regardless of
-        case."""
-        alike: dict[str, str] = {}
-        for label in () if self.tags_words else self.labels:
-            word = self.answer(label).strip().lower()
-            if alike.setdefault(word, label) != label:
-                raise InputError(
-                    f"the labels {alike[word]} and {label} are both said {word!r}; --label-words "
-                    "gives each its own"
-                )
 
 
 def is_tag(label: object) -> bool:
@@ -177,29 +125,19 @@ _STUDIED = (
 )
 
 
-_SENTENCE, _PAIR = "Classify if the sentence is", "sentence1 sentence2"
+_IS, _PAIR = "Classify if the sentence is", "sentence1 sentence2"
+_ARE, _ASKS = "Classify if the two sentences are", "Classify if the two questions are"
+_ANSWERS = "Classify if the sentence answers:"
 _FOLLOWS = "Classify if the second sentence follows from the first:"
 # GLUE (Wang et al. 2019): name, fields, labels in the order of the numbers in its files, metric,
 # instruction.
 _GLUE = (
-    ("cola", "sentence", "unacceptable, acceptable", "matthews", _SENTENCE),
-    ("sst2", "sentence", "negative, positive", "accuracy", _SENTENCE),
-    ("mrpc", _PAIR, "not equivalent, equivalent", "f1", "Classify if the two sentences are"),
-    (
-        "qqp",
-        "question1 question2",
-        "not duplicate, duplicate",
-        "f1",
-        "Classify if the two questions are",
-    ),
+    ("cola", "sentence", "unacceptable, acceptable", "matthews", _IS),
+    ("sst2", "sentence", "negative, positive", "accuracy", _IS),
+    ("mrpc", _PAIR, "not equivalent, equivalent", "f1", _ARE),
+    ("qqp", "question1 question2", "not duplicate, duplicate", "f1", _ASKS),
     ("mnli", "premise hypothesis", "entailment, neutral, contradiction", "accuracy", _FOLLOWS),
-    (
-        "qnli",
-        "question sentence",
-        "entailment, not entailment",
-        "accuracy",
-        "Classify if the sentence answers:",
-    ),
+    ("qnli", "question sentence", "entailment, not entailment", "accuracy", _ANSWERS),
     ("rte", _PAIR, "entailment, not entailment", "accuracy", _FOLLOWS),
     ("wnli", _PAIR, "not entailment, entailment", "accuracy", _FOLLOWS),
 )
