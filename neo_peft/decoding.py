@@ -196,14 +196,11 @@ def log_probabilities(
 
 
 def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
-    """Score answers against the rows' own labels: entity scores for tags, accuracy and F1 for
-    answers."""
+    """Score predictions against the rows' own labels: entities of tags, or accuracy and F1."""
     gold = [row[task.fields[-1]] for row in rows]
-    return (
-        entity_scores(gold, predicted)
-        if task.tags_words
-        else class_scores(gold, predicted, task.labels)
-    )
+    if task.tags_words:
+        return entity_scores(gold, predicted)
+    return class_scores(gold, predicted, task.labels)
 
 
 def predict(

@@ -6,9 +6,7 @@ sqrt(head_dim); q, k and v have no bias; a local layer sees the last `window_siz
 included. Read `packing.py` first.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -60,26 +58,18 @@ class Past:
     def length(self) -> int:
         return self.positions.shape[1]
 
-    def each(self, change: Callable[[Tensor], Tensor], positions: Tensor) -> "Past":
-        """Return a past with `change` applied to the keys and values of each layer."""
-        return Past(tuple(map(change, self.keys)), tuple(map(change, self.values)), positions)
-
-    def expand(self, batch: int) -> "Past":
-        """View a prefix as the past of `batch` examples."""
-        widen = partial(Tensor.expand, size=(batch, -1, -1, -1))
-        return self.each(widen, self.positions.expand(batch, -1))
+    def select(self, examples: Tensor) -> "Past":
+        """Return the past of these examples (indices); index 0 of a prefix is anyone's."""
+        keys, values = (tuple(one[examples] for one in all) for all in (self.keys, self.values))
+        return Past(keys, values, self.positions[examples])
 
     def then(self, later: "Past") -> "Past":
-        """Join a past and what came after it."""
+        """Join a past and what came after it, example by example."""
         keys, values = (
             tuple(torch.cat(pair, dim=2) for pair in zip(*both, strict=True))
             for both in ((self.keys, later.keys), (self.values, later.values))
         )
         return Past(keys, values, torch.cat([self.positions, later.positions], dim=1))
-
-    def select(self, examples: Tensor) -> "Past":
-        """Keep these examples (indices) alone."""
-        return self.each(lambda tensor: tensor[examples], self.positions[examples])
 
 
 def visible(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:

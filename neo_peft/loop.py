@@ -83,11 +83,7 @@ def fit(
 
 
 def steps(
-    model: TunedModel,
-    examples: Examples,
-    settings: Settings,
-    state: State,
-    progress: Progress = no_progress,
+    model: TunedModel, examples: Examples, settings: Settings, state: State, progress: Progress
 ) -> Iterator[Step | EpochEnd]:
     """Train from a state on. Yield each step that was taken, and each epoch that is over.
 
@@ -229,6 +225,5 @@ def make_optimizer(model: TunedModel, settings: Settings) -> torch.optim.Optimiz
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate
-    )
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)

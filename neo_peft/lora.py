@@ -94,8 +94,7 @@ def add_lora(
     rslora: bool = False,
     init: str = "kaiming",
 ) -> list[str]:
-    """Freeze a trunk, put LoRA on the linear layers that `target_modules` name, and return their
-    names.
+    """Freeze a trunk, put LoRA on its layers that `target_modules` name, and return their names.
 
     A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the
     whole name (with the published `transformer.` in front or without it), or `all-linear`. Each

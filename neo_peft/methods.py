@@ -27,10 +27,10 @@ class Method:
     """What trains, under its name in `--method`."""
 
     name: str
-    # Where its tensors are made; "" without any. The module has three functions:
-    # `put_on(model, settings, task, tokenize)` puts what trains onto a frozen model;
-    # `adapted_layers(model)` names the layers that it changes, grouped by kind; `warnings(model)`
-    # says in sentences what shows, after training, that nothing was learnt.
+    # Where its tensors are made; "" without any. `put_on(model, settings, task, tokenize)` puts
+    # what trains onto a frozen model. The module may also have `adapted_layers(model)`, which names
+    # the layers that it changes, grouped by kind, and `warnings(model)`: sentences on what shows,
+    # after training, that nothing was learnt.
     module: str = ""
     flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # its own, and their choices
     defaults: dict[str, object] = field(default_factory=dict)  # behind flags and presets
@@ -44,10 +44,9 @@ class Method:
     peft_type: str = ""  # peft's name of it; "" where peft has no such adapter
 
     def call(self, function: str, *arguments):
-        """Call a function of the method's module; return None where it has no module."""
-        if not self.module:
-            return None
-        return getattr(import_module(self.module), function)(*arguments)
+        """Call a function of the method's module; return None where it has none."""
+        found = getattr(import_module(self.module), function, None) if self.module else None
+        return found and found(*arguments)
 
 
 LORA = Method(

@@ -51,7 +51,11 @@ class HeadKind(StrEnum):
 
 
 class TunedModel(nn.Module):
-    """A trunk, a head under its published name, and an optional prompt in front of every text."""
+    """A trunk, a head under its published name, and an optional prompt in front of every text.
+
+    A prompt has a length, the keys and values `past(trunk)`, and its `embeddings` (P, H), which are
+    None where it trains its keys and values themselves.
+    """
 
     def __init__(
         self,
@@ -105,11 +109,13 @@ class TunedModel(nn.Module):
         Without one the prompt's rows, if there is a prompt, go through the layers in front of the
         batch's tokens, as they train: see prompt.py.
         """
-        prompt = self.prompt.embeddings if prefix is None and self.prompt is not None else None
+        prompt = None
+        if prefix is None and self.prompt is not None:
+            prompt = self.prompt.embeddings
+            prefix = self.prefix() if prompt is None else None
         start = prefix.length if prefix else 0 if prompt is None else len(prompt)
-        packing = Packing.of_texts(
-            batch.lengths, start, together=self.device.type != "cpu", prompt=prompt is not None
-        )
+        together = self.device.type != "cpu"
+        packing = Packing.of_texts(batch.lengths, start, together, prompt=prompt is not None)
         with self.autocast():
             embeddings, reads = self.transformer.embed(batch.ids), batch.reads
             if prompt is not None:

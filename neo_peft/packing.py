@@ -89,12 +89,6 @@ class Packing:
             grids.insert(0, Grid.of_texts(0, [start], torch.zeros(1, dtype=torch.long)))
         return cls(tuple(grids), torch.cat([_token_positions(grid) for grid in grids]), prompt)
 
-    @classmethod
-    def of_next_tokens(cls, positions: Tensor) -> "Packing":
-        """Return the layout of one more token for each of B texts, at its own position (B,)."""
-        batch = len(positions)
-        return cls((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
-
     def to(self, device: torch.device) -> "Packing":
         grids = tuple(grid.to(device) for grid in self.grids)
         return replace(self, grids=grids, positions=self.positions.to(device, non_blocking=True))

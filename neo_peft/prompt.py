@@ -88,13 +88,3 @@ def put_on(
     wte = model.transformer.wte.weight
     length, init = settings.prompt_length, settings.prompt_init
     model.prompt = SoftPrompt(start_rows(wte, length, init, text_ids, label_ids))
-
-
-def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
-    """A prompt changes no layer."""
-    return {}
-
-
-def warnings(model: nn.Module) -> list[str]:
-    """No row of a prompt starts at a known value."""
-    return []

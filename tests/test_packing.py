@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence, unpad_sequence
 
 from neo_peft.packing import Packing
+from neo_peft.runs.generation import next_tokens
 
 WIDTH = 5
 # every one of them
@@ -66,7 +67,7 @@ def test_each_text_may_start_at_a_place_of_its_own(together):
 
 
 def test_a_next_token_stands_at_its_own_texts_position():
-    rows = Packing.of_next_tokens(torch.tensor([7, 2, 30]))
+    rows = next_tokens(torch.tensor([7, 2, 30]))
     assert shapes(rows) == [(0, 3, 1, 3)] and rows.grids[0].slots is None
     assert rows.positions.tolist() == [7, 2, 30]
     assert rows.grids[0].positions.tolist() == [[7], [2], [30]]

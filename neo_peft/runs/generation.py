@@ -13,7 +13,7 @@ from neo_peft.decoding import Evaluation, in_batches, marked_texts, prefix_of
 from neo_peft.encoding import GENERATED, Encoder, Examples
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.model import TunedModel
-from neo_peft.packing import Packing
+from neo_peft.packing import Grid, Packing
 from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
 
@@ -53,6 +53,12 @@ def forward_and_keep(
     return trunk.ln_f(x), Past(*zip(*kept, strict=True), positions)
 
 
+def next_tokens(positions: Tensor) -> Packing:
+    """Return the layout of one more token for each of B texts, at its own position (B,)."""
+    batch = len(positions)
+    return Packing((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
+
+
 @torch.inference_mode()
 def generate(
     model: TunedModel, encoder: Encoder, texts: list[np.ndarray], prefix: Past | None
@@ -72,7 +78,7 @@ def generate(
     positions = start + lengths.to(model.device)  # of the next token
     with model.autocast():
         hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix)
-        past = prefix.expand(len(texts)).then(past) if prefix else past
+        past = prefix.select(torch.zeros_like(going)).then(past) if prefix else past
         last = hidden[torch.cumsum(lengths, 0).to(model.device) - 1]
         for step in range(GENERATED):
             tokens = F.linear(last, trunk.wte.weight).argmax(1)
@@ -84,7 +90,7 @@ def generate(
             if len(alive) < len(tokens):
                 past, tokens = past.select(alive), tokens[alive]
                 positions, going = positions[alive], going[alive]
-            packing = Packing.of_next_tokens(positions)
+            packing = next_tokens(positions)
             last, new = forward_and_keep(trunk, trunk.embed(tokens), packing, past)
             past, positions = past.then(new), positions + 1
     return [
