@@ -7,30 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.analysis.compare import as_json, as_text, compare
-from neo_peft.commands.flags import OneLineParser, argument
-from neo_peft.settings import filled
+from neo_peft.commands.flags import TEXT, OneLineParser, add_json
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the two folders, and what is to be compared and printed."""
     parser = OneLineParser(
         prog="python -m neo_peft compare",
-        allow_abbrev=False,
         description="Compare what two runs, or two studies, answered on the same rows: scores and "
         "their difference.",
     )
     parser.add_argument(
-        "runs", nargs=2, metavar="RUN", type=argument(filled), help="a run's folder, or a study's"
+        "runs", nargs=2, metavar="RUN", type=TEXT, help="a run's folder, or a study's"
     )
     parser.add_argument(
         "--split",
         metavar="NAME",
-        type=argument(filled),
+        type=TEXT,
         help="validation, test or another that there is (default: test, else validation)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
+    add_json(parser)
     return parser.parse_intermixed_args(argv)
 
 

@@ -5,18 +5,22 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_peft import processes
 from neo_peft.commands.flags import (
+    OF_A_RUN,
+    OF_AN_ADAPTER,
+    OF_THE_DATA,
+    TEXT,
     OneLineParser,
-    add_choice,
+    add_json,
     add_run_flags,
     argument,
     changed,
-    of_an_adapter,
+    given,
+    settings_of_run,
 )
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
@@ -25,7 +29,7 @@ from neo_peft.progress import no_progress, show_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import reported_split, write_answers
-from neo_peft.settings import filled, make_settings, whole
+from neo_peft.settings import make_settings, one_of, whole
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:
@@ -41,50 +45,40 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
         prog=prog,
         description="Score a run again from its folder, or a bare base model: "
         "%(prog)s runs/ner-lora --split test",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "run",
         nargs="?",
         metavar="RUN",
-        type=argument(filled),
+        type=TEXT,
         help="a run folder (default: the newest finished one in runs/)",
     )
     parser.add_argument(
         "--split",
         metavar="NAME",
-        type=argument(filled),
+        type=TEXT,
         help="train, validation, test or another that there is (default: test, else validation)",
     )
-    add_choice(parser, "--decode", ("rank", "generate"), "how an answer is read (default: rank)")
+    parser.add_argument(
+        "--decode",
+        metavar="{rank,generate}",
+        type=argument(one_of("rank", "generate")),
+        help="how an answer is read (default: rank)",
+    )
     parser.add_argument(
         "--zero-shot", action="store_true", help="score the untuned model, the instruction in front"
     )
     parser.add_argument(
         "--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
+    add_json(parser)
     parser.add_argument(
         "--out",
         metavar="FILE",
-        type=argument(filled),
+        type=TEXT,
         help="write the answers here (default: RUN/predictions.jsonl)",
     )
-    again = add_run_flags(parser)
-    again.add_argument(
-        "--data",
-        type=argument(filled),
-        help="sample, hub, or a folder: your own rows, or original files",
-    )
-    add_choice(again, "--protocol", ("clean", "paper"), "PhraseBank's split")
-    again.add_argument(
-        "--eval-limit",
-        metavar="N",
-        type=argument(whole(1)),
-        help="score this many rows, evenly spaced",
-    )
+    add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN + OF_THE_DATA)
     flags = parser.parse_args(argv)
     refuse_out(flags.out)
     return flags
@@ -106,11 +100,10 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     flags = processes.on_first_process(lambda: parse_flags(argv, prog))
     folder = processes.on_first_process(lambda: find_run(flags))
     speaks = processes.process_index == 0
-    say = (
-        partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True)
-        if speaks
-        else lambda line: None
-    )
+
+    def say(line: str) -> None:
+        if speaks:
+            print(line, file=sys.stderr if flags.json else sys.stdout, flush=True)
 
     from neo_peft.decoding import score  # after the flags: torch takes seconds to import
 
@@ -118,15 +111,15 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
     splits = load_splits(task, settings.data, settings.protocol, settings.seed, settings.labels)
-    split = choose_split(flags, splits.named())
-    rows = limit_rows(splits.named()[split], settings.eval_limit)
+    split, rows = choose_split(flags, splits.named())
+    rows = limit_rows(rows, settings.eval_limit)
     for note in (*tuned.notes, *splits.notes):
         say(f"note    {note}")
     say(
         f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol "
         f"{splits.protocol})"
     )
-    say(f"{folder or settings.model}{f', decode by {decode}' if decode else ''}\n")
+    say(f"{folder or settings.model}" + (f", decode by {decode}" if decode else "") + "\n")
 
     found = answer(tuned, rows, instruction, generated=decode == "generate")
     scores = score(task, rows, found.predicted)
@@ -161,13 +154,13 @@ def answer(tuned: "Tuned", rows: list[dict], instruction: str, generated: bool) 
     )
 
 
-def choose_split(flags: argparse.Namespace, there: dict[str, list]) -> str:
-    """Return the name of the split to score: the flag's, else test, or validation where there is no
-    test."""
+def choose_split(flags: argparse.Namespace, there: dict[str, list[dict]]) -> tuple[str, list[dict]]:
+    """Return the name and the rows of the split to score: the flag's, else test, or validation
+    where there is no test."""
     split = flags.split or reported_split(there)
     if split not in there:
         raise InputError(f"--split {split}: the data has none; it has {', '.join(there)}")
-    return split
+    return split, there[split]
 
 
 def find_run(flags: argparse.Namespace) -> Path | None:
@@ -182,14 +175,13 @@ def find_run(flags: argparse.Namespace) -> Path | None:
 
 def load_run(flags: argparse.Namespace, folder: Path) -> "Tuned":
     """Load a run with the settings in its run.json, except for those that the flags give."""
-    from neo_peft.runs.loading import load, settings_in
+    from neo_peft.runs.loading import load
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
-    given = of_an_adapter(flags)
     if flags.task and not (folder / RUN).exists():
-        given["labels"] = own_labels(flags)
-    return load(folder, changed(settings_in(folder, **given), flags))
+        flags.labels = own_labels(flags)
+    return load(folder, settings_of_run(folder, flags))
 
 
 def load_bare(flags: argparse.Namespace) -> tuple["Tuned", str]:
@@ -199,7 +191,8 @@ def load_bare(flags: argparse.Namespace) -> tuple["Tuned", str]:
         raise InputError("a bare base model needs both --task and --model")
     from neo_peft.runs.loading import load_untuned
 
-    settings = make_settings(method="head", **of_an_adapter(flags) | {"labels": own_labels(flags)})
+    flags.labels = own_labels(flags)
+    settings = make_settings(method="head", **given(flags, OF_AN_ADAPTER))
     tuned = load_untuned(changed(settings, flags))
     with_instruction = flags.zero_shot and tuned.model.head is None
     return tuned, tuned.encoder.task.instruction if with_instruction else ""

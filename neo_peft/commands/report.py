@@ -6,29 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.analysis.report import write_report
-from neo_peft.commands.flags import OneLineParser, argument
+from neo_peft.commands.flags import TEXT, OneLineParser
 from neo_peft.runs.folder import newest_run
-from neo_peft.settings import filled
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the runs to show and the page to write."""
     parser = OneLineParser(
         prog="python -m neo_peft report",
-        allow_abbrev=False,
         description="Write a page on finished runs: scores, curves, errors to browse, and the "
         "recipe.",
     )
-    path = argument(filled)
     parser.add_argument(
         "runs",
         nargs="*",
         metavar="RUN",
-        type=path,
+        type=TEXT,
         help="folders (default: the newest finished run)",
     )
     parser.add_argument(
-        "--out", metavar="FILE", type=path, help="the page (default: RUN/report.html, of one run)"
+        "--out", metavar="FILE", type=TEXT, help="the page (default: RUN/report.html, of one run)"
     )
     flags = parser.parse_intermixed_args(argv)
     if len(flags.runs) > 1 and not flags.out:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
-from neo_peft.commands.flags import OneLineParser, add_settings, argument
+from neo_peft.commands.flags import TEXT, OneLineParser, add_settings, argument
 from neo_peft.errors import InputError
-from neo_peft.settings import filled, whole
+from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
 
 # flags of train.py that mean something else here, or nothing
@@ -26,7 +26,6 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the study's own flags, and those of train.py that are given."""
     parser = OneLineParser(
         prog="python -m neo_peft study",
-        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         description="Repeat a task's experiment over seeds and epochs, or sweep one flag, and lay "
         "the scores out.",
@@ -61,24 +60,20 @@ def add_study_flags(group: Any) -> None:
     group.add_argument(
         "--sweep",
         metavar="NAME=VALUE,VALUE",
-        type=argument(filled),
+        type=TEXT,
         help="repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
     )
     group.add_argument(
-        "--models",
-        metavar="MODEL",
-        nargs="+",
-        type=argument(filled),
-        help="repeat it for each model",
+        "--models", metavar="MODEL", nargs="+", type=TEXT, help="repeat it for each model"
     )
     group.add_argument(
         "--out",
         metavar="DIR",
-        type=argument(filled),
+        type=TEXT,
         help="the study's folder (default: studies/TASK-METHOD, …)",
     )
     group.add_argument(
-        "--resume", metavar="DIR", type=argument(filled), help="go on with the study in this folder"
+        "--resume", metavar="DIR", type=TEXT, help="go on with the study in this folder"
     )
 
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_peft.decoding import Answer, Evaluation, States, read_answers
-from neo_peft.encoding import Examples, batches, collate
+from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
@@ -154,15 +154,10 @@ class AdapterSet:
                     f"{', '.join(self)}"
                 )
             places.setdefault(row["run"], []).append(place)
-        examples = {}
-        for name, mine in places.items():
-            encoder = self[name].encoder
-            examples[name] = encoder(
-                [
-                    {field: rows[place][field] for field in encoder.task.fields[:-1]}
-                    for place in mine
-                ]
-            )
+        examples = {
+            name: encode_texts(self[name].encoder, [rows[place] for place in mine])
+            for name, mine in places.items()
+        }
         return examples, [place for mine in places.values() for place in mine]
 
     def _answer(self, examples: dict[str, Examples], shares: dict[str, list[int]]) -> list[Answer]:
@@ -215,6 +210,12 @@ class AdapterSet:
         starts = torch.tensor([prefix.length if prefix else 0 for prefix in prefixes])[owners]
         past = side_by_side(prefixes)
         return past.select(owners.to(past.positions.device)), starts
+
+
+def encode_texts(encoder: Encoder, rows: Sequence[dict]) -> Examples:
+    """Encode rows without their labels, which may be any."""
+    fields = encoder.task.fields[:-1]
+    return encoder([{field: row[field] for field in fields} for row in rows])
 
 
 class MixedLayer(nn.Module):
