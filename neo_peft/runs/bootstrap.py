@@ -9,7 +9,8 @@ for the other (Koehn 2004; Berg-Kirkpatrick et al. 2012).
 Each example is a few counts, and a score needs only their sums. `metrics.py` defines the counts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -33,10 +34,8 @@ def intervals(
     predicted the same rows. Each resample is used for all runs; the runs are not resampled.
     `measures` has the metrics.
     """
-    counts = run_counts(task, rows, answers)
-    resampled = _resampled(counts, resamples, seed)
-    drawn = _in_one([means(task, sums, len(answers)) for sums in resampled])
-    return {name: _interval(values) for name, values in drawn.items()}
+    [drawn] = _drawn(task, rows, [answers], resamples, seed)
+    return {name: _interval(values[1:]) for name, values in drawn.items()}
 
 
 def paired(
@@ -61,20 +60,11 @@ def paired(
     within one resample. Where fewer than `FEWEST` rows differ (`differing`), that happens more than
     once in twenty although neither side is better.
     """
-    of_a, of_b = run_counts(task, rows, answers_a), run_counts(task, rows, answers_b)
-    width = of_a.shape[1]
-
-    def both(sums: np.ndarray) -> tuple[dict, dict]:
-        a, b = sums[:, :width], sums[:, width:]
-        return means(task, a, len(answers_a)), means(task, b, len(answers_b))
-
-    counts = np.hstack([of_a, of_b])
-    observed_a, observed_b = both(counts.sum(0, keepdims=True))
-    pairs = (both(sums) for sums in _resampled(counts, resamples, seed))
-    drawn = _in_one([{name: b[name] - a[name] for name in a} for a, b in pairs])
+    drawn_a, drawn_b = _drawn(task, rows, [answers_a, answers_b], resamples, seed)
     compared = {}
-    for name, differences in drawn.items():
-        a, b = float(observed_a[name][0]), float(observed_b[name][0])
+    for name in drawn_a:
+        a, b = float(drawn_a[name][0]), float(drawn_b[name][0])
+        differences = (drawn_b[name] - drawn_a[name])[1:]
         low, high = _interval(differences)
         other_side = min(np.sum(differences <= 0), np.sum(differences >= 0))
         p = min(1.0, 2 * (1 + int(other_side)) / (resamples + 1))
@@ -110,17 +100,6 @@ def asked(task: Task, rows: list[dict]) -> list[list]:
 
 
 # ---- From counts to scores
-
-
-def run_counts(task: Task, rows: list[dict], answers: Sequence[list]) -> np.ndarray:
-    """Return the counts of each example, those of several runs side by side, (n, runs · S)."""
-    return np.hstack([example_counts(task, rows, predicted) for predicted in answers])
-
-
-def means(task: Task, sums: np.ndarray, runs: int) -> dict[str, np.ndarray]:
-    """Return each metric's mean over runs, from their summed counts, (R, runs · S) -> (R,) each."""
-    of_runs = [measures(task, part) for part in np.split(sums, runs, axis=1)]
-    return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
 
 
 def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
@@ -185,6 +164,24 @@ def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 # ---- The resamples
 
 
+def _drawn(
+    task: Task, rows: list[dict], sides: list[list[list]], resamples: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """Return for each side the metrics' means over its runs: those of all examples at index 0, then
+    those of each resample. Each resample is used for all runs."""
+    runs = [example_counts(task, rows, predicted) for side in sides for predicted in side]
+    counts = np.hstack(runs)
+    found: list[dict[str, list]] = [{} for _ in sides]
+    for sums in chain([counts.sum(0, keepdims=True)], _resampled(counts, resamples, seed)):
+        of_runs = iter([measures(task, part) for part in np.split(sums, len(runs), axis=1)])
+        for side, of_side in zip(sides, found):
+            scores = [next(of_runs) for _ in side]
+            for name in scores[0]:
+                mean = np.mean([of_run[name] for of_run in scores], axis=0)
+                of_side.setdefault(name, []).append(mean)
+    return [{name: np.concatenate(parts) for name, parts in of.items()} for of in found]
+
+
 def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Yield the summed counts of the resamples, (R, S) at a time."""
     # Examples with the same counts are one kind. How often each kind is drawn is multinomial, and
@@ -195,10 +192,6 @@ def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.nda
         weights = random.multinomial(n, sizes / n, size=min(AT_ONCE, resamples - begin))
         # numpy multiplies matrices of integers slowly. Floats are exact below 2^53.
         yield (weights.astype(float) @ kinds).astype(int)
-
-
-def _in_one(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _interval(values: np.ndarray) -> Interval:
