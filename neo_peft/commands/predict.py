@@ -12,7 +12,8 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,9 @@ from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
     from neo_peft.decoding import Evaluation
+    from neo_peft.runs.loading import Tuned
 
+ALONE = ""  # the name of a run that answers every line
 Line = tuple[int, bytes]  # its number, from 1, and what stands there
 
 
@@ -94,84 +97,58 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines = open_lines(flags)
     from tqdm import tqdm
 
-    runs = OneRun(folders[0], flags) if len(folders) == 1 else SeveralRuns(folders, flags)
-    for note in dict.fromkeys(note for tuned in runs.tuned for note in tuned.notes):
+    tuned, evaluate = load_runs(folders, flags)
+    for note in dict.fromkeys(note for one in tuned.values() for note in one.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
         print(f"by {folders[0]}", file=sys.stderr)
-    in_colour = sys.stdout.isatty() and not flags.json
+    tasks = {name: one.encoder.task for name, one in tuned.items()}
     wrong = cut = 0
-    for batch in in_batches(lines, runs.tuned[0].settings.batch_size):
+    for batch in in_batches(lines, tuned[next(iter(tuned))].settings.batch_size):
         rows = []
         for number, line in batch:
             try:
-                rows.append({"line": number} | runs.read(line))
+                rows.append({"line": number} | read_line(line, tasks, flags.jsonl))
             except ValueError as error:
                 tqdm.write(f"line {number}: {error}", file=sys.stderr)
                 wrong += 1
-        found = runs.evaluate(rows)
+        found = evaluate(rows, batch_size=max(1, len(rows)))
         cut += found.cut
         for row, *answer in zip(rows, found.predicted, found.probabilities, strict=True):
-            task = runs.task_of(row)
+            task = tasks[row["run"] if len(tasks) > 1 else ALONE]
             shown = answered(task, row, *answer)
-            text = as_text(task, shown) if in_colour else json.dumps(shown, ensure_ascii=False)
-            tqdm.write(text)
+            in_colour = sys.stdout.isatty() and not flags.json
+            tqdm.write(as_text(task, shown) if in_colour else json.dumps(shown, ensure_ascii=False))
         sys.stdout.flush()
     if cut:
-        lengths = sorted({tuned.encoder.max_length for tuned in runs.tuned})
+        lengths = sorted({one.encoder.max_length for one in tuned.values()})
         print(f"{cut} texts were cut to {' or '.join(map(str, lengths))} tokens", file=sys.stderr)
     if wrong:
         raise InputError(f"{wrong} of the lines could not be read, and were left out")
 
 
-# Both import the rest of the package when they are made: the flags are checked by then, and torch
-# takes seconds.
+def load_runs(
+    folders: list[Path], flags: argparse.Namespace
+) -> tuple[dict[str, "Tuned"], Callable[..., "Evaluation"]]:
+    """Return the runs by their names, `ALONE` where there is a single one, and what answers rows:
+    by that one, or by those that the rows name."""
+    from neo_peft.runs.adapter_set import AdapterSet, evaluate_texts
+    from neo_peft.runs.loading import load
+
+    if len(folders) == 1:
+        tuned = load(folders[0], settings_of_run(folders[0], flags))
+        return {ALONE: tuned}, partial(evaluate_texts, tuned)
+    runs = AdapterSet()
+    for folder in folders:
+        runs.add(folder, settings=settings_of_run(folder, flags))
+    return {name: runs[name] for name in runs}, runs.evaluate
 
 
-class OneRun:
-    """A run that answers every line."""
-
-    def __init__(self, folder: Path, flags: argparse.Namespace):
-        from neo_peft.runs.loading import load
-
-        self.tuned = [load(folder, settings_of_run(folder, flags))]
-        self.task, self.as_json = self.tuned[0].encoder.task, flags.jsonl
-
-    def task_of(self, row: dict) -> Task:
-        return self.task
-
-    def read(self, line: bytes) -> dict:
-        return parse_example(line, self.task, self.as_json)
-
-    def evaluate(self, rows: list[dict]) -> "Evaluation":
-        from neo_peft.decoding import evaluate
-        from neo_peft.runs.adapter_set import encode_texts
-
-        [tuned] = self.tuned
-        examples = encode_texts(tuned.encoder, rows)
-        return evaluate(tuned.model, tuned.encoder, examples, batch_size=max(1, len(rows)))
-
-
-class SeveralRuns:
-    """Runs on one base that answer the rows that name them."""
-
-    def __init__(self, folders: list[Path], flags: argparse.Namespace):
-        from neo_peft.runs.adapter_set import AdapterSet
-
-        self.runs = AdapterSet()
-        for folder in folders:
-            self.runs.add(folder, settings=settings_of_run(folder, flags))
-        self.tuned = [self.runs[name] for name in self.runs]
-        self.tasks = {name: self.runs[name].encoder.task for name in self.runs}
-
-    def task_of(self, row: dict) -> Task:
-        return self.tasks[row["run"]]
-
-    def read(self, line: bytes) -> dict:
-        return parse_example_of_run(line, self.tasks)
-
-    def evaluate(self, rows: list[dict]) -> "Evaluation":
-        return self.runs.evaluate(rows, batch_size=max(1, len(rows)))
+def read_line(line: bytes, tasks: dict[str, Task], as_json: bool) -> dict:
+    """Return the row of a line. One of several runs is named in it."""
+    if len(tasks) > 1:
+        return parse_example_of_run(line, tasks)
+    return parse_example(line, tasks[ALONE], as_json)
 
 
 def open_lines(flags: argparse.Namespace) -> Iterator[Line]:

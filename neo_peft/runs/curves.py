@@ -15,6 +15,7 @@ from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 OF_A_STEP = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
 OF_AN_EPOCH = {"step", "epoch", "train_loss", "validation_loss", "validation"}
@@ -51,16 +52,25 @@ def _has_numbers(line: object, names: Collection[str]) -> bool:
     return all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
 
 
-def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
-    """Draw the loss and the validation scores of a metrics.jsonl, as a PNG."""
+def new_figure(**options: object) -> "Figure":
+    """Return an empty figure."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
-    lines = read_metrics(metrics)
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    return Figure(layout="constrained", **options)
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG."""
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
+    """Draw the loss and the validation scores of a metrics.jsonl, as a PNG."""
+    lines, figure = read_metrics(metrics), new_figure(figsize=(9, 3.5))
     loss, validation = figure.subplots(1, 2)
     draw_loss(loss, lines)
     draw_validation(validation, lines, task)
-    write_whole(plot, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    write_figure(figure, plot)
 
 
 def draw_loss(axes: "Axes", lines: list[dict]) -> None:
@@ -110,7 +120,6 @@ THEME = {
 def as_svg(draw: Callable[["Axes"], None]) -> str:
     """Return a plot as an SVG element, for a page that defines --ink, --soft, --first, …"""
     import matplotlib
-    from matplotlib.figure import Figure
 
     ink, *colours, soft = THEME
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -124,7 +133,7 @@ def as_svg(draw: Callable[["Axes"], None]) -> str:
         "axes.spines.right": False,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained", facecolor="none")
+        figure = new_figure(figsize=(4.6, 3.2), facecolor="none")
         draw(figure.subplots())
         figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
     text = file.getvalue()
