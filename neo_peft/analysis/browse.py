@@ -82,7 +82,7 @@ def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: lis
 def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
     """Return the wrong rows by gold label and prediction, the commonest pair first."""
     *fields, label = task.fields
-    wrong: dict[str, list[dict]] = {}
+    wrong = {}
     for row in rows:
         if row[label] != row["predicted"]:
             pair = f"{row[label]} → {row['predicted'] or 'unanswered'}"

@@ -57,7 +57,7 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
 
     `failed` has the names of the runs without a result, and why: "diverged" or "refused".
     """
-    of_protocols: dict[str, list[Ended]] = {}
+    of_protocols = {}
     for run in plan["runs"]:
         if run["name"] not in failed:
             path, record = folder / run["name"], read_record(folder / run["name"])
@@ -76,7 +76,7 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
             protocol: protocol_results(plan, of_protocol, failed)
             for protocol, of_protocol in of_protocols.items()
         },
-        "runs": [run["name"] for run in plan["runs"] if run["name"] not in failed],
+        "runs": [run.folder.name for run in runs],
         **{name: first.record[name] for name in ("versions", "commit", "device")},
         "seconds": round(sum(run.record["seconds"] for run in runs), 1),
     }
@@ -91,7 +91,7 @@ def protocol_results(plan: dict, runs: list[Ended], failed: dict[str, str]) -> d
     one_run = first.task.tags_words and swept == "epochs" and len(groups) == 1
     best = best_value(groups)
     floor = f"floor, {add_baselines(runs)}"
-    lines: dict[str, list[dict]] = {}
+    lines = {}
     for split in first.scores["after"]:
         of_split = lines[split] = []
         for kind, name in (("majority", "majority"), ("floor", floor), ("before", "before")):
@@ -146,8 +146,9 @@ def table_line(name: str, when: str, runs: list[Ended], split: str) -> dict:
 
     `when` is a kind of scores: "majority", "floor", "before" or "after".
     """
-    of_seeds = [scores_shown(run, when, split) for run in runs]
-    scores = spreads(of_seeds)
+    if not runs:
+        return {"name": name, "kind": when, "scores": {}}
+    scores = spreads([scores_shown(run, when, split) for run in runs])
     found = {} if when == "majority" else intervals_of_mean(runs, Answers(when), split)
     if "generated" in scores:
         of_generated = intervals_of_mean(runs, Answers(when, generated=True), split)
@@ -175,7 +176,7 @@ def spreads(of_seeds: list[dict[str, float]]) -> dict[str, dict]:
     """Return for each metric the mean of the seeds' values, the sample's standard deviation (None
     of one seed), and the values."""
     found = {}
-    for metric in of_seeds[0] if of_seeds else ():
+    for metric in of_seeds[0]:
         values = [of_seed[metric] for of_seed in of_seeds]
         sd = statistics.stdev(values) if len(values) > 1 else None
         found[metric] = {"mean": statistics.fmean(values), "sd": sd, "seeds": values}
@@ -187,8 +188,6 @@ def intervals_of_mean(runs: list[Ended], answers: Answers, split: str) -> dict[s
 
     The resamples are the same for all seeds. There are none where seeds have other rows.
     """
-    if not runs:
-        return {}
     task = runs[0].task
     same = same_rows(task, [run.predictions(answers, split) for run in runs])
     found = intervals(task, *same) if same else {}

@@ -10,7 +10,7 @@ from neo_peft.analysis.compare import as_json, as_text, compare
 from neo_peft.commands.flags import TEXT, OneLineParser, add_json
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Return the two folders, and what is to be compared and printed."""
     parser = OneLineParser(
         prog="python -m neo_peft compare",
@@ -30,7 +30,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Print the comparison of two runs or studies."""
     flags = parse_flags(argv)
     found = compare(*map(Path, flags.runs), flags.split)

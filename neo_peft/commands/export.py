@@ -22,7 +22,7 @@ from neo_peft.runs.folder import newest_run
 from neo_peft.system.files import new_folder, write_folder
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Return the run, the folder to write, and what is to be written."""
     parser = OneLineParser(
         prog="python -m neo_peft export",
@@ -45,7 +45,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Write the folder, and print what it is for."""
     flags = parse_flags(argv)
     folder = Path(flags.folder)

@@ -41,7 +41,7 @@ ALONE = ""  # the name of a run that answers every line
 Line = tuple[int, bytes]  # its number, from 1, and what stands there
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Return the flags, with the runs' folders as `run` and the examples as `text`."""
     parser = OneLineParser(
         prog="python -m neo_peft predict",
@@ -90,7 +90,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Answer the examples as they come, a line each."""
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
@@ -170,7 +170,7 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
 def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
     """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as
     they come."""
-    come: queue.Queue = queue.Queue(maxsize=size)
+    come = queue.Queue(maxsize=size)
 
     def read() -> None:
         try:

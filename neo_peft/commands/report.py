@@ -10,7 +10,7 @@ from neo_peft.commands.flags import TEXT, OneLineParser
 from neo_peft.runs.folder import newest_run
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Return the runs to show and the page to write."""
     parser = OneLineParser(
         prog="python -m neo_peft report",
@@ -33,7 +33,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Write the page, and print where it is."""
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.runs] or [newest_run()]

@@ -43,7 +43,7 @@ RECIPES = (
 )
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Return what is to be printed."""
     parser = OneLineParser(
         prog="python -m neo_peft sizes",
@@ -53,7 +53,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Print a table for each published size."""
     flags = parse_flags(argv)
     found = {}

@@ -112,9 +112,8 @@ def plan_to_resume(own: dict[str, Any], given: dict[str, Any], argv: Sequence[st
     return plan
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run a study, or resume one, and print its tables."""
-    argv = sys.argv[1:] if argv is None else argv
     own, given = parse_flags(argv)
     plan = (
         plan_to_resume(own, given, argv) if "resume" in own else plan_from_flags(own, given, argv)

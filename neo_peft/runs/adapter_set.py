@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from neo_peft.decoding import Answer, Evaluation, States, evaluate, read_answers
 from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
-from neo_peft.formats.base import Base
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
@@ -48,10 +47,10 @@ class AdapterSet:
     """
 
     def __init__(self, runs: Iterable[Path | str] | Mapping[str, Path | str] = ()):
-        self.base: Base | None = None
-        self._of_base: dict = {}
-        self._runs: dict[str, Tuned] = {}
-        self._prefixes: dict[str, Past | None] = {}
+        self.base = None
+        self._of_base = {}
+        self._runs = {}
+        self._prefixes = {}  # of each run; None without a prompt
         named = isinstance(runs, Mapping)
         for run in runs:
             self.add(runs[run] if named else run, run if named else None)
@@ -136,9 +135,9 @@ class AdapterSet:
         }
         owned = [(name, index) for name in examples for index in range(len(examples[name]))]
         lengths = [length for part in examples.values() for length in part.lengths]
-        answers: dict[int, Answer] = {}  # by the row's place
+        answers = {}  # by the row's place
         for chosen in batches(np.argsort(lengths, kind="stable"), batch_size):
-            shares: dict[str, list[int]] = {}
+            shares = {}
             for which in np.sort(chosen):  # the examples of one run stand together again
                 name, index = owned[which]
                 shares.setdefault(name, []).append(index)
@@ -153,7 +152,7 @@ class AdapterSet:
 
     def _places(self, rows: Sequence[dict]) -> dict[str, list[int]]:
         """Return the indices of each run's rows."""
-        places: dict[str, list[int]] = {}
+        places = {}
         for place, row in enumerate(rows):
             if row.get("run") not in tuple(self):
                 raise InputError(

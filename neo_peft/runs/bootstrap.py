@@ -34,8 +34,8 @@ def intervals(
     predicted the same rows. Each resample is used for all runs; the runs are not resampled.
     `measures` has the metrics.
     """
-    [drawn] = _drawn(task, rows, [answers], resamples, seed)
-    return {name: _interval(values[1:]) for name, values in drawn.items()}
+    drawn = _drawn(task, rows, answers, resamples, seed)
+    return {name: _interval(values.mean(0)[1:]) for name, values in drawn.items()}
 
 
 def paired(
@@ -60,11 +60,10 @@ def paired(
     within one resample. Where fewer than `FEWEST` rows differ (`differing`), that happens more than
     once in twenty although neither side is better.
     """
-    drawn_a, drawn_b = _drawn(task, rows, [answers_a, answers_b], resamples, seed)
-    compared = {}
-    for name in drawn_a:
-        a, b = float(drawn_a[name][0]), float(drawn_b[name][0])
-        differences = (drawn_b[name] - drawn_a[name])[1:]
+    compared, count = {}, len(answers_a)
+    for name, values in _drawn(task, rows, answers_a + answers_b, resamples, seed).items():
+        of_a, of_b = values[:count].mean(0), values[count:].mean(0)
+        a, b, differences = float(of_a[0]), float(of_b[0]), (of_b - of_a)[1:]
         low, high = _interval(differences)
         other_side = min(np.sum(differences <= 0), np.sum(differences >= 0))
         p = min(1.0, 2 * (1 + int(other_side)) / (resamples + 1))
@@ -129,13 +128,13 @@ def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
 
 
 def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the metrics of summed counts, (R, S) -> (R,) each, as `metrics.py` defines them.
+    """Return the metrics of summed counts, (…, S) -> (…) each, as `metrics.py` defines them.
 
     Tags have f1, precision, recall, span_f1 and accuracy. Labels have accuracy and macro_f1, and
     two labels f1 and matthews as well.
     """
     if task.tags_words:
-        hits, guesses, support, span_hits, right, words = sums.T
+        hits, guesses, support, span_hits, right, words = np.moveaxis(sums, -1, 0)
         return {
             "f1": _ratios(2 * hits, guesses + support),
             "precision": _ratios(hits, guesses),
@@ -143,17 +142,15 @@ def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
             "span_f1": _ratios(2 * span_hits, guesses + support),
             "accuracy": _ratios(right, words),
         }
-    hits, guesses, support = np.split(sums, 3, axis=1)  # (R, K) each
-    f1, total = _ratios(2 * hits, guesses + support), support.sum(1)
-    found = {"accuracy": _ratios(hits.sum(1), total), "macro_f1": f1.mean(1)}
+    hits, guesses, support = np.split(sums, 3, axis=-1)  # (…, K) each
+    f1, total = _ratios(2 * hits, guesses + support), support.sum(-1)
+    found = {"accuracy": _ratios(hits.sum(-1), total), "macro_f1": f1.mean(-1)}
     if len(task.labels) == 2:
-        unanswered = total - guesses.sum(1)
-        spread_of_guesses = total**2 - (guesses**2).sum(1) - unanswered**2
-        spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(1)))
-        found |= {
-            "f1": f1[:, 1],
-            "matthews": _ratios(hits.sum(1) * total - (support * guesses).sum(1), spread),
-        }
+        unanswered = total - guesses.sum(-1)
+        spread_of_guesses = total**2 - (guesses**2).sum(-1) - unanswered**2
+        spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(-1)))
+        covariance = hits.sum(-1) * total - (support * guesses).sum(-1)
+        found |= {"f1": f1[..., 1], "matthews": _ratios(covariance, spread)}
     return found
 
 
@@ -165,21 +162,15 @@ def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _drawn(
-    task: Task, rows: list[dict], sides: list[list[list]], resamples: int, seed: int
-) -> list[dict[str, np.ndarray]]:
-    """Return for each side the metrics' means over its runs: those of all examples at index 0, then
-    those of each resample. Each resample is used for all runs."""
-    runs = [example_counts(task, rows, predicted) for side in sides for predicted in side]
-    counts = np.hstack(runs)
-    found: list[dict[str, list]] = [{} for _ in sides]
+    task: Task, rows: list[dict], answers: list[list], resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Return each run's metrics, (runs, 1 + R) each: those of all examples at index 0, then those
+    of the resamples. Each resample is used for all runs."""
+    counts = np.hstack([example_counts(task, rows, predicted) for predicted in answers])
+    parts = []
     for sums in chain([counts.sum(0, keepdims=True)], _resampled(counts, resamples, seed)):
-        of_runs = iter([measures(task, part) for part in np.split(sums, len(runs), axis=1)])
-        for side, of_side in zip(sides, found):
-            scores = [next(of_runs) for _ in side]
-            for name in scores[0]:
-                mean = np.mean([of_run[name] for of_run in scores], axis=0)
-                of_side.setdefault(name, []).append(mean)
-    return [{name: np.concatenate(parts) for name, parts in of.items()} for of in found]
+        parts.append(measures(task, np.stack(np.split(sums, len(answers), axis=1))))
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
 def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -105,17 +105,19 @@ def scores(task: Task, scores: dict) -> str:
     """Return the scores of one split in a few lines."""
     accuracy = number(scores["accuracy"])
     if task.tags_words:
-        lines = []
-        for kind, of in (("micro", scores), ("macro", scores["macro"])):
-            precision, recall, f1 = rates(of)
-            lines.append(f"{kind} f1 {f1} (precision {precision}, recall {recall})")
+        lines = [
+            f"{kind} f1 {number(of['f1'])} (precision {number(of['precision'])}, recall "
+            f"{number(of['recall'])})"
+            for kind, of in (("micro", scores), ("macro", scores["macro"]))
+        ]
         lines.append(f"spans alone f1 {number(scores['span_f1'])}, words accuracy {accuracy}")
         return "\n".join(lines)
-    shown = [f"accuracy {accuracy}"]
-    for name in ("f1", "matthews", "macro_f1"):
-        shown += [f"{shown_name(task, name)} {number(scores[name])}"] if name in scores else []
-    counts = ", ".join(f"{name} {scores[name]}" for name in ("total", "hits", "unanswered"))
-    return f"{', '.join(shown)}: {counts}"
+    names = [name for name in ("f1", "matthews") if name in scores]
+    of_two = "".join(f", {name} {number(scores[name])}" for name in names)
+    return (
+        f"accuracy {accuracy}{of_two}, macro f1 {number(scores['macro_f1'])}: total "
+        f"{scores['total']}, hits {scores['hits']}, unanswered {scores['unanswered']}"
+    )
 
 
 def answers(
