@@ -40,7 +40,8 @@ PROG = "python -m neo_peft evaluate"
 
 
 def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
-    """Read the flags; refuse an --out that cannot be written."""
+    """Return the flags, with the run's folder or None as `run`. Refuse an --out that cannot be
+    written."""
     parser = OneLineParser(
         prog=prog,
         description="Score a run again from its folder, or a bare base model: "
@@ -81,6 +82,7 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
     add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN + OF_THE_DATA)
     flags = parser.parse_args(argv)
     refuse_out(flags.out)
+    flags.run = find_run(flags)
     return flags
 
 
@@ -98,7 +100,6 @@ def refuse_out(out: str | None) -> None:
 def main(argv: Sequence[str], prog: str = PROG) -> None:
     """Score a run, or a bare base model, and print the scores."""
     flags = processes.on_first_process(lambda: parse_flags(argv, prog))
-    folder = processes.on_first_process(lambda: find_run(flags))
     speaks = processes.process_index == 0
 
     def say(line: str) -> None:
@@ -107,7 +108,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
 
     from neo_peft.decoding import score  # after the flags: torch takes seconds to import
 
-    tuned, instruction = load_bare(flags) if folder is None else (load_run(flags, folder), "")
+    tuned, instruction = load_run(flags) if flags.run else load_bare(flags)
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
     splits = load_splits(task, settings.data, settings.protocol, settings.seed, settings.labels)
@@ -119,7 +120,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol "
         f"{splits.protocol})"
     )
-    say(f"{folder or settings.model}" + (f", decode by {decode}" if decode else "") + "\n")
+    say(f"{flags.run or settings.model}{f', decode by {decode}' if decode else ''}\n")
 
     found = answer(tuned, rows, instruction, generated=decode == "generate")
     scores = score(task, rows, found.predicted)
@@ -127,7 +128,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         say(line)
     say(tables.scores(task, scores))
     say("\n" + tables.per_label(task, scores))
-    path = Path(flags.out) if flags.out else folder and folder / "predictions.jsonl"
+    path = Path(flags.out) if flags.out else flags.run and flags.run / "predictions.jsonl"
     if path:
         processes.on_first_process(
             lambda: write_answers(path, rows, found.predicted, found.generated)
@@ -173,15 +174,16 @@ def find_run(flags: argparse.Namespace) -> Path | None:
     return newest_run(flags.task)
 
 
-def load_run(flags: argparse.Namespace, folder: Path) -> "Tuned":
-    """Load a run with the settings in its run.json, except for those that the flags give."""
+def load_run(flags: argparse.Namespace) -> tuple["Tuned", str]:
+    """Load a run with the settings in its run.json, except for those that the flags give; it needs
+    no instruction."""
     from neo_peft.runs.loading import load
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
-    if flags.task and not (folder / RUN).exists():
+    if flags.task and not (flags.run / RUN).exists():
         flags.labels = own_labels(flags)
-    return load(folder, settings_of_run(folder, flags))
+    return load(flags.run, settings_of_run(flags.run, flags)), ""
 
 
 def load_bare(flags: argparse.Namespace) -> tuple["Tuned", str]:

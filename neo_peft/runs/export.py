@@ -77,28 +77,6 @@ def tokenizer_for(tuned: Tuned) -> PreTrainedTokenizerFast:
 
 # ---- The card
 
-CARD = """\
-# {task}, {method} on {model}
-
-{what}, made by neo_peft. Labels in order: {labels}.
-{reading}
-
-```python
-{lines}
-```
-"""
-ADAPTER_LINES = """\
-from peft import PeftConfig, PeftModel
-from transformers import {auto}
-
-base = PeftConfig.from_pretrained("{first}").base_model_name_or_path  # any copy of {base}
-model = {auto}.from_pretrained(base, dtype="float32"{labels})
-"""
-MODEL_LINES = """\
-from transformers import pipeline
-
-answer = pipeline("{pipeline}", model="."{options})
-print(answer({text!r}{more}))"""
 # transformers' class with such a head, its pipeline, and what the pipeline is called with
 OF_HEADS = {
     HeadKind.CLASSIFIER: ("TokenClassification", "token-classification", ""),
@@ -115,15 +93,17 @@ def write_card(folder: Path, tuned: Tuned, what: str, lines: str) -> None:
     """Write what a folder holds, how its model is read, and the lines of Python that load it, to be
     run inside it."""
     settings, task = tuned.settings, tuned.encoder.task
-    text = CARD.format(
-        task=task.name,
-        method=settings.method,
-        model=short_name(settings.model),
-        what=what,
-        labels=", ".join(task.labels),
-        reading=reading_of_tags(tuned) if task.tags_words else reading_of_answers(tuned),
-        lines=lines,
-    )
+    reading = reading_of_tags(tuned) if task.tags_words else reading_of_answers(tuned)
+    text = f"""\
+# {task.name}, {settings.method} on {short_name(settings.model)}
+
+{what}, made by neo_peft. Labels in order: {", ".join(task.labels)}.
+{reading}
+
+```python
+{lines}
+```
+"""
     write_text(folder / "README.md", text)
 
 
@@ -174,12 +154,16 @@ def adapter_lines(tuned: Tuned) -> str:
     """Return the Python that loads an adapter by peft."""
     model, parts = tuned.model, tuned.settings.parts
     *others, last = [part.name for part in parts] if len(parts) > 1 else ["."]
-    text = ADAPTER_LINES.format(
-        auto=f"AutoModelFor{OF_HEADS[model.head_kind][0]}",
-        first=[*others, last][0],
-        base=short_name(tuned.settings.model),
-        labels=f", num_labels={len(tuned.encoder.task.labels)}" if model.head else "",
-    )
+    auto = f"AutoModelFor{OF_HEADS[model.head_kind][0]}"
+    labels = f", num_labels={len(tuned.encoder.task.labels)}" if model.head else ""
+    text = f"""\
+from peft import PeftConfig, PeftModel
+from transformers import {auto}
+
+base = PeftConfig.from_pretrained("{[*others, last][0]}").base_model_name_or_path\
+  # any copy of {short_name(tuned.settings.model)}
+model = {auto}.from_pretrained(base, dtype="float32"{labels})
+"""
     for name in others:  # one after the other: peft has no model of both
         text += f'model = PeftModel.from_pretrained(model, "{name}").merge_and_unload()\n'
     text += f'model = PeftModel.from_pretrained(model, "{last}").eval()'
@@ -195,4 +179,8 @@ def model_lines(tuned: Tuned) -> str:
     if tuned.encoder.task.tags_words:
         which = "none" if tuned.encoder.read_last else "first"
         options = f', aggregation_strategy="{which}"'
-    return MODEL_LINES.format(pipeline=pipeline, options=options, text=example(tuned), more=more)
+    return f"""\
+from transformers import pipeline
+
+answer = pipeline("{pipeline}", model="."{options})
+print(answer({example(tuned)!r}{more}))"""
