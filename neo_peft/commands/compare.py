@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.analysis.compare import as_json, as_text, compare
-from neo_peft.commands.flags import TEXT, OneLineParser, add_json
+from neo_peft.commands.flags import OneLineParser, add_json, add_text
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -17,14 +17,12 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         description="Compare what two runs, or two studies, answered on the same rows: scores and "
         "their difference.",
     )
-    parser.add_argument(
-        "runs", nargs=2, metavar="RUN", type=TEXT, help="a run's folder, or a study's"
-    )
-    parser.add_argument(
+    add_text(parser, "runs", "RUN", "a run's folder, or a study's", nargs=2)
+    add_text(
+        parser,
         "--split",
-        metavar="NAME",
-        type=TEXT,
-        help="validation, test or another that there is (default: test, else validation)",
+        "NAME",
+        "validation, test or another that there is (default: test, else validation)",
     )
     add_json(parser)
     return parser.parse_intermixed_args(argv)

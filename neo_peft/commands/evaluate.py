@@ -13,10 +13,10 @@ from neo_peft.commands.flags import (
     OF_A_RUN,
     OF_AN_ADAPTER,
     OF_THE_DATA,
-    TEXT,
     OneLineParser,
     add_json,
     add_run_flags,
+    add_text,
     argument,
     changed,
     given,
@@ -33,7 +33,6 @@ from neo_peft.settings import make_settings, one_of, whole
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:
-    from neo_peft.decoding import Evaluation
     from neo_peft.runs.loading import Tuned
 
 PROG = "python -m neo_peft evaluate"
@@ -47,18 +46,14 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
         description="Score a run again from its folder, or a bare base model: "
         "%(prog)s runs/ner-lora --split test",
     )
-    parser.add_argument(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        type=TEXT,
-        help="a run folder (default: the newest finished one in runs/)",
+    add_text(
+        parser, "run", "RUN", "a run folder (default: the newest finished one in runs/)", nargs="?"
     )
-    parser.add_argument(
+    add_text(
+        parser,
         "--split",
-        metavar="NAME",
-        type=TEXT,
-        help="train, validation, test or another that there is (default: test, else validation)",
+        "NAME",
+        "train, validation, test or another that there is (default: test, else validation)",
     )
     parser.add_argument(
         "--decode",
@@ -73,12 +68,7 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
         "--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers"
     )
     add_json(parser)
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        type=TEXT,
-        help="write the answers here (default: RUN/predictions.jsonl)",
-    )
+    add_text(parser, "--out", "FILE", "write the answers here (default: RUN/predictions.jsonl)")
     add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN + OF_THE_DATA)
     flags = parser.parse_args(argv)
     refuse_out(flags.out)
@@ -106,7 +96,9 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         if speaks:
             print(line, file=sys.stderr if flags.json else sys.stdout, flush=True)
 
-    from neo_peft.decoding import score  # after the flags: torch takes seconds to import
+    # after the flags: torch takes seconds to import
+    from neo_peft.decoding import evaluate, score
+    from neo_peft.runs.generation import evaluate_generated
 
     tuned, instruction = load_run(flags) if flags.run else load_bare(flags)
     task, settings = tuned.encoder.task, tuned.settings
@@ -122,7 +114,15 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     )
     say(f"{flags.run or settings.model}{f', decode by {decode}' if decode else ''}\n")
 
-    found = answer(tuned, rows, instruction, generated=decode == "generate")
+    answer = evaluate_generated if decode == "generate" else evaluate
+    found = answer(
+        tuned.model,
+        tuned.encoder,
+        tuned.encoder(rows),
+        instruction,
+        settings.batch_size,
+        progress=show_progress if speaks else no_progress,
+    )
     scores = score(task, rows, found.predicted)
     for line in tables.answers(task, rows[: flags.show], found.predicted, found.generated):
         say(line)
@@ -137,22 +137,6 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         per_label = scores.pop("per_label")
         record = {"task": task.name, "split": split, "decode": decode}
         print(json.dumps(record | {"scores": scores, "per_label": per_label}))
-
-
-def answer(tuned: "Tuned", rows: list[dict], instruction: str, generated: bool) -> "Evaluation":
-    """Answer rows by the labels' probabilities or a head, or by free generation."""
-    from neo_peft.decoding import evaluate
-    from neo_peft.runs.generation import evaluate_generated
-
-    way = evaluate_generated if generated else evaluate
-    return way(
-        tuned.model,
-        tuned.encoder,
-        tuned.encoder(rows),
-        instruction,
-        tuned.settings.batch_size,
-        progress=no_progress if processes.process_index else show_progress,
-    )
 
 
 def choose_split(flags: argparse.Namespace, there: dict[str, list[dict]]) -> tuple[str, list[dict]]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from neo_peft.commands.flags import (
     OF_AN_ADAPTER,
-    TEXT,
     OneLineParser,
     add_run_flags,
+    add_text,
     settings_of_run,
 )
 from neo_peft.runs.folder import newest_run
@@ -28,16 +28,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         prog="python -m neo_peft export",
         description="Write a finished run as a folder that peft loads, or transformers alone.",
     )
-    parser.add_argument(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        type=TEXT,
-        help="a run's folder (default: the newest finished one)",
-    )
-    parser.add_argument(
-        "folder", metavar="DIR", type=TEXT, help="the folder to write, new or empty"
-    )
+    add_text(parser, "run", "RUN", "a run's folder (default: the newest finished one)", nargs="?")
+    add_text(parser, "folder", "DIR", "the folder to write, new or empty")
     parser.add_argument(
         "--merge", action="store_true", help="write a whole model, for transformers without peft"
     )

@@ -48,7 +48,11 @@ def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-TEXT = argument(filled)
+def add_text(
+    parser: argparse._ActionsContainer, name: str, metavar: str, help: str, **more: Any
+) -> None:
+    """Add an argument whose value is a name or a path, which is not empty."""
+    parser.add_argument(name, metavar=metavar, type=argument(filled), help=help, **more)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

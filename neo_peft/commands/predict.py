@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from neo_peft.commands.flags import (
     OF_A_RUN,
     OF_AN_ADAPTER,
-    TEXT,
     OneLineParser,
     add_run_flags,
+    add_text,
     settings_of_run,
 )
 from neo_peft.corpora.new_text import parse_example, parse_example_of_run
@@ -55,16 +55,16 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="an example each, two sentences split by a tab; standard input without any. Runs' "
         "folders may come first",
     )
-    parser.add_argument(
+    add_text(
+        parser,
         "--run",
-        metavar="RUN",
+        "RUN",
+        "a run's folder (default: the newest finished one in runs/); rows of several name "
+        'theirs: {"run": ...}',
         action="append",
         default=[],
-        type=TEXT,
-        help="a run's folder (default: the newest finished one in runs/); rows of several name "
-        'theirs: {"run": ...}',
     )
-    parser.add_argument("--file", metavar="FILE", type=TEXT, help="a file with an example a line")
+    add_text(parser, "--file", "FILE", "a file with an example a line")
     parser.add_argument(
         "--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}'
     )

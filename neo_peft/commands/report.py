@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.analysis.report import write_report
-from neo_peft.commands.flags import TEXT, OneLineParser
+from neo_peft.commands.flags import OneLineParser, add_text
 from neo_peft.runs.folder import newest_run
 
 
@@ -17,16 +17,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         description="Write a page on finished runs: scores, curves, errors to browse, and the "
         "recipe.",
     )
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        metavar="RUN",
-        type=TEXT,
-        help="folders (default: the newest finished run)",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", type=TEXT, help="the page (default: RUN/report.html, of one run)"
-    )
+    add_text(parser, "runs", "RUN", "folders (default: the newest finished run)", nargs="*")
+    add_text(parser, "--out", "FILE", "the page (default: RUN/report.html, of one run)")
     flags = parser.parse_intermixed_args(argv)
     if len(flags.runs) > 1 and not flags.out:
         parser.error("several runs need --out FILE, the page that compares them")

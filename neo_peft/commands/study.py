@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
-from neo_peft.commands.flags import TEXT, OneLineParser, add_settings, argument
+from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
 from neo_peft.errors import InputError
 from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
@@ -43,7 +43,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: given.pop(name) for name in names if name in given}, given
 
 
-def add_study_flags(group: Any) -> None:
+def add_study_flags(group: argparse._ArgumentGroup) -> None:
     """Add the flags that train.py does not have, or has with another meaning."""
     group.add_argument(
         "--seeds", metavar="N", type=argument(whole(1, 1000)), help="seeds 0 to N - 1 (default: 3)"
@@ -54,27 +54,18 @@ def add_study_flags(group: Any) -> None:
         nargs="+",
         type=argument(whole(1)),
         help="numbers of epochs, each its own run; a tagging task has one run, scored after each "
-        "epoch (default: "
-        "sentiment 1 5 10, similarity 1 5 10 20, tagging 10; in a sweep the largest)",
+        "epoch (default: sentiment 1 5 10, similarity 1 5 10 20, tagging 10; in a sweep the "
+        "largest)",
     )
-    group.add_argument(
+    add_text(
+        group,
         "--sweep",
-        metavar="NAME=VALUE,VALUE",
-        type=TEXT,
-        help="repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
+        "NAME=VALUE,VALUE",
+        "repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
     )
-    group.add_argument(
-        "--models", metavar="MODEL", nargs="+", type=TEXT, help="repeat it for each model"
-    )
-    group.add_argument(
-        "--out",
-        metavar="DIR",
-        type=TEXT,
-        help="the study's folder (default: studies/TASK-METHOD, …)",
-    )
-    group.add_argument(
-        "--resume", metavar="DIR", type=TEXT, help="go on with the study in this folder"
-    )
+    add_text(group, "--models", "MODEL", "repeat it for each model", nargs="+")
+    add_text(group, "--out", "DIR", "the study's folder (default: studies/TASK-METHOD, …)")
+    add_text(group, "--resume", "DIR", "go on with the study in this folder")
 
 
 def plan_from_flags(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -> dict:
@@ -140,6 +131,5 @@ def main(argv: Sequence[str]) -> None:
     if refused:
         raise InputError(
             f"{len(refused)} of {count} runs were refused, and are not in the tables, the first of "
-            f"them {refused[0]}; "
-            f"python -m neo_peft study --resume {folder} tries them again"
+            f"them {refused[0]}; python -m neo_peft study --resume {folder} tries them again"
         )
