@@ -43,7 +43,6 @@ from neo_peft.settings import flag_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
 
-TEMPLATE = ASSETS / "report.html"
 AFTER = Answers("after")
 # Errors from the record of something else than a run; its checksum may be right all the same.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -61,10 +60,12 @@ def write_report(folders: list[Path], out: Path) -> None:
             raise InputError(
                 f"{folder} holds no results of a run: {type(error).__name__}, {error}"
             ) from None
-    title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
-    body = joined([comparison(runs), *articles] if len(runs) > 1 else articles)
-    template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    write_text(out, template.substitute(title=escaped(title), body=body))
+    title = folders[0]
+    if len(runs) > 1:
+        title = f"{len(runs)} runs side by side"
+        articles.insert(0, comparison(runs))
+    template = Template((ASSETS / "report.html").read_text(encoding="utf-8"))
+    write_text(out, template.substitute(title=escaped(title), body=joined(articles)))
 
 
 def refuse_other(out: Path) -> None:
@@ -162,16 +163,16 @@ def score_section(run: Run) -> Html:
     kinds = [Answers("majority"), *run.ranges]
     tables = []
     for split, rows in run.answers[AFTER].items():
-        lines = [
-            [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
-            for name in run.ranges[AFTER][split]
-        ]
+        lines = []
+        for name in run.ranges[AFTER][split]:
+            scores = [scored(run, kind, split, name) for kind in kinds]
+            lines.append([shown_name(run.task, name), *scores])
         if any(kind.generated for kind in kinds):
-            unanswered = (kind.scores(run.record)[split]["unanswered"] for kind in kinds)
+            unanswered = [kind.scores(run.record)[split]["unanswered"] for kind in kinds]
             lines.append(["unanswered", *unanswered])
         head = element("h4", f"{split}, {len(rows):,} rows")
-        titles = ["", *(kind.title for kind in kinds)]
-        tables.append(element("div", head, html_table(titles, lines, "scores")))
+        table = html_table(["", *(kind.title for kind in kinds)], lines, "scores")
+        tables.append(element("div", head, table))
     about = (
         "Below a score its 95 % interval: how far the choice of these rows alone could move it "
         "(bootstrap)."
@@ -249,11 +250,12 @@ def tokens_a_second(run: Run) -> float | None:
     text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
-    pairs = [
-        (one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]
-    ]
-    seconds = sum(two["seconds"] - one["seconds"] for one, two in pairs)
-    return sum(two["tokens"] for _, two in pairs) / seconds if seconds > 0 else None
+    tokens = seconds = 0
+    for one, two in pairwise(lines):
+        if epochs[one["step"]] == epochs[two["step"]]:
+            tokens += two["tokens"]
+            seconds += two["seconds"] - one["seconds"]
+    return tokens / seconds if seconds > 0 else None
 
 
 def recipe_section(run: Run) -> Html:

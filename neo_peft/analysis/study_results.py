@@ -7,7 +7,7 @@ holds the lines, and `study_page.py` shows them.
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from neo_peft.analysis.plan import value_name
@@ -39,7 +39,7 @@ class Ended:
     folder: Path
     record: dict
     task: Task
-    baseline: dict[str, list[dict]] = field(default_factory=dict)
+    baseline: dict[str, list[dict]] | None = None
 
     @property
     def scores(self) -> dict[str, dict]:

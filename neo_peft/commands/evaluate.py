@@ -4,7 +4,7 @@ runs/ner-lora --split test, or python evaluate.py in a checkout."""
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,15 +71,16 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
     add_text(parser, "--out", "FILE", "write the answers here (default: RUN/predictions.jsonl)")
     add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN + OF_THE_DATA)
     flags = parser.parse_args(argv)
-    refuse_out(flags.out)
+    if flags.out:
+        refuse_out(flags.out)
     flags.run = find_run(flags)
     return flags
 
 
-def refuse_out(out: str | None) -> None:
+def refuse_out(out: str) -> None:
     """Refuse a file that cannot be written, before minutes of scoring."""
-    path = Path(out or ".").resolve()
-    if out and path.exists() and not path.is_file():
+    path = Path(out).resolve()
+    if path.exists() and not path.is_file():
         raise InputError(f"--out {out} is no plain file, and is not replaced by one; name a file")
     if not path.parent.is_dir():
         raise InputError(
@@ -104,8 +105,8 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
     splits = load_splits(task, settings.data, settings.protocol, settings.seed, settings.labels)
-    split, rows = choose_split(flags, splits.named())
-    rows = limit_rows(rows, settings.eval_limit)
+    split = choose_split(flags, splits.named())
+    rows = limit_rows(splits.named()[split], settings.eval_limit)
     for note in (*tuned.notes, *splits.notes):
         say(f"note    {note}")
     say(
@@ -139,13 +140,13 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         print(json.dumps(record | {"scores": scores, "per_label": per_label}))
 
 
-def choose_split(flags: argparse.Namespace, there: dict[str, list[dict]]) -> tuple[str, list[dict]]:
-    """Return the name and the rows of the split to score: the flag's, else test, or validation
-    where there is no test."""
+def choose_split(flags: argparse.Namespace, there: Collection[str]) -> str:
+    """Return the name of the split to score: the flag's, else test, or validation where there is no
+    test."""
     split = flags.split or reported_split(there)
     if split not in there:
         raise InputError(f"--split {split}: the data has none; it has {', '.join(there)}")
-    return split, there[split]
+    return split
 
 
 def find_run(flags: argparse.Namespace) -> Path | None:

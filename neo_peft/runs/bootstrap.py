@@ -167,9 +167,8 @@ def _drawn(
     """Return each run's metrics, (runs, 1 + R) each: those of all examples at index 0, then those
     of the resamples. Each resample is used for all runs."""
     counts = np.hstack([example_counts(task, rows, predicted) for predicted in answers])
-    parts = []
-    for sums in chain([counts.sum(0, keepdims=True)], _resampled(counts, resamples, seed)):
-        parts.append(measures(task, np.stack(np.split(sums, len(answers), axis=1))))
+    drawn = chain([counts.sum(0, keepdims=True)], _resampled(counts, resamples, seed))
+    parts = [measures(task, np.stack(np.split(sums, len(answers), axis=1))) for sums in drawn]
     return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
