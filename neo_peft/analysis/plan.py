@@ -18,7 +18,7 @@ from neo_peft.defaults import STUDY_METHODS
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import flags_of, short_name
 from neo_peft.runs.from_flags import settings_from
-from neo_peft.settings import Settings
+from neo_peft.settings import Settings, flag_name
 from neo_peft.system.files import read_sealed
 from neo_peft.tasks import TASKS, Task, get_task
 
@@ -40,6 +40,7 @@ NOT_SWEPT = (
     "checkpoint_every",
     "checkpoint_activations",
 )
+SWITCHES = {item.name for item in dataclasses.fields(Settings) if item.type is bool}
 SWITCHED = {"off": False, "on": True}  # the values of a swept flag without a value
 
 
@@ -57,19 +58,21 @@ def make_plan(
     """
     if "task" not in given:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
-    epochs = epochs_of(get_task(given["task"]), epochs)
-    field, values = sweep or ("epochs", epochs)
-    if field in given:
-        raise InputError(f"{_flag(field)} is what the sweep is over; leave it out")
-    usual = _usual_flags({*given, field}, get_task(given["task"])) | {"epochs": max(epochs)}
-    typed = [SWITCHED[value] for value in values] if _is_switch(field) else values
-    settings = [_settings(usual | given | {field: value}) for value in typed]
-    if not _is_switch(field):
-        values = [getattr(of_value, field) for of_value in settings]  # as numbers
-    names = [f"{field.replace('_', '-')}-{_plain(value)}" for value in values]
+    task = get_task(given["task"])
+    epochs = epochs_of(task, epochs)
+    swept, values = sweep or ("epochs", epochs)
+    if swept in given:
+        raise InputError(f"{flag_name(swept)} is what the sweep is over; leave it out")
+    flags = _usual_flags({*given, swept}, task) | {"epochs": max(epochs)} | given
+    if swept in SWITCHES:
+        settings = [_settings(flags | {swept: SWITCHED[value]}) for value in values]
+    else:
+        settings = [_settings(flags | {swept: value}) for value in values]
+        values = [getattr(of_value, swept) for of_value in settings]  # as numbers
+    names = [f"{swept.replace('_', '-')}-{_plain(value)}" for value in values]
     if repeated := [value for value, name in zip(values, names) if names.count(name) > 1]:
         raise InputError(
-            f"{_flag(field)} {repeated[0]} comes twice, or too much alike; name each value once"
+            f"{flag_name(swept)} {repeated[0]} comes twice, or too much alike; name each value once"
         )
     protocols = [given["protocol"]] if "protocol" in given else protocols_of(settings[0])
     runs = []
@@ -78,16 +81,10 @@ def make_plan(
         prefix = f"{protocol}-" if len(protocols) > 1 else ""
         changed = {"seed": seed} | ({"protocol": protocol} if protocol else {})
         for value, name, of_value in zip(values, names, settings):
-            runs.append(
-                {
-                    "name": f"{prefix}{name}-seed-{seed}",
-                    "value": value,
-                    "seed": seed,
-                    "flags": flags_of(of_value) | changed,
-                }
-            )
+            name, flags = f"{prefix}{name}-seed-{seed}", flags_of(of_value) | changed
+            runs.append({"name": name, "value": value, "seed": seed, "flags": flags})
     made = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
-    made |= {"swept": field, "values": values, "seeds": seeds, "command": command, "runs": runs}
+    made |= {"swept": swept, "values": values, "seeds": seeds, "command": command, "runs": runs}
     return json.loads(json.dumps(made))  # as it will be read again: tuples are lists
 
 
@@ -140,18 +137,14 @@ def read_sweep(text: str) -> tuple[str, list[str]]:
     found = [value.strip() for value in values.split(",")]
     if not all(found):
         raise InputError(f"{text!r} is not NAME=VALUE,VALUE, as in rank=4,8,16")
-    if _is_switch(field) and (wrong := [value for value in found if value not in SWITCHED]):
-        raise InputError(f"{_flag(field)} is there or not: {wrong[0]!r} is neither off nor on")
+    if field in SWITCHES and (wrong := [value for value in found if value not in SWITCHED]):
+        raise InputError(f"{flag_name(field)} is there or not: {wrong[0]!r} is neither off nor on")
     return field, found
 
 
 def _can_be_swept(item: dataclasses.Field) -> bool:
     one_value = item.type in (int, float, int | None, bool) or bool(item.metadata["choices"])
     return one_value and item.name not in NOT_SWEPT
-
-
-def _is_switch(field: str) -> bool:
-    return any(item.name == field and item.type is bool for item in dataclasses.fields(Settings))
 
 
 def value_name(swept: str, value: Any) -> str:
@@ -166,17 +159,8 @@ def read_plan(folder: Path) -> dict:
     if not (folder / PLAN).is_file():
         raise InputError(f"--resume {folder} holds no {PLAN}: no study was begun there")
     plan = read_sealed(folder / PLAN)
-    kinds = {
-        "task": str,
-        "method": str,
-        "model": str,
-        "data": str,
-        "swept": str,
-        "values": list,
-        "seeds": int,
-        "command": str,
-        "runs": list,
-    }
+    kinds = dict.fromkeys(("task", "method", "model", "data", "swept", "command"), str)
+    kinds |= {"values": list, "seeds": int, "runs": list}
     if wrong := [name for name, kind in kinds.items() if not isinstance(plan.get(name), kind)]:
         raise InputError(f"{folder / PLAN} is no study's plan: it lacks its {wrong[0]}")
     if not plan["runs"] or not all(map(_is_run, plan["runs"])):
@@ -191,13 +175,8 @@ def _is_run(run: object) -> bool:
     """Return whether a value is a run of a plan. Its name must be that of a folder."""
     if not isinstance(run, dict) or not {"name", "value", "seed", "flags"} <= run.keys():
         return False
-    return (
-        isinstance(run["flags"], dict) and re.fullmatch(r"\w[\w.+-]*", str(run["name"])) is not None
-    )
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
+    is_name = re.fullmatch(r"\w[\w.+-]*", str(run["name"])) is not None
+    return isinstance(run["flags"], dict) and is_name
 
 
 def _plain(value: Any) -> str:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neo_peft.commands.flags import OneLineParser
+from neo_peft.commands.flags import OneLineParser, add_json
 from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.runs import tables
 from neo_peft.settings import task_of
@@ -43,20 +43,17 @@ RECIPES = (
 )
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Return what is to be printed."""
     parser = OneLineParser(
         prog="python -m neo_peft sizes",
-        allow_abbrev=False,
         description="Show what each method trains and stores, for the published sizes of GPT-Neo.",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
+    add_json(parser)
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Print a table for each published size."""
     flags = parse_flags(argv)
     found = {}
