@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from neo_peft.errors import InputError
 from neo_peft.formats.peft_config import CONFIG, named_base, read_peft
 from neo_peft.methods import METHODS, owners
-from neo_peft.runs.folder import RUN, SETTINGS, recorded_settings, refuse_unfinished
+from neo_peft.runs.folder import RUN, SETTINGS, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import OF_TAGS, Settings, flag_name, make_settings
-from neo_peft.system.files import read_json, read_sealed
+from neo_peft.system.files import read_sealed
 from neo_peft.tasks import TASKS
 
 
@@ -88,8 +88,8 @@ def adapter_settings(folder: Path, task: str | None) -> Settled:
             )
         base = named_base(folder)
         return Settled(found, {"model": base} if base else {})
-    flags = read_json(folder / RUN).get("flags")
-    if not isinstance(flags, dict) or not isinstance(flags.get("method"), str):
+    flags = read_record(folder)["flags"]
+    if not isinstance(flags.get("method"), str):
         raise InputError(f"{folder / RUN} names no method: it is no run of train.py's")
     fixed = {name for part in METHODS.get(flags["method"], ()) for name in part.flags} | {"method"}
     usual = {"task", "model", "head_dropout"}

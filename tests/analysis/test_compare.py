@@ -10,11 +10,12 @@ import pytest
 
 from neo_peft.analysis.plan import PLAN, RESULTS
 from neo_peft.commands import compare
+from neo_peft.decoding import Evaluation
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs import training
 from neo_peft.runs.bootstrap import intervals, paired
 from neo_peft.runs.folder import RUN, write_record, write_settings
-from neo_peft.runs.predictions import write_predictions
+from neo_peft.runs.predictions import Answers, write_predictions
 from neo_peft.settings import make_settings
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import sha256, write_sealed
@@ -33,7 +34,7 @@ def make_run(name, task, splits, **flags):
     folder = Path(name)
     folder.mkdir()
     for split, (rows, predicted) in splits.items():
-        write_predictions(folder, "after", split, rows, predicted, None)
+        write_predictions(folder, Answers("after"), split, rows, Evaluation(predicted))
     files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.jsonl")}
     settings = {"task": task, "method": "lora", **flags}
     write_record(

@@ -143,7 +143,7 @@ def test_what_can_be_swept_are_numbers_and_choices_that_make_a_run():
         "nothing",
     ):
         with pytest.raises(
-            InputError, match=f"'{name}' is no flag that can be swept; those are train_limit, "
+            InputError, match=f"'{name}' is no flag that can be swept; those are wording, "
         ):
             read_sweep(f"{name}=a,b")
 
@@ -190,7 +190,9 @@ def test_a_plan_that_is_none():
         write_sealed(Path("study/study.json"), broken)
         with pytest.raises(InputError, match=re.escape(message)):
             read_plan(Path("study"))
-    Path("study/study.json").write_text(json.dumps(plan))
+    write_sealed(Path("study/study.json"), plan)
+    text = Path("study/study.json").read_text()
+    Path("study/study.json").write_text(text.replace('"seeds": 1', '"seeds": 2'))
     with pytest.raises(
         InputError, match="study/study.json was changed since it was written, or cut short"
     ):

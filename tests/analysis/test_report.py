@@ -6,13 +6,26 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from answered import ANSWERS, EPOCHS, EVIL, SAID, STEPS, TIMES, answerer, make_run, tagger
+from answered import (
+    AFTER,
+    ANSWERS,
+    BEFORE,
+    EPOCHS,
+    EVIL,
+    SAID,
+    STEPS,
+    TIMES,
+    answerer,
+    make_run,
+    tagger,
+)
 from sklearn.metrics import confusion_matrix
 
 from neo_peft.analysis import report as analysis
 from neo_peft.commands import report
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import write_record
+from neo_peft.runs.predictions import Answers
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import read_sealed
 
@@ -195,7 +208,7 @@ def test_of_many_errors_some_are_shown_and_all_are_counted(tmp_path):
     rows = [{"sentence": f"text {n}", "label": "good"} for n in range(120)] + [
         {"sentence": "x", "label": "bad"}
     ]
-    wrong = {kind: {"validation": ["bad"] * 121} for kind in ("before", "after")}
+    wrong = {kind: {"validation": ["bad"] * 121} for kind in (BEFORE, AFTER)}
     shown = page(make_run(tmp_path / "run", "classification", rows, wrong, ("bad", "good")))
     [title, *items], *_ = shown.groups
     assert title == "good → bad 120 50 of them shown"
@@ -261,7 +274,7 @@ def test_foreign_text_is_text_wherever_it_stands(tmp_path):
     plain = "te<evil>st"
     splits = {
         kind: {"validation": answers, plain: answers, "test": answers}
-        for kind in ("before", "after", plain)
+        for kind in (BEFORE, AFTER, Answers(plain))
     }
     names = (
         "model",

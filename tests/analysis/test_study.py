@@ -107,10 +107,9 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
     command.main([*argv, "--out", "whole"])
     whole = read_sealed(Path("whole/results.json"))
     record = json.loads(Path("whole/epochs-2-seed-0/run.json").read_text())
-    scores = record["scores"]
     text = Path("whole/table.md").read_text()
     cells = numbers(text, "test: 10 rows", "before")
-    before, said = scores["before"]["test"], scores["before, generate"]["test"]
+    before, said = record["scores"]["before"]["test"], record["generated"]["before"]["test"]
     assert [cells[0], *cells[2:4], cells[5]] == [
         f"{value:.3f}"
         for value in (
@@ -258,10 +257,7 @@ STUDY, ANSWERS = "study --task ner", "study --task sentiment"
         (f"{STUDY} --model a --models a b", "--model is what the sweep is over; leave it out"),
         (f"{STUDY} --sweep bias", "'bias' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
         (f"{STUDY} --sweep rank=4,", "'rank=4,' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
-        (
-            f"{STUDY} --sweep seed=1,2",
-            "'seed' is no flag that can be swept; those are train_limit, …",
-        ),
+        (f"{STUDY} --sweep seed=1,2", "'seed' is no flag that can be swept; those are wording, …"),
         (f"{STUDY} --sweep rank=4,x", "--rank x is not a whole number of at least 1"),
         (
             f"{STUDY} --sweep prompt-length=4,8",

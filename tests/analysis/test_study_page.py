@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from studies import make_up, named_lines
+from studies import AFTER, make_up, named_lines
 
 from neo_peft.analysis.plan import make_plan
 from neo_peft.analysis.study_page import page, write_page
@@ -77,7 +77,7 @@ def test_a_plot_shows_the_means_their_deviation_and_what_needs_no_tuning(tmp_pat
     curves, levels = drawn(results, tmp_path, monkeypatch)
     assert list(curves) == ["validation", "test"]
     for split, (xs, ys, ends) in curves.items():
-        of = [right[value, "after", split].mean(1) for value in (1, 12)]
+        of = [right[value, AFTER, split].mean(1) for value in (1, 12)]
         assert xs == [0, 1] and ys == pytest.approx([one.mean() for one in of])
         for (low, high), one in zip(ends, of, strict=True):
             reach = np.std(one, ddof=1)

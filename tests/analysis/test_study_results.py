@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import studies
-from studies import make_up, named_lines
+from studies import AFTER, BEFORE, make_up, named_lines
 
 from neo_peft.analysis import study_results
 from neo_peft.analysis.plan import make_plan
@@ -33,12 +33,13 @@ def test_results_are_numpys_over_the_runs_answers(tmp_path):
             "12 epochs",
         ]
         for name, value, kind in (
-            ("before", 1, "before"),
-            ("1 epoch", 1, "after"),
-            ("12 epochs", 12, "after"),
+            ("before", 1, BEFORE),
+            ("1 epoch", 1, AFTER),
+            ("12 epochs", 12, AFTER),
         ):
-            for measure, when in (("accuracy", kind), ("generated", f"{kind}, generate")):
-                hits, found = right[value, when, split], lines[name]["scores"][measure]
+            generated = kind._replace(generated=True)
+            for measure, answers in (("accuracy", kind), ("generated", generated)):
+                hits, found = right[value, answers, split], lines[name]["scores"][measure]
                 assert found["seeds"] == pytest.approx(hits.mean(1))
                 assert found["mean"] == pytest.approx(hits.mean())
                 assert found["sd"] == pytest.approx(np.std(hits.mean(1), ddof=1))
@@ -47,9 +48,9 @@ def test_results_are_numpys_over_the_runs_answers(tmp_path):
                 reach = 1.96 * np.std(hits.mean(0)) / np.sqrt(hits.shape[1])
                 assert found["low"] == pytest.approx(hits.mean() - reach, abs=0.015)
                 assert found["high"] == pytest.approx(hits.mean() + reach, abs=0.015)
-            unanswered = 1 - right[value, f"{kind}, generate", split].mean()
+            unanswered = 1 - right[value, generated, split].mean()
             assert lines[name]["scores"]["unanswered"]["mean"] == pytest.approx(unanswered)
-    best = max((1, 12), key=lambda value: right[value, "after", "validation"].mean())
+    best = max((1, 12), key=lambda value: right[value, AFTER, "validation"].mean())
     assert results["protocols"]["single"]["best"] == best == 12
     assert results["seconds"] == 60.2
 
@@ -59,7 +60,7 @@ def test_one_seed_has_no_deviation(tmp_path):
     right = make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
     score = named_lines(results, "test")["1 epoch"]["scores"]["accuracy"]
-    assert score["sd"] is None and score["mean"] == right[1, "after", "test"].mean()
+    assert score["sd"] is None and score["mean"] == right[1, AFTER, "test"].mean()
     assert "One seed." in page(results) and "±" not in page(results)
 
 
@@ -97,7 +98,7 @@ def test_seeds_that_learn_from_rows_of_their_own_have_baselines_of_their_own(tmp
     same."""
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
     plan["runs"][1]["flags"]["train_limit"] = 30
-    right = make_up(tmp_path, plan)[1, "after", "test"]
+    right = make_up(tmp_path, plan)[1, AFTER, "test"]
     block, hits = collect(tmp_path, plan, {})["protocols"]["single"], []
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     for train in (splits.train, limit_rows(splits.train, 30)):
@@ -179,7 +180,7 @@ def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
     plan = make_plan({"task": "sentiment"}, 2, [5], ("batch_size", ["4", "8", "16"]))
     right = make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
-    best = max((4, 8, 16), key=lambda value: right[value, "after", "validation"].mean())
+    best = max((4, 8, 16), key=lambda value: right[value, AFTER, "validation"].mean())
     tuned = {
         split: [
             name for name, line in named_lines(results, split).items() if line["kind"] == "after"
@@ -213,7 +214,7 @@ def test_the_baseline_stands_beside_the_best_with_its_interval_and_their_paired_
     assert (found["low"], found["high"]) == pytest.approx(
         (hits.mean() - reach, hits.mean() + reach), abs=0.015
     )
-    over, differences = block["over_floor"], right[12, "after", "test"].mean(0) - hits
+    over, differences = block["over_floor"], right[12, AFTER, "test"].mean(0) - hits
     reach = 1.96 * np.std(differences) / np.sqrt(len(hits))
     assert block["judged"] == "test" and over["difference"] == pytest.approx(differences.mean())
     assert (over["low"], over["high"]) == pytest.approx(
@@ -224,7 +225,7 @@ def test_the_baseline_stands_beside_the_best_with_its_interval_and_their_paired_
 def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
     plan = make_plan({"task": "sentiment"}, 2, [1, 5, 12])
     right = make_up(tmp_path, plan)
-    assert right[12, "after", "validation"].mean() > right[5, "after", "validation"].mean()
+    assert right[12, AFTER, "validation"].mean() > right[5, AFTER, "validation"].mean()
     failed = {
         "epochs-1-seed-0": "refused",
         "epochs-12-seed-0": "diverged",
@@ -244,10 +245,10 @@ def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
             "after",
         ]
         assert lines[2]["scores"]["accuracy"]["seeds"] == pytest.approx(
-            right[1, "before", split].mean(1)
+            right[1, BEFORE, split].mean(1)
         )
         assert lines[5]["scores"]["accuracy"]["seeds"] == pytest.approx(
-            right[12, "after", split].mean(1)[1:]
+            right[12, AFTER, split].mean(1)[1:]
         )
     text = page(results)
     assert "\n| 1 epoch, 1 of 2 refused " in text and "\n| 12 epochs, 1 of 2 diverged " in text

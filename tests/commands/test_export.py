@@ -344,17 +344,21 @@ def runs(tiny_folder, tmp_path_factory):
     return make_run(folder / "tags", tiny_folder, "ner", "lora+prompt").parent
 
 
+IN_FRONT = (
+    "--merge: .*{} has a prompt in front of every text, which a model of transformers has no place "
+    "for; export it without --merge, for peft"
+)
+NO_ADAPTER = (
+    "{0} is no adapter of peft's, which does not know the method {0}; export it with --merge, for "
+    "transformers"
+)
 REFUSALS = {
-    (
-        "prompt",
-        "--merge",
-    ): "--merge: .*prompt has a soft prompt, rows in front of every text, .* without --merge",
-    ("lora+prompt", "--merge"): "--merge: .* has a soft prompt, rows in front of every text",
-    ("full",): "full is no adapter of peft's, .* export it with --merge",
-    ("head",): "head is no adapter of peft's, .* export it with --merge",
-    (
-        "tags",
-    ): "peft loads no prompt without a head of its own, so that this run cannot be exported",
+    ("prompt", "--merge"): IN_FRONT.format("prompt"),
+    ("lora+prompt", "--merge"): IN_FRONT.format(r"lora\+prompt"),
+    ("full",): NO_ADAPTER.format("full"),
+    ("head",): NO_ADAPTER.format("head"),
+    ("tags",): r"tags has lora\+prompt and a head; peft loads the second of two adapters only with "
+    "a head of its own, so that this run cannot be exported",
 }
 
 

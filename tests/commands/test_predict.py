@@ -124,7 +124,8 @@ def test_labels_that_share_a_first_token_share_its_probability(tiny_folder):
     tuned = load_untuned(
         make_settings(task="sentiment", method="lora", model=str(tiny_folder)), with_method=True
     )
-    tuned.encoder.answers = {
+    # where the frozen encoder keeps its own
+    vars(tuned.encoder)["answers"] = {
         "negative": [50, 60, 0],
         "neutral": [50, 70, 80, 0],
         "positive": [90, 0],

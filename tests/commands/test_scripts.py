@@ -206,14 +206,12 @@ def test_the_papers_recipe_scores_both_decodings_beside_one_another(small, capsy
     assert record["flags"]["max_length"] == 64 and record["flags"]["clip_norm"] == 0
     assert record["kept_epoch"] == 2  # the last one
     # which no ranked answer is
-    assert record["scores"]["before, generate"]["test"]["unanswered"] == 12
-    assert (
-        record["scores"]["before, generate"]["test"].keys()
-        == record["scores"]["after"]["test"].keys()
-    )
+    generated = record["generated"]
+    assert generated["before"]["test"]["unanswered"] == 12
+    assert generated["before"]["test"].keys() == record["scores"]["after"]["test"].keys()
     assert main(evaluate, ["--decode", "generate", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["scores"]["accuracy"] == record["scores"]["after, generate"]["test"]["accuracy"]
+    assert again["scores"]["accuracy"] == generated["after"]["test"]["accuracy"]
 
 
 def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny_folder, capsys):

@@ -22,7 +22,7 @@ from neo_peft.formats.base import load_base
 from neo_peft.formats.peft_config import peft_settings
 from neo_peft.lora import merge_lora
 from neo_peft.methods import build_model
-from neo_peft.model import Batch
+from neo_peft.model import Batch, HeadKind
 from neo_peft.runs import folder as runs
 from neo_peft.runs import loading
 from neo_peft.settings import make_settings
@@ -75,9 +75,8 @@ def logits(model):
     """Compute all rows' logits of TEXTS, (N, K or V); a score is read at their last rows alone, (B,
     K)."""
     lengths = torch.tensor([len(text) for text in TEXTS])
-    reads = (
-        lengths.cumsum(0) - 1 if model.head_name == "score" else torch.arange(int(lengths.sum()))
-    )
+    at_the_end = model.head_kind == HeadKind.SCORE
+    reads = lengths.cumsum(0) - 1 if at_the_end else torch.arange(int(lengths.sum()))
     batch = Batch(torch.cat(TEXTS), lengths, reads, torch.zeros(len(reads)), lengths)
     with torch.no_grad():
         return model.logits(model(batch, model.prefix()))
@@ -162,7 +161,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tiny_folder, tmp_path, task, method
     assert not all(
         torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items()
     )
-    adapter.load_adapter(tmp_path, again)
+    adapter.load_adapter(tmp_path, again, settings.parts)
     assert model.trainable().keys() == again.trainable().keys()
     assert all(
         torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items()

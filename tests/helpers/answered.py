@@ -2,11 +2,13 @@
 
 import json
 
-from neo_peft.decoding import score
+from neo_peft.decoding import Evaluation, score
 from neo_peft.runs.folder import flags_of, write_record
-from neo_peft.runs.predictions import write_predictions
+from neo_peft.runs.predictions import Answers, write_predictions
 from neo_peft.settings import make_settings, task_of
 from neo_peft.system.files import sha256
+
+BEFORE, AFTER = Answers("before"), Answers("after")
 
 LABELS = ("O", "B-drug", "I-drug", "B-gene", "I-gene")
 
@@ -63,18 +65,19 @@ def make_run(
 ):
     """Write the folder of a finished run; return it.
 
-    `answers` is {kind of score: {split: predictions}}. `changes` are made to the record.
+    `answers` is {kind of answers: {split: predictions}}. `changes` are made to the record.
     """
     folder.mkdir(parents=True)
     settings = make_settings(task=task, method="lora", labels=labels, **flags)
     task = task_of(settings)
-    scores = {
-        "majority": {name: score(task, rows, answers["before"][name]) for name in answers["before"]}
-    }
+    splits = answers[BEFORE]
+    majority = {name: score(task, rows, splits[name]) for name in splits}
+    scores, generated = {"majority": majority}, {}
     for kind, splits in answers.items():
-        scores[kind] = {name: score(task, rows, predicted) for name, predicted in splits.items()}
+        into = generated if kind.generated else scores
+        into[kind.when] = {name: score(task, rows, splits[name]) for name in splits}
         for name, predicted in splits.items():
-            write_predictions(folder, kind, name, rows, predicted, None)
+            write_predictions(folder, kind, name, rows, Evaluation(predicted))
     for name, lines in (("metrics.jsonl", metrics), ("timings.jsonl", times)):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "adapter_model.safetensors").write_bytes(bytes(1_500_000))
@@ -100,9 +103,10 @@ def make_run(
         "finished": "2030-01-02T03:04:05+00:00",
         "trainable": 1_000,
         "total": 5_001_000,
-        "rows": {"train": 7} | {name: len(rows) for name in answers["after"]},
+        "rows": {"train": 7} | {name: len(rows) for name in answers[AFTER]},
         "kept_epoch": 2,
         "scores": scores,
+        "generated": generated,
         "warnings": ["the loss rose"],
         "assumed": ["rank"],
         "seconds": 61.4,
@@ -119,8 +123,8 @@ def tagger(folder, **more):
     """Write a run that tags words."""
     nothing = [["O"] * len(row["tokens"]) for row in TAGGED]
     splits = {
-        "before": {"validation": nothing, "test": nothing},
-        "after": {"validation": ANSWERED, "test": ANSWERED},
+        BEFORE: {"validation": nothing, "test": nothing},
+        AFTER: {"validation": ANSWERED, "test": ANSWERED},
     }
     return make_run(folder, "tagging", TAGGED, splits, LABELS, **more)
 
@@ -128,10 +132,10 @@ def tagger(folder, **more):
 def answerer(folder, **more):
     """Write a run that answers, by rank and by generation."""
     splits = {
-        "before": {"test": ANSWERS, "validation": ANSWERS},
-        "before, generate": {"test": [None] * 5, "validation": [None] * 5},
-        "after": {"test": ANSWERS, "validation": ANSWERS},
-        "after, generate": {"test": ANSWERS, "validation": ANSWERS},
+        BEFORE: {"test": ANSWERS, "validation": ANSWERS},
+        Answers("before", generated=True): {"test": [None] * 5, "validation": [None] * 5},
+        AFTER: {"test": ANSWERS, "validation": ANSWERS},
+        Answers("after", generated=True): {"test": ANSWERS, "validation": ANSWERS},
     }
     return make_run(folder, "classification", SAID, splits, ("bad", "so-so", "good"), **more)
 

@@ -8,7 +8,7 @@ import pytest
 
 import evaluate
 import train
-from neo_peft.commands import export, predict, study
+from neo_peft.commands import compare, export, predict, report, study
 from neo_peft.formats import base
 from neo_peft.system.exit_status import exit_status
 
@@ -18,6 +18,8 @@ SCRIPTS = {
     "predict": predict,
     "export": export,
     "study": study,
+    "report": report,
+    "compare": compare,
 }
 
 NER, TEXT = "train --task ner --method lora", "train --task sentiment --method prompt"

@@ -43,9 +43,9 @@ def stop_at(*steps, number=signal.SIGTERM):
     def patch() -> None:
         real = training.Log.step
 
-        def stopping_at(log, line, tokens):
-            real(log, line, tokens)
-            if line["step"] in steps:
+        def stopping_at(log, step):
+            real(log, step)
+            if step.step in steps:
                 os.kill(os.getpid(), number)
 
         training.Log.step = stopping_at

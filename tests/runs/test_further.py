@@ -210,7 +210,7 @@ def test_an_exported_run_is_scored_and_trained_further(tmp_path, capsys):
         )
         == 0
     )
-    loading.begin(tuned)
+    loading.start_from_adapter(tuned)
     assert loss_of(tuned) == pytest.approx(loss_of(loading.load("run")), rel=1e-6)
     again = loading.load(
         "out", loading.settings_in(Path("out"), str(BUNDLED["neo-mini"]), "sentiment")
@@ -230,7 +230,7 @@ def test_an_adapter_without_a_head_gets_a_fresh_one(tiny_folder, tmp_path, capsy
         "peft holds no head: the classifier starts anew, from the seed 4" in note
         for note in tuned.notes
     )
-    loading.begin(tuned)
+    loading.start_from_adapter(tuned)
     assert torch.equal(tuned.model.head.weight, fresh.model.head.weight)
     assert torch.count_nonzero(
         tuned.model.get_submodule("transformer.h.0.attn.attention.q_proj").lora_B.weight
@@ -283,6 +283,12 @@ def test_pickled_tensors_are_refused_with_the_line_that_converts_them(tiny_folde
     assert loading.load("peft", settings).model.trainable().keys()
 
 
+def record(folder, flags):
+    """Write the record of a run of which nothing else is there."""
+    folder.mkdir(exist_ok=True)
+    runs.write_record(folder, {"labels": [], "flags": flags, "base": {}, "files": {}})
+
+
 #
 # ---- Refusals
 
@@ -304,15 +310,13 @@ SETTLED = {
 
 @pytest.mark.parametrize("flags", SETTLED)
 def test_a_flag_that_the_adapter_settles_is_refused(tmp_path, flags):
-    (tmp_path / "run").mkdir()
-    recorded = vars(make_settings(task="ner", method="lora"))
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"flags": recorded}))
+    record(tmp_path / "run", vars(make_settings(task="ner", method="lora")))
     assert parse_train_flags(["--adapter", "run"]).rank == 8
     with pytest.raises(InputError, match=SETTLED[flags]):
         parse_train_flags(["--adapter", "run", *flags.split()])
 
 
-def test_what_is_no_adapter_is_refused(tiny_folder, tmp_path):
+def test_what_is_no_adapter_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(
         InputError, match="--adapter none: there is no such folder; it is a run's, or one of peft's"
@@ -322,12 +326,18 @@ def test_what_is_no_adapter_is_refused(tiny_folder, tmp_path):
         InputError, match="--adapter run holds neither run.json nor adapter_config.json"
     ):
         parse_train_flags(["--adapter", "run"])
-    for text in ("{}", '{"flags": {"method": 3}}'):
-        (tmp_path / "run" / "run.json").write_text(text)
-        with pytest.raises(
-            InputError, match=r"run.json names no method: it is no run of train.py's"
-        ):
+    for flags, message in (
+        (None, "run.json is no run's: it lacks its flags"),
+        ({}, "run.json names no method: it is no run of train.py's"),
+        ({"method": 3}, "run.json names no method: it is no run of train.py's"),
+    ):
+        record(tmp_path / "run", flags)
+        with pytest.raises(InputError, match=message):
             parse_train_flags(["--adapter", "run"])
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"method": 3', '"method": "lora"'))
+    with pytest.raises(InputError, match=r"run.json was changed since it was written, or cut"):
+        parse_train_flags(["--adapter", "run"])
 
 
 def test_another_base_and_another_tasks_head_are_refused(tiny_folder, tmp_path):
@@ -348,13 +358,12 @@ def test_another_base_and_another_tasks_head_are_refused(tiny_folder, tmp_path):
 
 
 def test_a_runs_own_labels_and_their_words_are_kept_but_for_another_task(tmp_path):
-    (tmp_path / "run").mkdir()
     recorded = vars(
         make_settings(
             task="pairs", method="prompt", labels="0,1", label_words="no,yes", model="neo-mini"
         )
     )
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"flags": recorded}))
+    record(tmp_path / "run", recorded)
     settings = parse_train_flags(["--adapter", "run"])
     assert (settings.task, settings.labels, settings.label_words) == (
         "pairs",

@@ -80,16 +80,16 @@ def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
         match="^run/predictions/after-train.jsonl is missing: of its answers the run left "
         "predictions/after-test",
     ):
-        read_predictions(run, "after", "train")
+        read_predictions(run, Answers("after"), "train")
     whole = path.read_text()
     path.write_text(whole + "\n")
     with pytest.raises(
         InputError, match="^run/predictions/after-test.jsonl was changed since the run: its sha256"
     ):
-        read_predictions(run, "after", "test")
+        read_predictions(run, Answers("after"), "test")
     path.unlink()
     with pytest.raises(InputError, match="is missing"):
-        read_predictions(run, "after", "test")
+        read_predictions(run, Answers("after"), "test")
 
 
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
@@ -121,7 +121,7 @@ def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_fo
         files.write_sealed(
             Path("run/run.json"), {name: record[name] for name in record if name != "sha256"}
         )
-        return read_predictions(Path("run"), "after", "test")
+        return read_predictions(Path("run"), Answers("after"), "test")
 
     for line in wrong:
         with pytest.raises(

@@ -192,9 +192,9 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tiny_folder, tmp_path, number, st
         def stop_after(step=step) -> None:
             real = training.Log.step
 
-            def stopping_at(log, line, tokens):
-                real(log, line, tokens)
-                if line["step"] == step:
+            def stopping_at(log, taken):
+                real(log, taken)
+                if taken.step == step:
                     os.kill(os.getpid(), number)
 
             training.Log.step = stopping_at
