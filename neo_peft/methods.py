@@ -32,6 +32,9 @@ class Method:
     # the layers that it changes, grouped by kind, and `warnings(model)`: sentences on what shows,
     # after training, that nothing was learnt.
     module: str = ""
+    # Finds the names of its tensors (a regular expression), which a combination saves apart. What
+    # no part finds belongs to the first one.
+    tensors: str = ""
     flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # its own, and their choices
     defaults: dict[str, object] = field(default_factory=dict)  # behind flags and presets
     # What differs on the bundled model, which is small: chosen on validation, docs/results.md.
@@ -62,6 +65,7 @@ LORA = Method(
 PROMPT = Method(
     name="prompt",
     module="neo_peft.prompt",
+    tensors=r"^prompt\.",
     flags=dict.fromkeys(("prompt_length", "prompt_text"), ())
     | {"prompt_init": ("text", "vocab", "labels", "random")},
     defaults={"learning_rate": 3e-2},

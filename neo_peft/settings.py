@@ -116,7 +116,7 @@ class Settings:
     """What a run is made from. Make one with `make_settings`, which fills in defaults and checks
     ranges."""
 
-    task: str = DATA(None, f"what to learn: {', '.join(TASKS)}", choices=tuple(TASKS))
+    task: str = DATA(None, f"what to learn: {', '.join(TASKS)}", choices=TASKS)
     data: str = DATA(
         "sample", "sample (bundled), hub, or a folder: your own train.jsonl, or original files"
     )

@@ -8,6 +8,7 @@ a part, is loaded by runs/loading.py.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +61,18 @@ def adapter_files(
     for place, part in part_folders(folder, parts).items():
         of_type = format_of(part)
         key, prefix = (of_type.key, of_type.HEAD_PREFIX) if of_type else (_plain_key, PLAIN_PREFIX)
-        keys = {key(name): name for name in names if name not in heads and key(name)}
+        own = (name for name in names if name not in heads and _owner(name, parts) is part)
+        keys = {key(name): name for name in own if key(name)}
         if not files:
             keys |= {prefix + name: name for name in heads}
         files[place / WEIGHTS] = keys
     return files
+
+
+def _owner(name: str, parts: tuple[Method, ...]) -> Method:
+    """Return the part of a combination that a tensor belongs to."""
+    found = (part for part in parts if part.tensors and re.search(part.tensors, name))
+    return next(found, parts[0])
 
 
 def _plain_key(name: str) -> str:
