@@ -415,6 +415,8 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         )
     if name in OF_TAGS and not task.tags_words:
         return f"{OF_TAGS_ALONE}; the task here is {task.name}"
+    if name == "wording" and task.tags_words:
+        return f"belongs to tasks with a text around a row; {task.name} has its words alone"
     if name == "readout" and task.tags_words:
         return f"belongs to tasks whose answer is said; {task.name} tags words by a head"
     if name == "generate" and (task.tags_words or by_head):

@@ -43,6 +43,7 @@ from neo_peft.settings import flag_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
 
+TEMPLATE = ASSETS / "report.html"
 AFTER = Answers("after")
 # Errors from the record of something else than a run; its checksum may be right all the same.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -64,7 +65,7 @@ def write_report(folders: list[Path], out: Path) -> None:
     if len(runs) > 1:
         title = f"{len(runs)} runs side by side"
         articles.insert(0, comparison(runs))
-    template = Template((ASSETS / "report.html").read_text(encoding="utf-8"))
+    template = Template(TEMPLATE.read_text(encoding="utf-8"))
     write_text(out, template.substitute(title=escaped(title), body=joined(articles)))
 
 

@@ -15,7 +15,15 @@ from neo_peft.analysis.study_results import collect
 from neo_peft.errors import DivergedError, InputError, Stopped
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import training
-from neo_peft.runs.folder import RUN, SETTINGS, flags_of, next_free, read_record, recorded_settings
+from neo_peft.runs.folder import (
+    RUN,
+    SETTINGS,
+    NewFolder,
+    flags_of,
+    next_free,
+    read_record,
+    recorded_settings,
+)
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.job import Say
 from neo_peft.system.files import clean, locked, make_folders, refuse_used, write_sealed
@@ -58,8 +66,8 @@ def run_study(
             raise
 
 
-def begin_study(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
-    """Make the folder of a new study with its plan; return it, and all folders that were made."""
+def begin_study(plan: dict, out: str | None) -> NewFolder:
+    """Make the folder of a new study with its plan."""
     if out:
         folder = Path(out)
         if (folder / PLAN).exists():
@@ -68,11 +76,11 @@ def begin_study(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
                 "anew"
             )
         refuse_used(folder, "--out ")
-        made = make_folders(folder)
+        new = NewFolder(folder, make_folders(folder))
     else:
-        folder, made = next_free(STUDIES / f"{plan['task'].replace('/', '-')}-{plan['method']}")
-    write_sealed(folder / PLAN, plan)
-    return folder, made
+        new = next_free(STUDIES / f"{plan['task'].replace('/', '-')}-{plan['method']}")
+    write_sealed(new.path / PLAN, plan)
+    return new
 
 
 def abandon_study(folder: Path, made: list[Path], plan: dict) -> None:

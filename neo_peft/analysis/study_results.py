@@ -57,17 +57,16 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
 
     `failed` has the names of the runs without a result, and why: "diverged" or "refused".
     """
-    of_protocols = {}
+    runs, of_protocols = [], {}
     for run in plan["runs"]:
         if run["name"] not in failed:
             path, record = folder / run["name"], read_record(folder / run["name"])
-            ended = Ended(run["value"], run["seed"], path, record, task_of_run(path, record))
-            of_protocols.setdefault(record["protocol"], []).append(ended)
-    if not of_protocols:
+            runs.append(Ended(run["value"], run["seed"], path, record, task_of_run(path, record)))
+            of_protocols.setdefault(record["protocol"], []).append(runs[-1])
+    if not runs:
         raise InputError(
             f"no run of {folder} came to an end: {', '.join(sorted({*failed.values()}))}"
         )
-    runs = [run for of_protocol in of_protocols.values() for run in of_protocol]
     first = runs[0]
     copied = ("task", "method", "model", "data", "swept", "values", "seeds", "command")
     return {name: plan[name] for name in copied} | {
@@ -120,12 +119,12 @@ def protocol_results(plan: dict, runs: list[Ended], failed: dict[str, str]) -> d
 def best_value(groups: dict[object, list[Ended]]) -> object:
     """Return the value that is best on validation, of those that succeed with the most seeds."""
 
-    def rank(value: object) -> tuple[int, float]:
+    def worth(value: object) -> tuple[int, float]:
         runs = groups[value]
         scores = [run.scores["after"]["validation"][run.task.metric] for run in runs]
         return len(runs), statistics.fmean(scores)
 
-    return max(filter(groups.get, groups), key=rank)
+    return max(filter(groups.get, groups), key=worth)
 
 
 def failures(plan: dict, value: object, first: Ended, failed: dict[str, str]) -> dict[str, int]:

@@ -466,7 +466,8 @@ OPTIONS = [
     ),
     (
         LORA | {"init_lora_weights": "pissa"},
-        "init_lora_weights is 'pissa': a start that moves the base's weights",
+        "init_lora_weights is 'pissa'; expected a start that leaves the base's weights where they "
+        "are",
     ),
     (LORA | {"target_modules": 5}, "target_modules is 5; it is a list of names"),
     (LORA | {"r": 0}, f"r is 0; {COUNT}"),

@@ -24,7 +24,8 @@ from hub_server import HubServer
 from refusals import METHODS, NER, TAGS, TASKS, TEXT, cases, forbid_loading, refused, run
 
 from neo_peft.corpora import lines
-from neo_peft.settings import Settings, names
+from neo_peft.methods import owners
+from neo_peft.settings import Settings, flag_name, names
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +62,7 @@ CHOICES = {
     "--task": TASKS,
     "--method": METHODS,
     "--protocol": "clean, paper",
+    "--wording": "own, source",
     "--read": "first, last",
     "--tag-decoding": "greedy, viterbi",
     "--readout": "words, head",
@@ -168,6 +170,10 @@ FLAGS = [
         "--read belongs to tasks that tag words, as ner does; the task here is sentiment",
     ),
     (
+        f"{NER} --wording source",
+        "--wording belongs to tasks with a text around a row; ner has its words alone",
+    ),
+    (
         f"{TEXT} --prompt-text x --prompt-init vocab",
         "--prompt-text needs --prompt-init text; it is vocab",
     ),
@@ -247,26 +253,20 @@ def test_no_bad_flag_waits_for_torch(tmp_path):
 
 
 def test_every_flag_has_its_cases():
-    fields = {
-        "--" + field.name.replace("_", "-"): field.metadata
-        for field in dataclasses.fields(Settings)
-    }
-    text = {
-        flag
-        for flag, meta in fields.items()
-        if meta["read"] in (str, names) and not meta["choices"]
-    }
-    assert {flag for flag, meta in fields.items() if meta["choices"]} == {*CHOICES}
-    assert {flag for flag, meta in fields.items() if meta["read"] is not bool} == {
+    fields = {flag_name(field.name): field for field in dataclasses.fields(Settings)}
+    reads = {flag: field.metadata["read"] for flag, field in fields.items()}
+    with_choices = {flag for flag, field in fields.items() if field.metadata["choices"]}
+    text = {flag for flag, read in reads.items() if read in (str, names)} - with_choices
+    assert with_choices == {*CHOICES} and text == {*TEXTS}
+    assert {flag for flag, read in reads.items() if read is not bool} == {
         *WHOLE,
         *REAL,
         *CHOICES,
-    } | text
-    assert text == {*TEXTS}
+        *TEXTS,
+    }
     for flags, method in ((OF_LORA, "lora"), (OF_PROMPT, "prompt")):
-        assert {flag.split()[0] for flag in flags} == {
-            flag for flag, meta in fields.items() if meta["only"] == method
-        }
+        of_method = {flag for flag, field in fields.items() if owners(field.name) == [method]}
+        assert {flag.split()[0] for flag in flags} == of_method
 
 
 def test_without_flags_train_names_the_two_usual_commands(capfd):
@@ -414,10 +414,7 @@ RUNS = [
         "evaluate lora --zero-shot",
         "--zero-shot scores an untuned model: name --task and --model, and no run",
     ),
-    (
-        "predict lora full --jsonl",
-        "full tuned the whole model (full): it has no adapter that could share a base",
-    ),
+    ("predict lora full --jsonl", "full was trained by full: it cannot share a base"),
     (
         "train --adapter lora --rank 4",
         "--rank is settled by --adapter lora, to 8; leave it out, or --adapter",
@@ -428,13 +425,13 @@ RUNS = [
     ),
     (
         "export prompt out --merge",
-        "--merge: prompt has a soft prompt, rows in front of every text, which a model of "
-        "transformers has no place for; export it without --merge, for peft",
+        "--merge: prompt has a prompt in front of every text, which a model of transformers has no "
+        "place for; export it without --merge, for peft",
     ),
     (
         "export full out",
-        "full is no adapter of peft's, which knows neither a model tuned in full nor a head alone; "
-        "export it with --merge, for transformers",
+        "full is no adapter of peft's, which does not know the method full; export it with "
+        "--merge, for transformers",
     ),
     ("evaluate d", "d is an adapter without a run.json: name its --task and its --model"),
     (

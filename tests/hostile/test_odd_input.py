@@ -227,9 +227,9 @@ def test_a_prompt_that_leaves_no_room_is_refused(base):
 
     made = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=128)
     with pytest.raises(InputError, match="do not fit into the model's 128 positions"):
-        make(TASKS["ner"], MINI, base.trunk.config, made, True)
+        make(TASKS["ner"], MINI, base.trunk.config, made, with_head=True)
     fits = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=127)
-    encoder = make(TASKS["ner"], MINI, base.trunk.config, fits, True, 127)
+    encoder = make(TASKS["ner"], MINI, base.trunk.config, fits, with_head=True)
     examples = encoder([{"tokens": ["immunoglobulin", "gene"]}])
     assert encoder.max_length == 1 and np.diff(examples.starts).tolist() == [1]
     model = build_model(copy.deepcopy(base.trunk), MINI, TASKS["ner"], fits)
