@@ -9,7 +9,7 @@ another question, which runs/generation.py answers.)
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,6 @@ from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
 from neo_peft.viterbi import best_sequences
-
-A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -100,16 +98,12 @@ def prefix_of(model: TunedModel, encoder: Encoder, instruction: str) -> Past | N
 
 
 def in_batches(
-    answer: Callable[[np.ndarray], list[A]],
-    examples: Examples,
-    batch_size: int,
-    progress: Progress,
-    what: str,
-) -> list[A]:
+    answer: Callable, examples: Examples, size: int, progress: Progress, what: str
+) -> list:
     """Answer all examples, batch by batch, and return the answers in their order. Texts of like
     lengths go together: attention is computed on a grid."""
     order = np.argsort(examples.lengths, kind="stable")
-    steps = [chosen for chosen in batches(order, batch_size) if len(chosen)]
+    steps = [chosen for chosen in batches(order, size) if len(chosen)]
     found = []
     for chosen in progress(steps, what, len(steps)):
         found += zip(chosen, answer(chosen), strict=True)

@@ -16,9 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from neo_peft.elementwise import gelu_new
 from neo_peft.packing import Packing
 
-# the position of a place that holds no key: later than any query, so that none sees it
+# The position of a place that holds no key: later than any query, so that none sees it.
 NOWHERE = 1 << 40
-
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
 Masks = list[Tensor | None]  # of one layer, one for each grid

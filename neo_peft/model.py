@@ -30,8 +30,7 @@ class Batch:
     read_counts: Tensor  # how often each example is read (B,)
 
     @property
-    def labelled(self) -> int:
-        """The number of known targets."""
+    def labelled(self) -> int:  # the number of known targets
         return int((self.targets != -1).sum())
 
     def to(self, device: torch.device) -> "Batch":

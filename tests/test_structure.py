@@ -60,6 +60,12 @@ def test_the_door_has_these_files_and_no_others():
     assert {path.stem for path in PACKAGE.glob("*.py")} == DOOR
 
 
+def test_the_door_and_the_reading_path_stay_short():
+    lines = {path.stem: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
+    assert sum(lines.values()) <= 3000
+    assert sum(lines[name] for name in READING_PATH) <= 2100
+
+
 def test_a_folders_docstring_lists_its_files():
     for folder in filter(None, MAY_IMPORT):
         text = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text()))
