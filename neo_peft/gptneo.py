@@ -6,6 +6,7 @@ sqrt(head_dim); q, k and v have no bias; a local layer sees the last `window_siz
 included. Read `packing.py` first.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,10 +58,12 @@ class Past:
     def length(self) -> int:
         return self.positions.shape[1]
 
+    def each(self, change: Callable[[Tensor], Tensor], positions: Tensor) -> "Past":
+        return Past(tuple(map(change, self.keys)), tuple(map(change, self.values)), positions)
+
     def select(self, examples: Tensor) -> "Past":
         """Return the past of these examples (indices); index 0 of a prefix is anyone's."""
-        keys, values = (tuple(one[examples] for one in all) for all in (self.keys, self.values))
-        return Past(keys, values, self.positions[examples])
+        return self.each(lambda tensor: tensor[examples], self.positions[examples])
 
     def then(self, later: "Past") -> "Past":
         """Join a past and what came after it, example by example."""
