@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Array, Labels = np.ndarray, list[str | None]
-UNKNOWN = -1  # the target where a row's label is not given
+NO_LABEL = -1  # the target where a row gives no label
 GENERATED = 10  # the most tokens of free generation
 
 
@@ -54,8 +54,8 @@ class Examples:
 
     @cached_property
     def labelled(self) -> np.ndarray:
-        """The number of known targets of each example."""
-        return np.diff(_bounds(self.targets != UNKNOWN)[self.read_starts])
+        """The number of labels that each example gives."""
+        return np.diff(_bounds(self.targets != NO_LABEL)[self.read_starts])
 
     def digest(self) -> str:
         """Hash all that they hold."""
@@ -89,7 +89,7 @@ class Encoder:
         return tokenize(self.tokenizer, texts)
 
     def __call__(self, rows: Sequence[dict]) -> Examples:
-        """Encode rows. One without a label has the target UNKNOWN, and is read at its mark."""
+        """Encode rows. One without a label has the target NO_LABEL, and is read at its mark."""
         numbers: dict[str, int] = {}  # of the distinct texts, in the order in which they come
         pieces, counts, labels = [], [], []
         for row in rows:
@@ -147,7 +147,7 @@ class Encoder:
         tokens too."""
         classes = [[index] for index in range(len(self.task.labels))]
         targets = classes if self.with_head else list(self.answers.values())
-        targets.append([UNKNOWN])  # at the index UNKNOWN, which is -1
+        targets.append([NO_LABEL])  # at the index NO_LABEL, which is -1
         classes = self._classes(labels)
         counts = _lengths(targets)[classes]
         reads = np.repeat(np.diff(starts) - 1, counts) + _within(counts)
@@ -157,7 +157,7 @@ class Encoder:
         return Examples(ids, starts, reads.astype(np.int32), targets, _bounds(counts))
 
     def _classes(self, labels: Iterable[str | None]) -> Array:
-        known = {label: index for index, label in enumerate(self.task.labels)} | {None: UNKNOWN}
+        known = {label: index for index, label in enumerate(self.task.labels)} | {None: NO_LABEL}
         try:
             return np.fromiter(map(known.__getitem__, labels), dtype=np.int32)
         except KeyError as error:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class LoRALinear(nn.Module):
     """A frozen linear layer, `base_layer`, and its correction.
 
-    Of the frozen layer it uses two things: its product, `base_layer(x)`, and its `weight`.
+    The frozen layer is asked for two things: its product, `base_layer(x)`, and its `weight`.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class LoRALinear(nn.Module):
         """Return what is added to the frozen layer's output: (alpha / r) · B A dropout(x)."""
         scaling = self.scaling
         if self.training and self.dropout:
-            x, stays = drop(x, self.dropout)
-            scaling /= stays
+            x, share = drop(x, self.dropout)
+            scaling /= share
         return self.lora_B(scaling * self.lora_A(x))  # scaled where it is small, (N, r)
 
     def merged(self) -> nn.Linear:

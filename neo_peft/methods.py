@@ -167,8 +167,8 @@ def build_model(
 
 
 def bare_model(model: TunedModel) -> TunedModel:
-    """Return a model without its method, before it trains: the frozen trunk, read by the language
-    model's head, or by the untrained head of a tagging task. (LoRA still adds zero.)"""
+    """Return the model that was there before, without a prompt (LoRA adds zero yet). The language
+    model's head reads it, or the untrained head of a tagging task."""
     from neo_peft.model import HeadKind, TunedModel
 
     tags = model.head_kind == HeadKind.CLASSIFIER

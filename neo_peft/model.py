@@ -26,11 +26,11 @@ class Batch:
     ids: Tensor  # tokens (N,)
     lengths: Tensor  # tokens of each example (B,); on the CPU, where the layout is made
     reads: Tensor  # the indices into `ids` at which the model is read (M,)
-    targets: Tensor  # the class or token to predict there (M,); -1 where it is not known
+    targets: Tensor  # the class or token to predict there (M,); -1 where no label is given
     read_counts: Tensor  # how often each example is read (B,)
 
     @property
-    def labelled(self) -> int:  # the number of known targets
+    def labelled(self) -> int:  # the number of targets that are given
         return int((self.targets != -1).sum())
 
     def to(self, device: torch.device) -> "Batch":

@@ -1,4 +1,4 @@
-"""The packed batch: the tokens of B texts one behind the other, without padding.
+"""The packed batch: the tokens of B texts one behind the other; only attention may pad.
 
 Every linear layer, norm and embedding works on the N tokens alone, (N, H). Only attention needs
 grids (b, T): `Packing` says which tokens stand together in one. On a CPU neighbouring texts share a
