@@ -46,7 +46,8 @@ def answers_in(record: dict) -> list[Answers]:
     found = []
     for when in record["scores"]:
         found.append(Answers(when))
-        found += [Answers(when, generated=True)] if when in record["generated"] else []
+        if when in record["generated"]:
+            found.append(Answers(when, generated=True))
     return found
 
 
