@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from neo_peft.analysis.markup import Html, cell, element, facts, html_table, joined, note, section
+from neo_peft.analysis.markup import Html, element, facts, html_table, joined, note, section
 from neo_peft.analysis.mistakes import KINDS, Mistake, mistakes
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.metrics import Entity, entities
@@ -19,12 +19,14 @@ def by_type(task: Task, scores: dict, split: str) -> Html:
     total = sum(of["support"] for of in of_types.values())
     lines.append(["all, typed", *rates(scores), total])
     lines.append(["all, span only", "", "", number(scores["span_f1"]), total])
-    about = (
-        "Typed: an entity is right by its type and both ends. Span only: by both ends, "
-        "whatever its type."
+    return section(
+        f"Types, on {split}",
+        html_table(["type", *RATES, "gold"], lines, "totals"),
+        note(
+            "Typed: an entity is right by its type and both ends. Span only: by both ends, "
+            "whatever its type."
+        ),
     )
-    table = html_table(["type", *RATES, "gold"], lines, "totals")
-    return section(f"Types, on {split}", table, note(about))
 
 
 def by_label(task: Task, scores: dict, split: str) -> Html:
@@ -34,14 +36,17 @@ def by_label(task: Task, scores: dict, split: str) -> Html:
         cells = []
         for column, count in enumerate(counts):
             share = f"--share:{100 * count / max(1, sum(counts)):.0f}%"
-            cells.append(cell(count, style=share, class_="right" if column == right else None))
+            which = "right" if column == right else None
+            cells.append(element("td", count, style=share, class_=which))
         lines.append([label, *cells])
-    about = (
-        "Rows of the split; a cell is the stronger in colour, the larger its share of the gold "
-        "label."
+    return section(
+        f"Gold against answer, on {split}",
+        html_table(confusion_header(task), lines, "confusion"),
+        note(
+            "Rows of the split; a cell is the stronger in colour, the larger its share of the gold "
+            "label."
+        ),
     )
-    matrix = html_table(confusion_header(task), lines, "confusion")
-    return section(f"Gold against answer, on {split}", matrix, note(about))
 
 
 def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
@@ -59,12 +64,14 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
 
     count = sum(len(entities(row["tags"])) for row in rows)
     right = count - sum(len(wrong[kind]) for kind in KINDS if kind != "spurious")
-    about = (
-        f"{count:,} gold entities in {len(rows):,} sentences, {right:,} right. Outlined is "
-        "what a line is about."
+    return section(
+        f"Errors, on {split}",
+        note(
+            f"{count:,} gold entities in {len(rows):,} sentences, {right:,} right. Outlined is "
+            "what a line is about."
+        ),
+        *(group(kind, wrong[kind], show, about) for kind, about in KINDS.items()),
     )
-    groups = [group(kind, wrong[kind], show, KINDS[kind]) for kind in KINDS]
-    return section(f"Errors, on {split}", note(about), *groups)
 
 
 def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: list[str]) -> Html:

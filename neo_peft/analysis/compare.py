@@ -15,7 +15,7 @@ from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
 from neo_peft.errors import InputError
 from neo_peft.runs import tables
 from neo_peft.runs.bootstrap import FEWEST, asked, differing, intervals, paired, same_rows
-from neo_peft.runs.folder import read_record, refuse_unfinished, task_of_run
+from neo_peft.runs.folder import finished, read_record, refuse_unfinished
 from neo_peft.runs.predictions import Answers, read_predictions, reported_split
 from neo_peft.system.files import read_sealed
 from neo_peft.tasks import Task
@@ -85,7 +85,7 @@ def as_json(found: Comparison) -> dict:
         "rows_that_differ": found.differ,
     }
     for name, side in zip("ab", found.sides):
-        shown |= {name: str(side.folder), f"{name}_runs": [str(run) for run in side.runs]}
+        shown |= {name: str(side.folder), f"{name}_runs": list(map(str, side.runs))}
     return shown | {"better": better(found), "measures": found.measures}
 
 
@@ -142,7 +142,7 @@ def task_of_all(runs: list[Path]) -> Task:
         if not run.is_dir():
             raise InputError(f"there is no run folder {run}")
         refuse_unfinished(run)
-        task = task_of_run(run, read_record(run))
+        _, task = finished(run)
         first = first or task
         for what, a, b in (
             ("tasks", first.name, task.name),
@@ -158,8 +158,8 @@ def task_of_all(runs: list[Path]) -> Task:
 
 def usual_split(run: Path) -> str:
     """Return test, or validation where the run has no predictions of test."""
-    names = (Path(name).stem.removeprefix("after-") for name in read_record(run)["files"])
-    return reported_split(set(names))
+    files = read_record(run)["files"]
+    return reported_split({Path(name).stem.removeprefix("after-") for name in files})
 
 
 def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
@@ -196,11 +196,12 @@ def metric_table(found: Comparison) -> str:
     """Return the table of all metrics."""
     lines = []
     for name, of in found.measures.items():
-        a, b = (
-            "{:.3f} [{:.3f}, {:.3f}]".format(of[side], *of[f"{side}_interval"]) for side in "ab"
-        )
-        difference = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format_map(of)
-        lines.append([tables.shown_name(found.task, name), a, b, difference, shown_p(of["p"])])
+        line = [tables.shown_name(found.task, name)]
+        for side in "ab":
+            low, high = of[f"{side}_interval"]
+            line.append(f"{of[side]:.3f} [{low:.3f}, {high:.3f}]")
+        line.append(f"{of['difference']:+.3f} [{of['low']:+.3f}, {of['high']:+.3f}]")
+        lines.append([*line, shown_p(of["p"])])
     return tables.table(["", "a", "b", "b - a", "p"], lines)
 
 

@@ -6,7 +6,6 @@ The page is one file without scripts. It loads nothing. All text from a run's fi
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from string import Template
@@ -14,7 +13,6 @@ from string import Template
 from neo_peft.analysis import browse
 from neo_peft.analysis.markup import (
     Html,
-    cell,
     element,
     escaped,
     facts,
@@ -31,10 +29,9 @@ from neo_peft.runs.folder import (
     METRICS,
     RUN,
     TIMINGS,
-    read_record,
+    finished,
     refuse_unfinished,
     short_name,
-    task_of_run,
     unchanged,
 )
 from neo_peft.runs.predictions import Answers, answers_in, read_predictions, reported_split
@@ -83,15 +80,13 @@ class Run:
 
     folder, record, task: where it is, its run.json, and its task.
     metrics: the lines of its metrics.jsonl.
-    answers: for each kind of answers and split the rows with predictions.
-    ranges: for each kind, split and metric the 95 % interval.
+    ranges: for each kind of answers, split and metric the 95 % interval.
     """
 
     folder: Path
     record: dict
     task: Task
     metrics: list[dict]
-    answers: dict[Answers, dict[str, list[dict]]]
     ranges: dict[Answers, dict[str, dict[str, Interval]]]
 
 
@@ -105,27 +100,28 @@ def read_run(folder: Path) -> Run:
         raise InputError(
             f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}"
         )
-    record = read_record(folder)
-    splits = [split for split in record["rows"] if split != "train"]
-    task, answers, ranges = task_of_run(folder, record), {}, {}
-    for kind in answers_in(record):
-        if kind.when == "majority":
-            continue
-        answers[kind], ranges[kind] = {}, {}
-        for split in splits:
-            answers[kind][split] = rows = read_predictions(folder, kind, split)
-            ranges[kind][split] = intervals(task, rows, [[row["predicted"] for row in rows]])
+    record, task = finished(folder)
+
+    def ranges_of(kind: Answers, split: str) -> dict[str, Interval]:
+        rows = read_predictions(folder, kind, split)
+        return intervals(task, rows, [[row["predicted"] for row in rows]])
+
+    ranges = {
+        kind: {split: ranges_of(kind, split) for split in kind.scores(record)}
+        for kind in answers_in(record)
+        if kind.when != "majority"
+    }
     metrics = read_metrics(unchanged(folder, record, METRICS))
-    return Run(folder, record, task, metrics, answers, ranges)
+    return Run(folder, record, task, metrics, ranges)
 
 
 def article(run: Run, name: str) -> Html:
     """Return the part of the page on one run. Predictions are shown of one split: test if any."""
-    split = reported_split(run.answers[AFTER])
-    found, rows = run.record["scores"]["after"][split], run.answers[AFTER][split]
-    tags = run.task.tags_words
-    by_class = browse.by_type if tags else browse.by_label
-    wrong = browse.wrong_entities if tags else browse.wrong_answers
+    split = reported_split(run.ranges[AFTER])
+    found, rows = AFTER.scores(run.record)[split], read_predictions(run.folder, AFTER, split)
+    by_class, wrong = browse.by_label, browse.wrong_answers
+    if run.task.tags_words:
+        by_class, wrong = browse.by_type, browse.wrong_entities
     return element(
         "article",
         heading(run),
@@ -151,27 +147,28 @@ def heading(run: Run) -> Html:
         f"{flags['epochs']} kept; seed {record['seed']}"
     )
     said = verdict(run.task, record["scores"], record["rows"]["validation"])
-    lines = [element("h2", f"{run.task.name}, {flags['method']}")]
-    for kind, line in (("folder", run.folder), ("what", what), ("verdict", said)):
-        lines.append(element("p", line, class_=kind))
-    for warning in record["warnings"]:
-        lines.append(element("p", f"Warning: {warning}", class_="warning"))
-    return element("header", *lines)
+    return element(
+        "header",
+        element("h2", f"{run.task.name}, {flags['method']}"),
+        element("p", run.folder, class_="folder"),
+        element("p", what, class_="what"),
+        element("p", said, class_="verdict"),
+        *(element("p", f"Warning: {line}", class_="warning") for line in record["warnings"]),
+    )
 
 
 def score_section(run: Run) -> Html:
     """Return a table for each split: the majority's scores, and those before and after tuning."""
-    kinds = [Answers("majority"), *run.ranges]
-    tables = []
-    for split, rows in run.answers[AFTER].items():
-        lines = []
-        for name in run.ranges[AFTER][split]:
-            scores = [scored(run, kind, split, name) for kind in kinds]
-            lines.append([shown_name(run.task, name), *scores])
-        if any(kind.generated for kind in kinds):
+    kinds, tables = answers_in(run.record), []
+    for split, ranges in run.ranges[AFTER].items():
+        lines = [
+            [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
+            for name in ranges
+        ]
+        if run.record["generated"]:
             unanswered = [kind.scores(run.record)[split]["unanswered"] for kind in kinds]
             lines.append(["unanswered", *unanswered])
-        head = element("h4", f"{split}, {len(rows):,} rows")
+        head = element("h4", f"{split}, {run.record['rows'][split]:,} rows")
         table = html_table(["", *(kind.title for kind in kinds)], lines, "scores")
         tables.append(element("div", head, table))
     about = (
@@ -185,16 +182,16 @@ def scored(run: Run, kind: Answers, split: str, metric: str) -> Html:
     """Return a score, its interval, and a bar that shows both between 0 and 1."""
     value = kind.scores(run.record)[split][metric]
     if kind not in run.ranges:
-        return cell(number(value))
+        return element("td", number(value))
     low, high = run.ranges[kind][split][metric]
     at, begin, end = (f"{100 * max(0, of):.1f}%" for of in (value, low, high))
     bar = element("i", style=f"--at:{at};--low:{begin};--high:{end}")
-    return cell(number(value), element("small", f"{low:.3f}–{high:.3f}"), bar)
+    return element("td", number(value), element("small", f"{low:.3f}–{high:.3f}"), bar)
 
 
 def comparison(runs: list[Run]) -> Html:
     """Return a table that compares several runs by their tasks' metrics after tuning."""
-    splits = list(dict.fromkeys(split for run in runs for split in run.answers[AFTER]))
+    splits = dict.fromkeys(split for run in runs for split in run.ranges[AFTER])
     lines = []
     for place, run in enumerate(runs, start=1):
         record, metric = run.record, run.task.metric
@@ -202,7 +199,7 @@ def comparison(runs: list[Run]) -> Html:
         line = [joined([element("a", run.folder, href=f"#run-{place}"), what])]
         line.append(shown_name(run.task, metric))
         for split in splits:
-            there = split in run.answers[AFTER]
+            there = split in run.ranges[AFTER]
             line.append(scored(run, AFTER, split, metric) if there else "–")
         lines.append([*line, f"{percent(record):.3g} %", f"{record['seconds']:,.0f}"])
     compared = html_table(["run", "measure", *splits, "trained", "seconds"], lines, "scores")
@@ -211,11 +208,9 @@ def comparison(runs: list[Run]) -> Html:
 
 def curve_section(run: Run) -> Html:
     """Return the plots of the losses and of the validation scores."""
-    drawn = (
-        as_svg(partial(draw_loss, lines=run.metrics)),
-        as_svg(partial(draw_validation, lines=run.metrics, task=run.task)),
-    )
-    figures = [element("figure", Html(svg)) for svg in drawn]
+    loss = as_svg(draw_loss, run.metrics)
+    scores = as_svg(draw_validation, run.metrics, run.task)
+    figures = element("figure", Html(loss)), element("figure", Html(scores))
     return section("Learning curves", element("div", *figures, class_="beside"))
 
 
@@ -249,10 +244,9 @@ def tokens_a_second(run: Run) -> float | None:
     The first step of an epoch is left out: the time before it is spent on scoring.
     """
     text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
     tokens = seconds = 0
-    for one, two in pairwise(lines):
+    for one, two in pairwise(map(json.loads, text.splitlines())):
         if epochs[one["step"]] == epochs[two["step"]]:
             tokens += two["tokens"]
             seconds += two["seconds"] - one["seconds"]
@@ -269,9 +263,10 @@ def recipe_section(run: Run) -> Html:
         "commit": record["commit"] or "–",
         "versions": ", ".join(f"{name} {of}" for name, of in record["versions"].items()),
     }
-    lines = []
-    for name, value in record["flags"].items():
-        lines.append([flag_name(name), value, "assumed" if name in record["assumed"] else ""])
+    lines = [
+        [flag_name(name), value, "assumed" if name in record["assumed"] else ""]
+        for name, value in record["flags"].items()
+    ]
     summary = element("summary", element("b", "all flags"))
     flags = element("details", summary, html_table(["flag", "value", ""], lines, "flags"))
     return section("Recipe", facts(shown), flags)

@@ -10,15 +10,13 @@ from neo_peft.runs.tables import markdown, number, shown_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import get_task
 
-TABLE = "table.md"
-
 
 def write_page(folder: Path, results: dict) -> str:
     """Write the tables and plots into a study's folder; return the tables' text."""
     for protocol, block in results["protocols"].items():
         draw_plot(results, block, folder / plot_name(protocol))
     text = page(results)
-    write_text(folder / TABLE, text)
+    write_text(folder / "table.md", text)
     return text
 
 
@@ -31,7 +29,7 @@ def page(results: dict) -> str:
     """Return all tables of a study, what their numbers are, and the command that made them."""
     # a study that sweeps methods or models names them all
     head = results | {results["swept"]: ", ".join(map(str, results["values"]))}
-    parts = ["# {task}, {method} on {model}, data {data}".format_map(head)]
+    parts = [f"# {head['task']}, {head['method']} on {head['model']}, data {head['data']}"]
     named = {
         protocol: f", protocol {protocol}" * (protocol != "single")
         for protocol in results["protocols"]
@@ -64,7 +62,7 @@ def split_table(results: dict, lines: list[dict]) -> str:
             score = line["scores"].get(metric, {})
             row.append(mean_and_deviation(score))
             if with_interval:
-                row.append("{low:.3f} to {high:.3f}".format_map(score) if "low" in score else "")
+                row.append(f"{score['low']:.3f} to {score['high']:.3f}" if "low" in score else "")
     return markdown(header, rows)
 
 

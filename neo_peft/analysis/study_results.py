@@ -17,7 +17,7 @@ from neo_peft.errors import InputError
 from neo_peft.runs.baselines import predict_baseline
 from neo_peft.runs.bootstrap import asked, differing, intervals, paired, same_rows
 from neo_peft.runs.curves import read_metrics
-from neo_peft.runs.folder import METRICS, read_record, task_of_run, unchanged
+from neo_peft.runs.folder import METRICS, finished, unchanged
 from neo_peft.runs.job import limited_rows
 from neo_peft.runs.predictions import Answers, read_predictions, reported_split
 from neo_peft.runs.tables import metrics_shown
@@ -60,23 +60,23 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
     runs, of_protocols = [], {}
     for run in plan["runs"]:
         if run["name"] not in failed:
-            path, record = folder / run["name"], read_record(folder / run["name"])
-            runs.append(Ended(run["value"], run["seed"], path, record, task_of_run(path, record)))
-            of_protocols.setdefault(record["protocol"], []).append(runs[-1])
+            path = folder / run["name"]
+            ended = Ended(run["value"], run["seed"], path, *finished(path))
+            runs.append(ended)
+            of_protocols.setdefault(ended.record["protocol"], []).append(ended)
     if not runs:
         raise InputError(
             f"no run of {folder} came to an end: {', '.join(sorted({*failed.values()}))}"
         )
-    first = runs[0]
     copied = ("task", "method", "model", "data", "swept", "values", "seeds", "command")
     return {name: plan[name] for name in copied} | {
-        "metric": first.task.metric,
+        "metric": runs[0].task.metric,
         "protocols": {
             protocol: protocol_results(plan, of_protocol, failed)
             for protocol, of_protocol in of_protocols.items()
         },
         "runs": [run.folder.name for run in runs],
-        **{name: first.record[name] for name in ("versions", "commit", "device")},
+        **{name: runs[0].record[name] for name in ("versions", "commit", "device")},
         "seconds": round(sum(run.record["seconds"] for run in runs), 1),
     }
 
@@ -89,11 +89,11 @@ def protocol_results(plan: dict, runs: list[Ended], failed: dict[str, str]) -> d
     # A tagging run is scored after each epoch, so that one run shows them all.
     one_run = first.task.tags_words and swept == "epochs" and len(groups) == 1
     best = best_value(groups)
-    floor = f"floor, {add_baselines(runs)}"
+    names = {"majority": "majority", "floor": f"floor, {add_baselines(runs)}", "before": "before"}
     lines = {}
     for split in first.scores["after"]:
         of_split = lines[split] = []
-        for kind, name in (("majority", "majority"), ("floor", floor), ("before", "before")):
+        for kind, name in names.items():
             of_split += untuned_lines(name, kind, swept, groups, split)
         if one_run and split == "validation":
             of_split += epoch_lines(groups[best])
@@ -102,8 +102,9 @@ def protocol_results(plan: dict, runs: list[Ended], failed: dict[str, str]) -> d
             if split == "validation" or swept == "epochs" or value == best:
                 name = "tuned, the kept epoch" if one_run else value_name(swept, value)
                 line = table_line(name, "after", of_value, split)
-                line |= {"value": value, "best": value == best}
-                of_split.append(line | {"failed": failures(plan, value, first, failed)})
+                counts = failures(plan, value, first, failed)
+                line |= {"value": value, "best": value == best, "failed": counts}
+                of_split.append(line)
     judged = reported_split(lines)
     return {
         "rows": first.record["rows"],
@@ -239,8 +240,15 @@ def epoch_lines(runs: list[Ended]) -> list[dict]:
     kept, lines = [run.record["kept_epoch"] for run in runs], []
     for epochs in zip(*of_runs):
         number, scores = epochs[0]["epoch"], spreads([epoch["validation"] for epoch in epochs])
-        line = {"name": f"epoch {number}", "kind": "epoch", "value": number}
-        lines.append(line | {"kept": kept.count(number), "scores": scores})
+        lines.append(
+            {
+                "name": f"epoch {number}",
+                "kind": "epoch",
+                "value": number,
+                "kept": kept.count(number),
+                "scores": scores,
+            }
+        )
     return lines
 
 
@@ -254,7 +262,7 @@ def add_baselines(runs: list[Ended]) -> str:
     """
     known, task = None, runs[0].task
     for run in runs:
-        flags, splits = run.record["flags"], list(run.scores["after"])
+        flags, splits = run.record["flags"], run.scores["after"]
         rows = rows_of(flags)
         for split in splits:
             if asked(task, rows[split]) != asked(task, run.predictions(Answers("after"), split)):
@@ -267,10 +275,9 @@ def add_baselines(runs: list[Ended]) -> str:
             name, predicted = predict_baseline(task, rows["train"], rows["validation"], wanted)
             left, answered, scores = iter(predicted), {}, {}
             for split in splits:
-                answers = [next(left) for _ in rows[split]]
+                answered[split] = [row | {"predicted": next(left)} for row in rows[split]]
+                answers = [row["predicted"] for row in answered[split]]
                 scores[split] = score(task, rows[split], answers)
-                pairs = zip(rows[split], answers)
-                answered[split] = [row | {"predicted": answer} for row, answer in pairs]
         run.baseline, run.scores["floor"] = answered, scores
     return name
 

@@ -1,7 +1,6 @@
 """Compare two finished runs, or studies: python -m neo_peft compare RUN RUN. The work is done by
 `analysis/compare.py`."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from neo_peft.analysis.compare import as_json, as_text, compare
 from neo_peft.commands.flags import OneLineParser, add_json, add_text
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the two folders, and what is to be compared and printed."""
+def main(argv: Sequence[str]) -> None:
+    """Print the comparison of two runs or studies."""
     parser = OneLineParser(
         prog="python -m neo_peft compare",
         description="Compare what two runs, or two studies, answered on the same rows: scores and "
@@ -25,11 +24,6 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "validation, test or another that there is (default: test, else validation)",
     )
     add_json(parser)
-    return parser.parse_intermixed_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Print the comparison of two runs or studies."""
-    flags = parse_flags(argv)
+    flags = parser.parse_intermixed_args(argv)
     found = compare(*map(Path, flags.runs), flags.split)
     print(json.dumps(as_json(found)) if flags.json else as_text(found))

@@ -35,10 +35,8 @@ from neo_peft.tasks import get_task
 if TYPE_CHECKING:
     from neo_peft.runs.loading import Tuned
 
-PROG = "python -m neo_peft evaluate"
 
-
-def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     """Return the flags, with the run's folder or None as `run`. Refuse an --out that cannot be
     written."""
     parser = OneLineParser(
@@ -88,7 +86,7 @@ def refuse_out(out: str) -> None:
         )
 
 
-def main(argv: Sequence[str], prog: str = PROG) -> None:
+def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None:
     """Score a run, or a bare base model, and print the scores."""
     flags = processes.on_first_process(lambda: parse_flags(argv, prog))
     speaks = processes.process_index == 0
@@ -136,8 +134,8 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         )
     if flags.json and speaks:
         per_label = scores.pop("per_label")
-        record = {"task": task.name, "split": split, "decode": decode}
-        print(json.dumps(record | {"scores": scores, "per_label": per_label}))
+        record = {"task": task.name, "split": split, "decode": decode, "scores": scores}
+        print(json.dumps(record | {"per_label": per_label}))
 
 
 def choose_split(flags: argparse.Namespace, there: Collection[str]) -> str:

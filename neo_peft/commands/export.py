@@ -5,7 +5,6 @@ peft. A README.md in it shows how, and says how the model is read. The work is d
 `runs/export.py`.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ from neo_peft.runs.folder import newest_run
 from neo_peft.system.files import new_folder, write_folder
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the run, the folder to write, and what is to be written."""
+def main(argv: Sequence[str]) -> None:
+    """Write the folder, and print what it is for."""
     parser = OneLineParser(
         prog="python -m neo_peft export",
         description="Write a finished run as a folder that peft loads, or transformers alone.",
@@ -34,12 +33,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--merge", action="store_true", help="write a whole model, for transformers without peft"
     )
     add_run_flags(parser, OF_AN_ADAPTER)
-    return parser.parse_intermixed_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Write the folder, and print what it is for."""
-    flags = parse_flags(argv)
+    flags = parser.parse_intermixed_args(argv)
     folder = Path(flags.folder)
     new_folder(folder)  # refused before a base is loaded
     run = Path(flags.run) if flags.run else newest_run(flags.task)

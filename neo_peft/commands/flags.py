@@ -7,13 +7,13 @@ No torch here: `--help` and a bad flag are answered at once.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
-from neo_peft.settings import OF_TAGS, Settings, filled, flag_name, one_of, require_tags
+from neo_peft.settings import Settings, filled, flag_name, one_of, require_tags
 
 SETTINGS = {item.name: item for item in dataclasses.fields(Settings)}
 REQUIRED = {"task": " (required)", "method": " (required without --preset)"}
@@ -105,8 +105,7 @@ def _default(item: dataclasses.Field) -> str:
         return " (default: off)"
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
     shown = _of_methods(item.name, "defaults") or default
-    on_bundled = _of_methods(item.name, "on_bundled")
-    if on_bundled:
+    if on_bundled := _of_methods(item.name, "on_bundled"):
         shown = f"{shown}; on neo-mini: {on_bundled}"
     return "" if shown is None else f" (default: {shown})"
 
@@ -120,16 +119,17 @@ def _of_methods(name: str, where: str) -> str:
 # ---- From flags to the settings of a finished run
 
 
-def given(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+def given(flags: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
     """Return the settings of these names that the flags give."""
-    values = {name: getattr(flags, name, None) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    return {
+        name: value for name, value in vars(flags).items() if name in names and value is not None
+    }
 
 
 def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
     """Return a run's settings with what the flags say in their place."""
     replaced = given(flags, OF_A_RUN + OF_THE_DATA)
-    for name in OF_TAGS & replaced.keys():
+    for name in replaced:
         require_tags(name, settings.task)
     return dataclasses.replace(settings, **replaced)
 

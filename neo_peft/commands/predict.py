@@ -103,21 +103,26 @@ def main(argv: Sequence[str]) -> None:
     if not flags.run:
         print(f"by {folders[0]}", file=sys.stderr)
     tasks = {name: one.encoder.task for name, one in tuned.items()}
+    several, in_colour = len(tasks) > 1, sys.stdout.isatty() and not flags.json
     wrong = cut = 0
     for batch in in_batches(lines, tuned[next(iter(tuned))].settings.batch_size):
         rows = []
         for number, line in batch:
             try:
-                rows.append({"line": number} | read_line(line, tasks, flags.jsonl))
+                row = (
+                    parse_example_of_run(line, tasks)
+                    if several
+                    else parse_example(line, tasks[ALONE], flags.jsonl)
+                )
+                rows.append({"line": number} | row)
             except ValueError as error:
                 tqdm.write(f"line {number}: {error}", file=sys.stderr)
                 wrong += 1
         found = evaluate(rows, batch_size=max(1, len(rows)))
         cut += found.cut
         for row, *answer in zip(rows, found.predicted, found.probabilities, strict=True):
-            task = tasks[row["run"] if len(tasks) > 1 else ALONE]
+            task = tasks[row["run"] if several else ALONE]
             shown = answered(task, row, *answer)
-            in_colour = sys.stdout.isatty() and not flags.json
             tqdm.write(as_text(task, shown) if in_colour else json.dumps(shown, ensure_ascii=False))
         sys.stdout.flush()
     if cut:
@@ -144,13 +149,6 @@ def load_runs(
     return {name: runs[name] for name in runs}, runs.evaluate
 
 
-def read_line(line: bytes, tasks: dict[str, Task], as_json: bool) -> dict:
-    """Return the row of a line. One of several runs is named in it."""
-    if len(tasks) > 1:
-        return parse_example_of_run(line, tasks)
-    return parse_example(line, tasks[ALONE], as_json)
-
-
 def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
     """Number the examples of the arguments, of a file behind a progress bar, or of standard
     input."""
@@ -163,8 +161,8 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
     from neo_peft.progress import show_progress
 
     with open(flags.file, "rb") as file:
-        total = sum(1 for _ in file)
-    return enumerate(show_progress(open(flags.file, "rb"), "predict", total), start=1)  # noqa: SIM115
+        lines = file.readlines()
+    return enumerate(show_progress(lines, "predict", len(lines)), start=1)
 
 
 def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
@@ -181,17 +179,16 @@ def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
             come.put(error)
 
     threading.Thread(target=read, daemon=True).start()
-    last = False
-    while not last:
-        batch = [come.get()]
-        while len(batch) < size and not come.empty() and isinstance(batch[-1], tuple):
-            batch.append(come.get())
-        if last := not isinstance(batch[-1], tuple):
-            end = batch.pop()
-        if batch:
+    batch = []
+    while isinstance(item := come.get(), tuple):
+        batch.append(item)
+        if len(batch) == size or come.empty():
             yield batch
-    if end is not None:
-        raise end
+            batch = []
+    if batch:
+        yield batch
+    if item is not None:
+        raise item
 
 
 def answered(task: Task, row: dict, predicted: str | list[str], probabilities: list[float]) -> dict:
@@ -222,8 +219,7 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
 def as_text(task: Task, row: dict) -> str:
     """Return a row for a terminal: entities in colour, or the label in front of the text."""
     if task.tags_words:
-        kinds = [label[2:] for label in task.labels if label.startswith("B-")]
-        return tables.marked(row["tokens"], row["predicted"], kinds)
+        return tables.marked(row["tokens"], row["predicted"], tables.entity_types(task))
     label = row["predicted"]
     shown = tables.paint(f"{label} {row['probabilities'][label]:.2f}", task.labels.index(label))
     return f"{shown}  " + " | ".join(row[field] for field in task.fields[:-1])

@@ -1,7 +1,6 @@
 """Show finished runs as a page: python -m neo_peft report runs/ner-lora. The page is made by
 `analysis/report.py`."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from neo_peft.commands.flags import OneLineParser, add_text
 from neo_peft.runs.folder import newest_run
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the runs to show and the page to write."""
+def main(argv: Sequence[str]) -> None:
+    """Write the page, and print where it is."""
     parser = OneLineParser(
         prog="python -m neo_peft report",
         description="Write a page on finished runs: scores, curves, errors to browse, and the "
@@ -22,12 +21,6 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     flags = parser.parse_intermixed_args(argv)
     if len(flags.runs) > 1 and not flags.out:
         parser.error("several runs need --out FILE, the page that compares them")
-    return flags
-
-
-def main(argv: Sequence[str]) -> None:
-    """Write the page, and print where it is."""
-    flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.runs] or [newest_run()]
     out = Path(flags.out) if flags.out else folders[0] / "report.html"
     write_report(folders, out)

@@ -7,7 +7,6 @@ The study's folder gets table.md, results.json, a plot, and a folder for each ru
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,16 +117,15 @@ def main(argv: Sequence[str]) -> None:
     folder, made = (
         (Path(own["resume"]), []) if "resume" in own else study.begin_study(plan, own.get("out"))
     )
-    say = lambda text: tqdm.write(text, file=sys.stdout)  # noqa: E731
     count = len(plan["runs"])
-    say(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
+    tqdm.write(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
     try:
-        text, refused = study.run_study(folder, plan, say, show_progress)
+        text, refused = study.run_study(folder, plan, tqdm.write, show_progress)
     except Exception:
         if "resume" not in own:
             study.abandon_study(folder, made, plan)
         raise
-    say(f"\n{text}\nAll of it is in {folder}.")
+    tqdm.write(f"\n{text}\nAll of it is in {folder}.")
     if refused:
         raise InputError(
             f"{len(refused)} of {count} runs were refused, and are not in the tables, the first of "

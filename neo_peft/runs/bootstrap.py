@@ -10,7 +10,6 @@ Each example is a few counts, and a score needs only their sums. `metrics.py` de
 """
 
 from collections.abc import Iterator
-from itertools import chain
 
 import numpy as np
 
@@ -112,11 +111,11 @@ def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
         return np.array(
             [_of_sentence(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)]
         )
-    column = {label: index for index, label in enumerate(task.labels)}
-    gold = np.array([column[row[task.fields[-1]]] for row in rows])
-    guess = np.array([column.get(label, -1) for label in predicted])
-    labels = np.arange(len(task.labels))
-    is_gold, is_guess = gold[:, None] == labels, guess[:, None] == labels
+    gold = [row[task.fields[-1]] for row in rows]
+    is_gold, is_guess = (
+        np.array(answers, dtype=object)[:, None] == np.array(task.labels, dtype=object)
+        for answers in (gold, predicted)
+    )
     return np.hstack([is_gold & is_guess, is_guess, is_gold]).astype(int)
 
 
@@ -167,13 +166,16 @@ def _drawn(
     """Return each run's metrics, (runs, 1 + R) each: those of all examples at index 0, then those
     of the resamples. Each resample is used for all runs."""
     counts = np.hstack([example_counts(task, rows, predicted) for predicted in answers])
-    drawn = chain([counts.sum(0, keepdims=True)], _resampled(counts, resamples, seed))
-    parts = [measures(task, np.stack(np.split(sums, len(answers), axis=1))) for sums in drawn]
+    parts = [
+        measures(task, np.stack(np.split(sums, len(answers), axis=1)))
+        for sums in _sums(counts, resamples, seed)
+    ]
     return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
-def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the summed counts of the resamples, (R, S) at a time."""
+def _sums(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the summed counts of all examples (1, S), then of the resamples, (R, S) at a time."""
+    yield counts.sum(0, keepdims=True)
     # Examples with the same counts are one kind. How often each kind is drawn is multinomial, and
     # there are few kinds.
     kinds, sizes = np.unique(counts, axis=0, return_counts=True)

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,23 +30,20 @@ def read_metrics(path: Path) -> list[dict]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no record of a run's steps: {error}") from None
-    names = None  # of the validation scores
+    of_an_epoch = None  # with the names of the first one's validation scores
     for number, line in enumerate(lines, start=1):
-        scores = line.get("validation") if isinstance(line, dict) else None
-        if isinstance(scores, dict):
-            names = names or scores.keys()
-            fits = _has_numbers(line | {"validation": None}, OF_AN_EPOCH)
-            fits = fits and _has_numbers(scores, names) and len(scores) == len(names)
-        else:
-            fits = _has_numbers(line, OF_A_STEP)
-        if not fits:
+        names = OF_A_STEP
+        if isinstance(line, dict) and isinstance(scores := line.get("validation"), dict):
+            names = of_an_epoch = of_an_epoch or OF_AN_EPOCH | scores.keys()
+            line = line | scores | {"validation": None}
+        if not _has_numbers(line, names):
             raise InputError(f"{path}, line {number}: neither a step nor an epoch")
     return lines
 
 
-def _has_numbers(line: object, names: Collection[str]) -> bool:
+def _has_numbers(line: object, names: set[str]) -> bool:
     """Return whether a line has all fields of these names, and only finite numbers or None."""
-    if not isinstance(line, dict) or not {*names} <= line.keys():
+    if not isinstance(line, dict) or not names <= line.keys():
         return False
     numbers = [value for value in line.values() if value is not None]
     return all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
@@ -117,8 +114,9 @@ THEME = {
 }
 
 
-def as_svg(draw: Callable[["Axes"], None]) -> str:
-    """Return a plot as an SVG element, for a page that defines --ink, --soft, --first, …"""
+def as_svg(draw: Callable[..., None], *what: object) -> str:
+    """Return the plot of `draw(axes, *what)` as an SVG element, for a page that defines --ink,
+    --soft, --first, …"""
     import matplotlib
 
     ink, *colours, soft = THEME
@@ -134,7 +132,7 @@ def as_svg(draw: Callable[["Axes"], None]) -> str:
     }
     with matplotlib.rc_context(style):
         figure = new_figure(figsize=(4.6, 3.2), facecolor="none")
-        draw(figure.subplots())
+        draw(figure.subplots(), *what)
         figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

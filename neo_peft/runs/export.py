@@ -3,11 +3,8 @@
 Each folder has a card, README.md: how the model is read, and the Python that loads it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import save_adapter, save_model
@@ -19,9 +16,6 @@ from neo_peft.runs.loading import Tuned
 from neo_peft.settings import Settings
 from neo_peft.system.files import write_text
 from neo_peft.tasks import get_task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 def refuse_what_cannot_be(run: Path, settings: Settings, merge: bool) -> None:
@@ -58,12 +52,13 @@ def write_adapter(folder: Path, tuned: Tuned) -> None:
 def write_model(folder: Path, tuned: Tuned) -> None:
     """Write the whole model, LoRA merged, with its tokenizer, and a card."""
     merge_lora(tuned.model)
-    save_model(folder, tuned.model, tuned.encoder.task.labels, tokenizer_for(tuned))
+    set_tokenizer(tuned)
+    save_model(folder, tuned.model, tuned.encoder.task.labels, tuned.base.tokenizer)
     write_card(folder, tuned, "A whole model for transformers", model_lines(tuned))
 
 
-def tokenizer_for(tuned: Tuned) -> PreTrainedTokenizerFast:
-    """Return the tokenizer, set so that transformers' pipelines word texts as our encoder does."""
+def set_tokenizer(tuned: Tuned) -> None:
+    """Set the tokenizer so that transformers' pipelines word texts as our encoder does."""
     tokenizer = tuned.base.tokenizer
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tuned.encoder.end)
     tokenizer.padding_side = "right"  # on the left it would move GPT-Neo's positions
@@ -72,7 +67,6 @@ def tokenizer_for(tuned: Tuned) -> PreTrainedTokenizerFast:
         before_words.add_prefix_space = True
         tokenizer.backend_tokenizer.pre_tokenizer = before_words
         tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
-    return tokenizer
 
 
 # ---- The card

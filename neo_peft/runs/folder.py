@@ -141,9 +141,11 @@ def read_record(folder: Path) -> dict:
     return record
 
 
-def task_of_run(folder: Path, record: dict) -> Task:
-    """Make the task of a run, with the labels and the labels' words that its record has."""
-    return task_of(recorded_settings(folder / RUN, record["flags"]))
+def finished(folder: Path) -> tuple[dict, Task]:
+    """Return a finished run's record and its task, with the labels and the labels' words that the
+    record has."""
+    record = read_record(folder)
+    return record, task_of(recorded_settings(folder / RUN, record["flags"]))
 
 
 def unchanged(folder: Path, record: dict, name: str) -> Path:

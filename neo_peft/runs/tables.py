@@ -43,9 +43,8 @@ TAG_METRICS = {
 
 def metrics_shown(task: Task) -> list[str]:
     """Return the names of the metrics that a table of scores has, in order."""
-    of_answers = (task.metric, "accuracy", "macro_f1")
-    names = ("f1", "precision", "recall", "span_f1") if task.tags_words else of_answers
-    return list(dict.fromkeys(names))
+    of_answers = list(dict.fromkeys((task.metric, "accuracy", "macro_f1")))
+    return ["f1", "precision", "recall", "span_f1"] if task.tags_words else of_answers
 
 
 def shown_name(task: Task, metric: str) -> str:
@@ -112,8 +111,9 @@ def scores(task: Task, scores: dict) -> str:
         ]
         lines.append(f"spans alone f1 {number(scores['span_f1'])}, words accuracy {accuracy}")
         return "\n".join(lines)
-    names = [name for name in ("f1", "matthews") if name in scores]
-    of_two = "".join(f", {name} {number(scores[name])}" for name in names)
+    of_two = "".join(
+        f", {name} {number(scores[name])}" for name in ("f1", "matthews") if name in scores
+    )
     return (
         f"accuracy {accuracy}{of_two}, macro f1 {number(scores['macro_f1'])}: total "
         f"{scores['total']}, hits {scores['hits']}, unanswered {scores['unanswered']}"
@@ -132,8 +132,7 @@ def answers(
             lines += ["answer  " + marked(*texts, answer), ""]
             continue
         verdict = "Right" if answer == gold else "Wrong"
-        lines.append(" | ".join(texts))
-        lines.append(f"  <{gold}> <{answer or 'unanswered'}> [{verdict}]")
+        lines += [" | ".join(texts), f"  <{gold}> <{answer or 'unanswered'}> [{verdict}]"]
         if said:
             lines.append(f"  said: {said[index]!r}")
     return lines

@@ -158,7 +158,7 @@ def test_the_choice_is_by_the_tasks_own_measure(monkeypatch):
         [{"accuracy": accuracy, "matthews": matthews} for accuracy, matthews in scores.values()]
     )
     monkeypatch.setattr(baselines, "logistic_regression", always)
-    monkeypatch.setattr(baselines, "class_scores", lambda *given: next(measured))
+    monkeypatch.setattr(baselines, "score", lambda *given: next(measured))
     assert tuple(scores) == STRENGTHS and predict_baseline(task, rows, rows, rows) == (
         "word counts",
         ["acceptable"],
