@@ -56,10 +56,7 @@ def slow_precision(precision: str, device: str) -> str | None:
     element by element."""
     if device != "cpu" or precision == "fp32" or not torch.backends.mkldnn.is_available():
         return None
-    multiplies = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[
-        precision
-    ]
-    if getattr(torch.ops.mkldnn, multiplies)():
+    if getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")():
         return None
     return f"this CPU has no {precision} products: --precision fp32 is many times quicker here"
 

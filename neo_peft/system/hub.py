@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from neo_peft.errors import InputError
+from neo_peft.system.files import write_text
 
 SECONDS = 10  # the longest that a hub which does not answer may hold a user up
 
@@ -146,6 +147,4 @@ def _note_commit(ref: Path, commit: str) -> None:
     if _is_commit(ref.name) or (ref.exists() and ref.read_text() == commit):
         return
     ref.parent.mkdir(parents=True, exist_ok=True)
-    temporary = ref.with_name(f"{ref.name}.tmp{os.getpid()}")
-    temporary.write_text(commit)
-    os.replace(temporary, ref)
+    write_text(ref, commit)
