@@ -78,7 +78,7 @@ def _parse_json(line: str, tag_names: dict[int, str]) -> dict:
         words = zip(row["tokens"], row["tags"], strict=True)
         return _make_row((lines.text_of(token), tag_names[tag]) for token, tag in words)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        expected = (
-            '{"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
-        )
-        raise ValueError(f"{line[:40]!r}; expected {expected}") from error
+        raise ValueError(
+            f'{line[:40]!r}; expected {{"tokens": ["..."], "tags": [0]}}, as many tags as tokens, '
+            "numbered as in label.json"
+        ) from error

@@ -134,6 +134,7 @@ def overlap_note(task: Task, train: list[dict], test: list[dict]) -> str:
     fields = task.fields[:-1]  # of sentences, or of a sentence's words
     known = {str(row[field]) for row in train for field in fields}
     count = sum(any(str(row[field]) in known for field in fields) for row in test)
-    of_pairs = len(fields) == 2
-    kind, how = ("pairs", "share a sentence with") if of_pairs else ("sentences", "also stand in")
+    kind, how = "sentences", "also stand in"
+    if len(fields) > 1:
+        kind, how = "pairs", "share a sentence with"
     return f"{count:,} of the {len(test):,} test {kind} {how} train ({len(train):,} {kind})"
