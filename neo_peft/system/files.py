@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from neo_peft.errors import InputError
 
 FORMAT = 2  # of our own JSON files; raised where one of them changes its meaning
@@ -157,9 +159,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    if re.search("[\ud800-\udfff]", text):  # of a path that is no text
-        text = json.dumps(value, indent=2) + "\n"
-    write_text(path, text)
+    # A path may be no text: what UTF-8 has no bytes for is escaped, as JSON does.
+    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def refuse_endless(path: Path, largest: int | None = None) -> None:
@@ -225,7 +226,6 @@ def read_sealed(path: Path) -> dict:
 
 def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
     """Write tensors as a safetensors file."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
@@ -237,7 +237,6 @@ def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
 
 def read_tensors(path: Path) -> dict[str, Any]:
     """Read all tensors of a safetensors file."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     refuse_endless(path)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # with a process that is there and says nothing; one that is gone is noticed at once
 PATIENCE = timedelta(minutes=10)
 ORDER = 20.0  # seconds for a step and a checkpoint, before torchrun's thirty are over
-GRACE = 2.0  # seconds within which processes that meet the same bad input meet it
+GRACE = timedelta(seconds=2)  # within which processes that meet the same bad input meet it
 _last_word = threading.Lock()  # taken by the one line with which this process ends
 
 
@@ -61,13 +61,8 @@ def _end_in_one_line_on_sigterm() -> None:
         signal.sigwait({signal.SIGTERM})
         if signals.tell_to_end():
             time.sleep(ORDER)
-        if _last_word.acquire(blocking=False):  # else this process is about to end by itself
-            print(
-                f"error: process {processes.process_index} was told to end, as all are where one "
-                "has ended",
-                file=sys.stderr,
-                flush=True,
-            )
+        told = f"process {processes.process_index} was told to end, as all are where one has ended"
+        if _print_last(f"error: {told}"):  # else this process is about to end by itself
             os._exit(128 + signal.SIGTERM)
 
     # in all threads to come; sigwait takes it out
@@ -116,19 +111,23 @@ def _complain_once(store: "Store", text: str) -> None:
             _print_last(text)
             store.set("said", text)
             # the store may end with process 0
-            _in_time(store, [f"{other} has read" for other in range(1, processes.world)])
-        elif _in_time(store, ["said"]):
+            store.wait([f"{other} has read" for other in range(1, processes.world)], GRACE)
+        else:
+            store.wait(["said"], GRACE)
             printed = store.get("said").decode() == text
             store.set(f"{index} has read", "")
-    except RuntimeError:  # process 0 is gone
+    except RuntimeError:  # process 0 is gone, or says something else later
         pass
-    if index and not printed:
+    if not printed:
         _print_last(text)
 
 
-def _print_last(text: str) -> None:
-    if _last_word.acquire(blocking=False):
+def _print_last(text: str) -> bool:
+    """Print the line with which this process ends; return False where it has printed another."""
+    first = _last_word.acquire(blocking=False)
+    if first:
         print(text, file=sys.stderr, flush=True)
+    return first
 
 
 def _leave_together(store: "Store") -> None:
@@ -137,17 +136,9 @@ def _leave_together(store: "Store") -> None:
     index, others = processes.process_index, range(processes.world)
     try:
         store.set(f"{index} is done", "")
-        _in_time(store, [f"{other} is done" for other in others], PATIENCE.total_seconds())
+        store.wait([f"{other} is done" for other in others], PATIENCE)
         store.set(f"{index} leaves", "")
         if index == 0:
-            _in_time(store, [f"{other} leaves" for other in others])
+            store.wait([f"{other} leaves" for other in others], GRACE)
     except RuntimeError:  # the store is gone, and with it all who could wait for this process
         pass
-
-
-def _in_time(store: "Store", keys: list[str], seconds: float = GRACE) -> bool:
-    """Wait until all keys are set; return False where they are not, in time."""
-    until = time.monotonic() + seconds
-    while not (there := store.check(keys)) and time.monotonic() < until:
-        time.sleep(0.02)
-    return there
