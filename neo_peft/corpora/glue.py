@@ -18,7 +18,6 @@ from neo_peft.tasks import Task
 
 # MRPC's original files: train, test, and the ids of the pairs that are GLUE's validation
 MRPC_FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt", "mrpc_dev_ids.tsv")
-MRPC_LABELS = {"0": "not equivalent", "1": "equivalent"}
 
 
 class GlueFiles(NamedTuple):
@@ -152,12 +151,13 @@ def load_mrpc_folder(request: Request) -> Splits:
     train, test, listed = (folder / name for name in MRPC_FILES)
     if not listed.exists() and (folder / "dev_ids.tsv").exists():
         listed = folder / "dev_ids.tsv"  # GLUE's name for it
-    pairs = lines.read_rows(train, _parse_pair, MRPC_LABELS)
+    names = _numbered(request.task)
+    pairs = lines.read_rows(train, _parse_pair, names)
     held_out = set(lines.read_rows(listed, _parse_ids, {ids for ids, _ in pairs}))
     return Splits(
         train=[row for ids, row in pairs if ids not in held_out],
         validation=[row for ids, row in pairs if ids in held_out],
-        test=[row for _, row in lines.read_rows(test, _parse_pair, MRPC_LABELS)],
+        test=[row for _, row in lines.read_rows(test, _parse_pair, names)],
     )
 
 

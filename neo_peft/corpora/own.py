@@ -11,7 +11,7 @@ from neo_peft.corpora.splits import Request, Splits, split_off_validation
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task, is_tag
 
-TRAIN, VALIDATION, TEST = "train.jsonl", "validation.jsonl", "test.jsonl"
+TRAIN = "train.jsonl"
 
 
 def load(request: Request) -> Splits:
@@ -29,7 +29,7 @@ def load(request: Request) -> Splits:
         )
     validation, test = (
         lines.read_rows(file, parse, labels) if file.exists() else None
-        for file in (folder / VALIDATION, folder / TEST)
+        for file in (folder / "validation.jsonl", folder / "test.jsonl")
     )
     return split_off_validation(request, Splits(train, validation or [], test, labels=labels))
 

@@ -93,25 +93,21 @@ def save_adapter(
         )
         return
     parameters, files = model.trainable(), adapter_files(folder, model, settings.parts)
+    base, revision = split_revision(settings.model)
     for place, part in part_folders(folder, settings.parts).items():
         path = place / WEIGHTS
         make_folders(place)
         write_tensors(path, {key: parameters[name] for key, name in files[path].items()})
         if part.peft_type in FORMATS:
-            write_json(place / CONFIG, _peft_config(model, settings, part))
-
-
-def _peft_config(model: TunedModel, settings: Settings, part: Method) -> dict:
-    """Return what peft must know to load a part of the adapter."""
-    base, revision = split_revision(settings.model)
-    return {
-        "base_model_name_or_path": base,
-        "revision": revision,
-        "inference_mode": True,
-        "task_type": HEADS[model.head_kind][0],
-        "peft_type": part.peft_type,
-        **FORMATS[part.peft_type].to_config(model, settings),
-    }
+            config = {
+                "base_model_name_or_path": base,
+                "revision": revision,
+                "inference_mode": True,
+                "task_type": HEADS[model.head_kind][0],
+                "peft_type": part.peft_type,
+            }
+            config |= FORMATS[part.peft_type].to_config(model, settings)
+            write_json(place / CONFIG, config)
 
 
 # ---- Saving a whole model
