@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # with a process that is there and says nothing; one that is gone is noticed at once
 PATIENCE = timedelta(minutes=10)
 ORDER = 20.0  # seconds for a step and a checkpoint, before torchrun's thirty are over
-GRACE = timedelta(seconds=2)  # within which processes that meet the same bad input meet it
+GRACE = 2.0  # seconds within which processes that meet the same bad input meet it
 _last_word = threading.Lock()  # taken by the one line with which this process ends
 
 
@@ -111,12 +111,11 @@ def _complain_once(store: "Store", text: str) -> None:
             _print_last(text)
             store.set("said", text)
             # the store may end with process 0
-            store.wait([f"{other} has read" for other in range(1, processes.world)], GRACE)
-        else:
-            store.wait(["said"], GRACE)
+            _in_time(store, [f"{other} has read" for other in range(1, processes.world)])
+        elif _in_time(store, ["said"]):
             printed = store.get("said").decode() == text
             store.set(f"{index} has read", "")
-    except RuntimeError:  # process 0 is gone, or says something else later
+    except RuntimeError:  # process 0 is gone
         pass
     if not printed:
         _print_last(text)
@@ -136,9 +135,18 @@ def _leave_together(store: "Store") -> None:
     index, others = processes.process_index, range(processes.world)
     try:
         store.set(f"{index} is done", "")
-        store.wait([f"{other} is done" for other in others], PATIENCE)
+        _in_time(store, [f"{other} is done" for other in others], PATIENCE.total_seconds())
         store.set(f"{index} leaves", "")
         if index == 0:
-            store.wait([f"{other} leaves" for other in others], GRACE)
+            _in_time(store, [f"{other} leaves" for other in others])
     except RuntimeError:  # the store is gone, and with it all who could wait for this process
         pass
+
+
+def _in_time(store: "Store", keys: list[str], seconds: float = GRACE) -> bool:
+    """Wait until all keys are set; return False where they are not, in time. The store's own `wait`
+    would print warnings."""
+    until = time.monotonic() + seconds
+    while not (there := store.check(keys)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return there
