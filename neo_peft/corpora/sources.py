@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neo_peft.corpora import glue, jnlpba, own, phrasebank, sample
-from neo_peft.corpora.request import Request
-from neo_peft.corpora.splits import Splits, overlap_note
+from neo_peft.corpora.splits import Request, Splits, overlap_note
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from neo_peft.model import TunedModel
     from neo_peft.settings import Settings
 
-HEAD_PREFIX = "base_model.model."  # in front of a head's tensors
 KNOWN = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora"),
     *("modules_to_save", "init_lora_weights"),
@@ -84,7 +83,7 @@ def peft_targets(model: TunedModel) -> list[str]:
     return kinds if meant == adapted else sorted(adapted)
 
 
-def key(name: str) -> str | None:
-    """Return peft's key of a parameter; None where it is not LoRA's. The names within the trunk are
-    peft's own, `base_layer` among them."""
-    return f"base_model.model.{name}" if name.startswith("transformer.") else None
+def key(name: str) -> str:
+    """Return peft's key of a parameter. The names within the trunk are peft's own, `base_layer`
+    among them."""
+    return f"base_model.model.{name}"
