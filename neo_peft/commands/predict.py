@@ -161,8 +161,8 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
     from neo_peft.progress import show_progress
 
     with open(flags.file, "rb") as file:
-        lines = file.readlines()
-    return enumerate(show_progress(lines, "predict", len(lines)), start=1)
+        total = sum(1 for _ in file)
+    return enumerate(show_progress(open(flags.file, "rb"), "predict", total), start=1)  # noqa: SIM115
 
 
 def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
