@@ -115,7 +115,7 @@ def operations(point: Point) -> int:
     """Count a step's floating point operations in products: two for each of a product's
     multiply-adds.
 
-    B texts of T tokens, a prompt's P rows once for them all, M rows that are read.
+    B texts of T tokens, a prompt's P rows once in front of them all, M rows that are read.
     """
     config, settings, batch = point.config, point.settings, point.batch
     size, layers, prompt, rows = (
@@ -129,9 +129,9 @@ def operations(point: Point) -> int:
     seeing, behind = (3 * size**2, size**2 + 2 * size * config.intermediate_size)
     # the last layer: what is read
     forward = 2 * layers * seeing * rows + 2 * behind * ((layers - 1) * rows + reads)
-    # The gradient of the inputs; a frozen matrix has none of its own. Nothing before the first
-    # layer's q, k, v of the texts trains, and the prompt's q of the last layer leads to nothing.
-    backward = forward - 2 * seeing * len(batch.ids) - 2 * size**2 * prompt
+    backward = forward  # the gradient of the inputs; a frozen matrix has none of its own
+    if not prompt:
+        backward -= 2 * seeing * rows  # nothing before the first layer's q, k, v trains
     # Forward, the gradients of A and B, and of their inputs, but for the first layer's A.
     lora = (
         0
@@ -150,11 +150,9 @@ def attention(point: Point) -> int:
     A causal mask saves nothing at these lengths: the kernels compute whole tiles.
     """
     config, texts, length = point.config, len(point.batch.lengths), int(point.batch.lengths[0])
-    # pairs of query and key: of the prompt, and of the texts
-    within, behind = point.prompt_rows**2, texts * length * (point.prompt_rows + length)
-    layers, product = config.num_layers, 2 * config.hidden_size
-    # What the prompt attends to in the last layer leads to nothing, and has no backward.
-    return product * (7 * layers * (within + behind) - 5 * within)
+    # pairs of query and key
+    seen = point.prompt_rows**2 + texts * length * (point.prompt_rows + length)
+    return 7 * 2 * config.hidden_size * config.num_layers * seen
 
 
 def kept(point: Point) -> dict[str, int]:
@@ -165,8 +163,8 @@ def kept(point: Point) -> dict[str, int]:
     norms' inputs with mean and deviation, and attention's logsumexp a head; in the precision: q, k,
     v and attention's output, gelu's derivative (elementwise.py), and for each LoRA layer its input,
     with a byte a place that says what dropout left, and what is between A and B, scaled. Behind a
-    prompt each text's keys and values are kept joined to the prompt's, and its mask as numbers. The
-    parts: `last`, a last layer up to its MLP, that MLP, the `head`, and all.
+    prompt each text's keys and values are kept again, joined to the prompt's, and its mask as
+    numbers. The parts: `last`, a last layer up to its MLP, that MLP, the `head`, and all.
     """
     config, width, batch, settings = point.config, point.dtype.itemsize, point.batch, point.settings
     size, layers, prompt, rows = (
@@ -181,22 +179,21 @@ def kept(point: Point) -> dict[str, int]:
         4 * size + 8,
         width * config.intermediate_size,
     )
-    attended = 4 * width * size + 4 * config.num_heads  # of a row
-    layer = rows * (norm + attended)
+    last = rows * (norm + 4 * width * size + 4 * config.num_heads)
     # ln_f, log-probabilities, two indices
     head = reads * (norm + 4 * (config.vocab_size if prompt else LABELS) + 16)
-    first = len(batch.ids) * norm  # which the first layer spares: nothing before it trains
+    first = 0
     if prompt:
-        layer += width * (2 * texts * prompt * size + length * (prompt + length))
+        # The prompt's own q, k and v are views, which hold all rows' alive.
+        last += width * (2 * texts * (prompt + length) * size + length * (prompt + length))
     else:
-        layer += rows * targets * (width * (size + settings.rank) + size)
+        last += rows * targets * (width * (size + settings.rank) + size)
         # A and B are fp32: their casts
-        layer += 0 if width == 4 else targets * 2 * size * settings.rank * width
+        last += 0 if width == 4 else targets * 2 * size * settings.rank * width
         head += reads * (4 + width) * size  # the head's input, and its dropout
-        first += rows * targets * size
-    last = layer - prompt * attended  # what the prompt attends to in the last layer is dropped
-    mlps = ((layers - 1) * rows + reads) * (norm + mlp)
-    whole = (layers - 1) * layer + last + mlps + head - first
+        # which the first layer spares: nothing before LoRA's A trains
+        first = rows * (norm + targets * size)
+    whole = layers * last + ((layers - 1) * rows + reads) * (norm + mlp) + head - first
     return {"last": last, "last_mlp": reads * (norm + mlp), "head": head, "all": whole}
 
 
@@ -225,7 +222,7 @@ def predicted_memory(point: Point) -> int:
         )
         parameters = lora + LABELS * (size + 1)
     before = (
-        trunk - found["last"] - found["last_mlp"] + len(point.batch.ids) * gelu
+        trunk - found["last"] - found["last_mlp"] + point.rows * gelu
         if config.num_layers > 1
         else 0
     )

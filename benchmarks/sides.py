@@ -1,8 +1,8 @@
 """Both sides of a training step, on the same weights and the same batches: ours, and what users
 would take instead.
 
-Ours is the step of train.py itself: `collate` and `loop.update`, with its optimizer. Two peers: the
-source's pipeline (peft as the study used it: padded, logits everywhere) and a careful user's
+Ours is the step of train.py itself: `collate` and `loop.take_step`, with its optimizer. Two peers:
+the source's pipeline (peft as the study used it: padded, logits everywhere) and a careful user's
 (right-padded, no cache, logits only at the labels; its batches are grouped by length, for both
 sides).
 """

@@ -9,7 +9,7 @@ another question, which runs/generation.py answers.)
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neo_peft import processes
-from neo_peft.encoding import UNKNOWN, Encoder, Examples, batches, collate
+from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import Past
 from neo_peft.metrics import class_scores, entity_scores
@@ -29,39 +29,31 @@ from neo_peft.viterbi import best_sequences
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model predicts for encoded examples, in their order.
+    """What a model predicts for encoded examples, in their order."""
 
-    predicted: a label for each, None where a generated answer names none; or a list of tags, `O`
-        for words that were cut away.
-    loss: nats per target; None where it was not asked for.
-    probabilities: of all labels, for each example; or of each chosen tag that was read.
-    generated: the text that was generated; None where none was.
-    cut: how many texts were shortened to what the model reads.
-    """
-
+    # A label for each, None where generated text names none; or tags, `O` for words cut away.
     predicted: list
-    loss: float | None = None
-    probabilities: list[list[float]] | None = None
-    generated: list[str] | None = None
-    cut: int = 0
+    loss: float | None = None  # nats per target, where it was asked for
+    probabilities: list[list[float]] | None = None  # of all labels, or of each chosen tag
+    generated: list[str] | None = None  # the text, where it was generated
+    cut: int = 0  # texts that were shortened to what the model reads
 
 
 class Answer(NamedTuple):
-    """A label, or the tags of a sentence, and the probabilities as in `Evaluation`."""
+    """What is predicted for one example, as in `Evaluation`."""
 
     predicted: str | list[str]
     probabilities: list[float]
 
 
 class States(NamedTuple):
-    """A batch of chosen examples, and the hidden states (M, H) at which it is read behind a
-    prefix."""
+    """The hidden states at which a batch of examples is read."""
 
     examples: Examples
-    chosen: Sequence[int]
+    chosen: Sequence[int]  # those of the batch
     batch: Batch
-    hidden: Tensor
-    prefix: Past | None
+    hidden: Tensor  # (M, H)
+    prefix: Past | None  # behind which they were computed
 
 
 @torch.inference_mode()
@@ -78,34 +70,23 @@ def evaluate(
 
     Several processes share out the batches, and each returns the answers of all.
     """
-    prefix = prefix_of(model, encoder, instruction)
-    loss, targets = 0.0, 0
+    prefix, loss, targets = prefix_of(model, encoder, instruction), [], []
 
     def answer(chosen: np.ndarray) -> list[Answer]:
-        nonlocal loss, targets
         batch = collate(examples, chosen).to(model.device)
         hidden = model(batch, prefix)
         if not hidden.isfinite().all():
-            raise InputError(
-                "the model computes numbers that are not finite: its weights are broken, or too "
-                "large"
-            )
+            broken = "its weights are broken, or too large"
+            raise InputError(f"the model computes numbers that are not finite: {broken}")
         if with_loss:
-            logits = model.logits(hidden).float()
-            loss += float(
-                F.cross_entropy(logits, batch.targets, ignore_index=UNKNOWN, reduction="sum")
-            )
-            targets += int((batch.targets != UNKNOWN).sum())
+            loss.append(float(model.loss_of(hidden, batch.targets)))
+            targets.append(batch.labelled)
         return read_answers(model, encoder, States(examples, chosen, batch, hidden, prefix))
 
     answers = in_batches(answer, examples, batch_size, progress, "score")
-    loss, targets = processes.total(loss), processes.total(targets)
-    return Evaluation(
-        [answer.predicted for answer in answers],
-        loss / targets if targets else None,
-        [answer.probabilities for answer in answers],
-        cut=examples.cut,
-    )
+    count, summed = processes.total(sum(targets)), processes.total(sum(loss, 0.0))
+    predicted, probabilities = ([one[place] for one in answers] for place in (0, 1))
+    return Evaluation(predicted, summed / count if count else None, probabilities, cut=examples.cut)
 
 
 def prefix_of(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
@@ -116,20 +97,13 @@ def prefix_of(model: TunedModel, encoder: Encoder, instruction: str) -> Past | N
     return model.text_prefix(encoder.tokenize([instruction])[0])
 
 
-A = TypeVar("A")
-
-
 def in_batches(
-    answer: Callable[[np.ndarray], list[A]],
-    examples: Examples,
-    batch_size: int,
-    progress: Progress,
-    what: str,
-) -> list[A]:
+    answer: Callable, examples: Examples, size: int, progress: Progress, what: str
+) -> list:
     """Answer all examples, batch by batch, and return the answers in their order. Texts of like
     lengths go together: attention is computed on a grid."""
     order = np.argsort(examples.lengths, kind="stable")
-    steps = [chosen for chosen in batches(order, batch_size) if len(chosen)]
+    steps = [chosen for chosen in batches(order, size) if len(chosen)]
     found = []
     for chosen in progress(steps, what, len(steps)):
         found += zip(chosen, answer(chosen), strict=True)
@@ -151,17 +125,14 @@ def read_head(model: TunedModel, encoder: Encoder, states: States) -> list[Answe
     scores = model.head(states.hidden.float()).log_softmax(1)  # (M, K)
     best = best_sequences(scores, counts, labels) if encoder.viterbi else scores.argmax(1)
     probabilities = scores.exp()
+    names = [labels[index] for index in best.tolist()]
     if not encoder.task.tags_words:
-        return [
-            Answer(labels[index], row) for index, row in zip(best.tolist(), probabilities.tolist())
-        ]
-    tags = iter([labels[index] for index in best.tolist()])
-    chosen = iter(probabilities.gather(1, best[:, None]).squeeze(1).tolist())
-    answers = []
+        return list(map(Answer, names, probabilities.tolist()))
+    chosen, answers, first = probabilities.gather(1, best[:, None]).squeeze(1).tolist(), [], 0
     for example, count in zip(states.chosen, counts, strict=True):
-        lost = int(states.examples.words[example]) - count
-        read = [next(tags) for _ in range(count)]
-        answers.append(Answer(read + ["O"] * lost, [next(chosen) for _ in range(count)]))
+        own, lost = slice(first, first + count), int(states.examples.words[example]) - count
+        answers.append(Answer(names[own] + ["O"] * lost, chosen[own]))
+        first += count
     return answers
 
 
@@ -182,9 +153,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[An
         tied = [index for index, answer in enumerate(answers) if answer[0] == token]
         if len(tied) > 1:
             texts = marked_texts(states.examples, states.chosen)
-            sums = [
-                log_probabilities(model, texts, answers[index], states.prefix) for index in tied
-            ]
+            sums = [log_probabilities(model, texts, answers[one], states.prefix) for one in tied]
             share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
     probabilities = (scores.log_softmax(1)[:, of_first] + share).exp()
     best = share.masked_fill(of_first != scores.argmax(1, keepdim=True), -math.inf).argmax(1)
@@ -221,14 +190,11 @@ def log_probabilities(
 
 
 def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
-    """Score answers against the rows' own labels: entity scores for tags, accuracy and F1 for
-    answers."""
+    """Score predictions against the rows' own labels: entities of tags, or accuracy and F1."""
     gold = [row[task.fields[-1]] for row in rows]
-    return (
-        entity_scores(gold, predicted)
-        if task.tags_words
-        else class_scores(gold, predicted, task.labels)
-    )
+    if task.tags_words:
+        return entity_scores(gold, predicted)
+    return class_scores(gold, predicted, task.labels)
 
 
 def predict(

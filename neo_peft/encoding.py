@@ -26,29 +26,23 @@ from neo_peft.tasks import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-UNKNOWN = -1  # the target where a row's label is not given
+Array, Labels = np.ndarray, list[str | None]
+NO_LABEL = -1  # the target where a row gives no label
 GENERATED = 10  # the most tokens of free generation
 
 
 @dataclass(frozen=True)
 class Examples:
-    """n encoded examples in flat arrays.
+    """n encoded examples in flat arrays. Example i has the tokens ids[starts[i] : starts[i + 1]],
+    and likewise its reads and targets."""
 
-    ids, starts: the tokens of example i are ids[starts[i] : starts[i + 1]].
-    reads, read_starts: likewise the positions at which it is read, counted from its own first
-        token.
-    targets: the class or token to predict at each of them.
-    words: how many words each has, those that were cut away included; None for answer tasks.
-    cut: how many examples were shortened.
-    """
-
-    ids: np.ndarray
-    starts: np.ndarray
-    reads: np.ndarray
-    targets: np.ndarray
-    read_starts: np.ndarray
-    words: np.ndarray | None = None
-    cut: int = 0
+    ids: Array
+    starts: Array  # (n + 1,)
+    reads: Array  # the positions at which it is read, counted from its own first token
+    targets: Array  # the class or token to predict at each of them
+    read_starts: Array  # (n + 1,)
+    words: Array | None = None  # words of each, those cut away included; None for answer tasks
+    cut: int = 0  # how many examples were shortened
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -60,8 +54,8 @@ class Examples:
 
     @cached_property
     def labelled(self) -> np.ndarray:
-        """The number of known targets of each example."""
-        return np.diff(_bounds(self.targets != UNKNOWN)[self.read_starts])
+        """The number of labels that each example gives."""
+        return np.diff(_bounds(self.targets != NO_LABEL)[self.read_starts])
 
     def digest(self) -> str:
         """Hash all that they hold."""
@@ -71,29 +65,19 @@ class Examples:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes rows for one task and one kind of head.
-
-    end: the end token.
-    with_head: the target is a class; without it the tokens of the label's words and an end token.
-    max_length: the most tokens of a text, its template included; a longer text is cut.
-    vocab_size: the tokens that the model knows.
-    read_last: read a word at its last sub-token in place of its first.
-    source_text: word a row as the source does.
-    viterbi: choose the tags of a sentence together, in place of each word's best.
-    echo: give a tagged sentence twice, and read the second copy, where a causal model has seen all
-        of it (Springer et al. 2024, section 3). Both copies together have at most `max_length`
-        tokens.
-    """
+    """Encodes rows for one task and one kind of head."""
 
     task: Task
     tokenizer: PreTrainedTokenizerFast
-    end: int
-    with_head: bool
-    max_length: int
-    vocab_size: int
-    read_last: bool = False
-    source_text: bool = False
-    viterbi: bool = False
+    end: int  # the end token
+    with_head: bool  # targets are classes; without a head the answer's tokens and the end token
+    max_length: int  # the most tokens of a text, its template included; a longer text is cut
+    vocab_size: int  # the tokens that the model knows
+    read_last: bool = False  # read a word at its last sub-token in place of its first
+    source_text: bool = False  # word a row as the source does
+    viterbi: bool = False  # choose a sentence's tags together, in place of each word's best
+    # Give a tagged sentence twice, and read the second copy, where a causal model has seen all of
+    # it (Springer et al. 2024, section 3). `max_length` holds both copies.
     echo: bool = False
 
     @cached_property
@@ -105,7 +89,7 @@ class Encoder:
         return tokenize(self.tokenizer, texts)
 
     def __call__(self, rows: Sequence[dict]) -> Examples:
-        """Encode rows. One without a label has the target UNKNOWN, and is read at its mark."""
+        """Encode rows. One without a label has the target NO_LABEL, and is read at its mark."""
         numbers: dict[str, int] = {}  # of the distinct texts, in the order in which they come
         pieces, counts, labels = [], [], []
         for row in rows:
@@ -126,7 +110,8 @@ class Encoder:
         too_long = np.flatnonzero(np.diff(_bounds(whole)[firsts]) > most)
         for row in too_long:
             part = slice(firsts[row], firsts[row + 1])
-            is_data = [piece.is_data for piece in self.task.pieces(rows[row], self.source_text)]
+            # Every word is data, or what the template stands around.
+            is_data = [self.task.tags_words or index % 2 == 1 for index in range(counts[row])]
             kept[part] = _lengths(shorten([tokens[piece] for piece in pieces[part]], is_data, most))
         ids = _take(tokens, pieces, kept)
         if self.task.tags_words:
@@ -141,17 +126,10 @@ class Encoder:
         return replace(examples, cut=len(too_long))
 
     def _tagged(
-        self,
-        ids: np.ndarray,
-        labels: list[str | None],
-        whole: np.ndarray,
-        kept: np.ndarray,
-        firsts: np.ndarray,
+        self, ids: Array, labels: Labels, whole: Array, kept: Array, firsts: Array
     ) -> Examples:
-        """Read each word at its first or last sub-token. One that was cut away there is not read.
-
-        Words have `whole` tokens, of which `kept` are left; `firsts` is each row's first word.
-        """
+        """Read each word at its first or last sub-token, unless that was cut away. Words have
+        `whole` tokens, of which `kept` are left; `firsts` is each row's first word."""
         offset = whole - 1 if self.read_last else np.zeros_like(whole)
         is_read = offset < kept
         begins = _bounds(kept)
@@ -164,29 +142,22 @@ class Encoder:
         words = np.diff(firsts)
         return Examples(ids, starts, reads.astype(np.int32), targets, read_starts, words)
 
-    def _answered(self, ids: np.ndarray, labels: list[str | None], starts: np.ndarray) -> Examples:
+    def _answered(self, ids: Array, labels: Labels, starts: Array) -> Examples:
         """Read at the mark, the last token of the text, and for the language model at the answer's
         tokens too."""
-        names = self.task.labels
-        targets = [[index] for index in range(len(names))]
-        if not self.with_head:
-            targets = [self.answers[name] for name in names]
-        targets.append([UNKNOWN])  # at the index UNKNOWN, which is -1
+        classes = [[index] for index in range(len(self.task.labels))]
+        targets = classes if self.with_head else list(self.answers.values())
+        targets.append([NO_LABEL])  # at the index NO_LABEL, which is -1
         classes = self._classes(labels)
         counts = _lengths(targets)[classes]
         reads = np.repeat(np.diff(starts) - 1, counts) + _within(counts)
         # The last target, an end token or a class, is predicted and never an input.
         ids = np.insert(ids, np.repeat(starts[1:], counts - 1), _take(targets, classes, counts - 1))
-        return Examples(
-            ids,
-            starts + _bounds(counts - 1),
-            reads.astype(np.int32),
-            _take(targets, classes, counts),
-            _bounds(counts),
-        )
+        starts, targets = starts + _bounds(counts - 1), _take(targets, classes, counts)
+        return Examples(ids, starts, reads.astype(np.int32), targets, _bounds(counts))
 
-    def _classes(self, labels: Iterable[str | None]) -> np.ndarray:
-        known = {label: index for index, label in enumerate(self.task.labels)} | {None: UNKNOWN}
+    def _classes(self, labels: Iterable[str | None]) -> Array:
+        known = {label: index for index, label in enumerate(self.task.labels)} | {None: NO_LABEL}
         try:
             return np.fromiter(map(known.__getitem__, labels), dtype=np.int32)
         except KeyError as error:
@@ -198,8 +169,7 @@ class Encoder:
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Tokenise texts, each on its own, without special tokens."""
-    # Its own call gives the same ids more slowly: for each text it makes masks and offsets that
-    # nobody reads.
+    # The tokenizer's own call is slower: it makes masks and offsets that nobody reads.
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # a call of someone else's stays set
     backend.no_padding()
@@ -234,65 +204,56 @@ def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> l
     return [ids[: lengths.get(index, len(ids))] for index, ids in enumerate(encoded)]
 
 
-def collate(examples: Examples, chosen: Sequence[int] | np.ndarray) -> Batch:
+def collate(examples: Examples, chosen: Sequence[int] | Array) -> Batch:
     """Pack the chosen examples one behind the other."""
-    ids, reads, targets, lengths, counts, first = [], [], [], [], [], 0
+    ids, reads, targets, lengths, counts = [], [], [], [], []
     for index in chosen:
-        begin, end = examples.starts[index], examples.starts[index + 1]
-        read_begin, read_end = examples.read_starts[index], examples.read_starts[index + 1]
-        ids.append(examples.ids[begin:end])
-        reads.append(examples.reads[read_begin:read_end] + first)
-        targets.append(examples.targets[read_begin:read_end])
-        lengths.append(end - begin)
-        counts.append(read_end - read_begin)
-        first += end - begin
+        own = slice(*examples.starts[index : index + 2])
+        read = slice(*examples.read_starts[index : index + 2])
+        ids.append(examples.ids[own])
+        reads.append(examples.reads[read] + sum(lengths))
+        targets.append(examples.targets[read])
+        lengths.append(own.stop - own.start)
+        counts.append(read.stop - read.start)
 
-    def tensor(parts: list[np.ndarray]) -> torch.Tensor:
+    def tensor(parts: list[Array]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
-    return Batch(
-        tensor(ids), torch.tensor(lengths), tensor(reads), tensor(targets), torch.tensor(counts)
-    )
+    sizes, counts = torch.tensor(lengths), torch.tensor(counts)
+    return Batch(tensor(ids), sizes, tensor(reads), tensor(targets), counts)
 
 
-def batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Cut an order of examples into batches; the last one may be smaller.
-
-    Of W processes each takes every W-th example of a W times larger batch; of the last one it may
-    get none.
-    """
+def batches(order: Array, batch_size: int) -> Iterator[Array]:
+    """Cut an order of examples into batches; the last one may be smaller. Of W processes each takes
+    every W-th example of a W times larger batch, of the last one perhaps none."""
     size = batch_size * processes.world
     for begin in range(0, len(order), size):
         yield order[begin : begin + size][processes.process_index :: processes.world]
 
 
-def _take(lists: list[list[int]], chosen: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _take(lists: list[list[int]], chosen: Array, counts: Array) -> Array:
     """Lay the first counts[i] values of lists[chosen[i]] one behind the other."""
     flat = np.fromiter(chain.from_iterable(lists), dtype=np.int32)
     begins = _bounds(_lengths(lists))[:-1]
-    where = _within(counts)
-    where += np.repeat(begins[chosen], counts)
-    return flat[where]
+    return flat[_within(counts) + np.repeat(begins[chosen], counts)]
 
 
-def _twice(ids: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _twice(ids: Array, starts: Array) -> tuple[Array, Array]:
     """Put each text behind itself; return the new ids and starts."""
     counts, begins = np.diff(starts).repeat(2), starts[:-1].repeat(2)
     return ids[_within(counts) + np.repeat(begins, counts)], 2 * starts
 
 
-def _within(counts: np.ndarray) -> np.ndarray:
+def _within(counts: Array) -> Array:
     """Count 0 … counts[i] - 1 for each i."""
     bounds = _bounds(counts)
-    within = np.arange(bounds[-1])
-    within -= np.repeat(bounds[:-1], counts)
-    return within
+    return np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
 
 
-def _lengths(lists: list[list[int]]) -> np.ndarray:
+def _lengths(lists: list[list[int]]) -> Array:
     return np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
 
 
-def _bounds(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Say where each part begins, and where the last one ends."""
+def _bounds(counts: Sequence[int] | Array) -> Array:
+    """Return where each part begins, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

@@ -8,7 +8,6 @@ included. Read `packing.py` first.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from neo_peft.elementwise import gelu_new
 from neo_peft.packing import Packing
 
-# the position of a place that holds no key: later than any query, so that none sees it
+# The position of a place that holds no key: later than any query, so that none sees it.
 NOWHERE = 1 << 40
-
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
 Masks = list[Tensor | None]  # of one layer, one for each grid
+Indices = Tensor | None  # of tokens, (M,); None for all of them
 
 
 @dataclass(frozen=True)
@@ -49,40 +48,30 @@ class Config:
 @dataclass(frozen=True)
 class Past:
     """Keys and values that were computed before. With a batch of one all examples share them: that
-    is a prefix.
+    is a prefix."""
 
-    keys, values: of each layer, (1 or B, heads, S, head_dim).
-    positions: the absolute positions of their tokens, (1 or B, S).
-    """
-
-    keys: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]  # of each layer (1 or B, heads, S, head_dim)
     values: tuple[Tensor, ...]
-    positions: Tensor
+    positions: Tensor  # the absolute positions of their tokens (1 or B, S)
 
     @property
     def length(self) -> int:
         return self.positions.shape[1]
 
     def each(self, change: Callable[[Tensor], Tensor], positions: Tensor) -> "Past":
-        """Return a past with `change` applied to the keys and values of each layer."""
         return Past(tuple(map(change, self.keys)), tuple(map(change, self.values)), positions)
 
-    def expand(self, batch: int) -> "Past":
-        """View a prefix as the past of `batch` examples."""
-        widen = partial(Tensor.expand, size=(batch, -1, -1, -1))
-        return self.each(widen, self.positions.expand(batch, -1))
+    def select(self, examples: Tensor) -> "Past":
+        """Return the past of these examples (indices); index 0 of a prefix is anyone's."""
+        return self.each(lambda tensor: tensor[examples], self.positions[examples])
 
     def then(self, later: "Past") -> "Past":
-        """Join a past and what came after it."""
+        """Join a past and what came after it, example by example."""
         keys, values = (
             tuple(torch.cat(pair, dim=2) for pair in zip(*both, strict=True))
             for both in ((self.keys, later.keys), (self.values, later.values))
         )
         return Past(keys, values, torch.cat([self.positions, later.positions], dim=1))
-
-    def select(self, examples: Tensor) -> "Past":
-        """Keep these examples (indices) alone."""
-        return self.each(lambda tensor: tensor[examples], self.positions[examples])
 
 
 def visible(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:
@@ -109,16 +98,10 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(size, size)
 
     def forward(
-        self,
-        x: Tensor,
-        packing: Packing,
-        past: KeysValues | None,
-        masks: Masks,
-        wanted: Tensor | None = None,
+        self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
     ) -> tuple[Tensor, list[KeysValues]]:
         """Self-attention over packed tokens x (N, H), which also attend to `past`. Returns the
-        outputs at the indices `wanted` (M, H), or at all of them, and the new keys and values of
-        each grid."""
+        outputs that are `wanted` (M, H), and the new keys and values of each grid."""
         projected = (
             project(x).split(packing.sizes) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -128,11 +111,12 @@ class SelfAttention(nn.Module):
                 grid.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
                 for part in parts
             )
+            in_front = new[0] if packing.has_prompt and new else past
             new.append((k, v))
-            if past is not None:
+            if in_front is not None:
                 k, v = (  # (b, heads, S + T, head_dim)
                     torch.cat([grid.own(before).expand(grid.batch, -1, -1, -1), now], dim=2)
-                    for before, now in zip(past, (k, v), strict=True)
+                    for before, now in zip(in_front, (k, v), strict=True)
                 )
             # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
             attended = F.scaled_dot_product_attention(
@@ -144,8 +128,7 @@ class SelfAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """The published names put one level between a block and its attention:
-    `attn.attention.q_proj`."""
+    """One more level in the published names: `attn.attention.q_proj`."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -172,23 +155,17 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self,
-        x: Tensor,
-        packing: Packing,
-        past: KeysValues | None,
-        masks: Masks,
-        wanted: Tensor | None = None,
+        self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the layer's output at the indices `wanted` (M, H), or at all of them (N, H), and
-        the new keys and values of each grid."""
+        """Return the layer's outputs that are `wanted` (M, H), and each grid's new keys and
+        values."""
         attended, new = self.attn.attention(self.ln_1(x), packing, past, masks, wanted)
         x = (x if wanted is None else x[wanted]) + attended
         return x + self.mlp(self.ln_2(x)), new
 
 
 def _embedding(count: int, size: int) -> nn.Embedding:
-    """Make an embedding without drawing it: on the meta device that would import torch's
-    compiler."""
+    """Make an embedding without drawing it, which on the meta device imports torch's compiler."""
     return nn.Embedding.from_pretrained(torch.empty(count, size), freeze=False)
 
 
@@ -211,25 +188,10 @@ class GPTNeo(nn.Module):
         return self.wte(ids).float()
 
     def forward(
-        self, x: Tensor, packing: Packing, past: Past | None = None, wanted: Tensor | None = None
+        self, x: Tensor, packing: Packing, past: Past | None = None, wanted: Indices = None
     ) -> Tensor:
-        """Return the last hidden states of embeddings (N, H): at the indices `wanted` (M,), or at
-        all of them."""
-        return self.ln_f(self._blocks(x, packing, past, wanted)[0])
-
-    def forward_and_keep(
-        self, x: Tensor, packing: Packing, past: Past | None = None
-    ) -> tuple[Tensor, Past]:
-        """Return the last hidden states of all tokens, which share one grid, and their keys and
-        values for the tokens to come."""
-        x, kept = self._blocks(x, packing, past)
-        (grid,) = packing.grids
-        positions = grid.positions.expand(grid.batch, -1)
-        if grid.slots is not None:
-            filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
-            filled[grid.slots] = True
-            positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
-        return self.ln_f(x), Past(*zip(*kept, strict=True), positions)
+        """Return the last hidden states of embeddings (N, H), those that are `wanted` (M, H)."""
+        return self.ln_f(self.layers(x, packing, past, wanted)[0])
 
     def prefix(self, embeddings: Tensor) -> Past:
         """Return the keys and values of a prefix from its embeddings (P, H), once for all texts
@@ -241,14 +203,14 @@ class GPTNeo(nn.Module):
         """
         packing = Packing.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
         none = torch.zeros(0, dtype=torch.long, device=embeddings.device)
-        _, kept = self._blocks(embeddings, packing, past=None, wanted=none)
+        _, kept = self.layers(embeddings, packing, past=None, wanted=none)
         return Past(*zip(*kept, strict=True), packing.grids[0].positions)
 
-    def _blocks(
-        self, x: Tensor, packing: Packing, past: Past | None, wanted: Tensor | None = None
+    def layers(
+        self, x: Tensor, packing: Packing, past: Past | None, wanted: Indices = None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the last layer's output at the indices `wanted`, or at all of them, and the new
-        keys and values of each layer, grid by grid."""
+        """Return the last layer's outputs that are `wanted`, and the new keys and values of each
+        layer, grid by grid."""
         x = x + self.wpe(packing.positions).float()  # learned, absolute
         masks, new = {}, []
         for layer, block in enumerate(self.h):
@@ -269,17 +231,18 @@ class GPTNeo(nn.Module):
 
 
 def _masks(packing: Packing, past: Past | None, window_size: int | None) -> Masks:
-    """Return for each grid which keys its tokens see, those of the past first. None is plain causal
-    attention."""
+    """Return for each grid which keys its tokens see, those of the prompt or the past first. None
+    is plain causal attention."""
     masks = []
-    for grid in packing.grids:
-        keys = grid.positions
-        if past is not None:
-            before = grid.own(past.positions)
+    for number, grid in enumerate(packing.grids):
+        keys, before = grid.positions, past and grid.own(past.positions)
+        if packing.has_prompt and number:
+            before = packing.grids[0].positions
+        if before is not None:
             batch = max(len(before), len(keys))
             keys = torch.cat([before.expand(batch, -1), keys.expand(batch, -1)], dim=1)
-        # Without a past, and while the window holds the whole text, plain causal attention is the
-        # same, and faster. With a past `is_causal` would align the two top left, which is wrong.
-        plain = past is None and grid.longest <= (window_size or grid.longest)
+        # With nothing before, and while the window holds the whole text, plain causal attention is
+        # the same, and faster. Else `is_causal` would align the two top left, which is wrong.
+        plain = before is None and grid.longest <= (window_size or grid.longest)
         masks.append(None if plain else visible(grid.positions, keys, window_size))
     return masks

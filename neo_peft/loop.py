@@ -27,56 +27,45 @@ MOST_SKIPPED = 10
 
 
 class Step(NamedTuple):
-    """A step that was taken, from 1: its loss in nats per labelled token, the norm of its gradient
-    (None where fp16 skipped it), and the tokens that it read."""
+    """A step that was taken."""
 
-    step: int
-    epoch: int
-    loss: float
+    step: int  # from 1
+    epoch: int  # from 1
+    loss: float  # in nats per labelled token
     learning_rate: float
-    gradient_norm: float | None
-    tokens: int
+    gradient_norm: float | None  # None where fp16 skipped the step
+    tokens: int  # that it read, of all processes
 
 
 class EpochEnd(NamedTuple):
-    """An epoch that is over, from 1: the steps taken so far, and its mean loss in nats per labelled
-    token."""
+    """An epoch that is over."""
 
-    epoch: int
-    step: int
-    loss: float
+    epoch: int  # from 1
+    step: int  # steps taken so far
+    loss: float  # the epoch's mean, in nats per labelled token
 
 
 class Window(NamedTuple):
-    """The examples of one step: this process's batches, and those of all processes together."""
+    """The examples of one step."""
 
-    mine: list[np.ndarray]
-    all: np.ndarray
+    mine: list[np.ndarray]  # this process's batches
+    all: np.ndarray  # those of all processes together
 
 
 @dataclass
 class State:
     """Where training stands. With the weights, the settings and the examples it decides all that
-    follows.
-
-    step: the steps taken so far.
-    epoch: the current epoch, from 1.
-    done: the steps of this epoch that are taken.
-    loss_sum: the loss summed over this epoch's labelled tokens so far.
-    labelled: how many those are.
-    skipped: the steps that fp16 has skipped.
-    skipped_last: how many of them came last, one behind the other.
-    """
+    follows."""
 
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
-    step: int = 0
-    epoch: int = 1
-    done: int = 0
-    loss_sum: float = 0.0
-    labelled: int = 0
-    skipped: int = 0
-    skipped_last: int = 0
+    step: int = 0  # steps taken so far
+    epoch: int = 1  # the current one
+    done: int = 0  # its steps that are taken
+    loss_sum: float = 0.0  # the loss summed over its labelled tokens so far
+    labelled: int = 0  # how many those are
+    skipped: int = 0  # steps that fp16 has skipped
+    skipped_last: int = 0  # how many of them came last, in a row
 
     def next_epoch(self) -> None:
         self.epoch, self.done, self.loss_sum, self.labelled = self.epoch + 1, 0, 0.0, 0
@@ -94,11 +83,7 @@ def fit(
 
 
 def steps(
-    model: TunedModel,
-    examples: Examples,
-    settings: Settings,
-    state: State,
-    progress: Progress = no_progress,
+    model: TunedModel, examples: Examples, settings: Settings, state: State, progress: Progress
 ) -> Iterator[Step | EpochEnd]:
     """Train from a state on. Yield each step that was taken, and each epoch that is over.
 
@@ -158,9 +143,8 @@ def next_step(
         )
         state.skipped_last = 0 if math.isfinite(norm) else state.skipped_last + 1
         if state.skipped_last == MOST_SKIPPED:
-            raise InputError(
-                f"the gradient was not finite in {MOST_SKIPPED} updates on end, the last of them"
-            )
+            many = f"in {MOST_SKIPPED} updates on end, the last of them"
+            raise InputError(f"the gradient was not finite {many}")
     except InputError as error:
         wider = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
         where = f"at step {state.step + 1} (epoch {state.epoch})"
@@ -174,10 +158,8 @@ def next_step(
 
 
 class Taken(NamedTuple):
-    """What a step came to: its loss in nats per labelled token, and the norm of its gradient."""
-
-    loss: float
-    norm: float
+    loss: float  # in nats per labelled token
+    norm: float  # of the gradient
 
 
 def take_step(
@@ -191,11 +173,11 @@ def take_step(
     """Take one step over this process's `own` batches. All processes together have `labelled`
     labelled tokens.
 
-    The summed loss of all batches is divided by all labelled tokens, so that four batches of two
-    are one batch of eight, however the labels fall. Loss and gradients are summed over all
-    processes. Under fp16 a gradient that is not finite leaves the weights as they are, and the
-    scale shrinks. Raises InputError, in all processes alike, on a loss that is not finite, and
-    without a scaler on such a gradient; the weights stay.
+    The loss of all batches is divided by all labelled tokens, so that four batches of two are one
+    batch of eight, however the labels fall. Loss and gradients are summed over all processes. Under
+    fp16 a gradient that is not finite leaves the weights as they are, and the scale shrinks. Raises
+    InputError in all processes on a loss that is not finite, and without a scaler on such a
+    gradient; the weights stay.
     """
     loss_sum = 0.0
     for batch in own:
@@ -243,6 +225,5 @@ def make_optimizer(model: TunedModel, settings: Settings) -> torch.optim.Optimiz
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate
-    )
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)

@@ -29,27 +29,20 @@ if TYPE_CHECKING:
 class LoRALinear(nn.Module):
     """A frozen linear layer, `base_layer`, and its correction.
 
-    Of the frozen layer it uses two things: its product, `base_layer(x)`, and its `weight`.
+    The frozen layer is asked for two things: its product, `base_layer(x)`, and its `weight`.
     """
 
     def __init__(
-        self,
-        base_layer: nn.Linear,
-        rank: int,
-        alpha: float,
-        dropout: float,
-        rslora: bool,
-        init: str,
+        self, base: nn.Linear, rank: int, alpha: float, dropout: float, rslora: bool, init: str
     ):
         super().__init__()
-        self.base_layer = base_layer
+        self.base_layer = base
         # Kalajdzievski 2023 (rsLoRA): with sqrt(r) the step does not shrink as the rank grows.
         self.scaling = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout = dropout
         # The same draws in the same order as peft, so that one seed gives the same A: both layers
-        # draw their own start first, and A is drawn again after it. They are the CPU generator's,
-        # whatever the device.
-        inputs, outputs = base_layer.in_features, base_layer.out_features
+        # draw their own start first, A again after it. They are the CPU's, whatever the device.
+        inputs, outputs = base.in_features, base.out_features
         self.lora_A = nn.Linear(inputs, rank, bias=False, device="cpu", dtype=torch.float32)
         self.lora_B = nn.Linear(rank, outputs, bias=False, device="cpu", dtype=torch.float32)
         if init == "gaussian":
@@ -57,8 +50,8 @@ class LoRALinear(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
-        self.lora_A.to(base_layer.weight.device)
-        self.lora_B.to(base_layer.weight.device)
+        self.lora_A.to(base.weight.device)
+        self.lora_B.to(base.weight.device)
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -73,8 +66,8 @@ class LoRALinear(nn.Module):
         """Return what is added to the frozen layer's output: (alpha / r) · B A dropout(x)."""
         scaling = self.scaling
         if self.training and self.dropout:
-            x, stays = drop(x, self.dropout)
-            scaling /= stays
+            x, share = drop(x, self.dropout)
+            scaling /= share
         return self.lora_B(scaling * self.lora_A(x))  # scaled where it is small, (N, r)
 
     def merged(self) -> nn.Linear:
@@ -101,8 +94,7 @@ def add_lora(
     rslora: bool = False,
     init: str = "kaiming",
 ) -> list[str]:
-    """Freeze a trunk, put LoRA on the linear layers that `target_modules` name, and return their
-    names.
+    """Freeze a trunk, put LoRA on its layers that `target_modules` name, and return their names.
 
     A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the
     whole name (with the published `transformer.` in front or without it), or `all-linear`. Each
@@ -113,11 +105,9 @@ def add_lora(
         if value not in (choices := LORA.flags[name]):
             raise InputError(f"{name} is one of {', '.join(choices)}, not {value!r}")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-        raise InputError(
-            f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {rank}, {alpha}, "
-            f"{dropout}"
-        )
-    if any(isinstance(module, LoRALinear) for module in trunk.modules()):
+        given = f"{rank}, {alpha}, {dropout}"
+        raise InputError(f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {given}")
+    if lora_layers(trunk):
         raise InputError(
             "the trunk carries LoRA already, which a second one would throw away; merge it first"
         )
@@ -135,15 +125,20 @@ def add_lora(
     return names
 
 
-def linear_layers(module: nn.Module) -> list[str]:
-    """Return the names of the linear layers in a module: what has a product and a weight (out, in).
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return the layers that carry LoRA, by name."""
+    return {name: one for name, one in model.named_modules() if isinstance(one, LoRALinear)}
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers: all that have a product and a weight (out, in).
 
     The parts of a layer that carries LoRA are not among them; the layer itself is.
     """
     names = []
-    for name, layer in module.named_modules():
+    for name, layer in model.named_modules():
         inside = names and name.startswith(f"{names[-1]}.")
-        if not inside and isinstance(layer, nn.Linear | LoRALinear):
+        if not inside and (hasattr(layer, "in_features") or isinstance(layer, LoRALinear)):
             names.append(name)
     return names
 
@@ -158,12 +153,11 @@ def match_targets(trunk: nn.Module, target_modules: Iterable[str]) -> list[str]:
         if not found:
             lost.append(target)
     if lost or not matched:
-        kinds = sorted({name.split(".")[-1] for name in linear})
+        kinds = ", ".join(sorted({name.split(".")[-1] for name in linear}))
         raise InputError(
             "no linear layer is named by the target "
-            f"{', '.join(map(repr, lost)) or 'list, which is empty'}; "
-            f"there are {', '.join(kinds)} (for example {linear[0] if linear else 'none'}), and "
-            "all-linear"
+            f"{', '.join(map(repr, lost)) or 'list, which is empty'}; there are {kinds} "
+            f"(for example {linear[0] if linear else 'none'}), and all-linear"
         )
     return [name for name in linear if name in matched]
 
@@ -183,11 +177,7 @@ def _matches(target: str, name: str) -> bool:
 def merge_lora(model: nn.Module) -> None:
     """Replace every LoRA layer in the model by the plain layer that computes the same: all of them,
     or none."""
-    merged = {
-        name: module.merged()
-        for name, module in model.named_modules()
-        if isinstance(module, LoRALinear)
-    }
+    merged = {name: layer.merged() for name, layer in lora_layers(model).items()}
     for name, plain in merged.items():
         model.set_submodule(name, plain)
 
@@ -199,39 +189,24 @@ def put_on(
     model: TunedModel, settings: Settings, task: Task, tokenize: Callable[[str], list[int]]
 ) -> None:
     """Put LoRA with a run's settings on a model's trunk."""
-    add_lora(
-        model.transformer,
-        settings.target_modules,
-        settings.rank,
-        settings.alpha,
-        settings.dropout,
-        settings.bias,
-        settings.rslora,
-        settings.lora_init,
-    )
+    s = settings
+    low_rank = s.rank, s.alpha, s.dropout
+    add_lora(model.transformer, s.target_modules, *low_rank, s.bias, s.rslora, s.lora_init)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
     """Group the layers that carry LoRA: {"q_proj (256 → 256), rank 8": their names}."""
     groups = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
-            rank, inputs = module.lora_A.weight.shape
-            kind = f"{name.split('.')[-1]} ({inputs} → {len(module.lora_B.weight)}), rank {rank}"
-            groups.setdefault(kind, []).append(name)
+    for name, layer in lora_layers(model).items():
+        rank, inputs = layer.lora_A.weight.shape
+        kind = f"{name.split('.')[-1]} ({inputs} → {len(layer.lora_B.weight)}), rank {rank}"
+        groups.setdefault(kind, []).append(name)
     return groups
 
 
 def warnings(model: nn.Module) -> list[str]:
     """Warn of each B that training has left at zero."""
-    zero = [
-        f"{name}.lora_B.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, LoRALinear) and not module.lora_B.weight.any()
-    ]
-    if not zero:
-        return []
-    return [
-        f"LoRA's B is still zero in {len(zero)} layers, the first is {zero[0]}: nothing was "
-        "learnt there"
-    ]
+    layers = lora_layers(model).items()
+    zero = [f"{name}.lora_B.weight" for name, layer in layers if not layer.lora_B.weight.any()]
+    found = f"LoRA's B is still zero in {len(zero)} layers, the first is"
+    return [f"{found} {zero[0]}: nothing was learnt there"] if zero else []

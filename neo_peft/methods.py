@@ -1,7 +1,7 @@
 """The methods: what trains, and how it is put on a frozen model. No torch at import.
 
-This is the one place where a method is registered, as an entry of `METHODS`; its tensors stand in a
-module of its own, imported at first use. docs/extending.md adds one, step by step.
+A method is an entry of `METHODS`, and a module with its tensors, imported at first use.
+docs/extending.md adds one, step by step.
 """
 
 from __future__ import annotations
@@ -24,56 +24,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """What trains, under its name in `--method`.
-
-    module: where its tensors are made. It has three functions: `put_on(model, settings, task,
-        tokenize)` puts what trains onto a frozen model; `adapted_layers(model)` names the layers
-        that it changes, grouped by kind; `warnings(model)` says in sentences what, after training,
-        shows that nothing was learnt. "" where there are no tensors of its own.
-    flags: the settings that belong to it, each with its choices where they are words.
-    defaults: what it takes where no flag and no preset says otherwise.
-    on_bundled: what differs on the bundled model, which is small and takes larger steps: chosen on
-        validation scores, see docs/results.md.
-    length_flag: the flag that counts the positions it takes in front of every text; "" for none.
-    reads_by_head: whether an answer is always read by a linear head.
-    trains_base: whether the base itself trains. Its matrices are then fp32, and several runs cannot
-        share it.
-    merges: whether a plain model can hold what it trained (`export --merge`).
-    mixes: whether a batch may mix examples of several runs on one base (`AdapterSet`).
-    peft_type: peft's name of it; "" where peft has no such adapter.
-    """
+    """What trains, under its name in `--method`."""
 
     name: str
+    # Where its tensors are made; "" without any. `put_on(model, settings, task, tokenize)` puts
+    # what trains onto a frozen model. The module may also have `adapted_layers(model)`, which names
+    # the layers that it changes, grouped by kind, and `warnings(model)`: sentences on what shows,
+    # after training, that nothing was learnt.
     module: str = ""
-    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    defaults: dict[str, object] = field(default_factory=dict)
+    # Finds the names of its tensors (a regular expression), which a combination saves apart. What
+    # no part finds belongs to the first one.
+    tensors: str = ""
+    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # its own, and their choices
+    defaults: dict[str, object] = field(default_factory=dict)  # behind flags and presets
+    # What differs on the bundled model, which is small: chosen on validation, docs/results.md.
     on_bundled: dict[str, object] = field(default_factory=dict)
-    length_flag: str = ""
-    reads_by_head: bool = False
-    trains_base: bool = False
-    merges: bool = True
-    mixes: bool = False
-    peft_type: str = ""
+    length_flag: str = ""  # counts the positions it takes in front of every text; "" for none
+    reads_by_head: bool = False  # an answer is always read by a linear head
+    trains_base: bool = False  # then matrices are fp32, and runs cannot share the base
+    merges: bool = True  # a plain model can hold what it trained (`export --merge`)
+    mixes: bool = False  # a batch may mix examples of several runs on one base (`AdapterSet`)
+    peft_type: str = ""  # peft's name of it; "" where peft has no such adapter
 
     def call(self, function: str, *arguments):
-        """Call a function of the method's module; return None where it has no module."""
-        if not self.module:
-            return None
-        return getattr(import_module(self.module), function)(*arguments)
+        """Call a function of the method's module; return None where it has none."""
+        found = getattr(import_module(self.module), function, None) if self.module else None
+        return found and found(*arguments)
 
 
 LORA = Method(
     name="lora",
     module="neo_peft.lora",
-    flags={
-        "rank": (),
-        "alpha": (),
-        "dropout": (),
-        "target_modules": (),
-        "bias": ("none", "all", "lora_only"),
-        "rslora": (),
-        "lora_init": ("kaiming", "gaussian"),
-    },
+    flags=dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "rslora"), ())
+    | {"bias": ("none", "all", "lora_only"), "lora_init": ("kaiming", "gaussian")},
     defaults={"learning_rate": 1e-3},
     on_bundled={"learning_rate": 5e-3},
     mixes=True,
@@ -82,11 +65,9 @@ LORA = Method(
 PROMPT = Method(
     name="prompt",
     module="neo_peft.prompt",
-    flags={
-        "prompt_length": (),
-        "prompt_init": ("text", "vocab", "labels", "random"),
-        "prompt_text": (),
-    },
+    tensors=r"^prompt\.",
+    flags=dict.fromkeys(("prompt_length", "prompt_text"), ())
+    | {"prompt_init": ("text", "vocab", "labels", "random")},
     defaults={"learning_rate": 3e-2},
     on_bundled={"learning_rate": 1e-1, "prompt_length": 20, "epochs": 20, "warmup_ratio": 0.1},
     length_flag="prompt_length",
@@ -162,10 +143,8 @@ def build_model(
     def tokenize(text: str) -> list[int]:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if max(ids) >= trunk.config.vocab_size:
-            raise InputError(
-                f"the tokenizer says token {max(ids)}, but the model knows "
-                f"{trunk.config.vocab_size}"
-            )
+            known = trunk.config.vocab_size
+            raise InputError(f"the tokenizer says token {max(ids)}, but the model knows {known}")
         return ids
 
     kind, head = head_kind(task, settings), None
@@ -188,12 +167,10 @@ def build_model(
 
 
 def bare_model(model: TunedModel) -> TunedModel:
-    """Return a model without its method, before it trains: the frozen trunk, read by the language
-    model's head, or by the untrained head of a tagging task. (LoRA still adds zero.)"""
+    """Return the model that was there before, without a prompt (LoRA adds zero yet). The language
+    model's head reads it, or the untrained head of a tagging task."""
     from neo_peft.model import HeadKind, TunedModel
 
-    if model.head_kind == HeadKind.CLASSIFIER:
-        head = (model.head_kind, model.head)
-    else:
-        head = (HeadKind.LM_HEAD, None)
+    tags = model.head_kind == HeadKind.CLASSIFIER
+    head = (model.head_kind, model.head) if tags else (HeadKind.LM_HEAD, None)
     return TunedModel(model.transformer, *head, compute_dtype=model.compute_dtype)

@@ -68,19 +68,16 @@ def entity_scores(
     BIO tag.
     """
     _check_same_number(len(gold), len(predicted), "sentences")
-    # One O after each sentence lets the corpus be read as a single sequence in which no two
-    # sentences join.
+    # One O after each sentence: the corpus is then one sequence in which no two sentences join.
     gold_tags, tags = [], []
     for n, (gold_sentence, sentence) in enumerate(zip(gold, predicted)):
         lost = len(gold_sentence) - len(sentence)
         if lost < 0:
             raise ValueError(
                 f"sentence {n} has {len(gold_sentence)} gold tags and {len(sentence)} predicted "
-                "ones: "
-                "give one per word, or fewer where the end was cut off"
+                "ones: give one per word, or fewer where the end was cut off"
             )
-        # To drop the lost words from gold too would excuse the entities in them: recall would rise
-        # falsely.
+        # Lost words stay in gold: without them recall would rise falsely.
         gold_tags += [*gold_sentence, "O"]
         tags += [*sentence, *["O"] * lost, "O"]
 
@@ -91,8 +88,7 @@ def entity_scores(
     last_word = {first: last for _, first, last in read}
     span_hits = sum(last_word.get(first) == last for _, first, last in true)
 
-    # A type that was only ever predicted is a row of zeros: without it macro would miss these false
-    # alarms.
+    # A type that was only ever predicted counts as zeros: macro would miss these false alarms.
     per_label = {t: _row(hits[t], guesses[t], support[t]) for t in sorted(support | guesses)}
     rows = per_label.values()
     return {
@@ -137,17 +133,16 @@ def class_scores(
     per_label = {
         label: _row(hits[i], guesses[i], sum(confusion[i])) for i, label in enumerate(labels)
     }
+    of_two = {}
+    if len(labels) == 2:
+        of_two = {"f1": per_label[labels[-1]]["f1"], "matthews": _matthews(confusion)}
     return {
         "accuracy": _ratio(sum(hits), len(gold)),
         "total": len(gold),
         "hits": sum(hits),
         "unanswered": unanswered,
         "macro_f1": _mean(per_label.values(), [1] * len(labels))["f1"],
-        **(
-            {"f1": per_label[labels[-1]]["f1"], "matthews": _matthews(confusion)}
-            if len(labels) == 2
-            else {}
-        ),
+        **of_two,
         "per_label": per_label,
         "confusion": confusion,
     }
@@ -158,10 +153,9 @@ def _matthews(confusion: list[list[int]]) -> float:
     is never gold."""
     gold, guesses = [sum(row) for row in confusion], [sum(column) for column in zip(*confusion)]
     total, hits = sum(gold), sum(row[i] for i, row in enumerate(confusion))
-    spread = math.sqrt(
-        (total**2 - sum(n**2 for n in guesses)) * (total**2 - sum(n**2 for n in gold))
-    )
-    return _ratio(hits * total - sum(g * n for g, n in zip(gold, guesses)), spread)
+    spreads = (total**2 - sum(n**2 for n in counts) for counts in (gold, guesses))
+    covariance = hits * total - sum(g * n for g, n in zip(gold, guesses))
+    return _ratio(covariance, math.sqrt(math.prod(spreads)))
 
 
 def _check_same_number(gold: int, predicted: int, what: str) -> None:

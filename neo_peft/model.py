@@ -21,25 +21,16 @@ from neo_peft.prompt import SoftPrompt
 
 @dataclass(frozen=True)
 class Batch:
-    """B packed examples.
+    """B packed examples."""
 
-    ids: their tokens, (N,).
-    lengths: the number of tokens of each example, (B,). It stays on the CPU, where the layout of
-        the batch is made.
-    reads: the indices into `ids` at which the model is read, (M,).
-    targets: the class or token to predict there, (M,); -1 where it is not known.
-    read_counts: how often each example is read, (B,).
-    """
-
-    ids: Tensor
-    lengths: Tensor
-    reads: Tensor
-    targets: Tensor
-    read_counts: Tensor
+    ids: Tensor  # tokens (N,)
+    lengths: Tensor  # tokens of each example (B,); on the CPU, where the layout is made
+    reads: Tensor  # the indices into `ids` at which the model is read (M,)
+    targets: Tensor  # the class or token to predict there (M,); -1 where no label is given
+    read_counts: Tensor  # how often each example is read (B,)
 
     @property
-    def labelled(self) -> int:
-        """The number of known targets."""
+    def labelled(self) -> int:  # the number of targets that are given
         return int((self.targets != -1).sum())
 
     def to(self, device: torch.device) -> "Batch":
@@ -61,7 +52,8 @@ class HeadKind(StrEnum):
 class TunedModel(nn.Module):
     """A trunk, a head under its published name, and an optional prompt in front of every text.
 
-    A `prompt` has a length and gives a `past(trunk)`: see `SoftPrompt`.
+    A prompt has a length, the keys and values `past(trunk)`, and its `embeddings` (P, H), which are
+    None where it trains its keys and values themselves.
     """
 
     def __init__(
@@ -111,13 +103,23 @@ class TunedModel(nn.Module):
 
     def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
         """Return the hidden states (M, H) at the positions that are read, behind a prefix that was
-        computed before; without one behind the prompt, if there is one."""
-        prefix = self.prefix() if prefix is None else prefix
-        start = prefix.length if prefix else 0
+        computed before.
+
+        Without one the prompt's rows, if there is a prompt, go through the layers in front of the
+        batch's tokens, as they train: see prompt.py.
+        """
+        prompt = None
+        if prefix is None and self.prompt is not None:
+            prompt = self.prompt.embeddings
+            prefix = self.prefix() if prompt is None else None
+        start = prefix.length if prefix else 0 if prompt is None else len(prompt)
         together = self.device.type != "cpu"
-        packing = Packing.of_texts(batch.lengths, start, together).to(self.device)
+        packing = Packing.of_texts(batch.lengths, start, together, prompt=prompt is not None)
         with self.autocast():
-            return self.transformer(self.transformer.embed(batch.ids), packing, prefix, batch.reads)
+            embeddings, reads = self.transformer.embed(batch.ids), batch.reads
+            if prompt is not None:
+                embeddings, reads = torch.cat([prompt, embeddings]), reads + start
+            return self.transformer(embeddings, packing.to(self.device), prefix, reads)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits that are trained on, from hidden states (M, H): (M, K) of a linear
@@ -129,8 +131,12 @@ class TunedModel(nn.Module):
 
     def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:
         """Return the cross-entropy summed over the batch's targets, in nats and fp32."""
-        logits = self.logits(self(batch, prefix)).float()
-        return F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum")
+        return self.loss_of(self(batch, prefix), batch.targets)
+
+    def loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the same from hidden states (M, H) and targets (M,)."""
+        logits = self.logits(hidden).float()
+        return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the adapter: exactly the parameters that require a gradient, head included."""

@@ -1,4 +1,4 @@
-"""The packed batch: the tokens of B texts one behind the other, without padding.
+"""The packed batch: the tokens of B texts one behind the other; only attention may pad.
 
 Every linear layer, norm and embedding works on the N tokens alone, (N, H). Only attention needs
 grids (b, T): `Packing` says which tokens stand together in one. On a CPU neighbouring texts share a
@@ -17,21 +17,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """The (b, T) grid of b consecutive texts of a batch.
+    """The (b, T) grid of b consecutive texts of a batch."""
 
-    first: the index of its first text in the batch.
-    batch, longest: b, and T, the length of the longest text.
-    size: how many of its places hold tokens.
-    positions: the absolute position of each place, (1 or b, T).
-    slots: the place of each token in the flattened grid, (size,); None where nothing is padded.
-    """
-
-    first: int
-    batch: int
-    longest: int
-    size: int
-    positions: Tensor
-    slots: Tensor | None
+    first: int  # the index of its first text in the batch
+    batch: int  # b
+    longest: int  # T, the length of the longest text
+    size: int  # how many of its places hold tokens
+    positions: Tensor  # the absolute position of each place (1 or b, T)
+    slots: Tensor | None  # each token's place in the flattened grid (size,); None without padding
 
     @classmethod
     def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Grid":
@@ -66,14 +59,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Packing:
-    """The layout of a batch of N tokens.
+    """The layout of a batch of N tokens."""
 
-    grids: the grids that the tokens attend in, one behind the other.
-    positions: the absolute position of each token, (N,).
-    """
-
-    grids: tuple[Grid, ...]
-    positions: Tensor
+    grids: tuple[Grid, ...]  # the grids that the tokens attend in, one behind the other
+    positions: Tensor  # the absolute position of each token (N,)
+    has_prompt: bool = False  # the first grid is a prompt, which the tokens of all others see
 
     @property
     def sizes(self) -> list[int]:
@@ -81,12 +71,12 @@ class Packing:
 
     @classmethod
     def of_texts(
-        cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False
+        cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False, prompt: bool = False
     ) -> "Packing":
         """Return the layout of texts of `lengths` (B,).
 
         `start` is the position of their first tokens: one for all, or one for each (B,).
-        `together` puts all texts into one grid.
+        `together` puts all texts into one grid. `prompt` puts a prompt of `start` tokens in front.
         """
         counts, starts = lengths.tolist(), torch.as_tensor(start).view(-1)
         groups = [counts] if together else [list(same) for _, same in groupby(counts)]
@@ -95,17 +85,13 @@ class Packing:
             own = starts if len(starts) == 1 else starts[first : first + len(group)]
             grids.append(Grid.of_texts(first, group, own))
             first += len(group)
-        return cls(tuple(grids), torch.cat([_token_positions(grid) for grid in grids]))
-
-    @classmethod
-    def of_next_tokens(cls, positions: Tensor) -> "Packing":
-        """Return the layout of one more token for each of B texts, at its own position (B,)."""
-        batch = len(positions)
-        return cls((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
+        if prompt:
+            grids.insert(0, Grid.of_texts(0, [start], torch.zeros(1, dtype=torch.long)))
+        return cls(tuple(grids), torch.cat([_token_positions(grid) for grid in grids]), prompt)
 
     def to(self, device: torch.device) -> "Packing":
         grids = tuple(grid.to(device) for grid in self.grids)
-        return Packing(grids, self.positions.to(device, non_blocking=True))
+        return replace(self, grids=grids, positions=self.positions.to(device, non_blocking=True))
 
 
 def _token_positions(grid: Grid) -> Tensor:

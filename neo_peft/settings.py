@@ -1,14 +1,15 @@
 """The settings of a training run, one for each flag: a frozen dataclass. No torch here.
 
-A setting's value is, in this order: the flag; the preset's; the default of the method on the
-bundled model; the default of the method; the setting's own default. What would have no effect is
-refused where a flag says it, and left out where a preset or a method does.
+A setting's value is, in this order: the flag; the preset's (for the bundled model, for its method,
+for all: see `Recipe`); the default of the method on the bundled model; the default of the method;
+the setting's own default. What would have no effect is refused where a flag says it, and left out
+where a preset or a method does.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from neo_peft.defaults import BUNDLED_MODEL, PRESETS, Recipe
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS, Method, choices_of, owners
-from neo_peft.tasks import TASKS, Task, get_task
+from neo_peft.tasks import TASKS, Task, get_task, is_tag
 
 # ---- How the text of a flag is read
 
@@ -106,6 +107,7 @@ def flag(
 DATA, MODEL, ADAPTER, TRAINING, RUN = (
     partial(flag, group) for group in ("task and data", "model", "adapter", "training", "run")
 )
+LISTED = 200  # characters of labels that an instruction names
 OF_TAGS = {"read", "echo", "tag_decoding"}
 OF_TAGS_ALONE = "belongs to tasks that tag words, as ner does"
 
@@ -115,7 +117,7 @@ class Settings:
     """What a run is made from. Make one with `make_settings`, which fills in defaults and checks
     ranges."""
 
-    task: str = DATA(None, f"what to learn: {', '.join(TASKS)}", choices=tuple(TASKS))
+    task: str = DATA(None, f"what to learn: {', '.join(TASKS)}", choices=TASKS)
     data: str = DATA(
         "sample", "sample (bundled), hub, or a folder: your own train.jsonl, or original files"
     )
@@ -319,12 +321,52 @@ def make_settings(**given: Any) -> Settings:
 
 
 def task_of(settings: Settings) -> Task:
-    """Make the task of a run, with the labels and the labels' words that its settings have."""
-    task = get_task(settings.task).with_labels(settings.labels, settings.label_words)
+    """Return the task of a run, with the labels and the labels' words that its settings have."""
+    task = with_labels(get_task(settings.task), settings.labels, settings.label_words)
     if not task.labels:
         raise InputError(
             f"the labels of {task.name} are your own rows': name --data with them, or --labels"
         )
+    return task
+
+
+def with_labels(
+    task: Task, labels: Collection[str] | None, words: Collection[str] | None = None
+) -> Task:
+    """Return a task for a user's own labels, in their order. `words` are what the model says for
+    them, one each."""
+    if labels is not None and tuple(labels) != task.labels:
+        if len(set(labels)) != len(labels):
+            raise InputError(f"the labels {', '.join(labels)} hold one twice; name each once")
+        if wrong := [label for label in labels if task.tags_words and not is_tag(label)]:
+            raise InputError(
+                f"the label {wrong[0]!r} is no tag; those of {task.name} are O, B-type and I-type"
+            )
+        types = dict.fromkeys(label[2:] for label in labels if label != "O")
+        listed = ", ".join(types if task.tags_words else words or labels)
+        # A long list would take the place of the texts after it.
+        short = len(listed) > LISTED
+        template = task.short_instruction_for_labels if short else task.instruction_for_labels
+        task = replace(task, labels=tuple(labels), instruction=template.format(listed))
+    if words is not None and task.tags_words:
+        raise InputError(
+            f"--label-words belongs to tasks whose answer is said; {task.name} tags words by a head"
+        )
+    if words is not None and len(words) != len(task.labels):
+        raise InputError(
+            f"--label-words {','.join(words)}: one word for each of the {len(task.labels)} labels "
+            f"is needed, in the order of {', '.join(task.labels)}"
+        )
+    if words is not None:
+        task = replace(task, words=tuple(words))
+    said: dict[str, str] = {}  # free generation is matched regardless of case
+    for label in () if task.tags_words else task.labels:
+        word = task.answer(label).strip().lower()
+        if said.setdefault(word, label) != label:
+            raise InputError(
+                f"the labels {said[word]} and {label} are both said {word!r}; --label-words gives "
+                "each its own"
+            )
     return task
 
 

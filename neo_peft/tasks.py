@@ -6,49 +6,27 @@ at each word. To classify a sentence or a pair, the language model continues a t
 `Label :` with the label.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from neo_peft.errors import InputError
-
-LISTED = 200  # characters of labels that an instruction names
-
-
-class Piece(NamedTuple):
-    """A part of a row's text; only data, not a template's text, may be cut to fit."""
-
-    text: str
-    is_data: bool
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task: which rows it has, and how a model is asked for their labels.
+    """A task: which rows it has, and how a model is asked for their labels."""
 
-    name: as `--task` gives it
-    fields: the fields of a row; the last one is its label, or its tags
-    labels: in the order of the head's outputs; empty where a user's own rows bring them
-    metric: the score by which the best epoch is kept
-    template: the fixed texts around the data fields; the last one ends where the answer is read. A
-        task without a template tags the words of its rows
-    source_template: the same in the words of the study that this project follows
-    instruction: stands before a text that an untuned model answers; a soft prompt starts from it
-    instruction_for_labels: the instruction for a user's own labels, which replace "{}"
-    short_instruction_for_labels: the same for many labels, without listing them
-    words: what the model says for each label, where that is not the label itself
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    labels: tuple[str, ...]
-    metric: str
+    name: str  # as `--task` gives it
+    fields: tuple[str, ...]  # of a row; the last one is its label, or its tags
+    labels: tuple[str, ...]  # in the order of a head's outputs; () where own rows bring them
+    metric: str  # the score by which the best epoch is kept
+    # The fixed texts around the data fields; the last one ends where the answer is read. A task
+    # without a template tags the words of its rows.
     template: tuple[str, ...] = ()
-    source_template: tuple[str, ...] = ()
-    instruction: str = ""
-    instruction_for_labels: str = ""
-    short_instruction_for_labels: str = ""
-    words: tuple[str, ...] = ()
+    source_template: tuple[str, ...] = ()  # the same in the words of the study that we follow
+    instruction: str = ""  # before a text for an untuned model; a soft prompt starts from it
+    instruction_for_labels: str = ""  # the same for a user's own labels, which replace "{}"
+    short_instruction_for_labels: str = ""  # the same for many labels, without listing them
+    words: tuple[str, ...] = ()  # what the model says for each label, where not the label itself
 
     @property
     def tags_words(self) -> bool:
@@ -64,11 +42,6 @@ class Task:
         for field, text in zip(self.fields[:-1], template, strict=True):
             texts += (" " + row[field].strip(), text)
         return texts
-
-    def pieces(self, row: dict, source_text: bool = False) -> list[Piece]:
-        """Return `texts`, each marked as data (a word, or a field in a template) or not."""
-        texts = self.texts(row, source_text)
-        return [Piece(text, self.tags_words or index % 2 == 1) for index, text in enumerate(texts)]
 
     def labels_of(self, row: dict) -> list[str | None]:
         """Return a row's tags, one for each word, or its label; None for each that is absent."""
@@ -90,60 +63,6 @@ class Task:
         """Return the text of a label: with a leading space, which only the study's text lacks."""
         word = self.words[self.labels.index(label)] if self.words else label
         return word if source_text else " " + word
-
-    def with_labels(
-        self, labels: Sequence[str] | None, words: Sequence[str] | None = None
-    ) -> "Task":
-        """Return the same task for a user's own labels, in their order.
-
-        `words` are what the model says for them, one each.
-        """
-        task = self
-        if labels is not None and tuple(labels) != self.labels:
-            if len(set(labels)) != len(labels):
-                raise InputError(f"the labels {', '.join(labels)} hold one twice; name each once")
-            if wrong := [label for label in labels if self.tags_words and not is_tag(label)]:
-                raise InputError(
-                    f"the label {wrong[0]!r} is no tag; those of {self.name} are O, B-type and "
-                    "I-type"
-                )
-            names = (
-                {label[2:]: None for label in labels if label != "O"}
-                if self.tags_words
-                else words or labels
-            )
-            listed = ", ".join(names)
-            # A long list would take the place of the texts after it.
-            short = len(listed) > LISTED
-            template = self.short_instruction_for_labels if short else self.instruction_for_labels
-            task = replace(task, labels=tuple(labels), instruction=template.format(listed))
-        if words is not None:
-            if self.tags_words:
-                raise InputError(
-                    f"--label-words belongs to tasks whose answer is said; {self.name} tags words "
-                    "by a head"
-                )
-            if len(words) != len(task.labels):
-                raise InputError(
-                    f"--label-words {','.join(words)}: one word for each of the {len(task.labels)} "
-                    "labels "
-                    f"is needed, in the order of {', '.join(task.labels)}"
-                )
-            task = replace(task, words=tuple(words))
-        task._refuse_words_alike()
-        return task
-
-    def _refuse_words_alike(self) -> None:
-        """Raise InputError for labels with the same word: free generation is matched regardless of
-        case."""
-        alike: dict[str, str] = {}
-        for label in () if self.tags_words else self.labels:
-            word = self.answer(label).strip().lower()
-            if alike.setdefault(word, label) != label:
-                raise InputError(
-                    f"the labels {alike[word]} and {label} are both said {word!r}; --label-words "
-                    "gives each its own"
-                )
 
 
 def is_tag(label: object) -> bool:
@@ -206,87 +125,40 @@ _STUDIED = (
 )
 
 
-def _glue(
-    name: str, *fields: str, labels: tuple[str, ...], instruction: str, metric: str = "accuracy"
-) -> Task:
-    """Return one of GLUE's tasks (Wang et al. 2019); the labels are in the order of the numbers in
-    its files."""
+_IS, _PAIR = "Classify if the sentence is", "sentence1 sentence2"
+_ARE, _ASKS = "Classify if the two sentences are", "Classify if the two questions are"
+_ANSWERS = "Classify if the sentence answers:"
+_FOLLOWS = "Classify if the second sentence follows from the first:"
+# GLUE (Wang et al. 2019): name, fields, labels in the order of the numbers in its files, metric,
+# instruction.
+_GLUE = (
+    ("cola", "sentence", "unacceptable, acceptable", "matthews", _IS),
+    ("sst2", "sentence", "negative, positive", "accuracy", _IS),
+    ("mrpc", _PAIR, "not equivalent, equivalent", "f1", _ARE),
+    ("qqp", "question1 question2", "not duplicate, duplicate", "f1", _ASKS),
+    ("mnli", "premise hypothesis", "entailment, neutral, contradiction", "accuracy", _FOLLOWS),
+    ("qnli", "question sentence", "entailment, not entailment", "accuracy", _ANSWERS),
+    ("rte", _PAIR, "entailment, not entailment", "accuracy", _FOLLOWS),
+    ("wnli", _PAIR, "not entailment, entailment", "accuracy", _FOLLOWS),
+)
+
+
+def _glue(name: str, fields: str, labels: str, metric: str, instruction: str) -> Task:
+    names = (*fields.split(), "label")
+    first, *others = (f"{' ' * (number > 0)}{n.capitalize()} :" for number, n in enumerate(names))
     return Task(
         name=f"glue/{name}",
-        fields=(*fields, "label"),
-        labels=labels,
+        fields=names,
+        labels=tuple(labels.split(", ")),
         metric=metric,
-        template=(
-            f"{fields[0].capitalize()} :",
-            *(f" {field.capitalize()} :" for field in (*fields[1:], "label")),
-        ),
-        instruction=f"{instruction} {', '.join(labels)}:\n",
+        template=(first, *others),
+        instruction=f"{instruction} {labels}:\n",
     )
 
 
-_FOLLOWS = "Classify if the second sentence follows from the first:"
-_GLUE = (
-    _glue(
-        "cola",
-        "sentence",
-        labels=("unacceptable", "acceptable"),
-        metric="matthews",
-        instruction="Classify if the sentence is",
-    ),
-    _glue(
-        "sst2",
-        "sentence",
-        labels=("negative", "positive"),
-        instruction="Classify if the sentence is",
-    ),
-    _glue(
-        "mrpc",
-        "sentence1",
-        "sentence2",
-        labels=("not equivalent", "equivalent"),
-        metric="f1",
-        instruction="Classify if the two sentences are",
-    ),
-    _glue(
-        "qqp",
-        "question1",
-        "question2",
-        labels=("not duplicate", "duplicate"),
-        metric="f1",
-        instruction="Classify if the two questions are",
-    ),
-    _glue(
-        "mnli",
-        "premise",
-        "hypothesis",
-        labels=("entailment", "neutral", "contradiction"),
-        instruction=_FOLLOWS,
-    ),
-    _glue(
-        "qnli",
-        "question",
-        "sentence",
-        labels=("entailment", "not entailment"),
-        instruction="Classify if the sentence answers:",
-    ),
-    _glue(
-        "rte",
-        "sentence1",
-        "sentence2",
-        labels=("entailment", "not entailment"),
-        instruction=_FOLLOWS,
-    ),
-    _glue(
-        "wnli",
-        "sentence1",
-        "sentence2",
-        labels=("not entailment", "entailment"),
-        instruction=_FOLLOWS,
-    ),
-)
-
 # The order of the labels is fixed: other programs load our heads, whose outputs have that order.
-TASKS = {task.name: task for task in (*_STUDIED, _TAGGING, _CLASSIFICATION, _PAIRS, *_GLUE)}
+_ALL = (*_STUDIED, _TAGGING, _CLASSIFICATION, _PAIRS, *(_glue(*item) for item in _GLUE))
+TASKS = {task.name: task for task in _ALL}
 
 
 def get_task(name: str) -> Task:

@@ -14,7 +14,7 @@ from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.generation import evaluate_generated, generate, match_label
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.training import perplexity
-from neo_peft.settings import make_settings
+from neo_peft.settings import make_settings, with_labels
 from neo_peft.tasks import TASKS
 
 TEXT = (
@@ -200,7 +200,7 @@ def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
 def test_not_equivalent_is_never_read_as_equivalent():
     labels = TASKS["similarity"].labels
     for order in (labels, labels[::-1]):
-        task = TASKS["similarity"].with_labels(order)
+        task = with_labels(TASKS["similarity"], order)
         assert match_label(" Not equivalent , since", task) == "not equivalent"
         assert match_label("equivalent", task) == "equivalent"
         assert match_label(" is equivalent", task) is None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.encoding import UNKNOWN, Encoder, batches, collate, shorten
+from neo_peft.encoding import NO_LABEL, Encoder, batches, collate, shorten
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import read_config
 from neo_peft.formats.base_folder import BUNDLED
@@ -112,8 +112,8 @@ def test_a_head_reads_the_mark_alone(mini):
 def test_a_row_without_its_label_is_read_at_its_mark_for_nothing(mini):
     assert example(encoder(mini, "sentiment", with_head=False)([{"sentence": "Profit rose ."}]), 0)[
         2
-    ] == [UNKNOWN]
-    assert example(encoder(mini)([{"tokens": ["IL-2", "gene"]}]), 0)[2] == [UNKNOWN, UNKNOWN]
+    ] == [NO_LABEL]
+    assert example(encoder(mini)([{"tokens": ["IL-2", "gene"]}]), 0)[2] == [NO_LABEL, NO_LABEL]
 
 
 def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
@@ -196,7 +196,7 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
     """Encode one row by its definition: write its pieces down, drop tokens one at a time, look
     where each is read."""
     tags_words, labels = task == "ner", list(TASKS[task].labels)
-    number = lambda label: UNKNOWN if label is None else labels.index(label)  # noqa: E731
+    number = lambda label: NO_LABEL if label is None else labels.index(label)  # noqa: E731
     if tags_words:
         pieces = [" " + word for word in row["tokens"]]
     elif task == "sentiment":
@@ -217,7 +217,7 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
         place = len(whole[index]) - 1 if read_last else 0
         if tags_words and place < len(part):
             reads.append(len(ids) + place)
-            targets.append(number(row["tags"][index]) if "tags" in row else UNKNOWN)
+            targets.append(number(row["tags"][index]) if "tags" in row else NO_LABEL)
         ids += part
     if not tags_words:
         mark, label = len(ids) - 1, row.get("label")

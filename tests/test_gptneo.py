@@ -20,6 +20,7 @@ from neo_peft.formats.base import load_base
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, visible
 from neo_peft.packing import Packing
+from neo_peft.runs.generation import forward_and_keep, next_tokens
 
 WINDOW = 11  # the tiny model's
 # Texts of one token; texts below, at, just above and far above the window.
@@ -256,18 +257,18 @@ def read_on(
     start = 0 if prefix is None else len(prefix)
     before = None if prefix is None else trunk.prefix(prefix)
     heads = torch.cat([text[:first] for text, first in zip(texts, FIRST)])
-    hidden, past = trunk.forward_and_keep(
-        heads, Packing.of_texts(torch.tensor(FIRST), start, together=True), before
+    hidden, past = forward_and_keep(
+        trunk, heads, Packing.of_texts(torch.tensor(FIRST), start, together=True), before
     )
     said = [[rows] for rows in hidden.split(FIRST)]
-    past = past if before is None else before.expand(len(texts)).then(past)
+    past = past if before is None else before.select(torch.zeros(len(texts), dtype=int)).then(past)
     going = [0, 1, 2]
     for step in range(STEPS):
         if step == drop_at:
             going, past = [2, 0], past.select(torch.tensor([2, 0]))
-        rows = Packing.of_next_tokens(torch.tensor([start + FIRST[text] + step for text in going]))
-        hidden, now = trunk.forward_and_keep(
-            torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past
+        rows = next_tokens(torch.tensor([start + FIRST[text] + step for text in going]))
+        hidden, now = forward_and_keep(
+            trunk, torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past
         )
         past = past.then(now)
         for text, row in zip(going, hidden):
@@ -291,11 +292,8 @@ def test_reading_token_by_token_is_reading_at_once(pair, prefix_length, drop_at)
 
 def test_padding_is_kept_at_no_position():
     # Keys of padding stand between a short text and its next token, which must not see them.
-    kept = (
-        Past((), (), torch.tensor([[0, 1, NOWHERE]]))
-        .expand(2)
-        .then(Past((), (), torch.tensor([[2], [3]])))
-    )
+    both = Past((), (), torch.tensor([[0, 1, NOWHERE]])).select(torch.tensor([0, 0]))
+    kept = both.then(Past((), (), torch.tensor([[2], [3]])))
     assert kept.positions.tolist() == [[0, 1, NOWHERE, 2], [0, 1, NOWHERE, 3]]
     assert kept.select(torch.tensor([1])).positions.tolist() == [[0, 1, NOWHERE, 3]]
     assert kept.length == 4

@@ -100,9 +100,9 @@ def test_gaussian_a_has_the_spread_one_over_r():
 
 def dropped_ones(*shape):
     """What dropout of 0.4 makes of ones; its draws are tested in test_elementwise.py."""
-    stays, share = drop(torch.ones(shape), 0.4)
+    ones, share = drop(torch.ones(shape), 0.4)
     assert share == pytest.approx(0.6, abs=1e-5)
-    return stays / share
+    return ones / share
 
 
 def test_dropout_falls_on_the_input_of_a_alone_scaled_up():
@@ -222,7 +222,7 @@ def away_from_zero(ours, theirs):
         (Q_V, "gaussian"),
     ],
 )
-def test_one_seed_gives_pefts_a_bit_for_bit(base, oracle, targets, init):
+def test_one_seed_draws_the_same_matrices_as_peft(base, oracle, targets, init):
     theirs = pefts(oracle, targets, init_lora_weights=True if init == "kaiming" else "gaussian")
     after = torch.rand(1)
     torch.manual_seed(5)
@@ -233,6 +233,18 @@ def test_one_seed_gives_pefts_a_bit_for_bit(base, oracle, targets, init):
     assert all(
         torch.equal(parameter, trainable[name]) for name, parameter in ours.trainable().items()
     )
+
+
+@pytest.mark.parametrize("targets", [Q_V, ALL])
+def test_a_model_with_a_fresh_adapter_gives_the_logits_of_its_base(base, targets):
+    batch = batch_of(random_texts())
+    with torch.no_grad():
+        expected = all_logits(TunedModel(trunk_of(base)), batch)
+        ours, _ = our_lora(base, target_modules=targets)
+        assert torch.equal(all_logits(ours, batch), expected)
+        for parameter in ours.trainable().values():
+            parameter.fill_(0.1)
+        assert not torch.equal(all_logits(ours, batch), expected)
 
 
 def test_build_model_draws_the_head_first_and_seeds_again_before_the_adapter(base, oracle):

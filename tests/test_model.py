@@ -190,7 +190,9 @@ def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_
 def test_on_a_cpu_attention_pads_nothing(base, monkeypatch, in_training):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(3, 24)))
     real, seen = Packing.of_texts, []
-    monkeypatch.setattr(Packing, "of_texts", lambda *args: seen.append(real(*args)) or seen[-1])
+    monkeypatch.setattr(
+        Packing, "of_texts", lambda *args, **more: seen.append(real(*args, **more)) or seen[-1]
+    )
     model(batch_of(random_texts(LENGTHS)), None if in_training else model.prefix())
     assert all(grid.slots is None for grid in seen[-1].grids) and len(seen[-1].grids) > 1
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence, unpad_sequence
 
 from neo_peft.packing import Packing
+from neo_peft.runs.generation import next_tokens
 
 WIDTH = 5
 # every one of them
@@ -45,6 +46,13 @@ def test_apart_neighbours_of_one_length_share_a_grid_without_padding():
     assert rows.positions.tolist() == [3, 4, 3, 4, 5, 6, 3, 4, 5, 6, 3, 3, 4, 5, 6]
 
 
+def test_a_prompt_leads_with_its_own_grid_at_the_positions_before_the_texts():
+    rows = Packing.of_texts(torch.tensor([2, 1]), start=3, prompt=True)
+    assert rows.has_prompt and shapes(rows) == [(0, 1, 3, 3), (0, 1, 2, 2), (1, 1, 1, 1)]
+    assert rows.positions.tolist() == [0, 1, 2, 3, 4, 3]
+    assert not Packing.of_texts(torch.tensor([2, 1]), start=3).has_prompt
+
+
 def test_positions_start_at_zero_unless_told():
     assert Packing.of_texts(torch.tensor([1, 3])).positions.tolist() == [0, 0, 1, 2]
 
@@ -59,7 +67,7 @@ def test_each_text_may_start_at_a_place_of_its_own(together):
 
 
 def test_a_next_token_stands_at_its_own_texts_position():
-    rows = Packing.of_next_tokens(torch.tensor([7, 2, 30]))
+    rows = next_tokens(torch.tensor([7, 2, 30]))
     assert shapes(rows) == [(0, 3, 1, 3)] and rows.grids[0].slots is None
     assert rows.positions.tolist() == [7, 2, 30]
     assert rows.grids[0].positions.tolist() == [[7], [2], [30]]
@@ -120,9 +128,9 @@ def test_gather_takes_the_transposed_heads_of_attention():
 
 def test_a_layout_moves_whole():
     meta = torch.device("meta")
-    rows = Packing.of_texts(torch.tensor([2, 1]), start=4, together=True).to(meta)
-    (texts,) = rows.grids
-    assert shapes(rows) == [(0, 2, 2, 3)]
-    assert [texts.slots.shape, rows.positions.shape, texts.positions.shape] == [(3,), (3,), (1, 2)]
-    moved = (texts.slots, rows.positions, texts.positions)
+    rows = Packing.of_texts(torch.tensor([2, 1]), start=4, together=True, prompt=True).to(meta)
+    prompt, texts = rows.grids
+    assert rows.has_prompt and shapes(rows) == [(0, 1, 4, 4), (0, 2, 2, 3)]
+    assert [texts.slots.shape, rows.positions.shape, texts.positions.shape] == [(3,), (7,), (1, 2)]
+    moved = (texts.slots, rows.positions, texts.positions, prompt.positions)
     assert {tensor.device.type for tensor in moved} == {"meta"}

@@ -3,7 +3,7 @@
 import pytest
 
 from neo_peft.errors import InputError
-from neo_peft.settings import make_settings, task_of
+from neo_peft.settings import make_settings, task_of, with_labels
 from neo_peft.tasks import TASKS
 
 CLASSIFICATION = TASKS["classification"]
@@ -11,7 +11,7 @@ CLASSIFICATION = TASKS["classification"]
 
 def test_many_labels_are_not_listed_in_front_of_every_text():
     few, many = (tuple(f"label {i}" for i in range(count)) for count in (7, 70))
-    instructions = [CLASSIFICATION.with_labels(labels).instruction for labels in (few, many)]
+    instructions = [with_labels(CLASSIFICATION, labels).instruction for labels in (few, many)]
     assert instructions == [
         f"Classify if the sentence is {', '.join(few)}:\n",
         "Classify the sentence:\n",
@@ -19,18 +19,16 @@ def test_many_labels_are_not_listed_in_front_of_every_text():
     with pytest.raises(
         InputError, match="the labels good and Good are both said 'good'; --label-words gives each"
     ):
-        CLASSIFICATION.with_labels(("good", "Good"))
+        with_labels(CLASSIFICATION, ("good", "Good"))
     assert (
-        CLASSIFICATION.with_labels(("good", "Good"), ("fine", "great")).answer("Good") == " great"
+        with_labels(CLASSIFICATION, ("good", "Good"), ("fine", "great")).answer("Good") == " great"
     )
 
 
 def test_a_template_names_its_fields():
     task = task_of(make_settings(task="glue/qnli", method="lora"))
-    pieces = task.pieces({"question": "Why ?", "sentence": "So it is ."})
-    assert (
-        "".join(piece.text for piece in pieces) == "Question : Why ? Sentence : So it is . Label :"
-    )
+    texts = task.texts({"question": "Why ?", "sentence": "So it is ."})
+    assert "".join(texts) == "Question : Why ? Sentence : So it is . Label :"
     assert task.answer("not entailment") == " not entailment"
 
 

@@ -15,7 +15,7 @@ from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
 from neo_peft.errors import InputError
 from neo_peft.runs import tables
 from neo_peft.runs.bootstrap import FEWEST, asked, differing, intervals, paired, same_rows
-from neo_peft.runs.folder import read_record, refuse_unfinished, task_of_run
+from neo_peft.runs.folder import finished, read_record, refuse_unfinished
 from neo_peft.runs.predictions import Answers, read_predictions, reported_split
 from neo_peft.system.files import read_sealed
 from neo_peft.tasks import Task
@@ -51,6 +51,11 @@ class Comparison(NamedTuple):
     sides: tuple[Candidate, Candidate]
     measures: dict[str, dict]
 
+    @property
+    def of_task(self) -> dict:
+        """The measure of the task's metric."""
+        return self.measures[self.task.metric]
+
 
 def compare(folder_a: Path, folder_b: Path, split: str | None = None) -> Comparison:
     """Compare two runs or studies on a split: test, or validation where the first run has no test.
@@ -80,7 +85,7 @@ def as_json(found: Comparison) -> dict:
         "rows_that_differ": found.differ,
     }
     for name, side in zip("ab", found.sides):
-        shown |= {name: str(side.folder), f"{name}_runs": [str(run) for run in side.runs]}
+        shown |= {name: str(side.folder), f"{name}_runs": list(map(str, side.runs))}
     return shown | {"better": better(found), "measures": found.measures}
 
 
@@ -137,13 +142,12 @@ def task_of_all(runs: list[Path]) -> Task:
         if not run.is_dir():
             raise InputError(f"there is no run folder {run}")
         refuse_unfinished(run)
-        task = task_of_run(run, read_record(run))
+        _, task = finished(run)
         first = first or task
-        differ = [
+        for what, a, b in (
             ("tasks", first.name, task.name),
             ("labels", ", ".join(first.labels), ", ".join(task.labels)),
-        ]
-        for what, a, b in differ:
+        ):
             if a != b:
                 raise InputError(
                     f"{runs[0]} and {run} have different {what}: {a} and {b}; compare runs of one "
@@ -154,8 +158,8 @@ def task_of_all(runs: list[Path]) -> Task:
 
 def usual_split(run: Path) -> str:
     """Return test, or validation where the run has no predictions of test."""
-    names = {Path(name).stem.removeprefix("after-") for name in read_record(run)["files"]}
-    return reported_split(names)
+    files = read_record(run)["files"]
+    return reported_split({Path(name).stem.removeprefix("after-") for name in files})
 
 
 def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
@@ -166,10 +170,11 @@ def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], l
         return same
     first, *others = (asked(task, rows) for rows in answered)
     run, rows = next((run, rows) for run, rows in zip(runs[1:], others) if rows != first)
-    differ = f"{len(first):,} and {len(rows):,} rows"
     if len(rows) == len(first):
         number = next(n for n, (a, b) in enumerate(zip(first, rows), 1) if a != b)
         differ = f"row {number} is the first to differ"
+    else:
+        differ = f"{len(first):,} and {len(rows):,} rows"
     raise InputError(
         f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs on the "
         "same data, with the same --protocol and --eval-limit, and with the same seed where it "
@@ -182,23 +187,21 @@ def better(found: Comparison) -> str | None:
 
     It is None where the interval of the difference contains zero, or where too few rows differ.
     """
-    of_task = found.measures[found.task.metric]
     if found.differ < FEWEST:
         return None
-    return "b" if of_task["low"] > 0 else "a" if of_task["high"] < 0 else None
+    return "b" if found.of_task["low"] > 0 else "a" if found.of_task["high"] < 0 else None
 
 
 def metric_table(found: Comparison) -> str:
     """Return the table of all metrics."""
     lines = []
-    for name, measure in found.measures.items():
-        scores = [
-            "{:.3f} [{:.3f}, {:.3f}]".format(measure[side], *measure[f"{side}_interval"])
-            for side in "ab"
-        ]
-        difference = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format_map(measure)
-        name = tables.shown_name(found.task, name)
-        lines.append([name, *scores, difference, shown_p(measure["p"])])
+    for name, of in found.measures.items():
+        line = [tables.shown_name(found.task, name)]
+        for side in "ab":
+            low, high = of[f"{side}_interval"]
+            line.append(f"{of[side]:.3f} [{low:.3f}, {high:.3f}]")
+        line.append(f"{of['difference']:+.3f} [{of['low']:+.3f}, {of['high']:+.3f}]")
+        lines.append([*line, shown_p(of["p"])])
     return tables.table(["", "a", "b", "b - a", "p"], lines)
 
 
@@ -209,12 +212,9 @@ def shown_p(p: float) -> str:
 
 def conclusion(found: Comparison) -> str:
     """Return the result of the comparison by the task's metric, in one sentence."""
-    name, of_task = (
-        tables.shown_name(found.task, found.task.metric),
-        found.measures[found.task.metric],
-    )
-    difference, low, high = (of_task[key] for key in ("difference", "low", "high"))
-    p = shown_p(of_task["p"])
+    name = tables.shown_name(found.task, found.task.metric)
+    difference, low, high = (found.of_task[key] for key in ("difference", "low", "high"))
+    p = shown_p(found.of_task["p"])
     if winner := better(found):
         near, far = sorted((abs(low), abs(high)))
         return (
@@ -223,8 +223,8 @@ def conclusion(found: Comparison) -> str:
         )
     if low == high:
         return (
-            f"There is no difference: {name} is {of_task['a']:.3f} in both, whichever rows are "
-            "drawn."
+            f"There is no difference: {name} is {found.of_task['a']:.3f} in both, whichever rows "
+            "are drawn."
         )
     if low > 0 or high < 0:
         rows = f"{found.differ} row{'s' if found.differ > 1 else ''}"

@@ -23,14 +23,12 @@ def joined(parts: Iterable[object]) -> Html:
 
 def element(name: str, *inside: object, **attributes: object) -> Html:
     """Return an element. `class_` stands for class; an attribute that is None is left out."""
-    given = {key.rstrip("_"): value for key, value in attributes.items() if value is not None}
-    shown = "".join(f' {key}="{escaped(value)}"' for key, value in given.items())
+    shown = "".join(
+        f' {key.rstrip("_")}="{escaped(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
     return Html(f"<{name}{shown}>{joined(inside)}</{name}>")
-
-
-def cell(*inside: object, **attributes: object) -> Html:
-    """Return a cell of a table."""
-    return element("td", *inside, **attributes)
 
 
 def html_table(
@@ -43,7 +41,7 @@ def html_table(
     lines = [
         [
             element("th", first, scope="row"),
-            *(one if isinstance(one, Html) else cell(one) for one in cells),
+            *(one if isinstance(one, Html) else element("td", one) for one in cells),
         ]
         for first, *cells in rows
     ]

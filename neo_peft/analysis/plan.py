@@ -18,14 +18,12 @@ from neo_peft.defaults import STUDY_METHODS
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import flags_of, short_name
 from neo_peft.runs.from_flags import settings_from
-from neo_peft.settings import Settings
+from neo_peft.settings import Settings, flag_name
 from neo_peft.system.files import read_sealed
 from neo_peft.tasks import TASKS, Task, get_task
 
 PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
-STUDIES = Path("studies")
-EPOCHS = {"similarity": (1, 5, 10, 20)}
-EPOCHS_OF_ANSWERS, EPOCHS_OF_TAGS = (1, 5, 10), (10,)
+EPOCHS = {"similarity": [1, 5, 10, 20]}  # of answer tasks that have numbers of their own
 # Flags that cannot be swept: a study sets them itself (task, seed), or they do not change the
 # trained model (device, json).
 NOT_SWEPT = (
@@ -40,6 +38,7 @@ NOT_SWEPT = (
     "checkpoint_every",
     "checkpoint_activations",
 )
+SWITCHES = {item.name for item in dataclasses.fields(Settings) if item.type is bool}
 SWITCHED = {"off": False, "on": True}  # the values of a swept flag without a value
 
 
@@ -57,44 +56,39 @@ def make_plan(
     """
     if "task" not in given:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
-    epochs = epochs_of(get_task(given["task"]), epochs)
-    field, values = sweep or ("epochs", epochs)
-    if field in given:
-        raise InputError(f"{_flag(field)} is what the sweep is over; leave it out")
-    usual = _usual_flags({*given, field}, get_task(given["task"])) | {"epochs": max(epochs)}
-    typed = [SWITCHED[value] for value in values] if _is_switch(field) else values
-    settings = [_settings(usual | given | {field: value}) for value in typed]
-    if not _is_switch(field):
-        values = [getattr(of_value, field) for of_value in settings]  # as numbers
-    names = [f"{field.replace('_', '-')}-{_plain(value)}" for value in values]
+    task = get_task(given["task"])
+    epochs = epochs_of(task, epochs)
+    swept, values = sweep or ("epochs", epochs)
+    if swept in given:
+        raise InputError(f"{flag_name(swept)} is what the sweep is over; leave it out")
+    flags = _usual_flags({*given, swept}, task) | {"epochs": max(epochs)} | given
+    meant = [SWITCHED[value] for value in values] if swept in SWITCHES else values
+    settings = [_settings(flags | {swept: value}) for value in meant]
+    if swept not in SWITCHES:
+        values = [getattr(of_value, swept) for of_value in settings]  # as numbers
+    parts = [re.sub(r"[^\w.+-]", "-", short_name(str(value))) for value in values]
+    names = [f"{swept.replace('_', '-')}-{part}" for part in parts]
     if repeated := [value for value, name in zip(values, names) if names.count(name) > 1]:
         raise InputError(
-            f"{_flag(field)} {repeated[0]} comes twice, or too much alike; name each value once"
+            f"{flag_name(swept)} {repeated[0]} comes twice, or too much alike; name each value once"
         )
     protocols = [given["protocol"]] if "protocol" in given else protocols_of(settings[0])
     runs = []
     # Values are the inner loop, so that each has run once after the first seed.
     for protocol, seed in product(protocols, range(seeds)):
         prefix = f"{protocol}-" if len(protocols) > 1 else ""
-        changed = {"seed": seed} | ({"protocol": protocol} if protocol else {})
         for value, name, of_value in zip(values, names, settings):
-            runs.append(
-                {
-                    "name": f"{prefix}{name}-seed-{seed}",
-                    "value": value,
-                    "seed": seed,
-                    "flags": flags_of(of_value) | changed,
-                }
-            )
+            flags = flags_of(of_value) | {"seed": seed, "protocol": protocol}
+            name = f"{prefix}{name}-seed-{seed}"
+            runs.append({"name": name, "value": value, "seed": seed, "flags": flags})
     made = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
-    made |= {"swept": field, "values": values, "seeds": seeds, "command": command, "runs": runs}
+    made |= {"swept": swept, "values": values, "seeds": seeds, "command": command, "runs": runs}
     return json.loads(json.dumps(made))  # as it will be read again: tuples are lists
 
 
 def epochs_of(task: Task, given: list[int] | None) -> list[int]:
     """Return the numbers of epochs of a study: those that are given, or the task's usual ones."""
-    of_task = EPOCHS_OF_TAGS if task.tags_words else EPOCHS.get(task.name, EPOCHS_OF_ANSWERS)
-    epochs = given or list(of_task)
+    epochs = given or ([10] if task.tags_words else EPOCHS.get(task.name, [1, 5, 10]))
     if task.tags_words and len(epochs) > 1:
         raise InputError(
             f"--epochs {' '.join(map(str, epochs))}: {task.name} is one run that is scored after "
@@ -118,13 +112,14 @@ def _settings(given: dict[str, Any]) -> Settings:
     """Return a run's settings. Answers of the language model are scored by generation too."""
     settings = settings_from(given)
     said = not (TASKS[settings.task].tags_words or settings.with_head)
-    return dataclasses.replace(settings, generate=True) if said else settings
+    return dataclasses.replace(settings, generate=said)
 
 
-def protocols_of(settings: Settings) -> list[str | None]:
-    """Return the protocols that the data has: None where there is a single one."""
+def protocols_of(settings: Settings) -> list[str]:
+    """Return the protocols that the data has: the settings' own where it can be split in one way
+    only."""
     splits = load_splits(get_task(settings.task), settings.data, "clean", labels=settings.labels)
-    return [None] if splits.protocol == "single" else list(PROTOCOLS)
+    return [settings.protocol] if splits.protocol == "single" else list(PROTOCOLS)
 
 
 def read_sweep(text: str) -> tuple[str, list[str]]:
@@ -134,24 +129,20 @@ def read_sweep(text: str) -> tuple[str, list[str]]:
     """
     name, _, values = text.partition("=")
     field = name.strip().removeprefix("--").replace("-", "_")
-    can_be = [item.name for item in dataclasses.fields(Settings) if _can_be_swept(item)]
+    can_be = [
+        item.name
+        for item in dataclasses.fields(Settings)
+        if (item.metadata["choices"] or item.type in (int, float, int | None, bool))
+        and item.name not in NOT_SWEPT
+    ]
     if field not in can_be:
         raise InputError(f"{name!r} is no flag that can be swept; those are {', '.join(can_be)}")
     found = [value.strip() for value in values.split(",")]
     if not all(found):
         raise InputError(f"{text!r} is not NAME=VALUE,VALUE, as in rank=4,8,16")
-    if _is_switch(field) and (wrong := [value for value in found if value not in SWITCHED]):
-        raise InputError(f"{_flag(field)} is there or not: {wrong[0]!r} is neither off nor on")
+    if field in SWITCHES and (wrong := [value for value in found if value not in SWITCHED]):
+        raise InputError(f"{flag_name(field)} is there or not: {wrong[0]!r} is neither off nor on")
     return field, found
-
-
-def _can_be_swept(item: dataclasses.Field) -> bool:
-    one_value = item.type in (int, float, int | None, bool) or bool(item.metadata["choices"])
-    return one_value and item.name not in NOT_SWEPT
-
-
-def _is_switch(field: str) -> bool:
-    return any(item.name == field and item.type is bool for item in dataclasses.fields(Settings))
 
 
 def value_name(swept: str, value: Any) -> str:
@@ -166,17 +157,8 @@ def read_plan(folder: Path) -> dict:
     if not (folder / PLAN).is_file():
         raise InputError(f"--resume {folder} holds no {PLAN}: no study was begun there")
     plan = read_sealed(folder / PLAN)
-    kinds = {
-        "task": str,
-        "method": str,
-        "model": str,
-        "data": str,
-        "swept": str,
-        "values": list,
-        "seeds": int,
-        "command": str,
-        "runs": list,
-    }
+    kinds = dict.fromkeys(("task", "method", "model", "data", "swept", "command"), str)
+    kinds |= {"values": list, "seeds": int, "runs": list}
     if wrong := [name for name, kind in kinds.items() if not isinstance(plan.get(name), kind)]:
         raise InputError(f"{folder / PLAN} is no study's plan: it lacks its {wrong[0]}")
     if not plan["runs"] or not all(map(_is_run, plan["runs"])):
@@ -189,17 +171,9 @@ def read_plan(folder: Path) -> dict:
 
 def _is_run(run: object) -> bool:
     """Return whether a value is a run of a plan. Its name must be that of a folder."""
-    if not isinstance(run, dict) or not {"name", "value", "seed", "flags"} <= run.keys():
-        return False
     return (
-        isinstance(run["flags"], dict) and re.fullmatch(r"\w[\w.+-]*", str(run["name"])) is not None
+        isinstance(run, dict)
+        and {"name", "value", "seed", "flags"} <= run.keys()
+        and isinstance(run["flags"], dict)
+        and re.fullmatch(r"\w[\w.+-]*", str(run["name"])) is not None
     )
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
-
-
-def _plain(value: Any) -> str:
-    """Return a value as a part of a folder's name."""
-    return re.sub(r"[^\w.+-]", "-", short_name(str(value)))

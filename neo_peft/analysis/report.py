@@ -6,7 +6,6 @@ The page is one file without scripts. It loads nothing. All text from a run's fi
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from string import Template
@@ -14,7 +13,6 @@ from string import Template
 from neo_peft.analysis import browse
 from neo_peft.analysis.markup import (
     Html,
-    cell,
     element,
     escaped,
     facts,
@@ -25,20 +23,20 @@ from neo_peft.analysis.markup import (
 )
 from neo_peft.defaults import ASSETS
 from neo_peft.errors import InputError
-from neo_peft.runs.bootstrap import intervals
+from neo_peft.runs.bootstrap import Interval, intervals
 from neo_peft.runs.curves import as_svg, draw_loss, draw_validation, read_metrics
 from neo_peft.runs.folder import (
     METRICS,
     RUN,
     TIMINGS,
-    read_record,
+    finished,
     refuse_unfinished,
     short_name,
-    task_of_run,
     unchanged,
 )
 from neo_peft.runs.predictions import Answers, answers_in, read_predictions, reported_split
 from neo_peft.runs.tables import number, shown_name
+from neo_peft.settings import flag_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
 
@@ -60,10 +58,12 @@ def write_report(folders: list[Path], out: Path) -> None:
             raise InputError(
                 f"{folder} holds no results of a run: {type(error).__name__}, {error}"
             ) from None
-    title = f"{len(runs)} runs side by side" if len(runs) > 1 else str(folders[0])
-    body = joined([comparison(runs), *articles] if len(runs) > 1 else articles)
+    title = folders[0]
+    if len(runs) > 1:
+        title = f"{len(runs)} runs side by side"
+        articles.insert(0, comparison(runs))
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    write_text(out, template.substitute(title=escaped(title), body=body))
+    write_text(out, template.substitute(title=escaped(title), body=joined(articles)))
 
 
 def refuse_other(out: Path) -> None:
@@ -80,16 +80,14 @@ class Run:
 
     folder, record, task: where it is, its run.json, and its task.
     metrics: the lines of its metrics.jsonl.
-    answers: for each kind of answers and split the rows with predictions.
-    ranges: for each kind, split and metric the 95 % interval.
+    ranges: for each kind of answers, split and metric the 95 % interval.
     """
 
     folder: Path
     record: dict
     task: Task
     metrics: list[dict]
-    answers: dict[Answers, dict[str, list[dict]]]
-    ranges: dict[Answers, dict[str, dict[str, tuple[float, float]]]]
+    ranges: dict[Answers, dict[str, dict[str, Interval]]]
 
 
 def read_run(folder: Path) -> Run:
@@ -102,32 +100,28 @@ def read_run(folder: Path) -> Run:
         raise InputError(
             f"{folder} holds no {RUN}: a report shows runs that train.py has finished{advice}"
         )
-    record = read_record(folder)
-    task = task_of_run(folder, record)
-    kinds = [kind for kind in answers_in(record) if kind.when != "majority"]
-    splits = [split for split in record["rows"] if split != "train"]
-    answers = {
-        kind: {split: read_predictions(folder, kind, split) for split in splits} for kind in kinds
-    }
+    record, task = finished(folder)
+
+    def ranges_of(kind: Answers, split: str) -> dict[str, Interval]:
+        rows = read_predictions(folder, kind, split)
+        return intervals(task, rows, [[row["predicted"] for row in rows]])
+
     ranges = {
-        kind: {
-            split: intervals(task, rows, [[row["predicted"] for row in rows]])
-            for split, rows in of_kind.items()
-        }
-        for kind, of_kind in answers.items()
+        kind: {split: ranges_of(kind, split) for split in kind.scores(record)}
+        for kind in answers_in(record)
+        if kind.when != "majority"
     }
     metrics = read_metrics(unchanged(folder, record, METRICS))
-    return Run(folder, record, task, metrics, answers, ranges)
+    return Run(folder, record, task, metrics, ranges)
 
 
 def article(run: Run, name: str) -> Html:
     """Return the part of the page on one run. Predictions are shown of one split: test if any."""
-    split = reported_split(run.answers[AFTER])
-    found, rows = run.record["scores"]["after"][split], run.answers[AFTER][split]
+    split = reported_split(run.ranges[AFTER])
+    found, rows = AFTER.scores(run.record)[split], read_predictions(run.folder, AFTER, split)
+    by_class, wrong = browse.by_label, browse.wrong_answers
     if run.task.tags_words:
         by_class, wrong = browse.by_type, browse.wrong_entities
-    else:
-        by_class, wrong = browse.by_label, browse.wrong_answers
     return element(
         "article",
         heading(run),
@@ -153,27 +147,30 @@ def heading(run: Run) -> Html:
         f"{flags['epochs']} kept; seed {record['seed']}"
     )
     said = verdict(run.task, record["scores"], record["rows"]["validation"])
-    lines = [("folder", run.folder), ("what", what), ("verdict", said)]
-    lines += [("warning", f"Warning: {warning}") for warning in record["warnings"]]
-    head = element("h2", f"{run.task.name}, {flags['method']}")
-    return element("header", head, *(element("p", line, class_=kind) for kind, line in lines))
+    return element(
+        "header",
+        element("h2", f"{run.task.name}, {flags['method']}"),
+        element("p", run.folder, class_="folder"),
+        element("p", what, class_="what"),
+        element("p", said, class_="verdict"),
+        *(element("p", f"Warning: {line}", class_="warning") for line in record["warnings"]),
+    )
 
 
 def score_section(run: Run) -> Html:
     """Return a table for each split: the majority's scores, and those before and after tuning."""
-    kinds = [Answers("majority"), *run.ranges]
-    tables = []
-    for split, rows in run.answers[AFTER].items():
+    kinds, tables = answers_in(run.record), []
+    for split, ranges in run.ranges[AFTER].items():
         lines = [
             [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
-            for name in run.ranges[AFTER][split]
+            for name in ranges
         ]
-        if any(kind.generated for kind in kinds):
-            unanswered = (kind.scores(run.record)[split]["unanswered"] for kind in kinds)
+        if run.record["generated"]:
+            unanswered = [kind.scores(run.record)[split]["unanswered"] for kind in kinds]
             lines.append(["unanswered", *unanswered])
-        head = element("h4", f"{split}, {len(rows):,} rows")
-        titles = ["", *(kind.title for kind in kinds)]
-        tables.append(element("div", head, html_table(titles, lines, "scores")))
+        head = element("h4", f"{split}, {run.record['rows'][split]:,} rows")
+        table = html_table(["", *(kind.title for kind in kinds)], lines, "scores")
+        tables.append(element("div", head, table))
     about = (
         "Below a score its 95 % interval: how far the choice of these rows alone could move it "
         "(bootstrap)."
@@ -185,42 +182,35 @@ def scored(run: Run, kind: Answers, split: str, metric: str) -> Html:
     """Return a score, its interval, and a bar that shows both between 0 and 1."""
     value = kind.scores(run.record)[split][metric]
     if kind not in run.ranges:
-        return cell(number(value))
+        return element("td", number(value))
     low, high = run.ranges[kind][split][metric]
-    where = ";".join(
-        f"--{name}:{100 * max(0, of):.1f}%"
-        for name, of in (("at", value), ("low", low), ("high", high))
-    )
-    return cell(number(value), element("small", f"{low:.3f}–{high:.3f}"), element("i", style=where))
+    at, begin, end = (f"{100 * max(0, of):.1f}%" for of in (value, low, high))
+    bar = element("i", style=f"--at:{at};--low:{begin};--high:{end}")
+    return element("td", number(value), element("small", f"{low:.3f}–{high:.3f}"), bar)
 
 
 def comparison(runs: list[Run]) -> Html:
     """Return a table that compares several runs by their tasks' metrics after tuning."""
-    splits = list(dict.fromkeys(split for run in runs for split in run.answers[AFTER]))
+    splits = dict.fromkeys(split for run in runs for split in run.ranges[AFTER])
     lines = []
     for place, run in enumerate(runs, start=1):
         record, metric = run.record, run.task.metric
         what = element("small", f"{run.task.name}, {record['flags']['method']}")
-        name = joined([element("a", run.folder, href=f"#run-{place}"), what])
-        found = [
-            scored(run, AFTER, split, metric) if split in run.answers[AFTER] else "–"
-            for split in splits
-        ]
-        share = f"{100 * record['trainable'] / record['total']:.3g} %"
-        lines.append(
-            [name, shown_name(run.task, metric), *found, share, f"{record['seconds']:,.0f}"]
-        )
+        line = [joined([element("a", run.folder, href=f"#run-{place}"), what])]
+        line.append(shown_name(run.task, metric))
+        for split in splits:
+            there = split in run.ranges[AFTER]
+            line.append(scored(run, AFTER, split, metric) if there else "–")
+        lines.append([*line, f"{percent(record):.3g} %", f"{record['seconds']:,.0f}"])
     compared = html_table(["run", "measure", *splits, "trained", "seconds"], lines, "scores")
     return element("article", section("Side by side", compared))
 
 
 def curve_section(run: Run) -> Html:
     """Return the plots of the losses and of the validation scores."""
-    drawn = (
-        partial(draw_loss, lines=run.metrics),
-        partial(draw_validation, lines=run.metrics, task=run.task),
-    )
-    figures = (element("figure", Html(as_svg(draw))) for draw in drawn)
+    loss = as_svg(draw_loss, run.metrics)
+    scores = as_svg(draw_validation, run.metrics, run.task)
+    figures = element("figure", Html(loss)), element("figure", Html(scores))
     return section("Learning curves", element("div", *figures, class_="beside"))
 
 
@@ -228,27 +218,24 @@ def cost_section(run: Run) -> Html:
     """Return how many parameters were trained, and the time and memory that it took."""
     record, speed = run.record, tokens_a_second(run)
     peak = record.get("memory", {}).get("peak_bytes")
-    stored = sum(
-        (run.folder / name).stat().st_size
-        for name in record["files"]
-        if name.endswith(".safetensors")
-    )
-    return section(
-        "What was trained, and what it took",
-        facts(
-            {
-                "parameters": f"{record['trainable']:,} of {record['total']:,}, "
-                f"{100 * record['trainable'] / record['total']:.4g} %",
-                "on disk": f"{stored / 1e6:,.2f} MB; the full model, in fp32 as well, "
-                f"{4 * record['base']['parameters'] / 1e6:,.2f} MB",
-                "time": f"{record['seconds']:,.0f} seconds, loading and scoring included",
-                "tokens a second": "–" if speed is None else f"{speed:,.0f} in training",
-                "peak memory": "–" if peak is None else f"{peak / 1e6:,.0f} MB",
-                "computed": f"{record['precision']} on {record['device']}, threads "
-                f"{record['threads']}, processes {record['processes']}",
-            }
-        ),
-    )
+    weights = [name for name in record["files"] if name.endswith(".safetensors")]
+    stored = sum((run.folder / name).stat().st_size for name in weights)
+    shown = {
+        "parameters": f"{record['trainable']:,} of {record['total']:,}, {percent(record):.4g} %",
+        "on disk": f"{stored / 1e6:,.2f} MB; the full model, in fp32 as well, "
+        f"{4 * record['base']['parameters'] / 1e6:,.2f} MB",
+        "time": f"{record['seconds']:,.0f} seconds, loading and scoring included",
+        "tokens a second": "–" if speed is None else f"{speed:,.0f} in training",
+        "peak memory": "–" if peak is None else f"{peak / 1e6:,.0f} MB",
+        "computed": f"{record['precision']} on {record['device']}, threads {record['threads']}, "
+        f"processes {record['processes']}",
+    }
+    return section("What was trained, and what it took", facts(shown))
+
+
+def percent(record: dict) -> float:
+    """Return the share of the parameters that were trained, in percent."""
+    return 100 * record["trainable"] / record["total"]
 
 
 def tokens_a_second(run: Run) -> float | None:
@@ -257,36 +244,29 @@ def tokens_a_second(run: Run) -> float | None:
     The first step of an epoch is left out: the time before it is spent on scoring.
     """
     text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
-    pairs = [
-        (one, two) for one, two in pairwise(lines) if epochs[one["step"]] == epochs[two["step"]]
-    ]
-    seconds = sum(two["seconds"] - one["seconds"] for one, two in pairs)
-    return sum(two["tokens"] for _, two in pairs) / seconds if seconds > 0 else None
+    tokens = seconds = 0
+    for one, two in pairwise(map(json.loads, text.splitlines())):
+        if epochs[one["step"]] == epochs[two["step"]]:
+            tokens += two["tokens"]
+            seconds += two["seconds"] - one["seconds"]
+    return tokens / seconds if seconds > 0 else None
 
 
 def recipe_section(run: Run) -> Html:
     """Return all that is needed to repeat the run."""
     record = run.record
+    shown = {
+        "base": f"{short_name(record['model'])}, fingerprint {record['base']['fingerprint']}",
+        "seed": record["seed"],
+        "finished": record["finished"],
+        "commit": record["commit"] or "–",
+        "versions": ", ".join(f"{name} {of}" for name, of in record["versions"].items()),
+    }
     lines = [
-        [f"--{name.replace('_', '-')}", value, "assumed" if name in record["assumed"] else ""]
+        [flag_name(name), value, "assumed" if name in record["assumed"] else ""]
         for name, value in record["flags"].items()
     ]
     summary = element("summary", element("b", "all flags"))
-    return section(
-        "Recipe",
-        facts(
-            {
-                "base": f"{short_name(record['model'])}, fingerprint "
-                f"{record['base']['fingerprint']}",
-                "seed": record["seed"],
-                "finished": record["finished"],
-                "commit": record["commit"] or "–",
-                "versions": ", ".join(
-                    f"{name} {version}" for name, version in record["versions"].items()
-                ),
-            }
-        ),
-        element("details", summary, html_table(["flag", "value", ""], lines, "flags")),
-    )
+    flags = element("details", summary, html_table(["flag", "value", ""], lines, "flags"))
+    return section("Recipe", facts(shown), flags)

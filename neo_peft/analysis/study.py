@@ -9,13 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neo_peft.analysis.plan import PLAN, RESULTS, STUDIES
+from neo_peft.analysis.plan import PLAN, RESULTS
 from neo_peft.analysis.study_page import write_page
 from neo_peft.analysis.study_results import collect
 from neo_peft.errors import DivergedError, InputError, Stopped
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import training
-from neo_peft.runs.folder import RUN, SETTINGS, flags_of, next_free, read_record, recorded_settings
+from neo_peft.runs.folder import (
+    RUN,
+    SETTINGS,
+    NewFolder,
+    flags_of,
+    next_free,
+    read_record,
+    recorded_settings,
+)
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.job import Say
 from neo_peft.system.files import clean, locked, make_folders, refuse_used, write_sealed
@@ -41,7 +49,7 @@ def run_study(
         try:
             for number, run in enumerate(progress(plan["runs"], "study", count), start=1):
                 try:
-                    reached = reached_line(do_run(folder, run, progress))
+                    reached = do_run(folder, run, progress)
                 except DivergedError as error:
                     failed[run["name"]], reached = "diverged", f"diverged: {error}"
                 except RefusedError as error:
@@ -58,8 +66,8 @@ def run_study(
             raise
 
 
-def begin_study(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
-    """Make the folder of a new study with its plan; return it, and all folders that were made."""
+def begin_study(plan: dict, out: str | None) -> NewFolder:
+    """Make the folder of a new study with its plan."""
     if out:
         folder = Path(out)
         if (folder / PLAN).exists():
@@ -68,26 +76,28 @@ def begin_study(plan: dict, out: str | None) -> tuple[Path, list[Path]]:
                 "anew"
             )
         refuse_used(folder, "--out ")
-        made = make_folders(folder)
+        new = NewFolder(folder, make_folders(folder))
     else:
-        folder, made = next_free(STUDIES / f"{plan['task'].replace('/', '-')}-{plan['method']}")
-    write_sealed(folder / PLAN, plan)
-    return folder, made
+        new = next_free(Path("studies") / f"{plan['task'].replace('/', '-')}-{plan['method']}")
+    write_sealed(new.path / PLAN, plan)
+    return new
 
 
 def abandon_study(folder: Path, made: list[Path], plan: dict) -> None:
     """Remove a new study whose first run was refused before it trained."""
-    if any((folder / run["name"]).exists() for run in plan["runs"]):
+    first = folder / plan["runs"][0]["name"]
+    if first.exists():
         return
-    for path in (folder / PLAN, *(folder / f"{run['name']}.log" for run in plan["runs"])):
+    for path in (folder / PLAN, folder / f"{first.name}.log"):
         path.unlink(missing_ok=True)
     with suppress(OSError):  # something else may stand there by now
         for path in made:
             path.rmdir()
 
 
-def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
-    """Do one run of the plan, or what is left of it, in its own folder; return its record.
+def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> str:
+    """Do one run of the plan, or what is left of it, in its own folder; return its score on
+    validation, and its time, as a line of text.
 
     What the run prints goes to a log beside its folder.
     """
@@ -113,11 +123,7 @@ def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> dict:
                 raise
             except InputError as error:
                 raise RefusedError(f"{error}") from None
-    return read_record(path)
-
-
-def reached_line(record: dict) -> str:
-    """Return the run's score on validation, and its time, as a line of text."""
+    record = read_record(path)
     metric = get_task(record["task"]).metric
     return (
         f"validation {metric} {record['scores']['after']['validation'][metric]:.3f}, "

@@ -2,22 +2,21 @@
 `study_results.py` makes."""
 
 from pathlib import Path
+from statistics import fmean
 
 from neo_peft.runs.bootstrap import FEWEST
+from neo_peft.runs.curves import finish, new_figure, write_figure
 from neo_peft.runs.tables import markdown, number, shown_name
-from neo_peft.system.files import write_text, write_whole
+from neo_peft.system.files import write_text
 from neo_peft.tasks import get_task
-
-TABLE = "table.md"
 
 
 def write_page(folder: Path, results: dict) -> str:
     """Write the tables and plots into a study's folder; return the tables' text."""
     for protocol, block in results["protocols"].items():
-        plot = folder / plot_name(protocol)
-        write_whole(plot, lambda temporary, block=block: draw_plot(results, block, temporary))
+        draw_plot(results, block, folder / plot_name(protocol))
     text = page(results)
-    write_text(folder / TABLE, text)
+    write_text(folder / "table.md", text)
     return text
 
 
@@ -30,7 +29,7 @@ def page(results: dict) -> str:
     """Return all tables of a study, what their numbers are, and the command that made them."""
     # a study that sweeps methods or models names them all
     head = results | {results["swept"]: ", ".join(map(str, results["values"]))}
-    parts = ["# {task}, {method} on {model}, data {data}".format_map(head)]
+    parts = [f"# {head['task']}, {head['method']} on {head['model']}, data {head['data']}"]
     named = {
         protocol: f", protocol {protocol}" * (protocol != "single")
         for protocol in results["protocols"]
@@ -55,18 +54,15 @@ def page(results: dict) -> str:
 
 def split_table(results: dict, lines: list[dict]) -> str:
     """Return one split's table: each metric's mean and deviation, and two metrics' intervals."""
-    shown = list(dict.fromkeys(metric for line in lines for metric in line["scores"]))
-    with_interval = {results["metric"], "generated"}
     header, rows = [""], [[line["name"] + marks(results, line)] for line in lines]
-    for metric in shown:
-        scores = [line["scores"].get(metric, {}) for line in lines]
-        header.append(metric_title(results, metric))
-        for row, score in zip(rows, scores, strict=True):
+    for metric in dict.fromkeys(metric for line in lines for metric in line["scores"]):
+        with_interval = metric in (results["metric"], "generated")
+        header += [metric_title(results, metric), "95 % interval"][: 1 + with_interval]
+        for row, line in zip(rows, lines, strict=True):
+            score = line["scores"].get(metric, {})
             row.append(mean_and_deviation(score))
-        if metric in with_interval:
-            header.append("95 % interval")
-            for row, score in zip(rows, scores, strict=True):
-                row.append("{low:.3f} to {high:.3f}".format_map(score) if "low" in score else "")
+            if with_interval:
+                row.append(f"{score['low']:.3f} to {score['high']:.3f}" if "low" in score else "")
     return markdown(header, rows)
 
 
@@ -128,13 +124,6 @@ def legend(results: dict, block: dict) -> str:
     return " ".join(sentence for sentence, applies in sentences.items() if applies)
 
 
-BEATEN = "The {} reaches {:.3f} on {}, no less than the tuned model's {:.3f}."
-COMPARED = (
-    "Beside the {baseline}, the tuned model's {metric} on {where} differs by {difference:+.3f} "
-    "({low:+.3f} to {high:+.3f}, a paired bootstrap): {ending}."
-)
-
-
 def of_best(block: dict, split: str) -> dict[str, dict]:
     """Return a split's line of each kind. Of several values it is the best value's."""
     return {
@@ -153,25 +142,29 @@ def beaten(results: dict, block: dict, where: str) -> list[str]:
     baseline = of_kind["floor"]["name"]
     names = {"majority": "majority class"} | ({} if over else {"floor": f"{baseline},"})
     tuned = of_kind["after"]["scores"][metric]["mean"]
-    reached = {kind: of_kind[kind]["scores"][metric]["mean"] for kind in names}
-    said = [
-        BEATEN.format(name, reached[kind], where, tuned)
-        for kind, name in names.items()
-        if reached[kind] >= tuned
+    said = []
+    for kind, name in names.items():
+        reached = of_kind[kind]["scores"][metric]["mean"]
+        if reached >= tuned:
+            said.append(
+                f"The {name} reaches {reached:.3f} on {where}, no less than the tuned model's "
+                f"{tuned:.3f}."
+            )
+    if not over:
+        return said
+    ending = "chance alone could do it"
+    if over["differ"] < FEWEST:
+        ending = f"on {over['differ']} rows alone, too few to tell"
+    elif over["low"] > 0:
+        ending = "the tuned model is better"
+    elif over["high"] < 0:
+        ending = f"the {baseline}, is better"
+    return [
+        *said,
+        f"Beside the {baseline}, the tuned model's {metric_title(results, metric)} on {where} "
+        f"differs by {over['difference']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f}, a "
+        f"paired bootstrap): {ending}.",
     ]
-    if over:
-        ending = "chance alone could do it"
-        if over["differ"] < FEWEST:
-            ending = f"on {over['differ']} rows alone, too few to tell"
-        elif over["low"] > 0:
-            ending = "the tuned model is better"
-        elif over["high"] < 0:
-            ending = f"the {baseline}, is better"
-        title = metric_title(results, metric)
-        said.append(
-            COMPARED.format(baseline=baseline, metric=title, where=where, ending=ending, **over)
-        )
-    return said
 
 
 # ---- The plot
@@ -179,15 +172,13 @@ def beaten(results: dict, block: dict, where: str) -> list[str]:
 
 def draw_plot(results: dict, block: dict, path: Path) -> None:
     """Draw the task's metric over the swept values as a PNG, with its deviation over the seeds."""
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = new_figure(figsize=(7, 4))
     axes, metric = figure.subplots(), results["metric"]
+    epochs = [line["value"] for line in block["lines"]["validation"] if line["kind"] == "epoch"]
     for split, lines in block["lines"].items():
-        kind = "epoch" if any(line["kind"] == "epoch" for line in lines) else "after"
+        kind = "epoch" if epochs and split == "validation" else "after"
         points = [line for line in lines if line["kind"] == kind and line["scores"]]
         scores = [line["scores"][metric] for line in points]
-        alone = block["kept_epochs"] and kind == "after"
         axes.errorbar(
             [position(results, block, line) for line in points],
             [score["mean"] for score in scores],
@@ -195,21 +186,17 @@ def draw_plot(results: dict, block: dict, path: Path) -> None:
             marker="o",
             ms=4,
             capsize=3,
-            label=f"{split}, the kept epoch" if alone else split,
+            label=f"{split}, the kept epoch" if epochs and kind == "after" else split,
         )
-    last = list(block["lines"])[-1]
-    of_kind = of_best(block, last)
+    of_kind = of_best(block, split)
     for kind, style in (("majority", ":"), ("floor", "--"), ("before", "-.")):
-        level, label = of_kind[kind]["scores"][metric]["mean"], f"{of_kind[kind]['name']}, {last}"
+        level, label = of_kind[kind]["scores"][metric]["mean"], f"{of_kind[kind]['name']}, {split}"
         axes.axhline(level, ls=style, color="gray", lw=1, label=label)
-    epochs = [line["value"] for line in block["lines"]["validation"] if line["kind"] == "epoch"]
     places, names = epochs or range(len(results["values"])), epochs or results["values"]
     axes.set_xticks(places, list(map(str, names)))
     label = results["swept"].replace("_", " ")
-    axes.set(xlabel=label, ylabel=metric_title(results, metric), ylim=(0, 1))
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, format="png", dpi=120)
+    finish(axes, xlabel=label, ylabel=metric_title(results, metric), ylim=(0, 1))
+    write_figure(figure, path)
 
 
 def position(results: dict, block: dict, line: dict) -> float:
@@ -221,5 +208,5 @@ def position(results: dict, block: dict, line: dict) -> float:
     if line["kind"] == "epoch":
         return line["value"]
     if block["kept_epochs"]:
-        return sum(block["kept_epochs"]) / len(block["kept_epochs"])
+        return fmean(block["kept_epochs"])
     return results["values"].index(line["value"])

@@ -4,19 +4,23 @@ runs/ner-lora --split test, or python evaluate.py in a checkout."""
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_peft import processes
 from neo_peft.commands.flags import (
+    OF_A_RUN,
+    OF_AN_ADAPTER,
+    OF_THE_DATA,
     OneLineParser,
-    add_choice,
+    add_json,
     add_run_flags,
+    add_text,
     argument,
     changed,
-    of_an_adapter,
+    given,
+    settings_of_run,
 )
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
@@ -25,75 +29,56 @@ from neo_peft.progress import no_progress, show_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import reported_split, write_answers
-from neo_peft.settings import filled, make_settings, whole
+from neo_peft.settings import make_settings, one_of, whole
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:
-    from neo_peft.decoding import Evaluation
     from neo_peft.runs.loading import Tuned
 
-PROG = "python -m neo_peft evaluate"
 
-
-def parse_flags(argv: Sequence[str], prog: str = PROG) -> argparse.Namespace:
-    """Read the flags; refuse an --out that cannot be written."""
+def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    """Return the flags, with the run's folder or None as `run`. Refuse an --out that cannot be
+    written."""
     parser = OneLineParser(
         prog=prog,
         description="Score a run again from its folder, or a bare base model: "
         "%(prog)s runs/ner-lora --split test",
-        allow_abbrev=False,
     )
-    parser.add_argument(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        type=argument(filled),
-        help="a run folder (default: the newest finished one in runs/)",
+    add_text(
+        parser, "run", "RUN", "a run folder (default: the newest finished one in runs/)", nargs="?"
     )
-    parser.add_argument(
+    add_text(
+        parser,
         "--split",
-        metavar="NAME",
-        type=argument(filled),
-        help="train, validation, test or another that there is (default: test, else validation)",
+        "NAME",
+        "train, validation, test or another that there is (default: test, else validation)",
     )
-    add_choice(parser, "--decode", ("rank", "generate"), "how an answer is read (default: rank)")
+    parser.add_argument(
+        "--decode",
+        metavar="{rank,generate}",
+        type=argument(one_of("rank", "generate")),
+        help="how an answer is read (default: rank)",
+    )
     parser.add_argument(
         "--zero-shot", action="store_true", help="score the untuned model, the instruction in front"
     )
     parser.add_argument(
         "--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        type=argument(filled),
-        help="write the answers here (default: RUN/predictions.jsonl)",
-    )
-    again = add_run_flags(parser)
-    again.add_argument(
-        "--data",
-        type=argument(filled),
-        help="sample, hub, or a folder: your own rows, or original files",
-    )
-    add_choice(again, "--protocol", ("clean", "paper"), "PhraseBank's split")
-    again.add_argument(
-        "--eval-limit",
-        metavar="N",
-        type=argument(whole(1)),
-        help="score this many rows, evenly spaced",
-    )
+    add_json(parser)
+    add_text(parser, "--out", "FILE", "write the answers here (default: RUN/predictions.jsonl)")
+    add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN + OF_THE_DATA)
     flags = parser.parse_args(argv)
-    refuse_out(flags.out)
+    if flags.out:
+        refuse_out(flags.out)
+    flags.run = find_run(flags)
     return flags
 
 
-def refuse_out(out: str | None) -> None:
+def refuse_out(out: str) -> None:
     """Refuse a file that cannot be written, before minutes of scoring."""
-    path = Path(out or ".").resolve()
-    if out and path.exists() and not path.is_file():
+    path = Path(out).resolve()
+    if path.exists() and not path.is_file():
         raise InputError(f"--out {out} is no plain file, and is not replaced by one; name a file")
     if not path.parent.is_dir():
         raise InputError(
@@ -101,20 +86,20 @@ def refuse_out(out: str | None) -> None:
         )
 
 
-def main(argv: Sequence[str], prog: str = PROG) -> None:
+def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None:
     """Score a run, or a bare base model, and print the scores."""
     flags = processes.on_first_process(lambda: parse_flags(argv, prog))
-    folder = processes.on_first_process(lambda: find_run(flags))
     speaks = processes.process_index == 0
-    say = (
-        partial(print, file=sys.stderr if flags.json else sys.stdout, flush=True)
-        if speaks
-        else lambda line: None
-    )
 
-    from neo_peft.decoding import score  # after the flags: torch takes seconds to import
+    def say(line: str) -> None:
+        if speaks:
+            print(line, file=sys.stderr if flags.json else sys.stdout, flush=True)
 
-    tuned, instruction = load_bare(flags) if folder is None else (load_run(flags, folder), "")
+    # after the flags: torch takes seconds to import
+    from neo_peft.decoding import evaluate, score
+    from neo_peft.runs.generation import evaluate_generated
+
+    tuned, instruction = load_run(flags) if flags.run else load_bare(flags)
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
     splits = load_splits(task, settings.data, settings.protocol, settings.seed, settings.labels)
@@ -126,42 +111,34 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol "
         f"{splits.protocol})"
     )
-    say(f"{folder or settings.model}{f', decode by {decode}' if decode else ''}\n")
+    say(f"{flags.run or settings.model}{f', decode by {decode}' if decode else ''}\n")
 
-    found = answer(tuned, rows, instruction, generated=decode == "generate")
+    answer = evaluate_generated if decode == "generate" else evaluate
+    found = answer(
+        tuned.model,
+        tuned.encoder,
+        tuned.encoder(rows),
+        instruction,
+        settings.batch_size,
+        progress=show_progress if speaks else no_progress,
+    )
     scores = score(task, rows, found.predicted)
     for line in tables.answers(task, rows[: flags.show], found.predicted, found.generated):
         say(line)
     say(tables.scores(task, scores))
     say("\n" + tables.per_label(task, scores))
-    path = Path(flags.out) if flags.out else folder and folder / "predictions.jsonl"
+    path = Path(flags.out) if flags.out else flags.run and flags.run / "predictions.jsonl"
     if path:
         processes.on_first_process(
             lambda: write_answers(path, rows, found.predicted, found.generated)
         )
     if flags.json and speaks:
         per_label = scores.pop("per_label")
-        record = {"task": task.name, "split": split, "decode": decode}
-        print(json.dumps(record | {"scores": scores, "per_label": per_label}))
+        record = {"task": task.name, "split": split, "decode": decode, "scores": scores}
+        print(json.dumps(record | {"per_label": per_label}))
 
 
-def answer(tuned: "Tuned", rows: list[dict], instruction: str, generated: bool) -> "Evaluation":
-    """Answer rows by the labels' probabilities or a head, or by free generation."""
-    from neo_peft.decoding import evaluate
-    from neo_peft.runs.generation import evaluate_generated
-
-    way = evaluate_generated if generated else evaluate
-    return way(
-        tuned.model,
-        tuned.encoder,
-        tuned.encoder(rows),
-        instruction,
-        tuned.settings.batch_size,
-        progress=no_progress if processes.process_index else show_progress,
-    )
-
-
-def choose_split(flags: argparse.Namespace, there: dict[str, list]) -> str:
+def choose_split(flags: argparse.Namespace, there: Collection[str]) -> str:
     """Return the name of the split to score: the flag's, else test, or validation where there is no
     test."""
     split = flags.split or reported_split(there)
@@ -180,16 +157,16 @@ def find_run(flags: argparse.Namespace) -> Path | None:
     return newest_run(flags.task)
 
 
-def load_run(flags: argparse.Namespace, folder: Path) -> "Tuned":
-    """Load a run with the settings in its run.json, except for those that the flags give."""
-    from neo_peft.runs.loading import load, settings_in
+def load_run(flags: argparse.Namespace) -> tuple["Tuned", str]:
+    """Load a run with the settings in its run.json, except for those that the flags give; it needs
+    no instruction."""
+    from neo_peft.runs.loading import load
 
     if flags.zero_shot:
         raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
-    given = of_an_adapter(flags)
-    if flags.task and not (folder / RUN).exists():
-        given["labels"] = own_labels(flags)
-    return load(folder, changed(settings_in(folder, **given), flags))
+    if flags.task and not (flags.run / RUN).exists():
+        flags.labels = own_labels(flags)
+    return load(flags.run, settings_of_run(flags.run, flags)), ""
 
 
 def load_bare(flags: argparse.Namespace) -> tuple["Tuned", str]:
@@ -199,7 +176,8 @@ def load_bare(flags: argparse.Namespace) -> tuple["Tuned", str]:
         raise InputError("a bare base model needs both --task and --model")
     from neo_peft.runs.loading import load_untuned
 
-    settings = make_settings(method="head", **of_an_adapter(flags) | {"labels": own_labels(flags)})
+    flags.labels = own_labels(flags)
+    settings = make_settings(method="head", **given(flags, OF_AN_ADAPTER))
     tuned = load_untuned(changed(settings, flags))
     with_instruction = flags.zero_shot and tuned.model.head is None
     return tuned, tuned.encoder.task.instruction if with_instruction else ""

@@ -1,5 +1,5 @@
-"""What the command lines share: a flag for each setting of a run, and the flags of a finished run's
-commands.
+"""What the command lines share: a flag for each setting of a run, and the flags that replace a
+finished run's settings.
 
 No torch here: `--help` and a bad flag are answered at once.
 """
@@ -7,74 +7,32 @@ No torch here: `--help` and a bad flag are answered at once.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
-from neo_peft.settings import (
-    OF_TAGS,
-    Settings,
-    filled,
-    flag_name,
-    names,
-    one_of,
-    require_tags,
-    threads,
-    whole,
-)
-from neo_peft.tasks import TASKS
+from neo_peft.settings import Settings, filled, flag_name, one_of, require_tags
+
+SETTINGS = {item.name: item for item in dataclasses.fields(Settings)}
+REQUIRED = {"task": " (required)", "method": " (required without --preset)"}
+# Settings of a finished run that the flags of another command may name. An adapter of peft's own
+# has no run.json, and does not name the first ones itself.
+OF_AN_ADAPTER = ("task", "labels", "label_words", "model")
+OF_A_RUN = ("read", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
+OF_THE_DATA = ("data", "protocol", "eval_limit")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line. Flags are not abbreviated."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str):
         print(f"error: {message}; see --help", file=sys.stderr)
         raise SystemExit(2)
-
-
-def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    """Add a flag for each setting of a run, in their groups; leave out those that are named."""
-    groups = {}
-    for item in dataclasses.fields(Settings):
-        if item.name not in without:
-            name = item.metadata["group"]
-            groups[name] = groups.get(name) or parser.add_argument_group(name)
-            _add_flag(groups[name], item)
-
-
-def _add_flag(group: Any, item: dataclasses.Field) -> None:
-    meta, name = item.metadata, flag_name(item.name)
-    text = meta["help"].replace("%", "%%")
-    of_methods, on_bundled = (
-        ", ".join(
-            f"{method} {values[item.name]:g}"
-            for method, values in defaults.items()
-            if item.name in values
-        )
-        for defaults in (
-            {method: parts[0].defaults for method, parts in METHODS.items()},
-            {method: parts[0].on_bundled for method, parts in METHODS.items()},
-        )
-    )
-    if of_methods or on_bundled:
-        on_bundled = on_bundled and f"; on neo-mini: {on_bundled}"
-        text += f" (default: {of_methods or item.default}{on_bundled})"
-    elif item.name in ("task", "method"):
-        text += " (required)" if item.name == "task" else " (required without --preset)"
-    elif item.default is not None and meta["read"] is not bool:
-        shown = ",".join(item.default) if isinstance(item.default, tuple) else item.default
-        text += f" (default: {shown})"
-    if meta["read"] is bool:
-        group.add_argument(name, action="store_true", help=text + " (default: off)")
-    elif meta["choices"]:
-        group.add_argument(name, metavar="{" + ",".join(meta["choices"]) + "}", help=text)
-    else:
-        group.add_argument(name, metavar=item.name.split("_")[-1].upper(), help=text)
-
-
-# ---- What the commands on a finished run share
 
 
 def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -90,76 +48,95 @@ def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def add_choice(parser: Any, name: str, choices: Sequence[str], help: str) -> None:
-    """Add a flag that takes one of several words; argparse's own message changes with Python's
-    version."""
+def add_text(
+    parser: argparse._ActionsContainer, name: str, metavar: str, help: str, **more: Any
+) -> None:
+    """Add an argument whose value is a name or a path, which is not empty."""
+    parser.add_argument(name, metavar=metavar, type=argument(filled), help=help, **more)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
     parser.add_argument(
-        name, metavar="{" + ",".join(choices) + "}", type=argument(one_of(*choices)), help=help
+        "--json", action="store_true", help="print one JSON object on standard output"
     )
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that take the place of what a run's own settings say; return their group."""
+# ---- Flags of settings
+
+
+def add_settings(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -> None:
+    """Add a flag for each setting of a run, in their groups; leave out those that are named. Their
+    values stay text, which `make_settings` reads."""
+    groups = {}
+    for item in SETTINGS.values():
+        if item.name not in without:
+            title = item.metadata["group"]
+            groups[title] = groups.get(title) or parser.add_argument_group(title)
+            _add_flag(groups[title], item, item.metadata["help"] + _default(item))
+
+
+def add_run_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add the flags of settings that take the place of a run's own. Their values are read at
+    once."""
     group = parser.add_argument_group("otherwise as in RUN's run.json")
-    add_choice(group, "--task", tuple(TASKS), "the task, where there is no run.json")
-    group.add_argument(
-        "--labels", type=argument(names), help="the labels in order, where there is no run.json"
-    )
-    group.add_argument(
-        "--label-words",
-        type=argument(names),
-        help="what is said for each, where there is no run.json",
-    )
-    group.add_argument(
-        "--model",
-        type=argument(filled),
-        help="the base model: neo-mini, a folder, or a hub id (owner/name@revision)",
-    )
-    add_choice(
-        group, "--read", ("first", "last"), "the sub-token of a word at which its tag is read"
-    )
-    group.add_argument(
-        "--echo",
-        action="store_true",
-        default=None,
-        help="give a sentence twice, tag its second copy",
-    )
-    add_choice(
-        group,
-        "--tag-decoding",
-        ("greedy", "viterbi"),
-        "each word's best tag, or the best that BIO allows",
-    )
-    add_choice(group, "--precision", ("auto", "fp32", "bf16", "fp16"), "compute dtype")
-    add_choice(group, "--device", ("auto", "cuda", "mps", "cpu"), "where to compute")
-    group.add_argument(
-        "--threads", metavar="N", type=argument(threads), help="CPU threads, or auto"
-    )
-    group.add_argument(
-        "--batch-size", metavar="N", type=argument(whole(1)), help="examples in a batch"
-    )
-    return group
+    for item in map(SETTINGS.get, names):
+        choices = item.metadata["choices"]
+        read = argument(one_of(*choices) if choices else item.metadata["read"])
+        _add_flag(group, item, item.metadata["help"], read)
 
 
-# what an adapter of peft's own does not say of itself
-OF_AN_ADAPTER = ("model", "task", "labels", "label_words")
+def _add_flag(
+    group: argparse._ArgumentGroup, item: dataclasses.Field, text: str, read: Callable | None = None
+) -> None:
+    name, text, choices = flag_name(item.name), text.replace("%", "%%"), item.metadata["choices"]
+    if item.metadata["read"] is bool:
+        group.add_argument(name, action="store_true", default=group.argument_default, help=text)
+    else:
+        words = "{" + ",".join(choices) + "}" if choices else item.name.split("_")[-1].upper()
+        group.add_argument(name, metavar=words, type=read, help=text)
 
 
-def of_an_adapter(flags: argparse.Namespace) -> dict[str, Any]:
-    """Take what the flags say of an adapter that does not say it itself."""
-    return {name: getattr(flags, name) for name in OF_AN_ADAPTER}
+def _default(item: dataclasses.Field) -> str:
+    """Return what a flag's help says of its default."""
+    if item.name in REQUIRED:
+        return REQUIRED[item.name]
+    if item.metadata["read"] is bool:
+        return " (default: off)"
+    default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
+    shown = _of_methods(item.name, "defaults") or default
+    if on_bundled := _of_methods(item.name, "on_bundled"):
+        shown = f"{shown}; on neo-mini: {on_bundled}"
+    return "" if shown is None else f" (default: {shown})"
+
+
+def _of_methods(name: str, where: str) -> str:
+    """Return the defaults of a setting that methods have, as in `lora 0.001, prompt 0.03`."""
+    defaults = {method: getattr(parts[0], where) for method, parts in METHODS.items()}
+    return ", ".join(f"{method} {of[name]:g}" for method, of in defaults.items() if name in of)
+
+
+# ---- From flags to the settings of a finished run
+
+
+def given(flags: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
+    """Return the settings of these names that the flags give."""
+    return {
+        name: value for name, value in vars(flags).items() if name in names and value is not None
+    }
 
 
 def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
-    """Take what the flags say in place of a run's own settings."""
-    settable = {field.name for field in dataclasses.fields(Settings)} - {
-        *OF_AN_ADAPTER,
-        "json",
-        "out",
-    }
-    given = {
-        name: value for name, value in vars(flags).items() if name in settable and value is not None
-    }
-    for name in OF_TAGS & given.keys():
+    """Return a run's settings with what the flags say in their place."""
+    replaced = given(flags, OF_A_RUN + OF_THE_DATA)
+    for name in replaced:
         require_tags(name, settings.task)
-    return dataclasses.replace(settings, **given)
+    return dataclasses.replace(settings, **replaced)
+
+
+def settings_of_run(folder: Path, flags: argparse.Namespace) -> Settings:
+    """Return the settings of a finished run, or of an adapter of peft's own, with what the flags
+    say in their place."""
+    from neo_peft.runs.loading import settings_in  # after the flags: torch takes seconds to import
+
+    return changed(settings_in(folder, **given(flags, OF_AN_ADAPTER)), flags)

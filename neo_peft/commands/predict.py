@@ -12,27 +12,39 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from neo_peft.commands.flags import OneLineParser, add_run_flags, argument, changed, of_an_adapter
+from neo_peft.commands.flags import (
+    OF_A_RUN,
+    OF_AN_ADAPTER,
+    OneLineParser,
+    add_run_flags,
+    add_text,
+    settings_of_run,
+)
 from neo_peft.corpora.new_text import parse_example, parse_example_of_run
 from neo_peft.errors import InputError
 from neo_peft.metrics import entities
 from neo_peft.runs import tables
 from neo_peft.runs.folder import is_run, newest_run
-from neo_peft.settings import filled
 from neo_peft.tasks import Task
 
+if TYPE_CHECKING:
+    from neo_peft.decoding import Evaluation
+    from neo_peft.runs.loading import Tuned
+
+ALONE = ""  # the name of a run that answers every line
 Line = tuple[int, bytes]  # its number, from 1, and what stands there
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the flags, with the runs' folders as `run` and the examples as `text`."""
     parser = OneLineParser(
         prog="python -m neo_peft predict",
-        allow_abbrev=False,
         description="Answer new text with a finished run: text on a terminal, JSON lines "
         "elsewhere.",
     )
@@ -43,23 +55,21 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         help="an example each, two sentences split by a tab; standard input without any. Runs' "
         "folders may come first",
     )
-    parser.add_argument(
+    add_text(
+        parser,
         "--run",
-        metavar="RUN",
+        "RUN",
+        "a run's folder (default: the newest finished one in runs/); rows of several name "
+        'theirs: {"run": ...}',
         action="append",
         default=[],
-        type=argument(filled),
-        help="a run's folder (default: the newest finished one in runs/); rows of several name "
-        'theirs: {"run": ...}',
     )
-    parser.add_argument(
-        "--file", metavar="FILE", type=argument(filled), help="a file with an example a line"
-    )
+    add_text(parser, "--file", "FILE", "a file with an example a line")
     parser.add_argument(
         "--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}'
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines on a terminal too")
-    add_run_flags(parser)
+    add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN)
     flags = parser.parse_intermixed_args(argv)
     if not flags.run:
         flags.run = list(takewhile(is_run, flags.text))
@@ -80,92 +90,63 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
+    """Answer the examples as they come, a line each."""
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
     lines = open_lines(flags)
     from tqdm import tqdm
 
-    runs = OneRun(folders[0], flags) if len(folders) == 1 else SeveralRuns(folders, flags)
-    for note in dict.fromkeys(note for tuned in runs.tuned for note in tuned.notes):
+    tuned, evaluate = load_runs(folders, flags)
+    for note in dict.fromkeys(note for one in tuned.values() for note in one.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
         print(f"by {folders[0]}", file=sys.stderr)
-    show = as_text if sys.stdout.isatty() and not flags.json else as_json
+    tasks = {name: one.encoder.task for name, one in tuned.items()}
+    several, in_colour = len(tasks) > 1, sys.stdout.isatty() and not flags.json
     wrong = cut = 0
-    for batch in in_batches(lines, runs.tuned[0].settings.batch_size):
+    for batch in in_batches(lines, tuned[next(iter(tuned))].settings.batch_size):
         rows = []
         for number, line in batch:
             try:
-                rows.append({"line": number} | runs.read(line))
+                row = (
+                    parse_example_of_run(line, tasks)
+                    if several
+                    else parse_example(line, tasks[ALONE], flags.jsonl)
+                )
+                rows.append({"line": number} | row)
             except ValueError as error:
                 tqdm.write(f"line {number}: {error}", file=sys.stderr)
                 wrong += 1
-        found = runs.evaluate(rows)
+        found = evaluate(rows, batch_size=max(1, len(rows)))
         cut += found.cut
         for row, *answer in zip(rows, found.predicted, found.probabilities, strict=True):
-            task = runs.task_of(row)
-            tqdm.write(show(task, answered(task, row, *answer)))
+            task = tasks[row["run"] if several else ALONE]
+            shown = answered(task, row, *answer)
+            tqdm.write(as_text(task, shown) if in_colour else json.dumps(shown, ensure_ascii=False))
         sys.stdout.flush()
     if cut:
-        lengths = sorted({tuned.encoder.max_length for tuned in runs.tuned})
+        lengths = sorted({one.encoder.max_length for one in tuned.values()})
         print(f"{cut} texts were cut to {' or '.join(map(str, lengths))} tokens", file=sys.stderr)
     if wrong:
         raise InputError(f"{wrong} of the lines could not be read, and were left out")
 
 
-# Both import the rest of the package when they are made: the flags are checked by then, and torch
-# takes seconds.
+def load_runs(
+    folders: list[Path], flags: argparse.Namespace
+) -> tuple[dict[str, "Tuned"], Callable[..., "Evaluation"]]:
+    """Return the runs by their names, `ALONE` where there is a single one, and what answers rows:
+    by that one, or by those that the rows name."""
+    from neo_peft.runs.adapter_set import AdapterSet, evaluate_texts
+    from neo_peft.runs.loading import load
 
-
-class OneRun:
-    """A run that answers every line."""
-
-    def __init__(self, folder: Path, flags: argparse.Namespace):
-        from neo_peft.runs.loading import load, settings_in
-
-        self.tuned = [load(folder, changed(settings_in(folder, **of_an_adapter(flags)), flags))]
-        self.task, self.as_json = self.tuned[0].encoder.task, flags.jsonl
-
-    def task_of(self, row: dict) -> Task:
-        return self.task
-
-    def read(self, line: bytes) -> dict:
-        return parse_example(line, self.task, self.as_json)
-
-    def evaluate(self, rows: list[dict]) -> Any:
-        from neo_peft.decoding import evaluate
-
-        [tuned] = self.tuned
-        examples = tuned.encoder(
-            [{name: row[name] for name in self.task.fields[:-1]} for row in rows]
-        )
-        return evaluate(tuned.model, tuned.encoder, examples, batch_size=max(1, len(rows)))
-
-
-class SeveralRuns:
-    """Runs on one base that answer the rows that name them."""
-
-    def __init__(self, folders: list[Path], flags: argparse.Namespace):
-        from neo_peft.runs.adapter_set import AdapterSet
-        from neo_peft.runs.loading import settings_in
-
-        self.runs = AdapterSet()
-        for folder in folders:
-            self.runs.add(
-                folder, settings=changed(settings_in(folder, **of_an_adapter(flags)), flags)
-            )
-        self.tuned = [self.runs[name] for name in self.runs]
-        self.tasks = {name: self.runs[name].encoder.task for name in self.runs}
-
-    def task_of(self, row: dict) -> Task:
-        return self.tasks[row["run"]]
-
-    def read(self, line: bytes) -> dict:
-        return parse_example_of_run(line, self.tasks)
-
-    def evaluate(self, rows: list[dict]) -> Any:
-        return self.runs.evaluate(rows, batch_size=max(1, len(rows)))
+    if len(folders) == 1:
+        tuned = load(folders[0], settings_of_run(folders[0], flags))
+        return {ALONE: tuned}, partial(evaluate_texts, tuned)
+    runs = AdapterSet()
+    for folder in folders:
+        runs.add(folder, settings=settings_of_run(folder, flags))
+    return {name: runs[name] for name in runs}, runs.evaluate
 
 
 def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
@@ -187,7 +168,7 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
 def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
     """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as
     they come."""
-    come: queue.Queue = queue.Queue(maxsize=size)
+    come = queue.Queue(maxsize=size)
 
     def read() -> None:
         try:
@@ -198,66 +179,47 @@ def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
             come.put(error)
 
     threading.Thread(target=read, daemon=True).start()
-    last = False
-    while not last:
-        batch = [come.get()]
-        while len(batch) < size and not come.empty() and isinstance(batch[-1], tuple):
-            batch.append(come.get())
-        if last := not isinstance(batch[-1], tuple):
-            end = batch.pop()
-        if batch:
+    batch = []
+    while isinstance(item := come.get(), tuple):
+        batch.append(item)
+        if len(batch) == size or come.empty():
             yield batch
-    if end is not None:
-        raise end
+            batch = []
+    if batch:
+        yield batch
+    if item is not None:
+        raise item
 
 
-def answered(task: Task, row: dict, predicted: Any, probabilities: list[float]) -> dict:
-    """Put the answer and its probabilities beside a row."""
-    if task.tags_words:
-        # of words that were cut away
-        tags = predicted + ["O"] * (len(row["tokens"]) - len(predicted))
-        return row | {"predicted": tags, "spans": spans(row, tags, probabilities)}
-    return row | {
-        "predicted": predicted,
-        "probabilities": dict(zip(task.labels, map(rounded, probabilities))),
-    }
+def answered(task: Task, row: dict, predicted: str | list[str], probabilities: list[float]) -> dict:
+    """Return a row with the answer and its probabilities."""
+    if not task.tags_words:
+        of_labels = {label: round(of, 4) for label, of in zip(task.labels, probabilities)}
+        return row | {"predicted": predicted, "probabilities": of_labels}
+    line = row | {"predicted": predicted, "spans": spans(row, predicted, probabilities)}
+    line.pop("starts", None)
+    return line
 
 
 def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
-    """List the entities: type, text, first and last word, the characters in the text where one was
-    given, and the probability, the product of those of its words' tags."""
+    """Return the entities: type, text, first and last word, the characters in the text where one
+    was given, and the probability, the product of those of its words' tags."""
     found = []
     for kind, first, last in entities(tags):
-        span = {
-            "type": kind,
-            "text": " ".join(row["tokens"][first : last + 1]),
-            "first": first,
-            "last": last,
-        }
-        if "text" in row:
-            span |= {
-                "start": row["starts"][first],
-                "end": row["starts"][last] + len(row["tokens"][last]),
-            }
-        found.append(span | {"probability": rounded(math.prod(probabilities[first : last + 1]))})
+        words = row["tokens"][first : last + 1]
+        span = {"type": kind, "text": " ".join(words), "first": first, "last": last}
+        if "starts" in row:
+            starts = row["starts"]
+            span |= {"start": starts[first], "end": starts[last] + len(words[-1])}
+        span["probability"] = round(math.prod(probabilities[first : last + 1]), 4)
+        found.append(span)
     return found
 
 
-def rounded(probability: float) -> float:
-    return round(probability, 4)
-
-
-def as_json(task: Task, row: dict) -> str:
-    return json.dumps(
-        {name: value for name, value in row.items() if name != "starts"}, ensure_ascii=False
-    )
-
-
 def as_text(task: Task, row: dict) -> str:
-    """Colour the entities, or put the label and its probability in front of the text."""
+    """Return a row for a terminal: entities in colour, or the label in front of the text."""
     if task.tags_words:
-        kinds = [label[2:] for label in task.labels if label.startswith("B-")]
-        return tables.marked(row["tokens"], row["predicted"], kinds)
+        return tables.marked(row["tokens"], row["predicted"], tables.entity_types(task))
     label = row["predicted"]
     shown = tables.paint(f"{label} {row['probabilities'][label]:.2f}", task.labels.index(label))
     return f"{shown}  " + " | ".join(row[field] for field in task.fields[:-1])

@@ -6,13 +6,12 @@ but on torch's meta device, where a tensor has a shape and no numbers. The param
 and the state that the optimizer makes.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neo_peft.commands.flags import OneLineParser
-from neo_peft.commands.train import parse_flags as parse_train_flags
+from neo_peft.commands.flags import OneLineParser, add_json
+from neo_peft.commands.train import parse_flags
 from neo_peft.runs import tables
 from neo_peft.settings import task_of
 
@@ -43,23 +42,14 @@ RECIPES = (
 )
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return what is to be printed."""
+def main(argv: Sequence[str]) -> None:
+    """Print a table for each published size, or one JSON object."""
     parser = OneLineParser(
         prog="python -m neo_peft sizes",
-        allow_abbrev=False,
         description="Show what each method trains and stores, for the published sizes of GPT-Neo.",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table for each published size."""
-    flags = parse_flags(argv)
-    found = {}
+    add_json(parser)
+    flags, found = parser.parse_args(argv), {}
     for name in PUBLISHED:
         found[name] = {recipe: sizes(name, recipe) for recipe in RECIPES}
         if not flags.json:
@@ -79,7 +69,7 @@ def sizes(name: str, recipe: str) -> dict[str, int | float]:
     from neo_peft.loop import make_optimizer
     from neo_peft.methods import build_model
 
-    settings = parse_train_flags([*recipe.split(), "--model", name])
+    settings = parse_flags([*recipe.split(), "--model", name])
     # Any tokenizer will do: it decides which embeddings are copied, but changes no shape.
     tokenizer = load_tokenizer(BUNDLED["neo-mini"])
     model = build_model(published_trunk(name), tokenizer, task_of(settings), settings)

@@ -7,15 +7,14 @@ The study's folder gets table.md, results.json, a plot, and a folder for each ru
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
-from neo_peft.commands.flags import OneLineParser, add_settings, argument
+from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
 from neo_peft.errors import InputError
-from neo_peft.settings import filled, whole
+from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
 
 # flags of train.py that mean something else here, or nothing
@@ -26,7 +25,6 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the study's own flags, and those of train.py that are given."""
     parser = OneLineParser(
         prog="python -m neo_peft study",
-        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         description="Repeat a task's experiment over seeds and epochs, or sweep one flag, and lay "
         "the scores out.",
@@ -44,7 +42,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: given.pop(name) for name in names if name in given}, given
 
 
-def add_study_flags(group: Any) -> None:
+def add_study_flags(group: argparse._ArgumentGroup) -> None:
     """Add the flags that train.py does not have, or has with another meaning."""
     group.add_argument(
         "--seeds", metavar="N", type=argument(whole(1, 1000)), help="seeds 0 to N - 1 (default: 3)"
@@ -55,31 +53,18 @@ def add_study_flags(group: Any) -> None:
         nargs="+",
         type=argument(whole(1)),
         help="numbers of epochs, each its own run; a tagging task has one run, scored after each "
-        "epoch (default: "
-        "sentiment 1 5 10, similarity 1 5 10 20, tagging 10; in a sweep the largest)",
+        "epoch (default: sentiment 1 5 10, similarity 1 5 10 20, tagging 10; in a sweep the "
+        "largest)",
     )
-    group.add_argument(
+    add_text(
+        group,
         "--sweep",
-        metavar="NAME=VALUE,VALUE",
-        type=argument(filled),
-        help="repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
+        "NAME=VALUE,VALUE",
+        "repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
     )
-    group.add_argument(
-        "--models",
-        metavar="MODEL",
-        nargs="+",
-        type=argument(filled),
-        help="repeat it for each model",
-    )
-    group.add_argument(
-        "--out",
-        metavar="DIR",
-        type=argument(filled),
-        help="the study's folder (default: studies/TASK-METHOD, …)",
-    )
-    group.add_argument(
-        "--resume", metavar="DIR", type=argument(filled), help="go on with the study in this folder"
-    )
+    add_text(group, "--models", "MODEL", "repeat it for each model", nargs="+")
+    add_text(group, "--out", "DIR", "the study's folder (default: studies/TASK-METHOD, …)")
+    add_text(group, "--resume", "DIR", "go on with the study in this folder")
 
 
 def plan_from_flags(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -> dict:
@@ -117,9 +102,8 @@ def plan_to_resume(own: dict[str, Any], given: dict[str, Any], argv: Sequence[st
     return plan
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run a study, or resume one, and print its tables."""
-    argv = sys.argv[1:] if argv is None else argv
     own, given = parse_flags(argv)
     plan = (
         plan_to_resume(own, given, argv) if "resume" in own else plan_from_flags(own, given, argv)
@@ -133,19 +117,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder, made = (
         (Path(own["resume"]), []) if "resume" in own else study.begin_study(plan, own.get("out"))
     )
-    say = lambda text: tqdm.write(text, file=sys.stdout)  # noqa: E731
     count = len(plan["runs"])
-    say(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
+    tqdm.write(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
     try:
-        text, refused = study.run_study(folder, plan, say, show_progress)
+        text, refused = study.run_study(folder, plan, tqdm.write, show_progress)
     except Exception:
         if "resume" not in own:
             study.abandon_study(folder, made, plan)
         raise
-    say(f"\n{text}\nAll of it is in {folder}.")
+    tqdm.write(f"\n{text}\nAll of it is in {folder}.")
     if refused:
         raise InputError(
             f"{len(refused)} of {count} runs were refused, and are not in the tables, the first of "
-            f"them {refused[0]}; "
-            f"python -m neo_peft study --resume {folder} tries them again"
+            f"them {refused[0]}; python -m neo_peft study --resume {folder} tries them again"
         )

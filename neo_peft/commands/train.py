@@ -31,7 +31,6 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> Settings:
         prog=prog,
         description="Tune a GPT-Neo for a task, and score it before and after.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     add_settings(parser)
     given = vars(parser.parse_args(argv))

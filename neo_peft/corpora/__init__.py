@@ -1,8 +1,7 @@
 """Data: one file for each corpus or file format.
 
 sources.py     from --data to the rows of each split: the table of all corpora
-request.py     what is asked for, and the folder in which a corpus's files are
-splits.py      the splits of a data set, and how rows are divided among them
+splits.py      what is asked for, the splits of a data set, and how rows are divided among them
 lines.py       the lines of a file, and the checks that all parsers share
 jnlpba.py      JNLPBA: sentences with a tag for each word
 phrasebank.py  the Financial PhraseBank: sentences and their sentiment

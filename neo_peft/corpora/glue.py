@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.request import Request
-from neo_peft.corpora.splits import Splits, split_off_validation
+from neo_peft.corpora.splits import Request, Splits, split_off_validation
 from neo_peft.errors import InputError
 from neo_peft.system import hub
 from neo_peft.tasks import Task
 
 # MRPC's original files: train, test, and the ids of the pairs that are GLUE's validation
 MRPC_FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt", "mrpc_dev_ids.tsv")
-MRPC_LABELS = {"0": "not equivalent", "1": "equivalent"}
 
 
 class GlueFiles(NamedTuple):
@@ -28,18 +26,13 @@ class GlueFiles(NamedTuple):
     folder: the folder that they are in
     columns: those with the task's fields, in their order, where they are not called like these;
         numbers where the files have no heading
-    validation: its file, or "" where a tenth of train is split off
-    test: a file with labels
-    extra_tests: the files of further test sets, by name
-    originals: whether a folder may have MRPC's original files instead
+    files: of each split; other names are those of further test sets. Where there is none for
+        validation, a tenth of train is split off
     """
 
     folder: str
     columns: tuple[str | int, ...] = ()
-    validation: str = ""
-    test: str = "dev.tsv"
-    extra_tests: dict[str, str] = {}
-    originals: bool = False
+    files: dict[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
 
 
 FILES = {
@@ -48,16 +41,13 @@ FILES = {
     "glue/mrpc": GlueFiles(
         "MRPC",
         ("#1 String", "#2 String", "Quality"),
-        validation="dev.tsv",
-        test=MRPC_FILES[1],
-        originals=True,
+        {"train": "train.tsv", "validation": "dev.tsv", "test": MRPC_FILES[1]},
     ),
     "glue/qqp": GlueFiles("QQP", ("question1", "question2", "is_duplicate")),
     "glue/mnli": GlueFiles(
         "MNLI",
         ("sentence1", "sentence2", "gold_label"),
-        test="dev_matched.tsv",
-        extra_tests={"mismatched": "dev_mismatched.tsv"},
+        {"train": "train.tsv", "test": "dev_matched.tsv", "mismatched": "dev_mismatched.tsv"},
     ),
     "glue/qnli": GlueFiles("QNLI"),
     "glue/rte": GlueFiles("RTE"),
@@ -67,43 +57,32 @@ FILES = {
 
 def load_folder(request: Request) -> Splits:
     """Load the TSV files of a task: from its folder in `--data`, or from `--data` itself."""
-    task, data, files = request.task, request.data, FILES[request.task.name]
-    folders = [Path(data, name) for name in (files.folder, task.name.removeprefix("glue/"), "")]
-    folder = next((folder for folder in folders if (folder / "train.tsv").exists()), None)
-    if folder is None and files.originals:
+    task, data = request.task, request.data
+    name = FILES[task.name].folder
+    folders = (Path(data, name), Path(data, task.name.removeprefix("glue/")), Path(data))
+    if there := [folder for folder in folders if (folder / "train.tsv").exists()]:
+        return _load(request, lambda file: _read_tsv(task, there[0] / file))
+    if name == "MRPC":
         return load_mrpc_folder(request)
-    if folder is None:
-        raise InputError(
-            f"--data {data}: there is no {files.folder}/train.tsv, and no train.tsv, GLUE's files"
-        )
-    return _load(request, lambda file: _read_tsv(task, folder / file))
+    raise InputError(f"--data {data}: there is no {name}/train.tsv, and no train.tsv, GLUE's files")
 
 
 def load_hub(request: Request) -> Splits:
     """Load the parquet files of a task: train.tsv is called train there, dev.tsv validation."""
 
-    task = request.task
-
     def read(file: str) -> list[dict]:
         split = file.removesuffix(".tsv").replace("dev", "validation")
         split = "test" if file == MRPC_FILES[1] else split
-        return _read_parquet(task, task.name.removeprefix("glue/"), split)
+        return _read_parquet(request.task, request.task.name.removeprefix("glue/"), split)
 
     return _load(request, read)
 
 
 def _load(request: Request, read: Callable[[str], list[dict]]) -> Splits:
     """Return the splits of a task, whose rows `read` returns for the name of a TSV file."""
-    files = FILES[request.task.name]
-    splits = Splits(
-        train=read("train.tsv"),
-        validation=read(files.validation) if files.validation else [],
-        test=read(files.test),
-        extra_tests={name: read(file) for name, file in files.extra_tests.items()},
-    )
-    if files.validation:
-        return splits
-    return split_off_validation(request.task, splits, request.seed)
+    rows = {split: read(file) for split, file in FILES[request.task.name].files.items()}
+    train, validation, test = rows.pop("train"), rows.pop("validation", []), rows.pop("test")
+    return split_off_validation(request, Splits(train, validation, test, extra_tests=rows))
 
 
 def _read_tsv(task: Task, path: Path) -> list[dict]:
@@ -172,12 +151,13 @@ def load_mrpc_folder(request: Request) -> Splits:
     train, test, listed = (folder / name for name in MRPC_FILES)
     if not listed.exists() and (folder / "dev_ids.tsv").exists():
         listed = folder / "dev_ids.tsv"  # GLUE's name for it
-    pairs = lines.read_rows(train, _parse_pair, MRPC_LABELS)
+    names = _numbered(request.task)
+    pairs = lines.read_rows(train, _parse_pair, names)
     held_out = set(lines.read_rows(listed, _parse_ids, {ids for ids, _ in pairs}))
     return Splits(
         train=[row for ids, row in pairs if ids not in held_out],
         validation=[row for ids, row in pairs if ids in held_out],
-        test=[row for _, row in lines.read_rows(test, _parse_pair, MRPC_LABELS)],
+        test=[row for _, row in lines.read_rows(test, _parse_pair, names)],
     )
 
 

@@ -5,13 +5,12 @@ already.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import groupby
 from pathlib import Path
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.request import Request
-from neo_peft.corpora.splits import Splits
+from neo_peft.corpora.splits import Request, Splits
 from neo_peft.errors import InputError
 from neo_peft.system import hub
 from neo_peft.tasks import Task
@@ -31,9 +30,14 @@ def load_folder(request: Request) -> Splits:
 
 def _read_iob2(task: Task, path: Path) -> list[dict]:
     """Return a row for each sentence: the words between blank lines or `###MEDLINE` lines."""
-    words = lines.parse_items(path, _parse_word, task.labels)
-    sentences = [zip(*run, strict=True) for is_word, run in groupby(words, key=bool) if is_word]
-    return [{"tokens": list(tokens), "tags": list(tags)} for tokens, tags in sentences]
+    words = lines.read_rows(path, _parse_word, task.labels, keep_blank=True)
+    return [_make_row(sentence) for is_word, sentence in groupby(words, key=bool) if is_word]
+
+
+def _make_row(words: Iterable[tuple[str, str]]) -> dict:
+    """Return the row of a sentence's words, each with its tag."""
+    tokens, tags = zip(*words, strict=True)
+    return {"tokens": list(tokens), "tags": list(tags)}
 
 
 def _parse_word(line: str, labels: Collection) -> tuple[str, str] | None:
@@ -56,7 +60,7 @@ def _read_tag_names(task: Task, path: Path) -> dict[int, str]:
     """Return the tag of each number in tner's files, whose tags have our names but other
     numbers."""
     try:
-        numbers = json.loads("\n".join(line for _, line in lines.lines_of(path)))
+        numbers = json.loads(path.read_bytes())
         names = {number: name for name, number in numbers.items()}
         if set(numbers) != set(task.labels) or len(names) != len(numbers):
             raise ValueError("other tags, or one number for two of them")
@@ -72,12 +76,9 @@ def _parse_json(line: str, tag_names: dict[int, str]) -> dict:
     try:
         row = json.loads(line)
         words = zip(row["tokens"], row["tags"], strict=True)
-        tokens, tags = zip(
-            *((lines.text_of(token), tag_names[tag]) for token, tag in words), strict=True
-        )
+        return _make_row((lines.text_of(token), tag_names[tag]) for token, tag in words)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        expected = (
-            '{"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
-        )
-        raise ValueError(f"{line[:40]!r}; expected {expected}") from error
-    return {"tokens": list(tokens), "tags": list(tags)}
+        raise ValueError(
+            f'{line[:40]!r}; expected {{"tokens": ["..."], "tags": [0]}}, as many tags as tokens, '
+            "numbered as in label.json"
+        ) from error

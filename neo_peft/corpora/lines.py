@@ -16,20 +16,17 @@ LARGEST_MEMBER = 2**24  # bytes of a file inside a zip: PhraseBank's own have un
 
 
 def read_rows(
-    path: AnyPath, parse: Callable, allowed: Collection, items: Iterable | None = None
+    path: AnyPath,
+    parse: Callable,
+    allowed: Collection,
+    items: Iterable | None = None,
+    keep_blank: bool = False,
 ) -> list:
     """Return what `parse(line, allowed)` makes of each line, without the lines it makes None of.
 
-    `items` are numbered items to parse instead of the file's lines.
+    `items` are numbered items to parse instead of the file's lines. With `keep_blank` a blank line,
+    and one that `parse` makes None of, is None.
     """
-    return [row for row in parse_items(path, parse, allowed, items) if row]
-
-
-def parse_items(
-    path: AnyPath, parse: Callable, allowed: Collection, items: Iterable | None = None
-) -> list:
-    """Return what `parse(line, allowed)` makes of each line or item as in `read_rows`; None for a
-    blank one."""
     rows = []
     for number, item in items or lines_of(path):
         try:
@@ -41,7 +38,7 @@ def parse_items(
         raise InputError(
             f"{path}: the file holds no rows; fill it, or put the data's own file there"
         )
-    return rows
+    return rows if keep_blank else [row for row in rows if row]
 
 
 def lines_of(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:

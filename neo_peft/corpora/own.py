@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.request import Request
-from neo_peft.corpora.splits import Splits, split_off_validation
+from neo_peft.corpora.splits import Request, Splits, split_off_validation
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task, is_tag
 
-TRAIN, VALIDATION, TEST = "train.jsonl", "validation.jsonl", "test.jsonl"
+TRAIN = "train.jsonl"
 
 
 def load(request: Request) -> Splits:
@@ -30,10 +29,9 @@ def load(request: Request) -> Splits:
         )
     validation, test = (
         lines.read_rows(file, parse, labels) if file.exists() else None
-        for file in (folder / VALIDATION, folder / TEST)
+        for file in (folder / "validation.jsonl", folder / "test.jsonl")
     )
-    splits = Splits(train, validation or [], test, labels=labels)
-    return splits if validation else split_off_validation(task, splits, request.seed)
+    return split_off_validation(request, Splits(train, validation or [], test, labels=labels))
 
 
 def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
@@ -49,18 +47,15 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
             )
         value = [tag.strip() if isinstance(tag, str) else tag for tag in value]
         _check_bio(value)
-        value = [lines.one_of(labels, tag) if labels else tag for tag in value]
     else:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (str, int))
-            or not lines.is_text(str(value))
-        ):
+        if type(value) not in (str, int) or not lines.is_text(str(value)):
             raise ValueError(
                 f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number"
             )
         value = str(value).strip()
-        value = lines.one_of(labels, value) if labels else value
+    if labels:
+        for label in value if task.tags_words else [value]:
+            lines.one_of(labels, label)
     return {field: row[field] for field in task.fields[:-1]} | {name: value}
 
 
@@ -71,8 +66,8 @@ def parse_object(text: str, task: Task) -> dict:
     expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
     for field in task.fields[:-1]:
         value = row.get(field) if isinstance(row, dict) else None
-        whole = bool(value) and isinstance(value, list if task.tags_words else str)
-        if not whole or not all(map(lines.is_text, value if task.tags_words else [value])):
+        fits = bool(value) and isinstance(value, list) == task.tags_words
+        if not fits or not all(map(lines.is_text, value if task.tags_words else [value])):
             raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
     return row
 

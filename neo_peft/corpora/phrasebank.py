@@ -4,15 +4,12 @@ A folder has its text files. The hub has them in a zip, which is read like a fol
 nested: 66Agree has those sentences of 50Agree on which two thirds of the annotators agreed.
 """
 
-import lzma
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Collection
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.request import PHRASEBANK, Request
-from neo_peft.corpora.splits import Splits, deal_tenths
+from neo_peft.corpora.splits import PHRASEBANK, Request, Splits, deal_tenths
 from neo_peft.errors import InputError
 from neo_peft.system import hub
 from neo_peft.tasks import Task
@@ -30,15 +27,9 @@ def load_hub(request: Request) -> Splits:
     file = hub.hub_file("takala/financial_phrasebank", f"data/{PHRASEBANK}.zip", kind="dataset")
     try:
         return _load(request, zipfile.Path(file, f"{PHRASEBANK}/"))
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except InputError:
+        raise
+    except Exception as error:  # zipfile and what unpacks each raise their own
         raise InputError(
             f"{file}: a broken zip ({error}); delete it, so that it is fetched again"
         ) from error

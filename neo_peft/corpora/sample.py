@@ -6,8 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.request import Request
-from neo_peft.corpora.splits import Splits
+from neo_peft.corpora.splits import Request, Splits
 from neo_peft.defaults import ASSETS
 
 SAMPLE = ASSETS / "sample"

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neo_peft.corpora import glue, jnlpba, own, phrasebank, sample
-from neo_peft.corpora.request import Request
-from neo_peft.corpora.splits import Splits, overlap_note
+from neo_peft.corpora.splits import Request, Splits, overlap_note
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
@@ -19,11 +18,13 @@ PROTOCOLS = ("clean", "paper")  # they differ for PhraseBank only, which has no 
 
 Loader = Callable[[Request], Splits]
 
+# What loads a user's own rows, by the file that a folder of them has. A new file format is a new
+# file and a line here.
+OWN: dict[str, Loader] = {own.TRAIN: own.load}
+_OWN_OR_SAMPLE = OWN | {"sample": sample.load}
 # What loads a task's rows from the sample, from the hub, from a folder of original files, and from
 # a folder of the user's own rows. A new corpus is a new file and a line here. A task that is not
 # listed takes a user's own rows only.
-OWN_ONLY = {"own": own.load}
-_OWN_OR_SAMPLE = OWN_ONLY | {"sample": sample.load}
 LOADERS: dict[str, dict[str, Loader]] = {
     "ner": _OWN_OR_SAMPLE | {"folder": jnlpba.load_folder, "hub": jnlpba.load_hub},
     "sentiment": _OWN_OR_SAMPLE | {"folder": phrasebank.load_folder, "hub": phrasebank.load_hub},
@@ -49,7 +50,7 @@ def load_splits(
             f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}"
         )
     load = _find_loader(task, data)
-    if labels is not None and load is not own.load:
+    if labels is not None and load not in OWN.values():
         raise InputError(
             f"--labels belongs to rows of your own, in {own.TRAIN}; those of {task.name} are fixed"
         )
@@ -66,17 +67,18 @@ def load_splits(
 
 def _find_loader(task: Task, data: str) -> Loader:
     """Return the loader of a task's rows for what `--data` names."""
-    loaders, place = LOADERS.get(task.name, OWN_ONLY), data
+    loaders, place = LOADERS.get(task.name, OWN), data
     if data not in ("sample", "hub"):
         if not Path(data).is_dir():
             raise InputError(
                 f"--data {data}: there is no such folder; --data may be sample, hub or a folder"
             )
-        place = "own" if "own" in loaders and Path(data, own.TRAIN).is_file() else "folder"
+        there = (file for file in OWN if file in loaders and Path(data, file).is_file())
+        place = next(there, "folder")
     if place not in loaders:
         instead = (
             f"name a folder with your own {own.TRAIN}"
-            if "own" in loaders
+            if own.TRAIN in loaders
             else "--data may be hub or GLUE's folder"
         )
         raise InputError(f"--data {data} has nothing for {task.name}; {instead}")

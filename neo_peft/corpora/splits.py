@@ -1,12 +1,45 @@
-"""The splits of a data set, and how rows are divided among them."""
+"""What `load_splits` is asked for, the splits that it returns, and how rows are divided among
+them."""
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
 
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
+
+PHRASEBANK = "FinancialPhraseBank-v1.0"  # the folder inside PhraseBank's zip
+
+
+class Request(NamedTuple):
+    """The arguments of `load_splits`; each loader uses those that concern it.
+
+    task: the task whose rows are wanted
+    data: what `--data` names: "sample", "hub" or a folder
+    protocol: how a corpus without official splits is split: "clean" or "paper"
+    seed: draws the validation rows where the data has no validation file
+    labels: the labels of a user's own rows, in their order; None takes them from train
+    """
+
+    task: Task
+    data: str
+    protocol: str
+    seed: int
+    labels: Sequence[str] | None
+
+    def find_folder(self, name: str, files: Sequence[str]) -> Path:
+        """Return the folder that has any of a corpus's files: `data`/`name`, `data`, or
+        PhraseBank's folder in one of these."""
+        for below in ((name,), (name, PHRASEBANK), (), (PHRASEBANK,)):
+            folder = Path(self.data, *below)
+            if any((folder / file).exists() for file in files):
+                return folder
+        raise InputError(
+            f"--data {self.data}: it holds none of {', '.join(files)}, nor does {name}/ below it"
+        )
 
 
 @dataclass(frozen=True)
@@ -47,24 +80,27 @@ def limit_rows(rows: list[dict], limit: int | None) -> list[dict]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def split_off_validation(task: Task, splits: Splits, seed: int) -> Splits:
-    """Move a tenth of train to validation: a tenth of each label's texts, at least one, but never
-    a label's only text.
+def split_off_validation(request: Request, splits: Splits) -> Splits:
+    """Where there is no validation row, move a tenth of train there: a tenth of each label's texts,
+    at least one, but never a label's only text.
 
     Rows with the same text stay together: otherwise train would give away part of validation.
     """
+    if splits.validation:
+        return splits
 
     def text_of(row: dict) -> str:
-        return str([row[field] for field in task.fields[:-1]])
+        return str([row[field] for field in request.task.fields[:-1]])
 
-    label_of = {text_of(row): "" if task.tags_words else row["label"] for row in splits.train}
+    # the label of a text is that of its last row; words are tagged, and have none
+    label_of = {text_of(row): row.get("label") for row in splits.train}
     texts = defaultdict(list)
     for text, label in label_of.items():
         texts[label].append(text)
     chosen = set()
     for of_label in texts.values():
         # sorted by a hash for the reason given in deal_tenths
-        of_label.sort(key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
+        of_label.sort(key=lambda text: hashlib.sha256(f"{request.seed} {text}".encode()).digest())
         chosen.update(of_label[: max(1, round(len(of_label) / 10)) if len(of_label) > 1 else 0])
     return replace(
         splits,
@@ -84,7 +120,7 @@ def deal_tenths(rows: list[dict], tenths: Iterable[range], by_label: bool) -> li
     order = sorted(
         range(len(rows)), key=lambda i: hashlib.sha256(rows[i]["sentence"].encode()).digest()
     )
-    part, dealt = [0] * len(rows), Counter()
+    part, dealt = [0] * len(rows), defaultdict(int)
     for i in order:
         pack = rows[i]["label"] if by_label else "all"
         part[i] = dealt[pack] % 10
@@ -95,14 +131,10 @@ def deal_tenths(rows: list[dict], tenths: Iterable[range], by_label: bool) -> li
 def overlap_note(task: Task, train: list[dict], test: list[dict]) -> str:
     """Return a line that counts the test rows with a sentence that train has too, letter for
     letter."""
-
-    def sentences(row: dict) -> list:
-        if task.tags_words:
-            return [tuple(row["tokens"])]
-        return [row[field] for field in task.fields[:-1]]
-
-    known = {sentence for row in train for sentence in sentences(row)}
-    count = sum(any(sentence in known for sentence in sentences(row)) for row in test)
-    of_pairs = len(task.fields) == 3
-    kind, how = ("pairs", "share a sentence with") if of_pairs else ("sentences", "also stand in")
+    fields = task.fields[:-1]  # of sentences, or of a sentence's words
+    known = {str(row[field]) for row in train for field in fields}
+    count = sum(any(str(row[field]) in known for field in fields) for row in test)
+    kind, how = "sentences", "also stand in"
+    if len(fields) > 1:
+        kind, how = "pairs", "share a sentence with"
     return f"{count:,} of the {len(test):,} test {kind} {how} train ({len(train):,} {kind})"

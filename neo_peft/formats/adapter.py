@@ -1,5 +1,6 @@
 """Save and load adapters in peft's own file format: adapter_config.json and
-adapter_model.safetensors.
+adapter_model.safetensors. A whole model, a tuned base or one with LoRA merged into it, is saved as
+a folder that transformers loads.
 
 The keys of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict:
 a missing or unexpected tensor, or a wrong shape, is refused by name. A run, of which an adapter is
@@ -8,16 +9,16 @@ a part, is loaded by runs/loading.py.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import split_revision
-from neo_peft.formats.peft_config import CONFIG, format_of, part_folders
-from neo_peft.formats.whole_model import save_model
+from neo_peft.formats.peft_config import CONFIG, FORMATS, part_folders
 from neo_peft.methods import Method
 from neo_peft.model import HeadKind, TunedModel
 from neo_peft.settings import Settings, task_of
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 MODEL = "model"  # the folder of a model whose base trained
-PLAIN_PREFIX = "base_model.model."  # in front of the tensors of what peft has no adapter for
-TASK_TYPES = {
-    HeadKind.LM_HEAD: "CAUSAL_LM",
-    HeadKind.CLASSIFIER: "TOKEN_CLS",
-    HeadKind.SCORE: "SEQ_CLS",
+# For each kind of head, peft's type of task and transformers' architecture.
+HEADS = {
+    HeadKind.LM_HEAD: ("CAUSAL_LM", "GPTNeoForCausalLM"),
+    HeadKind.CLASSIFIER: ("TOKEN_CLS", "GPTNeoForTokenClassification"),
+    HeadKind.SCORE: ("SEQ_CLS", "GPTNeoForSequenceClassification"),
 }
 
 # ---- Names of tensors
@@ -52,24 +53,22 @@ def adapter_files(
     A combination is several of peft's folders, the head in the first. A base that trains is a
     model's folder.
     """
-    names = list(model.trainable())
+    names = model.trainable()
     if any(part.trains_base for part in parts):
         return {folder / MODEL / "model.safetensors": {name: name for name in names}}
-    heads = [name for name in names if name.split(".")[0] == model.head_kind]
     files = {}
     for place, part in part_folders(folder, parts).items():
-        of_type = format_of(part)
-        key, prefix = (of_type.key, of_type.HEAD_PREFIX) if of_type else (_plain_key, PLAIN_PREFIX)
-        keys = {key(name): name for name in names if name not in heads and key(name)}
-        if not files:
-            keys |= {prefix + name: name for name in heads}
-        files[place / WEIGHTS] = keys
+        # what peft has no adapter for is named as LoRA's tensors are
+        key = FORMATS.get(part.peft_type, FORMATS["LORA"]).key
+        own = (name for name in names if _owner(name, parts) is part)
+        files[place / WEIGHTS] = {key(name): name for name in own}
     return files
 
 
-def _plain_key(name: str) -> str:
-    """Return the key of a tensor of a method that peft does not have."""
-    return PLAIN_PREFIX + name
+def _owner(name: str, parts: tuple[Method, ...]) -> Method:
+    """Return the part of a combination that a tensor belongs to; the first one has the head."""
+    found = (part for part in parts if part.tensors and re.search(part.tensors, name))
+    return next(found, parts[0])
 
 
 # ---- Saving
@@ -80,47 +79,84 @@ def save_adapter(
     model: TunedModel,
     settings: Settings,
     tokenizer: PreTrainedTokenizerFast | None = None,
-) -> list[Path]:
-    """Write the adapter into a folder, each file whole or not at all; return the files.
+) -> None:
+    """Write the adapter into a folder, each file whole or not at all.
 
     A fully tuned model is written as a model's folder, in transformers' layout, with its tokenizer.
     """
     folder = Path(folder)
     if settings.trains_base:
-        labels, whole = task_of(settings).labels, folder / MODEL
         write_folder(
-            whole, lambda temporary: save_model(temporary, model, labels, tokenizer), anew=True
+            folder / MODEL,
+            lambda inside: save_model(inside, model, task_of(settings).labels, tokenizer),
+            anew=True,
         )
-        return sorted(whole.iterdir())
-    files, parameters = [], dict(model.named_parameters())
-    for path, keys in adapter_files(folder, model, settings.parts).items():
-        make_folders(path.parent)
-        write_tensors(path, {key: parameters[name] for key, name in keys.items()})
-        files.append(path)
-    for place, part in part_folders(folder, settings.parts).items():
-        if format_of(part):
-            write_json(place / CONFIG, _peft_config(model, settings, part))
-            files.append(place / CONFIG)
-    return files
-
-
-def _peft_config(model: TunedModel, settings: Settings, part: Method) -> dict:
-    """Return what peft must know to load a part of the adapter."""
+        return
+    parameters, files = model.trainable(), adapter_files(folder, model, settings.parts)
     base, revision = split_revision(settings.model)
-    return {
-        "base_model_name_or_path": base,
-        "revision": revision,
-        "inference_mode": True,
-        "task_type": TASK_TYPES[model.head_kind],
-        "peft_type": part.peft_type,
-        **format_of(part).to_config(model, settings),
+    for place, part in part_folders(folder, settings.parts).items():
+        path = place / WEIGHTS
+        make_folders(place)
+        write_tensors(path, {key: parameters[name] for key, name in files[path].items()})
+        if part.peft_type in FORMATS:
+            config = {
+                "base_model_name_or_path": base,
+                "revision": revision,
+                "inference_mode": True,
+                "task_type": HEADS[model.head_kind][0],
+                "peft_type": part.peft_type,
+            }
+            config |= FORMATS[part.peft_type].to_config(model, settings)
+            write_json(place / CONFIG, config)
+
+
+# ---- Saving a whole model
+
+
+def save_model(
+    folder: Path,
+    model: TunedModel,
+    labels: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerFast | None,
+) -> None:
+    """Write a whole model without LoRA or a prompt, in fp32, into a folder, so that transformers
+    loads it."""
+    write_tensors(folder / "model.safetensors", dict(model.named_parameters()))
+    write_json(folder / "config.json", _model_config(model, labels))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _model_config(model: TunedModel, labels: tuple[str, ...]) -> dict:
+    """Return the config.json of a whole model, with the architecture that transformers has for
+    it."""
+    config = model.transformer.config
+    values = dataclasses.asdict(config) | {
+        "architectures": [HEADS[model.head_kind][1]],
+        "model_type": "gpt_neo",
+        "attention_types": [[[name], 1] for name in config.attention_layers],
+        "num_layers": config.num_layers,
+        "activation_function": "gelu_new",
+        "embed_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "resid_dropout": 0.0,
+        "classifier_dropout": model.head_dropout,
+        "bos_token_id": config.eos_token_id,
+        # `score` is read at the last token that is not this one
+        "pad_token_id": config.eos_token_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
     }
+    if model.head:
+        values["id2label"] = dict(enumerate(labels))
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
+    return values
 
 
 # ---- Loading
 
 
-def load_adapter(folder: Path | str, model: TunedModel, parts: tuple[Method, ...]) -> None:
+def load_adapter(folder: Path, model: TunedModel, parts: tuple[Method, ...]) -> None:
     """Load the tensors of a folder into a model that was built for them; refuse what does not fit
     exactly."""
     copy_into(model, read_adapter(folder, model, parts))
@@ -128,19 +164,16 @@ def load_adapter(folder: Path | str, model: TunedModel, parts: tuple[Method, ...
 
 def copy_into(model: TunedModel, tensors: dict[str, Tensor]) -> None:
     """Copy tensors into the parameters of their names."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+    model.load_state_dict(tensors, strict=False)
 
 
 def read_adapter(
-    folder: Path | str, model: TunedModel, parts: tuple[Method, ...], need_head: bool = True
+    folder: Path, model: TunedModel, parts: tuple[Method, ...], need_head: bool = True
 ) -> dict[str, Tensor]:
     """Return the tensors of a folder under the names of a model that was built for them; refuse
     what does not fit exactly. Without `need_head` the folder may have no head."""
-    parameters, found = dict(model.named_parameters()), {}
-    for path, keys in adapter_files(Path(folder), model, parts).items():
+    parameters, found = model.trainable(), {}
+    for path, keys in adapter_files(folder, model, parts).items():
         stored = _read_tensors(path)
         head = {key for key, name in keys.items() if name.split(".")[0] == model.head_kind}
         if not need_head and not head & stored.keys():
@@ -154,30 +187,25 @@ def read_adapter(
                     f"{path} {problem} {len(names)} tensors, the first is {min(names)}"
                 )
         for key, name in keys.items():
-            found[name] = _checked(stored[key], parameters[name], f"{path}: {key}")
+            found[name], shape = stored[key], parameters[name].shape
+            if found[name].shape != shape:
+                raise InputError(
+                    f"{path}: {key} has the shape {tuple(found[name].shape)}, not {tuple(shape)}"
+                )
+            if not found[name].isfinite().all():
+                raise InputError(f"{path}: {key} holds numbers that are not finite")
     return found
 
 
-def _checked(tensor: Tensor, parameter: Tensor, what: str) -> Tensor:
-    if tensor.shape != parameter.shape:
-        shapes = f"{tuple(tensor.shape)}, not {tuple(parameter.shape)}"
-        raise InputError(f"{what} has the shape {shapes}")
-    if not tensor.isfinite().all():
-        raise InputError(f"{what} holds numbers that are not finite")
-    return tensor
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists() and (pickled := path.with_suffix(".bin")).exists():
-        code = (
-            "import torch; from safetensors.torch import save_file; "
-            f"tensors = torch.load('{pickled}', 'cpu', weights_only=True); "
-            f"save_file({{name: tensor.clone() for name, tensor in tensors.items()}}, '{path}')"
-        )
-        raise InputError(
-            f'{pickled} is pickled, which is never read here; convert it once: python -c "{code}"'
-        )
     if not path.exists():
+        if (pickled := path.with_suffix(".bin")).exists():
+            raise InputError(
+                f"{pickled} is pickled, which is never read here; convert it once: python -c "
+                '"import torch; from safetensors.torch import save_file; '
+                f"tensors = torch.load('{pickled}', 'cpu', weights_only=True); save_file("
+                f"{{name: tensor.clone() for name, tensor in tensors.items()}}, '{path}')\""
+            )
         raise InputError(f"{path} is missing: this is no complete run or adapter")
     tensors = read_tensors(path)
     # With bias "all" peft also stores the head's biases under the names of its wrapper; they are

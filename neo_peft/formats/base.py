@@ -25,8 +25,6 @@ from neo_peft.system.files import LARGEST_JSON, refuse_endless
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-HEADS = ("classifier", "score")
-
 
 @dataclass
 class Base:
@@ -50,7 +48,7 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     the file. It may be replaced or deleted meanwhile, but not rewritten in place.
     """
     folder = find_folder(model)
-    for name in ("config.json", INDEX, *TOKENIZER_FILES):
+    for name in (INDEX, *TOKENIZER_FILES):
         refuse_endless(folder / name, LARGEST_JSON)
     refuse_endless(folder / WEIGHTS)
     config = read_config(folder)  # first: what is no GPT-Neo need not be read
@@ -88,9 +86,8 @@ def _trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNe
     copy."""
     with torch.device("meta"):
         trunk = GPTNeo(config)
-    wanted = {
-        f"transformer.{name}": parameter.shape for name, parameter in trunk.named_parameters()
-    }
+    whole = torch.nn.ModuleDict({"transformer": trunk})
+    wanted = dict(whole.named_parameters())
     for problem, names in (
         ("lack", wanted.keys() - tensors.keys()),
         ("also hold", tensors.keys() - wanted.keys()),
@@ -99,15 +96,13 @@ def _trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNe
             raise InputError(
                 f"{source}: the weights {problem} {len(names)} tensors, the first is {min(names)}"
             )
-    for name, shape in wanted.items():
-        if tensors[name].shape != shape:
+    for name, parameter in wanted.items():
+        if tensors[name].shape != parameter.shape:
             raise InputError(
                 f"{source}: {name} has the shape {tuple(tensors[name].shape)}; config.json asks "
-                f"for {tuple(shape)}"
+                f"for {tuple(parameter.shape)}"
             )
-    trunk.load_state_dict(
-        {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}, assign=True
-    )
+    whole.load_state_dict(tensors, assign=True)
     return trunk.requires_grad_(False).eval()
 
 
@@ -135,7 +130,7 @@ def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Te
     for name, tensor in _stored_tensors(folder):
         if name.endswith(("attn.attention.bias", "attn.attention.masked_bias")):
             continue  # the causal mask, which old versions stored
-        if name.split(".")[0] in HEADS:
+        if name.split(".")[0] in ("classifier", "score"):
             notes.append(f"{folder}: its {name} was left out; a head of one's own starts anew")
             continue
         if name == "lm_head.weight":

@@ -33,7 +33,7 @@ def read_config(folder: Path) -> Config:
         layers = _layers(config)
         sizes = {name: _number(path, config, name, default) for name, default in SIZES.items()}
         if config.get("intermediate_size") is None:
-            config = config | {"intermediate_size": 4 * sizes["hidden_size"]}
+            config["intermediate_size"] = 4 * sizes["hidden_size"]
         sizes["intermediate_size"] = _number(path, config, "intermediate_size", None)
         return _checked_config(path, config, tuple(layers), sizes)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
@@ -97,8 +97,7 @@ def _checked_config(
             f"{path}: {len(layers):,} attention layers are listed; {MOST_LAYERS} are the most"
         )
     if (
-        min(sizes.values()) < 1
-        or max(sizes.values()) > LARGEST
+        not all(1 <= size <= LARGEST for size in sizes.values())
         or sizes["hidden_size"] % sizes["num_heads"]
     ):
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -114,8 +113,8 @@ def _checked_config(
             f"{sizes['vocab_size']}"
         )
     small = {"layer_norm_epsilon": 1e-5, "initializer_range": 0.02}
-    small = {name: _number(path, config, name, default, float) for name, default in small.items()}
-    for name, value in small.items():
-        if not 0 < value < 100:  # also refuses what is no number at all, nan
-            raise InputError(f"{path}: {name} is {value}; it is a small number above 0")
+    for name, default in small.items():
+        small[name] = _number(path, config, name, default, float)
+        if not 0 < small[name] < 100:  # also refuses what is no number at all, nan
+            raise InputError(f"{path}: {name} is {small[name]}; it is a small number above 0")
     return Config(**sizes, **small, attention_layers=layers, eos_token_id=end)

@@ -27,13 +27,12 @@ TOKENIZER_FILES = (
 def find_folder(model: str) -> Path:
     """Return a base's folder: a bundled one, a local one, or a hub repository's in the cache,
     fetched if need be."""
-    if model in BUNDLED:
-        return BUNDLED[model]
-    if Path(model).is_dir():
-        return Path(model)
+    folder = BUNDLED.get(model, Path(model))
+    if folder.is_dir():
+        return folder
     repository, revision = split_revision(model)
     if (
-        Path(model).exists()
+        folder.exists()
         or repository.count("/") > 1
         or revision == ""
         or model.startswith((".", "/", "~"))
@@ -116,8 +115,11 @@ def _shards(index: Path) -> list[str]:
         raise InputError(f"{index} has no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        # there a backslash leads elsewhere
-        plain = all(kind(name).name == name for kind in (Path, PureWindowsPath))
-        if not plain or name == ".." or len(name.encode(errors="replace")) > 255:
+        # on Windows a backslash leads elsewhere, too
+        if (
+            PureWindowsPath(name).name != name
+            or name == ".."
+            or len(name.encode(errors="replace")) > 255
+        ):
             raise InputError(f"{index} names {name[:300]}, which is not a file of its own folder")
     return names

@@ -8,7 +8,6 @@ unless it is at its neutral value. What belongs to one type of adapter stands in
 import os
 import re
 from pathlib import Path
-from types import ModuleType
 
 from neo_peft.defaults import ASSETS
 from neo_peft.errors import InputError
@@ -27,12 +26,6 @@ _WITHOUT_EFFECT = {
     *("peft_version", "revision", "megatron_core", "qalora_group_size", "runtime_config"),
     *("ensure_weight_tying", "merge_weights", "eva_config"),
 }
-_TASK_TYPES = (None, "TOKEN_CLS", "SEQ_CLS", "CAUSAL_LM")
-
-
-def format_of(method: Method) -> ModuleType | None:
-    """Return the module of a method's format; None where peft has no such adapter."""
-    return FORMATS.get(method.peft_type)
 
 
 def part_folders(folder: Path, parts: tuple[Method, ...]) -> dict[Path, Method]:
@@ -44,23 +37,22 @@ def part_folders(folder: Path, parts: tuple[Method, ...]) -> dict[Path, Method]:
 def read_peft(folder: Path) -> dict | None:
     """Read the adapter in a folder, or the parts of a combination in folders of their own, as
     settings of ours; None where there is none."""
-    if (folder / CONFIG).is_file():
-        return peft_settings(read_json(folder / CONFIG), folder / CONFIG)
     for name, parts in METHODS.items():
         paths = [place / CONFIG for place in part_folders(folder, parts)]
-        if len(parts) > 1 and all(path.is_file() for path in paths):
+        if all(path.is_file() for path in paths):
             found: dict = {}
             for path in paths:
                 found |= peft_settings(read_json(path), path)
-            return found | {"method": name}
+            # alone, the file says which method it is
+            return found | {"method": name} if len(parts) > 1 else found
     return None
 
 
 def named_base(folder: Path) -> str | None:
     """Return the base that peft's file in a folder names: a folder that is there, or a hub id; else
     None."""
-    places = {place for parts in METHODS.values() for place in part_folders(folder, parts)}
-    path = next((place / CONFIG for place in sorted(places) if (place / CONFIG).is_file()), None)
+    places = (place for parts in METHODS.values() for place in part_folders(folder, parts))
+    path = next((place / CONFIG for place in places if (place / CONFIG).is_file()), None)
     config = read_json(path) if path else {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str):
@@ -77,12 +69,12 @@ def named_base(folder: Path) -> str | None:
 def peft_settings(config: dict, path: Path) -> dict:
     """Read an adapter_config.json as settings of ours. Refuse by name each option that we do not
     compute."""
-    kind = config.get("peft_type")
-    if not isinstance(kind, str) or kind not in FORMATS:
+    kind, task_type = config.get("peft_type"), config.get("task_type")
+    if kind not in list(FORMATS):  # a list, since what came may be one too, and has no hash
         raise InputError(f"{path}: peft_type is {kind!r}; known here are {' and '.join(FORMATS)}")
-    if config.get("task_type") not in _TASK_TYPES:
+    if task_type not in (None, "TOKEN_CLS", "SEQ_CLS", "CAUSAL_LM"):
         raise InputError(
-            f"{path}: task_type is {config['task_type']!r}; known here are TOKEN_CLS, for tags, "
+            f"{path}: task_type is {task_type!r}; known here are TOKEN_CLS, for tags, "
             "SEQ_CLS, for answers by a head, and CAUSAL_LM"
         )
     of_type = FORMATS[kind]
@@ -100,9 +92,9 @@ def peft_settings(config: dict, path: Path) -> dict:
         if (name in config or name in of_type.REQUIRED) and not fits(config.get(name)):
             raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
     method = next(
-        name for name, parts in METHODS.items() if len(parts) == 1 and parts[0].peft_type == kind
+        name for name, parts in METHODS.items() if [part.peft_type for part in parts] == [kind]
     )
-    readout = "head" if config.get("task_type") == "SEQ_CLS" else "words"
+    readout = "head" if task_type == "SEQ_CLS" else "words"
     return {"readout": readout, "method": method} | of_type.to_settings(config)
 
 
@@ -110,18 +102,16 @@ def _check_names(config: dict, path: Path) -> None:
     """Refuse names of modules that are no names, and modules to save beyond a head."""
     for name in ("target_modules", "modules_to_save"):
         value = config.get(name) or []
-        if not (isinstance(value, list | str) and all(isinstance(part, str) for part in value)):
+        parts = [value] if isinstance(value, str) else value
+        if not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
             raise InputError(f"{path}: {name} is {value!r}; it is a list of names")
-        for part in [value] if isinstance(value, str) else value:
+        for part in parts:
             try:
                 re.compile(part)
             except (re.error, OverflowError, RecursionError) as error:
                 raise InputError(
                     f"{path}: {name} has {part!r}, no name and no regular expression: {error}"
                 ) from None
-    kept = config.get("modules_to_save") or []
-    heads = ({kept} if isinstance(kept, str) else set(kept)) - {"classifier", "score"}
-    if heads:
-        raise InputError(
-            f"{path}: modules_to_save is {sorted(heads)}: beyond the head, none is known here"
-        )
+        others = sorted({*parts} - {"classifier", "score"})
+        if name == "modules_to_save" and others:
+            raise InputError(f"{path}: {name} is {others}: beyond the head, none is known here")

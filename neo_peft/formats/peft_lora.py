@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from neo_peft.model import TunedModel
     from neo_peft.settings import Settings
 
-HEAD_PREFIX = "base_model.model."  # in front of a head's tensors
 KNOWN = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora"),
     *("modules_to_save", "init_lora_weights"),
@@ -76,16 +75,15 @@ def to_config(model: TunedModel, settings: Settings) -> dict:
 def peft_targets(model: TunedModel) -> list[str]:
     """Name the adapted layers so that peft finds the same: by the ends of their names where those
     are enough."""
-    from neo_peft.lora import LoRALinear, linear_layers
+    from neo_peft.lora import linear_layers, lora_layers
 
-    linear = linear_layers(model)
-    adapted = [name for name in linear if isinstance(model.get_submodule(name), LoRALinear)]
+    adapted = [*lora_layers(model)]
     kinds = sorted({name.rsplit(".", 1)[-1] for name in adapted})
-    meant = [name for name in linear if name.rsplit(".", 1)[-1] in kinds]
+    meant = [name for name in linear_layers(model) if name.rsplit(".", 1)[-1] in kinds]
     return kinds if meant == adapted else sorted(adapted)
 
 
-def key(name: str) -> str | None:
-    """Return peft's key of a parameter; None where it is not LoRA's. The names within the trunk are
-    peft's own, `base_layer` among them."""
-    return f"base_model.model.{name}" if name.startswith("transformer.") else None
+def key(name: str) -> str:
+    """Return peft's key of a parameter. The names within the trunk are peft's own, `base_layer`
+    among them."""
+    return f"base_model.model.{name}"

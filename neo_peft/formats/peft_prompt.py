@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from neo_peft.model import TunedModel
     from neo_peft.settings import Settings
 
-HEAD_PREFIX = "base_model."  # in front of a head's tensors; peft's differs from LoRA's
 KNOWN = {
     *("num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads"),
     *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path"),
@@ -45,6 +44,6 @@ def to_config(model: TunedModel, settings: Settings) -> dict:
     }
 
 
-def key(name: str) -> str | None:
-    """Return peft's key of a parameter; None where it is not the prompt's."""
-    return "prompt_embeddings" if name == "prompt.embeddings" else None
+def key(name: str) -> str:
+    """Return peft's key of the prompt's parameter, or of a head's, which differs from LoRA's."""
+    return "prompt_embeddings" if name == "prompt.embeddings" else f"base_model.{name}"

@@ -15,5 +15,6 @@ curves.py        learning curves
 bootstrap.py     confidence intervals, and two runs compared
 baselines.py     scores without a language model
 loading.py       from a run's folder, or settings, to a model that answers
+export.py        a run as an adapter for peft or a model for transformers, with a card
 adapter_set.py   several runs on one base, and mixed batches in one pass
 """

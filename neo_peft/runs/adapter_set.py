@@ -3,11 +3,11 @@ through the trunk.
 
 The base is loaded once, and nothing ever changes it. A run's model is a trunk of its own around the
 base's tensors, to which it adds only what it trained. A mixed batch goes through one more such
-trunk. Its examples stand sorted by run, so that each run owns a stretch of the N rows, to which a
+trunk. Its examples stand sorted by run, so that each run owns a stretch of the N tokens, to which a
 layer adds what that run learned there:
 
-    h = W x + b                                       once, for all rows
-    h[its rows] += (alpha / r) · B A x[its rows] + (its b − b)
+    h = W x + b                                       once, for all tokens
+    h[its tokens] += (alpha / r) · B A x[its tokens] + (its b − b)
 
 The prompts stand in front as keys and values, each example's own. Read `lora.py` and `gptneo.Past`
 first.
@@ -24,10 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neo_peft.decoding import Answer, Evaluation, States, read_answers
-from neo_peft.encoding import Examples, batches, collate
+from neo_peft.decoding import Answer, Evaluation, States, evaluate, read_answers
+from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
-from neo_peft.formats.base import Base
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
@@ -48,14 +47,13 @@ class AdapterSet:
     """
 
     def __init__(self, runs: Iterable[Path | str] | Mapping[str, Path | str] = ()):
-        self.base: Base | None = None
-        self._of_base: dict = {}
-        self._runs: dict[str, Tuned] = {}
-        self._prefixes: dict[str, Past | None] = {}
-        for name, folder in (
-            runs.items() if isinstance(runs, Mapping) else ((None, folder) for folder in runs)
-        ):
-            self.add(folder, name)
+        self.base = None
+        self._of_base = {}
+        self._runs = {}
+        self._prefixes = {}  # of each run; None without a prompt
+        named = isinstance(runs, Mapping)
+        for run in runs:
+            self.add(runs[run] if named else run, run if named else None)
 
     def __getitem__(self, name: str) -> Tuned:
         return self._runs[self._known(name)]
@@ -113,11 +111,11 @@ class AdapterSet:
         """Make the trunk of mixed batches: where a run differs from the base, a layer knows it."""
         self._trunk, self._stretches = view_of(self.base.trunk), {}
         for place, layer in self.base.trunk.named_modules():
-            own = {
-                name: tuned.model.transformer.get_submodule(place)
-                for name, tuned in self._runs.items()
-            }
-            own = {name: module for name, module in own.items() if differs(module, layer)}
+            own = {}
+            for name, tuned in self._runs.items():
+                module = tuned.model.transformer.get_submodule(place)
+                if differs(module, layer):
+                    own[name] = module
             if own:
                 self._trunk.set_submodule(place, MixedLayer(layer, own, self._stretches))
 
@@ -130,23 +128,31 @@ class AdapterSet:
     def evaluate(self, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
         """Answer rows that name their "run", each batch in one pass whatever the runs; labels are
         read by rank."""
-        examples, places = self._encode(rows)
-        owned = [(name, index) for name, part in examples.items() for index in range(len(part))]
-        lengths = [length for part in examples.values() for length in np.diff(part.starts)]
-        predicted, probabilities = [None] * len(rows), [None] * len(rows)
+        places = self._places(rows)
+        examples = {
+            name: encode_texts(self[name].encoder, [rows[place] for place in mine])
+            for name, mine in places.items()
+        }
+        owned = [(name, index) for name in examples for index in range(len(examples[name]))]
+        lengths = [length for part in examples.values() for length in part.lengths]
+        answers = {}  # by the row's place
         for chosen in batches(np.argsort(lengths, kind="stable"), batch_size):
-            chosen = np.sort(chosen)  # the examples of one run stand together again
-            shares: dict[str, list[int]] = {}
-            for name, index in (owned[which] for which in chosen):
+            shares = {}
+            for which in np.sort(chosen):  # the examples of one run stand together again
+                name, index = owned[which]
                 shares.setdefault(name, []).append(index)
-            for which, (answer, more) in zip(chosen, self._answer(examples, shares), strict=True):
-                predicted[places[which]], probabilities[places[which]] = answer, more
-        cut = sum(part.cut for part in examples.values())
-        return Evaluation(predicted, probabilities=probabilities, cut=cut)
+            of_batch = [places[name][index] for name, mine in shares.items() for index in mine]
+            answers |= zip(of_batch, self._answer(examples, shares), strict=True)
+        in_order = [answers[place] for place in range(len(rows))]
+        return Evaluation(
+            [answer.predicted for answer in in_order],
+            probabilities=[answer.probabilities for answer in in_order],
+            cut=sum(part.cut for part in examples.values()),
+        )
 
-    def _encode(self, rows: Sequence[dict]) -> tuple[dict[str, Examples], list[int]]:
-        """Encode the rows of each run by its own encoder; say which rows they are, run by run."""
-        places: dict[str, list[int]] = {}
+    def _places(self, rows: Sequence[dict]) -> dict[str, list[int]]:
+        """Return the indices of each run's rows."""
+        places = {}
         for place, row in enumerate(rows):
             if row.get("run") not in tuple(self):
                 raise InputError(
@@ -154,16 +160,7 @@ class AdapterSet:
                     f"{', '.join(self)}"
                 )
             places.setdefault(row["run"], []).append(place)
-        examples = {}
-        for name, mine in places.items():
-            encoder = self[name].encoder
-            examples[name] = encoder(
-                [
-                    {field: rows[place][field] for field in encoder.task.fields[:-1]}
-                    for place in mine
-                ]
-            )
-        return examples, [place for mine in places.values() for place in mine]
+        return places
 
     def _answer(self, examples: dict[str, Examples], shares: dict[str, list[int]]) -> list[Answer]:
         """Answer one batch, of which each run has a share of its examples, in the order of the
@@ -171,15 +168,15 @@ class AdapterSet:
         parts = {name: collate(examples[name], mine) for name, mine in shares.items()}
         hidden = self.hidden(parts).split([len(part.reads) for part in parts.values()])
         answers = []
-        for (name, part), read in zip(parts.items(), hidden, strict=True):
+        for (name, part), of_run in zip(parts.items(), hidden, strict=True):
             tuned = self[name]
-            states = States(examples[name], shares[name], part, read, self._prefixes[name])
+            states = States(examples[name], shares[name], part, of_run, self._prefixes[name])
             # Labels that share their first token cost passes of their own: see `score_labels`.
             answers += read_answers(tuned.model, tuned.encoder, states)
         return answers
 
     def hidden(self, parts: dict[str, Batch]) -> Tensor:
-        """Compute the hidden states (M, H) of the rows that are read, of a batch for each run, in
+        """Return the hidden states (M, H) of the tokens that are read, of a batch for each run, in
         one pass.
 
         Not from two threads at once: the layers look up the stretches of the batch that is under
@@ -190,35 +187,43 @@ class AdapterSet:
         self._stretches.clear()
         for name, part in parts.items():
             self[name].model.eval()
-            self._stretches[name] = slice(first, first + len(part.ids))
             reads.append(part.reads + first)
-            first += len(part.ids)
-        ids, lengths = (
-            torch.cat([getattr(part, kind) for part in parts.values()])
-            for kind in ("ids", "lengths")
-        )
+            self._stretches[name] = slice(first, first := first + len(part.ids))
+        ids = torch.cat([part.ids for part in parts.values()]).to(model.device)
+        lengths = torch.cat([part.lengths for part in parts.values()])
         past, starts = self._prefix({name: len(part.lengths) for name, part in parts.items()})
         packing = Packing.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
         with model.autocast():
-            # The last norm sees all rows, not only those that are read: a stretch is one of all
-            # rows.
-            hidden = self._trunk(self._trunk.embed(ids.to(model.device)), packing, past)
+            # The last norm sees all tokens, not only those that are read: a stretch is one of all
+            # tokens.
+            hidden = self._trunk(self._trunk.embed(ids), packing, past)
         return hidden[torch.cat(reads).to(model.device)]
 
     def _prefix(self, counts: dict[str, int]) -> tuple[Past | None, Tensor | int]:
-        """Give each example its run's prefix, and say where its text starts (B,)."""
+        """Return the prefix of each example's run, and where its text starts, (B,)."""
         prefixes = [self._prefixes[name] for name in counts]
         if not any(prefixes):
             return None, 0  # the trunk is faster without
-        # (B,)
-        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))
+        owners = torch.repeat_interleave(torch.tensor(list(counts.values())))  # (B,)
         starts = torch.tensor([prefix.length if prefix else 0 for prefix in prefixes])[owners]
         past = side_by_side(prefixes)
         return past.select(owners.to(past.positions.device)), starts
 
 
+def encode_texts(encoder: Encoder, rows: Sequence[dict]) -> Examples:
+    """Encode rows without their labels, which may be any."""
+    fields = encoder.task.fields[:-1]
+    return encoder([{field: row[field] for field in fields} for row in rows])
+
+
+def evaluate_texts(tuned: Tuned, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
+    """Answer rows by one run, whatever their labels."""
+    examples = encode_texts(tuned.encoder, rows)
+    return evaluate(tuned.model, tuned.encoder, examples, batch_size=batch_size)
+
+
 class MixedLayer(nn.Module):
-    """A frozen layer that adds, to each run's stretch of the rows, what that run's own layer
+    """A frozen layer that adds, to each run's stretch of the tokens, what that run's own layer
     learned."""
 
     def __init__(self, layer: nn.Module, own: dict[str, nn.Module], stretches: dict[str, slice]):
@@ -239,16 +244,15 @@ class MixedLayer(nn.Module):
 
 
 def differs(module: nn.Module, layer: nn.Module) -> bool:
-    """Say whether a run's module computes something else than the base's: it carries LoRA, or a
+    """Return whether a run's module computes something else than the base's: it carries LoRA, or a
     bias of its own."""
-    return isinstance(module, LoRALinear) or getattr(module, "bias", None) is not getattr(
-        layer, "bias", None
-    )
+    own_bias = getattr(module, "bias", None) is not getattr(layer, "bias", None)
+    return isinstance(module, LoRALinear) or own_bias
 
 
 def view_of(trunk: GPTNeo) -> GPTNeo:
-    """Make a trunk of new modules around the same matrices; biases and norms, which are small, are
-    copies."""
+    """Return a trunk of new modules around the same matrices; biases and norms, which are small,
+    are copies."""
     shared = {id(tensor): tensor for tensor in trunk.parameters() if tensor.dim() > 1}
     return copy.deepcopy(trunk, shared)
 
@@ -264,24 +268,21 @@ def share_frozen(view: GPTNeo, trunk: GPTNeo) -> None:
 
 
 def side_by_side(prefixes: Sequence[Past | None]) -> Past:
-    """Make one past of prefixes of different lengths, as if each were an example's: (A, heads, P,
-    head_dim).
-
-    A place that a shorter one leaves empty is NOWHERE, where no query sees it. At least one is a
-    prefix.
-    """
+    """Return one past of prefixes of different lengths, as if each were an example's: (A, heads, P,
+    head_dim). At least one is a prefix."""
     some = next(prefix for prefix in prefixes if prefix)
-    cut = lambda tensors: tuple(tensor[:, :, :0] for tensor in tensors)  # noqa: E731
-    none = Past(cut(some.keys), cut(some.values), some.positions[:, :0])
-    pasts = [prefix or none for prefix in prefixes]
-    longest = max(past.length for past in pasts)
+    none = some.each(lambda tensor: tensor[:, :, :0], some.positions[:, :0])
+    longest = max(prefix.length for prefix in prefixes if prefix)
+    pasts = [padded(prefix or none, longest) for prefix in prefixes]
+    keys = zip(*(past.keys for past in pasts), strict=True)
+    values = zip(*(past.values for past in pasts), strict=True)
+    positions = torch.cat([past.positions for past in pasts])
+    return Past(tuple(map(torch.cat, keys)), tuple(map(torch.cat, values)), positions)
 
-    def lay(layer: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat([F.pad(tensor, (0, 0, 0, longest - tensor.shape[2])) for tensor in layer])
 
-    keys, values = (
-        tuple(lay(layer) for layer in zip(*(getattr(past, kind) for past in pasts), strict=True))
-        for kind in ("keys", "values")
-    )
-    positions = [F.pad(past.positions, (0, longest - past.length), value=NOWHERE) for past in pasts]
-    return Past(keys, values, torch.cat(positions))
+def padded(past: Past, length: int) -> Past:
+    """Return a past of `length` places; those that are empty are NOWHERE, where no query sees
+    them."""
+    lost = length - past.length
+    positions = F.pad(past.positions, (0, lost), value=NOWHERE)
+    return past.each(lambda tensor: F.pad(tensor, (0, 0, 0, lost)), positions)

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from neo_peft.decoding import score
-from neo_peft.metrics import class_scores
 from neo_peft.tasks import Task
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # the larger, the larger the weights; validation chooses
@@ -34,16 +33,14 @@ def predict_baseline(
     )
     train, validation, asked = features(fields, train_rows, validation_rows, rows)
     gold = torch.tensor([task.labels.index(row[label]) for row in train_rows])
-    gold_validation = [row[label] for row in validation_rows]
 
     def predicted(features: Tensor, weights: Tensor) -> list[str]:
         return [task.labels[best] for best in (features @ weights).argmax(1)]
 
     def validated(weights: Tensor) -> float:
-        found = predicted(validation, weights)
-        return class_scores(gold_validation, found, task.labels)[task.metric]
+        return score(task, validation_rows, predicted(validation, weights))[task.metric]
 
-    fitted = [logistic_regression(train, gold, len(task.labels), one) for one in STRENGTHS]
+    fitted = (logistic_regression(train, gold, len(task.labels), one) for one in STRENGTHS)
     # max takes the first of equals, whose weights are the smallest
     return name, predicted(asked, max(fitted, key=validated))
 
@@ -124,10 +121,10 @@ def word_overlap(fields: list[str], train_rows: list[dict], *others: list[dict])
         kinds = [set(text) for text in pair], [set(zip(text, text[1:])) for text in pair]
         return [len(a & b) / max(1, len(whole)) for a, b in kinds for whole in (a, b, a | b)]
 
-    def matrix(rows: list[dict]) -> Tensor:
-        return torch.tensor([shares(row) for row in rows], dtype=torch.float64)
-
-    parts = [matrix(part) for part in (train_rows, *others)]
+    parts = [
+        torch.tensor([shares(row) for row in part], dtype=torch.float64)
+        for part in (train_rows, *others)
+    ]
     deviation, mean = torch.std_mean(parts[0], 0, correction=0)
     deviation[deviation == 0] = 1
     return [

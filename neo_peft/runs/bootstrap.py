@@ -9,7 +9,7 @@ for the other (Koehn 2004; Berg-Kirkpatrick et al. 2012).
 Each example is a few counts, and a score needs only their sums. `metrics.py` defines the counts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -33,10 +33,8 @@ def intervals(
     predicted the same rows. Each resample is used for all runs; the runs are not resampled.
     `measures` has the metrics.
     """
-    counts = run_counts(task, rows, answers)
-    resampled = _resampled(counts, resamples, seed)
-    drawn = _in_one([means(task, sums, len(answers)) for sums in resampled])
-    return {name: _interval(values) for name, values in drawn.items()}
+    drawn = _drawn(task, rows, answers, resamples, seed)
+    return {name: _interval(values.mean(0)[1:]) for name, values in drawn.items()}
 
 
 def paired(
@@ -61,20 +59,10 @@ def paired(
     within one resample. Where fewer than `FEWEST` rows differ (`differing`), that happens more than
     once in twenty although neither side is better.
     """
-    of_a, of_b = run_counts(task, rows, answers_a), run_counts(task, rows, answers_b)
-    width = of_a.shape[1]
-
-    def both(sums: np.ndarray) -> tuple[dict, dict]:
-        a, b = sums[:, :width], sums[:, width:]
-        return means(task, a, len(answers_a)), means(task, b, len(answers_b))
-
-    counts = np.hstack([of_a, of_b])
-    observed_a, observed_b = both(counts.sum(0, keepdims=True))
-    pairs = (both(sums) for sums in _resampled(counts, resamples, seed))
-    drawn = _in_one([{name: b[name] - a[name] for name in a} for a, b in pairs])
-    compared = {}
-    for name, differences in drawn.items():
-        a, b = float(observed_a[name][0]), float(observed_b[name][0])
+    compared, count = {}, len(answers_a)
+    for name, values in _drawn(task, rows, answers_a + answers_b, resamples, seed).items():
+        of_a, of_b = values[:count].mean(0), values[count:].mean(0)
+        a, b, differences = float(of_a[0]), float(of_b[0]), (of_b - of_a)[1:]
         low, high = _interval(differences)
         other_side = min(np.sum(differences <= 0), np.sum(differences >= 0))
         p = min(1.0, 2 * (1 + int(other_side)) / (resamples + 1))
@@ -112,17 +100,6 @@ def asked(task: Task, rows: list[dict]) -> list[list]:
 # ---- From counts to scores
 
 
-def run_counts(task: Task, rows: list[dict], answers: Sequence[list]) -> np.ndarray:
-    """Return the counts of each example, those of several runs side by side, (n, runs · S)."""
-    return np.hstack([example_counts(task, rows, predicted) for predicted in answers])
-
-
-def means(task: Task, sums: np.ndarray, runs: int) -> dict[str, np.ndarray]:
-    """Return each metric's mean over runs, from their summed counts, (R, runs · S) -> (R,) each."""
-    of_runs = [measures(task, part) for part in np.split(sums, runs, axis=1)]
-    return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in of_runs[0]}
-
-
 def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
     """Return the counts of each example, (n, S).
 
@@ -134,11 +111,11 @@ def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
         return np.array(
             [_of_sentence(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)]
         )
-    column = {label: index for index, label in enumerate(task.labels)}
-    gold = np.array([column[row[task.fields[-1]]] for row in rows])
-    guess = np.array([column.get(label, -1) for label in predicted])
-    labels = np.arange(len(task.labels))
-    is_gold, is_guess = gold[:, None] == labels, guess[:, None] == labels
+    gold = [row[task.fields[-1]] for row in rows]
+    is_gold, is_guess = (
+        np.array(answers, dtype=object)[:, None] == np.array(task.labels, dtype=object)
+        for answers in (gold, predicted)
+    )
     return np.hstack([is_gold & is_guess, is_guess, is_gold]).astype(int)
 
 
@@ -150,13 +127,13 @@ def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
 
 
 def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the metrics of summed counts, (R, S) -> (R,) each, as `metrics.py` defines them.
+    """Return the metrics of summed counts, (…, S) -> (…) each, as `metrics.py` defines them.
 
     Tags have f1, precision, recall, span_f1 and accuracy. Labels have accuracy and macro_f1, and
     two labels f1 and matthews as well.
     """
     if task.tags_words:
-        hits, guesses, support, span_hits, right, words = sums.T
+        hits, guesses, support, span_hits, right, words = np.moveaxis(sums, -1, 0)
         return {
             "f1": _ratios(2 * hits, guesses + support),
             "precision": _ratios(hits, guesses),
@@ -164,17 +141,15 @@ def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
             "span_f1": _ratios(2 * span_hits, guesses + support),
             "accuracy": _ratios(right, words),
         }
-    hits, guesses, support = np.split(sums, 3, axis=1)  # (R, K) each
-    f1, total = _ratios(2 * hits, guesses + support), support.sum(1)
-    found = {"accuracy": _ratios(hits.sum(1), total), "macro_f1": f1.mean(1)}
+    hits, guesses, support = np.split(sums, 3, axis=-1)  # (…, K) each
+    f1, total = _ratios(2 * hits, guesses + support), support.sum(-1)
+    found = {"accuracy": _ratios(hits.sum(-1), total), "macro_f1": f1.mean(-1)}
     if len(task.labels) == 2:
-        unanswered = total - guesses.sum(1)
-        spread_of_guesses = total**2 - (guesses**2).sum(1) - unanswered**2
-        spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(1)))
-        found |= {
-            "f1": f1[:, 1],
-            "matthews": _ratios(hits.sum(1) * total - (support * guesses).sum(1), spread),
-        }
+        unanswered = total - guesses.sum(-1)
+        spread_of_guesses = total**2 - (guesses**2).sum(-1) - unanswered**2
+        spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(-1)))
+        covariance = hits.sum(-1) * total - (support * guesses).sum(-1)
+        found |= {"f1": f1[..., 1], "matthews": _ratios(covariance, spread)}
     return found
 
 
@@ -185,8 +160,22 @@ def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 # ---- The resamples
 
 
-def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the summed counts of the resamples, (R, S) at a time."""
+def _drawn(
+    task: Task, rows: list[dict], answers: list[list], resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Return each run's metrics, (runs, 1 + R) each: those of all examples at index 0, then those
+    of the resamples. Each resample is used for all runs."""
+    counts = np.hstack([example_counts(task, rows, predicted) for predicted in answers])
+    parts = [
+        measures(task, np.stack(np.split(sums, len(answers), axis=1)))
+        for sums in _sums(counts, resamples, seed)
+    ]
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+
+def _sums(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the summed counts of all examples (1, S), then of the resamples, (R, S) at a time."""
+    yield counts.sum(0, keepdims=True)
     # Examples with the same counts are one kind. How often each kind is drawn is multinomial, and
     # there are few kinds.
     kinds, sizes = np.unique(counts, axis=0, return_counts=True)
@@ -195,10 +184,6 @@ def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.nda
         weights = random.multinomial(n, sizes / n, size=min(AT_ONCE, resamples - begin))
         # numpy multiplies matrices of integers slowly. Floats are exact below 2^53.
         yield (weights.astype(float) @ kinds).astype(int)
-
-
-def _in_one(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _interval(values: np.ndarray) -> Interval:

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 OF_A_STEP = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
 OF_AN_EPOCH = {"step", "epoch", "train_loss", "validation_loss", "validation"}
@@ -29,65 +30,55 @@ def read_metrics(path: Path) -> list[dict]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no record of a run's steps: {error}") from None
-    names = None
+    of_an_epoch = None  # with the names of the first one's validation scores
     for number, line in enumerate(lines, start=1):
-        names = names or (line["validation"].keys() if _is_epoch(line) else None)
-        if not _is_epoch(line, names) and not (
-            _holds(line, OF_A_STEP) and _are_numbers(line.values())
-        ):
+        names = OF_A_STEP
+        if isinstance(line, dict) and isinstance(scores := line.get("validation"), dict):
+            names = of_an_epoch = of_an_epoch or OF_AN_EPOCH | scores.keys()
+            line = line | scores | {"validation": None}
+        if not _has_numbers(line, names):
             raise InputError(f"{path}, line {number}: neither a step nor an epoch")
     return lines
 
 
-def _holds(line: object, names: set[str]) -> bool:
-    """Return whether a line has all fields of these names."""
-    return isinstance(line, dict) and names <= line.keys()
-
-
-def _is_epoch(line: object, names: object = None) -> bool:
-    """Return whether a line is an epoch's; `names` are those of the validation scores."""
-    if not _holds(line, OF_AN_EPOCH) or not isinstance(scores := line["validation"], dict):
+def _has_numbers(line: object, names: set[str]) -> bool:
+    """Return whether a line has all fields of these names, and only finite numbers or None."""
+    if not isinstance(line, dict) or not names <= line.keys():
         return False
-    return names in (None, scores.keys()) and _are_numbers(
-        {**line, **scores, "validation": None}.values()
-    )
+    numbers = [value for value in line.values() if value is not None]
+    return all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
 
 
-def _are_numbers(values: Iterable[object]) -> bool:
-    """Return whether each value is a finite number or None."""
-    return all(
-        value is None or (type(value) in (int, float) and math.isfinite(value)) for value in values
-    )
+def new_figure(**options: object) -> "Figure":
+    """Return an empty figure."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+
+    return Figure(layout="constrained", **options)
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG."""
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
     """Draw the loss and the validation scores of a metrics.jsonl, as a PNG."""
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
-
-    lines = read_metrics(metrics)
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    lines, figure = read_metrics(metrics), new_figure(figsize=(9, 3.5))
     loss, validation = figure.subplots(1, 2)
     draw_loss(loss, lines)
     draw_validation(validation, lines, task)
-    write_whole(plot, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    write_figure(figure, plot)
 
 
 def draw_loss(axes: "Axes", lines: list[dict]) -> None:
     """Draw the training loss of each step, and both losses of each epoch."""
-    steps, epochs = ([line for line in lines if name in line] for name in ("loss", "validation"))
-    axes.plot(
-        [line["step"] for line in steps],
-        [line["loss"] for line in steps],
-        lw=0.8,
-        alpha=0.6,
-        label="train, a step",
-    )
-    for name, kind in (("train", "train, an epoch"), ("validation", "validation")):
-        losses = [line[f"{name}_loss"] for line in epochs]
-        axes.plot([line["step"] for line in epochs], losses, marker="o", ms=3, label=kind)
-    axes.set(xlabel="step", ylabel="loss, nats a label token", ylim=(0, None))
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
+    steps = [line for line in lines if "loss" in line]
+    losses = [line["loss"] for line in steps]
+    axes.plot([line["step"] for line in steps], losses, lw=0.8, alpha=0.6, label="train, a step")
+    epochs = [line for line in lines if "validation" in line]
+    for name, label in (("train_loss", "train, an epoch"), ("validation_loss", "validation")):
+        draw_epochs(axes, epochs, [line[name] for line in epochs], label)
+    finish(axes, xlabel="step", ylabel="loss, nats a label token", ylim=(0, None))
 
 
 def draw_validation(axes: "Axes", lines: list[dict], task: Task) -> None:
@@ -95,9 +86,18 @@ def draw_validation(axes: "Axes", lines: list[dict], task: Task) -> None:
     epochs = [line for line in lines if "validation" in line]
     for name in epochs[0]["validation"]:
         label = shown_name(task, name).replace("$", r"\$")  # which would begin a formula
-        values = [line["validation"][name] for line in epochs]
-        axes.plot([line["step"] for line in epochs], values, marker="o", ms=3, label=label)
-    axes.set(xlabel="step", ylabel="validation", ylim=(0, 1))
+        draw_epochs(axes, epochs, [line["validation"][name] for line in epochs], label)
+    finish(axes, xlabel="step", ylabel="validation", ylim=(0, 1))
+
+
+def draw_epochs(axes: "Axes", epochs: list[dict], values: list[float], label: str) -> None:
+    """Draw a value for each epoch, at its last step."""
+    axes.plot([line["step"] for line in epochs], values, marker="o", ms=3, label=label)
+
+
+def finish(axes: "Axes", **labels: object) -> None:
+    """Add a plot's labels, legend and grid."""
+    axes.set(**labels)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
 
@@ -114,10 +114,10 @@ THEME = {
 }
 
 
-def as_svg(draw: Callable[["Axes"], None]) -> str:
-    """Return a plot as an SVG element, for a page that defines --ink, --soft, --first, …"""
+def as_svg(draw: Callable[..., None], *what: object) -> str:
+    """Return the plot of `draw(axes, *what)` as an SVG element, for a page that defines --ink,
+    --soft, --first, …"""
     import matplotlib
-    from matplotlib.figure import Figure
 
     ink, *colours, soft = THEME
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -131,8 +131,8 @@ def as_svg(draw: Callable[["Axes"], None]) -> str:
         "axes.spines.right": False,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained", facecolor="none")
-        draw(figure.subplots())
+        figure = new_figure(figsize=(4.6, 3.2), facecolor="none")
+        draw(figure.subplots(), *what)
         figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

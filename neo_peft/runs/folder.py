@@ -4,7 +4,7 @@ itself. No torch here."""
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neo_peft.errors import InputError
 from neo_peft.formats.peft_config import CONFIG, part_folders
@@ -34,31 +34,34 @@ def short_name(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def make_folder(settings: Settings) -> tuple[Path, list[Path]]:
-    """Make the run's folder: `--out`, which must be new or empty, or the next free
-    runs/TASK-METHOD.
+class NewFolder(NamedTuple):
+    """A folder, and all that were made for it, the innermost first."""
 
-    Return it, and all folders that were made for it, the innermost first.
-    """
+    path: Path
+    made: list[Path]
+
+
+def make_folder(settings: Settings) -> NewFolder:
+    """Make the run's folder: `--out`, which must be new or empty, or the next free
+    runs/TASK-METHOD."""
     if settings.out:
         folder = Path(settings.out)
         refuse_run(folder)
         if folder.is_dir():
             clean(folder, SETTINGS)  # of a run that was killed as it wrote them
         refuse_used(folder, "--out ")
-        return folder, make_folders(folder)
+        return NewFolder(folder, make_folders(folder))
     return next_free(RUNS / f"{settings.task.replace('/', '-')}-{settings.method}")
 
 
-def next_free(first: Path) -> tuple[Path, list[Path]]:
-    """Make a folder under a name, or under NAME-2, -3 where that is taken; return it, and all that
-    were made for it."""
+def next_free(first: Path) -> NewFolder:
+    """Make a folder under a name, or under NAME-2, -3 where that is taken."""
     around, folder, number = make_folders(first.parent), first, 1
     while True:
         try:
             folder.mkdir()
             sync(first.parent)
-            return folder, [folder, *around]
+            return NewFolder(folder, [folder, *around])
         except FileExistsError:  # another may make it at the same time
             number += 1
             folder = first.with_name(f"{first.name}-{number}")
@@ -138,9 +141,11 @@ def read_record(folder: Path) -> dict:
     return record
 
 
-def task_of_run(folder: Path, record: dict) -> Task:
-    """Make the task of a run, with the labels and the labels' words that its record has."""
-    return task_of(recorded_settings(folder / RUN, record["flags"]))
+def finished(folder: Path) -> tuple[dict, Task]:
+    """Return a finished run's record and its task, with the labels and the labels' words that the
+    record has."""
+    record = read_record(folder)
+    return record, task_of(recorded_settings(folder / RUN, record["flags"]))
 
 
 def unchanged(folder: Path, record: dict, name: str) -> Path:

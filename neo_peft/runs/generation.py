@@ -7,12 +7,13 @@ which counts as wrong. Read decoding.py first.
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from neo_peft.decoding import Evaluation, in_batches, marked_texts, prefix_of
 from neo_peft.encoding import GENERATED, Encoder, Examples
-from neo_peft.gptneo import Past
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.model import TunedModel
-from neo_peft.packing import Packing
+from neo_peft.packing import Grid, Packing
 from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
 
@@ -37,6 +38,27 @@ def evaluate_generated(
     return Evaluation(predicted, generated=texts, cut=examples.cut)
 
 
+def forward_and_keep(
+    trunk: GPTNeo, x: Tensor, packing: Packing, past: Past | None = None
+) -> tuple[Tensor, Past]:
+    """Return the last hidden states of all tokens, which share one grid, and their keys and values
+    for the tokens to come."""
+    x, kept = trunk.layers(x, packing, past)
+    (grid,) = packing.grids
+    positions = grid.positions.expand(grid.batch, -1)
+    if grid.slots is not None:
+        filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
+        filled[grid.slots] = True
+        positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
+    return trunk.ln_f(x), Past(*zip(*kept, strict=True), positions)
+
+
+def next_tokens(positions: Tensor) -> Packing:
+    """Return the layout of one more token for each of B texts, at its own position (B,)."""
+    batch = len(positions)
+    return Packing((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
+
+
 @torch.inference_mode()
 def generate(
     model: TunedModel, encoder: Encoder, texts: list[np.ndarray], prefix: Past | None
@@ -55,8 +77,8 @@ def generate(
     going = torch.arange(len(texts), device=model.device)
     positions = start + lengths.to(model.device)  # of the next token
     with model.autocast():
-        hidden, past = trunk.forward_and_keep(trunk.embed(ids), packing, prefix)
-        past = prefix.expand(len(texts)).then(past) if prefix else past
+        hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix)
+        past = prefix.select(torch.zeros_like(going)).then(past) if prefix else past
         last = hidden[torch.cumsum(lengths, 0).to(model.device) - 1]
         for step in range(GENERATED):
             tokens = F.linear(last, trunk.wte.weight).argmax(1)
@@ -66,15 +88,10 @@ def generate(
             if step == GENERATED - 1 or not len(alive):
                 break
             if len(alive) < len(tokens):
-                past, tokens, positions, going = (
-                    past.select(alive),
-                    tokens[alive],
-                    positions[alive],
-                    going[alive],
-                )
-            last, new = trunk.forward_and_keep(
-                trunk.embed(tokens), Packing.of_next_tokens(positions), past
-            )
+                past, tokens = past.select(alive), tokens[alive]
+                positions, going = positions[alive], going[alive]
+            packing = next_tokens(positions)
+            last, new = forward_and_keep(trunk, trunk.embed(tokens), packing, past)
             past, positions = past.then(new), positions + 1
     return [
         encoder.tokenizer.decode([token for token in ids if token != encoder.end]) for ids in said

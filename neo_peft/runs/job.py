@@ -2,10 +2,12 @@
 tuned model."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from neo_peft import processes
 from neo_peft.corpora.sources import load_splits
@@ -24,30 +26,38 @@ from neo_peft.tasks import Task, get_task
 Say = Callable[[str], None]
 
 
+class Output(NamedTuple):
+    """Where a run leaves its files, and how it shows what it does."""
+
+    folder: Path
+    say: Say  # prints a line
+    progress: Progress  # draws a bar
+    begun: float  # by `time.monotonic`, earlier parts of a resumed run included
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.begun, 1)
+
+
 @dataclass(frozen=True)
 class Job:
-    """All that a run needs, loaded: rows and encoded examples of each split, and the model with its
-    method."""
+    """All that a run needs, loaded."""
 
     settings: Settings
+    output: Output
     task: Task
     splits: Splits
-    rows: dict[str, list[dict]]
-    examples: dict[str, Examples]
-    tuned: loading.Tuned
-    trainable: int
+    rows: dict[str, list[dict]]  # of each split, limited
+    examples: dict[str, Examples]  # the same, encoded
+    tuned: loading.Tuned  # the model with its method
+    trainable: int  # numbers that train
     total: int
 
     @property
     def scored(self) -> list[str]:
         return [name for name in self.rows if name != "train"]
 
-    @property
-    def shown(self) -> str:
-        return reported_split(self.rows)
 
-
-def prepare(settings: Settings, progress: Progress, resumed_threads: int | None = None) -> Job:
+def prepare(settings: Settings, output: Output, resumed_threads: int | None = None) -> Job:
     """Load data and base, put the method on, encode.
 
     A resumed run keeps its recorded thread count, and does not load `--adapter` again: its
@@ -63,10 +73,11 @@ def prepare(settings: Settings, progress: Progress, resumed_threads: int | None 
     if resumed_threads:
         to_load = dataclasses.replace(settings, threads=resumed_threads, adapter=None)
     tuned = loading.load_to_train(to_load)
-    examples = {name: tuned.encoder(rows[name]) for name in progress(rows, "encode", len(rows))}
-    trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
-    total = sum(parameter.numel() for parameter in tuned.model.parameters())
-    return Job(settings, task, splits, rows, examples, tuned, trainable, total)
+    names = output.progress(rows, "encode", len(rows))
+    examples = {name: tuned.encoder(rows[name]) for name in names}
+    trains, all_of_it = tuned.model.trainable().values(), tuned.model.parameters()
+    trainable, total = (sum(one.numel() for one in part) for part in (trains, all_of_it))
+    return Job(settings, output, task, splits, rows, examples, tuned, trainable, total)
 
 
 def limited_rows(
@@ -79,14 +90,12 @@ def limited_rows(
     }
 
 
-@dataclass(frozen=True)
-class Side:
-    """A model before or after tuning, the encoder that it reads with, and what stands in front of
-    its texts."""
+class Side(NamedTuple):
+    """A model before or after tuning."""
 
     model: TunedModel
     encoder: Encoder
-    instruction: str = ""
+    instruction: str = ""  # in front of every text
 
 
 def bare_side(job: Job) -> Side:
@@ -102,19 +111,15 @@ def bare_side(job: Job) -> Side:
 
 @dataclass
 class Scores:
-    """The scores of a run, by side ("majority", "before", "after") and split.
+    """The scores of a run, by side ("majority", "before", "after") and split."""
 
-    labels: of the labels that were chosen: by a head, or by their probabilities.
-    generated: of what the language model said freely, where the settings ask for it.
-    """
-
+    # Of the labels that were chosen, by a head or by their probabilities.
     labels: dict[str, dict[str, dict]] = field(default_factory=dict)
+    # Of what the language model said freely, where the settings ask for it.
     generated: dict[str, dict[str, dict]] = field(default_factory=dict)
 
 
-def score_side(
-    job: Job, side: Side, when: str, folder: Path, scores: Scores, progress: Progress
-) -> None:
+def score_side(job: Job, side: Side, when: str, scores: Scores) -> None:
     """Score all splits but train, and leave the answers in the run's folder. `when` is "before" or
     "after"."""
     for into in (scores.labels, scores.generated) if job.settings.generate else (scores.labels,):
@@ -122,9 +127,9 @@ def score_side(
         into[when] = {}
         for split in job.scored:
             rows = job.rows[split]
-            found = answer(job, side, rows, generated, progress)
+            found = answer(job, side, rows, generated, job.output.progress)
             into[when][split] = score(job.task, rows, found.predicted)
-            write = partial(write_predictions, folder, Answers(when, generated))
+            write = partial(write_predictions, job.output.folder, Answers(when, generated))
             processes.on_first_process(partial(write, split, rows, found))
 
 
@@ -139,14 +144,15 @@ def answer(
     )
 
 
-def show_answers(say: Say, job: Job, side: Side, when: str) -> None:
+def show_answers(job: Job, side: Side, when: str) -> None:
     """Show three examples of test as the model answers them, in its own words where it has no
     head."""
-    rows = examples_to_show(job.task, job.rows[job.shown])
+    split = reported_split(job.rows)
+    rows = examples_to_show(job.task, job.rows[split])
     found = answer(job, side, rows, generated=side.model.head is None)
-    say(f"{when}, three examples of {job.shown}:\n")
     lines = tables.answers(job.task, rows, found.predicted, found.generated)
-    say("\n".join(lines).rstrip() + "\n")
+    job.output.say(f"{when}, three examples of {split}:\n")
+    job.output.say("\n".join(lines).rstrip() + "\n")
 
 
 def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:

@@ -5,15 +5,13 @@ A line is the row itself with what was `predicted`: a label, null where an answe
 tag for each word; and with what was `said`, where text was generated.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from neo_peft.errors import InputError
-from neo_peft.runs.folder import read_record, task_of_run, unchanged
+from neo_peft.runs.folder import finished, unchanged
 from neo_peft.system.files import make_folders, write_text
 from neo_peft.tasks import Task
 
@@ -48,7 +46,8 @@ def answers_in(record: dict) -> list[Answers]:
     found = []
     for when in record["scores"]:
         found.append(Answers(when))
-        found += [Answers(when, generated=True)] if when in record["generated"] else []
+        if when in record["generated"]:
+            found.append(Answers(when, generated=True))
     return found
 
 
@@ -58,7 +57,7 @@ def reported_split(splits: Container[str]) -> str:
 
 
 def write_predictions(
-    folder: Path, answers: Answers, split: str, rows: Sequence[dict], found: Evaluation
+    folder: Path, answers: Answers, split: str, rows: Sequence[dict], found: "Evaluation"
 ) -> None:
     """Leave what a run answered in its folder."""
     path = folder / answers.path(split)
@@ -80,14 +79,13 @@ def write_answers(
 def read_predictions(folder: Path, answers: Answers, split: str) -> list[dict]:
     """Return what a finished run answered on a split. Raise InputError where it is missing or was
     changed."""
-    record, path = read_record(folder), folder / answers.path(split)
+    (record, task), path = finished(folder), folder / answers.path(split)
     if not path.is_file():
         there = ", ".join(name for name in record["files"] if name.startswith(FOLDER))
         raise InputError(
             f"{path} is missing: of its answers the run left {there or 'none; train it again'}"
         )
-    unchanged(folder, record, str(path.relative_to(folder)))
-    task = task_of_run(folder, record)
+    unchanged(folder, record, str(answers.path(split)))
     rows = []
     # Bytes, whose lines end at a newline alone: text's also end at characters such as U+2028.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -106,16 +104,15 @@ def _is_answered(task: Task, row: object) -> bool:
     if not isinstance(row, dict) or not {*task.fields, "predicted"} <= row.keys():
         return False
     *texts, gold = (row[field] for field in task.fields)
-    if task.tags_words:
-        lists = (*texts, gold, row["predicted"])
-        if not all(
-            isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists
-        ):
-            return False
-        return len({*map(len, lists)}) == 1 and {*gold, *row["predicted"]} <= {*task.labels}
-    answers = (None, *task.labels)
+    if not task.tags_words:
+        return (
+            all(isinstance(text, str) for text in texts)
+            and gold in task.labels
+            and row["predicted"] in (None, *task.labels)
+        )
+    lists = (*texts, gold, row["predicted"])
     return (
-        all(isinstance(text, str) for text in texts)
-        and gold in task.labels
-        and row["predicted"] in answers
+        all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists)
+        and len({*map(len, lists)}) == 1
+        and {*gold, *row["predicted"]} <= {*task.labels}
     )

@@ -21,22 +21,18 @@ from neo_peft.system.hardware import peak_bytes
 PLOT = "plot.png"
 
 
-def write_results(
-    job: Job, folder: Path, scores: Scores, state: State, kept_epoch: int, seconds: float
-) -> dict:
+def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict:
     """Write the plot and run.json, and return what the latter holds."""
+    folder = job.output.folder
     learning_curves(folder / METRICS, folder / PLOT, job.task)
-    record = make_record(job, folder, scores, state, kept_epoch, seconds)
+    record = make_record(job, scores, state, kept_epoch)
     write_record(folder, record)
     return record
 
 
-def make_record(
-    job: Job, folder: Path, scores: Scores, state: State, kept_epoch: int, seconds: float
-) -> dict:
-    """Write down the run's recipe and what it came to; everything that run.json holds but its own
-    checksum."""
-    settings, base = job.settings, job.tuned.base
+def make_record(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict:
+    """Return the run's recipe and what it came to: all that run.json holds but its checksum."""
+    settings, base, folder = job.settings, job.tuned.base, job.output.folder
     files = [
         path
         for path in sorted(folder.rglob("*"))
@@ -69,9 +65,9 @@ def make_record(
         "kept_epoch": kept_epoch,
         "scores": scores.labels,
         "generated": scores.generated,
-        "warnings": warnings(job, folder, scores.labels, state),
+        "warnings": warnings(job, scores.labels, state),
         "assumed": assumed(settings),
-        "seconds": seconds,
+        "seconds": job.output.seconds(),
         "memory": {"peak_bytes": peak_bytes(job.tuned.model.device)},
     }
 

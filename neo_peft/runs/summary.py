@@ -1,5 +1,4 @@
-"""What a run says, and what it writes down of itself: what is about to be trained, on what, and
-what it came to."""
+"""What a run prints: what is about to be trained, on what, and what it came to."""
 
 import math
 from pathlib import Path
@@ -14,37 +13,24 @@ from neo_peft.runs.predictions import answers_in
 from neo_peft.tasks import Task, get_task
 
 
-def describe(say: Say, job: Job) -> None:
-    """Say what is about to be trained, on what."""
-    settings, sizes = (
-        job.settings,
-        ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items()),
-    )
+def describe(job: Job) -> None:
+    """Print what is about to be trained, on what."""
+    settings, task, tuned, say = job.settings, job.task, job.tuned, job.output.say
+    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items())
     protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
-    say(
-        f"task    {job.task.name}: {len(job.task.labels)} labels; data {settings.data}{protocol}: "
-        f"{sizes}"
-    )
-    computing = (
-        f"{job.tuned.precision} on {job.tuned.model.device.type}, {job.tuned.threads} threads"
-    )
+    say(f"task    {task.name}: {len(task.labels)} labels; data {settings.data}{protocol}: {sizes}")
+    computing = f"{tuned.precision} on {tuned.model.device.type}, {tuned.threads} threads"
     computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
     say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
     share = 100 * job.trainable / job.total
     say(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
-    wordless = [
-        label
-        for label in job.task.labels
-        if label.isdigit() and not (job.task.words or job.task.tags_words)
-    ]
-    words = (
-        [f"the labels {', '.join(wordless)} are no words; --label-words gives each its own"]
-        if wordless
-        else []
-    )
-    cut = sum(part.cut for part in job.examples.values())
-    lengths = [f"{cut} texts were cut to {job.tuned.encoder.max_length} tokens"] if cut else []
-    for note in (*job.splits.notes, *job.tuned.notes, *words, *lengths):
+    notes = [*job.splits.notes, *tuned.notes]
+    digits = ", ".join(filter(str.isdigit, task.labels))
+    if digits and not (task.words or task.tags_words):
+        notes.append(f"the labels {digits} are no words; --label-words gives each its own")
+    if cut := sum(part.cut for part in job.examples.values()):
+        notes.append(f"{cut} texts were cut to {tuned.encoder.max_length} tokens")
+    for note in notes:
         say(f"note    {note}")
     layers = {}
     for part in settings.parts:
@@ -53,11 +39,9 @@ def describe(say: Say, job: Job) -> None:
 
 
 def headline(task: Task, scores: dict) -> dict:
-    """Take the few scores that are followed over the epochs."""
-    names = (
-        ("f1", "precision", "recall", "span_f1") if task.tags_words else (task.metric, "accuracy")
-    )
-    return {name: scores[name] for name in dict.fromkeys(names)}
+    """Return the few scores that are followed over the epochs."""
+    of_tags, of_answers = ("f1", "precision", "recall", "span_f1"), (task.metric, "accuracy")
+    return {name: scores[name] for name in (of_tags if task.tags_words else of_answers)}
 
 
 def epoch_line(line: dict, kept: bool) -> str:
@@ -72,7 +56,7 @@ def epoch_line(line: dict, kept: bool) -> str:
 
 
 def conclude(say: Say, record: dict, folder: Path) -> None:
-    """Say what the run has reached, plainly where that is nothing."""
+    """Print what the run has reached, plainly where that is nothing."""
     scores, task = record["scores"], get_task(record["task"])
     columns = {
         split: {answers.title: answers.scores(record)[split] for answers in answers_in(record)}
@@ -91,14 +75,11 @@ def conclude(say: Say, record: dict, folder: Path) -> None:
     )
 
 
-def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
-    """Name what makes a run worth little, whatever its scores are."""
+def warnings(job: Job, scores: dict, state: State) -> list[str]:
+    """Return what makes a run worth little, whatever its scores are."""
     found, after, tags = [], scores["after"]["validation"], job.task.tags_words
-    answers = {
-        answer
-        for row in job.rows["validation"]
-        for answer in (row["tags"] if tags else [row["label"]])
-    }
+    rows = job.rows["validation"]
+    answers = {one for row in rows for one in (row["tags"] if tags else [row["label"]])}
     if len(answers) == 1:
         found.append(f"validation holds one label alone, {min(answers)}: its scores tell nothing")
     if not tags and sum(said := [sum(column) > 0 for column in zip(*after["confusion"])]) == 1:
@@ -108,7 +89,7 @@ def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
         )
     for part in job.settings.parts:
         found += part.call("warnings", job.tuned.model) or []
-    lines = read_metrics(folder / METRICS)
+    lines = read_metrics(job.output.folder / METRICS)
     means = [line["train_loss"] for line in lines if "train_loss" in line]
     lowest = min(lines[0]["loss"], *means)
     if means[-1] > 1.1 * lowest:
@@ -124,7 +105,7 @@ def warnings(job: Job, folder: Path, scores: dict, state: State) -> list[str]:
 
 
 def verdict(task: Task, scores: dict, rows: int) -> str:
-    """Say in one line whether validation shows that anything was learnt, and what chance alone
+    """Return one line: whether validation shows that anything was learnt, and what chance alone
     would do.
 
     The spread of an accuracy over so many rows is known, and stands for that of an answer task's
@@ -143,11 +124,8 @@ def verdict(task: Task, scores: dict, rows: int) -> str:
     known = majority["accuracy"]
     chance = 1.96 * math.sqrt(known * (1 - known) / rows)
     if after["accuracy"] - known < chance:
-        also = (
-            ""
-            if metric == "accuracy"
-            else f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
-        )
+        also = f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
+        also = "" if metric == "accuracy" else also
         return (
             f"Little was learnt, if anything: {stands}{also}, and {rows} rows alone leave "
             f"±{chance:.3f} to chance."

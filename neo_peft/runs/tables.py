@@ -1,38 +1,34 @@
 """Plain text tables: what a run trains, its scores and its predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from neo_peft.metrics import entities
 from neo_peft.tasks import Task
 
+RATES = ("precision", "recall", "f1")
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+
+def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as text. The first column is aligned left, the others right."""
-    cells = [list(map(str, row)) for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in cells
-    ]
-    return "\n".join(
-        [lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
-    )
+    first, *others = ("  ".join(cells) for cells in _aligned(header, rows))
+    return "\n".join([first.rstrip(), "─" * len(first), *(line.rstrip() for line in others)])
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Return a table in Markdown, aligned so that it is readable as plain text too."""
+    head, *lines = _aligned(header, rows, least=3)
+    rule = ["-" * (len(cell) - 1) + ":" for cell in head]
+    rule[0] = "-" * len(head[0])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+
+
+def _aligned(
+    header: Sequence[object], rows: Iterable[Sequence[object]], least: int = 0
+) -> list[list[str]]:
+    """Return the lines of a table; the cells of a column are of one width, of at least `least`."""
     cells = [list(map(str, row)) for row in (header, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    first, *others = widths
-    cells.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
-    lines = []
-    for name, *numbers in cells:
-        parts = [name.ljust(first), *(cell.rjust(width) for cell, width in zip(numbers, others))]
-        lines.append(f"| {' | '.join(parts)} |")
-    return "\n".join(lines)
+    widths = [max(least, *map(len, column)) for column in zip(*cells, strict=True)]
+    return [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
 
 
 # How the metrics of tags are named for a reader.
@@ -47,9 +43,8 @@ TAG_METRICS = {
 
 def metrics_shown(task: Task) -> list[str]:
     """Return the names of the metrics that a table of scores has, in order."""
-    of_answers = (task.metric, "accuracy", "macro_f1")
-    names = ("f1", "precision", "recall", "span_f1") if task.tags_words else of_answers
-    return list(dict.fromkeys(names))
+    of_answers = list(dict.fromkeys((task.metric, "accuracy", "macro_f1")))
+    return ["f1", "precision", "recall", "span_f1"] if task.tags_words else of_answers
 
 
 def shown_name(task: Task, metric: str) -> str:
@@ -76,25 +71,27 @@ def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
     return table(["", *columns], rows)
 
 
+def rates(scores: dict) -> list[str]:
+    """Return precision, recall and F1 as text."""
+    return [number(scores[name]) for name in RATES]
+
+
 def per_label(task: Task, scores: dict) -> str:
     """Return a table of the scores of each entity type or label. Labels have a confusion matrix
     as well."""
-    rows = [
-        [
-            label,
-            *(number(values[name]) for name in ("precision", "recall", "f1")),
-            values["support"],
-        ]
-        for label, values in scores["per_label"].items()
-    ]
-    text = table(["", "precision", "recall", "f1", "support"], rows)
+    of_labels = scores["per_label"].items()
+    rows = [[label, *rates(of), of["support"]] for label, of in of_labels]
+    text = table(["", *RATES, "support"], rows)
     if task.tags_words:
         return text
-    header = ["gold \\ answer", *task.labels, "unanswered"]
-    confusion = [
-        [label, *counts] for label, counts in zip(task.labels, scores["confusion"], strict=True)
-    ]
-    return text + "\n\n" + table(header, confusion)
+    confusion = zip(task.labels, scores["confusion"], strict=True)
+    counts = table(confusion_header(task), [[gold, *counts] for gold, counts in confusion])
+    return f"{text}\n\n{counts}"
+
+
+def confusion_header(task: Task) -> list[str]:
+    """Return the header of a confusion matrix."""
+    return ["gold \\ answer", *task.labels, "unanswered"]
 
 
 def adapted(modules: dict[str, list[str]]) -> str:
@@ -105,25 +102,21 @@ def adapted(modules: dict[str, list[str]]) -> str:
 
 def scores(task: Task, scores: dict) -> str:
     """Return the scores of one split in a few lines."""
+    accuracy = number(scores["accuracy"])
     if task.tags_words:
-        kinds = {"micro": scores, "macro": scores["macro"]}
         lines = [
             f"{kind} f1 {number(of['f1'])} (precision {number(of['precision'])}, recall "
             f"{number(of['recall'])})"
-            for kind, of in kinds.items()
+            for kind, of in (("micro", scores), ("macro", scores["macro"]))
         ]
-        lines.append(
-            f"spans alone f1 {number(scores['span_f1'])}, words accuracy "
-            f"{number(scores['accuracy'])}"
-        )
+        lines.append(f"spans alone f1 {number(scores['span_f1'])}, words accuracy {accuracy}")
         return "\n".join(lines)
-    f1 = "".join(
+    of_two = "".join(
         f", {name} {number(scores[name])}" for name in ("f1", "matthews") if name in scores
     )
     return (
-        f"accuracy {number(scores['accuracy'])}{f1}, macro f1 {number(scores['macro_f1'])}: total "
-        f"{scores['total']}, "
-        f"hits {scores['hits']}, unanswered {scores['unanswered']}"
+        f"accuracy {accuracy}{of_two}, macro f1 {number(scores['macro_f1'])}: total "
+        f"{scores['total']}, hits {scores['hits']}, unanswered {scores['unanswered']}"
     )
 
 
@@ -132,21 +125,22 @@ def answers(
 ) -> list[str]:
     """Return lines that show each row with its gold labels and the prediction."""
     lines = []
-    for index, row in enumerate(rows):
+    for index, (row, answer) in enumerate(zip(rows, predicted)):
+        *texts, gold = (row[field] for field in task.fields)
         if task.tags_words:
-            lines += [
-                "gold    " + marked(row["tokens"], row["tags"]),
-                "answer  " + marked(row["tokens"], predicted[index]),
-                "",
-            ]
+            lines.append("gold    " + marked(*texts, gold))
+            lines += ["answer  " + marked(*texts, answer), ""]
             continue
-        gold, answer = row[task.fields[-1]], predicted[index]
-        lines += [" | ".join(row[field] for field in task.fields[:-1])]
-        lines += [
-            f"  <{gold}> <{answer or 'unanswered'}> [{'Right' if answer == gold else 'Wrong'}]"
-        ]
-        lines += [f"  said: {said[index]!r}"] if said else []
+        verdict = "Right" if answer == gold else "Wrong"
+        lines += [" | ".join(texts), f"  <{gold}> <{answer or 'unanswered'}> [{verdict}]"]
+        if said:
+            lines.append(f"  said: {said[index]!r}")
     return lines
+
+
+def entity_types(task: Task) -> list[str]:
+    """Return the types of a tagging task's entities, in the order of its labels."""
+    return list(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
 
 
 def marked(words: Sequence[str], tags: Sequence[str], kinds: Sequence[str] = ()) -> str:

@@ -20,7 +20,6 @@ same bits; before the first checkpoint it begins anew. After 5 there is only 6 l
 import math
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -44,7 +43,17 @@ from neo_peft.runs.folder import (
     refuse_run,
     write_settings,
 )
-from neo_peft.runs.job import Job, Say, Scores, Side, bare_side, prepare, score_side, show_answers
+from neo_peft.runs.job import (
+    Job,
+    Output,
+    Say,
+    Scores,
+    Side,
+    bare_side,
+    prepare,
+    score_side,
+    show_answers,
+)
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
 from neo_peft.runs.summary import conclude, describe, epoch_line, headline, summary
@@ -76,7 +85,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
             record = read_record(folder)
         else:
             try:
-                record = train_and_score(settings, folder, started, say, progress)
+                record = train_and_score(settings, Output(folder, say, progress, started))
             except Stopped as stopped:
                 stopped.advice = f"stopped; go on with it: python train.py --resume {folder}"
                 raise
@@ -115,90 +124,72 @@ def drop_checkpoints(folder: Path) -> None:
         remove_folder(folder / checkpoints.FOLDER)
 
 
-def train_and_score(
-    settings: Settings, folder: Path, started: float, say: Say, progress: Progress
-) -> dict:
+def train_and_score(settings: Settings, output: Output) -> dict:
     """Load, score, train, score; return what run.json then holds."""
-    checkpoint = checkpoints.newest(folder, say) if settings.resume else None
-    job = prepare(settings, progress, checkpoint and checkpoint.record["computed"]["threads"])
+    checkpoint = checkpoints.newest(output.folder, output.say) if settings.resume else None
+    threads = None
+    if checkpoint:
+        threads = checkpoint.record["computed"]["threads"]
+        output = output._replace(begun=output.begun - checkpoint.record["seconds"])
+    job = prepare(settings, output, threads)
     processes.require_same("base model", job.tuned.base.fingerprint)
     processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
-    describe(say, job)
+    describe(job)
     if checkpoint:
         require_same_run(checkpoint, job)
-        scores, before = checkpoint.scores, checkpoint.record["seconds"]
-        step = checkpoint.record["step"]
-        say(f"The run goes on after step {step}, from {checkpoint.folder}.")
+        scores, step = checkpoint.scores, checkpoint.record["step"]
+        output.say(f"The run goes on after step {step}, from {checkpoint.folder}.")
     else:
-        scores, before = score_untuned(job, folder, say, progress), 0.0
+        scores = score_untuned(job)
         loading.start_from_adapter(job.tuned)  # not before: the base that was scored is bare
-
-    def clock() -> float:
-        return round(before + time.monotonic() - started, 1)
-
-    training = Training(job, folder, checkpoint, scores, clock, say, progress)
+    training = Training(job, scores, checkpoint)
     training.run()
-    model = job.tuned.model
+    model, base = job.tuned.model, job.tuned.base
     processes.on_first_process(lambda: checkpoints.put_best(training.best.file, model))
     processes.copy_first(model.trainable().values())
     processes.on_first_process(
-        lambda: adapter.save_adapter(folder, model, job.settings, job.tuned.base.tokenizer)
+        lambda: adapter.save_adapter(output.folder, model, job.settings, base.tokenizer)
     )
-    say("")
+    output.say("")
     tuned = Side(model, job.tuned.encoder)
-    show_answers(say, job, tuned, "After tuning")
-    score_side(job, tuned, "after", folder, scores, progress)
+    show_answers(job, tuned, "After tuning")
+    score_side(job, tuned, "after", scores)
     return processes.on_first_process(
-        lambda: write_results(job, folder, scores, training.state, training.best.epoch, clock())
+        lambda: write_results(job, scores, training.state, training.best.epoch)
     )
 
 
-def score_untuned(job: Job, folder: Path, say: Say, progress: Progress) -> Scores:
+def score_untuned(job: Job) -> Scores:
     """Score the majority class, and the base before tuning."""
     base, scores = bare_side(job), Scores()
-    show_answers(say, job, base, "Before tuning")
+    show_answers(job, base, "Before tuning")
     scores.labels["majority"] = {
         name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored
     }
-    score_side(job, base, "before", folder, scores, progress)
+    score_side(job, base, "before", scores)
     return scores
 
 
 class Training:
-    """The training of one run, with what is logged, kept and saved on the way.
+    """The training of one run, with what is logged, kept and saved on the way."""
 
-    job, folder: the run.
-    state: where training stands.
-    best: the best epoch so far.
-    scores: those before tuning, which each checkpoint holds.
-    clock: the run's seconds so far.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        folder: Path,
-        checkpoint: Checkpoint | None,
-        scores: Scores,
-        clock: Callable[[], float],
-        say: Say,
-        progress: Progress,
-    ):
-        self.job, self.folder, self.scores, self.clock = job, folder, scores, clock
-        self.say, self.progress = say, progress
-        self.state, self.best = loop.make_state(job.tuned.model, job.settings), Best()
+    def __init__(self, job: Job, scores: Scores, checkpoint: Checkpoint | None):
+        self.job = job
+        self.scores = scores  # before tuning, which each checkpoint holds
+        self.state = loop.make_state(job.tuned.model, job.settings)
+        self.best = Best()
         if checkpoint:
             checkpoints.restore(checkpoint, job.tuned.model, self.state)
             self.best = checkpoint.best
-        self.log = Log(folder, checkpoint)
+        self.log = Log(job.output.folder, checkpoint)
 
     def run(self) -> None:
         """Train to the end. A signal is obeyed between two steps, after a checkpoint."""
         job, state, settings = self.job, self.state, self.job.settings
-        examples = job.examples["train"]
+        model, examples, progress = job.tuned.model, job.examples["train"], job.output.progress
         with self.log, signals.held():
             try:
-                for event in loop.steps(job.tuned.model, examples, settings, state, self.progress):
+                for event in loop.steps(model, examples, settings, state, progress):
                     if isinstance(event, loop.EpochEnd):
                         self.score_epoch(event)
                         state.next_epoch()
@@ -213,7 +204,7 @@ class Training:
                 self.save()
                 signals.obey()
             except InputError as error:  # numbers gone wrong
-                there = checkpoints.numbered(self.folder / checkpoints.FOLDER)
+                there = checkpoints.numbered(job.output.folder / checkpoints.FOLDER)
                 raise type(error)(
                     f"{error}; {there[-1]} is kept" if there else str(error)
                 ) from None
@@ -227,7 +218,7 @@ class Training:
             job.examples["validation"],
             batch_size=settings.batch_size,
             with_loss=True,
-            progress=signals.between_items(self.progress),
+            progress=signals.between_items(job.output.progress),
         )
         scores = score(job.task, job.rows["validation"], found.predicted)
         line = {
@@ -244,12 +235,13 @@ class Training:
         if settings.keep == "last" or reached > self.best.score:
             self.best = Best.of(end.epoch, reached, model)
         self.log.epoch(line)
-        self.say(epoch_line(line, kept=self.best.epoch == end.epoch))
+        job.output.say(epoch_line(line, kept=self.best.epoch == end.epoch))
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
+        output = self.job.output
         checkpoints.save(
-            self.folder,
+            output.folder,
             self.job.tuned.model,
             self.state,
             self.best,
@@ -257,7 +249,7 @@ class Training:
             generated=self.scores.generated,
             computed=computed(self.job),
             log=self.log.position(),
-            seconds=self.clock(),
+            seconds=output.seconds(),
         )
 
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from neo_peft.errors import InputError
 
 FORMAT = 2  # of our own JSON files; raised where one of them changes its meaning
@@ -33,17 +35,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise InputError(f"{path} is no plain file, and is not replaced by one; name a file")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no folder; make it first, or name another")
-    temporary = _temporary(path)
-    try:
+    with _put_in_place(path) as temporary:
         write(temporary)
         os.umask(mask := os.umask(0))  # the only way to read it is to set it
         os.chmod(temporary, 0o666 & ~mask)  # safetensors writes for its owner alone
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def refuse_used(folder: Path, flag: str = "") -> None:
@@ -73,19 +68,9 @@ def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False
     """
     path = folder.resolve() if anew else new_folder(folder)
     make_folders(path.parent)
-    temporary = _temporary(path)
-    try:
+    with _put_in_place(path) as temporary:
         temporary.mkdir()
         write(temporary)
-        for inside in [*temporary.rglob("*"), temporary]:
-            sync(inside)
-        if path.exists():
-            remove_folder(path)
-        os.replace(temporary, path)
-        sync(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def make_folders(folder: Path) -> list[Path]:
@@ -106,10 +91,31 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _temporary(path: Path) -> Path:
-    """Name a temporary neighbour of a path, and remove those that dead processes have left."""
+@contextmanager
+def _put_in_place(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary neighbour of a path. What the block writes there takes the
+    path's place, or is removed where something fails."""
     clean(path.parent, path.name)
-    return path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        yield temporary
+        for inside in [*temporary.rglob("*"), temporary]:
+            sync(inside)
+        if path.is_dir():
+            remove_folder(path)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that it holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def clean(folder: Path, name: str | None = None) -> None:
@@ -117,7 +123,7 @@ def clean(folder: Path, name: str | None = None) -> None:
     for path in folder.iterdir():
         left = re.fullmatch(r"\.(.+)\.tmp(\d+)(-old)?", path.name)
         if left and name in (None, left[1]) and not _is_running(int(left[2])):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            _remove(path)
 
 
 def _is_running(process: int) -> bool:
@@ -153,17 +159,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    if not text.isascii() and re.search("[\ud800-\udfff]", text):  # of a path that is no text
-        text = json.dumps(value, indent=2) + "\n"
-    write_text(path, text)
+    # A path may be no text: what UTF-8 has no bytes for is escaped, as JSON does.
+    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def refuse_endless(path: Path, largest: int | None = None) -> None:
     """Refuse what is no plain file, or a link to one: a pipe would be waited for, and a device has
     no end. Refuse a file of more bytes than `largest`, too."""
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        return
+    if not path.is_file():
         raise InputError(f"{path} is no plain file")
-    if largest and path.exists() and (size := path.stat().st_size) > largest:
+    if largest and (size := path.stat().st_size) > largest:
         raise InputError(f"{path} has {size:,} bytes; a file of at most {largest:,} is read")
 
 
@@ -209,17 +216,16 @@ def read_sealed(path: Path) -> dict:
             f"{path} has the format {version}, and this version of neo_peft reads {FORMAT} alone: "
             "use the version that wrote it, or run it again"
         )
-    content = {name: field for name, field in value.items() if name != "sha256"}
-    if value.get("sha256") != sha256_of(content):
+    if value.pop("sha256", None) != sha256_of(value):
         raise InputError(
             f"{path} was changed since it was written, or cut short: its sha256 is another"
         )
-    return {name: field for name, field in content.items() if name != "format"}
+    del value["format"]
+    return value
 
 
 def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
     """Write tensors as a safetensors file."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
@@ -231,7 +237,6 @@ def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
 
 def read_tensors(path: Path) -> dict[str, Any]:
     """Read all tensors of a safetensors file."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     refuse_endless(path)

@@ -56,10 +56,7 @@ def slow_precision(precision: str, device: str) -> str | None:
     element by element."""
     if device != "cpu" or precision == "fp32" or not torch.backends.mkldnn.is_available():
         return None
-    multiplies = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[
-        precision
-    ]
-    if getattr(torch.ops.mkldnn, multiplies)():
+    if getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")():
         return None
     return f"this CPU has no {precision} products: --precision fp32 is many times quicker here"
 
@@ -72,17 +69,14 @@ def thread_count(threads: int | str, parameters: int) -> int:
     """
     if threads != "auto":
         return threads
-    counts = [
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ]
-    counts += [quota] if (quota := _container_quota()) else []
-    counts = [count // processes.local_world for count in counts]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = [count // processes.local_world for count in (cores, _container_quota()) if count]
     omp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if omp == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
         omp = ""  # not the user's wish: torchrun sets it wherever nobody did
     counts += [int(omp)] if omp.isdigit() and int(omp) else []
     counts += [4] if parameters < SMALL else []
-    return max(1, min(counts))
+    return max(1, min(counts, default=1))
 
 
 def peak_bytes(device: torch.device) -> int:

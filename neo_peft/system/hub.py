@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from neo_peft.errors import InputError
+from neo_peft.system.files import write_text
 
 SECONDS = 10  # the longest that a hub which does not answer may hold a user up
 
@@ -32,8 +33,8 @@ def hub_file(
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(SECONDS // 2))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(SECONDS // 2))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    asked, revision = (repository, kind, revision), revision or "main"
-    revision = _commits.get(asked, revision)
+    asked = repository, kind, revision
+    revision = _commits.get(asked, revision or "main")
     try:
         path = _fetch(repository, filename, kind, revision)
     except InputError:
@@ -41,9 +42,13 @@ def hub_file(
         if path is None:
             raise
     snapshot = path.parents[filename.count("/")]
-    _commits[asked] = snapshot.name
+    _commits[asked] = commit = snapshot.name
+    # A branch's commit is noted where huggingface_hub does, for a day without network.
+    ref = snapshot.parents[1] / "refs" / revision
     with contextlib.suppress(OSError):  # a cache that may only be read
-        _note_commit(snapshot.parents[1] / "refs" / revision, snapshot.name)
+        if not _is_commit(revision) and not (ref.exists() and ref.read_text() == commit):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_text(ref, commit)
     return path
 
 
@@ -115,7 +120,7 @@ def _ask(url: str) -> str:
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import FileMetadataError, RemoteEntryNotFoundError
 
-    answers: list[str | Exception | None] = []
+    answers: list[str | Exception | None] = [TimeoutError()]
 
     def ask():
         try:
@@ -129,7 +134,7 @@ def _ask(url: str) -> str:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(SECONDS - 3)
-    answer = answers[0] if answers else TimeoutError()
+    answer = answers[-1]
     if answer is None:
         raise FileMetadataError("an answer without a commit: no hub's")
     if isinstance(answer, Exception):
@@ -139,13 +144,3 @@ def _ask(url: str) -> str:
 
 def _is_commit(revision: str) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision) is not None
-
-
-def _note_commit(ref: Path, commit: str) -> None:
-    """Note a branch's commit where huggingface_hub does, for a day without network."""
-    if _is_commit(ref.name) or (ref.exists() and ref.read_text() == commit):
-        return
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    temporary = ref.with_name(f"{ref.name}.tmp{os.getpid()}")
-    temporary.write_text(commit)
-    os.replace(temporary, ref)

@@ -61,13 +61,8 @@ def _end_in_one_line_on_sigterm() -> None:
         signal.sigwait({signal.SIGTERM})
         if signals.tell_to_end():
             time.sleep(ORDER)
-        if _last_word.acquire(blocking=False):  # else this process is about to end by itself
-            print(
-                f"error: process {processes.process_index} was told to end, as all are where one "
-                "has ended",
-                file=sys.stderr,
-                flush=True,
-            )
+        told = f"process {processes.process_index} was told to end, as all are where one has ended"
+        if _print_last(f"error: {told}"):  # else this process is about to end by itself
             os._exit(128 + signal.SIGTERM)
 
     # in all threads to come; sigwait takes it out
@@ -122,13 +117,16 @@ def _complain_once(store: "Store", text: str) -> None:
             store.set(f"{index} has read", "")
     except RuntimeError:  # process 0 is gone
         pass
-    if index and not printed:
+    if not printed:
         _print_last(text)
 
 
-def _print_last(text: str) -> None:
-    if _last_word.acquire(blocking=False):
+def _print_last(text: str) -> bool:
+    """Print the line with which this process ends; return False where it has printed another."""
+    first = _last_word.acquire(blocking=False)
+    if first:
         print(text, file=sys.stderr, flush=True)
+    return first
 
 
 def _leave_together(store: "Store") -> None:
@@ -146,7 +144,8 @@ def _leave_together(store: "Store") -> None:
 
 
 def _in_time(store: "Store", keys: list[str], seconds: float = GRACE) -> bool:
-    """Wait until all keys are set; return False where they are not, in time."""
+    """Wait until all keys are set; return False where they are not, in time. The store's own `wait`
+    would print warnings."""
     until = time.monotonic() + seconds
     while not (there := store.check(keys)) and time.monotonic() < until:
         time.sleep(0.02)

@@ -373,7 +373,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
 )
 def test_a_bad_flag_is_one_line(capsys, argv):
     with pytest.raises(SystemExit) as stopped:
-        compare.parse_flags(argv)
+        compare.main(argv)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -394,7 +394,7 @@ def test_a_damaged_run_is_refused(tmp_path, capsys):
 def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys, monkeypatch):
     """Each field of run.json left out, or something else, under a right checksum: a page, or
     InputError."""
-    monkeypatch.setattr(analysis, "as_svg", lambda draw: "<svg></svg>")
+    monkeypatch.setattr(analysis, "as_svg", lambda draw, *what: "<svg></svg>")
     run = tagger(tmp_path / "run")
     record, shown, wrong = read_sealed(run / "run.json"), 0, {}
     for name in record:

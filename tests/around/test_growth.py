@@ -2,7 +2,6 @@
 stand."""
 
 import json
-import weakref
 
 import pytest
 import torch
@@ -41,28 +40,19 @@ def test_the_counted_operations_are_those_that_torch_counts_in_a_step(curve):
         assert growth.operations(point) == counter.get_total_flops()
 
 
-class Held:
-    """A tensor that autograd keeps, for as long as it does."""
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-
 @pytest.mark.parametrize("curve", ["tokens a batch", "prompt length", "LoRA rank"])
 def test_the_counted_bytes_are_those_that_a_forward_pass_keeps(curve):
     for _, point in growth.points_of(curve, AT)[1:3]:
-        model, held = growth.make_step(point, {}).func.model.train(), weakref.WeakSet()
-
-        def hold(tensor, held=held):
-            # without its graph: an output would keep its own node, and with it itself, for ever
-            held.add(one := Held(tensor.detach()))
-            return one
-
-        with torch.autograd.graph.saved_tensors_hooks(hold, lambda one: one.tensor):
+        model, kept = growth.make_step(point, {}).func.model.train(), []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.append(t) or t, lambda t: t
+        ):
             loss = model.loss(point.batch)
         weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        kept = [one.tensor.untyped_storage() for one in held]
-        storages = {storage.data_ptr(): storage.nbytes() for storage in kept}
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in kept
+        }
         found = sum(size for place, size in storages.items() if place not in weights)
         assert found == growth.kept(point)["all"] + 4  # the loss keeps the number of its targets
         del loss

@@ -425,7 +425,7 @@ def test_a_folder_is_written_whole_or_not_at_all(runs, tmp_path, monkeypatch, ca
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(export, "card", full_disk)
+    monkeypatch.setattr("neo_peft.runs.export.write_card", full_disk)
     for argv in (["lora"], ["lora", "--merge"]):
         assert (
             exit_status(lambda argv=argv: export.main([str(runs / argv[0]), "out", *argv[1:]])) == 2

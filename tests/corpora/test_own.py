@@ -6,7 +6,7 @@ from own_files import WEEK, pair_rows, tag_rows, week_rows, write_rows
 from neo_peft.corpora.sources import load_splits
 from neo_peft.errors import InputError
 from neo_peft.runs.generation import match_label
-from neo_peft.settings import make_settings, task_of
+from neo_peft.settings import make_settings, task_of, with_labels
 from neo_peft.tasks import TASKS, get_task
 
 TAGGING, CLASSIFICATION, PAIRS = TASKS["tagging"], TASKS["classification"], TASKS["pairs"]
@@ -139,7 +139,7 @@ def test_one_label_alone_is_refused(tmp_path):
 
 @pytest.mark.parametrize("labels", [("good", "good enough"), ("good enough", "good")])
 def test_a_label_that_begins_another_is_told_from_it(labels):
-    task = CLASSIFICATION.with_labels(labels)
+    task = with_labels(CLASSIFICATION, labels)
     assert match_label(" good enough for", task) == "good enough"
     assert match_label(" Good for", task) == "good"
 

@@ -55,6 +55,17 @@ def test_a_new_corpus_is_a_line_in_the_table(monkeypatch):
     assert "has nothing for news" in refusal(task, "sample")
 
 
+def test_a_new_format_of_own_rows_is_a_line_in_the_table(tmp_path, monkeypatch):
+    rows = [{"sentence": "Up .", "label": "a"}]
+    asked = []
+    load = lambda request: asked.append(request.labels) or Splits(rows, rows, None, labels=("a",))  # noqa: E731
+    monkeypatch.setitem(sources.OWN, "train.tsv", load)
+    task, data = TASKS["classification"], str(write(tmp_path, {"train.tsv": b"Up .\ta\n"}))
+    assert load_splits(task, data).labels == ("a",)
+    assert load_splits(task, data, labels=("b", "a")).train == rows
+    assert asked == [None, ("b", "a")]  # a finished run's own labels are handed back
+
+
 @pytest.mark.parametrize(
     "task, files",
     [

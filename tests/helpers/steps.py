@@ -5,6 +5,7 @@ from collections.abc import Callable
 from neo_peft.encoding import Examples
 from neo_peft.loop import EpochEnd, State, Step, make_state, steps
 from neo_peft.model import TunedModel
+from neo_peft.progress import no_progress
 from neo_peft.settings import Settings
 
 
@@ -18,7 +19,7 @@ def train(
 ) -> list[Step]:
     """Train to the end, and return the steps that were taken."""
     state, taken = state or make_state(model, settings), []
-    for event in steps(model, examples, settings, state):
+    for event in steps(model, examples, settings, state, no_progress):
         if isinstance(event, EpochEnd):
             after_epoch(event)
             state.next_epoch()

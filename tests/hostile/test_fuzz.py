@@ -43,6 +43,7 @@ from neo_peft.formats import adapter
 from neo_peft.formats import base as bases
 from neo_peft.model import TunedModel
 from neo_peft.runs import loading
+from neo_peft.settings import with_labels
 from neo_peft.system import hub
 from neo_peft.tasks import TASKS, Task
 
@@ -308,7 +309,7 @@ FORMATS = {
 def read_data(task: Task, data: str, tokenizer: Any) -> None:
     """Load the splits, and encode and write down what they hold, as a run would."""
     splits = sources.load_splits(task, data)
-    task = task.with_labels(splits.labels) if splits.labels else task
+    task = with_labels(task, splits.labels) if splits.labels else task
     encoder = Encoder(task, tokenizer, 0, True, 60, 8192)
     for rows in splits.named().values():
         examples = encoder(rows)

@@ -211,7 +211,7 @@ def test_a_stopped_run_goes_on_to_the_same_result_or_is_refused(
     )
     monkeypatch.setattr(record, "commit", lambda: None)
     sound = settings_to_resume(runs / "stopped", json=False)
-    job = training.prepare(sound, training.no_progress)
+    job = training.prepare(sound, training.Output(Path(), print, training.no_progress, 0.0))
     start_weights = {name: p.detach().clone() for name, p in job.tuned.model.trainable().items()}
 
     def prepare(settings, progress, resumed_threads):

@@ -19,6 +19,7 @@ from neo_peft.runs.baselines import (
     word_overlap,
     words,
 )
+from neo_peft.settings import with_labels
 from neo_peft.tasks import TASKS, get_task
 
 FEATURES = {"sentiment": word_counts, "similarity": word_overlap}
@@ -157,7 +158,7 @@ def test_the_choice_is_by_the_tasks_own_measure(monkeypatch):
         [{"accuracy": accuracy, "matthews": matthews} for accuracy, matthews in scores.values()]
     )
     monkeypatch.setattr(baselines, "logistic_regression", always)
-    monkeypatch.setattr(baselines, "class_scores", lambda *given: next(measured))
+    monkeypatch.setattr(baselines, "score", lambda *given: next(measured))
     assert tuple(scores) == STRENGTHS and predict_baseline(task, rows, rows, rows) == (
         "word counts",
         ["acceptable"],
@@ -177,16 +178,16 @@ def test_a_word_is_tagged_as_it_was_most_often():
     expected = [["B-protein", "I-DNA", "O", "O"], []]
     assert predict_baseline(TASKS["ner"], train, [], asked) == ("commonest tags", expected)
     assert (
-        predict_baseline(get_task("tagging").with_labels(["O", "B-DNA"]), train[:1], [], asked[:1])[
-            1
-        ][0][1]
+        predict_baseline(
+            with_labels(get_task("tagging"), ["O", "B-DNA"]), train[:1], [], asked[:1]
+        )[1][0][1]
         == "I-DNA"
     )
 
 
 def test_other_tasks_of_the_same_shapes_have_baselines():
     marks = {"good": "yes", "bad": "no", "fair": "may be"}
-    own = get_task("classification").with_labels(["no", "yes", "may be", "never seen"])
+    own = with_labels(get_task("classification"), ["no", "yes", "may be", "never seen"])
     rows = [
         {"sentence": f"{word} film number {n}", "label": label}
         for n in range(5)

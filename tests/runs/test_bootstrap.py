@@ -11,6 +11,7 @@ import pytest
 
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs.bootstrap import example_counts, intervals, measures, paired
+from neo_peft.settings import with_labels
 from neo_peft.tasks import TASKS, get_task
 
 NER, SENTIMENT, SIMILARITY = (TASKS[name] for name in ("ner", "sentiment", "similarity"))
@@ -81,7 +82,7 @@ def test_summed_counts_make_the_scores_of_metrics(task):
 
 
 def test_many_labels_are_counted_as_metrics_does():
-    task = get_task("classification").with_labels([f"label {number}" for number in range(23)])
+    task = with_labels(get_task("classification"), [f"label {number}" for number in range(23)])
     rng = random.Random(1)
     rows = drawn_rows(task, rng, 300)
     predicted = drawn_answers(task, rng, rows, 0.4)

@@ -3,6 +3,7 @@ learns."""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tags import commonest_tags
 import train
 from neo_peft.corpora.sources import load_splits
 from neo_peft.metrics import entity_scores
+from neo_peft.progress import no_progress
 from neo_peft.runs import job as jobs
 from neo_peft.runs import summary
 from neo_peft.settings import make_settings
@@ -55,9 +57,9 @@ def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
     settings = make_settings(
         task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20
     )
-    job = jobs.prepare(settings, jobs.no_progress)
     said = []
-    jobs.show_answers(said.append, job, jobs.bare_side(job), "Before tuning")
+    job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
+    jobs.show_answers(job, jobs.bare_side(job), "Before tuning")
     task, rows = job.task, jobs.examples_to_show(job.task, job.rows["test"])
     assert [row["label"] for row in rows] == ["negative", "neutral", "positive"]
     lines = "\n".join(said).splitlines()
@@ -131,12 +133,10 @@ def test_a_run_without_test_shows_validation(tiny_folder):
     settings = make_settings(
         task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9
     )
-    job = jobs.prepare(settings, jobs.no_progress)
-    rows = {name: part for name, part in job.rows.items() if name != "test"}
     said = []
-    jobs.show_answers(
-        said.append, dataclasses.replace(job, rows=rows), jobs.bare_side(job), "Before tuning"
-    )
+    job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
+    rows = {name: part for name, part in job.rows.items() if name != "test"}
+    jobs.show_answers(dataclasses.replace(job, rows=rows), jobs.bare_side(job), "Before tuning")
     assert (
         said[0] == "Before tuning, three examples of validation:\n"
         and said[1].count("gold    ") == 3

@@ -145,17 +145,16 @@ def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
         class tuned:
             model = None  # a head has no tensors that could warn
 
+        class output:
+            folder = Path()
+
     class State:
         skipped, step = 0, 2
 
-    found = summary.warnings(
-        Job, Path(), {"after": {"validation": {"confusion": confusion}}}, State
-    )
+    found = summary.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
     assert len(found) == len(said) and all(
         line.startswith(begin) for line, begin in zip(found, said)
     )
     State.skipped = 1
-    found = summary.warnings(
-        Job, Path(), {"after": {"validation": {"confusion": confusion}}}, State
-    )
+    found = summary.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
     assert found[-1] == "fp16 skipped 1 of 2 updates, whose gradients were not finite"
