@@ -45,11 +45,12 @@ class Answers(NamedTuple):
 
 def answers_in(record: dict) -> list[Answers]:
     """Return the kinds of answers that a run's record has scores of, in the order of time."""
-    found = []
-    for when in record["scores"]:
-        found.append(Answers(when))
-        found += [Answers(when, generated=True)] if when in record["generated"] else []
-    return found
+    return [
+        Answers(when, generated)
+        for when in record["scores"]
+        for generated in (False, True)
+        if not generated or when in record["generated"]
+    ]
 
 
 def reported_split(splits: Container[str]) -> str:
@@ -61,9 +62,8 @@ def write_predictions(
     folder: Path, answers: Answers, split: str, rows: Sequence[dict], found: Evaluation
 ) -> None:
     """Leave what a run answered in its folder."""
-    path = folder / answers.path(split)
-    make_folders(path.parent)
-    write_answers(path, rows, found.predicted, found.generated)
+    make_folders(folder / FOLDER)
+    write_answers(folder / answers.path(split), rows, found.predicted, found.generated)
 
 
 def write_answers(
@@ -103,19 +103,19 @@ def read_predictions(folder: Path, answers: Answers, split: str) -> list[dict]:
 def _is_answered(task: Task, row: object) -> bool:
     """Say whether a value is a row of the task with labels that the task has, and an answer of the
     same kind."""
-    if not isinstance(row, dict) or not {*task.fields, "predicted"} <= row.keys():
+    fields = (*task.fields, "predicted")
+    if not isinstance(row, dict) or not row.keys() >= {*fields}:
         return False
-    *texts, gold = (row[field] for field in task.fields)
-    if task.tags_words:
-        lists = (*texts, gold, row["predicted"])
-        if not all(
-            isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists
-        ):
-            return False
-        return len({*map(len, lists)}) == 1 and {*gold, *row["predicted"]} <= {*task.labels}
-    answers = (None, *task.labels)
+    *texts, gold, answer = values = [row[field] for field in fields]
+    if not task.tags_words:
+        return (
+            all(isinstance(text, str) for text in texts)
+            and gold in task.labels
+            and answer in (None, *task.labels)
+        )
     return (
-        all(isinstance(text, str) for text in texts)
-        and gold in task.labels
-        and row["predicted"] in answers
+        all(isinstance(one, list) for one in values)
+        and len(set(map(len, values))) == 1
+        and all(isinstance(word, str) for one in values for word in one)
+        and {*gold, *answer} <= {*task.labels}
     )
