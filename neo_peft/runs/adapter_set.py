@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from neo_peft.decoding import Answer, Evaluation, States, evaluate, read_answers
 from neo_peft.encoding import Encoder, Examples, batches, collate
@@ -114,7 +114,8 @@ class AdapterSet:
             own = {}
             for name, tuned in self._runs.items():
                 module = tuned.model.transformer.get_submodule(place)
-                if differs(module, layer):
+                own_bias = getattr(module, "bias", None) is not getattr(layer, "bias", None)
+                if own_bias or isinstance(module, LoRALinear):
                     own[name] = module
             if own:
                 self._trunk.set_submodule(place, MixedLayer(layer, own, self._stretches))
@@ -133,15 +134,19 @@ class AdapterSet:
             name: encode_texts(self[name].encoder, [rows[place] for place in mine])
             for name, mine in places.items()
         }
-        owned = [(name, index) for name in examples for index in range(len(examples[name]))]
+        owned = [
+            (name, index, place)
+            for name, mine in places.items()
+            for index, place in enumerate(mine)
+        ]
         lengths = [length for part in examples.values() for length in part.lengths]
         answers = {}  # by the row's place
         for chosen in batches(np.argsort(lengths, kind="stable"), batch_size):
-            shares = {}
+            of_batch, shares = [], {}
             for which in np.sort(chosen):  # the examples of one run stand together again
-                name, index = owned[which]
+                name, index, place = owned[which]
                 shares.setdefault(name, []).append(index)
-            of_batch = [places[name][index] for name, mine in shares.items() for index in mine]
+                of_batch.append(place)
             answers |= zip(of_batch, self._answer(examples, shares), strict=True)
         in_order = [answers[place] for place in range(len(rows))]
         return Evaluation(
@@ -233,21 +238,13 @@ class MixedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.layer(x)
         for name, module in self.own.items():
-            if name not in self.stretches:
-                continue
-            mine = out[self.stretches[name]]  # a view: what is added to it is added to `out`
-            if isinstance(module, LoRALinear):
-                mine += module.correction(x[self.stretches[name]])
-            if module.bias is not self.layer.bias:
-                mine += module.bias - self.layer.bias
+            if name in self.stretches:
+                mine = out[self.stretches[name]]  # a view: what is added to it is added to `out`
+                if isinstance(module, LoRALinear):
+                    mine += module.correction(x[self.stretches[name]])
+                if module.bias is not self.layer.bias:
+                    mine += module.bias - self.layer.bias
         return out
-
-
-def differs(module: nn.Module, layer: nn.Module) -> bool:
-    """Return whether a run's module computes something else than the base's: it carries LoRA, or a
-    bias of its own."""
-    own_bias = getattr(module, "bias", None) is not getattr(layer, "bias", None)
-    return isinstance(module, LoRALinear) or own_bias
 
 
 def view_of(trunk: GPTNeo) -> GPTNeo:
@@ -269,20 +266,19 @@ def share_frozen(view: GPTNeo, trunk: GPTNeo) -> None:
 
 def side_by_side(prefixes: Sequence[Past | None]) -> Past:
     """Return one past of prefixes of different lengths, as if each were an example's: (A, heads, P,
-    head_dim). At least one is a prefix."""
+    head_dim). At least one is a prefix. Places that are empty are NOWHERE, where no query sees
+    them."""
     some = next(prefix for prefix in prefixes if prefix)
     none = some.each(lambda tensor: tensor[:, :, :0], some.positions[:, :0])
-    longest = max(prefix.length for prefix in prefixes if prefix)
-    pasts = [padded(prefix or none, longest) for prefix in prefixes]
-    keys = zip(*(past.keys for past in pasts), strict=True)
-    values = zip(*(past.values for past in pasts), strict=True)
-    positions = torch.cat([past.positions for past in pasts])
-    return Past(tuple(map(torch.cat, keys)), tuple(map(torch.cat, values)), positions)
+    pasts = [prefix or none for prefix in prefixes]
 
+    def join(of_layer: Sequence[Tensor]) -> Tensor:
+        rows = [tensor[0].transpose(0, 1) for tensor in of_layer]  # each (P, heads, head_dim)
+        return pad_sequence(rows, batch_first=True).transpose(1, 2)
 
-def padded(past: Past, length: int) -> Past:
-    """Return a past of `length` places; those that are empty are NOWHERE, where no query sees
-    them."""
-    lost = length - past.length
-    positions = F.pad(past.positions, (0, lost), value=NOWHERE)
-    return past.each(lambda tensor: F.pad(tensor, (0, 0, 0, lost)), positions)
+    keys, values = (
+        tuple(map(join, zip(*tensors, strict=True)))
+        for tensors in ([past.keys for past in pasts], [past.values for past in pasts])
+    )
+    positions = [past.positions[0] for past in pasts]
+    return Past(keys, values, pad_sequence(positions, batch_first=True, padding_value=NOWHERE))

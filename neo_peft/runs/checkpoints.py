@@ -23,9 +23,11 @@ from torch import Tensor
 
 from neo_peft import processes
 from neo_peft.errors import InputError
+from neo_peft.formats.adapter import copy_into
 from neo_peft.loop import State
 from neo_peft.model import TunedModel
-from neo_peft.runs.job import Scores
+from neo_peft.runs.folder import unchanged
+from neo_peft.runs.job import Job, Scores
 from neo_peft.system.files import (
     read_sealed,
     read_tensors,
@@ -36,12 +38,8 @@ from neo_peft.system.files import (
     write_tensors,
 )
 
-FOLDER, STATE, TENSORS, BEST = (
-    "checkpoints",
-    "state.json",
-    "tensors.safetensors",
-    "best.safetensors",
-)
+FOLDER, STATE = "checkpoints", "state.json"
+TENSORS, BEST = "tensors.safetensors", "best.safetensors"
 KEPT = 2
 NUMBERS = {item.name: item.type for item in fields(State) if item.type in (int, float)}
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
@@ -62,12 +60,6 @@ class Best:
     weights: dict[str, Tensor] | None = None
     file: Path | None = None
 
-    @classmethod
-    def of(cls, epoch: int, score: float, model: TunedModel) -> "Best":
-        """Copy the weights of a model at the end of an epoch."""
-        copies = {name: tensor.detach().clone() for name, tensor in model.trainable().items()}
-        return cls(epoch, score, copies)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -84,36 +76,19 @@ class Checkpoint:
 
     @property
     def scores(self) -> Scores:
-        return Scores(self.record["scores"], self.record["generated"])
+        return {name: self.record.get(name) for name in ("scores", "generated")}
 
 
-def save(run: Path, model: TunedModel, state: State, best: Best, **record: object) -> None:
+def save(job: Job, state: State, best: Best, **record: object) -> None:
     """Write the checkpoint of this step, then drop the oldest. What `record` names goes into
     state.json."""
-    generators = processes.gather(_generators())
-    folder = run / FOLDER / f"step-{state.step}"
-    record["kept"] = {"epoch": best.epoch, "score": best.score}
-    processes.on_first_process(lambda: _write(folder, model, state, generators, best, record))
-    if best.epoch:
-        best.weights, best.file = None, folder / BEST
-
-
-def _write(
-    folder: Path,
-    model: TunedModel,
-    state: State,
-    generators: list[dict[str, Tensor]],
-    best: Best,
-    record: dict,
-) -> None:
-    tensors = {f"weight {name}": parameter for name, parameter in model.trainable().items()}
-    for name, parameter in model.trainable().items():
-        tensors |= {
-            f"{moment} {name}": value
-            for moment, value in state.optimizer.state.get(parameter, {}).items()
-        }
-    for rank, of_rank in enumerate(generators):
-        tensors |= {f"random {kind} {rank}": value for kind, value in of_rank.items()}
+    folder, tensors = job.output.folder / FOLDER / f"step-{state.step}", {}
+    for name, parameter in job.tuned.model.trainable().items():
+        tensors[f"weight {name}"] = parameter
+        for moment, value in state.optimizer.state.get(parameter, {}).items():
+            tensors[f"{moment} {name}"] = value
+    for rank, generators in enumerate(processes.gather(_generators())):
+        tensors |= {f"random {kind} {rank}": value for kind, value in generators.items()}
 
     def fill(temporary: Path) -> None:
         write_tensors(temporary / TENSORS, tensors)
@@ -121,22 +96,25 @@ def _write(
             write_tensors(temporary / BEST, best.weights)
         elif best.file:
             link_or_copy(best.file, temporary / BEST)
-        written = sorted(path.name for path in temporary.iterdir())
-        write_sealed(
-            temporary / STATE,
-            {
-                **{name: getattr(state, name) for name in NUMBERS},
-                "scaler": state.scaler.state_dict(),
-                **record,
-                "files": {name: sha256(temporary / name) for name in written},
-            },
-        )
+        whole = {
+            **{name: getattr(state, name) for name in NUMBERS},
+            "scaler": state.scaler.state_dict(),
+            **record,
+            "seconds": job.output.seconds(),
+            "kept": {"epoch": best.epoch, "score": best.score},
+            "files": {path.name: sha256(path) for path in sorted(temporary.iterdir())},
+        }
+        write_sealed(temporary / STATE, whole)
 
-    # One of the same step may be there, from before its epoch was scored, or damaged.
-    write_folder(folder, fill, anew=True)
-    for old in numbered(folder.parent):
-        if old not in numbered(folder.parent)[-KEPT:]:
+    def write() -> None:
+        # One of the same step may be there, from before its epoch was scored, or damaged.
+        write_folder(folder, fill, anew=True)
+        for old in numbered(folder.parent)[:-KEPT]:
             remove_folder(old)
+
+    processes.on_first_process(write)
+    if best.epoch:
+        best.weights, best.file = None, folder / BEST
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -182,36 +160,27 @@ def newest(run: Path, say: Callable[[str], None] = lambda line: None) -> Checkpo
 def _read(folder: Path) -> Checkpoint:
     record = read_sealed(folder / STATE)
     try:
-        numbers = {name: (record[name], kind) for name, kind in NUMBERS.items()}
-        numbers["kept epoch"], numbers["seconds"] = (
-            (record["kept"]["epoch"], int),
-            (record["seconds"], float),
-        )
-        numbers["threads"] = record["computed"]["threads"], int
-        numbers |= {f"{name} of logs": (record["log"][name], int) for name in ("bytes", "timings")}
-        for name, (value, kind) in numbers.items():
+        kept, log = record["kept"], record["log"]
+        numbers = [(name, record[name], kind) for name, kind in NUMBERS.items()] + [
+            ("kept epoch", kept["epoch"], int),
+            ("seconds", record["seconds"], float),
+            ("threads", record["computed"]["threads"], int),
+            ("bytes of logs", log["bytes"], int),
+            ("timings of logs", log["timings"], int),
+        ]
+        for name, value, kind in numbers:
             if type(value) is not kind or not 0 <= value < 2**53:
                 raise ValueError(f"{name} is {value!r}")
-        sides = record["scores"], record["generated"]
-        if type(record["kept"]["score"]) is not float or not all(
-            isinstance(side, dict) for side in sides
-        ):
-            raise ValueError(
-                f"the scores are {record['kept']['score']!r} and {str(record['scores'])[:40]}"
-            )
-        wanted = {TENSORS, BEST} if record["kept"]["epoch"] else {TENSORS}
-        if record["files"].keys() != wanted:
+        if type(kept["score"]) is not float:
+            raise ValueError(f"the kept score is {kept['score']!r}")
+        if record["files"].keys() != ({TENSORS, BEST} if kept["epoch"] else {TENSORS}):
             raise ValueError(f"it names the files {sorted(record['files'])}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / STATE} is no checkpoint's: {type(error).__name__}: {error}"
         ) from None
-    for name, checksum in record["files"].items():
-        if not (folder / name).is_file() or sha256(folder / name) != checksum:
-            raise InputError(
-                f"{folder / name} is missing, or was changed since it was written: its sha256 is "
-                "another"
-            )
+    for name in record["files"]:
+        unchanged(folder, record, name)
     return Checkpoint(folder, record)
 
 
@@ -226,23 +195,18 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
         if all(value is None for value in moments.values()):
             continue  # it never had a gradient
         for moment, value in moments.items():
-            shape = () if moment == "step" else parameter.shape
-            if value is None or not _fits(value, shape):
-                raise InputError(
-                    f"{path}: {moment} of {name} is missing, has another shape, or is not finite"
-                )
-        moments |= {moment: moments[moment].to(parameter.device) for moment in MOMENTS[1:]}
+            counts = moment == "step"
+            _require_fit(value, () if counts else parameter.shape, f"{path}: {moment} of {name}")
+            moments[moment] = value if counts else value.to(parameter.device)
         state.optimizer.state[parameter] = moments
     for name in NUMBERS:
         setattr(state, name, checkpoint.record[name])
     try:
         state.scaler.load_state_dict(checkpoint.record["scaler"])
-        torch.set_rng_state(tensors.pop(f"random cpu {processes.process_index}"))
-        if (
-            torch.cuda.is_available()
-            and (device := tensors.pop(f"random cuda {processes.process_index}", None)) is not None
-        ):
-            torch.cuda.set_rng_state(device)
+        torch.set_rng_state(tensors[f"random cpu {processes.process_index}"])
+        on_cuda = tensors.get(f"random cuda {processes.process_index}")
+        if torch.cuda.is_available() and on_cuda is not None:
+            torch.cuda.set_rng_state(on_cuda)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{checkpoint.folder} does not fit this run: {type(error).__name__}: {error}"
@@ -251,23 +215,18 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
         raise InputError(f"{path} also holds {len(lost)} tensors, the first is {min(lost)}")
 
 
-def put_best(path: Path, model: TunedModel) -> None:
-    """Put the best epoch's weights into the model."""
-    put(path, read_tensors(path), model)
-
-
 def put(path: Path, tensors: dict[str, Tensor | None], model: TunedModel) -> None:
+    """Put the weights of a checkpoint's file into the model."""
     weights = model.trainable()
     for name in weights.keys() | tensors.keys():
-        tensor = tensors.get(name)
-        if name not in weights or tensor is None or not _fits(tensor, weights[name].shape):
-            raise InputError(
-                f"{path}: {name} is missing, has another shape than the run's, or is not finite"
-            )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            weights[name].copy_(tensor)
+        shape = weights[name].shape if name in weights else None
+        _require_fit(tensors.get(name), shape, f"{path}: {name}")
+    copy_into(model, tensors)
 
 
-def _fits(tensor: Tensor, shape: torch.Size | tuple) -> bool:
-    return tensor.shape == shape and tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+def _require_fit(tensor: Tensor | None, shape: tuple | None, what: str) -> None:
+    """Refuse a tensor that the run cannot have, or one that it lacks (None); `shape` is None for
+    one that it does not know."""
+    fits = tensor is not None and tensor.shape == shape and tensor.dtype == torch.float32
+    if not fits or not tensor.isfinite().all():
+        raise InputError(f"{what} is missing, has another shape than the run's, or is not finite")

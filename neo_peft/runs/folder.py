@@ -24,9 +24,8 @@ from neo_peft.tasks import Task
 
 RUNS = Path("runs")
 RUN = "run.json"  # a finished run has it; an adapter of peft's has CONFIG
-SETTINGS = "settings.json"  # the first thing that a run writes
+SETTINGS = "settings.json"  # the first thing that a run writes: all flags, resolved
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-NOT_OF_THE_RUN = ("out", "json", "resume")
 
 
 def short_name(name: str) -> str:
@@ -76,17 +75,12 @@ def refuse_run(folder: Path) -> None:
         )
 
 
-def write_settings(folder: Path, settings: Settings) -> None:
-    """Write down what a run is made from, all flags resolved."""
-    write_sealed(folder / SETTINGS, flags_of(settings))
-
-
 def flags_of(settings: Settings) -> dict:
     """Take the settings that make the run what it is: all but where it stands and how it speaks."""
     return {
         name: value
         for name, value in dataclasses.asdict(settings).items()
-        if name not in NOT_OF_THE_RUN
+        if name not in ("out", "json", "resume")
     }
 
 

@@ -2,13 +2,12 @@
 further, or one that is resumed. No torch here.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from neo_peft.errors import InputError
 from neo_peft.formats.peft_config import CONFIG, named_base, read_peft
-from neo_peft.methods import METHODS, owners
+from neo_peft.methods import owners
 from neo_peft.runs.folder import RUN, SETTINGS, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import OF_TAGS, Settings, flag_name, make_settings
 from neo_peft.system.files import read_sealed
@@ -60,11 +59,11 @@ def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
         raise InputError("--adapter is empty")
     folder = Path(given["adapter"])
     fixed, usual = adapter_settings(folder, given.get("task"))
-    for item in dataclasses.fields(Settings):
-        if item.name in given and (item.name in fixed or owners(item.name)):
-            value = f", to {fixed[item.name]}" if item.name in fixed else ""
+    for name in given:
+        if name in fixed or owners(name):
+            value = f", to {fixed[name]}" if name in fixed else ""
             raise InputError(
-                f"{flag_name(item.name)} is settled by --adapter {folder}{value}; leave it out, or "
+                f"{flag_name(name)} is settled by --adapter {folder}{value}; leave it out, or "
                 "--adapter"
             )
     if "model" not in usual | given:
@@ -88,21 +87,19 @@ def adapter_settings(folder: Path, task: str | None) -> Settled:
             )
         base = named_base(folder)
         return Settled(found, {"model": base} if base else {})
-    flags = read_record(folder)["flags"]
-    if not isinstance(flags.get("method"), str):
-        raise InputError(f"{folder / RUN} names no method: it is no run of train.py's")
-    fixed = {name for part in METHODS.get(flags["method"], ()) for name in part.flags} | {"method"}
+    own = recorded_settings(folder / RUN, read_record(folder)["flags"])
+    fixed = {"method", *(name for part in own.parts for name in part.flags)}
     usual = {"task", "model", "head_dropout"}
-    if (known := TASKS.get(task or flags.get("task"))) and known.tags_words:
-        usual |= {*OF_TAGS}
-    if task in (None, flags.get("task")):
+    if (known := TASKS.get(task or own.task)) and known.tags_words:
+        usual |= OF_TAGS
+    if task in (None, own.task):
         usual |= {"labels", "label_words"}
         fixed |= {"readout"}
-    elif flags.get("readout") == "head":
+    elif own.readout == "head":
         raise InputError(
-            f"--adapter {folder} has a head for {flags.get('task')}; it is not trained further for "
-            f"{task}"
+            f"--adapter {folder} has a head for {own.task}; it is not trained further for {task}"
         )
+    flags = vars(own)
     return Settled(
-        *({name: flags[name] for name in sorted(names & flags.keys())} for names in (fixed, usual))
+        {name: flags[name] for name in sorted(fixed)}, {name: flags[name] for name in sorted(usual)}
     )

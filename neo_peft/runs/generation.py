@@ -103,7 +103,7 @@ def match_label(text: str, task: Task) -> str | None:
     "equivalent", else None."""
     said = text.strip().lower()
     words = {task.answer(label).strip().lower(): label for label in task.labels}
-    return next(
-        (words[word] for word in sorted(words, key=len, reverse=True) if said.startswith(word)),
-        None,
-    )
+    for word in sorted(words, key=len, reverse=True):
+        if said.startswith(word):
+            return words[word]
+    return None

@@ -1,10 +1,9 @@
 """All that a run needs, loaded, and the two sides of it that are scored: the bare base, and the
 tuned model."""
 
-import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -66,17 +65,17 @@ def prepare(settings: Settings, output: Output, resumed_threads: int | None = No
     splits = load_splits(
         get_task(settings.task), settings.data, settings.protocol, settings.seed, settings.labels
     )
-    settings = dataclasses.replace(settings, labels=splits.labels)
+    settings = replace(settings, labels=splits.labels)
     task = task_of(settings)
     rows = limited_rows(splits, settings.train_limit, settings.eval_limit)
     to_load = settings
     if resumed_threads:
-        to_load = dataclasses.replace(settings, threads=resumed_threads, adapter=None)
+        to_load = replace(settings, threads=resumed_threads, adapter=None)
     tuned = loading.load_to_train(to_load)
     names = output.progress(rows, "encode", len(rows))
     examples = {name: tuned.encoder(rows[name]) for name in names}
-    trains, all_of_it = tuned.model.trainable().values(), tuned.model.parameters()
-    trainable, total = (sum(one.numel() for one in part) for part in (trains, all_of_it))
+    trainable = sum(one.numel() for one in tuned.model.trainable().values())
+    total = sum(one.numel() for one in tuned.model.parameters())
     return Job(settings, output, task, splits, rows, examples, tuned, trainable, total)
 
 
@@ -102,35 +101,30 @@ def bare_side(job: Job) -> Side:
     """Return the bare base: it tags by the seeded head, and answers by the language model behind an
     instruction."""
     bare = bare_model(job.tuned.model)
-    base, by_head = job.tuned.base, bare.head is not None
-    encoder = loading.make_encoder(
-        job.task, base.tokenizer, base.trunk.config, job.settings, by_head
-    )
-    return Side(bare, encoder, job.task.instruction if bare.head is None else "")
+    by_head = bare.head is not None
+    encoder = replace(job.tuned.encoder, with_head=by_head)
+    return Side(bare, encoder, "" if by_head else job.task.instruction)
 
 
-@dataclass
-class Scores:
-    """The scores of a run, by side ("majority", "before", "after") and split."""
-
-    # Of the labels that were chosen, by a head or by their probabilities.
-    labels: dict[str, dict[str, dict]] = field(default_factory=dict)
-    # Of what the language model said freely, where the settings ask for it.
-    generated: dict[str, dict[str, dict]] = field(default_factory=dict)
+# The scores of a run, as run.json holds them: "scores" of the labels that were chosen, by a head or
+# by their probabilities, and "generated" of what the language model said freely, where the settings
+# ask for it; by side ("majority", "before", "after") and split.
+Scores = dict[str, dict[str, dict[str, dict]]]
 
 
 def score_side(job: Job, side: Side, when: str, scores: Scores) -> None:
-    """Score all splits but train, and leave the answers in the run's folder. `when` is "before" or
-    "after"."""
-    for into in (scores.labels, scores.generated) if job.settings.generate else (scores.labels,):
-        generated = into is scores.generated
-        into[when] = {}
+    """Show three answers, score all splits but train, and leave the answers in the run's folder.
+    `when` is "before" or "after"."""
+    show_answers(job, side, f"{when.capitalize()} tuning")
+    for generated in (False, True) if job.settings.generate else (False,):
+        of_split = scores["generated" if generated else "scores"][when] = {}
         for split in job.scored:
             rows = job.rows[split]
             found = answer(job, side, rows, generated, job.output.progress)
-            into[when][split] = score(job.task, rows, found.predicted)
-            write = partial(write_predictions, job.output.folder, Answers(when, generated))
-            processes.on_first_process(partial(write, split, rows, found))
+            of_split[split] = score(job.task, rows, found.predicted)
+            answers = Answers(when, generated)
+            write = partial(write_predictions, job.output.folder, answers, split, rows, found)
+            processes.on_first_process(write)
 
 
 def answer(
@@ -138,9 +132,13 @@ def answer(
 ) -> Evaluation:
     """Answer rows as a side does: by the labels' probabilities or a head, or by free generation."""
     way = evaluate_generated if generated else evaluate
-    examples, size = side.encoder(rows), job.settings.batch_size
     return way(
-        side.model, side.encoder, examples, side.instruction, batch_size=size, progress=progress
+        side.model,
+        side.encoder,
+        side.encoder(rows),
+        side.instruction,
+        job.settings.batch_size,
+        progress=progress,
     )
 
 
@@ -161,8 +159,7 @@ def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:
     if task.tags_words:
         short = [row for row in rows if len(row["tokens"]) <= 25 and len(set(row["tags"])) > 2]
         return limit_rows(short or rows, 3)
-    label = task.fields[-1]
-    # row of each label
-    first = {row[label]: index for index, row in reversed(list(enumerate(rows)))}
-    order = [first[name] for name in task.labels if name in first]
-    return [rows[index] for index in [*order, *(set(range(len(rows))) - set(order))][:3]]
+    labels = [row[task.fields[-1]] for row in rows]
+    order = [labels.index(label) for label in task.labels if label in labels]
+    others = [index for index in range(len(rows)) if index not in order]
+    return [rows[index] for index in (order + others)[:3]]

@@ -23,9 +23,8 @@ from neo_peft.formats.peft_config import CONFIG, read_peft
 from neo_peft.gptneo import Config
 from neo_peft.methods import bare_model, base_dtype, build_model
 from neo_peft.model import TunedModel
-from neo_peft.runs.folder import RUN, read_record, recorded_settings, refuse_unfinished
+from neo_peft.runs.folder import RUN, read_record, recorded_settings, refuse_unfinished, unchanged
 from neo_peft.settings import Settings, make_settings, task_of
-from neo_peft.system.files import sha256
 from neo_peft.system.hardware import (
     DTYPES,
     find_device,
@@ -68,13 +67,12 @@ def settings_in(
         raise InputError(f"there is no run folder {folder}")
     refuse_unfinished(folder)
     if (folder / RUN).exists():
-        settings = recorded_settings(folder / RUN, read_record(folder).get("flags"))
+        settings = recorded_settings(folder / RUN, read_record(folder)["flags"])
+        own = task_of(settings).labels
         if task and task != settings.task:
             raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
-        if labels and labels != tuple(task_of(settings).labels):
-            raise InputError(
-                f"{folder} was trained for the labels {', '.join(task_of(settings).labels)}"
-            )
+        if labels and labels != own:
+            raise InputError(f"{folder} was trained for the labels {', '.join(own)}")
         if label_words and label_words != settings.label_words:
             raise InputError(
                 f"{folder} was trained with the label words "
@@ -153,14 +151,9 @@ def check_origin(folder: Path, tuned: Tuned) -> None:
                 f"{trained[:12]}…, "
                 f"that of {settings.model} is {found[:12]}…"
             )
-        for name, checksum in record["files"].items():
-            if name.endswith(".safetensors") and (
-                not (folder / name).is_file() or sha256(folder / name) != checksum
-            ):
-                raise InputError(
-                    f"{folder / name} is missing, or was changed since the run: its sha256 is "
-                    "another"
-                )
+        for name in record["files"]:
+            if name.endswith(".safetensors"):
+                unchanged(folder, record, name)
     else:
         tuned.notes.append(
             f"{folder} names no fingerprint: whether {settings.model} is its base was not checked"
@@ -193,8 +186,9 @@ def load_untuned(settings: Settings, with_method: bool = False, base: Base | Non
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else bare_model(model)).eval()
     notes = [*base.notes, *filter(None, [slow_precision(precision, device)])]
-    by_head = model.head is not None
-    encoder = make_encoder(task, base.tokenizer, base.trunk.config, settings, by_head)
+    encoder = make_encoder(
+        task, base.tokenizer, base.trunk.config, settings, with_head=model.head is not None
+    )
     return Tuned(model, encoder, settings, base, precision, threads, notes)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 from neo_peft import processes
@@ -16,7 +17,7 @@ from neo_peft.errors import InputError
 from neo_peft.loop import Step
 from neo_peft.runs.checkpoints import Checkpoint
 from neo_peft.runs.folder import METRICS, TIMINGS
-from neo_peft.system.files import write_whole
+from neo_peft.system.files import sha256, write_whole
 
 
 class Log:
@@ -24,58 +25,32 @@ class Log:
     after its checkpoint."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint | None):
-        metrics, timings = folder / METRICS, folder / TIMINGS
-        self.digest, self.bytes, self.started = hashlib.sha256(), 0, time.monotonic()
-        mode = "ab" if checkpoint else "wb"
+        paths, self.started = [folder / METRICS, folder / TIMINGS], time.monotonic()
         if checkpoint:
-            self._cut(metrics, timings, checkpoint)
+            self.started -= checkpoint.record["seconds"]
+            processes.on_first_process(lambda: cut(*paths, checkpoint))
         if processes.process_index:
-            metrics = timings = Path(os.devnull)
-        self.metrics, self.timings = open(metrics, mode), open(timings, mode)  # noqa: SIM115
+            paths = [os.devnull, os.devnull]
+        mode = "ab" if checkpoint else "wb"
+        self.metrics, self.timings = (open(path, mode) for path in paths)  # noqa: SIM115
 
-    def _cut(self, metrics: Path, timings: Path, checkpoint: Checkpoint) -> None:
-        position = checkpoint.record["log"]
-        kept = metrics.read_bytes()[: position["bytes"]] if metrics.is_file() else b""
-        self._count(kept)
-        if self.position_of_bytes() != {name: position.get(name) for name in ("bytes", "sha256")}:
-            raise InputError(
-                f"{metrics} was changed, or cut short, since {checkpoint.folder} was written"
-            )
-        times = timings.read_bytes()[: position["timings"]] if timings.is_file() else b""
-        self.started -= checkpoint.record["seconds"]
-        processes.on_first_process(
-            lambda: write_whole(metrics, lambda temporary: temporary.write_bytes(kept))
-        )
-        processes.on_first_process(
-            lambda: write_whole(timings, lambda temporary: temporary.write_bytes(times))
-        )
-
-    def _count(self, text: bytes) -> None:
-        self.digest.update(text)
-        self.bytes += len(text)
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.metrics.close()
         self.timings.close()
 
     def epoch(self, line: dict) -> None:
-        text = (json.dumps(line) + "\n").encode()
-        self._count(text)
-        self.metrics.write(text)
+        self.metrics.write(as_line(line))
         self.metrics.flush()
 
     def step(self, step: Step) -> None:
         line = step._asdict()
-        tokens = line.pop("tokens")
-        text = (json.dumps(line) + "\n").encode()
-        self._count(text)
-        self.metrics.write(text)
-        seconds = round(time.monotonic() - self.started, 3)
-        timing = {"step": step.step, "seconds": seconds, "tokens": tokens}
-        self.timings.write((json.dumps(timing) + "\n").encode())
+        timing = {
+            "step": step.step,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "tokens": line.pop("tokens"),
+        }
+        self.metrics.write(as_line(line))
+        self.timings.write(as_line(timing))
 
     def position(self) -> dict:
         """Put what was written onto the disk, and say how much that is, for a checkpoint."""
@@ -83,7 +58,24 @@ class Log:
             file.flush()
             if not processes.process_index:
                 os.fsync(file.fileno())
-        return self.position_of_bytes() | {"timings": self.timings.tell()}
+        return {
+            "bytes": self.metrics.tell(),
+            "sha256": sha256(Path(self.metrics.name)),
+            "timings": self.timings.tell(),
+        }
 
-    def position_of_bytes(self) -> dict:
-        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
+
+def cut(metrics: Path, timings: Path, checkpoint: Checkpoint) -> None:
+    """Cut both files to what they held when a checkpoint was written."""
+    log = checkpoint.record["log"]
+    for path, size in ((metrics, log["bytes"]), (timings, log["timings"])):
+        kept = path.read_bytes()[:size] if path.is_file() else b""
+        if path == metrics and hashlib.sha256(kept).hexdigest() != log.get("sha256"):
+            raise InputError(
+                f"{path} was changed, or cut short, since {checkpoint.folder} was written"
+            )
+        write_whole(path, partial(Path.write_bytes, data=kept))
+
+
+def as_line(value: dict) -> bytes:
+    return (json.dumps(value) + "\n").encode()

@@ -60,9 +60,8 @@ def write_predictions(
     folder: Path, answers: Answers, split: str, rows: Sequence[dict], found: "Evaluation"
 ) -> None:
     """Leave what a run answered in its folder."""
-    path = folder / answers.path(split)
-    make_folders(path.parent)
-    write_answers(path, rows, found.predicted, found.generated)
+    make_folders(folder / FOLDER)
+    write_answers(folder / answers.path(split), rows, found.predicted, found.generated)
 
 
 def write_answers(
@@ -101,18 +100,19 @@ def read_predictions(folder: Path, answers: Answers, split: str) -> list[dict]:
 def _is_answered(task: Task, row: object) -> bool:
     """Say whether a value is a row of the task with labels that the task has, and an answer of the
     same kind."""
-    if not isinstance(row, dict) or not {*task.fields, "predicted"} <= row.keys():
+    fields = (*task.fields, "predicted")
+    if not isinstance(row, dict) or not row.keys() >= {*fields}:
         return False
-    *texts, gold = (row[field] for field in task.fields)
+    *texts, gold, answer = values = [row[field] for field in fields]
     if not task.tags_words:
         return (
             all(isinstance(text, str) for text in texts)
             and gold in task.labels
-            and row["predicted"] in (None, *task.labels)
+            and answer in (None, *task.labels)
         )
-    lists = (*texts, gold, row["predicted"])
     return (
-        all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists)
-        and len({*map(len, lists)}) == 1
-        and {*gold, *row["predicted"]} <= {*task.labels}
+        all(isinstance(one, list) for one in values)
+        and len(set(map(len, values))) == 1
+        and all(isinstance(word, str) for one in values for word in one)
+        and {*gold, *answer} <= {*task.labels}
     )

@@ -10,35 +10,28 @@ from neo_peft import processes
 from neo_peft.defaults import PRESETS, Recipe
 from neo_peft.loop import State
 from neo_peft.runs.checkpoints import FOLDER
-from neo_peft.runs.curves import learning_curves
+from neo_peft.runs.curves import learning_curves, read_metrics
 from neo_peft.runs.folder import METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
-from neo_peft.runs.summary import warnings
 from neo_peft.settings import Settings
 from neo_peft.system.files import sha256
 from neo_peft.system.hardware import peak_bytes
 
 PLOT = "plot.png"
+USED = ("torch", "transformers", "numpy", "safetensors")  # whose versions are recorded
 
 
 def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict:
-    """Write the plot and run.json, and return what the latter holds."""
-    folder = job.output.folder
-    learning_curves(folder / METRICS, folder / PLOT, job.task)
-    record = make_record(job, scores, state, kept_epoch)
-    write_record(folder, record)
-    return record
-
-
-def make_record(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict:
-    """Return the run's recipe and what it came to: all that run.json holds but its checksum."""
+    """Write the plot and run.json, and return what the latter holds: the run's recipe and what it
+    came to."""
     settings, base, folder = job.settings, job.tuned.base, job.output.folder
+    learning_curves(folder / METRICS, folder / PLOT, job.task)
     files = [
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and folder / FOLDER not in path.parents
     ]
-    return {
+    record = {
         "task": job.task.name,
         "labels": list(job.task.labels),
         "flags": flags_of(settings),
@@ -52,7 +45,7 @@ def make_record(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict
         "processes": processes.world,
         "device": job.tuned.model.device.type,
         "precision": job.tuned.precision,
-        "versions": versions(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in USED}},
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "trainable": job.trainable,
@@ -63,13 +56,43 @@ def make_record(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict
         "steps": state.step,
         "skipped_steps": state.skipped,
         "kept_epoch": kept_epoch,
-        "scores": scores.labels,
-        "generated": scores.generated,
-        "warnings": warnings(job, scores.labels, state),
+        **scores,
+        "warnings": warnings(job, scores["scores"], state),
         "assumed": assumed(settings),
         "seconds": job.output.seconds(),
         "memory": {"peak_bytes": peak_bytes(job.tuned.model.device)},
     }
+    write_record(folder, record)
+    return record
+
+
+def warnings(job: Job, scores: dict, state: State) -> list[str]:
+    """Return what makes a run worth little, whatever its scores are."""
+    found, after, task = [], scores["after"]["validation"], job.task
+    answers = {label for row in job.rows["validation"] for label in task.labels_of(row)}
+    if len(answers) == 1:
+        found.append(f"validation holds one label alone, {min(answers)}: its scores tell nothing")
+    said = [] if task.tags_words else [sum(column) > 0 for column in zip(*after["confusion"])]
+    if sum(said) == 1:
+        answer = [*task.labels, "by no label"][said.index(True)]
+        found.append(
+            f"every row of validation is answered {answer}: the model has not left one class"
+        )
+    for part in job.settings.parts:
+        found += part.call("warnings", job.tuned.model) or []
+    lines = read_metrics(job.output.folder / METRICS)
+    means = [line["train_loss"] for line in lines if "train_loss" in line]
+    lowest = min(lines[0]["loss"], *means)
+    if means[-1] > 1.1 * lowest:
+        found.append(
+            f"the training loss rose from {lowest:.4f} to {means[-1]:.4f}: try a smaller "
+            "--learning-rate"
+        )
+    if state.skipped:
+        found.append(
+            f"fp16 skipped {state.skipped} of {state.step} updates, whose gradients were not finite"
+        )
+    return found
 
 
 def assumed(settings: Settings) -> list[str]:
@@ -79,20 +102,15 @@ def assumed(settings: Settings) -> list[str]:
     return [name for name in recipe.assumed if getattr(settings, name) == values.get(name)]
 
 
-def versions() -> dict:
-    names = ("torch", "transformers", "numpy", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
 def commit() -> str | None:
     """Name the commit of this source tree; None where it is no checkout of its own, or there is no
     git."""
     root = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", root, "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
-        top, head = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.split()
+        top, head = subprocess.check_output(
+            command, text=True, timeout=10, stderr=subprocess.DEVNULL
+        ).split()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return head if Path(top) == root else None

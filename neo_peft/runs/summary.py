@@ -4,10 +4,7 @@ import math
 from pathlib import Path
 
 from neo_peft import processes
-from neo_peft.loop import State
 from neo_peft.runs import tables
-from neo_peft.runs.curves import read_metrics
-from neo_peft.runs.folder import METRICS
 from neo_peft.runs.job import Job, Say
 from neo_peft.runs.predictions import answers_in
 from neo_peft.tasks import Task, get_task
@@ -22,8 +19,10 @@ def describe(job: Job) -> None:
     computing = f"{tuned.precision} on {tuned.model.device.type}, {tuned.threads} threads"
     computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
     say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
-    share = 100 * job.trainable / job.total
-    say(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
+    say(
+        f"method  {settings.method}: trains {job.trainable:,} parameters, "
+        f"{100 * job.trainable / job.total:.4g} %"
+    )
     notes = [*job.splits.notes, *tuned.notes]
     digits = ", ".join(filter(str.isdigit, task.labels))
     if digits and not (task.words or task.tags_words):
@@ -40,8 +39,9 @@ def describe(job: Job) -> None:
 
 def headline(task: Task, scores: dict) -> dict:
     """Return the few scores that are followed over the epochs."""
-    of_tags, of_answers = ("f1", "precision", "recall", "span_f1"), (task.metric, "accuracy")
-    return {name: scores[name] for name in (of_tags if task.tags_words else of_answers)}
+    of_tags = ("f1", "precision", "recall", "span_f1")
+    names = of_tags if task.tags_words else (task.metric, "accuracy")
+    return {name: scores[name] for name in names}
 
 
 def epoch_line(line: dict, kept: bool) -> str:
@@ -67,41 +67,14 @@ def conclude(say: Say, record: dict, folder: Path) -> None:
     say(verdict(task, scores, record["rows"]["validation"]))
     for warning in record["warnings"]:
         say(f"warning: {warning}")
-    kept, seconds = record["kept_epoch"], record["seconds"]
-    say(f"epoch {kept} is kept; {seconds:.0f} seconds; the run is in {folder}")
+    say(
+        f"epoch {record['kept_epoch']} is kept; {record['seconds']:.0f} seconds; the run is in "
+        f"{folder}"
+    )
     say(
         "plot.png there shows it, and, with its errors to browse: python -m neo_peft report "
         f"{folder}"
     )
-
-
-def warnings(job: Job, scores: dict, state: State) -> list[str]:
-    """Return what makes a run worth little, whatever its scores are."""
-    found, after, tags = [], scores["after"]["validation"], job.task.tags_words
-    rows = job.rows["validation"]
-    answers = {one for row in rows for one in (row["tags"] if tags else [row["label"]])}
-    if len(answers) == 1:
-        found.append(f"validation holds one label alone, {min(answers)}: its scores tell nothing")
-    if not tags and sum(said := [sum(column) > 0 for column in zip(*after["confusion"])]) == 1:
-        answer = [*job.task.labels, "by no label"][said.index(True)]
-        found.append(
-            f"every row of validation is answered {answer}: the model has not left one class"
-        )
-    for part in job.settings.parts:
-        found += part.call("warnings", job.tuned.model) or []
-    lines = read_metrics(job.output.folder / METRICS)
-    means = [line["train_loss"] for line in lines if "train_loss" in line]
-    lowest = min(lines[0]["loss"], *means)
-    if means[-1] > 1.1 * lowest:
-        found.append(
-            f"the training loss rose from {lowest:.4f} to {means[-1]:.4f}: try a smaller "
-            "--learning-rate"
-        )
-    if state.skipped:
-        found.append(
-            f"fp16 skipped {state.skipped} of {state.step} updates, whose gradients were not finite"
-        )
-    return found
 
 
 def verdict(task: Task, scores: dict, rows: int) -> str:
@@ -119,17 +92,16 @@ def verdict(task: Task, scores: dict, rows: int) -> str:
     )
     if after[metric] <= majority[metric]:
         return f"Nothing was learnt: {stands}."
-    if task.tags_words:
-        return f"It learnt: {stands}."
-    known = majority["accuracy"]
-    chance = 1.96 * math.sqrt(known * (1 - known) / rows)
-    if after["accuracy"] - known < chance:
-        also = f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
-        also = "" if metric == "accuracy" else also
-        return (
-            f"Little was learnt, if anything: {stands}{also}, and {rows} rows alone leave "
-            f"±{chance:.3f} to chance."
-        )
+    if not task.tags_words:
+        known = majority["accuracy"]
+        chance = 1.96 * math.sqrt(known * (1 - known) / rows)
+        if after["accuracy"] - known < chance:
+            if metric != "accuracy":
+                stands += f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
+            return (
+                f"Little was learnt, if anything: {stands}, and {rows} rows alone leave "
+                f"±{chance:.3f} to chance."
+            )
     return f"It learnt: {stands}."
 
 

@@ -20,7 +20,7 @@ same bits; before the first checkpoint it begins anew. After 5 there is only 6 l
 import math
 import shutil
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError, Stopped
 from neo_peft.formats import adapter
 from neo_peft.progress import Progress, no_progress
-from neo_peft.runs import checkpoints, loading, predictions
+from neo_peft.runs import checkpoints, loading, predictions, tables
 from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.checkpoints import Best, Checkpoint
 from neo_peft.runs.folder import (
@@ -41,28 +41,21 @@ from neo_peft.runs.folder import (
     make_folder,
     read_record,
     refuse_run,
-    write_settings,
 )
-from neo_peft.runs.job import (
-    Job,
-    Output,
-    Say,
-    Scores,
-    Side,
-    bare_side,
-    prepare,
-    score_side,
-    show_answers,
-)
+from neo_peft.runs.job import Job, Output, Say, Scores, Side, bare_side, prepare, score_side
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
 from neo_peft.runs.summary import conclude, describe, epoch_line, headline, summary
 from neo_peft.settings import Settings
 from neo_peft.system import signals
-from neo_peft.system.files import clean, locked, remove_folder, sha256_of
-
-# The scores that are shown.
-SHOWN = {"accuracy", "f1", "precision", "recall", "span_f1", "macro_f1", "matthews"}
+from neo_peft.system.files import (
+    clean,
+    locked,
+    read_tensors,
+    remove_folder,
+    sha256_of,
+    write_sealed,
+)
 
 
 def run(settings: Settings, say: Say = print, progress: Progress = no_progress) -> dict:
@@ -105,7 +98,7 @@ def open_folder(folder: Path, settings: Settings) -> None:
             clean(part)
     if not settings.resume:
         refuse_run(folder)  # another may have begun one here since
-        write_settings(folder, settings)
+        write_sealed(folder / SETTINGS, flags_of(settings))
 
 
 def remove_unstarted(folder: Path, made: list[Path], settings: Settings) -> None:
@@ -145,28 +138,26 @@ def train_and_score(settings: Settings, output: Output) -> dict:
     training = Training(job, scores, checkpoint)
     training.run()
     model, base = job.tuned.model, job.tuned.base
-    processes.on_first_process(lambda: checkpoints.put_best(training.best.file, model))
+    best = training.best
+    processes.on_first_process(lambda: checkpoints.put(best.file, read_tensors(best.file), model))
     processes.copy_first(model.trainable().values())
     processes.on_first_process(
         lambda: adapter.save_adapter(output.folder, model, job.settings, base.tokenizer)
     )
     output.say("")
-    tuned = Side(model, job.tuned.encoder)
-    show_answers(job, tuned, "After tuning")
-    score_side(job, tuned, "after", scores)
+    score_side(job, Side(model, job.tuned.encoder), "after", scores)
     return processes.on_first_process(
-        lambda: write_results(job, scores, training.state, training.best.epoch)
+        lambda: write_results(job, scores, training.state, best.epoch)
     )
 
 
 def score_untuned(job: Job) -> Scores:
     """Score the majority class, and the base before tuning."""
-    base, scores = bare_side(job), Scores()
-    show_answers(job, base, "Before tuning")
-    scores.labels["majority"] = {
+    majority = {
         name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored
     }
-    score_side(job, base, "before", scores)
+    scores = {"scores": {"majority": majority}, "generated": {}}
+    score_side(job, bare_side(job), "before", scores)
     return scores
 
 
@@ -187,8 +178,9 @@ class Training:
         """Train to the end. A signal is obeyed between two steps, after a checkpoint."""
         job, state, settings = self.job, self.state, self.job.settings
         model, examples, progress = job.tuned.model, job.examples["train"], job.output.progress
-        with self.log, signals.held():
+        with closing(self.log), signals.held():
             try:
+                # By no name: the bar of a generator that none holds is gone before what is said.
                 for event in loop.steps(model, examples, settings, state, progress):
                     if isinstance(event, loop.EpochEnd):
                         self.score_epoch(event)
@@ -205,18 +197,17 @@ class Training:
                 signals.obey()
             except InputError as error:  # numbers gone wrong
                 there = checkpoints.numbered(job.output.folder / checkpoints.FOLDER)
-                raise type(error)(
-                    f"{error}; {there[-1]} is kept" if there else str(error)
-                ) from None
+                kept = f"; {there[-1]} is kept" if there else ""
+                raise type(error)(f"{error}{kept}") from None
 
     def score_epoch(self, end: loop.EpochEnd) -> None:
         """Score validation, log the epoch, and keep its weights if they are the best so far."""
-        job, model, settings = self.job, self.job.tuned.model, self.job.settings
+        job, model = self.job, self.job.tuned.model
         found = evaluate(
             model,
             job.tuned.encoder,
             job.examples["validation"],
-            batch_size=settings.batch_size,
+            batch_size=job.settings.batch_size,
             with_loss=True,
             progress=signals.between_items(job.output.progress),
         )
@@ -232,32 +223,27 @@ class Training:
             line["validation_perplexity"] = perplexity(found.loss)
         line["validation"] = headline(job.task, scores)
         reached = scores[job.task.metric]
-        if settings.keep == "last" or reached > self.best.score:
-            self.best = Best.of(end.epoch, reached, model)
+        if job.settings.keep == "last" or reached > self.best.score:
+            copies = {name: one.detach().clone() for name, one in model.trainable().items()}
+            self.best = Best(end.epoch, reached, copies)
         self.log.epoch(line)
         job.output.say(epoch_line(line, kept=self.best.epoch == end.epoch))
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
-        output = self.job.output
         checkpoints.save(
-            output.folder,
-            self.job.tuned.model,
+            self.job,
             self.state,
             self.best,
-            scores=self.scores.labels,
-            generated=self.scores.generated,
+            **self.scores,
             computed=computed(self.job),
             log=self.log.position(),
-            seconds=output.seconds(),
         )
 
 
-def perplexity(loss: float | None) -> float | None:
+def perplexity(loss: float) -> float:
     """Return exp(loss), loss in nats per answer token, the end token included; infinite where it
     overflows."""
-    if loss is None:
-        return None
     return math.exp(loss) if loss < 700 else math.inf
 
 
@@ -286,23 +272,20 @@ def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
                 f"{checkpoint.folder} was begun with another {name}{shown}: a run goes on as it "
                 "was begun"
             )
-    scores = checkpoint.scores
-    sides = [*scores.labels.values(), *scores.generated.values()]
-    if not {"majority", "before"} <= scores.labels.keys() or not all(
-        is_scored(job, of_side) for of_side in sides
-    ):
+    if not is_scored(job, checkpoint.scores):
         raise InputError(f"{checkpoint.folder} holds no scores of this task before tuning")
 
 
-def is_scored(job: Job, splits: object) -> bool:
-    """Return whether a value is scores of each split, in which the numbers that are shown are
-    finite."""
-    if not isinstance(splits, dict) or splits.keys() != set(job.scored):
+def is_scored(job: Job, scores: Scores) -> bool:
+    """Return whether the scores before tuning are there, and those finite that will be shown."""
+    try:
+        shown = [
+            side[split][metric]
+            for sides in scores.values()
+            for side in sides.values()
+            for split in job.scored
+            for metric in tables.metrics_shown(job.task)
+        ]
+        return {"majority", "before"} <= scores["scores"].keys() and all(map(math.isfinite, shown))
+    except (AttributeError, KeyError, TypeError, OverflowError):
         return False
-    for scores in splits.values():
-        if not isinstance(scores, dict) or not {job.task.metric, "accuracy"} <= scores.keys():
-            return False
-        numbers = [scores[name] for name in SHOWN & scores.keys()]
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
-            return False
-    return True

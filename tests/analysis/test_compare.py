@@ -14,7 +14,7 @@ from neo_peft.decoding import Evaluation
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs import training
 from neo_peft.runs.bootstrap import intervals, paired
-from neo_peft.runs.folder import RUN, write_record, write_settings
+from neo_peft.runs.folder import RUN, SETTINGS, flags_of, write_record
 from neo_peft.runs.predictions import Answers, write_predictions
 from neo_peft.settings import make_settings
 from neo_peft.system.exit_status import exit_status
@@ -322,7 +322,8 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
     for name, labels in (("yes-no", ["yes", "no"]), ("no-yes", ["no", "yes"])):
         make_run(name, "classification", {"test": (own, ["yes", "no"])}, labels=labels)
     Path("unfinished").mkdir()
-    write_settings(Path("unfinished"), make_settings(task="ner", method="lora"))
+    flags = flags_of(make_settings(task="ner", method="lora"))
+    write_sealed(Path("unfinished") / SETTINGS, flags)
     Path("empty").mkdir()
     same = (
         "compare runs on the same data, with the same --protocol and --eval-limit, and with the "

@@ -9,7 +9,7 @@ from refusals import forbid_loading, refused, run
 
 from neo_peft.analysis.plan import PLAN, RESULTS, make_plan
 from neo_peft.runs.checkpoints import STATE
-from neo_peft.runs.folder import RUN, SETTINGS, flags_of, write_record, write_settings
+from neo_peft.runs.folder import RUN, SETTINGS, flags_of, write_record
 from neo_peft.settings import make_settings
 from neo_peft.system.files import FORMAT, read_json, sha256_of, write_sealed
 
@@ -24,7 +24,7 @@ def folders():
     record = {"task": "sentiment", "labels": [], "flags": flags_of(FLAGS), "base": {}, "files": {}}
     write_record(Path("run"), record)
     for name in ("run", "begun"):
-        write_settings(Path(name), FLAGS)
+        write_sealed(Path(name) / SETTINGS, flags_of(FLAGS))
     write_sealed(Path("begun/checkpoints/step-2") / STATE, {"step": 2})
     write_sealed(Path("study") / PLAN, make_plan({"task": "sentiment"}, seeds=1))
     write_sealed(Path("study") / RESULTS, {"protocols": {}, "runs": []})

@@ -204,7 +204,7 @@ A = "transformer.h.0.attn.attention.q_proj.lora_A.weight"
         ),
         (
             lambda t: t.pop(f"exp_avg {A}"),
-            f"exp_avg of {A} is missing, has another shape, or is not finite",
+            f"exp_avg of {A} is missing, has another shape than the run's, or is not finite",
         ),
         (lambda t: t[f"exp_avg_sq {A}"].fill_(math.inf), f"exp_avg_sq of {A} is missing"),
         (

@@ -328,8 +328,8 @@ def test_what_is_no_adapter_is_refused(tmp_path):
         parse_train_flags(["--adapter", "run"])
     for flags, message in (
         (None, "run.json is no run's: it lacks its flags"),
-        ({}, "run.json names no method: it is no run of train.py's"),
-        ({"method": 3}, "run.json names no method: it is no run of train.py's"),
+        ({}, "run.json holds no settings of a run: --task is missing"),
+        ({"method": 3}, "run.json holds no settings of a run: --method 3 is none of lora"),
     ):
         record(tmp_path / "run", flags)
         with pytest.raises(InputError, match=message):

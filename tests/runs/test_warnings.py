@@ -8,7 +8,7 @@ import pytest
 
 import train
 from neo_peft.corpora.sources import load_splits
-from neo_peft.runs import summary
+from neo_peft.runs import record
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
@@ -151,10 +151,10 @@ def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
     class State:
         skipped, step = 0, 2
 
-    found = summary.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
+    found = record.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
     assert len(found) == len(said) and all(
         line.startswith(begin) for line, begin in zip(found, said)
     )
     State.skipped = 1
-    found = summary.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
+    found = record.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
     assert found[-1] == "fp16 skipped 1 of 2 updates, whose gradients were not finite"
