@@ -82,12 +82,12 @@ def names(value: Any) -> tuple[str, ...]:
     return found
 
 
-def one_of(*choices: str) -> Callable[[Any], str]:
+def choice(words: Collection[str]) -> Callable[[Any], str]:
     """Make a reader of one of several words."""
 
     def read(value: Any) -> str:
-        if value not in choices:
-            raise InputError(f"{value!r} is none of {', '.join(choices)}")
+        if value not in list(words):  # a list, since what is given may have no hash
+            raise InputError(f"{value!r} is none of {', '.join(words)}")
         return value
 
     return read
@@ -100,11 +100,16 @@ def flag(
     group: str, default: Any, help: str, read: Callable = str, choices: Collection[str] = ()
 ) -> Any:
     """Declare a setting and its flag: how a value is read, or the words that it may be."""
-    meta = {"group": group, "help": help, "read": read, "choices": choices}
+    meta = {
+        "group": group,
+        "help": help,
+        "read": choice(choices) if choices else read,
+        "choices": choices,
+    }
     return field(default=default, metadata=meta)
 
 
-DATA, MODEL, ADAPTER, TRAINING, RUN = (
+data_flag, model_flag, adapter_flag, training_flag, run_flag = (
     partial(flag, group) for group in ("task and data", "model", "adapter", "training", "run")
 )
 LISTED = 200  # characters of labels that an instruction names
@@ -117,138 +122,142 @@ class Settings:
     """What a run is made from. Make one with `make_settings`, which fills in defaults and checks
     ranges."""
 
-    task: str = DATA(None, f"what to learn: {', '.join(TASKS)}", choices=TASKS)
-    data: str = DATA(
+    task: str = data_flag(None, f"what to learn: {', '.join(TASKS)}", choices=TASKS)
+    data: str = data_flag(
         "sample", "sample (bundled), hub, or a folder: your own train.jsonl, or original files"
     )
-    protocol: str = DATA(
+    protocol: str = data_flag(
         "clean",
         "PhraseBank's split: clean, or the source's, whose test overlaps its training",
         choices=("clean", "paper"),
     )
-    labels: tuple[str, ...] | None = DATA(
+    labels: tuple[str, ...] | None = data_flag(
         None,
         "your own rows' labels in their order, split by commas (default: as they come in train)",
         names,
     )
-    label_words: tuple[str, ...] | None = DATA(
+    label_words: tuple[str, ...] | None = data_flag(
         None, "what the model says for each label, in their order (default: the labels)", names
     )
-    wording: str = DATA(
+    wording: str = data_flag(
         "own",
         "the text around a row: own, or the source's, whose labels have no leading space",
         choices=("own", "source"),
     )
-    train_limit: int | None = DATA(
+    train_limit: int | None = data_flag(
         None, "train on this many rows, evenly spaced (default: all)", whole(1)
     )
-    eval_limit: int | None = DATA(
+    eval_limit: int | None = data_flag(
         None, "score this many rows of a split, evenly spaced (default: all)", whole(1)
     )
-    max_length: int | None = DATA(
+    max_length: int | None = data_flag(
         None,
         "tokens of a text and its template; longer text is cut (default: what fits the model)",
         whole(1),
     )
-    read: str = DATA(
+    read: str = data_flag(
         "first", "the sub-token of a word at which its tag is read", choices=("first", "last")
     )
-    echo: bool = DATA(
+    echo: bool = data_flag(
         False, "give a sentence twice and tag its second copy, which has seen all of it", bool
     )
-    tag_decoding: str = DATA(
+    tag_decoding: str = data_flag(
         "greedy",
         "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
         choices=("greedy", "viterbi"),
     )
 
-    model: str = MODEL(
+    model: str = model_flag(
         BUNDLED_MODEL,
         "neo-mini (bundled), a folder in Hugging Face's layout, or a hub id: owner/name, or "
         "owner/name@revision",
     )
-    precision: str = MODEL(
+    precision: str = model_flag(
         "auto",
         "what frozen matrices are held and multiplied in; auto is fp16 on CUDA, else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    device: str = MODEL("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
-    threads: int | str = MODEL(
+    device: str = model_flag("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
+    threads: int | str = model_flag(
         "auto", "CPU threads; auto takes what the process may use, few if small", threads
     )
 
-    adapter: str | None = ADAPTER(
+    adapter: str | None = adapter_flag(
         None,
         "train this further: a run's folder, or an adapter of peft's; it settles the flags below",
     )
-    method: str = ADAPTER(None, f"what trains: {', '.join(METHODS)}", choices=METHODS)
-    readout: str = ADAPTER(
+    method: str = adapter_flag(None, f"what trains: {', '.join(METHODS)}", choices=METHODS)
+    readout: str = adapter_flag(
         "words",
         "how an answer is read: words, the language model says the label's; head, a linear layer "
         "that trains beside the method",
         choices=("words", "head"),
     )
-    rank: int = ADAPTER(8, "rank r of LoRA's A and B", whole(1, 16_384))
-    alpha: float = ADAPTER(
+    rank: int = adapter_flag(8, "rank r of LoRA's A and B", whole(1, 16_384))
+    alpha: float = adapter_flag(
         16.0, "LoRA's correction is scaled by alpha / r", real(0, allow_least=False)
     )
-    dropout: float = ADAPTER(0.0, "dropout on the input of LoRA's A", real(0, 1))
-    target_modules: tuple[str, ...] = ADAPTER(
+    dropout: float = adapter_flag(0.0, "dropout on the input of LoRA's A", real(0, 1))
+    target_modules: tuple[str, ...] = adapter_flag(
         ("q_proj", "v_proj"),
         "layers that get LoRA: ends of names or regular expressions split by commas, or all-linear",
         names,
     )
-    bias: str = ADAPTER("none", "biases that train beside LoRA", choices=choices_of("bias"))
-    rslora: bool = ADAPTER(False, "scale LoRA by alpha / sqrt(r)", bool)
-    lora_init: str = ADAPTER("kaiming", "how A starts", choices=choices_of("lora_init"))
-    prompt_length: int = ADAPTER(8, "rows P of the soft prompt", whole(1, 16_384))
-    prompt_init: str = ADAPTER(
+    bias: str = adapter_flag("none", "biases that train beside LoRA", choices=choices_of("bias"))
+    rslora: bool = adapter_flag(False, "scale LoRA by alpha / sqrt(r)", bool)
+    lora_init: str = adapter_flag("kaiming", "how A starts", choices=choices_of("lora_init"))
+    prompt_length: int = adapter_flag(8, "rows P of the soft prompt", whole(1, 16_384))
+    prompt_init: str = adapter_flag(
         "text", "what the prompt starts from", choices=choices_of("prompt_init")
     )
-    prompt_text: str | None = ADAPTER(
+    prompt_text: str | None = adapter_flag(
         None, "the text it starts from (default: the task's instruction)"
     )
-    head_dropout: float = ADAPTER(
+    head_dropout: float = adapter_flag(
         0.1, "dropout before the linear head, where there is one", real(0, 1)
     )
 
-    epochs: int = TRAINING(10, "passes over the training rows", whole(1))
-    max_steps: int | None = TRAINING(
+    epochs: int = training_flag(10, "passes over the training rows", whole(1))
+    max_steps: int | None = training_flag(
         None, "stop after this many updates (default: no limit)", whole(1)
     )
-    batch_size: int = TRAINING(16, "examples in a batch of each process", whole(1))
-    gradient_accumulation: int = TRAINING(1, "batches in one update", whole(1))
-    checkpoint_activations: bool = TRAINING(
+    batch_size: int = training_flag(16, "examples in a batch of each process", whole(1))
+    gradient_accumulation: int = training_flag(1, "batches in one update", whole(1))
+    checkpoint_activations: bool = training_flag(
         False,
         "compute each layer again in the backward pass: less memory, more time, the same bits",
         bool,
     )
     # Bounded, since AdamW multiplies them, and torch refuses a factor that does not fit into fp32.
-    learning_rate: float = TRAINING(None, "the rate's peak", real(0, 1e34, allow_least=False))
-    weight_decay: float = TRAINING(0.01, "AdamW's decay, of matrices only", real(0, 1e4))
-    warmup_ratio: float = TRAINING(0.0, "share of the updates in which the rate rises", real(0, 1))
-    clip_norm: float = TRAINING(1.0, "the gradient's greatest norm; 0 does not clip", real(0))
-    keep: str = TRAINING(
+    learning_rate: float = training_flag(None, "the rate's peak", real(0, 1e34, allow_least=False))
+    weight_decay: float = training_flag(0.01, "AdamW's decay, of matrices only", real(0, 1e4))
+    warmup_ratio: float = training_flag(
+        0.0, "share of the updates in which the rate rises", real(0, 1)
+    )
+    clip_norm: float = training_flag(1.0, "the gradient's greatest norm; 0 does not clip", real(0))
+    keep: str = training_flag(
         "best", "which epoch's weights stay: best on validation, or last", choices=("best", "last")
     )
-    seed: int = TRAINING(0, "seed of the adapter's start and of the order of the rows", whole(0))
-    checkpoint_every: int = TRAINING(
+    seed: int = training_flag(
+        0, "seed of the adapter's start and of the order of the rows", whole(0)
+    )
+    checkpoint_every: int = training_flag(
         500, "updates from one checkpoint to the next; each epoch ends with one too", whole(1)
     )
 
-    generate: bool = RUN(
+    generate: bool = run_flag(
         False, "score answers by free generation too, beside the rank of the labels", bool
     )
-    preset: str | None = RUN(
+    preset: str | None = run_flag(
         None,
         "paper: the recipe of the study that this project follows; best: what beat it on neo-mini",
         choices=tuple(PRESETS),
     )
-    out: str | None = RUN(None, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
-    resume: str | None = RUN(
+    out: str | None = run_flag(None, "the run's folder (default: runs/TASK-METHOD, then -2, -3)")
+    resume: str | None = run_flag(
         None, "go on with the run in this folder, which settles all other flags"
     )
-    json: bool = RUN(
+    json: bool = run_flag(
         False, "print one JSON object on standard output, and nothing else there", bool
     )
 
@@ -392,7 +401,7 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
     meta = item.metadata
     try:
         filled(value)  # whatever it reads: an empty number is best called empty
-        return one_of(*meta["choices"])(value) if meta["choices"] else meta["read"](value)
+        return meta["read"](value)
     except InputError as error:
         raise InputError(f"{flag_name(item.name)} {error}") from None
 

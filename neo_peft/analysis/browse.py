@@ -9,7 +9,7 @@ from neo_peft.metrics import Entity, entities
 from neo_peft.runs.tables import RATES, confusion_header, entity_types, number, rates
 from neo_peft.tasks import Task
 
-SHOWN = 50  # at most so many errors of a group, evenly spaced
+MOST_SHOWN = 50  # at most so many errors of a group, evenly spaced
 
 
 def by_type(task: Task, scores: dict, split: str) -> Html:
@@ -107,7 +107,7 @@ def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
 
 def group(title: str, items: list, show: Callable[..., Html], about: str = "") -> Html:
     """Return a group of errors, folded, with their number and how many of them are shown."""
-    shown = limit_rows(items, SHOWN)
+    shown = limit_rows(items, MOST_SHOWN)
     parts = [about] if about else []
     if len(shown) < len(items):
         parts.append(f"{len(shown)} of them shown")

@@ -29,7 +29,7 @@ from neo_peft.progress import no_progress, show_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import reported_split, write_answers
-from neo_peft.settings import make_settings, one_of, whole
+from neo_peft.settings import choice, make_settings, whole
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--decode",
         metavar="{rank,generate}",
-        type=argument(one_of("rank", "generate")),
+        type=argument(choice(("rank", "generate"))),
         help="how an answer is read (default: rank)",
     )
     parser.add_argument(

@@ -13,10 +13,10 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
-from neo_peft.settings import Settings, filled, flag_name, one_of, require_tags
+from neo_peft.settings import Settings, filled, flag_name, require_tags
 
-SETTINGS = {item.name: item for item in dataclasses.fields(Settings)}
-REQUIRED = {"task": " (required)", "method": " (required without --preset)"}
+FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
+MARKS = {"task": " (required)", "method": " (required without --preset)"}
 # Settings of a finished run that the flags of another command may name. An adapter of peft's own
 # has no run.json, and does not name the first ones itself.
 OF_AN_ADAPTER = ("task", "labels", "label_words", "model")
@@ -69,7 +69,7 @@ def add_settings(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -
     """Add a flag for each setting of a run, in their groups; leave out those that are named. Their
     values stay text, which `make_settings` reads."""
     groups = {}
-    for item in SETTINGS.values():
+    for item in FIELDS.values():
         if item.name not in without:
             title = item.metadata["group"]
             groups[title] = groups.get(title) or parser.add_argument_group(title)
@@ -80,10 +80,8 @@ def add_run_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
     """Add the flags of settings that take the place of a run's own. Their values are read at
     once."""
     group = parser.add_argument_group("otherwise as in RUN's run.json")
-    for item in map(SETTINGS.get, names):
-        choices = item.metadata["choices"]
-        read = argument(one_of(*choices) if choices else item.metadata["read"])
-        _add_flag(group, item, item.metadata["help"], read)
+    for item in map(FIELDS.get, names):
+        _add_flag(group, item, item.metadata["help"], argument(item.metadata["read"]))
 
 
 def _add_flag(
@@ -99,8 +97,8 @@ def _add_flag(
 
 def _default(item: dataclasses.Field) -> str:
     """Return what a flag's help says of its default."""
-    if item.name in REQUIRED:
-        return REQUIRED[item.name]
+    if item.name in MARKS:
+        return MARKS[item.name]
     if item.metadata["read"] is bool:
         return " (default: off)"
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default

@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     tasks = {name: one.encoder.task for name, one in tuned.items()}
     several, in_colour = len(tasks) > 1, sys.stdout.isatty() and not flags.json
     wrong = cut = 0
-    for batch in in_batches(lines, tuned[next(iter(tuned))].settings.batch_size):
+    for batch in as_they_come(lines, tuned[next(iter(tuned))].settings.batch_size):
         rows = []
         for number, line in batch:
             try:
@@ -123,7 +123,9 @@ def main(argv: Sequence[str]) -> None:
         for row, *answer in zip(rows, found.predicted, found.probabilities, strict=True):
             task = tasks[row["run"] if several else ALONE]
             shown = answered(task, row, *answer)
-            tqdm.write(as_text(task, shown) if in_colour else json.dumps(shown, ensure_ascii=False))
+            tqdm.write(
+                coloured(task, shown) if in_colour else json.dumps(shown, ensure_ascii=False)
+            )
         sys.stdout.flush()
     if cut:
         lengths = sorted({one.encoder.max_length for one in tuned.values()})
@@ -165,7 +167,7 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
     return enumerate(show_progress(open(flags.file, "rb"), "predict", total), start=1)  # noqa: SIM115
 
 
-def in_batches(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
+def as_they_come(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
     """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as
     they come."""
     come = queue.Queue(maxsize=size)
@@ -216,7 +218,7 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
     return found
 
 
-def as_text(task: Task, row: dict) -> str:
+def coloured(task: Task, row: dict) -> str:
     """Return a row for a terminal: entities in colour, or the label in front of the text."""
     if task.tags_words:
         return tables.marked(row["tokens"], row["predicted"], tables.entity_types(task))

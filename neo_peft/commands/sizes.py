@@ -18,7 +18,7 @@ from neo_peft.settings import task_of
 if TYPE_CHECKING:
     from neo_peft.gptneo import GPTNeo
 
-FULL = "--task sentiment --method full"  # trains and stores all of the model
+WHOLE = "--task sentiment --method full"  # trains and stores all of the model
 # hidden_size, num_layers, num_heads; what else a config.json says is the same for all of them.
 PUBLISHED = {
     "EleutherAI/gpt-neo-125m": (768, 12, 12),
@@ -38,7 +38,7 @@ RECIPES = (
     "--task sentiment --method head",
     "--task ner --method head",
     "--task sentiment --method lora+prompt --rank 8 --prompt-length 8",
-    FULL,
+    WHOLE,
 )
 
 
@@ -115,7 +115,7 @@ def published_trunk(name: str) -> "GPTNeo":
 
 def as_table(name: str, found: dict[str, dict]) -> str:
     """Return a model's table: trained parameters, their share, and megabytes (10^6 bytes, fp32)."""
-    whole = found[FULL]["adapter_bytes"]
+    whole = found[WHOLE]["adapter_bytes"]
     rows = [
         [
             recipe,

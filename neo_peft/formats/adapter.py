@@ -33,8 +33,8 @@ from neo_peft.system.files import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WEIGHTS = "adapter_model.safetensors"
-MODEL = "model"  # the folder of a model whose base trained
+ADAPTER_FILE = "adapter_model.safetensors"
+MODEL_FOLDER = "model"  # the folder of a model whose base trained
 # For each kind of head, peft's type of task and transformers' architecture.
 HEADS = {
     HeadKind.LM_HEAD: ("CAUSAL_LM", "GPTNeoForCausalLM"),
@@ -55,13 +55,13 @@ def adapter_files(
     """
     names = model.trainable()
     if any(part.trains_base for part in parts):
-        return {folder / MODEL / "model.safetensors": {name: name for name in names}}
+        return {folder / MODEL_FOLDER / "model.safetensors": {name: name for name in names}}
     files = {}
     for place, part in part_folders(folder, parts).items():
         # what peft has no adapter for is named as LoRA's tensors are
         key = FORMATS.get(part.peft_type, FORMATS["LORA"]).key
         own = (name for name in names if _owner(name, parts) is part)
-        files[place / WEIGHTS] = {key(name): name for name in own}
+        files[place / ADAPTER_FILE] = {key(name): name for name in own}
     return files
 
 
@@ -87,7 +87,7 @@ def save_adapter(
     folder = Path(folder)
     if settings.trains_base:
         write_folder(
-            folder / MODEL,
+            folder / MODEL_FOLDER,
             lambda inside: save_model(inside, model, task_of(settings).labels, tokenizer),
             anew=True,
         )
@@ -95,7 +95,7 @@ def save_adapter(
     parameters, files = model.trainable(), adapter_files(folder, model, settings.parts)
     base, revision = split_revision(settings.model)
     for place, part in part_folders(folder, settings.parts).items():
-        path = place / WEIGHTS
+        path = place / ADAPTER_FILE
         make_folders(place)
         write_tensors(path, {key: parameters[name] for key, name in files[path].items()})
         if part.peft_type in FORMATS:

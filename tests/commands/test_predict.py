@@ -361,12 +361,12 @@ def test_lines_are_answered_as_they_come():
         more.wait(10)
         yield 2, b"two"
 
-    batches = predict.in_batches(slow(), 8)
+    batches = predict.as_they_come(slow(), 8)
     assert next(batches) == [(1, b"one")]
     more.set()
     assert next(batches) == [(2, b"two")] and next(batches, None) is None
     lines = [(number, b"x") for number in range(1, 8)]
-    found = list(predict.in_batches(iter(lines), 3))
+    found = list(predict.as_they_come(iter(lines), 3))
     assert [line for batch in found for line in batch] == lines and max(map(len, found)) <= 3
 
     def broken():
@@ -374,7 +374,7 @@ def test_lines_are_answered_as_they_come():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(predict.in_batches(broken(), 1))
+        list(predict.as_they_come(broken(), 1))
 
 
 def test_a_reader_who_leaves_ends_the_command_in_silence():

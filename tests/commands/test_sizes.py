@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 
 from neo_peft.commands import sizes
-from neo_peft.commands.sizes import FULL, PUBLISHED, RECIPES
+from neo_peft.commands.sizes import PUBLISHED, RECIPES, WHOLE
 from neo_peft.commands.train import parse_flags as parse_train_flags
-from neo_peft.formats.adapter import WEIGHTS, save_adapter
+from neo_peft.formats.adapter import ADAPTER_FILE, save_adapter
 from neo_peft.runs.loading import load_untuned
 from neo_peft.system.exit_status import exit_status
 
@@ -62,13 +62,13 @@ def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
         "--task sentiment --method head": 3 * H,
         "--task ner --method head": 11 * H + 11,
         "--task sentiment --method lora+prompt --rank 8 --prompt-length 8": lora + 8 * H,
-        FULL: 0,
+        WHOLE: 0,
     }
     assert tuple(new) == RECIPES
     for name, count in new.items():
         size = size_of(model, name)
         assert size["total"] == trunk + count
-        assert size["trainable"] == count + {PAPER: biases, FULL: trunk}.get(name, 0)
+        assert size["trainable"] == count + {PAPER: biases, WHOLE: trunk}.get(name, 0)
         assert size["percent"] == 100 * size["trainable"] / size["total"]
         assert size["adapter_bytes"] == 4 * size["trainable"]  # fp32
         assert size["optimizer_bytes"] == 8 * size["trainable"]  # AdamW's two moments
@@ -76,7 +76,7 @@ def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
 
 def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
     monkeypatch.setattr(sizes, "PUBLISHED", {LARGE: PUBLISHED[LARGE]})
-    kept = (LORA, FULL)
+    kept = (LORA, WHOLE)
     monkeypatch.setattr(sizes, "RECIPES", kept)
     assert exit_status(lambda: sizes.main([])) == 0
     header, _, *lines, end = capsys.readouterr().out.splitlines()
@@ -103,7 +103,7 @@ def test_the_adapters_bytes_are_those_of_the_file_that_is_written(tiny_folder, t
     settings = parse_train_flags([*PAPER.split(), "--model", str(tiny_folder), "--data", "sample"])
     tuned = load_untuned(settings, with_method=True)
     save_adapter(tmp_path / "run", tuned.model, settings)
-    content = (tmp_path / "run" / WEIGHTS).read_bytes()
+    content = (tmp_path / "run" / ADAPTER_FILE).read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     assert len(content) - header == 4 * sum(one.numel() for one in tuned.model.trainable().values())
 

@@ -112,8 +112,8 @@ def test_peft_loads_what_we_save(tiny_folder, tmp_path, case):
     agree(logits(model), peft_logits(theirs))
     theirs.save_pretrained(tmp_path / "again")
     ours, again = (
-        load_file(tmp_path / adapter.WEIGHTS),
-        load_file(tmp_path / "again" / adapter.WEIGHTS),
+        load_file(tmp_path / adapter.ADAPTER_FILE),
+        load_file(tmp_path / "again" / adapter.ADAPTER_FILE),
     )
     wrapped = {name for name in again if "modules_to_save" in name or "original_module" in name}
     assert ours.keys() == again.keys() - wrapped
@@ -171,7 +171,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tiny_folder, tmp_path, task, method
 def test_the_adapter_is_what_trains_and_nothing_else(tiny_folder, tmp_path):
     model, settings, _ = build(tiny_folder, **CASES["a head and all biases"])
     adapter.save_adapter(tmp_path, model, settings)
-    stored = load_file(tmp_path / adapter.WEIGHTS)
+    stored = load_file(tmp_path / adapter.ADAPTER_FILE)
     layer = "base_model.model.transformer.h.0"
     assert {name for name in stored if name.startswith(layer)} == {
         f"{layer}.{name}"
@@ -197,7 +197,7 @@ def test_the_adapter_is_what_trains_and_nothing_else(tiny_folder, tmp_path):
 def test_a_prompt_beside_a_head_has_pefts_two_prefixes(tiny_folder, tmp_path):
     model, settings, _ = build(tiny_folder, task="ner", method="prompt")
     adapter.save_adapter(tmp_path, model, settings)
-    assert set(load_file(tmp_path / adapter.WEIGHTS)) == {
+    assert set(load_file(tmp_path / adapter.ADAPTER_FILE)) == {
         "prompt_embeddings",
         "base_model.classifier.weight",
         "base_model.classifier.bias",
@@ -272,7 +272,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("message", TENSORS)
 def test_tensors_that_do_not_fit_are_refused(saved, message):
-    change(saved / adapter.WEIGHTS, TENSORS[message])
+    change(saved / adapter.ADAPTER_FILE, TENSORS[message])
     with pytest.raises(InputError, match=message):
         loading.load(saved)
 
@@ -316,14 +316,14 @@ def test_settings_that_are_not_the_adapters_are_refused(saved, tiny_folder):
 
 def test_tensors_that_are_not_the_runs_own_are_refused(saved):
     record = runs.read_record(saved)
-    record["files"] = {adapter.WEIGHTS: "0" * 64}
+    record["files"] = {adapter.ADAPTER_FILE: "0" * 64}
     runs.write_record(saved, record)
     for _ in range(2):
         with pytest.raises(
             InputError, match=r"adapter_model.safetensors is missing, or was changed since the run"
         ):
             loading.load(saved)
-        (saved / adapter.WEIGHTS).unlink(missing_ok=True)
+        (saved / adapter.ADAPTER_FILE).unlink(missing_ok=True)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, saved, tiny_folder):
@@ -336,7 +336,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, saved, tiny_folder):
         InputError, match="is an adapter without a run.json: name its --task and its --model"
     ):
         loading.load(saved)
-    (saved / adapter.WEIGHTS).write_bytes(b"no tensors")
+    (saved / adapter.ADAPTER_FILE).write_bytes(b"no tensors")
     with pytest.raises(
         InputError, match="adapter_model.safetensors is not a readable safetensors file"
     ):

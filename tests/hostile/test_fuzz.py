@@ -385,7 +385,7 @@ def read_adapter(folder: Path, model: Path, base: bases.Base) -> str:
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt"])
-@pytest.mark.parametrize("file", [adapter.CONFIG, adapter.WEIGHTS])
+@pytest.mark.parametrize("file", [adapter.CONFIG, adapter.ADAPTER_FILE])
 def test_pefts_adapter(tiny_folder, base, tmp_path, method, file):
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
     from transformers import GPTNeoForCausalLM
@@ -399,7 +399,7 @@ def test_pefts_adapter(tiny_folder, base, tmp_path, method, file):
     get_peft_model(GPTNeoForCausalLM.from_pretrained(tiny_folder), kinds[method]).save_pretrained(
         tmp_path
     )
-    header = 8 + struct.unpack("<Q", (tmp_path / adapter.WEIGHTS).read_bytes()[:8])[0]
+    header = 8 + struct.unpack("<Q", (tmp_path / adapter.ADAPTER_FILE).read_bytes()[:8])[0]
     in_header = lambda whole, draw: damaged(whole, draw, header)  # noqa: E731
     of_json = file == adapter.CONFIG
     ways = (

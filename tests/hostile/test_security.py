@@ -153,7 +153,7 @@ def load_lora(folder: Path, model: Path) -> loading.Tuned:
 
 
 def test_a_pickled_adapter_is_refused_unread_with_the_line_that_converts_it(lora, tiny_folder):
-    (lora / adapter.WEIGHTS).unlink()
+    (lora / adapter.ADAPTER_FILE).unlink()
     torch.save(Trap(), lora / "adapter_model.bin")
     with pytest.raises(
         InputError, match=r'is pickled, which is never read here; convert it once: python -c "'
@@ -260,7 +260,7 @@ def test_data_and_adapters_that_have_no_end_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["device", "pipe"])
 @pytest.mark.parametrize(
-    "name", [RUN, SETTINGS, f"checkpoints/step-1/{checkpoints.STATE}", adapter.WEIGHTS]
+    "name", [RUN, SETTINGS, f"checkpoints/step-1/{checkpoints.STATE}", adapter.ADAPTER_FILE]
 )
 def test_a_run_whose_files_have_no_end_is_refused(lora, tiny_folder, name, kind):
     path = lora / name
@@ -271,7 +271,7 @@ def test_a_run_whose_files_have_no_end_is_refused(lora, tiny_folder, name, kind)
         RUN: lambda: loading.settings_in(lora),
         SETTINGS: lambda: settings_to_resume(lora, json=False),
         checkpoints.STATE: lambda: checkpoints.newest(lora),
-        adapter.WEIGHTS: lambda: load_lora(lora, tiny_folder),
+        adapter.ADAPTER_FILE: lambda: load_lora(lora, tiny_folder),
     }[path.name]
     with bounded(), pytest.raises(InputError, match=f"{path} is no plain file"):
         read()
@@ -282,7 +282,7 @@ def test_a_run_whose_files_have_no_end_is_refused(lora, tiny_folder, name, kind)
 )
 def test_a_record_names_no_file_of_another_folder(lora, tiny_folder, name):
     settings = make_settings(task="sentiment", method="lora", rank=3, model=str(tiny_folder))
-    shutil.copy(lora / adapter.WEIGHTS, lora.parent / "other.safetensors")
+    shutil.copy(lora / adapter.ADAPTER_FILE, lora.parent / "other.safetensors")
     from neo_peft.system.files import sha256
 
     record = {
@@ -293,7 +293,7 @@ def test_a_record_names_no_file_of_another_folder(lora, tiny_folder, name):
             if key not in ("out", "json", "resume")
         },
         "base": {"fingerprint": base.load_base(str(tiny_folder)).fingerprint},
-        "files": {name: sha256(lora / adapter.WEIGHTS)},
+        "files": {name: sha256(lora / adapter.ADAPTER_FILE)},
     }
     write_record(lora, record)
     with pytest.raises(InputError, match=f"{RUN}.* names .*not a file of its own folder"):
@@ -353,7 +353,7 @@ LIES = [
 @pytest.mark.parametrize("lie", LIES)
 def test_a_header_that_lies_is_refused(folder, lora, tiny_folder, lie):
     lying(folder / base.WEIGHTS, **lie)
-    lying(lora / adapter.WEIGHTS, **lie)
+    lying(lora / adapter.ADAPTER_FILE, **lie)
     tracemalloc.start()
     with pytest.raises(InputError, match="not a readable safetensors file|the weights lack"):
         base.load_base(str(folder))
