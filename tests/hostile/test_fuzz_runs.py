@@ -214,15 +214,15 @@ def test_a_stopped_run_goes_on_to_the_same_result_or_is_refused(
     job = training.prepare(sound, training.Output(Path(), print, training.no_progress, 0.0))
     start_weights = {name: p.detach().clone() for name, p in job.tuned.model.trainable().items()}
 
-    def prepare(settings, progress, resumed_threads):
+    def prepare(settings, output, resumed_threads):
         # which a change of the settings themselves may ask for
         if flags_of(settings) != flags_of(sound):
-            return real(settings, progress, resumed_threads)
+            return real(settings, output, resumed_threads)
         torch.set_num_threads(resumed_threads or 1)
         with torch.no_grad():
             for key, parameter in job.tuned.model.trainable().items():
                 parameter.copy_(start_weights[key])
-        return job
+        return dataclasses.replace(job, output=output)
 
     real = training.prepare
     monkeypatch.setattr(training, "prepare", prepare)
