@@ -1,11 +1,10 @@
 """Checkpoints: all that an unfinished run needs to go on to the same bits, in
 RUN/checkpoints/step-N/.
 
-    tensors.safetensors   the weights that train, AdamW's moments, the state of each random
-    generator
+    tensors.safetensors   the weights that train, AdamW's moments, the random generators' states
     best.safetensors      the weights of the best epoch so far, once there is one
     state.json            all numbers: where training stands, scores, what the run computes with,
-    checksums
+                          checksums
 
 A checkpoint appears in one step, whole, and the last two are kept. One that does not fit its
 checksums is passed over for the one before it.
@@ -38,7 +37,7 @@ from neo_peft.system.files import (
     write_tensors,
 )
 
-FOLDER, STATE = "checkpoints", "state.json"
+CHECKPOINTS, STATE = "checkpoints", "state.json"
 TENSORS, BEST = "tensors.safetensors", "best.safetensors"
 KEPT = 2
 NUMBERS = {item.name: item.type for item in fields(State) if item.type in (int, float)}
@@ -70,9 +69,9 @@ class Checkpoint:
 
     @property
     def best(self) -> Best:
-        kept = self.record["kept"]
-        file = self.folder / BEST if kept["epoch"] else None
-        return Best(kept["epoch"], kept["score"], file=file)
+        best = self.record["best"]
+        file = self.folder / BEST if best["epoch"] else None
+        return Best(best["epoch"], best["score"], file=file)
 
     @property
     def scores(self) -> Scores:
@@ -82,7 +81,7 @@ class Checkpoint:
 def save(job: Job, state: State, best: Best, **record: object) -> None:
     """Write the checkpoint of this step, then drop the oldest. What `record` names goes into
     state.json."""
-    folder, tensors = job.output.folder / FOLDER / f"step-{state.step}", {}
+    folder, tensors = job.output.folder / CHECKPOINTS / f"step-{state.step}", {}
     for name, parameter in job.tuned.model.trainable().items():
         tensors[f"weight {name}"] = parameter
         for moment, value in state.optimizer.state.get(parameter, {}).items():
@@ -101,7 +100,7 @@ def save(job: Job, state: State, best: Best, **record: object) -> None:
             "scaler": state.scaler.state_dict(),
             **record,
             "seconds": job.output.seconds(),
-            "kept": {"epoch": best.epoch, "score": best.score},
+            "best": {"epoch": best.epoch, "score": best.score},
             "files": {path.name: sha256(path) for path in sorted(temporary.iterdir())},
         }
         write_sealed(temporary / STATE, whole)
@@ -146,7 +145,7 @@ def newest(run: Path, say: Callable[[str], None] = lambda line: None) -> Checkpo
     Raises InputError where there are some, and none fits: a run is never begun anew in silence.
     """
     problem = None
-    for folder in reversed(numbered(run / FOLDER)):
+    for folder in reversed(numbered(run / CHECKPOINTS)):
         try:
             return _read(folder)
         except InputError as error:
@@ -160,9 +159,9 @@ def newest(run: Path, say: Callable[[str], None] = lambda line: None) -> Checkpo
 def _read(folder: Path) -> Checkpoint:
     record = read_sealed(folder / STATE)
     try:
-        kept, log = record["kept"], record["log"]
+        best, log = record["best"], record["log"]
         numbers = [(name, record[name], kind) for name, kind in NUMBERS.items()] + [
-            ("kept epoch", kept["epoch"], int),
+            ("best epoch", best["epoch"], int),
             ("seconds", record["seconds"], float),
             ("threads", record["computed"]["threads"], int),
             ("bytes of logs", log["bytes"], int),
@@ -171,9 +170,9 @@ def _read(folder: Path) -> Checkpoint:
         for name, value, kind in numbers:
             if type(value) is not kind or not 0 <= value < 2**53:
                 raise ValueError(f"{name} is {value!r}")
-        if type(kept["score"]) is not float:
-            raise ValueError(f"the kept score is {kept['score']!r}")
-        if record["files"].keys() != ({TENSORS, BEST} if kept["epoch"] else {TENSORS}):
+        if type(best["score"]) is not float:
+            raise ValueError(f"the best score is {best['score']!r}")
+        if record["files"].keys() != ({TENSORS, BEST} if best["epoch"] else {TENSORS}):
             raise ValueError(f"it names the files {sorted(record['files'])}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(

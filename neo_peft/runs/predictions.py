@@ -18,7 +18,7 @@ from neo_peft.tasks import Task
 if TYPE_CHECKING:
     from neo_peft.decoding import Evaluation
 
-FOLDER = "predictions"
+PREDICTIONS = "predictions"
 
 
 class Answers(NamedTuple):
@@ -34,7 +34,7 @@ class Answers(NamedTuple):
 
     def path(self, split: str) -> Path:
         """Return their file in the run's folder."""
-        return Path(FOLDER) / f"{self.when}{'-generate' * self.generated}-{split}.jsonl"
+        return Path(PREDICTIONS) / f"{self.when}{'-generate' * self.generated}-{split}.jsonl"
 
     def scores(self, record: dict) -> dict[str, dict]:
         """Return their scores by split, from a run's record."""
@@ -60,7 +60,7 @@ def write_predictions(
     folder: Path, answers: Answers, split: str, rows: Sequence[dict], found: "Evaluation"
 ) -> None:
     """Leave what a run answered in its folder."""
-    make_folders(folder / FOLDER)
+    make_folders(folder / PREDICTIONS)
     write_answers(folder / answers.path(split), rows, found.predicted, found.generated)
 
 
@@ -80,7 +80,7 @@ def read_predictions(folder: Path, answers: Answers, split: str) -> list[dict]:
     changed."""
     (record, task), path = finished(folder), folder / answers.path(split)
     if not path.is_file():
-        there = ", ".join(name for name in record["files"] if name.startswith(FOLDER))
+        there = ", ".join(name for name in record["files"] if name.startswith(PREDICTIONS))
         raise InputError(
             f"{path} is missing: of its answers the run left {there or 'none; train it again'}"
         )

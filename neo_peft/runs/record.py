@@ -9,7 +9,7 @@ from pathlib import Path
 from neo_peft import processes
 from neo_peft.defaults import PRESETS, Recipe
 from neo_peft.loop import State
-from neo_peft.runs.checkpoints import FOLDER
+from neo_peft.runs.checkpoints import CHECKPOINTS
 from neo_peft.runs.curves import learning_curves, read_metrics
 from neo_peft.runs.folder import METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
@@ -29,7 +29,7 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
     files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and folder / FOLDER not in path.parents
+        if path.is_file() and folder / CHECKPOINTS not in path.parents
     ]
     record = {
         "task": job.task.name,

@@ -93,7 +93,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
 def open_folder(folder: Path, settings: Settings) -> None:
     """Write the settings into the folder of a new run; clear what a killed write has left in an old
     one's."""
-    for part in (folder, folder / checkpoints.FOLDER, folder / predictions.FOLDER):
+    for part in (folder, folder / checkpoints.CHECKPOINTS, folder / predictions.PREDICTIONS):
         if part.exists():
             clean(part)
     if not settings.resume:
@@ -105,7 +105,7 @@ def remove_unstarted(folder: Path, made: list[Path], settings: Settings) -> None
     """Leave nothing of a new run that failed before it trained."""
     if not (settings.resume or processes.process_index or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
-        shutil.rmtree(folder / predictions.FOLDER, ignore_errors=True)
+        shutil.rmtree(folder / predictions.PREDICTIONS, ignore_errors=True)
         with suppress(OSError):  # another run may stand in runs/ by now
             for path in made:
                 path.rmdir()
@@ -113,8 +113,8 @@ def remove_unstarted(folder: Path, made: list[Path], settings: Settings) -> None
 
 def drop_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished run, which nothing reads any more."""
-    if (folder / checkpoints.FOLDER).exists():
-        remove_folder(folder / checkpoints.FOLDER)
+    if (folder / checkpoints.CHECKPOINTS).exists():
+        remove_folder(folder / checkpoints.CHECKPOINTS)
 
 
 def train_and_score(settings: Settings, output: Output) -> dict:
@@ -196,7 +196,7 @@ class Training:
                 self.save()
                 signals.obey()
             except InputError as error:  # numbers gone wrong
-                there = checkpoints.numbered(job.output.folder / checkpoints.FOLDER)
+                there = checkpoints.numbered(job.output.folder / checkpoints.CHECKPOINTS)
                 kept = f"; {there[-1]} is kept" if there else ""
                 raise type(error)(f"{error}{kept}") from None
 

@@ -118,7 +118,7 @@ def test_a_checkpoint_holds_the_weights_of_the_best_epoch(run, stopped, tmp_path
 
 def test_an_epoch_that_none_has_beaten_stays_the_best_one(run):
     best = load_file(run / STEP_7 / "best.safetensors")
-    change_state(run, lambda record: record["kept"].update(score=1.0))
+    change_state(run, lambda record: record["best"].update(score=1.0))
     assert end(start(["--resume", "run"])) == 0, Path("stderr").read_text()
     assert json.loads((run / "run.json").read_text())["kept_epoch"] == 1
     kept = load_file(run / "adapter_model.safetensors")
@@ -227,7 +227,7 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, said):
     ("change", "said"),
     [
         (lambda r: r.update(step=-1), "state.json is no checkpoint's: ValueError: step is -1"),
-        (lambda r: r.pop("kept"), "state.json is no checkpoint's: KeyError: 'kept'"),
+        (lambda r: r.pop("best"), "state.json is no checkpoint's: KeyError: 'best'"),
         (lambda r: r["log"].pop("sha256"), "metrics.jsonl was changed, or cut short, since"),
         (lambda r: r["computed"].update(examples=[]), "step-7 was begun with another examples"),
         (
