@@ -35,7 +35,6 @@ WORDS = [
 ]
 
 
-#
 # ---- The oracle
 
 
@@ -115,7 +114,6 @@ def assert_parity(pair: Pair, texts: list[Tensor], prefix: Tensor | None = None)
         assert_close(gradient, expected_gradients[name], 1e-4)
 
 
-#
 # ---- Texts alone
 
 
@@ -209,7 +207,6 @@ def test_the_comparison_sees_another_scale_and_another_window(pair, mistake, pre
         )
 
 
-#
 # ---- A shared prefix
 
 
@@ -299,7 +296,6 @@ def test_padding_is_kept_at_no_position():
     assert kept.length == 4
 
 
-#
 # ---- Low precision
 
 

@@ -133,7 +133,6 @@ def test_two_steps_of_sgd_move_b_then_a_and_never_w():
         assert moved(before, net) == expected
 
 
-#
 # ---- Merging
 
 
@@ -413,7 +412,6 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
     assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
 
 
-#
 # ---- The targets
 
 
@@ -522,7 +520,6 @@ def test_a_second_lora_on_the_same_trunk_is_refused_until_the_first_is_merged(ba
     assert add_lora(model.transformer) == names
 
 
-#
 # ---- What is frozen
 
 

@@ -30,7 +30,6 @@ def built(base, task, method, compute_dtype=torch.float32, **settings):
     )
 
 
-#
 # ---- The heads
 
 

@@ -210,7 +210,6 @@ def test_one_seed_gives_one_start_and_another_seed_another(base, init):
     assert not torch.equal(one, other)
 
 
-#
 # ---- What moves
 
 

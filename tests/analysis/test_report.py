@@ -80,7 +80,6 @@ def page(*argv) -> Page:
     return Page(Path(argv[-1]) if "--out" in argv else Path(argv[0]) / "report.html")
 
 
-#
 # ---- What is shown
 
 
@@ -312,7 +311,6 @@ def test_foreign_text_is_text_wherever_it_stands(tmp_path):
     )
 
 
-#
 # ---- Refusals
 
 

@@ -202,7 +202,6 @@ def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
         ]
 
 
-#
 # ---- Bad input
 
 

@@ -96,7 +96,6 @@ def agree(ours, theirs):
     assert ours.std(0).max() > 0.1
 
 
-#
 # ---- For peft
 
 ADAPTERS = [
@@ -332,7 +331,6 @@ def test_the_newest_run_is_exported_where_none_is_named(tiny_folder, tmp_path):
     assert "# sentiment, lora" in (exported("out") / "README.md").read_text()
 
 
-#
 # ---- Refusals
 
 

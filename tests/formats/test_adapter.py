@@ -231,7 +231,6 @@ def test_a_merged_adapter_answers_as_the_adapter_does(tiny_folder):
     agree(logits(model), before)
 
 
-#
 # ---- Refusals
 
 

@@ -82,7 +82,6 @@ def test_neo_mini_has_its_published_sizes():
     assert loaded.folder == BUNDLED["neo-mini"] and loaded.notes == []
 
 
-#
 # ---- Variants that are known, and read
 
 
@@ -143,7 +142,6 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
     assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
 
 
-#
 # ---- Refusals
 
 
@@ -196,7 +194,6 @@ def test_a_broken_safetensors_file_is_refused(folder, keep):
     assert_refused(folder, f"{folder / WEIGHTS} is not a readable safetensors file")
 
 
-#
 # ---- Fingerprints
 
 

@@ -21,7 +21,6 @@ from neo_peft.model import Batch, TunedModel
 CASES = int(os.environ.get("NEO_PEFT_CASES", 300))  # of each kind of file
 SECONDS, GIGABYTES = 10, 4  # what one case may take, beyond what the process holds already
 
-#
 # ---- How to damage
 
 ODD_BYTES = b'\x00\xff\x80\x7f\r\n\t"{}[]@,:\\-0 9'
@@ -185,7 +184,6 @@ def mixed(*ways: Callable) -> Callable:
     return lambda whole, draw: draw.choice(ways)(whole, draw)
 
 
-#
 # ---- What holds
 
 

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from neo_peft.formats.base_folder import INDEX, WEIGHTS
 from neo_peft.system import hub
 
-#
 # ---- The data
 
 EMPTY = ": the file holds no rows; fill it, or put the data's own file there"
@@ -248,7 +247,6 @@ def test_bad_data_of_the_hub(capfd, monkeypatch, case):
     refused(capfd, f"train --method lora --data hub --task {task}", message)
 
 
-#
 # ---- The model
 
 
@@ -429,7 +427,6 @@ def test_a_bad_model_folder(capfd, tiny_folder, case):
     refused(capfd, f"{NER} --model m", model + ("" if message[0] in " :" else "/") + message)
 
 
-#
 # ---- Peft's adapters
 
 LORA, SOFT = {"peft_type": "LORA"}, {"peft_type": "PROMPT_TUNING"}

@@ -30,7 +30,6 @@ from neo_peft.settings import Settings, flag_name, names
 ROOT = Path(__file__).parents[2]
 
 
-#
 # ---- The flags
 
 MOST = 2**31 - 1
@@ -278,7 +277,6 @@ def test_without_flags_train_names_the_two_usual_commands(capfd):
     )
 
 
-#
 # ---- What does not fit
 
 NO_FOLDER = (

@@ -84,7 +84,6 @@ def survive(
     )
 
 
-#
 # ---- A base
 
 
@@ -221,7 +220,6 @@ def test_the_older_files_of_a_tokenizer(folder, small_tokenizer, name):
     survive(name, folder / name, ways, lambda: read_tokenizer(folder), passes)
 
 
-#
 # ---- Data
 
 TAGGED = "".join(f"IL-{n}\tB-DNA\ngene\tI-DNA\nof\tO\nT\tB-cell_type\n\n" for n in range(12))
@@ -368,7 +366,6 @@ def test_the_hubs_parquet(base, tmp_path, monkeypatch):
     survive("parquet", file, damaged, read, lambda content: content.endswith(b"PAR1"))
 
 
-#
 # ---- Peft's adapter
 
 

@@ -97,7 +97,6 @@ def own_ids(text: str) -> list[int]:
     return MINI(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-#
 # ---- The encoder
 
 
@@ -237,7 +236,6 @@ def test_a_prompt_that_leaves_no_room_is_refused(base):
         assert model(collate(examples, [0])).isfinite().all()
 
 
-#
 # ---- Readers
 
 
@@ -336,7 +334,6 @@ def test_a_marked_line_is_its_words_or_a_value_error(line):
     assert all(map(is_text, row["tokens"]))
 
 
-#
 # ---- Metrics
 
 # No type that begins with a hyphen: seqeval's strict mode takes the hyphens away, and calls "B--"

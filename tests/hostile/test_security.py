@@ -36,7 +36,6 @@ SOURCES = [
     *(ROOT / "scripts").glob("*.py"),
 ]
 
-#
 # ---- No code runs
 
 PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -483,7 +482,6 @@ def test_a_prompt_of_no_possible_length_is_refused_by_its_file(tmp_path, length)
         read_peft(tmp_path)
 
 
-#
 # ---- The hub's zip
 
 ROWS = "".join(

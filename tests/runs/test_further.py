@@ -289,7 +289,6 @@ def record(folder, flags):
     runs.write_record(folder, {"labels": [], "flags": flags, "base": {}, "files": {}})
 
 
-#
 # ---- Refusals
 
 SETTLED = {
