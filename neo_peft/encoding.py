@@ -1,9 +1,9 @@
-"""From rows of data to token ids, and to batches.
+"""From rows of data to token ids, and to batches; there is no padding token anywhere.
 
 An example is token ids, the positions in them at which the model is read, and the target at each.
 Texts are tokenised piece by piece (Task.texts), all distinct pieces in one call: the words of a
-tagged sentence, or the template and the sentences of an answer task. There is no padding token
-anywhere.
+tagged sentence, or the template and the sentences of an answer task. A label that the task does not
+have is refused; in files the readers of corpora/ refuse it before, with its line.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ TRAIN = "train.jsonl"
 
 
 def load(request: Request) -> Splits:
-    """Load the files of a folder. The labels are those of train, unless the request gives them.
+    """Load the files of a folder. The labels are those of train, unless the request gives them; a
+    row with another one, of validation or test too, is refused with its file and line.
 
     Without a validation file a tenth of train is validation; without a test file test is None.
     """
