@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from neo_peft.errors import InputError
@@ -156,15 +157,12 @@ def _model_config(model: TunedModel, labels: tuple[str, ...]) -> dict:
 # ---- Loading
 
 
-def load_adapter(folder: Path, model: TunedModel, parts: tuple[Method, ...]) -> None:
-    """Load the tensors of a folder into a model that was built for them; refuse what does not fit
-    exactly."""
-    copy_into(model, read_adapter(folder, model, parts))
-
-
 def copy_into(model: TunedModel, tensors: dict[str, Tensor]) -> None:
     """Copy tensors into the parameters of their names."""
-    model.load_state_dict(tensors, strict=False)
+    parameters = model.trainable()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
 
 
 def read_adapter(

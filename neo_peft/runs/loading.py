@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neo_peft.encoding import GENERATED, Encoder, answer_tokens, tokenize
 from neo_peft.errors import InputError
-from neo_peft.formats.adapter import copy_into, load_adapter, read_adapter
+from neo_peft.formats.adapter import copy_into, read_adapter
 from neo_peft.formats.base import Base, load_base
 from neo_peft.formats.peft_config import CONFIG, read_peft
 from neo_peft.gptneo import Config
@@ -103,7 +103,7 @@ def load(folder: Path | str, settings: Settings | None = None, base: Base | None
     tuned = load_untuned(settings or settings_in(folder), with_method=True, base=base)
     check_origin(folder, tuned)
     check_labels(folder, tuned)
-    load_adapter(folder, tuned.model, tuned.settings.parts)
+    copy_into(tuned.model, read_adapter(folder, tuned.model, tuned.settings.parts))
     return tuned
 
 

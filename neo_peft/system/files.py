@@ -15,11 +15,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from neo_peft.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 2  # of our own JSON files; raised where one of them changes its meaning
 LARGEST_JSON = 2**26  # bytes, four times the largest tokenizer or index that we know of
@@ -224,7 +227,7 @@ def read_sealed(path: Path) -> dict:
     return value
 
 
-def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
     """Write tensors as a safetensors file."""
     from safetensors.torch import save_file
 
@@ -235,7 +238,7 @@ def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
         raise InputError(f"{path} cannot be written: {error}") from None
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Read all tensors of a safetensors file."""
     from safetensors.torch import load_file
 

@@ -161,7 +161,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tiny_folder, tmp_path, task, method
     assert not all(
         torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items()
     )
-    adapter.load_adapter(tmp_path, again, settings.parts)
+    adapter.copy_into(again, adapter.read_adapter(tmp_path, again, settings.parts))
     assert model.trainable().keys() == again.trainable().keys()
     assert all(
         torch.equal(tensor, again.trainable()[name]) for name, tensor in model.trainable().items()
