@@ -95,8 +95,7 @@ class TunedModel(nn.Module):
             return self.prompt.past(self.transformer)
 
     def text_prefix(self, ids: list[int]) -> Past:
-        """Return the keys and values of a fixed text in front of every example, such as an
-        instruction."""
+        """Return the keys and values of a text in front of every example: an instruction."""
         with self.autocast():
             embeddings = self.transformer.embed(torch.tensor(ids, device=self.device))
             return self.transformer.prefix(embeddings)
@@ -108,17 +107,18 @@ class TunedModel(nn.Module):
         Without one the prompt's rows, if there is a prompt, go through the layers in front of the
         batch's tokens, as they train: see prompt.py.
         """
-        prompt = None
-        if prefix is None and self.prompt is not None:
-            prompt = self.prompt.embeddings
-            prefix = self.prefix() if prompt is None else None
-        start = prefix.length if prefix else 0 if prompt is None else len(prompt)
+        rows, start = None, 0  # the prompt's rows; the position of a text's first token
+        if prefix is not None:
+            start = prefix.length
+        elif self.prompt is not None:
+            rows, start = self.prompt.embeddings, len(self.prompt)
+            prefix = self.prefix() if rows is None else None
         together = self.device.type != "cpu"
-        packing = Packing.of_texts(batch.lengths, start, together, prompt=prompt is not None)
+        packing = Packing.of_texts(batch.lengths, start, together, prompt=rows is not None)
         with self.autocast():
             embeddings, reads = self.transformer.embed(batch.ids), batch.reads
-            if prompt is not None:
-                embeddings, reads = torch.cat([prompt, embeddings]), reads + start
+            if rows is not None:
+                embeddings, reads = torch.cat([rows, embeddings]), reads + start
             return self.transformer(embeddings, packing.to(self.device), prefix, reads)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The settings of a training run, one for each flag: a frozen dataclass. No torch here.
 
-A setting's value is, in this order: the flag; the preset's (for the bundled model, for its method,
-for all: see `Recipe`); the default of the method on the bundled model; the default of the method;
+A setting's value is, in this order: the flag; the preset's (three tables: see `Recipe` in
+defaults.py); the default of the method on the bundled model; the default of the method;
 the setting's own default. What would have no effect is refused where a flag says it, and left out
 where a preset or a method does.
 """

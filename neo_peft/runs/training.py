@@ -6,7 +6,7 @@ way in checkpoints.py.
 
 A run writes its files in this order, each whole or not at all:
 
-1. settings.json; until there is a metrics.jsonl, a run that fails leaves nothing
+1. settings.json; until there is a metrics.jsonl, a run that ends by an error leaves nothing
 2. predictions/before-*.jsonl
 3. metrics.jsonl, timings.jsonl and checkpoints/, step after step
 4. the adapter, predictions/after-*.jsonl, plot.png
@@ -180,15 +180,16 @@ class Training:
         model, examples, progress = job.tuned.model, job.examples["train"], job.output.progress
         with closing(self.log), signals.held():
             try:
-                # By no name: the bar of a generator that none holds is gone before what is said.
+                # No name holds the generator: its progress bar goes before an error is printed.
                 for event in loop.steps(model, examples, settings, state, progress):
-                    if isinstance(event, loop.EpochEnd):
+                    ended = isinstance(event, loop.EpochEnd)
+                    if ended:
                         self.score_epoch(event)
                         state.next_epoch()
                     else:
                         self.log.step(event)
                     stop = signals.come()
-                    if stop or state.done == 0 or state.step % settings.checkpoint_every == 0:
+                    if stop or ended or state.step % settings.checkpoint_every == 0:
                         self.save()
                     if stop:
                         signals.obey()
