@@ -1,7 +1,7 @@
 """LoRA and soft prompt tuning on GPT-Neo, from scratch in PyTorch.
 
-The letters in shape comments: B examples, T tokens of the longest, N rows (real tokens of a batch),
-M rows that are read, P prompt rows, H hidden size, K labels, V vocabulary, r rank.
+The letters in shape comments: B examples, T tokens of the longest, N tokens of a batch, M positions
+that are read, P prompt embeddings, H hidden size, K labels, V vocabulary, r rank.
 
 The public names below are imported when they are first used, since torch alone takes seconds to
 import.

@@ -79,9 +79,12 @@ def add_settings(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -
 def add_run_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Add the flags of settings that take the place of a run's own. Their values are read at
     once."""
-    group = parser.add_argument_group("otherwise as in RUN's run.json")
+    group = parser.add_argument_group(
+        "settings", "as in RUN's run.json; where there is none, an adapter of peft's needs --task"
+    )
     for item in map(FIELDS.get, names):
-        _add_flag(group, item, item.metadata["help"], argument(item.metadata["read"]))
+        text = item.metadata["help"].partition(" (default")[0]
+        _add_flag(group, item, text, argument(item.metadata["read"]))
 
 
 def _add_flag(

@@ -86,8 +86,8 @@ def save(job: Job, state: State, best: Best, **record: object) -> None:
         tensors[f"weight {name}"] = parameter
         for moment, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"{moment} {name}"] = value
-    for rank, generators in enumerate(processes.gather(_generators())):
-        tensors |= {f"random {kind} {rank}": value for kind, value in generators.items()}
+    for index, generators in enumerate(processes.gather(_generators())):
+        tensors |= {f"random {kind} {index}": value for kind, value in generators.items()}
 
     def fill(temporary: Path) -> None:
         write_tensors(temporary / TENSORS, tensors)

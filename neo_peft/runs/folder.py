@@ -96,8 +96,8 @@ def refuse_unfinished(folder: Path) -> None:
     """Refuse to use a run that has no result yet."""
     if (folder / SETTINGS).exists() and not (folder / RUN).exists():
         raise InputError(
-            f"{folder} is a run that was not finished; go on with it: python train.py --resume "
-            f"{folder}"
+            f"{folder} is a run that was not finished; go on with it: python -m neo_peft train "
+            f"--resume {folder}"
         )
 
 
@@ -110,7 +110,7 @@ def newest_run(task: str | None = None) -> Path:
     raise InputError(
         f"there is no finished run{f' for {task}' if task else ''} in runs/: name a run's folder, "
         "or make one: "
-        f"python train.py --task {task or 'ner'} --method lora"
+        f"python -m neo_peft train --task {task or 'ner'} --method lora"
     )
 
 

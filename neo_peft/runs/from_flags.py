@@ -46,7 +46,7 @@ class Settled(NamedTuple):
 
     fixed: settings that it decides: its method, and the flags of that method.
     usual: defaults that a flag may still replace: the base, and for a run of ours the task, its
-        labels, and how words are read.
+        labels, and how texts are worded or words are read.
     """
 
     fixed: dict[str, Any]
@@ -93,7 +93,7 @@ def adapter_settings(folder: Path, task: str | None) -> Settled:
     if (known := TASKS.get(task or own.task)) and known.tags_words:
         usual |= OF_TAGS
     if task in (None, own.task):
-        usual |= {"labels", "label_words"}
+        usual |= {"labels", "label_words", "wording"}
         fixed |= {"readout"}
     elif own.readout == "head":
         raise InputError(

@@ -80,7 +80,9 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
             try:
                 record = train_and_score(settings, Output(folder, say, progress, started))
             except Stopped as stopped:
-                stopped.advice = f"stopped; go on with it: python train.py --resume {folder}"
+                stopped.advice = (
+                    f"stopped; go on with it: python -m neo_peft train --resume {folder}"
+                )
                 raise
             except Exception:
                 remove_unstarted(folder, made, settings)

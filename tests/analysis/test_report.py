@@ -344,7 +344,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
         f"that train.py has finished; name those in it, as {run}"
     )
     assert refused(capsys, begun).startswith(
-        f"{begun} is a run that was not finished; go on with it: python train.py"
+        f"{begun} is a run that was not finished; go on with it: python -m neo_peft train"
     )
     assert refused(capsys, run, begun, "--out", "x.html").startswith(
         f"{begun} is a run that was not finished"

@@ -221,7 +221,7 @@ def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny
     command = ["runs/sentiment-lora", "--eval-limit", 12, "--json"]
     assert main(evaluate, command) == 2
     said = (
-        "is a run that was not finished; go on with it: python train.py --resume "
+        "is a run that was not finished; go on with it: python -m neo_peft train --resume "
         "runs/sentiment-lora"
     )
     assert said in capsys.readouterr().err

@@ -157,7 +157,7 @@ def flags_of_the_others() -> Iterator[tuple[str, str]]:
 
 
 NO_RUN = (
-    "there is no finished run in runs/: name a run's folder, or make one: python train.py "
+    "there is no finished run in runs/: name a run's folder, or make one: python -m neo_peft train "
     "--task ner --method lora"
 )
 FLAGS = [

@@ -24,7 +24,7 @@ from neo_peft import loop
 from neo_peft.commands import export, predict
 from neo_peft.corpora.sources import load_splits
 from neo_peft.errors import InputError
-from neo_peft.runs import checkpoints, training
+from neo_peft.runs import checkpoints, record, training
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
@@ -88,6 +88,20 @@ def test_the_last_two_are_kept_and_a_finished_run_keeps_none(run, stopped):
     assert [path.name for path in checkpoints.numbered(run / "checkpoints")] == ["step-6", "step-7"]
     resumed("run", stopped[1])
     assert not (run / "checkpoints").exists()
+
+
+def test_the_record_is_written_after_all_other_files(run, stopped):
+    """A run that has a run.json is finished: a kill before it is written leaves all else."""
+
+    def kill_at_the_record() -> None:
+        record.write_record = lambda *what: os.kill(os.getpid(), signal.SIGKILL)
+
+    assert end(start(["--resume", "run"], kill_at_the_record)) == -signal.SIGKILL
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {name for name in left if "checkpoints" not in name} == stopped[1].keys() - {"run.json"}
+    adapter = (run / "adapter_model.safetensors").read_bytes()
+    assert adapter == stopped[1]["adapter_model.safetensors"]
+    resumed("run", stopped[1])
 
 
 def test_a_checkpoint_is_safetensors_and_json(run, tiny_folder):
@@ -294,8 +308,8 @@ def test_settings_that_were_changed_or_are_gone_are_refused(run):
 
 def test_an_unfinished_run_is_refused_naming_resume(run):
     said = (
-        f"error: {run} is a run that was not finished; go on with it: python train.py --resume "
-        f"{run}"
+        f"error: {run} is a run that was not finished; go on with it: python -m neo_peft train "
+        f"--resume {run}"
     )
     assert refused([run], evaluate) == said
     assert refused([run, "a text"], predict) == said
@@ -346,7 +360,10 @@ def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, st
 
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "new"]
     assert end(start(argv, at_once)) == 130
-    assert Path("stderr").read_text() == "stopped; go on with it: python train.py --resume new\n"
+    assert (
+        Path("stderr").read_text()
+        == "stopped; go on with it: python -m neo_peft train --resume new\n"
+    )
     assert [path.name for path in Path("new").iterdir()] == ["settings.json"]
     resumed("new", stopped[1])  # from step 0
 

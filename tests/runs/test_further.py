@@ -185,6 +185,10 @@ def test_the_settings_are_the_adapters(tiny_folder, tmp_path):
     )
     assert (settings.read, settings.head_dropout, settings.model) == ("first", 0.0, "neo-mini")
     assert parse_train_flags(["--adapter", "run", "--task", "sentiment"]).tag_decoding == "greedy"
+    make_run(tmp_path / "worded", tiny_folder, "sentiment", "lora", wording="source")
+    assert parse_train_flags(["--adapter", "worded"]).wording == "source"
+    assert parse_train_flags(["--adapter", "worded", "--wording", "own"]).wording == "own"
+    assert parse_train_flags(["--adapter", "worded", "--task", "similarity"]).wording == "own"
     recorded = {
         name: value for name, value in vars(settings).items() if name not in ("out", "json")
     }

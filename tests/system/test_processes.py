@@ -320,7 +320,8 @@ def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path,
     if how == signal.SIGTERM:  # in order: all finish the step
         assert [status for status, _, _ in ended] == [143, 143]
         assert (
-            ended[0][2] == f"stopped; go on with it: python train.py --resume {tmp_path / 'run'}\n"
+            ended[0][2]
+            == f"stopped; go on with it: python -m neo_peft train --resume {tmp_path / 'run'}\n"
         )
         assert ended[1][2] == ""
         assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
