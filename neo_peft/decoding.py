@@ -200,7 +200,6 @@ def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
 def predict(
     model: TunedModel, encoder: Encoder, rows: Sequence[dict], batch_size: int = 32
 ) -> list:
-    """Answer raw rows, whose labels are not needed: a label for each, or a list of one tag for each
-    word."""
+    """Answer raw rows, with labels or without: by a label each, or by a tag for each word."""
     unlabelled = [{field: row[field] for field in encoder.task.fields[:-1]} for row in rows]
     return evaluate(model, encoder, encoder(unlabelled), batch_size=batch_size).predicted

@@ -143,8 +143,7 @@ class Encoder:
         return Examples(ids, starts, reads.astype(np.int32), targets, read_starts, words)
 
     def _answered(self, ids: Array, labels: Labels, starts: Array) -> Examples:
-        """Read at the mark, the last token of the text, and for the language model at the answer's
-        tokens too."""
+        """Read at the text's last token, the mark; for the language model at the answer's too."""
         classes = [[index] for index in range(len(self.task.labels))]
         targets = classes if self.with_head else list(self.answers.values())
         targets.append([NO_LABEL])  # at the index NO_LABEL, which is -1

@@ -47,8 +47,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Past:
-    """Keys and values that were computed before. With a batch of one all examples share them: that
-    is a prefix."""
+    """Keys and values that were computed before. A prefix, shared by all, has a batch of one."""
 
     keys: tuple[Tensor, ...]  # of each layer (1 or B, heads, S, head_dim)
     values: tuple[Tensor, ...]
@@ -157,8 +156,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the layer's outputs that are `wanted` (M, H), and each grid's new keys and
-        values."""
+        """Return the outputs that are `wanted` (M, H), and each grid's new keys and values."""
         attended, new = self.attn.attention(self.ln_1(x), packing, past, masks, wanted)
         x = (x if wanted is None else x[wanted]) + attended
         return x + self.mlp(self.ln_2(x)), new
@@ -209,8 +207,7 @@ class GPTNeo(nn.Module):
     def layers(
         self, x: Tensor, packing: Packing, past: Past | None, wanted: Indices = None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the last layer's outputs that are `wanted`, and the new keys and values of each
-        layer, grid by grid."""
+        """Return the last outputs that are `wanted`, and each layer's new keys and values."""
         x = x + self.wpe(packing.positions).float()  # learned, absolute
         masks, new = {}, []
         for layer, block in enumerate(self.h):

@@ -54,8 +54,7 @@ class Window(NamedTuple):
 
 @dataclass
 class State:
-    """Where training stands. With the weights, the settings and the examples it decides all that
-    follows."""
+    """Where training stands; with weights, settings and examples it decides what follows."""
 
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
@@ -110,8 +109,7 @@ def steps(
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Shuffle the examples for an epoch. The order depends on seed and epoch alone, so that a run
-    can continue anywhere."""
+    """Shuffle the examples by seed and epoch alone, so that a run can continue anywhere."""
     return np.random.default_rng((seed, epoch)).permutation(examples)
 
 

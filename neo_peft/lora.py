@@ -175,8 +175,7 @@ def _matches(target: str, name: str) -> bool:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Replace every LoRA layer in the model by the plain layer that computes the same: all of them,
-    or none."""
+    """Replace all LoRA layers, or none, by plain layers that compute the same."""
     merged = {name: layer.merged() for name, layer in lora_layers(model).items()}
     for name, plain in merged.items():
         model.set_submodule(name, plain)

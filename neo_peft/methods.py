@@ -118,8 +118,7 @@ def head_kind(task: Task, settings: Settings) -> HeadKind:
 
 
 def base_dtype(settings: Settings, compute_dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the base's matrices: the compute dtype while they are frozen, fp32 where
-    they train."""
+    """Return the dtype of the base's matrices: fp32 where they train, else the compute dtype."""
     import torch
 
     return torch.float32 if settings.trains_base else compute_dtype

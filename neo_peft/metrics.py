@@ -149,8 +149,7 @@ def class_scores(
 
 
 def _matthews(confusion: list[list[int]]) -> float:
-    """Correlate gold and predicted classes (Gorodkin 2004, for more than two); None is a class that
-    is never gold."""
+    """Correlate gold and predicted classes (Gorodkin 2004); None is a class never gold."""
     gold, guesses = [sum(row) for row in confusion], [sum(column) for column in zip(*confusion)]
     total, hits = sum(gold), sum(row[i] for i, row in enumerate(confusion))
     spreads = (total**2 - sum(n**2 for n in counts) for counts in (gold, guesses))

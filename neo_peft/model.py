@@ -122,8 +122,7 @@ class TunedModel(nn.Module):
             return self.transformer(embeddings, packing.to(self.device), prefix, reads)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits that are trained on, from hidden states (M, H): (M, K) of a linear
-        head, else (M, V)."""
+        """Return the logits of hidden states (M, H): (M, K) of a linear head, else (M, V)."""
         with self.autocast():
             if self.head is None:
                 return F.linear(hidden, self.transformer.wte.weight)

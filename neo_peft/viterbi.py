@@ -33,8 +33,7 @@ def transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def best_sequences(scores: Tensor, counts: Sequence[int], labels: Sequence[str]) -> Tensor:
-    """Choose the tags of sentences of `counts` (B,) words, from all words' log probabilities (M,
-    K): indices (M,)."""
+    """Choose tags (M,) by log probabilities (M, K), for sentences of `counts` (B,) words."""
     if not len(scores):
         return scores.new_zeros(0, dtype=torch.long)
     first, step = (costs.to(scores.device) for costs in transitions(labels))
