@@ -12,7 +12,7 @@ import shutil
 import subprocess
 
 import pytest
-from answered import ANSWERED, EVIL, LABELS, SAID, TAGGED, answerer, make_run, tagger
+from answered import AFTER, ANSWERED, BEFORE, EVIL, LABELS, SAID, TAGGED, answerer, make_run, tagger
 from matplotlib.image import imread
 
 from neo_peft.commands import report
@@ -102,8 +102,8 @@ def page(request, tmp_path):
             {"tokens": [word * 99 for word in row["tokens"]], "tags": row["tags"]} for row in TAGGED
         ]
         texts = [{"sentence": row["sentence"] * 999, "label": row["label"]} for row in SAID]
-        answers = {kind: {"validation": ANSWERED} for kind in ("before", "after")}
-        wrong = {kind: {"validation": ["bad"] * len(texts)} for kind in ("before", "after")}
+        answers = {kind: {"validation": ANSWERED} for kind in (BEFORE, AFTER)}
+        wrong = {kind: {"validation": ["bad"] * len(texts)} for kind in (BEFORE, AFTER)}
         runs = [
             make_run(one / ("x" * 200), "tagging", rows, answers, LABELS),
             make_run(
