@@ -50,6 +50,7 @@ _PAPER_TAGS = Recipe(
         "clip_norm": 1.0,
         "head_dropout": 0.1,
         "read": "first",
+        "tag_decoding": "greedy",
         "keep": "best",
         "rank": 16,
         "alpha": 16.0,
@@ -87,8 +88,7 @@ def _paper_answers(epochs: int, max_length: int) -> Recipe:
 # sentiment and similarity; on rows of one's own it is untried.
 _BEST_TAGS = Recipe(
     method="lora",
-    always={"target_modules": ("all-linear",), "rank": 32, "alpha": 32.0}
-    | {"echo": True, "tag_decoding": "viterbi"},
+    always={"target_modules": ("all-linear",), "rank": 32, "alpha": 32.0} | {"echo": True},
     on_bundled={"learning_rate": 3e-3},
 )
 _BEST_ANSWERS = Recipe(

@@ -162,9 +162,9 @@ class Settings:
         False, "give a sentence twice and tag its second copy, which has seen all of it", bool
     )
     tag_decoding: str = data_flag(
-        "greedy",
-        "how tags are chosen: greedy, each word's best; viterbi, the best sequence that BIO allows",
-        choices=("greedy", "viterbi"),
+        "viterbi",
+        "how tags are chosen: viterbi, the best sequence that BIO allows; greedy, each word's best",
+        choices=("viterbi", "greedy"),
     )
 
     model: str = model_flag(

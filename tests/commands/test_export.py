@@ -224,7 +224,7 @@ def test_the_pipeline_tags_words_as_we_do(tiny_folder, tmp_path, files):
     base = shutil.copytree(tiny_folder, tmp_path / "base")
     if files == "vocab.json":
         slow_files(base)
-    run = make_run(tmp_path / "run", base, "ner", "lora", bias="all")
+    run = make_run(tmp_path / "run", base, "ner", "lora", bias="all", tag_decoding="greedy")
     folder = exported(run, "--merge", tmp_path / "out")
     tuned, rows = load(run), rows_of("ner", 6)
     expected = predict(tuned.model, tuned.encoder, rows)

@@ -422,7 +422,7 @@ BAD = {
         "--method",
         "lora",
         "--tag-decoding",
-        "viterbi",
+        "greedy",
     ],
     "--prompt-text needs --prompt-init text": [
         "--task",

@@ -63,7 +63,7 @@ CHOICES = {
     "--protocol": "clean, paper",
     "--wording": "own, source",
     "--read": "first, last",
-    "--tag-decoding": "greedy, viterbi",
+    "--tag-decoding": "viterbi, greedy",
     "--readout": "words, head",
     "--precision": "auto, fp32, bf16, fp16",
     "--device": "auto, cuda, mps, cpu",

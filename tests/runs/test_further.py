@@ -174,17 +174,17 @@ def test_the_settings_are_the_adapters(tiny_folder, tmp_path):
         head_dropout=0.3,
         bias="all",
         echo=True,
-        tag_decoding="viterbi",
+        tag_decoding="greedy",
     )
     settings = parse_train_flags(["--adapter", "run"])
     assert (settings.task, settings.rank, settings.bias, settings.read) == ("ner", 3, "all", "last")
     assert (settings.head_dropout, settings.adapter) == (0.3, str(run))
-    assert (settings.echo, settings.tag_decoding) == (True, "viterbi")
+    assert (settings.echo, settings.tag_decoding) == (True, "greedy")
     settings = parse_train_flags(
         ["--adapter", "run", "--read", "first", "--head-dropout", "0", "--model", "neo-mini"]
     )
     assert (settings.read, settings.head_dropout, settings.model) == ("first", 0.0, "neo-mini")
-    assert parse_train_flags(["--adapter", "run", "--task", "sentiment"]).tag_decoding == "greedy"
+    assert parse_train_flags(["--adapter", "run", "--task", "sentiment"]).tag_decoding == "viterbi"
     make_run(tmp_path / "worded", tiny_folder, "sentiment", "lora", wording="source")
     assert parse_train_flags(["--adapter", "worded"]).wording == "source"
     assert parse_train_flags(["--adapter", "worded", "--wording", "own"]).wording == "own"
