@@ -124,11 +124,11 @@ def operations(point: Point) -> int:
         point.prompt_rows,
         point.rows,
     )
-    reads = len(batch.reads)
+    indices = len(batch.target_indices)
     # q, k, v; out_proj and the MLP
     seeing, behind = (3 * size**2, size**2 + 2 * size * config.intermediate_size)
     # the last layer: what is read
-    forward = 2 * layers * seeing * rows + 2 * behind * ((layers - 1) * rows + reads)
+    forward = 2 * layers * seeing * rows + 2 * behind * ((layers - 1) * rows + indices)
     backward = forward  # the gradient of the inputs; a frozen matrix has none of its own
     if not prompt:
         backward -= 2 * seeing * rows  # nothing before the first layer's q, k, v trains
@@ -139,7 +139,7 @@ def operations(point: Point) -> int:
         else len(settings.target_modules) * 2 * rows * size * settings.rank * (6 * layers - 1)
     )
     # `wte` is frozen
-    head = 4 * reads * size * config.vocab_size if prompt else 6 * reads * size * LABELS
+    head = 4 * indices * size * config.vocab_size if prompt else 6 * indices * size * LABELS
     return forward + backward + attention(point) + lora + head
 
 
@@ -173,7 +173,7 @@ def kept(point: Point) -> dict[str, int]:
         point.prompt_rows,
         point.rows,
     )
-    texts, length, reads = len(batch.lengths), int(batch.lengths[0]), len(batch.reads)
+    texts, length, indices = (len(batch.lengths), int(batch.lengths[0]), len(batch.target_indices))
     targets, norm, mlp = (
         len(settings.target_modules),
         4 * size + 8,
@@ -181,7 +181,7 @@ def kept(point: Point) -> dict[str, int]:
     )
     last = rows * (norm + 4 * width * size + 4 * config.num_heads)
     # ln_f, log-probabilities, two indices
-    head = reads * (norm + 4 * (config.vocab_size if prompt else LABELS) + 16)
+    head = indices * (norm + 4 * (config.vocab_size if prompt else LABELS) + 16)
     first = 0
     if prompt:
         # The prompt's own q, k and v are views, which hold all rows' alive.
@@ -190,11 +190,11 @@ def kept(point: Point) -> dict[str, int]:
         last += rows * targets * (width * (size + settings.rank) + size)
         # A and B are fp32: their casts
         last += 0 if width == 4 else targets * 2 * size * settings.rank * width
-        head += reads * (4 + width) * size  # the head's input, and its dropout
+        head += indices * (4 + width) * size  # the head's input, and its dropout
         # which the first layer spares: nothing before LoRA's A trains
         first = rows * (norm + targets * size)
-    whole = layers * last + ((layers - 1) * rows + reads) * (norm + mlp) + head - first
-    return {"last": last, "last_mlp": reads * (norm + mlp), "head": head, "all": whole}
+    whole = layers * last + ((layers - 1) * rows + indices) * (norm + mlp) + head - first
+    return {"last": last, "last_mlp": indices * (norm + mlp), "head": head, "all": whole}
 
 
 def predicted_memory(point: Point) -> int:
@@ -205,7 +205,7 @@ def predicted_memory(point: Point) -> int:
     own numbers in the last MLP, or in the one before, which may have more rows; or the gradients,
     which are whole when nothing is kept.
     """
-    config, found, reads = point.config, kept(point), len(point.batch.reads)
+    config, found, indices = point.config, kept(point), len(point.batch.target_indices)
     size, width, classes = (
         config.hidden_size,
         point.dtype.itemsize,
@@ -227,7 +227,7 @@ def predicted_memory(point: Point) -> int:
         else 0
     )
     return 8 * parameters + max(
-        found["all"] + 8 * reads * classes, trunk + reads * gelu, before, 4 * parameters
+        found["all"] + 8 * indices * classes, trunk + indices * gelu, before, 4 * parameters
     )
 
 

@@ -123,10 +123,13 @@ def take(examples, chosen: np.ndarray):
     """Take some of the examples as examples of their own."""
     from neo_peft.encoding import Examples
 
-    parts = [(examples.ids, examples.starts), (examples.reads, examples.read_starts)]
+    parts = [(examples.ids, examples.starts), (examples.target_indices, examples.target_starts)]
     flat = [np.concatenate([values[s[i] : s[i + 1]] for i in chosen]) for values, s in parts]
     targets = np.concatenate(
-        [examples.targets[examples.read_starts[i] : examples.read_starts[i + 1]] for i in chosen]
+        [
+            examples.targets[examples.target_starts[i] : examples.target_starts[i + 1]]
+            for i in chosen
+        ]
     )
     bounds = [np.cumsum([0, *(s[i + 1] - s[i] for i in chosen)]) for _, s in parts]
     return Examples(flat[0], bounds[0], flat[1], targets, bounds[1])
@@ -134,7 +137,7 @@ def take(examples, chosen: np.ndarray):
 
 def text_of(examples, index: int) -> np.ndarray:
     begin = examples.starts[index]
-    return examples.ids[begin : begin + examples.reads[examples.read_starts[index]] + 1]
+    return examples.ids[begin : begin + examples.target_indices[examples.target_starts[index]] + 1]
 
 
 @torch.no_grad()
@@ -397,7 +400,7 @@ def same_examples(ours, theirs: list) -> bool:
     the same labels."""
     for index, encoded in enumerate(theirs):
         ids = ours.ids[ours.starts[index] : ours.starts[index + 1]].tolist()
-        targets = ours.targets[ours.read_starts[index] : ours.read_starts[index + 1]].tolist()
+        targets = ours.targets[ours.target_starts[index] : ours.target_starts[index + 1]].tolist()
         if ids != encoded["input_ids"][: len(ids)] or targets != [
             label for label in encoded["labels"] if label >= 0
         ]:

@@ -25,21 +25,21 @@ def load_examples(task: str, rows: int = 512) -> Examples:
     """Make encoded examples of a task's real lengths, their ids drawn from GPT-2's vocabulary."""
     lengths = json.loads(Path(__file__).with_name("lengths.json").read_text())[task][:rows]
     rng = np.random.default_rng(0)
-    ids, reads, targets = [], [], []
+    ids, indices, targets = [], [], []
     for row in lengths:
         if task == "ner":
             words = [int(count) for count in row.split()]
             ids.append(rng.integers(0, END, sum(words)))
-            reads.append(np.cumsum([0, *words[:-1]]))  # a word's first sub-token
+            indices.append(np.cumsum([0, *words[:-1]]))  # a word's first sub-token
             targets.append(rng.integers(0, LABELS, len(words)))
         else:
             tokens, label = row
             answer = ANSWERS[task][label]
             ids.append(np.concatenate([rng.integers(0, END, tokens), answer[:-1]]))
-            reads.append(tokens - 1 + np.arange(len(answer)))
+            indices.append(tokens - 1 + np.arange(len(answer)))
             targets.append(np.array(answer))
-    flat = [np.concatenate(parts).astype(np.int32) for parts in (ids, reads, targets)]
-    return Examples(flat[0], _starts(ids), flat[1], flat[2], _starts(reads))
+    flat = [np.concatenate(parts).astype(np.int32) for parts in (ids, indices, targets)]
+    return Examples(flat[0], _starts(ids), flat[1], flat[2], _starts(indices))
 
 
 def _starts(parts: list[np.ndarray]) -> np.ndarray:

@@ -43,9 +43,9 @@ def random_batch(size: int, vocabulary: int) -> Batch:
     """Return texts of 15 to 59 tokens, each read at its last two."""
     lengths = torch.randint(15, 60, (size,))
     ends, ids = lengths.cumsum(0), torch.randint(1, vocabulary, (int(lengths.sum()),))
-    reads = torch.stack([ends - 2, ends - 1], 1).flatten()
+    indices = torch.stack([ends - 2, ends - 1], 1).flatten()
     targets = torch.randint(1, vocabulary, (2 * size,))
-    return Batch(ids, lengths, reads, targets, torch.full((size,), 2))
+    return Batch(ids, lengths, indices, targets, torch.full((size,), 2))
 
 
 def step(model: TunedModel, batch: Batch, by_past: bool) -> tuple[float, float, torch.Tensor]:

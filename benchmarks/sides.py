@@ -274,13 +274,13 @@ def padded(job: Job, chosen: np.ndarray, left_to: int | None) -> tuple[Tensor, T
     examples, rows = job.examples, []
     for index in chosen:
         ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
-        part = slice(examples.read_starts[index], examples.read_starts[index + 1])
-        reads, targets = examples.reads[part], examples.targets[part]
+        part = slice(examples.target_starts[index], examples.target_starts[index + 1])
+        indices, targets = examples.target_indices[part], examples.targets[part]
         if job.task == "ner":
             labels = np.full(len(ids), -100)
-            labels[reads] = targets
+            labels[indices] = targets
         else:
-            text = ids[: reads[0] + 1]
+            text = ids[: indices[0] + 1]
             text = text[: left_to - len(targets)] if left_to else text
             ids = np.concatenate([text, targets])  # with the end token, which the source feeds too
             labels = np.concatenate([np.full(len(text), -100), targets])

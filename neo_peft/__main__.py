@@ -9,7 +9,7 @@ from neo_peft.system.torchrun import run_together
 
 COMMANDS = {
     "train": "tune a GPT-Neo for a task, and score it before and after",
-    "evaluate": "score a finished run again, or a bare base model",
+    "evaluate": "score a finished run again, or an untuned base model",
     "predict": "answer new text with a finished run",
     "export": "write a finished run for peft, or for transformers alone",
     "study": "repeat a task's experiment over seeds and epochs, or a sweep, and lay the scores out",

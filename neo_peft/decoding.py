@@ -70,7 +70,7 @@ def evaluate(
 
     Several processes share out the batches, and each returns the answers of all.
     """
-    prefix, loss, targets = prefix_of(model, encoder, instruction), [], []
+    prefix, loss, targets = make_prefix(model, encoder, instruction), [], []
 
     def answer(chosen: np.ndarray) -> list[Answer]:
         batch = collate(examples, chosen).to(model.device)
@@ -81,7 +81,7 @@ def evaluate(
         if with_loss:
             loss.append(float(model.loss_of(hidden, batch.targets)))
             targets.append(batch.labelled)
-        return read_answers(model, encoder, States(examples, chosen, batch, hidden, prefix))
+        return predict_batch(model, encoder, States(examples, chosen, batch, hidden, prefix))
 
     answers = in_batches(answer, examples, batch_size, progress, "score")
     count, summed = processes.total(sum(targets)), processes.total(sum(loss, 0.0))
@@ -89,7 +89,7 @@ def evaluate(
     return Evaluation(predicted, summed / count if count else None, probabilities, cut=examples.cut)
 
 
-def prefix_of(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
+def make_prefix(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
     """Return what stands in front of every text: the instruction if there is one, or the prompt."""
     model.eval()
     if not instruction:
@@ -111,16 +111,16 @@ def in_batches(
     return [by_index[index] for index in range(len(examples))]
 
 
-def read_answers(model: TunedModel, encoder: Encoder, states: States) -> list[Answer]:
+def predict_batch(model: TunedModel, encoder: Encoder, states: States) -> list[Answer]:
     """Answer a batch: by the model's head, else by the labels' probabilities."""
     if model.head is None:
         return score_labels(model, encoder, states)
-    return read_head(model, encoder, states)
+    return predict_by_head(model, encoder, states)
 
 
-def read_head(model: TunedModel, encoder: Encoder, states: States) -> list[Answer]:
+def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list[Answer]:
     """Choose a head's most probable class, or the best sequence of them."""
-    labels, counts = encoder.task.labels, states.batch.read_counts.tolist()
+    labels, counts = encoder.task.labels, states.batch.target_counts.tolist()
     # A head has a dtype of its own, fp32, so that nothing is cast here: scores in bf16 would tie.
     scores = model.head(states.hidden.float()).log_softmax(1)  # (M, K)
     best = best_sequences(scores, counts, labels) if encoder.viterbi else scores.argmax(1)
@@ -142,7 +142,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[An
     labels, hidden, batch = encoder.task.labels, states.hidden, states.batch
     answers = [encoder.answers[label] for label in labels]
     first = sorted({answer[0] for answer in answers})
-    marks = batch.read_counts.cumsum(0) - batch.read_counts  # where each example is first read
+    marks = batch.target_counts.cumsum(0) - batch.target_counts  # where each example is first read
     wte = model.transformer.wte.weight
     rows = wte[torch.tensor(first, device=hidden.device)].float()
     scores = hidden[marks.to(hidden.device)].float() @ rows.T  # (B, first tokens)
@@ -152,7 +152,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[An
     for token in first:
         tied = [index for index, answer in enumerate(answers) if answer[0] == token]
         if len(tied) > 1:
-            texts = marked_texts(states.examples, states.chosen)
+            texts = texts_without_answer(states.examples, states.chosen)
             sums = [log_probabilities(model, texts, answers[one], states.prefix) for one in tied]
             share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
     probabilities = (scores.log_softmax(1)[:, of_first] + share).exp()
@@ -160,12 +160,14 @@ def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[An
     return [Answer(labels[index], row) for index, row in zip(best.tolist(), probabilities.tolist())]
 
 
-def marked_texts(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
+def texts_without_answer(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
     """Return the tokens of answer examples up to their mark, without the answer."""
     texts = []
     for index in chosen:
         begin = examples.starts[index]
-        texts.append(examples.ids[begin : begin + examples.reads[examples.read_starts[index]] + 1])
+        texts.append(
+            examples.ids[begin : begin + examples.target_indices[examples.target_starts[index]] + 1]
+        )
     return texts
 
 
@@ -175,13 +177,13 @@ def log_probabilities(
     """Return log p(answer | text) for each text, (B,), its end token included; in fp32."""
     starts = np.cumsum([0, *(len(text) + len(answer) - 1 for text in texts)])
     ids = np.concatenate([np.concatenate([text, answer[:-1]]) for text in texts])
-    reads = np.concatenate(
+    target_indices = np.concatenate(
         [start + len(text) - 1 + np.arange(len(answer)) for start, text in zip(starts, texts)]
     )
     batch = Batch(
         torch.from_numpy(ids.astype(np.int64)),
         torch.from_numpy(np.diff(starts)),
-        torch.from_numpy(reads),
+        torch.from_numpy(target_indices),
         torch.tensor(answer * len(texts)),
         torch.full((len(texts),), len(answer)),
     ).to(model.device)

@@ -49,7 +49,7 @@ _PAPER_TAGS = Recipe(
         "epochs": 10,
         "clip_norm": 1.0,
         "head_dropout": 0.1,
-        "read": "first",
+        "tag_subtoken": "first",
         "tag_decoding": "greedy",
         "keep": "best",
         "rank": 16,

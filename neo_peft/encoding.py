@@ -38,9 +38,9 @@ class Examples:
 
     ids: Array
     starts: Array  # (n + 1,)
-    reads: Array  # the positions at which it is read, counted from its own first token
+    target_indices: Array  # the positions at which it is read, counted from its own first token
     targets: Array  # the class or token to predict at each of them
-    read_starts: Array  # (n + 1,)
+    target_starts: Array  # (n + 1,)
     words: Array | None = None  # words of each, those cut away included; None for answer tasks
     cut: int = 0  # how many examples were shortened
 
@@ -55,11 +55,11 @@ class Examples:
     @cached_property
     def labelled(self) -> np.ndarray:
         """The number of labels that each example gives."""
-        return np.diff(_bounds(self.targets != NO_LABEL)[self.read_starts])
+        return np.diff(_bounds(self.targets != NO_LABEL)[self.target_starts])
 
     def digest(self) -> str:
         """Hash all that they hold."""
-        arrays = (self.ids, self.starts, self.reads, self.targets, self.read_starts)
+        arrays = (self.ids, self.starts, self.target_indices, self.targets, self.target_starts)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
@@ -73,7 +73,7 @@ class Encoder:
     with_head: bool  # targets are classes; without a head the answer's tokens and the end token
     max_length: int  # the most tokens of a text, its template included; a longer text is cut
     vocab_size: int  # the tokens that the model knows
-    read_last: bool = False  # read a word at its last sub-token in place of its first
+    tag_last_subtoken: bool = False  # read a word at its last sub-token in place of its first
     source_text: bool = False  # word a row as the source does
     viterbi: bool = False  # choose a sentence's tags together, in place of each word's best
     # Give a tagged sentence twice, and read the second copy, where a causal model has seen all of
@@ -130,17 +130,17 @@ class Encoder:
     ) -> Examples:
         """Read each word at its first or last sub-token, unless that was cut away. Words have
         `whole` tokens, of which `kept` are left; `firsts` is each row's first word."""
-        offset = whole - 1 if self.read_last else np.zeros_like(whole)
+        offset = whole - 1 if self.tag_last_subtoken else np.zeros_like(whole)
         is_read = offset < kept
         begins = _bounds(kept)
-        starts, read_starts = begins[firsts], _bounds(is_read)[firsts]
-        reads = (begins[:-1] + offset - np.repeat(starts[:-1], np.diff(firsts)))[is_read]
+        starts, target_starts = begins[firsts], _bounds(is_read)[firsts]
+        target_indices = (begins[:-1] + offset - np.repeat(starts[:-1], np.diff(firsts)))[is_read]
         targets = self._classes(compress(labels, is_read.tolist()))
         if self.echo:
-            reads += np.repeat(np.diff(starts), np.diff(read_starts))
+            target_indices += np.repeat(np.diff(starts), np.diff(target_starts))
             ids, starts = _twice(ids, starts)
         words = np.diff(firsts)
-        return Examples(ids, starts, reads.astype(np.int32), targets, read_starts, words)
+        return Examples(ids, starts, target_indices.astype(np.int32), targets, target_starts, words)
 
     def _answered(self, ids: Array, labels: Labels, starts: Array) -> Examples:
         """Read at the text's last token, the mark; for the language model at the answer's too."""
@@ -149,11 +149,11 @@ class Encoder:
         targets.append([NO_LABEL])  # at the index NO_LABEL, which is -1
         classes = self._classes(labels)
         counts = _lengths(targets)[classes]
-        reads = np.repeat(np.diff(starts) - 1, counts) + _within(counts)
+        target_indices = np.repeat(np.diff(starts) - 1, counts) + _within(counts)
         # The last target, an end token or a class, is predicted and never an input.
         ids = np.insert(ids, np.repeat(starts[1:], counts - 1), _take(targets, classes, counts - 1))
         starts, targets = starts + _bounds(counts - 1), _take(targets, classes, counts)
-        return Examples(ids, starts, reads.astype(np.int32), targets, _bounds(counts))
+        return Examples(ids, starts, target_indices.astype(np.int32), targets, _bounds(counts))
 
     def _classes(self, labels: Iterable[str | None]) -> Array:
         known = {label: index for index, label in enumerate(self.task.labels)} | {None: NO_LABEL}
@@ -205,12 +205,12 @@ def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> l
 
 def collate(examples: Examples, chosen: Sequence[int] | Array) -> Batch:
     """Pack the chosen examples one behind the other."""
-    ids, reads, targets, lengths, counts = [], [], [], [], []
+    ids, target_indices, targets, lengths, counts = [], [], [], [], []
     for index in chosen:
         own = slice(*examples.starts[index : index + 2])
-        read = slice(*examples.read_starts[index : index + 2])
+        read = slice(*examples.target_starts[index : index + 2])
         ids.append(examples.ids[own])
-        reads.append(examples.reads[read] + sum(lengths))
+        target_indices.append(examples.target_indices[read] + sum(lengths))
         targets.append(examples.targets[read])
         lengths.append(own.stop - own.start)
         counts.append(read.stop - read.start)
@@ -219,7 +219,7 @@ def collate(examples: Examples, chosen: Sequence[int] | Array) -> Batch:
         return torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
     sizes, counts = torch.tensor(lengths), torch.tensor(counts)
-    return Batch(tensor(ids), sizes, tensor(reads), tensor(targets), counts)
+    return Batch(tensor(ids), sizes, tensor(target_indices), tensor(targets), counts)
 
 
 def batches(order: Array, batch_size: int) -> Iterator[Array]:

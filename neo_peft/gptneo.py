@@ -57,14 +57,14 @@ class Past:
     def length(self) -> int:
         return self.positions.shape[1]
 
-    def each(self, change: Callable[[Tensor], Tensor], positions: Tensor) -> "Past":
+    def map(self, change: Callable[[Tensor], Tensor], positions: Tensor) -> "Past":
         return Past(tuple(map(change, self.keys)), tuple(map(change, self.values)), positions)
 
     def select(self, examples: Tensor) -> "Past":
         """Return the past of these examples (indices); index 0 of a prefix is anyone's."""
-        return self.each(lambda tensor: tensor[examples], self.positions[examples])
+        return self.map(lambda tensor: tensor[examples], self.positions[examples])
 
-    def then(self, later: "Past") -> "Past":
+    def concat(self, later: "Past") -> "Past":
         """Join a past and what came after it, example by example."""
         keys, values = (
             tuple(torch.cat(pair, dim=2) for pair in zip(*both, strict=True))
@@ -73,7 +73,7 @@ class Past:
         return Past(keys, values, torch.cat([self.positions, later.positions], dim=1))
 
 
-def visible(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:
+def causal_mask(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:
     """Return a mask (b, 1, Q, S): True where a query may attend to a key, from the absolute
     positions of the queries (b, Q) and of the keys (b, S).
 
@@ -114,7 +114,7 @@ class SelfAttention(nn.Module):
             new.append((k, v))
             if in_front is not None:
                 k, v = (  # (b, heads, S + T, head_dim)
-                    torch.cat([grid.own(before).expand(grid.batch, -1, -1, -1), now], dim=2)
+                    torch.cat([grid.select(before).expand(grid.batch, -1, -1, -1), now], dim=2)
                     for before, now in zip(in_front, (k, v), strict=True)
                 )
             # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
@@ -232,7 +232,7 @@ def _masks(packing: Packing, past: Past | None, window_size: int | None) -> Mask
     is plain causal attention."""
     masks = []
     for number, grid in enumerate(packing.grids):
-        keys, before = grid.positions, past and grid.own(past.positions)
+        keys, before = grid.positions, past and grid.select(past.positions)
         if packing.has_prompt and number:
             before = packing.grids[0].positions
         if before is not None:
@@ -241,5 +241,5 @@ def _masks(packing: Packing, past: Past | None, window_size: int | None) -> Mask
         # With nothing before, and while the window holds the whole text, plain causal attention is
         # the same, and faster. Else `is_causal` would align the two top left, which is wrong.
         plain = before is None and grid.longest <= (window_size or grid.longest)
-        masks.append(None if plain else visible(grid.positions, keys, window_size))
+        masks.append(None if plain else causal_mask(grid.positions, keys, window_size))
     return masks

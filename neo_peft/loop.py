@@ -129,7 +129,7 @@ def next_step(
     settings: Settings,
 ) -> Step:
     """Take the step that comes next, of `last` in all."""
-    rate = rate_at(state.step, last, settings)
+    rate = learning_rate_at(state.step, last, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     own = [collate(examples, chosen) for chosen in window.mine if len(chosen)]
@@ -155,7 +155,7 @@ def next_step(
     return Step(state.step, state.epoch, loss, rate, finite, tokens)
 
 
-class Taken(NamedTuple):
+class StepResult(NamedTuple):
     loss: float  # in nats per labelled token
     norm: float  # of the gradient
 
@@ -167,7 +167,7 @@ def take_step(
     own: list[Batch],
     labelled: int,
     clip_norm: float,
-) -> Taken:
+) -> StepResult:
     """Take one step over this process's `own` batches. All processes together have `labelled`
     labelled tokens.
 
@@ -194,10 +194,10 @@ def take_step(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return Taken(loss_sum, norm)
+    return StepResult(loss_sum, norm)
 
 
-def rate_at(step: int, last: int, settings: Settings) -> float:
+def learning_rate_at(step: int, last: int, settings: Settings) -> float:
     """Return the learning rate of a step (from 0), of `last` in all: a linear rise over the
     warm-up, then linear to zero."""
     warmup = math.ceil(last * settings.warmup_ratio)
@@ -211,7 +211,7 @@ def make_state(model: TunedModel, settings: Settings) -> State:
     scaler = GradScaler(model.device.type, enabled=model.compute_dtype == torch.float16)
     # Starts it, though a process may have no example to scale.
     scaler.scale(torch.zeros((), device=model.device))
-    processes.copy_first(model.trainable().values())
+    processes.broadcast(model.trainable().values())
     torch.manual_seed(settings.seed + processes.process_index)  # of dropout
     return State(make_optimizer(model, settings), scaler)
 

@@ -184,7 +184,7 @@ def merge_lora(model: nn.Module) -> None:
 # ---- LoRA as a method (see methods.py)
 
 
-def put_on(
+def apply(
     model: TunedModel, settings: Settings, task: Task, tokenize: Callable[[str], list[int]]
 ) -> None:
     """Put LoRA with a run's settings on a model's trunk."""

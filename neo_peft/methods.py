@@ -27,7 +27,7 @@ class Method:
     """What trains, under its name in `--method`."""
 
     name: str
-    # Where its tensors are made; "" without any. `put_on(model, settings, task, tokenize)` puts
+    # Where its tensors are made; "" without any. `apply(model, settings, task, tokenize)` puts
     # what trains onto a frozen model. The module may also have `adapted_layers(model)`, which names
     # the layers that it changes, grouped by kind, and `warnings(model)`: sentences on what shows,
     # after training, that nothing was learnt.
@@ -40,7 +40,7 @@ class Method:
     # What differs on the bundled model, which is small: chosen on validation, docs/results.md.
     on_bundled: dict[str, object] = field(default_factory=dict)
     length_flag: str = ""  # counts the positions it takes in front of every text; "" for none
-    reads_by_head: bool = False  # an answer is always read by a linear head
+    needs_head: bool = False  # an answer is always read by a linear head
     trains_base: bool = False  # then matrices are fp32, and runs cannot share the base
     merges: bool = True  # a plain model can hold what it trained (`export --merge`)
     mixes: bool = False  # a batch may mix examples of several runs on one base (`AdapterSet`)
@@ -81,7 +81,7 @@ FULL = Method(
     on_bundled={"learning_rate": 1e-3},
     trains_base=True,
 )
-HEAD = Method(name="head", defaults={"learning_rate": 1e-2}, reads_by_head=True, mixes=True)
+HEAD = Method(name="head", defaults={"learning_rate": 1e-2}, needs_head=True, mixes=True)
 
 # What `--method` takes. A combination has the defaults of its first part.
 METHODS: dict[str, tuple[Method, ...]] = {
@@ -159,13 +159,13 @@ def build_model(
     model = TunedModel(trunk, kind, head, None, settings.head_dropout, dtype)
     torch.manual_seed(settings.seed)
     for part in settings.parts:
-        part.call("put_on", model, settings, task, tokenize)
+        part.call("apply", model, settings, task, tokenize)
     if settings.trains_base:
         trunk.requires_grad_(True)
     return model
 
 
-def bare_model(model: TunedModel) -> TunedModel:
+def untuned_model(model: TunedModel) -> TunedModel:
     """Return the model that was there before, without a prompt (LoRA adds zero yet). The language
     model's head reads it, or the untrained head of a tagging task."""
     from neo_peft.model import HeadKind, TunedModel

@@ -25,9 +25,9 @@ class Batch:
 
     ids: Tensor  # tokens (N,)
     lengths: Tensor  # tokens of each example (B,); on the CPU, where the layout is made
-    reads: Tensor  # the indices into `ids` at which the model is read (M,)
+    target_indices: Tensor  # the indices into `ids` at which the model is read (M,)
     targets: Tensor  # the class or token to predict there (M,); -1 where no label is given
-    read_counts: Tensor  # how often each example is read (B,)
+    target_counts: Tensor  # how often each example is read (B,)
 
     @property
     def labelled(self) -> int:  # the number of targets that are given
@@ -36,7 +36,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("ids", "reads", "targets")
+            for name in ("ids", "target_indices", "targets")
         }
         return dataclasses.replace(self, **moved)
 
@@ -116,10 +116,10 @@ class TunedModel(nn.Module):
         together = self.device.type != "cpu"
         packing = Packing.of_texts(batch.lengths, start, together, prompt=rows is not None)
         with self.autocast():
-            embeddings, reads = self.transformer.embed(batch.ids), batch.reads
+            embeddings, target_indices = self.transformer.embed(batch.ids), batch.target_indices
             if rows is not None:
-                embeddings, reads = torch.cat([rows, embeddings]), reads + start
-            return self.transformer(embeddings, packing.to(self.device), prefix, reads)
+                embeddings, target_indices = torch.cat([rows, embeddings]), target_indices + start
+            return self.transformer(embeddings, packing.to(self.device), prefix, target_indices)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of hidden states (M, H): (M, K) of a linear head, else (M, V)."""

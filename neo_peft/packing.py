@@ -47,7 +47,7 @@ class Grid:
         places = grid.reshape(self.batch * self.longest, -1)
         return places if self.slots is None else places.index_select(0, self.slots)
 
-    def own(self, tensor: Tensor) -> Tensor:
+    def select(self, tensor: Tensor) -> Tensor:
         """Take the part of these texts from a tensor with an entry for each text of the batch,
         (B, …). One that all texts share, (1, …), is returned as it is."""
         return tensor if len(tensor) == 1 else tensor[self.first : self.first + self.batch]

@@ -24,7 +24,7 @@ process_index, world = 0, 1  # this process, and how many there are
 local_world = 1  # how many there are on this host
 
 
-class LostError(Exception):
+class LostProcessError(Exception):
     """Another process has ended before its time, and this one cannot go on."""
 
 
@@ -35,7 +35,7 @@ def _in_step() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostError(
+        raise LostProcessError(
             f"process {process_index} of {world} has lost another one, and ends too: "
             f"{reason(error)}"
         ) from None
@@ -71,15 +71,15 @@ def total(value: float) -> float:
     return type(value)(tensor)
 
 
-def on_first_process(do: Callable[[], Any]) -> Any:
+def on_first_process(action: Callable[[], Any]) -> Any:
     """Call `do` in process 0 alone, and return its result in all. An error of it is raised in
     all."""
     if world == 1:
-        return do()
+        return action()
     result = error = None
     if process_index == 0:
         try:
-            result = do()
+            result = action()
         except (InputError, OSError, SystemExit) as met:
             error = met
     result, error = gather((result, error))[0]
@@ -96,7 +96,7 @@ def require_same(what: str, value: Any) -> None:
             raise InputError(f"process {other} on {host} holds another {what} than process 0")
 
 
-def copy_first(tensors: Iterable["Tensor"]) -> None:
+def broadcast(tensors: Iterable["Tensor"]) -> None:
     """Overwrite tensors with those of process 0."""
     if world == 1:
         return

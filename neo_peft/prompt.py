@@ -78,7 +78,7 @@ def start_rows(
 # ---- A soft prompt as a method (see methods.py)
 
 
-def put_on(
+def apply(
     model: TunedModel, settings: Settings, task: Task, tokenize: Callable[[str], list[int]]
 ) -> None:
     """Put a prompt with a run's settings in front of a model."""

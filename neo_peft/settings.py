@@ -113,7 +113,8 @@ data_flag, model_flag, adapter_flag, training_flag, run_flag = (
     partial(flag, group) for group in ("task and data", "model", "adapter", "training", "run")
 )
 LISTED = 200  # characters of labels that an instruction names
-OF_TAGS = {"read", "echo", "tag_decoding"}
+FLAG_NAMES = {"tag_subtoken": "read"}  # of settings that have another name than their flag
+OF_TAGS = {"tag_subtoken", "echo", "tag_decoding"}
 OF_TAGS_ALONE = "belongs to tasks that tag words, as ner does"
 
 
@@ -155,7 +156,7 @@ class Settings:
         "tokens of a text and its template; longer text is cut (default: what fits the model)",
         whole(1),
     )
-    read: str = data_flag(
+    tag_subtoken: str = data_flag(
         "first", "the sub-token of a word at which its tag is read", choices=("first", "last")
     )
     echo: bool = data_flag(
@@ -274,7 +275,7 @@ class Settings:
     @property
     def with_head(self) -> bool:
         """Whether an answer is read by a linear head, and not said by the language model."""
-        return self.readout == "head" or any(part.reads_by_head for part in self.parts)
+        return self.readout == "head" or any(part.needs_head for part in self.parts)
 
     @property
     def trains_base(self) -> bool:
@@ -381,7 +382,7 @@ def with_labels(
 
 def flag_name(setting: str) -> str:
     """Return the flag of a setting: `--batch-size` of `batch_size`."""
-    return "--" + setting.replace("_", "-")
+    return "--" + FLAG_NAMES.get(setting, setting).replace("_", "-")
 
 
 def _recipe(preset: str | None, task: str) -> Recipe:
@@ -416,7 +417,7 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
     """Return why a setting would change nothing beside these values; None where it has an
     effect."""
     task, parts = TASKS[values["task"]], METHODS[values["method"]]
-    by_head = values["readout"] == "head" or any(part.reads_by_head for part in parts)
+    by_head = values["readout"] == "head" or any(part.needs_head for part in parts)
     belongs_to = owners(name)
     if belongs_to and not {part.name for part in parts} & {*belongs_to}:
         return (

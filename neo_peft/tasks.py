@@ -37,7 +37,7 @@ class Task:
         if self.tags_words:
             # Every word has a leading space, the first one too, as with add_prefix_space=True.
             return [" " + word for word in row["tokens"]]
-        first, *template = self.said_template(source_text)
+        first, *template = self.template_for(source_text)
         texts = [first]
         for field, text in zip(self.fields[:-1], template, strict=True):
             texts += (" " + row[field].strip(), text)
@@ -55,7 +55,7 @@ class Task:
             )
         return tags
 
-    def said_template(self, source_text: bool = False) -> tuple[str, ...]:
+    def template_for(self, source_text: bool = False) -> tuple[str, ...]:
         """Return the template, or with `source_text` the study's own where there is one."""
         return self.source_template if source_text and self.source_template else self.template
 

@@ -8,7 +8,7 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, marked_texts, predict, score
+from neo_peft.decoding import evaluate, predict, score, texts_without_answer
 from neo_peft.encoding import Encoder, collate
 from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.generation import evaluate_generated, generate, match_label
@@ -69,7 +69,7 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
     the batch."""
     flags = {"prompt_length": prompt_length} if prompt_length else {}
     tuned = untuned(tiny_folder, "prompt" if prompt_length else "lora", **flags)
-    texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
+    texts = texts_without_answer(tuned.encoder(ROWS), range(len(ROWS)))
     prefix = tuned.model.prompt.embeddings.detach() if prompt_length else torch.empty(0, 24)
 
     def alone(end):
@@ -101,7 +101,7 @@ def test_rank_is_the_label_with_the_likeliest_first_token(tiny_folder, oracle, m
     prefix = tuned.model.prompt.embeddings.detach() if method == "prompt" else torch.empty(0, 24)
     rows = load_splits(TASKS["sentiment"], "sample").validation[:30]
     expected = []
-    for text in marked_texts(tuned.encoder(rows), range(len(rows))):
+    for text in texts_without_answer(tuned.encoder(rows), range(len(rows))):
         first = {
             label: oracle_scores(oracle, prefix, text, ids[:1])
             for label, ids in tuned.encoder.answers.items()
@@ -133,7 +133,7 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
             model.wte.weight[a[0]] *= 3
     prefix = tuned.model.prompt.embeddings.detach()
     expected = []
-    for text in marked_texts(encoder(rows), range(len(rows))):
+    for text in texts_without_answer(encoder(rows), range(len(rows))):
         sums = {
             label: oracle_scores(oracle, prefix, text, encoder.answers[label])
             for label in task.labels
@@ -149,7 +149,7 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
 
 def test_the_loss_is_the_mean_over_answer_tokens_and_end_tokens(tiny_folder, oracle):
     tuned = untuned(tiny_folder, "prompt")
-    texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
+    texts = texts_without_answer(tuned.encoder(ROWS), range(len(ROWS)))
     prefix = tuned.model.prompt.embeddings.detach()
     logs = torch.cat(
         [
@@ -167,12 +167,12 @@ def test_the_loss_is_the_mean_over_answer_tokens_and_end_tokens(tiny_folder, ora
 
 def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
     tuned = load_untuned(make_settings(task="sentiment", method="head", model=str(tiny_folder)))
-    assert tuned.model.head is None  # the bare base answers with the language model's own head
+    assert tuned.model.head is None  # the untuned base answers with the language model's own head
     instruction = TASKS["sentiment"].instruction
     written = torch.tensor(tuned.encoder.tokenizer.encode(instruction))
     with torch.no_grad():
         prefix = oracle.transformer.wte(written)
-    texts = marked_texts(tuned.encoder(ROWS), range(len(ROWS)))
+    texts = texts_without_answer(tuned.encoder(ROWS), range(len(ROWS)))
     expected = []
     for text in texts:
         first = {

@@ -48,19 +48,19 @@ def encoder(tokenizer, task="ner", with_head=True, max_length=200, **settings):
 def example(examples, index):
     """Take one example apart: its ids, the rows at which it is read, their targets."""
     ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
-    part = slice(examples.read_starts[index], examples.read_starts[index + 1])
-    return ids.tolist(), examples.reads[part].tolist(), examples.targets[part].tolist()
+    part = slice(examples.target_starts[index], examples.target_starts[index + 1])
+    return ids.tolist(), examples.target_indices[part].tolist(), examples.targets[part].tolist()
 
 
-@pytest.mark.parametrize("read_last", [False, True])
-def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, read_last):
+@pytest.mark.parametrize("at_last", [False, True])
+def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, at_last):
     from transformers import GPT2TokenizerFast
 
     oracle = GPT2TokenizerFast(
         vocab=str(gpt2 / "vocab.json"), merges=str(gpt2 / "merges.txt"), add_prefix_space=True
     )
     rows = load_splits(TASKS["ner"], str(data_folder)).train[:500]
-    examples = encoder(load_tokenizer(gpt2), max_length=1000, read_last=read_last)(rows)
+    examples = encoder(load_tokenizer(gpt2), max_length=1000, tag_last_subtoken=at_last)(rows)
     for index, row in enumerate(rows):
         aligned = oracle(row["tokens"], is_split_into_words=True)
         words = aligned.word_ids()
@@ -69,7 +69,7 @@ def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, r
         labels = [TASKS["ner"].labels.index(tag) for tag in row["tags"]]
         assert example(examples, index) == (
             aligned["input_ids"],
-            last if read_last else first,
+            last if at_last else first,
             labels,
         )
 
@@ -95,18 +95,18 @@ def test_the_papers_rows_are_the_sources_template_written_out(gpt2, data_folder)
 
 def test_a_label_carries_its_space_outside_of_the_papers_text(mini):
     row = {"sentence": "Profit rose .", "label": "positive"}
-    ids, reads, targets = example(encoder(mini, "sentiment", with_head=False)([row]), 0)
+    ids, indices, targets = example(encoder(mini, "sentiment", with_head=False)([row]), 0)
     assert ids == mini.encode("Sentence : Profit rose . Label : positive")
     assert targets == [*mini.encode(" positive"), END]
-    assert reads[0] == len(mini.encode("Sentence : Profit rose . Label :")) - 1
-    assert reads == list(range(reads[0], reads[0] + len(targets)))
+    assert indices[0] == len(mini.encode("Sentence : Profit rose . Label :")) - 1
+    assert indices == list(range(indices[0], indices[0] + len(targets)))
 
 
 def test_a_head_reads_the_mark_alone(mini):
     row = {"sentence1": "It rained .", "sentence2": "Rain fell .", "label": "equivalent"}
-    ids, reads, targets = example(encoder(mini, "similarity")([row]), 0)
+    ids, indices, targets = example(encoder(mini, "similarity")([row]), 0)
     assert ids == mini.encode("Sentence1 : It rained . Sentence2 : Rain fell . Label :")
-    assert (reads, targets) == ([len(ids) - 1], [1])
+    assert (indices, targets) == ([len(ids) - 1], [1])
 
 
 def test_a_row_without_its_label_is_read_at_its_mark_for_nothing(mini):
@@ -135,10 +135,10 @@ def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
     examples = encoder(mini, "sentiment", with_head=False, max_length=12)(
         [row, {**row, "sentence": "Up ."}]
     )
-    ids, reads, targets = example(examples, 0)
+    ids, indices, targets = example(examples, 0)
     template = len(mini.encode("Sentence :")), len(mini.encode(" Label :"))
     data = mini.encode(" " + row["sentence"])[: 12 - sum(template)]
-    assert ids[: reads[0] + 1] == mini.encode("Sentence :") + data + mini.encode(" Label :")
+    assert ids[: indices[0] + 1] == mini.encode("Sentence :") + data + mini.encode(" Label :")
     assert targets == [*mini.encode(" negative"), END]
     assert examples.cut == 1
 
@@ -158,7 +158,9 @@ def test_an_echo_has_half_of_the_room(mini):
         len(examples.ids) == usual.max_length == config.max_position_embeddings
         and examples.cut == 1
     )
-    assert len(examples.reads) == 128 and examples.reads.tolist() == list(range(128, 256))
+    assert len(examples.target_indices) == 128 and examples.target_indices.tolist() == list(
+        range(128, 256)
+    )
     with pytest.raises(
         InputError, match="--max-length 1 does not fit: this model and prompt allow 2 to 256"
     ):
@@ -182,17 +184,16 @@ def test_words_that_do_not_fit_are_not_read(mini):
     assert lengths[1] > 0 and lengths[0] > 1
     cut_inside_the_first = example(encoder(mini, max_length=lengths[0] - 1)([row]), 0)
     assert cut_inside_the_first[1:] == ([0], [1])
-    assert example(encoder(mini, max_length=lengths[0] - 1, read_last=True)([row]), 0)[1:] == (
-        [],
-        [],
-    )
+    assert example(encoder(mini, max_length=lengths[0] - 1, tag_last_subtoken=True)([row]), 0)[
+        1:
+    ] == ([], [])
     assert example(encoder(mini, max_length=sum(lengths[:2]))([row]), 0)[1:] == (
         [0, lengths[0]],
         [1, 2],
     )
 
 
-def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
+def plain_example(row, task, tokenizer, with_head, max_length, at_last, echo):
     """Encode one row by its definition: write its pieces down, drop tokens one at a time, look
     where each is read."""
     tags_words, labels = task == "ner", list(TASKS[task].labels)
@@ -212,11 +213,11 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
     while sum(map(len, kept)) > max_length and any(data):
         fullest = max(map(len, data))
         [ids for ids in data if ids and (tags_words or len(ids) == fullest)][-1].pop()
-    ids, reads, targets = sum(kept, []) if echo else [], [], []
+    ids, indices, targets = sum(kept, []) if echo else [], [], []
     for index, part in enumerate(kept):
-        place = len(whole[index]) - 1 if read_last else 0
+        place = len(whole[index]) - 1 if at_last else 0
         if tags_words and place < len(part):
-            reads.append(len(ids) + place)
+            indices.append(len(ids) + place)
             targets.append(number(row["tags"][index]) if "tags" in row else NO_LABEL)
         ids += part
     if not tags_words:
@@ -224,9 +225,9 @@ def plain_example(row, task, tokenizer, with_head, max_length, read_last, echo):
         answer = (
             [number(label)] if with_head or label is None else [*tokenizer.encode(" " + label), END]
         )
-        reads, targets = list(range(mark, mark + len(answer))), answer
+        indices, targets = list(range(mark, mark + len(answer))), answer
         ids += answer[:-1]
-    return ids, reads, targets, cut
+    return ids, indices, targets, cut
 
 
 def random_row(rng, task):
@@ -261,8 +262,8 @@ def random_row(rng, task):
 
 @pytest.mark.parametrize("max_length", [14, 23, 46, 900])
 @pytest.mark.parametrize(
-    ("task", "with_head", "read_last", "echo"),
-    [("ner", True, read_last, echo) for read_last in (False, True) for echo in (False, True)]
+    ("task", "with_head", "at_last", "echo"),
+    [("ner", True, at_last, echo) for at_last in (False, True) for echo in (False, True)]
     + [
         (task, with_head, False, False)
         for task in ("sentiment", "similarity")
@@ -270,27 +271,27 @@ def random_row(rng, task):
     ],
 )
 def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(
-    mini, task, with_head, read_last, echo, max_length
+    mini, task, with_head, at_last, echo, max_length
 ):
     rng = random.Random(max_length)
     rows = [random_row(rng, task) for _ in range(60)]
-    plain = [plain_example(row, task, mini, with_head, max_length, read_last, echo) for row in rows]
+    plain = [plain_example(row, task, mini, with_head, max_length, at_last, echo) for row in rows]
     assert (max_length < 900) == any(cut for *_, cut in plain)
     for count in (60, 1, 0):
-        examples = encoder(mini, task, with_head, max_length, read_last=read_last, echo=echo)(
+        examples = encoder(mini, task, with_head, max_length, tag_last_subtoken=at_last, echo=echo)(
             rows[:count]
         )
         assert [example(examples, index) for index in range(count)] == [
             tuple(row) for *row, _ in plain[:count]
         ]
         assert examples.cut == sum(cut for *_, cut in plain[:count])
-        ids, reads, targets = (
+        ids, indices, targets = (
             np.array(sum((row[i] for row in plain[:count]), []), dtype=np.int32) for i in range(3)
         )
-        starts, read_starts = (
+        starts, target_starts = (
             np.cumsum([0, *(len(row[i]) for row in plain[:count])]) for i in (0, 1)
         )
-        flat = b"".join(array.tobytes() for array in (ids, starts, reads, targets, read_starts))
+        flat = b"".join(array.tobytes() for array in (ids, starts, indices, targets, target_starts))
         assert examples.digest() == hashlib.sha256(flat).hexdigest()
 
 
@@ -338,13 +339,17 @@ def test_a_label_of_another_task_is_refused(mini):
 def test_the_runs_settings_reach_the_encoder(mini, tiny_folder):
     config = read_config(tiny_folder)
     last = make_encoder(
-        TASKS["ner"], mini, config, make_settings(task="ner", method="lora", read="last"), True
+        TASKS["ner"],
+        mini,
+        config,
+        make_settings(task="ner", method="lora", tag_subtoken="last"),
+        True,
     )
-    assert last.read_last and not last.source_text and last.end == 0
+    assert last.tag_last_subtoken and not last.source_text and last.end == 0
     paper = make_encoder(
         TASKS["sentiment"], mini, config, make_settings(task="sentiment", preset="paper"), False
     )
-    assert paper.source_text and not paper.read_last and paper.max_length == 64
+    assert paper.source_text and not paper.tag_last_subtoken and paper.max_length == 64
 
 
 def test_an_answer_longer_than_what_is_generated_has_its_room(mini, tiny_folder):
@@ -370,9 +375,9 @@ def test_a_batch_lays_examples_one_behind_the_other(mini):
     cells, il2, gene = mini.encode(" cells"), mini.encode(" IL-2"), mini.encode(" gene")
     assert batch.ids.tolist() == cells + il2 + gene
     assert batch.lengths.tolist() == [len(cells), len(il2 + gene)]
-    assert batch.reads.tolist() == [0, len(cells), len(cells + il2)]
+    assert batch.target_indices.tolist() == [0, len(cells), len(cells + il2)]
     assert batch.targets.tolist() == [5, 1, 2]
-    assert batch.read_counts.tolist() == [1, 2]
+    assert batch.target_counts.tolist() == [1, 2]
 
 
 def test_the_last_batch_may_be_smaller():

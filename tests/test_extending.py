@@ -114,14 +114,14 @@ def test_a_run_that_stops_is_resumed_to_the_same_bits(add):
     class Halt(Exception):
         pass
 
-    def say(line):
+    def print_line(line):
         if line.startswith("epoch 2"):
             raise Halt
 
     given = {"task": "ner", "method": "norm", "epochs": 3, "train_limit": 8, "eval_limit": 4}
     run(make_settings(**given, out="whole"))
     with pytest.raises(Halt):
-        run(make_settings(**given, out="halted"), say)
+        run(make_settings(**given, out="halted"), print_line)
     assert Path("halted/checkpoints/step-1").exists() and not Path("halted/run.json").exists()
     run(settings_to_resume(Path("halted"), json=False))
     name = "adapter_model.safetensors"

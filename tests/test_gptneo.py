@@ -18,7 +18,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from neo_peft.formats.base import load_base
 from neo_peft.formats.base_folder import BUNDLED
-from neo_peft.gptneo import NOWHERE, GPTNeo, Past, visible
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past, causal_mask
 from neo_peft.packing import Packing
 from neo_peft.runs.generation import forward_and_keep, next_tokens
 
@@ -229,12 +229,12 @@ def test_a_shared_prefix_is_the_prefix_repeated_in_front_of_each_text(pair, pref
 def test_what_a_query_sees_worked_by_hand():
     keys = torch.tensor([[0, 1, 2, 3, NOWHERE]])
     queries = torch.tensor([[1, 3], [4, 0]])
-    assert visible(queries, keys, None).int().tolist() == [
+    assert causal_mask(queries, keys, None).int().tolist() == [
         [[[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]],
         [[[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]],
     ]
     # A window of 2 holds the query itself and one token before it.
-    assert visible(queries, keys, 2).int().tolist() == [
+    assert causal_mask(queries, keys, 2).int().tolist() == [
         [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]]],
         [[[0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]],
     ]
@@ -258,7 +258,9 @@ def read_on(
         trunk, heads, Packing.of_texts(torch.tensor(FIRST), start, together=True), before
     )
     said = [[rows] for rows in hidden.split(FIRST)]
-    past = past if before is None else before.select(torch.zeros(len(texts), dtype=int)).then(past)
+    past = (
+        past if before is None else before.select(torch.zeros(len(texts), dtype=int)).concat(past)
+    )
     going = [0, 1, 2]
     for step in range(STEPS):
         if step == drop_at:
@@ -267,7 +269,7 @@ def read_on(
         hidden, now = forward_and_keep(
             trunk, torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past
         )
-        past = past.then(now)
+        past = past.concat(now)
         for text, row in zip(going, hidden):
             said[text].append(row[None])
     assert past.length == start + max(FIRST) + STEPS
@@ -290,7 +292,7 @@ def test_reading_token_by_token_is_reading_at_once(pair, prefix_length, drop_at)
 def test_padding_is_kept_at_no_position():
     # Keys of padding stand between a short text and its next token, which must not see them.
     both = Past((), (), torch.tensor([[0, 1, NOWHERE]])).select(torch.tensor([0, 0]))
-    kept = both.then(Past((), (), torch.tensor([[2], [3]])))
+    kept = both.concat(Past((), (), torch.tensor([[2], [3]])))
     assert kept.positions.tolist() == [[0, 1, NOWHERE, 2], [0, 1, NOWHERE, 3]]
     assert kept.select(torch.tensor([1])).positions.tolist() == [[0, 1, NOWHERE, 3]]
     assert kept.length == 4

@@ -163,11 +163,11 @@ def test_the_rate_is_transformers_linear_schedule():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
     schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=3, num_training_steps=12)
     for step in range(12):
-        assert loop.rate_at(step, 12, settings) == pytest.approx(schedule.get_last_lr()[0])
+        assert loop.learning_rate_at(step, 12, settings) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
     source = make_settings(task="ner", preset="paper")
-    assert loop.rate_at(500, 10_390, source) == pytest.approx(1e-3 * (1 - 500 / 10_390))
+    assert loop.learning_rate_at(500, 10_390, source) == pytest.approx(1e-3 * (1 - 500 / 10_390))
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():
@@ -223,7 +223,7 @@ def test_an_epochs_loss_is_the_mean_over_its_labelled_tokens(tiny_folder):
     losses = [step.loss for step in taken]
     order = loop.epoch_order(7, settings.seed, 1)
     words = [
-        sum(int(np.diff(examples.read_starts)[i]) for i in order[first : first + 3])
+        sum(int(np.diff(examples.target_starts)[i]) for i in order[first : first + 3])
         for first in (0, 3, 6)
     ]
     assert means[0] == pytest.approx(sum(a * b for a, b in zip(losses, words)) / sum(words))
@@ -257,7 +257,7 @@ def test_of_equal_epochs_the_first_is_kept_and_nothing_learnt_is_said(tiny_folde
         out="run",
     )
     lines = []
-    training.run(settings, say=lines.append)
+    training.run(settings, print_line=lines.append)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     after, majority = (
         record["scores"][kind]["validation"]["accuracy"] for kind in ("after", "majority")
@@ -324,7 +324,7 @@ def test_a_saved_and_loaded_run_scores_the_same(tiny_folder, tmp_path, task, met
         eval_limit=20,
         out="run",
     )
-    summary = training.run(settings, say=lambda line: None)
+    summary = training.run(settings, print_line=lambda line: None)
     tuned = load("run")
     for split in ("validation", "test"):
         rows = limit_rows(getattr(load_splits(TASKS[task], "sample"), split), 20)
@@ -347,7 +347,7 @@ def test_the_best_epoch_is_kept_and_the_last_one_where_it_is_asked_for(tiny_fold
             keep=keep,
             out=str(tmp_path / keep),
         )
-        training.run(settings, say=lambda line: None)
+        training.run(settings, print_line=lambda line: None)
         lines = [
             json.loads(line)
             for line in (tmp_path / keep / "metrics.jsonl").read_text().splitlines()
@@ -378,7 +378,7 @@ def test_the_same_seed_gives_the_same_bits(tiny_folder, method):
             out=name,
             **dropout,
         )
-        training.run(settings, say=lambda line: None)
+        training.run(settings, print_line=lambda line: None)
     clocks = {Path("run.json"), Path("timings.jsonl")}
     a, b = (
         {path.relative_to(name): path for path in Path(name).rglob("*") if path.is_file()}

@@ -23,7 +23,7 @@ from transformers import GPTNeoForTokenClassification, get_linear_schedule_with_
 
 from neo_peft.elementwise import drop
 from neo_peft.errors import InputError
-from neo_peft.loop import make_optimizer, rate_at, take_step
+from neo_peft.loop import learning_rate_at, make_optimizer, take_step
 from neo_peft.lora import LoRALinear, add_lora, match_targets, merge_lora
 from neo_peft.methods import build_model
 from neo_peft.model import TunedModel
@@ -390,10 +390,10 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
         texts = random_texts([(17, 5, 26), (9, 30), (3, 21, 12), (14, 14)][step % 4], seed=step % 4)
         labels = [torch.where(text % 3 == 0, text % 11, -100) for text in texts]
         flat = torch.cat(labels)
-        reads = (flat != -100).nonzero().squeeze(1)
+        indices = (flat != -100).nonzero().squeeze(1)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, settings)
-        batch = batch_of(texts, reads, flat[reads])
+            group["lr"] = learning_rate_at(step, steps, settings)
+        batch = batch_of(texts, indices, flat[indices])
         scaler = GradScaler("cpu", enabled=False)
         loss, norm = take_step(ours, optimizer, scaler, [batch], batch.labelled, clip_norm=1.0)
 

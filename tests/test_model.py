@@ -198,9 +198,11 @@ def test_on_a_cpu_attention_pads_nothing(base, monkeypatch, in_training):
 
 def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
     batch = batch_of(random_texts(), READS).to(torch.device("meta"))
-    assert {batch.ids.device.type, batch.reads.device.type, batch.targets.device.type} == {"meta"}
+    assert {batch.ids.device.type, batch.target_indices.device.type, batch.targets.device.type} == {
+        "meta"
+    }
     assert batch.lengths.device.type == "cpu" and batch.lengths.tolist() == list(LENGTHS)
-    assert batch.read_counts.tolist() == [3, 2, 2]
+    assert batch.target_counts.tolist() == [3, 2, 2]
 
 
 # ---- What trains, in what

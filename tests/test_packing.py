@@ -76,12 +76,12 @@ def test_a_next_token_stands_at_its_own_texts_position():
 def test_a_grid_takes_its_own_texts_of_what_each_text_has_and_all_of_what_all_share():
     rows = Packing.of_texts(torch.tensor([2, 4, 4, 1]))
     each, shared = torch.arange(8).view(4, 2), torch.tensor([[5, 6]])
-    assert [grid.own(each).tolist() for grid in rows.grids] == [
+    assert [grid.select(each).tolist() for grid in rows.grids] == [
         [[0, 1]],
         [[2, 3], [4, 5]],
         [[6, 7]],
     ]
-    assert all(grid.own(shared) is shared for grid in rows.grids)
+    assert all(grid.select(shared) is shared for grid in rows.grids)
 
 
 @pytest.mark.parametrize("together", [False, True])

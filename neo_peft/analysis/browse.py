@@ -100,8 +100,8 @@ def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
 
     count = sum(map(len, wrong.values()))
     about = f"{count:,} of {len(rows):,} rows are answered wrong: gold → answer."
-    commonest = sorted(wrong, key=lambda pair: -len(wrong[pair]))
-    groups = [group(pair, wrong[pair], show) for pair in commonest]
+    most_frequent = sorted(wrong, key=lambda pair: -len(wrong[pair]))
+    groups = [group(pair, wrong[pair], show) for pair in most_frequent]
     return section(f"Errors, on {split}", note(about), *groups)
 
 

@@ -14,10 +14,17 @@ from typing import NamedTuple
 from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
 from neo_peft.errors import InputError
 from neo_peft.runs import tables
-from neo_peft.runs.bootstrap import FEWEST, asked, differing, intervals, paired, same_rows
+from neo_peft.runs.bootstrap import (
+    FEWEST,
+    count_differing,
+    data_fields,
+    intervals,
+    paired,
+    same_rows,
+)
 from neo_peft.runs.folder import finished, read_record, refuse_unfinished
-from neo_peft.runs.predictions import Answers, read_predictions, reported_split
-from neo_peft.system.files import read_sealed
+from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
+from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import Task
 
 
@@ -49,12 +56,12 @@ class Comparison(NamedTuple):
     rows: int
     differ: int
     sides: tuple[Candidate, Candidate]
-    measures: dict[str, dict]
+    metrics: dict[str, dict]
 
     @property
     def of_task(self) -> dict:
         """The measure of the task's metric."""
-        return self.measures[self.task.metric]
+        return self.metrics[self.task.metric]
 
 
 def compare(folder_a: Path, folder_b: Path, split: str | None = None) -> Comparison:
@@ -69,11 +76,11 @@ def compare(folder_a: Path, folder_b: Path, split: str | None = None) -> Compari
     rows, answers = rows_of_all(task, runs, split)
     count = len(sides[0].runs)
     of_sides = answers[:count], answers[count:]
-    measures = paired(task, rows, *of_sides)
+    metrics = paired(task, rows, *of_sides)
     for side, of_side in zip("ab", of_sides):
         for name, interval in intervals(task, rows, of_side).items():
-            measures[name][f"{side}_interval"] = interval
-    return Comparison(task, split, len(rows), differing(*of_sides), sides, measures)
+            metrics[name][f"{side}_interval"] = interval
+    return Comparison(task, split, len(rows), count_differing(*of_sides), sides, metrics)
 
 
 def as_json(found: Comparison) -> dict:
@@ -86,7 +93,7 @@ def as_json(found: Comparison) -> dict:
     }
     for name, side in zip("ab", found.sides):
         shown |= {name: str(side.folder), f"{name}_runs": list(map(str, side.runs))}
-    return shown | {"better": better(found), "measures": found.measures}
+    return shown | {"better": better(found), "metrics": found.metrics}
 
 
 def as_text(found: Comparison) -> str:
@@ -110,7 +117,7 @@ def side_of(folder: Path) -> Candidate:
             f"{folder} is a study that was not finished; go on with it: python -m neo_peft study "
             f"--resume {folder}"
         )
-    results = read_sealed(folder / RESULTS)
+    results = read_checked_json(folder / RESULTS)
     try:
         best = {name: block["best"] for name, block in results["protocols"].items()}
         ended = set(results["runs"])
@@ -165,10 +172,10 @@ def usual_split(run: Path) -> str:
 def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
     """Return the rows of a split, and what each run predicted. Raises InputError where the rows of
     two runs differ."""
-    answered = [read_predictions(run, Answers("after"), split) for run in runs]
+    answered = [read_predictions(run, PredictionKind("after"), split) for run in runs]
     if same := same_rows(task, answered):
         return same
-    first, *others = (asked(task, rows) for rows in answered)
+    first, *others = (data_fields(task, rows) for rows in answered)
     run, rows = next((run, rows) for run, rows in zip(runs[1:], others) if rows != first)
     if len(rows) == len(first):
         number = next(n for n, (a, b) in enumerate(zip(first, rows), 1) if a != b)
@@ -195,7 +202,7 @@ def better(found: Comparison) -> str | None:
 def metric_table(found: Comparison) -> str:
     """Return the table of all metrics."""
     lines = []
-    for name, of in found.measures.items():
+    for name, of in found.metrics.items():
         line = [tables.shown_name(found.task, name)]
         for side in "ab":
             low, high = of[f"{side}_interval"]

@@ -19,7 +19,7 @@ from neo_peft.errors import InputError
 from neo_peft.runs.folder import flags_of, short_name
 from neo_peft.runs.from_flags import settings_from
 from neo_peft.settings import Settings, flag_name
-from neo_peft.system.files import read_sealed
+from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import TASKS, Task, get_task
 
 PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
@@ -128,15 +128,16 @@ def read_sweep(text: str) -> tuple[str, list[str]]:
     A flag without a value has the values `off` and `on`.
     """
     name, _, values = text.partition("=")
-    field = name.strip().removeprefix("--").replace("-", "_")
-    can_be = [
-        item.name
+    flag = name.strip().removeprefix("--").replace("_", "-")
+    can_be = {
+        flag_name(item.name).removeprefix("--"): item.name
         for item in dataclasses.fields(Settings)
         if (item.metadata["choices"] or item.type in (int, float, int | None, bool))
         and item.name not in NOT_SWEPT
-    ]
-    if field not in can_be:
+    }
+    if flag not in can_be:
         raise InputError(f"{name!r} is no flag that can be swept; those are {', '.join(can_be)}")
+    field = can_be[flag]
     found = [value.strip() for value in values.split(",")]
     if not all(found):
         raise InputError(f"{text!r} is not NAME=VALUE,VALUE, as in rank=4,8,16")
@@ -156,7 +157,7 @@ def read_plan(folder: Path) -> dict:
     """Return the plan of the study in a folder. Raises InputError where it holds none."""
     if not (folder / PLAN).is_file():
         raise InputError(f"--resume {folder} holds no {PLAN}: no study was begun there")
-    plan = read_sealed(folder / PLAN)
+    plan = read_checked_json(folder / PLAN)
     kinds = dict.fromkeys(("task", "method", "model", "data", "swept", "command"), str)
     kinds |= {"values": list, "seeds": int, "runs": list}
     if wrong := [name for name, kind in kinds.items() if not isinstance(plan.get(name), kind)]:

@@ -34,14 +34,19 @@ from neo_peft.runs.folder import (
     short_name,
     unchanged,
 )
-from neo_peft.runs.predictions import Answers, answers_in, read_predictions, reported_split
+from neo_peft.runs.predictions import (
+    PredictionKind,
+    prediction_kinds,
+    read_predictions,
+    reported_split,
+)
 from neo_peft.runs.tables import number, shown_name
 from neo_peft.settings import flag_name
 from neo_peft.system.files import write_text
 from neo_peft.tasks import Task
 
 TEMPLATE = ASSETS / "report.html"
-AFTER = Answers("after")
+AFTER = PredictionKind("after")
 # Errors from the record of something else than a run; its checksum may be right all the same.
 NO_RECORD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -87,7 +92,7 @@ class Run:
     record: dict
     task: Task
     metrics: list[dict]
-    ranges: dict[Answers, dict[str, dict[str, Interval]]]
+    ranges: dict[PredictionKind, dict[str, dict[str, Interval]]]
 
 
 def read_run(folder: Path) -> Run:
@@ -102,13 +107,13 @@ def read_run(folder: Path) -> Run:
         )
     record, task = finished(folder)
 
-    def ranges_of(kind: Answers, split: str) -> dict[str, Interval]:
+    def ranges_of(kind: PredictionKind, split: str) -> dict[str, Interval]:
         rows = read_predictions(folder, kind, split)
         return intervals(task, rows, [[row["predicted"] for row in rows]])
 
     ranges = {
         kind: {split: ranges_of(kind, split) for split in kind.scores(record)}
-        for kind in answers_in(record)
+        for kind in prediction_kinds(record)
         if kind.when != "majority"
     }
     metrics = read_metrics(unchanged(folder, record, METRICS))
@@ -159,7 +164,7 @@ def heading(run: Run) -> Html:
 
 def score_section(run: Run) -> Html:
     """Return a table for each split: the majority's scores, and those before and after tuning."""
-    kinds, tables = answers_in(run.record), []
+    kinds, tables = prediction_kinds(run.record), []
     for split, ranges in run.ranges[AFTER].items():
         lines = [
             [shown_name(run.task, name), *(scored(run, kind, split, name) for kind in kinds)]
@@ -178,7 +183,7 @@ def score_section(run: Run) -> Html:
     return section("Scores", element("div", *tables, class_="beside"), note(about))
 
 
-def scored(run: Run, kind: Answers, split: str, metric: str) -> Html:
+def scored(run: Run, kind: PredictionKind, split: str, metric: str) -> Html:
     """Return a score, its interval, and a bar that shows both between 0 and 1."""
     value = kind.scores(run.record)[split][metric]
     if kind not in run.ranges:

@@ -25,8 +25,8 @@ from neo_peft.runs.folder import (
     recorded_settings,
 )
 from neo_peft.runs.from_flags import settings_to_resume
-from neo_peft.runs.job import Say
-from neo_peft.system.files import clean, locked, make_folders, refuse_used, write_sealed
+from neo_peft.runs.job import PrintLine
+from neo_peft.system.files import clean, locked, make_folders, refuse_used, write_checked_json
 from neo_peft.tasks import get_task
 
 
@@ -35,7 +35,7 @@ class RefusedError(InputError):
 
 
 def run_study(
-    folder: Path, plan: dict, say: Say = print, progress: Progress = no_progress
+    folder: Path, plan: dict, print_line: PrintLine = print, progress: Progress = no_progress
 ) -> tuple[str, list[str]]:
     """Do the runs of a study that are not done, and write the results into its folder.
 
@@ -49,7 +49,7 @@ def run_study(
         try:
             for number, run in enumerate(progress(plan["runs"], "study", count), start=1):
                 try:
-                    reached = do_run(folder, run, progress)
+                    reached = run_planned(folder, run, progress)
                 except DivergedError as error:
                     failed[run["name"]], reached = "diverged", f"diverged: {error}"
                 except RefusedError as error:
@@ -57,16 +57,16 @@ def run_study(
                         raise InputError(f"{run['name']}: {error}") from None
                     failed[run["name"]], reached = "refused", f"refused: {error}"
                     refused.append(f"{run['name']}: {error}")
-                say(f"{number}/{count}  {run['name']}: {reached}")
+                print_line(f"{number}/{count}  {run['name']}: {reached}")
             results = collect(folder, plan, failed)
-            write_sealed(folder / RESULTS, results)
+            write_checked_json(folder / RESULTS, results)
             return write_page(folder, results), refused
         except Stopped as stopped:
             stopped.advice = f"stopped; go on with it: python -m neo_peft study --resume {folder}"
             raise
 
 
-def begin_study(plan: dict, out: str | None) -> NewFolder:
+def make_study_folder(plan: dict, out: str | None) -> NewFolder:
     """Make the folder of a new study with its plan."""
     if out:
         folder = Path(out)
@@ -79,11 +79,11 @@ def begin_study(plan: dict, out: str | None) -> NewFolder:
         new = NewFolder(folder, make_folders(folder))
     else:
         new = next_free(Path("studies") / f"{plan['task'].replace('/', '-')}-{plan['method']}")
-    write_sealed(new.path / PLAN, plan)
+    write_checked_json(new.path / PLAN, plan)
     return new
 
 
-def abandon_study(folder: Path, made: list[Path], plan: dict) -> None:
+def remove_unstarted_study(folder: Path, made: list[Path], plan: dict) -> None:
     """Remove a new study whose first run was refused before it trained."""
     first = folder / plan["runs"][0]["name"]
     if first.exists():
@@ -95,7 +95,7 @@ def abandon_study(folder: Path, made: list[Path], plan: dict) -> None:
             path.rmdir()
 
 
-def do_run(folder: Path, run: dict[str, Any], progress: Progress) -> str:
+def run_planned(folder: Path, run: dict[str, Any], progress: Progress) -> str:
     """Do one run of the plan, or what is left of it, in its own folder; return its score on
     validation, and its time, as a line of text.
 

@@ -111,7 +111,7 @@ def legend(results: dict, block: dict) -> str:
         f"The interval is the mean's, by a bootstrap over examples{same}.": has_interval,
         "There are no intervals, since each seed draws a validation of its own: a "
         "validation.jsonl does not.": not has_interval,
-        "The floor needs no language model.": True,
+        "The baseline needs no language model.": True,
         "Of each run the epoch that was best on validation is kept.": (
             keeps == ["best"] and not epochs
         ),
@@ -138,9 +138,13 @@ def beaten(results: dict, block: dict, where: str) -> list[str]:
 
     `where` names the split whose scores are compared: test where there is one.
     """
-    metric, over, of_kind = results["metric"], block["over_floor"], of_best(block, block["judged"])
-    baseline = of_kind["floor"]["name"]
-    names = {"majority": "majority class"} | ({} if over else {"floor": f"{baseline},"})
+    metric, over, of_kind = (
+        results["metric"],
+        block["over_baseline"],
+        of_best(block, block["judged"]),
+    )
+    baseline = of_kind["baseline"]["name"]
+    names = {"majority": "majority class"} | ({} if over else {"baseline": f"{baseline},"})
     tuned = of_kind["after"]["scores"][metric]["mean"]
     said = []
     for kind, name in names.items():
@@ -189,7 +193,7 @@ def draw_plot(results: dict, block: dict, path: Path) -> None:
             label=f"{split}, the kept epoch" if epochs and kind == "after" else split,
         )
     of_kind = of_best(block, split)
-    for kind, style in (("majority", ":"), ("floor", "--"), ("before", "-.")):
+    for kind, style in (("majority", ":"), ("baseline", "--"), ("before", "-.")):
         level, label = of_kind[kind]["scores"][metric]["mean"], f"{of_kind[kind]['name']}, {split}"
         axes.axhline(level, ls=style, color="gray", lw=1, label=label)
     places, names = epochs or range(len(results["values"])), epochs or results["values"]

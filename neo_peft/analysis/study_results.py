@@ -1,7 +1,7 @@
 """From the finished runs of a study to its results: means, deviations and 95 % intervals.
 
 Results are lines of a table, a list for each split: the majority class, a baseline without a
-language model, the bare base model, and what was tuned. Each line has all metrics. results.json
+language model, the untuned base model, and what was tuned. Each line has all metrics. results.json
 holds the lines, and `study_page.py` shows them.
 """
 
@@ -15,23 +15,23 @@ from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import score
 from neo_peft.errors import InputError
 from neo_peft.runs.baselines import predict_baseline
-from neo_peft.runs.bootstrap import asked, differing, intervals, paired, same_rows
+from neo_peft.runs.bootstrap import count_differing, data_fields, intervals, paired, same_rows
 from neo_peft.runs.curves import read_metrics
 from neo_peft.runs.folder import METRICS, finished, unchanged
 from neo_peft.runs.job import limited_rows
-from neo_peft.runs.predictions import Answers, read_predictions, reported_split
+from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
 from neo_peft.runs.tables import metrics_shown
 from neo_peft.tasks import Task, get_task
 
 
 @dataclass
-class Ended:
+class FinishedRun:
     """A run of a study that came to an end.
 
     value, seed: of the plan.
     folder, record, task: where it is, its run.json, and its task.
     baseline: for each split the rows with the predictions of the run's baseline, whose scores stand
-        in the record as "floor".
+        in the record as "baseline".
     """
 
     value: object
@@ -45,9 +45,9 @@ class Ended:
     def scores(self) -> dict[str, dict]:
         return self.record["scores"]
 
-    def predictions(self, answers: Answers, split: str) -> list[dict]:
+    def predictions(self, answers: PredictionKind, split: str) -> list[dict]:
         """Return the rows of a split with the run's predictions, or its baseline's."""
-        if answers.when == "floor":
+        if answers.when == "baseline":
             return self.baseline[split]
         return read_predictions(self.folder, answers, split)
 
@@ -61,7 +61,7 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
     for run in plan["runs"]:
         if run["name"] not in failed:
             path = folder / run["name"]
-            ended = Ended(run["value"], run["seed"], path, *finished(path))
+            ended = FinishedRun(run["value"], run["seed"], path, *finished(path))
             runs.append(ended)
             of_protocols.setdefault(ended.record["protocol"], []).append(ended)
     if not runs:
@@ -81,7 +81,7 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
     }
 
 
-def protocol_results(plan: dict, runs: list[Ended], failed: dict[str, str]) -> dict:
+def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]) -> dict:
     """Return the results of one protocol: the lines of each split, and which value is the best on
     validation."""
     first, swept = runs[0], plan["swept"]
@@ -89,7 +89,11 @@ def protocol_results(plan: dict, runs: list[Ended], failed: dict[str, str]) -> d
     # A tagging run is scored after each epoch, so that one run shows them all.
     one_run = first.task.tags_words and swept == "epochs" and len(groups) == 1
     best = best_value(groups)
-    names = {"majority": "majority", "floor": f"floor, {add_baselines(runs)}", "before": "before"}
+    names = {
+        "majority": "majority",
+        "baseline": f"baseline, {add_baselines(runs)}",
+        "before": "before",
+    }
     lines = {}
     for split in first.scores["after"]:
         of_split = lines[split] = []
@@ -111,13 +115,13 @@ def protocol_results(plan: dict, runs: list[Ended], failed: dict[str, str]) -> d
         "best": best,
         "lines": lines,
         "judged": judged,
-        "over_floor": over_baseline(groups[best], judged),
+        "over_baseline": over_baseline(groups[best], judged),
         "kept_epochs": [run.record["kept_epoch"] for run in groups[best]] if one_run else None,
         "keeps": sorted({run.record["flags"]["keep"] for run in runs}),
     }
 
 
-def best_value(groups: dict[object, list[Ended]]) -> object:
+def best_value(groups: dict[object, list[FinishedRun]]) -> object:
     """Return the value that is best on validation, of those that succeed with the most seeds."""
 
     def worth(value: object) -> tuple[int, float]:
@@ -128,7 +132,9 @@ def best_value(groups: dict[object, list[Ended]]) -> object:
     return max(filter(groups.get, groups), key=worth)
 
 
-def failures(plan: dict, value: object, first: Ended, failed: dict[str, str]) -> dict[str, int]:
+def failures(
+    plan: dict, value: object, first: FinishedRun, failed: dict[str, str]
+) -> dict[str, int]:
     """Return how many seeds of a value have failed in which way, under the protocol of a run."""
     protocol = first.record["flags"]["protocol"]
     return Counter(
@@ -141,24 +147,24 @@ def failures(plan: dict, value: object, first: Ended, failed: dict[str, str]) ->
 # ---- The lines of a table
 
 
-def table_line(name: str, when: str, runs: list[Ended], split: str) -> dict:
+def table_line(name: str, when: str, runs: list[FinishedRun], split: str) -> dict:
     """Return the line of runs that differ in their seed alone; without a run it has no scores.
 
-    `when` is a kind of scores: "majority", "floor", "before" or "after".
+    `when` is a kind of scores: "majority", "baseline", "before" or "after".
     """
     if not runs:
         return {"name": name, "kind": when, "scores": {}}
     scores = spreads([scores_shown(run, when, split) for run in runs])
-    found = {} if when == "majority" else intervals_of_mean(runs, Answers(when), split)
+    found = {} if when == "majority" else intervals_of_mean(runs, PredictionKind(when), split)
     if "generated" in scores:
-        of_generated = intervals_of_mean(runs, Answers(when, generated=True), split)
+        of_generated = intervals_of_mean(runs, PredictionKind(when, generated=True), split)
         found["generated"] = of_generated.get("accuracy", {})
     for metric in scores.keys() & found.keys():
         scores[metric] |= found[metric]
     return {"name": name, "kind": when, "scores": scores}
 
 
-def scores_shown(run: Ended, when: str, split: str) -> dict[str, float]:
+def scores_shown(run: FinishedRun, when: str, split: str) -> dict[str, float]:
     """Return the scores of a run that a table shows.
 
     Where text was generated too, `generated` is its accuracy, and `unanswered` the share of the
@@ -183,7 +189,9 @@ def spreads(of_seeds: list[dict[str, float]]) -> dict[str, dict]:
     return found
 
 
-def intervals_of_mean(runs: list[Ended], answers: Answers, split: str) -> dict[str, dict]:
+def intervals_of_mean(
+    runs: list[FinishedRun], answers: PredictionKind, split: str
+) -> dict[str, dict]:
     """Return the interval of the seeds' mean, {metric: {"low", "high"}}.
 
     The resamples are the same for all seeds. There are none where seeds have other rows.
@@ -194,14 +202,14 @@ def intervals_of_mean(runs: list[Ended], answers: Answers, split: str) -> dict[s
     return {metric: {"low": low, "high": high} for metric, (low, high) in found.items()}
 
 
-def over_baseline(runs: list[Ended], split: str) -> dict | None:
+def over_baseline(runs: list[FinishedRun], split: str) -> dict | None:
     """Return the paired comparison of tuned runs with their baselines, by the task's metric.
 
     It has "difference", "low", "high", "p", and "differ", the number of rows that are not
     predicted alike. It is None where seeds have other rows.
     """
     task, count = runs[0].task, len(runs)
-    kinds = Answers("floor"), Answers("after")
+    kinds = PredictionKind("baseline"), PredictionKind("after")
     same = same_rows(task, [run.predictions(kind, split) for kind in kinds for run in runs])
     if not same:
         return None
@@ -209,11 +217,11 @@ def over_baseline(runs: list[Ended], split: str) -> dict | None:
     sides = predicted[:count], predicted[count:]
     found = paired(task, rows, *sides)[task.metric]
     kept = {name: found[name] for name in ("difference", "low", "high", "p")}
-    return kept | {"differ": differing(*sides)}
+    return kept | {"differ": count_differing(*sides)}
 
 
 def untuned_lines(
-    name: str, kind: str, swept: str, groups: dict[object, list[Ended]], split: str
+    name: str, kind: str, swept: str, groups: dict[object, list[FinishedRun]], split: str
 ) -> list[dict]:
     """Return the line of what needs no tuning, or a line for each value where values differ in it.
 
@@ -231,7 +239,7 @@ def untuned_lines(
     ]
 
 
-def epoch_lines(runs: list[Ended]) -> list[dict]:
+def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
     """Return a line for each epoch's validation scores, from each run's metrics.jsonl."""
     of_runs = []
     for run in runs:
@@ -255,7 +263,7 @@ def epoch_lines(runs: list[Ended]) -> list[dict]:
 # ---- The baselines
 
 
-def add_baselines(runs: list[Ended]) -> str:
+def add_baselines(runs: list[FinishedRun]) -> str:
     """Add to each run the predictions and scores of the baseline on the same rows; return its name.
 
     Raises InputError where the data has changed since a run predicted its rows.
@@ -265,7 +273,9 @@ def add_baselines(runs: list[Ended]) -> str:
         flags, splits = run.record["flags"], run.scores["after"]
         rows = rows_of(flags)
         for split in splits:
-            if asked(task, rows[split]) != asked(task, run.predictions(Answers("after"), split)):
+            if data_fields(task, rows[split]) != data_fields(
+                task, run.predictions(PredictionKind("after"), split)
+            ):
                 raise InputError(
                     f"{flags['data']} was changed since {run.folder}: {split} holds other rows; "
                     "the study's tables need those that its runs have answered"
@@ -278,7 +288,7 @@ def add_baselines(runs: list[Ended]) -> str:
                 answered[split] = [row | {"predicted": next(left)} for row in rows[split]]
                 answers = [row["predicted"] for row in answered[split]]
                 scores[split] = score(task, rows[split], answers)
-        run.baseline, run.scores["floor"] = answered, scores
+        run.baseline, run.scores["baseline"] = answered, scores
     return name
 
 

@@ -2,7 +2,7 @@
 
 flags.py     what the command lines share
 train.py     tune a GPT-Neo for a task
-evaluate.py  score a run again, or a bare base model
+evaluate.py  score a run again, or an untuned base model
 predict.py   answer new text with a finished run
 export.py    write a run for peft, or for transformers alone
 study.py     repeat a task's experiment over seeds and epochs, or a sweep

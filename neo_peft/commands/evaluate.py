@@ -1,4 +1,4 @@
-"""Score a run again from its folder, or a bare base model: python -m neo_peft evaluate
+"""Score a run again from its folder, or an untuned base model: python -m neo_peft evaluate
 runs/ner-lora --split test, or python evaluate.py in a checkout."""
 
 import argparse
@@ -28,7 +28,7 @@ from neo_peft.errors import InputError
 from neo_peft.progress import no_progress, show_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
-from neo_peft.runs.predictions import reported_split, write_answers
+from neo_peft.runs.predictions import reported_split, write_rows
 from neo_peft.settings import choice, make_settings, whole
 from neo_peft.tasks import get_task
 
@@ -41,7 +41,7 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     written."""
     parser = OneLineParser(
         prog=prog,
-        description="Score a run again from its folder, or a bare base model: "
+        description="Score a run again from its folder, or an untuned base model: "
         "%(prog)s runs/ner-lora --split test",
     )
     add_text(
@@ -55,9 +55,10 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--decode",
-        metavar="{rank,generate}",
-        type=argument(choice(("rank", "generate"))),
-        help="how an answer is read (default: rank)",
+        metavar="{labels,generate}",
+        type=argument(decoder),
+        help="labels: the most probable label; generate: the label that free generation starts "
+        "with (default: labels)",
     )
     parser.add_argument(
         "--zero-shot", action="store_true", help="score the untuned model, the instruction in front"
@@ -75,6 +76,14 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     return flags
 
 
+def decoder(text: str) -> str:
+    """Return the value of --decode. `rank` is the former name of `labels`."""
+    if text == "rank":
+        print("note    --decode rank is now called --decode labels", file=sys.stderr)
+        return "labels"
+    return choice(("labels", "generate"))(text)
+
+
 def refuse_out(out: str) -> None:
     """Refuse a file that cannot be written, before minutes of scoring."""
     path = Path(out).resolve()
@@ -87,11 +96,11 @@ def refuse_out(out: str) -> None:
 
 
 def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None:
-    """Score a run, or a bare base model, and print the scores."""
+    """Score a run, or an untuned base model, and print the scores."""
     flags = processes.on_first_process(lambda: parse_flags(argv, prog))
     speaks = processes.process_index == 0
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         if speaks:
             print(line, file=sys.stderr if flags.json else sys.stdout, flush=True)
 
@@ -99,19 +108,19 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     from neo_peft.decoding import evaluate, score
     from neo_peft.runs.generation import evaluate_generated
 
-    tuned, instruction = load_run(flags) if flags.run else load_bare(flags)
+    tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
     splits = load_splits(task, settings.data, settings.protocol, settings.seed, settings.labels)
     split = choose_split(flags, splits.named())
     rows = limit_rows(splits.named()[split], settings.eval_limit)
     for note in (*tuned.notes, *splits.notes):
-        say(f"note    {note}")
-    say(
+        print_line(f"note    {note}")
+    print_line(
         f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol "
         f"{splits.protocol})"
     )
-    say(f"{flags.run or settings.model}{f', decode by {decode}' if decode else ''}\n")
+    print_line(f"{flags.run or settings.model}{f', decode by {decode}' if decode else ''}\n")
 
     answer = evaluate_generated if decode == "generate" else evaluate
     found = answer(
@@ -124,14 +133,12 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     )
     scores = score(task, rows, found.predicted)
     for line in tables.answers(task, rows[: flags.show], found.predicted, found.generated):
-        say(line)
-    say(tables.scores(task, scores))
-    say("\n" + tables.per_label(task, scores))
+        print_line(line)
+    print_line(tables.scores(task, scores))
+    print_line("\n" + tables.per_label(task, scores))
     path = Path(flags.out) if flags.out else flags.run and flags.run / "predictions.jsonl"
     if path:
-        processes.on_first_process(
-            lambda: write_answers(path, rows, found.predicted, found.generated)
-        )
+        processes.on_first_process(lambda: write_rows(path, rows, found.predicted, found.generated))
     if flags.json and speaks:
         per_label = scores.pop("per_label")
         record = {"task": task.name, "split": split, "decode": decode, "scores": scores}
@@ -148,8 +155,7 @@ def choose_split(flags: argparse.Namespace, there: Collection[str]) -> str:
 
 
 def find_run(flags: argparse.Namespace) -> Path | None:
-    """Return the run's folder: the one that is named, else the newest finished one; None for a bare
-    base model."""
+    """Return the run's folder: the one that is named, else the newest finished one; None for an untuned base model."""
     if flags.run:
         return Path(flags.run)
     if flags.zero_shot or (flags.model and flags.task):
@@ -169,11 +175,11 @@ def load_run(flags: argparse.Namespace) -> tuple["Tuned", str]:
     return load(flags.run, settings_of_run(flags.run, flags)), ""
 
 
-def load_bare(flags: argparse.Namespace) -> tuple["Tuned", str]:
-    """Load a bare base model, its NER head seeded and untrained; return it with the instruction for
+def load_untuned_base(flags: argparse.Namespace) -> tuple["Tuned", str]:
+    """Load an untuned base model, its NER head seeded and untrained; return it with the instruction for
     its texts."""
     if not (flags.task and flags.model):
-        raise InputError("a bare base model needs both --task and --model")
+        raise InputError("an untuned base model needs both --task and --model")
     from neo_peft.runs.loading import load_untuned
 
     flags.labels = own_labels(flags)
@@ -191,10 +197,10 @@ def own_labels(flags: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def choose_decoder(flags: argparse.Namespace, tuned: "Tuned") -> str | None:
-    """Return how a language model answers, "rank" or "generate"; None for a head, which decodes
+    """Return how a language model answers, "labels" or "generate"; None for a head, which decodes
     nothing."""
     if tuned.model.head is None:
-        return flags.decode or "rank"
+        return flags.decode or "labels"
     if flags.decode:
         raise InputError(
             f"--decode {flags.decode}: this model reads its answers by a head, which has nothing "

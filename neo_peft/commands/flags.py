@@ -20,7 +20,7 @@ MARKS = {"task": " (required)", "method": " (required without --preset)"}
 # Settings of a finished run that the flags of another command may name. An adapter of peft's own
 # has no run.json, and does not name the first ones itself.
 OF_AN_ADAPTER = ("task", "labels", "label_words", "model")
-OF_A_RUN = ("read", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
+OF_A_RUN = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
 OF_THE_DATA = ("data", "protocol", "eval_limit")
 
 
@@ -92,10 +92,12 @@ def _add_flag(
 ) -> None:
     name, text, choices = flag_name(item.name), text.replace("%", "%%"), item.metadata["choices"]
     if item.metadata["read"] is bool:
-        group.add_argument(name, action="store_true", default=group.argument_default, help=text)
+        group.add_argument(
+            name, dest=item.name, action="store_true", default=group.argument_default, help=text
+        )
     else:
         words = "{" + ",".join(choices) + "}" if choices else item.name.split("_")[-1].upper()
-        group.add_argument(name, metavar=words, type=read, help=text)
+        group.add_argument(name, dest=item.name, metavar=words, type=read, help=text)
 
 
 def _default(item: dataclasses.Field) -> str:

@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     tasks = {name: one.encoder.task for name, one in tuned.items()}
     several, in_colour = len(tasks) > 1, sys.stdout.isatty() and not flags.json
     wrong = cut = 0
-    for batch in as_they_come(lines, tuned[next(iter(tuned))].settings.batch_size):
+    for batch in batches_as_received(lines, tuned[next(iter(tuned))].settings.batch_size):
         rows = []
         for number, line in batch:
             try:
@@ -167,7 +167,7 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
     return enumerate(show_progress(open(flags.file, "rb"), "predict", total), start=1)  # noqa: SIM115
 
 
-def as_they_come(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
+def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
     """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as
     they come."""
     come = queue.Queue(maxsize=size)

@@ -108,14 +108,16 @@ def main(argv: Sequence[str]) -> None:
     plan = (
         plan_to_resume(own, given, argv) if "resume" in own else plan_from_flags(own, given, argv)
     )
-    with stopping.held():  # an import that is interrupted may say anything
+    with stopping.delayed():  # an import that is interrupted may say anything
         from tqdm import tqdm
 
         from neo_peft.analysis import study  # after the flags: torch takes seconds to import
         from neo_peft.progress import show_progress
 
     folder, made = (
-        (Path(own["resume"]), []) if "resume" in own else study.begin_study(plan, own.get("out"))
+        (Path(own["resume"]), [])
+        if "resume" in own
+        else study.make_study_folder(plan, own.get("out"))
     )
     count = len(plan["runs"])
     tqdm.write(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
@@ -123,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
         text, refused = study.run_study(folder, plan, tqdm.write, show_progress)
     except Exception:
         if "resume" not in own:
-            study.abandon_study(folder, made, plan)
+            study.remove_unstarted_study(folder, made, plan)
         raise
     tqdm.write(f"\n{text}\nAll of it is in {folder}.")
     if refused:

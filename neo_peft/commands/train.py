@@ -41,7 +41,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     """Train, and print the run's progress and scores."""
     settings = processes.on_first_process(lambda: parse_flags(argv, prog))
     # torch takes seconds to import: --help and a bad flag answer without it.
-    with signals.held():  # an import that is interrupted may say anything
+    with signals.delayed():  # an import that is interrupted may say anything
         from neo_peft.progress import show_progress
         from neo_peft.runs.training import run
 

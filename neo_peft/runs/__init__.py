@@ -3,7 +3,7 @@
 from_flags.py    from the flags that were given to the settings of a run
 folder.py        where runs stand, and what a run's files say
 training.py      from settings to a run folder, or on with one that stopped
-job.py           all that a run needs, loaded; the bare base and the tuned model, scored
+job.py           all that a run needs, loaded; the untuned base and the tuned model, scored
 checkpoints.py   what an unfinished run continues from, to the same bits
 log.py           losses and scores of each step and epoch, and when each step was done
 generation.py    answers by free generation

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from neo_peft.decoding import Answer, Evaluation, States, evaluate, read_answers
+from neo_peft.decoding import Answer, Evaluation, States, evaluate, predict_batch
 from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
@@ -171,13 +171,13 @@ class AdapterSet:
         """Answer one batch, of which each run has a share of its examples, in the order of the
         shares."""
         parts = {name: collate(examples[name], mine) for name, mine in shares.items()}
-        hidden = self.hidden(parts).split([len(part.reads) for part in parts.values()])
+        hidden = self.hidden(parts).split([len(part.target_indices) for part in parts.values()])
         answers = []
         for (name, part), of_run in zip(parts.items(), hidden, strict=True):
             tuned = self[name]
             states = States(examples[name], shares[name], part, of_run, self._prefixes[name])
             # Labels that share their first token cost passes of their own: see `score_labels`.
-            answers += read_answers(tuned.model, tuned.encoder, states)
+            answers += predict_batch(tuned.model, tuned.encoder, states)
         return answers
 
     def hidden(self, parts: dict[str, Batch]) -> Tensor:
@@ -188,11 +188,11 @@ class AdapterSet:
         way.
         """
         model = self[next(iter(parts))].model  # all are on one device, in one precision
-        first, reads = 0, []
+        first, target_indices = 0, []
         self._stretches.clear()
         for name, part in parts.items():
             self[name].model.eval()
-            reads.append(part.reads + first)
+            target_indices.append(part.target_indices + first)
             self._stretches[name] = slice(first, first := first + len(part.ids))
         ids = torch.cat([part.ids for part in parts.values()]).to(model.device)
         lengths = torch.cat([part.lengths for part in parts.values()])
@@ -202,7 +202,7 @@ class AdapterSet:
             # The last norm sees all tokens, not only those that are read: a stretch is one of all
             # tokens.
             hidden = self._trunk(self._trunk.embed(ids), packing, past)
-        return hidden[torch.cat(reads).to(model.device)]
+        return hidden[torch.cat(target_indices).to(model.device)]
 
     def _prefix(self, counts: dict[str, int]) -> tuple[Past | None, Tensor | int]:
         """Return the prefix of each example's run, and where its text starts, (B,)."""
@@ -269,7 +269,7 @@ def side_by_side(prefixes: Sequence[Past | None]) -> Past:
     head_dim). At least one is a prefix. Places that are empty are NOWHERE, where no query sees
     them."""
     some = next(prefix for prefix in prefixes if prefix)
-    none = some.each(lambda tensor: tensor[:, :, :0], some.positions[:, :0])
+    none = some.map(lambda tensor: tensor[:, :, :0], some.positions[:, :0])
     pasts = [prefix or none for prefix in prefixes]
 
     def join(of_layer: Sequence[Tensor]) -> Tensor:

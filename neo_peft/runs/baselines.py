@@ -26,7 +26,7 @@ def predict_baseline(
 ) -> tuple[str, list]:
     """Fit the task's baseline to `train_rows`; return its name and its predictions of `rows`."""
     if task.tags_words:
-        return "commonest tags", commonest_tags(train_rows, rows)
+        return "commonest tags", most_frequent_tags(train_rows, rows)
     *fields, label = task.fields
     name, features = (
         ("word counts", word_counts) if len(fields) == 1 else ("word overlap", word_overlap)
@@ -45,14 +45,14 @@ def predict_baseline(
     return name, predicted(asked, max(fitted, key=validated))
 
 
-def commonest_tags(train_rows: list[dict], rows: list[dict]) -> list[list[str]]:
+def most_frequent_tags(train_rows: list[dict], rows: list[dict]) -> list[list[str]]:
     """Give each word the tag that it has most often in training, and O where it is new."""
     counts = defaultdict(Counter)
     for row in train_rows:
         for word, tag in zip(row["tokens"], row["tags"], strict=True):
             counts[word][tag] += 1
-    commonest = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
-    return [[commonest.get(word, "O") for word in row["tokens"]] for row in rows]
+    most_frequent = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
+    return [[most_frequent.get(word, "O") for word in row["tokens"]] for row in rows]
 
 
 def majority_scores(task: Task, train_rows: Sequence[dict], rows: Sequence[dict]) -> dict:
@@ -61,8 +61,8 @@ def majority_scores(task: Task, train_rows: Sequence[dict], rows: Sequence[dict]
     if task.tags_words:
         return score(task, rows, [["O"] * len(row["tokens"]) for row in rows])
     labels = [row[task.fields[-1]] for row in train_rows]
-    commonest = max(task.labels, key=labels.count)
-    return score(task, rows, [commonest] * len(rows))
+    most_frequent = max(task.labels, key=labels.count)
+    return score(task, rows, [most_frequent] * len(rows))
 
 
 # ---- Features: of n rows (n, D), the last column a constant 1

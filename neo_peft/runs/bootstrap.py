@@ -70,7 +70,7 @@ def paired(
     return compared
 
 
-def differing(answers_a: list[list], answers_b: list[list]) -> int:
+def count_differing(answers_a: list[list], answers_b: list[list]) -> int:
     """Return how many rows not all runs of both sides predicted alike.
 
     The other rows tell nothing about a difference.
@@ -87,12 +87,12 @@ def same_rows(task: Task, answered: list[list[dict]]) -> tuple[list[dict], list[
     Return None where the runs did not predict the same rows. A split that is drawn by the seed
     differs from run to run.
     """
-    if any(asked(task, rows) != asked(task, answered[0]) for rows in answered):
+    if any(data_fields(task, rows) != data_fields(task, answered[0]) for rows in answered):
         return None
     return answered[0], [[row["predicted"] for row in rows] for rows in answered]
 
 
-def asked(task: Task, rows: list[dict]) -> list[list]:
+def data_fields(task: Task, rows: list[dict]) -> list[list]:
     """Return the fields of each row that belong to the data, without the prediction."""
     return [[row[field] for field in task.fields] for row in rows]
 
@@ -126,7 +126,7 @@ def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
     return [len(gold & guessed), len(guessed), len(gold), len(span_hits), right, len(gold_tags)]
 
 
-def measures(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
+def metrics_of_counts(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
     """Return the metrics of summed counts, (…, S) -> (…) each, as `metrics.py` defines them.
 
     Tags have f1, precision, recall, span_f1 and accuracy. Labels have accuracy and macro_f1, and
@@ -167,7 +167,7 @@ def _drawn(
     of the resamples. Each resample is used for all runs."""
     counts = np.hstack([example_counts(task, rows, predicted) for predicted in answers])
     parts = [
-        measures(task, np.stack(np.split(sums, len(answers), axis=1)))
+        metrics_of_counts(task, np.stack(np.split(sums, len(answers), axis=1)))
         for sums in _sums(counts, resamples, seed)
     ]
     return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}

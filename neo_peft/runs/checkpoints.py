@@ -28,12 +28,12 @@ from neo_peft.model import TunedModel
 from neo_peft.runs.folder import unchanged
 from neo_peft.runs.job import Job, Scores
 from neo_peft.system.files import (
-    read_sealed,
+    read_checked_json,
     read_tensors,
     remove_folder,
     sha256,
+    write_checked_json,
     write_folder,
-    write_sealed,
     write_tensors,
 )
 
@@ -103,12 +103,12 @@ def save(job: Job, state: State, best: Best, **record: object) -> None:
             "best": {"epoch": best.epoch, "score": best.score},
             "files": {path.name: sha256(path) for path in sorted(temporary.iterdir())},
         }
-        write_sealed(temporary / STATE, whole)
+        write_checked_json(temporary / STATE, whole)
 
     def write() -> None:
         # One of the same step may be there, from before its epoch was scored, or damaged.
         write_folder(folder, fill, anew=True)
-        for old in numbered(folder.parent)[:-KEPT]:
+        for old in list_checkpoints(folder.parent)[:-KEPT]:
             remove_folder(old)
 
     processes.on_first_process(write)
@@ -133,31 +133,33 @@ def _generators() -> dict[str, Tensor]:
     return states
 
 
-def numbered(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """List a run's checkpoints, the newest last."""
     found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def newest(run: Path, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
+def newest_checkpoint(
+    run: Path, print_line: Callable[[str], None] = lambda line: None
+) -> Checkpoint | None:
     """Find the newest checkpoint that fits its checksums; None where there is none at all.
 
     Raises InputError where there are some, and none fits: a run is never begun anew in silence.
     """
     problem = None
-    for folder in reversed(numbered(run / CHECKPOINTS)):
+    for folder in reversed(list_checkpoints(run / CHECKPOINTS)):
         try:
             return _read(folder)
         except InputError as error:
             problem = problem or error
-            say(f"note    {error}; the checkpoint before it is taken")
+            print_line(f"note    {error}; the checkpoint before it is taken")
     if problem:
         raise problem
     return None
 
 
 def _read(folder: Path) -> Checkpoint:
-    record = read_sealed(folder / STATE)
+    record = read_checked_json(folder / STATE)
     try:
         best, log = record["best"], record["log"]
         numbers = [(name, record[name], kind) for name, kind in NUMBERS.items()] + [
@@ -188,7 +190,7 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
     it does not fit."""
     path, weights = checkpoint.folder / TENSORS, model.trainable()
     tensors = read_tensors(path)
-    put(path, {name: tensors.pop(f"weight {name}", None) for name in weights}, model)
+    load_weights(path, {name: tensors.pop(f"weight {name}", None) for name in weights}, model)
     for name, parameter in weights.items():
         moments = {moment: tensors.pop(f"{moment} {name}", None) for moment in MOMENTS}
         if all(value is None for value in moments.values()):
@@ -214,7 +216,7 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
         raise InputError(f"{path} also holds {len(lost)} tensors, the first is {min(lost)}")
 
 
-def put(path: Path, tensors: dict[str, Tensor | None], model: TunedModel) -> None:
+def load_weights(path: Path, tensors: dict[str, Tensor | None], model: TunedModel) -> None:
     """Put the weights of a checkpoint's file into the model."""
     weights = model.trainable()
     for name in weights.keys() | tensors.keys():

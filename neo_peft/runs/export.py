@@ -137,7 +137,7 @@ def reading_of_tags(tuned: Tuned) -> str:
             "The best tags that BIO allows together are chosen (Viterbi), which transformers does "
             "not do."
         )
-    if tuned.encoder.read_last:
+    if tuned.encoder.tag_last_subtoken:
         where = "last sub-token, which no aggregation of transformers' takes."
     else:
         where = 'first sub-token, as `aggregation_strategy="first"` takes it.'
@@ -171,7 +171,7 @@ def model_lines(tuned: Tuned) -> str:
     _, pipeline, more = OF_HEADS[tuned.model.head_kind]
     options = ""
     if tuned.encoder.task.tags_words:
-        which = "none" if tuned.encoder.read_last else "first"
+        which = "none" if tuned.encoder.tag_last_subtoken else "first"
         options = f', aggregation_strategy="{which}"'
     return f"""\
 from transformers import pipeline

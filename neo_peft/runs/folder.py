@@ -13,12 +13,12 @@ from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.files import (
     clean,
     make_folders,
+    read_checked_json,
     read_json,
-    read_sealed,
     refuse_used,
     sha256,
     sync,
-    write_sealed,
+    write_checked_json,
 )
 from neo_peft.tasks import Task
 
@@ -125,7 +125,7 @@ def is_run(folder: Path | str) -> bool:
 
 def read_record(folder: Path) -> dict:
     """Read run.json; refuse one whose own checksum is not right."""
-    record = read_sealed(folder / RUN)
+    record = read_checked_json(folder / RUN)
     kinds = {"flags": dict, "labels": list, "base": dict, "files": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
         raise InputError(f"{folder / RUN} is no run's: it lacks its {wrong[0]}")
@@ -155,4 +155,4 @@ def unchanged(folder: Path, record: dict, name: str) -> Path:
 
 def write_record(folder: Path, record: dict) -> None:
     """Write run.json, with the sha256 of its own fields as the last one."""
-    write_sealed(folder / RUN, record)
+    write_checked_json(folder / RUN, record)

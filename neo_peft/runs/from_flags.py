@@ -10,7 +10,7 @@ from neo_peft.formats.peft_config import CONFIG, named_base, read_peft
 from neo_peft.methods import owners
 from neo_peft.runs.folder import RUN, SETTINGS, read_record, recorded_settings, refuse_unfinished
 from neo_peft.settings import OF_TAGS, Settings, flag_name, make_settings
-from neo_peft.system.files import read_sealed
+from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import TASKS
 
 
@@ -37,7 +37,7 @@ def settings_to_resume(folder: Path, json: bool) -> Settings:
         )
     if not (folder / SETTINGS).exists():
         raise InputError(f"--resume {folder} holds no {SETTINGS}: no run was begun there")
-    flags = read_sealed(folder / SETTINGS) | {"resume": str(folder), "json": json}
+    flags = read_checked_json(folder / SETTINGS) | {"resume": str(folder), "json": json}
     return recorded_settings(folder / SETTINGS, flags)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neo_peft.decoding import Evaluation, in_batches, marked_texts, prefix_of
+from neo_peft.decoding import Evaluation, in_batches, make_prefix, texts_without_answer
 from neo_peft.encoding import GENERATED, Encoder, Examples
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.model import TunedModel
@@ -28,10 +28,10 @@ def evaluate_generated(
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Answer encoded examples as `evaluate` does, by what the model says."""
-    prefix = prefix_of(model, encoder, instruction)
+    prefix = make_prefix(model, encoder, instruction)
 
     def answer(chosen: np.ndarray) -> list[str]:
-        return generate(model, encoder, marked_texts(examples, chosen), prefix)
+        return generate(model, encoder, texts_without_answer(examples, chosen), prefix)
 
     texts = in_batches(answer, examples, batch_size, progress, "generate")
     predicted = [match_label(text, encoder.task) for text in texts]
@@ -78,7 +78,7 @@ def generate(
     positions = start + lengths.to(model.device)  # of the next token
     with model.autocast():
         hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix)
-        past = prefix.select(torch.zeros_like(going)).then(past) if prefix else past
+        past = prefix.select(torch.zeros_like(going)).concat(past) if prefix else past
         last = hidden[torch.cumsum(lengths, 0).to(model.device) - 1]
         for step in range(GENERATED):
             tokens = F.linear(last, trunk.wte.weight).argmax(1)
@@ -92,7 +92,7 @@ def generate(
                 positions, going = positions[alive], going[alive]
             packing = next_tokens(positions)
             last, new = forward_and_keep(trunk, trunk.embed(tokens), packing, past)
-            past, positions = past.then(new), positions + 1
+            past, positions = past.concat(new), positions + 1
     return [
         encoder.tokenizer.decode([token for token in ids if token != encoder.end]) for ids in said
     ]

@@ -1,4 +1,4 @@
-"""All that a run needs, loaded, and the two sides of it that are scored: the bare base, and the
+"""All that a run needs, loaded, and the two models that are scored: the untuned base, and the
 tuned model."""
 
 import time
@@ -13,23 +13,23 @@ from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import Splits, limit_rows
 from neo_peft.decoding import Evaluation, evaluate, score
 from neo_peft.encoding import Encoder, Examples
-from neo_peft.methods import bare_model
+from neo_peft.methods import untuned_model
 from neo_peft.model import TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import loading, tables
 from neo_peft.runs.generation import evaluate_generated
-from neo_peft.runs.predictions import Answers, reported_split, write_predictions
+from neo_peft.runs.predictions import PredictionKind, reported_split, write_predictions
 from neo_peft.settings import Settings, task_of
 from neo_peft.tasks import Task, get_task
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 class Output(NamedTuple):
     """Where a run leaves its files, and how it shows what it does."""
 
     folder: Path
-    say: Say  # prints a line
+    print_line: PrintLine  # prints a line
     progress: Progress  # draws a bar
     begun: float  # by `time.monotonic`, earlier parts of a resumed run included
 
@@ -89,7 +89,7 @@ def limited_rows(
     }
 
 
-class Side(NamedTuple):
+class Variant(NamedTuple):
     """A model before or after tuning."""
 
     model: TunedModel
@@ -97,13 +97,13 @@ class Side(NamedTuple):
     instruction: str = ""  # in front of every text
 
 
-def bare_side(job: Job) -> Side:
-    """Return the bare base: it tags by the seeded head, and answers by the language model behind an
+def untuned_variant(job: Job) -> Variant:
+    """Return the untuned base: it tags by the seeded head, and answers by the language model behind an
     instruction."""
-    bare = bare_model(job.tuned.model)
+    bare = untuned_model(job.tuned.model)
     by_head = bare.head is not None
     encoder = replace(job.tuned.encoder, with_head=by_head)
-    return Side(bare, encoder, "" if by_head else job.task.instruction)
+    return Variant(bare, encoder, "" if by_head else job.task.instruction)
 
 
 # The scores of a run, as run.json holds them: "scores" of the labels that were chosen, by a head or
@@ -112,7 +112,7 @@ def bare_side(job: Job) -> Side:
 Scores = dict[str, dict[str, dict[str, dict]]]
 
 
-def score_side(job: Job, side: Side, when: str, scores: Scores) -> None:
+def score_variant(job: Job, side: Variant, when: str, scores: Scores) -> None:
     """Show three answers, score all splits but train, and leave the answers in the run's folder.
     `when` is "before" or "after"."""
     show_answers(job, side, f"{when.capitalize()} tuning")
@@ -122,13 +122,13 @@ def score_side(job: Job, side: Side, when: str, scores: Scores) -> None:
             rows = job.rows[split]
             found = answer(job, side, rows, generated, job.output.progress)
             of_split[split] = score(job.task, rows, found.predicted)
-            answers = Answers(when, generated)
+            answers = PredictionKind(when, generated)
             write = partial(write_predictions, job.output.folder, answers, split, rows, found)
             processes.on_first_process(write)
 
 
 def answer(
-    job: Job, side: Side, rows: list[dict], generated: bool, progress: Progress = no_progress
+    job: Job, side: Variant, rows: list[dict], generated: bool, progress: Progress = no_progress
 ) -> Evaluation:
     """Answer rows as a side does: by the labels' probabilities or a head, or by free generation."""
     way = evaluate_generated if generated else evaluate
@@ -142,15 +142,15 @@ def answer(
     )
 
 
-def show_answers(job: Job, side: Side, when: str) -> None:
+def show_answers(job: Job, side: Variant, when: str) -> None:
     """Show three examples of test as the model answers them, in its own words where it has no
     head."""
     split = reported_split(job.rows)
     rows = examples_to_show(job.task, job.rows[split])
     found = answer(job, side, rows, generated=side.model.head is None)
     lines = tables.answers(job.task, rows, found.predicted, found.generated)
-    job.output.say(f"{when}, three examples of {split}:\n")
-    job.output.say("\n".join(lines).rstrip() + "\n")
+    job.output.print_line(f"{when}, three examples of {split}:\n")
+    job.output.print_line("\n".join(lines).rstrip() + "\n")
 
 
 def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:

@@ -21,7 +21,7 @@ from neo_peft.formats.adapter import copy_into, read_adapter
 from neo_peft.formats.base import Base, load_base
 from neo_peft.formats.peft_config import CONFIG, read_peft
 from neo_peft.gptneo import Config
-from neo_peft.methods import bare_model, base_dtype, build_model
+from neo_peft.methods import base_dtype, build_model, untuned_model
 from neo_peft.model import TunedModel
 from neo_peft.runs.folder import RUN, read_record, recorded_settings, refuse_unfinished, unchanged
 from neo_peft.settings import Settings, make_settings, task_of
@@ -109,7 +109,7 @@ def load(folder: Path | str, settings: Settings | None = None, base: Base | None
 
 def load_to_train(settings: Settings) -> Tuned:
     """Load a base with the settings' method at its start. The tensors of `--adapter` are read and
-    checked, but wait for `start_from_adapter`, so that the bare base can be scored before."""
+    checked, but wait for `start_from_adapter`, so that the untuned base can be scored before."""
     tuned = load_untuned(settings, with_method=True)
     if settings.adapter:
         folder, head = Path(settings.adapter), tuned.model.head_kind
@@ -184,7 +184,7 @@ def load_untuned(settings: Settings, with_method: bool = False, base: Base | Non
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
-    model = (model if with_method else bare_model(model)).eval()
+    model = (model if with_method else untuned_model(model)).eval()
     notes = [*base.notes, *filter(None, [slow_precision(precision, device)])]
     encoder = make_encoder(
         task, base.tokenizer, base.trunk.config, settings, with_head=model.head is not None
@@ -208,7 +208,7 @@ def make_encoder(
     room = config.max_position_embeddings - in_front
     needed = 2 if settings.echo else 1
     if not task.tags_words:
-        texts = [task.instruction, *task.said_template(settings.source_text)]
+        texts = [task.instruction, *task.template_for(settings.source_text)]
         instruction, *template = map(len, tokenize(tokenizer, texts))
         answers = answer_tokens(tokenizer, task, settings.source_text, end).values()
         longest = max(GENERATED, *map(len, answers))
@@ -234,7 +234,7 @@ def make_encoder(
         with_head,
         max_length,
         config.vocab_size,
-        read_last=settings.read == "last",
+        tag_last_subtoken=settings.tag_subtoken == "last",
         source_text=settings.source_text,
         viterbi=settings.tag_decoding == "viterbi",
         echo=settings.echo,

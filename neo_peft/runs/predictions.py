@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions"
 
 
-class Answers(NamedTuple):
+class PredictionKind(NamedTuple):
     """Which answers of a run: "before" or "after" tuning ("majority": the majority class's), and
     whether they were chosen among the labels or generated freely."""
 
@@ -41,13 +41,13 @@ class Answers(NamedTuple):
         return record["generated" if self.generated else "scores"][self.when]
 
 
-def answers_in(record: dict) -> list[Answers]:
+def prediction_kinds(record: dict) -> list[PredictionKind]:
     """Return the kinds of answers that a run's record has scores of, in the order of time."""
     found = []
     for when in record["scores"]:
-        found.append(Answers(when))
+        found.append(PredictionKind(when))
         if when in record["generated"]:
-            found.append(Answers(when, generated=True))
+            found.append(PredictionKind(when, generated=True))
     return found
 
 
@@ -57,25 +57,25 @@ def reported_split(splits: Container[str]) -> str:
 
 
 def write_predictions(
-    folder: Path, answers: Answers, split: str, rows: Sequence[dict], found: "Evaluation"
+    folder: Path, answers: PredictionKind, split: str, rows: Sequence[dict], found: "Evaluation"
 ) -> None:
     """Leave what a run answered in its folder."""
     make_folders(folder / PREDICTIONS)
-    write_answers(folder / answers.path(split), rows, found.predicted, found.generated)
+    write_rows(folder / answers.path(split), rows, found.predicted, found.generated)
 
 
-def write_answers(
+def write_rows(
     path: Path, rows: Sequence[dict], predicted: Sequence, generated: Sequence[str] | None = None
 ) -> None:
     """Write rows with their answers, one JSON object a line."""
     lines = []
     for index, (row, answer) in enumerate(zip(rows, predicted, strict=True)):
-        line = {**row, "predicted": answer} | ({"said": generated[index]} if generated else {})
+        line = {**row, "predicted": answer} | ({"generated": generated[index]} if generated else {})
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_text(path, "".join(lines))
 
 
-def read_predictions(folder: Path, answers: Answers, split: str) -> list[dict]:
+def read_predictions(folder: Path, answers: PredictionKind, split: str) -> list[dict]:
     """Return what a finished run answered on a split. Raise InputError where it is missing or was
     changed."""
     (record, task), path = finished(folder), folder / answers.path(split)

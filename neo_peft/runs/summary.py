@@ -5,21 +5,23 @@ from pathlib import Path
 
 from neo_peft import processes
 from neo_peft.runs import tables
-from neo_peft.runs.job import Job, Say
-from neo_peft.runs.predictions import answers_in
+from neo_peft.runs.job import Job, PrintLine
+from neo_peft.runs.predictions import prediction_kinds
 from neo_peft.tasks import Task, get_task
 
 
 def describe(job: Job) -> None:
     """Print what is about to be trained, on what."""
-    settings, task, tuned, say = job.settings, job.task, job.tuned, job.output.say
+    settings, task, tuned, print_line = job.settings, job.task, job.tuned, job.output.print_line
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items())
     protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
-    say(f"task    {task.name}: {len(task.labels)} labels; data {settings.data}{protocol}: {sizes}")
+    print_line(
+        f"task    {task.name}: {len(task.labels)} labels; data {settings.data}{protocol}: {sizes}"
+    )
     computing = f"{tuned.precision} on {tuned.model.device.type}, {tuned.threads} threads"
     computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
-    say(f"model   {settings.model}: {job.total:,} parameters, {computing}")
-    say(
+    print_line(f"model   {settings.model}: {job.total:,} parameters, {computing}")
+    print_line(
         f"method  {settings.method}: trains {job.trainable:,} parameters, "
         f"{100 * job.trainable / job.total:.4g} %"
     )
@@ -30,11 +32,11 @@ def describe(job: Job) -> None:
     if cut := sum(part.cut for part in job.examples.values()):
         notes.append(f"{cut} texts were cut to {tuned.encoder.max_length} tokens")
     for note in notes:
-        say(f"note    {note}")
+        print_line(f"note    {note}")
     layers = {}
     for part in settings.parts:
         layers |= part.call("adapted_layers", job.tuned.model) or {}
-    say("\n" + tables.adapted(layers) + "\n" if layers else "")
+    print_line("\n" + tables.adapted(layers) + "\n" if layers else "")
 
 
 def headline(task: Task, scores: dict) -> dict:
@@ -55,23 +57,25 @@ def epoch_line(line: dict, kept: bool) -> str:
     return f"epoch {line['epoch']}: " + ", ".join(parts) + (", kept" if kept else "")
 
 
-def conclude(say: Say, record: dict, folder: Path) -> None:
+def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
     """Print what the run has reached, plainly where that is nothing."""
     scores, task = record["scores"], get_task(record["task"])
     columns = {
-        split: {answers.title: answers.scores(record)[split] for answers in answers_in(record)}
+        split: {
+            answers.title: answers.scores(record)[split] for answers in prediction_kinds(record)
+        }
         for split in record["rows"]
         if split != "train"
     }
-    say(tables.before_after(task, columns) + "\n")
-    say(verdict(task, scores, record["rows"]["validation"]))
+    print_line(tables.before_after(task, columns) + "\n")
+    print_line(verdict(task, scores, record["rows"]["validation"]))
     for warning in record["warnings"]:
-        say(f"warning: {warning}")
-    say(
+        print_line(f"warning: {warning}")
+    print_line(
         f"epoch {record['kept_epoch']} is kept; {record['seconds']:.0f} seconds; the run is in "
         f"{folder}"
     )
-    say(
+    print_line(
         "plot.png there shows it, and, with its errors to browse: python -m neo_peft report "
         f"{folder}"
     )

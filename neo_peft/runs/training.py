@@ -1,4 +1,4 @@
-"""From settings to a run folder: load, score the bare base, train, score again, save. Or resume a
+"""From settings to a run folder: load, score the untuned base, train, score again, save. Or resume a
 run that stopped.
 
 `run` is the one way there; train.py calls it. The loop itself is in loop.py, what is saved on the
@@ -42,10 +42,19 @@ from neo_peft.runs.folder import (
     read_record,
     refuse_run,
 )
-from neo_peft.runs.job import Job, Output, Say, Scores, Side, bare_side, prepare, score_side
+from neo_peft.runs.job import (
+    Job,
+    Output,
+    PrintLine,
+    Scores,
+    Variant,
+    prepare,
+    score_variant,
+    untuned_variant,
+)
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
-from neo_peft.runs.summary import conclude, describe, epoch_line, headline, summary
+from neo_peft.runs.summary import describe, epoch_line, headline, print_results, summary
 from neo_peft.settings import Settings
 from neo_peft.system import signals
 from neo_peft.system.files import (
@@ -54,11 +63,13 @@ from neo_peft.system.files import (
     read_tensors,
     remove_folder,
     sha256_of,
-    write_sealed,
+    write_checked_json,
 )
 
 
-def run(settings: Settings, say: Say = print, progress: Progress = no_progress) -> dict:
+def run(
+    settings: Settings, print_line: PrintLine = print, progress: Progress = no_progress
+) -> dict:
     """Do a whole run, or the rest of one, and return its summary, which `--json` prints. Raises
     InputError.
 
@@ -66,7 +77,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
     """
     started = time.monotonic()
     if processes.process_index:
-        say, progress = (lambda line: None), no_progress
+        print_line, progress = (lambda line: None), no_progress
     if settings.resume:
         folder, made = Path(settings.resume), []
     else:
@@ -78,7 +89,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
             record = read_record(folder)
         else:
             try:
-                record = train_and_score(settings, Output(folder, say, progress, started))
+                record = train_and_score(settings, Output(folder, print_line, progress, started))
             except Stopped as stopped:
                 stopped.advice = (
                     f"stopped; go on with it: python -m neo_peft train --resume {folder}"
@@ -88,7 +99,7 @@ def run(settings: Settings, say: Say = print, progress: Progress = no_progress) 
                 remove_unstarted(folder, made, settings)
                 raise
         processes.on_first_process(lambda: drop_checkpoints(folder))
-    conclude(say, record, folder)
+    print_results(print_line, record, folder)
     return summary(record, folder)
 
 
@@ -100,7 +111,7 @@ def open_folder(folder: Path, settings: Settings) -> None:
             clean(part)
     if not settings.resume:
         refuse_run(folder)  # another may have begun one here since
-        write_sealed(folder / SETTINGS, flags_of(settings))
+        write_checked_json(folder / SETTINGS, flags_of(settings))
 
 
 def remove_unstarted(folder: Path, made: list[Path], settings: Settings) -> None:
@@ -121,7 +132,9 @@ def drop_checkpoints(folder: Path) -> None:
 
 def train_and_score(settings: Settings, output: Output) -> dict:
     """Load, score, train, score; return what run.json then holds."""
-    checkpoint = checkpoints.newest(output.folder, output.say) if settings.resume else None
+    checkpoint = (
+        checkpoints.newest_checkpoint(output.folder, output.print_line) if settings.resume else None
+    )
     threads = None
     if checkpoint:
         threads = checkpoint.record["computed"]["threads"]
@@ -133,7 +146,7 @@ def train_and_score(settings: Settings, output: Output) -> dict:
     if checkpoint:
         require_same_run(checkpoint, job)
         scores, step = checkpoint.scores, checkpoint.record["step"]
-        output.say(f"The run goes on after step {step}, from {checkpoint.folder}.")
+        output.print_line(f"The run goes on after step {step}, from {checkpoint.folder}.")
     else:
         scores = score_untuned(job)
         loading.start_from_adapter(job.tuned)  # not before: the base that was scored is bare
@@ -141,13 +154,15 @@ def train_and_score(settings: Settings, output: Output) -> dict:
     training.run()
     model, base = job.tuned.model, job.tuned.base
     best = training.best
-    processes.on_first_process(lambda: checkpoints.put(best.file, read_tensors(best.file), model))
-    processes.copy_first(model.trainable().values())
+    processes.on_first_process(
+        lambda: checkpoints.load_weights(best.file, read_tensors(best.file), model)
+    )
+    processes.broadcast(model.trainable().values())
     processes.on_first_process(
         lambda: adapter.save_adapter(output.folder, model, job.settings, base.tokenizer)
     )
-    output.say("")
-    score_side(job, Side(model, job.tuned.encoder), "after", scores)
+    output.print_line("")
+    score_variant(job, Variant(model, job.tuned.encoder), "after", scores)
     return processes.on_first_process(
         lambda: write_results(job, scores, training.state, best.epoch)
     )
@@ -159,7 +174,7 @@ def score_untuned(job: Job) -> Scores:
         name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored
     }
     scores = {"scores": {"majority": majority}, "generated": {}}
-    score_side(job, bare_side(job), "before", scores)
+    score_variant(job, untuned_variant(job), "before", scores)
     return scores
 
 
@@ -180,7 +195,7 @@ class Training:
         """Train to the end. A signal is obeyed between two steps, after a checkpoint."""
         job, state, settings = self.job, self.state, self.job.settings
         model, examples, progress = job.tuned.model, job.examples["train"], job.output.progress
-        with closing(self.log), signals.held():
+        with closing(self.log), signals.delayed():
             try:
                 # No name holds the generator: its progress bar goes before an error is printed.
                 for event in loop.steps(model, examples, settings, state, progress):
@@ -190,16 +205,18 @@ class Training:
                         state.next_epoch()
                     else:
                         self.log.step(event)
-                    stop = signals.come()
+                    stop = signals.received()
                     if stop or ended or state.step % settings.checkpoint_every == 0:
                         self.save()
                     if stop:
-                        signals.obey()
-            except signals.Between:  # in the middle of scoring, which a resumed run does again
+                        signals.stop_if_received()
+            except (
+                signals.SignalReceived
+            ):  # in the middle of scoring, which a resumed run does again
                 self.save()
-                signals.obey()
+                signals.stop_if_received()
             except InputError as error:  # numbers gone wrong
-                there = checkpoints.numbered(job.output.folder / checkpoints.CHECKPOINTS)
+                there = checkpoints.list_checkpoints(job.output.folder / checkpoints.CHECKPOINTS)
                 kept = f"; {there[-1]} is kept" if there else ""
                 raise type(error)(f"{error}{kept}") from None
 
@@ -230,7 +247,7 @@ class Training:
             copies = {name: one.detach().clone() for name, one in model.trainable().items()}
             self.best = Best(end.epoch, reached, copies)
         self.log.epoch(line)
-        job.output.say(epoch_line(line, kept=self.best.epoch == end.epoch))
+        job.output.print_line(epoch_line(line, kept=self.best.epoch == end.epoch))
 
     def save(self) -> None:
         """Write a checkpoint of this step."""

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from neo_peft.errors import InputError, Stopped
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print one line on standard error."""
     print(text, file=sys.stderr)
 
 
-def in_words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return an error's text; for one of the operating system the file and the reason, no
     number."""
     if not isinstance(error, OSError) or not error.strerror:
@@ -23,7 +23,7 @@ def in_words(error: Exception) -> str:
     return (f"{error.filename}: " if error.filename else "") + error.strerror + advice
 
 
-def exit_status(main: Callable[[], None], complain: Callable[[str], None] = complain) -> int:
+def exit_status(main: Callable[[], None], print_error: Callable[[str], None] = print_error) -> int:
     """Run a command's `main` and return its exit status: 0, 2 after one line for bad input or a
     full disk, or 128 and the number of the signal that stopped it."""
     try:
@@ -34,10 +34,10 @@ def exit_status(main: Callable[[], None], complain: Callable[[str], None] = comp
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (InputError, OSError) as error:
-        complain(f"error: {' '.join(in_words(error).split())}")
+        print_error(f"error: {' '.join(describe_error(error).split())}")
         return 2
     except (Stopped, KeyboardInterrupt) as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        complain(stopped.advice)
+        print_error(stopped.advice)
         return 128 + stopped.number
     return 0

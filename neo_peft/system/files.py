@@ -24,7 +24,7 @@ from neo_peft.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2  # of our own JSON files; raised where one of them changes its meaning
+FORMAT = 3  # of our own JSON files; raised where one of them changes its meaning
 LARGEST_JSON = 2**26  # bytes, four times the largest tokenizer or index that we know of
 
 
@@ -202,7 +202,7 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def write_sealed(path: Path, value: dict) -> None:
+def write_checked_json(path: Path, value: dict) -> None:
     """Write a JSON object with the version of our formats as its first field, and the sha256 of its
     own fields as the last one."""
     # What is hashed is what will be read: tuples are lists.
@@ -210,7 +210,7 @@ def write_sealed(path: Path, value: dict) -> None:
     write_json(path, value | {"sha256": sha256_of(value)})
 
 
-def read_sealed(path: Path) -> dict:
+def read_checked_json(path: Path) -> dict:
     """Return what `write_sealed` wrote; refuse it where its version is another, or its checksum not
     right."""
     value = read_json(path)

@@ -14,12 +14,12 @@ from neo_peft import processes
 from neo_peft.errors import Stopped
 from neo_peft.progress import Progress
 
-_come = 0  # the signal that came while it had to wait
-_held = False
-_told = False  # by torchrun to end; never taken back
+_received = 0  # the signal that came while it had to wait
+_delayed = False
+_end_requested = False  # by torchrun to end; never taken back
 
 
-class Between(Exception):
+class SignalReceived(Exception):
     """A signal was found waiting between two items."""
 
 
@@ -30,42 +30,42 @@ def listen() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _come
-    if not _held or (_come and processes.world == 1):
+    global _received
+    if not _delayed or (_received and processes.world == 1):
         raise Stopped(number)
-    _come = number
+    _received = number
 
 
-def tell_to_end() -> bool:
+def request_end() -> bool:
     """Note that torchrun has told this process to end. Return whether it asks for that between its
     steps, and so ends in order."""
-    global _told
-    _told = True
-    return _held
+    global _end_requested
+    _end_requested = True
+    return _delayed
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def delayed() -> Iterator[None]:
     """Let a signal wait for whoever asks whether it has come; at the latest for the end of the
     block."""
-    global _come, _held
-    _come, _held = 0, True
+    global _received, _delayed
+    _received, _delayed = 0, True
     try:
         yield
-        obey()
+        stop_if_received()
     finally:
-        _come, _held = 0, False
+        _received, _delayed = 0, False
 
 
-def come() -> bool:
+def received() -> bool:
     """Return whether a signal has come, to this process or another; all of them must ask."""
-    return processes.total(int(bool(_come or _told))) > 0
+    return processes.total(int(bool(_received or _end_requested))) > 0
 
 
-def obey() -> None:
+def stop_if_received() -> None:
     """Stop here, where a signal has come."""
-    if come():
-        raise Stopped(_come or signal.SIGTERM)
+    if received():
+        raise Stopped(_received or signal.SIGTERM)
 
 
 def between_items(progress: Progress) -> Progress:
@@ -74,8 +74,8 @@ def between_items(progress: Progress) -> Progress:
 
     def watched(items: Iterable) -> Iterator:
         for item in items:
-            if _come and processes.world == 1:
-                raise Between
+            if _received and processes.world == 1:
+                raise SignalReceived
             yield item
 
     return lambda items, what, total: progress(watched(items), what, total)

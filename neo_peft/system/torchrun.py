@@ -44,7 +44,7 @@ def run_together(main: Callable[[], None]) -> int:
         status = exit_status(main, partial(_complain_once, store))
         if status == 0:
             _leave_together(store)
-    except processes.LostError as error:
+    except processes.LostProcessError as error:
         _print_last(f"error: {error}")
     # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is
     # gone.
@@ -59,7 +59,7 @@ def _end_in_one_line_on_sigterm() -> None:
 
     def wait() -> None:
         signal.sigwait({signal.SIGTERM})
-        if signals.tell_to_end():
+        if signals.request_end():
             time.sleep(ORDER)
         told = f"process {processes.process_index} was told to end, as all are where one has ended"
         if _print_last(f"error: {told}"):  # else this process is about to end by itself
@@ -96,7 +96,7 @@ def join() -> "Store":
             timeout=PATIENCE,
         )
     except (KeyError, ValueError, RuntimeError) as error:
-        raise processes.LostError(
+        raise processes.LostProcessError(
             f"process {processes.process_index} of {processes.world} does not find the others: "
             f"{processes.reason(error)}"
         ) from None

@@ -15,10 +15,10 @@ from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs import training
 from neo_peft.runs.bootstrap import intervals, paired
 from neo_peft.runs.folder import RUN, SETTINGS, flags_of, write_record
-from neo_peft.runs.predictions import Answers, write_predictions
+from neo_peft.runs.predictions import PredictionKind, write_predictions
 from neo_peft.settings import make_settings
 from neo_peft.system.exit_status import exit_status
-from neo_peft.system.files import sha256, write_sealed
+from neo_peft.system.files import sha256, write_checked_json
 from neo_peft.tasks import TASKS
 
 TAGS = [
@@ -34,7 +34,7 @@ def make_run(name, task, splits, **flags):
     folder = Path(name)
     folder.mkdir()
     for split, (rows, predicted) in splits.items():
-        write_predictions(folder, Answers("after"), split, rows, Evaluation(predicted))
+        write_predictions(folder, PredictionKind("after"), split, rows, Evaluation(predicted))
     files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.jsonl")}
     settings = {"task": task, "method": "lora", **flags}
     write_record(
@@ -117,7 +117,7 @@ def test_json_holds_each_measure_with_its_intervals(run):
     make_run("b", "ner", {"test": (rows, better)})
     status, out, err = run("a", "b", "--json")
     found = json.loads(out)
-    measures = found.pop("measures")
+    metrics = found.pop("metrics")
     assert (status, err) == (0, "")
     differ = sum(one != other for one, other in zip(worse, better, strict=True))
     sides = {"a": "a", "b": "b", "a_runs": ["a"], "b_runs": ["b"], "better": "b"}
@@ -125,9 +125,9 @@ def test_json_holds_each_measure_with_its_intervals(run):
     assert 10 < differ < 80
     expected = paired(TASKS["ner"], rows, [worse], [better])
     for name, low_high in intervals(TASKS["ner"], rows, [better]).items():
-        of_a = measures[name].pop("a_interval")
-        assert measures[name].pop("b_interval") == list(low_high) != of_a
-        assert measures[name] == expected[name]
+        of_a = metrics[name].pop("a_interval")
+        assert metrics[name].pop("b_interval") == list(low_high) != of_a
+        assert metrics[name] == expected[name]
     assert json.loads(run("b", "a", "--json")[1])["better"] == "a"
 
 
@@ -210,9 +210,9 @@ def make_study(name, runs, best, protocols=("clean",)):
         "swept": "rank",
     }
     made |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
-    write_sealed(folder / PLAN, made)
+    write_checked_json(folder / PLAN, made)
     ended = [run["name"] for run in plan if runs[run["value"], run["seed"]]]
-    write_sealed(
+    write_checked_json(
         folder / RESULTS,
         {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended},
     )
@@ -246,11 +246,11 @@ def test_a_study_stands_for_the_seeds_of_its_best_value(run):
     )
     assert expected["accuracy"]["a"] == pytest.approx(0.81)
     for name, of in expected.items():
-        assert {key: found["measures"][name][key] for key in of} == of
+        assert {key: found["metrics"][name][key] for key in of} == of
     low, high = intervals(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)])[
         "accuracy"
     ]
-    assert found["measures"]["accuracy"]["a_interval"] == [low, high]
+    assert found["metrics"]["accuracy"]["a_interval"] == [low, high]
 
 
 def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run):
@@ -260,8 +260,8 @@ def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run
     assert "a is diverged (rank 8, 1 of 2 seeds)," in run("diverged", "diverged")[1]
     make_study("two", {(8, 0): right}, best=8, protocols=("clean", "paper"))
     (make_study("unfinished", {(8, 0): right}, best=8) / RESULTS).unlink()
-    write_sealed(make_study("odd", {(8, 0): right}, best=8) / RESULTS, {"protocols": [1]})
-    write_sealed(
+    write_checked_json(make_study("odd", {(8, 0): right}, best=8) / RESULTS, {"protocols": [1]})
+    write_checked_json(
         make_study("none", {(8, 0): right}, best=8) / RESULTS, {"protocols": {"clean": {"best": 5}}}
     )
     results = make_study("changed", {(8, 0): right, (4, 0): right}, best=8) / RESULTS
@@ -323,7 +323,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
         make_run(name, "classification", {"test": (own, ["yes", "no"])}, labels=labels)
     Path("unfinished").mkdir()
     flags = flags_of(make_settings(task="ner", method="lora"))
-    write_sealed(Path("unfinished") / SETTINGS, flags)
+    write_checked_json(Path("unfinished") / SETTINGS, flags)
     Path("empty").mkdir()
     same = (
         "compare runs on the same data, with the same --protocol and --eval-limit, and with the "
@@ -394,9 +394,9 @@ def test_runs_that_were_trained_are_compared(run, tiny_folder):
         )
         training.run(settings, lambda line: None)
     found = json.loads(run("a", "b", "--json")[1])
-    assert list(found["measures"]) == ["accuracy", "macro_f1", "f1", "matthews"]
+    assert list(found["metrics"]) == ["accuracy", "macro_f1", "f1", "matthews"]
     for name in "ab":
         scores = json.loads(Path(name, "run.json").read_text())["scores"]["after"]["test"]
-        assert {measure: of[name] for measure, of in found["measures"].items()} == pytest.approx(
-            {measure: scores[measure] for measure in found["measures"]}
+        assert {measure: of[name] for measure, of in found["metrics"].items()} == pytest.approx(
+            {measure: scores[measure] for measure in found["metrics"]}
         )

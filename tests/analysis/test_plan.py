@@ -8,7 +8,7 @@ import pytest
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
 from neo_peft.errors import InputError
-from neo_peft.system.files import write_sealed
+from neo_peft.system.files import write_checked_json
 
 
 def flags_of(plan: dict, *names: str) -> list[tuple]:
@@ -187,10 +187,10 @@ def test_a_plan_that_is_none():
         (plan | {"runs": []}, "not each of its runs has a name, a value, a seed, flags"),
         (plan | {"runs": named}, "not each of its runs has a name, a value, a seed, flags"),
     ):
-        write_sealed(Path("study/study.json"), broken)
+        write_checked_json(Path("study/study.json"), broken)
         with pytest.raises(InputError, match=re.escape(message)):
             read_plan(Path("study"))
-    write_sealed(Path("study/study.json"), plan)
+    write_checked_json(Path("study/study.json"), plan)
     text = Path("study/study.json").read_text()
     Path("study/study.json").write_text(text.replace('"seeds": 1', '"seeds": 2'))
     with pytest.raises(

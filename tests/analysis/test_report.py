@@ -25,9 +25,9 @@ from neo_peft.analysis import report as analysis
 from neo_peft.commands import report
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import write_record
-from neo_peft.runs.predictions import Answers
+from neo_peft.runs.predictions import PredictionKind
 from neo_peft.system.exit_status import exit_status
-from neo_peft.system.files import read_sealed
+from neo_peft.system.files import read_checked_json
 
 
 class Page(HTMLParser):
@@ -273,7 +273,7 @@ def test_foreign_text_is_text_wherever_it_stands(tmp_path):
     plain = "te<evil>st"
     splits = {
         kind: {"validation": answers, plain: answers, "test": answers}
-        for kind in (BEFORE, AFTER, Answers(plain))
+        for kind in (BEFORE, AFTER, PredictionKind(plain))
     }
     names = (
         "model",
@@ -394,7 +394,7 @@ def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys,
     InputError."""
     monkeypatch.setattr(analysis, "as_svg", lambda draw, *what: "<svg></svg>")
     run = tagger(tmp_path / "run")
-    record, shown, wrong = read_sealed(run / "run.json"), 0, {}
+    record, shown, wrong = read_checked_json(run / "run.json"), 0, {}
     for name in record:
         for value in ("left out", None, "x", -1, 1e999, [], {"x": "x"}, {"after": {}}):
             damaged = {

@@ -20,7 +20,7 @@ from neo_peft.commands import study as command
 from neo_peft.errors import InputError, Stopped
 from neo_peft.runs import training
 from neo_peft.system.exit_status import exit_status
-from neo_peft.system.files import read_sealed, write_sealed
+from neo_peft.system.files import read_checked_json, write_checked_json
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--train-limit", "20", "--eval-limit", "10", "--threads", "1"]
@@ -63,7 +63,7 @@ def test_a_study_of_tagging(small, capsys):
     assert "epoch 2: train loss" in (folder / "epochs-2-seed-0.log").read_text()
     runs = [folder / f"epochs-2-seed-{seed}" for seed in (0, 1)]
     records = [json.loads((run / "run.json").read_text()) for run in runs]
-    measures = ("f1", "precision", "recall", "span_f1")
+    metrics = ("f1", "precision", "recall", "span_f1")
     for split in ("validation", "test"):
         for row, kind in (
             ("before", "before"),
@@ -71,7 +71,7 @@ def test_a_study_of_tagging(small, capsys):
             ("majority", "majority"),
         ):
             of = [record["scores"][kind][split] for record in records]
-            expected = [shown([scores[measure] for scores in of]) for measure in measures]
+            expected = [shown([scores[measure] for scores in of]) for measure in metrics]
             cells = numbers(text, f"{split}: 10 rows", row)
             assert [cells[0], *cells[2:]] == expected
     assert "typed f1 |" in text and "typed recall |" in text and "span-only f1 |" in text
@@ -88,7 +88,7 @@ def test_a_study_of_tagging(small, capsys):
             text, "validation: 10 rows", f"epoch {epoch}" + (f", kept by {kept}" if kept else "")
         )
         assert [cells[0], *cells[2:]] == [
-            shown([scores[measure] for scores in of]) for measure in measures
+            shown([scores[measure] for scores in of]) for measure in metrics
         ]
         assert f"epoch {epoch}" not in text.split("## test")[1]
     assert "python -m neo_peft study --task ner --epochs 2 --seeds 2 --model" in text
@@ -105,7 +105,7 @@ def test_a_study_of_tagging(small, capsys):
 def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
     argv = ["--task", "sentiment", "--epochs", "1", "2", "--seeds", "1", *small]
     command.main([*argv, "--out", "whole"])
-    whole = read_sealed(Path("whole/results.json"))
+    whole = read_checked_json(Path("whole/results.json"))
     record = json.loads(Path("whole/epochs-2-seed-0/run.json").read_text())
     text = Path("whole/table.md").read_text()
     cells = numbers(text, "test: 10 rows", "before")
@@ -122,11 +122,11 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
 
     real, calls = training.run, []
 
-    def stops_at_the_second(settings, say, progress):
+    def stops_at_the_second(settings, print_line, progress):
         calls.append(settings.out or settings.resume)
         if len(calls) == 2:
             raise Stopped(signal.SIGTERM)
-        return real(settings, say, progress)
+        return real(settings, print_line, progress)
 
     monkeypatch.setattr(training, "run", stops_at_the_second)
     capsys.readouterr()
@@ -141,12 +141,12 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
         "stopped/epochs-2-seed-0",
         "stopped/epochs-2-seed-0",
     ]
-    again = read_sealed(Path("stopped/results.json"))
+    again = read_checked_json(Path("stopped/results.json"))
     # The command names its folder; the seconds are a clock's.
     assert again["command"] == whole["command"].replace("whole", "stopped")
     assert {**again, "seconds": 0, "command": ""} == {**whole, "seconds": 0, "command": ""}
     command.main(["--resume", "stopped"])  # of a study that is done: its runs are kept
-    assert len(calls) == 3 and read_sealed(Path("stopped/results.json")) == again
+    assert len(calls) == 3 and read_checked_json(Path("stopped/results.json")) == again
 
 
 def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
@@ -185,7 +185,7 @@ def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
     argv = ["--task", "ner", "--epochs", "2", "--seeds", "2", "--out", "study", *small]
     began = time.monotonic()
     assert end(start(argv, main=command.main)) == 0, Path("stderr").read_text()
-    seconds, whole = time.monotonic() - began, read_sealed(Path("study/results.json"))
+    seconds, whole = time.monotonic() - began, read_checked_json(Path("study/results.json"))
     for share in (0.3, 0.6, 0.9):
         shutil.rmtree("study")
         process = start(argv, main=command.main)
@@ -193,7 +193,7 @@ def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
         os.kill(process, signal.SIGKILL)
         end(process)
         assert end(start(["--resume", "study"], main=command.main)) == 0, Path("stderr").read_text()
-        again = read_sealed(Path("study/results.json"))
+        again = read_checked_json(Path("study/results.json"))
         assert {**again, "seconds": 0} == {**whole, "seconds": 0}
         assert not [
             path
@@ -276,7 +276,7 @@ def test_bad_flags(capfd, case):
 
 def test_a_folder_that_holds_something(capfd, small):
     plan = make_plan({"task": "ner"}, seeds=1)
-    study.begin_study(plan, "held")
+    study.make_study_folder(plan, "held")
     refused(
         capfd,
         f"{STUDY} --out held",
@@ -310,7 +310,7 @@ def test_a_study_that_cannot_go_on_loses_nothing(capsys, small, monkeypatch):
     """Before its first run has a folder, too, and what others have put there."""
     Path("held").mkdir()
     plan = make_plan({"task": "ner"}, seeds=1)
-    study.begin_study(plan, "other")
+    study.make_study_folder(plan, "other")
     shutil.copy("other/study.json", "held")
     Path("held/notes.log").write_text("mine")
 
@@ -322,7 +322,7 @@ def test_a_study_that_cannot_go_on_loses_nothing(capsys, small, monkeypatch):
         command.main(["--resume", "held"])
     assert {path.name for path in Path("held").iterdir()} >= {"study.json", "notes.log"}
     assert Path("held/notes.log").read_text() == "mine"
-    study.abandon_study(Path("other"), [], plan)
+    study.remove_unstarted_study(Path("other"), [], plan)
     assert not list(Path("other").iterdir())
 
 
@@ -368,7 +368,7 @@ def test_another_run_in_a_studys_folder_is_refused(small):
     command.main(["--task", "ner", "--epochs", "1", "--seeds", "1", "--out", "study", *small])
     plan = read_plan(Path("study"))
     plan["runs"][0]["flags"]["rank"] = 4
-    write_sealed(Path("study/study.json"), plan)
+    write_checked_json(Path("study/study.json"), plan)
     with pytest.raises(
         InputError, match="epochs-1-seed-0 was begun with other settings than study/study.json has"
     ):

@@ -23,17 +23,17 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
         0.7999,
         block["lines"]["test"][0]["scores"]["accuracy"],
     )
-    begin = "Beside the floor, word counts, the tuned model's accuracy on test differs by "
+    begin = "Beside the baseline, word counts, the tuned model's accuracy on test differs by "
     for low, high, ending in (
         (0.01, 0.03, "+0.020 (+0.010 to +0.030, a paired bootstrap): the tuned model is better."),
         (-0.01, 0.05, "+0.020 (-0.010 to +0.050, a paired bootstrap): chance alone could do it."),
         (
             -0.03,
             -0.01,
-            "-0.020 (-0.030 to -0.010, a paired bootstrap): the floor, word counts, is better.",
+            "-0.020 (-0.030 to -0.010, a paired bootstrap): the baseline, word counts, is better.",
         ),
     ):
-        block["over_floor"] = {
+        block["over_baseline"] = {
             "difference": (low + high) / 2,
             "low": low,
             "high": high,
@@ -46,7 +46,7 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
         said = "The majority class reaches 0.800 on test, no less than the tuned model's 0.800."
         assert f"\n{said}\n" in page(results)
 
-    block["over_floor"] |= {"differ": 9}
+    block["over_baseline"] |= {"differ": 9}
     assert "a paired bootstrap): on 9 rows alone, too few to tell." in page(results)
 
 
@@ -83,7 +83,7 @@ def test_a_plot_shows_the_means_their_deviation_and_what_needs_no_tuning(tmp_pat
             reach = np.std(one, ddof=1)
             assert (low, high) == pytest.approx((one.mean() - reach, one.mean() + reach))
     lines = named_lines(results, "test")
-    names = ("majority", "floor, word counts", "before")
+    names = ("majority", "baseline, word counts", "before")
     assert levels == {f"{name}, test": lines[name]["scores"]["accuracy"]["mean"] for name in names}
 
 
@@ -95,7 +95,7 @@ def test_of_a_sweep_a_plot_shows_what_the_best_value_began_from(tmp_path, monkey
     _, levels = drawn(results, tmp_path, monkeypatch)
     assert list(levels) == [
         "majority, test",
-        "floor, word counts, test",
+        "baseline, word counts, test",
         f"before, batch size {best}, test",
     ]
 

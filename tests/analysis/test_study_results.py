@@ -70,25 +70,25 @@ def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
     plan["runs"][1]["flags"]["eval_limit"] = 40
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
-    for name in ("1 epoch", "floor, word counts"):
+    for name in ("1 epoch", "baseline, word counts"):
         assert named_lines(results, "validation")[name]["scores"]["accuracy"].keys() == {
             "mean",
             "sd",
             "seeds",
         }
     # Nor is the floor compared by a bootstrap, and is named where its mean alone is the higher one.
-    assert results["protocols"]["single"]["over_floor"] is None and "paired bootstrap" not in page(
-        results
-    )
+    assert results["protocols"]["single"][
+        "over_baseline"
+    ] is None and "paired bootstrap" not in page(results)
     assert "There are no intervals, since each seed draws" in page(results)
     assert "The interval is the mean's" not in page(results)
     floor, tuned = (
         named_lines(results, "test")[name]["scores"]["accuracy"]
-        for name in ("floor, word counts", "1 epoch")
+        for name in ("baseline, word counts", "1 epoch")
     )
     for floor["mean"], tuned["mean"], said in ((0.7, 0.6, True), (0.6, 0.7, False)):
         assert (
-            "The floor, word counts, reaches 0.700 on test, no less than the tuned model's 0.600."
+            "The baseline, word counts, reaches 0.700 on test, no less than the tuned model's 0.600."
             in page(results)
         ) == said
 
@@ -107,7 +107,7 @@ def test_seeds_that_learn_from_rows_of_their_own_have_baselines_of_their_own(tmp
             [answer == row["label"] for answer, row in zip(answers, splits.test, strict=True)]
         )
     hits = np.array(hits)
-    [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
+    [line] = [line for line in block["lines"]["test"] if line["kind"] == "baseline"]
     assert (
         line["scores"]["accuracy"]["seeds"] == pytest.approx(hits.mean(1))
         and np.ptp(hits.mean(1)) > 0.02
@@ -119,7 +119,7 @@ def test_seeds_that_learn_from_rows_of_their_own_have_baselines_of_their_own(tmp
     )
     differences = right.mean(0) - hits.mean(0)
     reach = 1.96 * np.std(differences) / np.sqrt(len(differences))
-    over = block["over_floor"]
+    over = block["over_baseline"]
     assert [over["difference"], over["low"], over["high"]] == pytest.approx(
         [differences.mean(), differences.mean() - reach, differences.mean() + reach], abs=0.015
     )
@@ -130,12 +130,12 @@ def test_a_sweep_that_changes_the_training_rows_has_a_baseline_for_each(tmp_path
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
     block = results["protocols"]["single"]
-    names = {value: f"floor, word counts, train limit {value}" for value in (20, 200)}
+    names = {value: f"baseline, word counts, train limit {value}" for value in (20, 200)}
     lines = named_lines(results, "test")
     means = {value: lines[name]["scores"]["accuracy"]["mean"] for value, name in names.items()}
     assert means[20] != means[200]
     tuned = lines[f"train limit {block['best']}"]["scores"]["accuracy"]["mean"]
-    assert block["over_floor"]["difference"] == pytest.approx(tuned - means[block["best"]])
+    assert block["over_baseline"]["difference"] == pytest.approx(tuned - means[block["best"]])
     assert f"Beside the {names[block['best']]}, the tuned model's accuracy on test" in page(results)
 
 
@@ -208,13 +208,13 @@ def test_the_baseline_stands_beside_the_best_with_its_interval_and_their_paired_
     rows = splits.test
     _, answers = predict_baseline(task, splits.train, splits.validation, rows)
     hits = np.array([answer == row["label"] for answer, row in zip(answers, rows, strict=True)])
-    [line] = [line for line in block["lines"]["test"] if line["kind"] == "floor"]
+    [line] = [line for line in block["lines"]["test"] if line["kind"] == "baseline"]
     found, reach = line["scores"]["accuracy"], 1.96 * np.std(hits) / np.sqrt(len(hits))
     assert found["mean"] == hits.mean()
     assert (found["low"], found["high"]) == pytest.approx(
         (hits.mean() - reach, hits.mean() + reach), abs=0.015
     )
-    over, differences = block["over_floor"], right[12, AFTER, "test"].mean(0) - hits
+    over, differences = block["over_baseline"], right[12, AFTER, "test"].mean(0) - hits
     reach = 1.96 * np.std(differences) / np.sqrt(len(hits))
     assert block["judged"] == "test" and over["difference"] == pytest.approx(differences.mean())
     assert (over["low"], over["high"]) == pytest.approx(
@@ -238,7 +238,7 @@ def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
         lines = block["lines"][split]
         assert [line["kind"] for line in lines] == [
             "majority",
-            "floor",
+            "baseline",
             "before",
             "after",
             "after",

@@ -39,9 +39,11 @@ def test_lengths_are_of_whole_examples():
         examples = load_examples(task)
         assert len(examples) == rows and examples.starts[-1] == len(examples.ids)
         for index in range(rows):
-            reads = examples.reads[examples.read_starts[index] : examples.read_starts[index + 1]]
+            indices = examples.target_indices[
+                examples.target_starts[index] : examples.target_starts[index + 1]
+            ]
             length = examples.starts[index + 1] - examples.starts[index]
-            assert (reads[1:] > reads[:-1]).all() and reads[0] >= 0 and reads[-1] < length
+            assert (indices[1:] > indices[:-1]).all() and indices[0] >= 0 and indices[-1] < length
 
 
 def test_sides_run_in_turn_on_the_same_batches():

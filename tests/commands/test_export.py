@@ -25,7 +25,7 @@ import evaluate
 from neo_peft.commands import export
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
-from neo_peft.decoding import marked_texts, predict
+from neo_peft.decoding import predict, texts_without_answer
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.lora import merge_lora
@@ -75,7 +75,7 @@ def our_logits(run, task, merged=False):
     examples = tuned.encoder(unlabelled)
     batch = collate(examples, range(len(examples)))
     assert len(set(batch.lengths.tolist())) > 2
-    batch = dataclasses.replace(batch, reads=torch.arange(len(batch.ids)))
+    batch = dataclasses.replace(batch, target_indices=torch.arange(len(batch.ids)))
     with torch.no_grad():
         return tuned.model.logits(tuned.model(batch, tuned.model.prefix())), batch.ids.split(
             batch.lengths.tolist()
@@ -281,7 +281,7 @@ def test_the_model_of_an_answer_task_says_what_our_generation_says(
     answer = loaded_by_its_card(folder, monkeypatch)["answer"]
     tuned, rows = load(run), rows_of("sentiment", 3)
     examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
-    said = generate(tuned.model, tuned.encoder, marked_texts(examples, range(3)), None)
+    said = generate(tuned.model, tuned.encoder, texts_without_answer(examples, range(3)), None)
     assert len(set(said)) == 3
     for row, text in zip(rows, said, strict=True):
         given = answer(
@@ -294,7 +294,7 @@ def test_the_model_of_an_answer_task_says_what_our_generation_says(
 
 
 def test_the_cards_say_how_a_model_is_read(tiny_folder, tmp_path, monkeypatch, capsys):
-    run = make_run(tmp_path / "last", tiny_folder, "ner", "lora", read="last")
+    run = make_run(tmp_path / "last", tiny_folder, "ner", "lora", tag_subtoken="last")
     assert (
         "tag stands at its last sub-token"
         in (exported(run, tmp_path / "a") / "README.md").read_text()
@@ -363,7 +363,7 @@ REFUSALS = {
 def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, tmp_path, capsys):
     """peft's format has no place for how words are read; a run's folder says it, an export's card
     does."""
-    how = {"echo": True, "tag_decoding": "viterbi", "read": "last"}
+    how = {"echo": True, "tag_decoding": "viterbi", "tag_subtoken": "last"}
     run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **how)
     told = [
         "--echo",

@@ -161,14 +161,14 @@ def test_spans_have_places_and_the_product_of_their_tags_probabilities(adapters,
     _, [line], _ = answers(str(adapters["ner"]), text)
     tuned = load(adapters["ner"])
     examples = tuned.encoder([{"tokens": line["tokens"]}])
-    ids, reads = torch.tensor(examples.ids[None]), torch.tensor(examples.reads)
+    ids, indices = torch.tensor(examples.ids[None]), torch.tensor(examples.target_indices)
     with torch.no_grad():
         from neo_peft.packing import Packing
 
         hidden = tuned.model.transformer(
             tuned.model.transformer.embed(ids[0]), Packing.of_texts(torch.tensor([ids.numel()]))
         )
-        probabilities = tuned.model.head(hidden[reads]).softmax(1)
+        probabilities = tuned.model.head(hidden[indices]).softmax(1)
     labels = TASKS["ner"].labels
     chosen = [labels.index(tag) for tag in line["predicted"]]
     assert line["spans"] and "starts" not in line
@@ -361,12 +361,12 @@ def test_lines_are_answered_as_they_come():
         more.wait(10)
         yield 2, b"two"
 
-    batches = predict.as_they_come(slow(), 8)
+    batches = predict.batches_as_received(slow(), 8)
     assert next(batches) == [(1, b"one")]
     more.set()
     assert next(batches) == [(2, b"two")] and next(batches, None) is None
     lines = [(number, b"x") for number in range(1, 8)]
-    found = list(predict.as_they_come(iter(lines), 3))
+    found = list(predict.batches_as_received(iter(lines), 3))
     assert [line for batch in found for line in batch] == lines and max(map(len, found)) <= 3
 
     def broken():
@@ -374,7 +374,7 @@ def test_lines_are_answered_as_they_come():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(predict.as_they_come(broken(), 1))
+        list(predict.batches_as_received(broken(), 1))
 
 
 def test_a_reader_who_leaves_ends_the_command_in_silence():

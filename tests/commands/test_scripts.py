@@ -87,7 +87,7 @@ def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
         again = json.loads(capsys.readouterr().out)
         assert again.keys() == {"task", "split", "decode", "scores", "per_label"}
         assert again["scores"] | {"per_label": again["per_label"]} == summary["after"][split]
-        assert again["decode"] == (None if task == "ner" or method == "head" else "rank")
+        assert again["decode"] == (None if task == "ner" or method == "head" else "labels")
     lines = [
         json.loads(line)
         for line in Path(summary["run"], "predictions.jsonl").read_text().splitlines()
@@ -164,7 +164,7 @@ def test_generate_counts_what_names_no_label(small, capsys):
     assert "decode by generate" in out and out.count("said: ") == 2 and "unanswered" in out
     assert "total 12, hits" in out and "[Wrong]" in out
     lines = Path("runs/similarity-prompt/predictions.jsonl").read_text().splitlines()
-    assert len(lines) == 12 and all("said" in json.loads(line) for line in lines)
+    assert len(lines) == 12 and all("generated" in json.loads(line) for line in lines)
 
 
 def test_a_bare_model_is_scored_with_the_instruction_in_front(tiny_folder, capsys):
@@ -478,12 +478,12 @@ def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
     main(train, ["--task", "ner", "--method", "head", *small])
     for message, argv in {
         "there is no run folder nowhere": ["nowhere"],
-        "--decode rank: this model reads its answers by a head, which has nothing to decode": [
+        "--decode labels: this model reads its answers by a head, which has nothing to decode": [
             "--decode",
             "rank",
         ],
         "--zero-shot scores an untuned model": ["runs/ner-head", "--zero-shot"],
-        "a bare base model needs both --task and --model": ["--zero-shot", "--task", "ner"],
+        "an untuned base model needs both --task and --model": ["--zero-shot", "--task", "ner"],
         "runs/ner-head was trained for ner, not for sentiment": [
             "runs/ner-head",
             "--task",

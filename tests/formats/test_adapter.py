@@ -76,8 +76,8 @@ def logits(model):
     K)."""
     lengths = torch.tensor([len(text) for text in TEXTS])
     at_the_end = model.head_kind == HeadKind.SCORE
-    reads = lengths.cumsum(0) - 1 if at_the_end else torch.arange(int(lengths.sum()))
-    batch = Batch(torch.cat(TEXTS), lengths, reads, torch.zeros(len(reads)), lengths)
+    indices = lengths.cumsum(0) - 1 if at_the_end else torch.arange(int(lengths.sum()))
+    batch = Batch(torch.cat(TEXTS), lengths, indices, torch.zeros(len(indices)), lengths)
     with torch.no_grad():
         return model.logits(model(batch, model.prefix()))
 

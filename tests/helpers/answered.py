@@ -4,11 +4,11 @@ import json
 
 from neo_peft.decoding import Evaluation, score
 from neo_peft.runs.folder import flags_of, write_record
-from neo_peft.runs.predictions import Answers, write_predictions
+from neo_peft.runs.predictions import PredictionKind, write_predictions
 from neo_peft.settings import make_settings, task_of
 from neo_peft.system.files import sha256
 
-BEFORE, AFTER = Answers("before"), Answers("after")
+BEFORE, AFTER = PredictionKind("before"), PredictionKind("after")
 
 LABELS = ("O", "B-drug", "I-drug", "B-gene", "I-gene")
 
@@ -133,9 +133,9 @@ def answerer(folder, **more):
     """Write a run that answers, by rank and by generation."""
     splits = {
         BEFORE: {"test": ANSWERS, "validation": ANSWERS},
-        Answers("before", generated=True): {"test": [None] * 5, "validation": [None] * 5},
+        PredictionKind("before", generated=True): {"test": [None] * 5, "validation": [None] * 5},
         AFTER: {"test": ANSWERS, "validation": ANSWERS},
-        Answers("after", generated=True): {"test": ANSWERS, "validation": ANSWERS},
+        PredictionKind("after", generated=True): {"test": ANSWERS, "validation": ANSWERS},
     }
     return make_run(folder, "classification", SAID, splits, ("bad", "so-so", "good"), **more)
 

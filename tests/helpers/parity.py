@@ -14,16 +14,19 @@ def random_texts(lengths=LENGTHS, seed=11, vocab_size=8192):
     return [torch.randint(1, vocab_size, (length,), generator=generator) for length in lengths]
 
 
-def batch_of(texts, reads=None, targets=None):
+def batch_of(texts, indices=None, targets=None):
     """Lay texts out as our batch. All rows are read, unless `reads` says which."""
     lengths = torch.tensor([len(text) for text in texts])
-    reads = torch.arange(int(lengths.sum())) if reads is None else reads
-    targets = torch.full((len(reads),), -1) if targets is None else targets
+    indices = torch.arange(int(lengths.sum())) if indices is None else indices
+    targets = torch.full((len(indices),), -1) if targets is None else targets
     ends = lengths.cumsum(0)
     counts = torch.tensor(
-        [int(((reads >= end - length) & (reads < end)).sum()) for length, end in zip(lengths, ends)]
+        [
+            int(((indices >= end - length) & (indices < end)).sum())
+            for length, end in zip(lengths, ends)
+        ]
     )
-    return Batch(torch.cat(texts), lengths, reads, targets, counts)
+    return Batch(torch.cat(texts), lengths, indices, targets, counts)
 
 
 def padded(texts, value=0):

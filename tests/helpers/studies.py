@@ -11,21 +11,23 @@ from neo_peft.decoding import Evaluation
 from neo_peft.metrics import class_scores
 from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.folder import write_record
-from neo_peft.runs.predictions import Answers, write_predictions
+from neo_peft.runs.predictions import PredictionKind, write_predictions
 from neo_peft.settings import make_settings
 from neo_peft.system.files import sha256
 from neo_peft.tasks import get_task
 
-BEFORE, AFTER = Answers("before"), Answers("after")
+BEFORE, AFTER = PredictionKind("before"), PredictionKind("after")
 RIGHT = {
     BEFORE: 0.2,
     AFTER: 0.6,
-    Answers("before", generated=True): 0.0,
-    Answers("after", generated=True): 0.5,
+    PredictionKind("before", generated=True): 0.0,
+    PredictionKind("after", generated=True): 0.5,
 }
 
 
-def answers_to(run: dict, answers: Answers, split: str, rows: list[dict], labels: tuple) -> list:
+def answers_to(
+    run: dict, answers: PredictionKind, split: str, rows: list[dict], labels: tuple
+) -> list:
     """Return made-up predictions of a run.
 
     More of them are right after more epochs. Generated text may name no label. Predictions before

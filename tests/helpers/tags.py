@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 
-def commonest_tags(train: list[dict], rows: list[dict]) -> list[list[str]]:
+def most_frequent_tags(train: list[dict], rows: list[dict]) -> list[list[str]]:
     """Give each word the tag that it has most often in train, O where it is new."""
     counts = defaultdict(Counter)
     for row in train:

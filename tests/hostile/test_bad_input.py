@@ -131,7 +131,7 @@ def flags_of_train() -> Iterator[tuple[str, str]]:
 
 
 def flags_of_the_others() -> Iterator[tuple[str, str]]:
-    choices = CHOICES | {"--decode": "rank, generate"}
+    choices = CHOICES | {"--decode": "labels, generate"}
     for script, flags in {
         "evaluate": "--task --precision --device --protocol --decode",
         "predict": "--task --precision --device",
@@ -336,10 +336,10 @@ MISFITS = [
         f"{NER} --model {{tiny}} --target-modules [",
         "the target '[' is neither a module's name nor a regular expression: …",
     ),
-    ("evaluate --zero-shot --task ner", "a bare base model needs both --task and --model"),
+    ("evaluate --zero-shot --task ner", "an untuned base model needs both --task and --model"),
     (
-        "evaluate --task ner --model {tiny} --decode rank",
-        "--decode rank: this model reads its answers by a head, which has nothing to decode",
+        "evaluate --task ner --model {tiny} --decode labels",
+        "--decode labels: this model reads its answers by a head, which has nothing to decode",
     ),
     (
         "evaluate --task ner --model {tiny} --split dev",
@@ -401,8 +401,8 @@ RUNS = [
         "…",
     ),
     (
-        "evaluate lora --decode rank",
-        "--decode rank: this model reads its answers by a head, which has nothing to decode",
+        "evaluate lora --decode labels",
+        "--decode labels: this model reads its answers by a head, which has nothing to decode",
     ),
     (
         "evaluate prompt --split dev",

@@ -171,7 +171,9 @@ def read_tokenizer(folder: Path) -> None:
     tokenizer = bases.load_tokenizer(folder)
     words = ["IL-2", "gene", "\u03baB", "\u65e5\u672c", "(", "x" * 60, "\u200b", "0"]
     for name in ("ner", "sentiment"):
-        encoder = Encoder(TASKS[name], tokenizer, 0, name == "ner", 40, 8192, read_last=True)
+        encoder = Encoder(
+            TASKS[name], tokenizer, 0, name == "ner", 40, 8192, tag_last_subtoken=True
+        )
         row = (
             {"tokens": words, "tags": ["O"] * len(words)}
             if name == "ner"
@@ -181,9 +183,9 @@ def read_tokenizer(folder: Path) -> None:
 
 
 def check_examples(examples: Examples, vocab_size: int) -> None:
-    lengths = np.repeat(np.diff(examples.starts), np.diff(examples.read_starts))
+    lengths = np.repeat(np.diff(examples.starts), np.diff(examples.target_starts))
     assert ((examples.ids >= 0) & (examples.ids < vocab_size)).all()
-    assert ((examples.reads >= 0) & (examples.reads < lengths)).all()
+    assert ((examples.target_indices >= 0) & (examples.target_indices < lengths)).all()
 
 
 def test_tokenizer_json(folder, small_tokenizer):

@@ -39,7 +39,7 @@ from neo_peft.errors import InputError
 from neo_peft.runs import checkpoints, loading, record, training
 from neo_peft.runs.folder import RUN, SETTINGS, flags_of
 from neo_peft.runs.from_flags import settings_to_resume
-from neo_peft.runs.predictions import Answers, read_predictions
+from neo_peft.runs.predictions import PredictionKind, read_predictions
 from neo_peft.system import files
 from neo_peft.tasks import TASKS
 
@@ -67,7 +67,7 @@ def sealed(path: Path) -> None:
     if is_json(content := path.read_bytes()):
         value = json.loads(content)
         value.pop("sha256", None)
-        files.write_sealed(path, value)
+        files.write_checked_json(path, value)
 
 
 def right_again(run: Path, name: str) -> None:
@@ -176,12 +176,12 @@ def test_a_finished_run_is_loaded_as_it_was_or_refused(runs, base, tmp_path, nam
 @pytest.mark.slow
 def test_a_runs_answers_are_read_as_they_were_or_refused(runs, tmp_path):
     def use(run: Path) -> bool:
-        rows = read_predictions(run, Answers("after"), "test")
+        rows = read_predictions(run, PredictionKind("after"), "test")
         scores = score(TASKS["sentiment"], rows, [row["predicted"] for row in rows])
         assert 0 <= scores["accuracy"] <= 1
         return rows == expected
 
-    expected = read_predictions(runs / "finished", Answers("after"), "test")
+    expected = read_predictions(runs / "finished", PredictionKind("after"), "test")
     name, passes = "predictions/after-test.jsonl", lambda content: content.startswith(b"{")
     damage = mixed(damaged, damaged_lines, partial(damaged_lines, damage=damaged_json))
     survive(tmp_path / "run", runs / "finished", name, damage, use, passes)
@@ -229,7 +229,7 @@ def test_a_stopped_run_goes_on_to_the_same_result_or_is_refused(
 
     def use(run: Path) -> bool:
         torch.manual_seed(0)
-        done = training.run(settings_to_resume(run, json=False), say=lambda line: None)
+        done = training.run(settings_to_resume(run, json=False), print_line=lambda line: None)
         assert math.isfinite(done["after"]["validation"]["accuracy"])
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)

@@ -82,14 +82,14 @@ writable = odd_texts.filter(lambda text: not any("\ud800" <= char <= "\udfff" fo
 words = st.lists(writable, max_size=12)
 
 
-def make_encoder(task: str, with_head: bool, max_length: int, read_last: bool = False) -> Encoder:
-    return Encoder(TASKS[task], MINI, END, with_head, max_length, VOCABULARY, read_last)
+def make_encoder(task: str, with_head: bool, max_length: int, at_last: bool = False) -> Encoder:
+    return Encoder(TASKS[task], MINI, END, with_head, max_length, VOCABULARY, at_last)
 
 
 def parts(examples, index: int) -> tuple[list[int], list[int], list[int]]:
     ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
-    part = slice(examples.read_starts[index], examples.read_starts[index + 1])
-    return ids.tolist(), examples.reads[part].tolist(), examples.targets[part].tolist()
+    part = slice(examples.target_starts[index], examples.target_starts[index + 1])
+    return ids.tolist(), examples.target_indices[part].tolist(), examples.targets[part].tolist()
 
 
 def own_ids(text: str) -> list[int]:
@@ -102,26 +102,28 @@ def own_ids(text: str) -> list[int]:
 
 @few
 @given(
-    sentences=st.lists(words, max_size=5), max_length=st.integers(1, 400), read_last=st.booleans()
+    sentences=st.lists(words, max_size=5),
+    max_length=st.integers(1, 400),
+    tag_last_subtoken=st.booleans(),
 )
-def test_words_are_the_tokenizers_own_one_by_one(sentences, max_length, read_last):
+def test_words_are_the_tokenizers_own_one_by_one(sentences, max_length, at_last):
     rng = random.Random(max_length)
     rows = [
         {"tokens": tokens, "tags": [rng.choice(TASKS["ner"].labels) for _ in tokens]}
         for tokens in sentences
     ]
-    examples = make_encoder("ner", True, max_length, read_last)(rows)
+    examples = make_encoder("ner", True, max_length, at_last)(rows)
     assert len(examples) == len(rows) and examples.starts[-1] == len(examples.ids)
     cut = 0
     for index, row in enumerate(rows):
         of_words = [own_ids(" " + word) for word in row["tokens"]]
         whole = sum(of_words, [])
         ends = np.cumsum([0, *map(len, of_words)])
-        places = ends[1:] - 1 if read_last else ends[:-1]
-        ids, reads, targets = parts(examples, index)
+        places = ends[1:] - 1 if at_last else ends[:-1]
+        ids, indices, targets = parts(examples, index)
         assert ids == whole[:max_length]
-        assert reads == [place for place in places.tolist() if place < max_length]
-        assert targets == [TASKS["ner"].labels.index(tag) for tag in row["tags"][: len(reads)]]
+        assert indices == [place for place in places.tolist() if place < max_length]
+        assert targets == [TASKS["ner"].labels.index(tag) for tag in row["tags"][: len(indices)]]
         cut += len(whole) > max_length
     assert examples.cut == cut
 
@@ -139,8 +141,8 @@ def test_cutting_keeps_the_template_and_the_mark(texts, room, with_head):
     examples = make_encoder("similarity", with_head, max_length)(rows)
     for index, pair in enumerate(texts):
         one, two = (own_ids(" " + text.strip()) for text in pair)
-        ids, reads, targets = parts(examples, index)
-        text = ids[: reads[0] + 1]
+        ids, indices, targets = parts(examples, index)
+        text = ids[: indices[0] + 1]
         assert len(text) == min(max_length, len(first + one + second + two + mark))
         assert text[: len(first)] == first and text[-len(mark) :] == mark
         # What is left between them are the beginnings of both, and the longer was cut first.
@@ -154,8 +156,8 @@ def test_cutting_keeps_the_template_and_the_mark(texts, room, with_head):
             (a == len(one) or a >= b - 1) and (b == len(two) or b >= a - 1) for a, b in fitting
         )
         answer = [1] if with_head else [*own_ids(" equivalent"), END]
-        assert targets == answer and reads == list(range(reads[0], reads[0] + len(answer)))
-        assert ids[reads[0] + 1 :] == ([] if with_head else answer[:-1])
+        assert targets == answer and indices == list(range(indices[0], indices[0] + len(answer)))
+        assert ids[indices[0] + 1 :] == ([] if with_head else answer[:-1])
 
 
 def test_a_sentence_of_ten_thousand_words_and_a_word_of_a_hundred_thousand_letters_are_cut():
@@ -171,15 +173,15 @@ def test_a_sentence_of_ten_thousand_words_and_a_word_of_a_hundred_thousand_lette
     assert parts(examples, 1)[1] == [0]  # the second word is not reached
 
 
-@pytest.mark.parametrize("read_last", [False, True])
-def test_a_word_of_which_a_tokenizer_makes_nothing_is_refused(read_last):
+@pytest.mark.parametrize("at_last", [False, True])
+def test_a_word_of_which_a_tokenizer_makes_nothing_is_refused(at_last):
     """It would have no row to be read at, and every tag behind it would be its neighbour's."""
     from tokenizers import Regex, normalizers
 
     dropping = load_tokenizer(BUNDLED["neo-mini"])
     dropping.backend_tokenizer.normalizer = normalizers.Replace(Regex(" ?\u200b"), "")
-    encoder = Encoder(TASKS["ner"], dropping, END, True, 100, VOCABULARY, read_last)
-    assert encoder([{"tokens": ["IL-2\u200b", "gene"]}]).reads[0] < 4
+    encoder = Encoder(TASKS["ner"], dropping, END, True, 100, VOCABULARY, at_last)
+    assert encoder([{"tokens": ["IL-2\u200b", "gene"]}]).target_indices[0] < 4
     with pytest.raises(
         InputError, match=r"neo-mini: the tokenizer makes no token of the word '\\u200b'"
     ):
@@ -214,7 +216,7 @@ def test_a_batch_has_the_hidden_states_of_each_text_alone(tuned, sentences, pref
         prefix = model.prefix() if prefixed else None
         together = model(collate(examples, range(len(sentences))), prefix)
         alone = torch.cat([model(collate(examples, [index])) for index in range(len(sentences))])
-    assert together.shape == alone.shape == (examples.read_starts[-1], 24)
+    assert together.shape == alone.shape == (examples.target_starts[-1], 24)
     assert together.isfinite().all()
     torch.testing.assert_close(
         together, alone, rtol=0, atol=1e-5 * max(1, alone.abs().max().item())

@@ -11,7 +11,7 @@ from neo_peft.analysis.plan import PLAN, RESULTS, make_plan
 from neo_peft.runs.checkpoints import STATE
 from neo_peft.runs.folder import RUN, SETTINGS, flags_of, write_record
 from neo_peft.settings import make_settings
-from neo_peft.system.files import FORMAT, read_json, sha256_of, write_sealed
+from neo_peft.system.files import FORMAT, read_json, sha256_of, write_checked_json
 
 FLAGS = make_settings(task="sentiment", method="head")
 
@@ -24,10 +24,10 @@ def folders():
     record = {"task": "sentiment", "labels": [], "flags": flags_of(FLAGS), "base": {}, "files": {}}
     write_record(Path("run"), record)
     for name in ("run", "begun"):
-        write_sealed(Path(name) / SETTINGS, flags_of(FLAGS))
-    write_sealed(Path("begun/checkpoints/step-2") / STATE, {"step": 2})
-    write_sealed(Path("study") / PLAN, make_plan({"task": "sentiment"}, seeds=1))
-    write_sealed(Path("study") / RESULTS, {"protocols": {}, "runs": []})
+        write_checked_json(Path(name) / SETTINGS, flags_of(FLAGS))
+    write_checked_json(Path("begun/checkpoints/step-2") / STATE, {"step": 2})
+    write_checked_json(Path("study") / PLAN, make_plan({"task": "sentiment"}, seeds=1))
+    write_checked_json(Path("study") / RESULTS, {"protocols": {}, "runs": []})
 
 
 def give_format(path: Path, version: object) -> None:

@@ -269,7 +269,7 @@ def test_a_run_whose_files_have_no_end_is_refused(lora, tiny_folder, name, kind)
     read = {
         RUN: lambda: loading.settings_in(lora),
         SETTINGS: lambda: settings_to_resume(lora, json=False),
-        checkpoints.STATE: lambda: checkpoints.newest(lora),
+        checkpoints.STATE: lambda: checkpoints.newest_checkpoint(lora),
         adapter.ADAPTER_FILE: lambda: load_lora(lora, tiny_folder),
     }[path.name]
     with bounded(), pytest.raises(InputError, match=f"{path} is no plain file"):

@@ -10,7 +10,7 @@ import torch
 from corpus_files import CORPORA
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, marked_texts, predict
+from neo_peft.decoding import evaluate, predict, texts_without_answer
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import save_adapter
@@ -37,7 +37,7 @@ RUNS = {
         "rank": 3,
         "alpha": 4.0,
         "bias": "all",
-        "read": "last",
+        "tag_subtoken": "last",
     },
     "pairs-short": {"task": "similarity", "method": "prompt", "prompt_length": 3},
     "says-only": {
@@ -225,7 +225,7 @@ def test_the_base_is_held_once(runs, alone):
 
 
 def test_the_base_is_never_touched(folders, base):
-    """Added, used and removed: the trunk is bit for bit the bare base, and has its plain layers."""
+    """Added, used and removed: the trunk is bit for bit the untuned base, and has its plain layers."""
     runs = AdapterSet(folders.values())
     runs.predict(rows_of(RUNS))
     for name in list(runs):
@@ -271,7 +271,7 @@ def test_a_runs_model_generates_merges_and_saves_as_ever(folders, alone, runs, t
         alone["says-both"],
     ):
         examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
-        texts = marked_texts(examples, range(len(rows)))
+        texts = texts_without_answer(examples, range(len(rows)))
         said = generate(tuned.model, tuned.encoder, texts, tuned.model.prefix())
         assert said == generate(own.model, own.encoder, texts, own.model.prefix())
     save_adapter(tmp_path, own.model, own.settings)
@@ -403,7 +403,9 @@ def test_a_row_must_name_its_run(runs, run):
 def test_an_adapter_of_pefts_own_can_be_added(folders, alone, tiny_folder, tmp_path):
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / name).write_bytes((folders["tags-all"] / name).read_bytes())
-    settings = dataclasses.replace(settings_in(tmp_path, str(tiny_folder), "ner"), read="last")
+    settings = dataclasses.replace(
+        settings_in(tmp_path, str(tiny_folder), "ner"), tag_subtoken="last"
+    )
     runs = AdapterSet([folders["says-long"]])
     assert "names no fingerprint" in runs.add(tmp_path, "tags-all", settings).notes[-1]
     assert_answers_are_those_of_each_alone(

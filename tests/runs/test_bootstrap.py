@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neo_peft.metrics import class_scores, entity_scores
-from neo_peft.runs.bootstrap import example_counts, intervals, measures, paired
+from neo_peft.runs.bootstrap import example_counts, intervals, metrics_of_counts, paired
 from neo_peft.settings import with_labels
 from neo_peft.tasks import TASKS, get_task
 
@@ -74,7 +74,9 @@ def test_summed_counts_make_the_scores_of_metrics(task):
         for right in (0, 0.5, 1):
             rows = drawn_rows(task, rng, count)
             predicted = drawn_answers(task, rng, rows, right)
-            found = measures(task, example_counts(task, rows, predicted).sum(0, keepdims=True))
+            found = metrics_of_counts(
+                task, example_counts(task, rows, predicted).sum(0, keepdims=True)
+            )
             expected = scores(task, rows, predicted)
             assert tuple(found) == NAMES[task]
             for name, value in found.items():
@@ -86,7 +88,7 @@ def test_many_labels_are_counted_as_metrics_does():
     rng = random.Random(1)
     rows = drawn_rows(task, rng, 300)
     predicted = drawn_answers(task, rng, rows, 0.4)
-    found = measures(task, example_counts(task, rows, predicted).sum(0, keepdims=True))
+    found = metrics_of_counts(task, example_counts(task, rows, predicted).sum(0, keepdims=True))
     expected = scores(task, rows, predicted)
     assert {name: value[0] for name, value in found.items()} == pytest.approx(
         {n: expected[n] for n in THREE_LABELS}

@@ -85,7 +85,10 @@ def refused(argv: list, script=train) -> str:
 
 
 def test_the_last_two_are_kept_and_a_finished_run_keeps_none(run, stopped):
-    assert [path.name for path in checkpoints.numbered(run / "checkpoints")] == ["step-6", "step-7"]
+    assert [path.name for path in checkpoints.list_checkpoints(run / "checkpoints")] == [
+        "step-6",
+        "step-7",
+    ]
     resumed("run", stopped[1])
     assert not (run / "checkpoints").exists()
 
@@ -146,7 +149,7 @@ def test_each_number_of_a_checkpoint_is_restored(run):
     change_state(run, lambda record: record.update(skipped=4, skipped_last=3))
     settings = settings_to_resume(run, json=False)
     model = load_untuned(settings, with_method=True).model
-    state, checkpoint = loop.make_state(model, settings), checkpoints.newest(run)
+    state, checkpoint = loop.make_state(model, settings), checkpoints.newest_checkpoint(run)
     checkpoints.restore(checkpoint, model, state)
     assert (state.step, state.epoch, state.done, state.skipped, state.skipped_last) == (
         7,
@@ -185,9 +188,9 @@ def test_a_run_is_not_begun_anew_where_all_its_checkpoints_are_damaged(run):
 def change_state(run: Path, change) -> None:
     """Change the newest state.json, and make its checksum right again."""
     path = run / "checkpoints/step-7/state.json"
-    record = files.read_sealed(path)
+    record = files.read_checked_json(path)
     change(record)
-    files.write_sealed(path, record)
+    files.write_checked_json(path, record)
 
 
 def change_tensors(run: Path, change) -> None:
@@ -295,7 +298,9 @@ def test_settings_that_were_changed_or_are_gone_are_refused(run):
         ["--resume", run]
     )
     settings = files.read_json(run / "settings.json")
-    files.write_sealed(run / "settings.json", {n: v for n, v in settings.items() if n != "sha256"})
+    files.write_checked_json(
+        run / "settings.json", {n: v for n, v in settings.items() if n != "sha256"}
+    )
     assert "step-7 was begun with another settings: a run goes on as it was begun" in refused(
         ["--resume", run]
     )
@@ -377,7 +382,7 @@ def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, st
         training.evaluate = scored
 
     assert end(start(["--resume", "run"], while_scoring)) == 143
-    state = checkpoints.newest(run).record
+    state = checkpoints.newest_checkpoint(run).record
     # the epoch is done and not scored
     assert (state["step"], state["epoch"], state["done"]) == (10, 2, 5)
     resumed("run", stopped[1])
@@ -389,7 +394,7 @@ def test_a_second_signal_does_not_wait(run, stopped):
         checkpoints.save = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
 
     assert end(start(["--resume", "run"], two)) == 130
-    assert checkpoints.newest(run).record["step"] == 7
+    assert checkpoints.newest_checkpoint(run).record["step"] == 7
     resumed("run", stopped[1])
 
 
@@ -593,7 +598,7 @@ def test_fp16_skips_what_is_not_finite_and_goes_on(tiny_folder):
         assert (step.gradient_norm is None) == (number in bad)
         assert torch.equal(weights[number - 1], weights[number]) == (number in bad)
         # The schedule goes on.
-        assert step.learning_rate == loop.rate_at(number - 1, 15, settings)
+        assert step.learning_rate == loop.learning_rate_at(number - 1, 15, settings)
     assert (state.step, state.skipped, state.skipped_last) == (15, 3, 0)
 
 

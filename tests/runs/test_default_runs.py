@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from corpus_files import CORPORA
-from tags import commonest_tags
+from tags import most_frequent_tags
 
 import train
 from neo_peft.corpora.sources import load_splits
@@ -42,7 +42,7 @@ def test_the_default_run_makes_a_tagger_of_a_model_that_says_nonsense(tmp_path, 
     record = json.loads((tmp_path / "runs/ner-lora/run.json").read_text())
     scores, splits = record["scores"], load_splits(TASKS["ner"], "sample")
     floor = entity_scores(
-        [row["tags"] for row in splits.test], commonest_tags(splits.train, splits.test)
+        [row["tags"] for row in splits.test], most_frequent_tags(splits.train, splits.test)
     )["f1"]
     assert scores["after"]["test"]["f1"] >= floor + 0.08
     assert scores["before"]["test"]["f1"] < 0.05
@@ -59,7 +59,7 @@ def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
     )
     said = []
     job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
-    jobs.show_answers(job, jobs.bare_side(job), "Before tuning")
+    jobs.show_answers(job, jobs.untuned_variant(job), "Before tuning")
     task, rows = job.task, jobs.examples_to_show(job.task, job.rows["test"])
     assert [row["label"] for row in rows] == ["negative", "neutral", "positive"]
     lines = "\n".join(said).splitlines()
@@ -136,7 +136,9 @@ def test_a_run_without_test_shows_validation(tiny_folder):
     said = []
     job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
     rows = {name: part for name, part in job.rows.items() if name != "test"}
-    jobs.show_answers(dataclasses.replace(job, rows=rows), jobs.bare_side(job), "Before tuning")
+    jobs.show_answers(
+        dataclasses.replace(job, rows=rows), jobs.untuned_variant(job), "Before tuning"
+    )
     assert (
         said[0] == "Before tuning, three examples of validation:\n"
         and said[1].count("gold    ") == 3

@@ -97,7 +97,7 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
     prompt = len(tuned.model.prompt) if tuned.model.prompt else 0
     with torch.no_grad():
         rectangle = theirs(input_ids=padded(texts), attention_mask=mask).logits[:, prompt:]
-        expected = real_rows(rectangle, texts)[batch.reads]
+        expected = real_rows(rectangle, texts)[batch.target_indices]
         ours = tuned.model.logits(tuned.model(batch, tuned.model.prefix()))
     difference = (ours - expected).abs().max().item() / max(1, expected.abs().max().item())
     print(f"largest difference of logits: {difference:.2e}")
@@ -170,20 +170,29 @@ def test_the_settings_are_the_adapters(tiny_folder, tmp_path):
         "ner",
         "lora",
         rank=3,
-        read="last",
+        tag_subtoken="last",
         head_dropout=0.3,
         bias="all",
         echo=True,
         tag_decoding="greedy",
     )
     settings = parse_train_flags(["--adapter", "run"])
-    assert (settings.task, settings.rank, settings.bias, settings.read) == ("ner", 3, "all", "last")
+    assert (settings.task, settings.rank, settings.bias, settings.tag_subtoken) == (
+        "ner",
+        3,
+        "all",
+        "last",
+    )
     assert (settings.head_dropout, settings.adapter) == (0.3, str(run))
     assert (settings.echo, settings.tag_decoding) == (True, "greedy")
     settings = parse_train_flags(
         ["--adapter", "run", "--read", "first", "--head-dropout", "0", "--model", "neo-mini"]
     )
-    assert (settings.read, settings.head_dropout, settings.model) == ("first", 0.0, "neo-mini")
+    assert (settings.tag_subtoken, settings.head_dropout, settings.model) == (
+        "first",
+        0.0,
+        "neo-mini",
+    )
     assert parse_train_flags(["--adapter", "run", "--task", "sentiment"]).tag_decoding == "viterbi"
     make_run(tmp_path / "worded", tiny_folder, "sentiment", "lora", wording="source")
     assert parse_train_flags(["--adapter", "worded"]).wording == "source"

@@ -10,7 +10,7 @@ from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import score
 from neo_peft.errors import InputError
 from neo_peft.runs import training
-from neo_peft.runs.predictions import Answers, read_predictions
+from neo_peft.runs.predictions import PredictionKind, read_predictions
 from neo_peft.settings import make_settings
 from neo_peft.system import files
 from neo_peft.tasks import TASKS
@@ -41,14 +41,14 @@ def test_scores_are_those_of_the_answers_that_the_run_left(tiny_folder, given, g
     for split in ("validation", "test"):
         rows = limit_rows(load_splits(task, "sample").named()[split], SMALL["eval_limit"])
         for field, when in ways:
-            answers = Answers(when, generated=field == "generated")
+            answers = PredictionKind(when, generated=field == "generated")
             answered = read_predictions(Path("run"), answers, split)
             assert [{name: row[name] for name in task.fields} for row in answered] == rows
             predicted = [row["predicted"] for row in answered]
             assert (
                 json.loads(json.dumps(score(task, rows, predicted))) == record[field][when][split]
             )
-            assert ("said" in answered[0]) == answers.generated
+            assert ("generated" in answered[0]) == answers.generated
     assert record["memory"]["peak_bytes"] > 1e8  # torch alone
 
 
@@ -74,28 +74,28 @@ def test_generating_is_refused_where_a_head_answers(given):
 
 def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
     make_run(tiny_folder, task="sentiment", method="head")
-    run, path = Path("run"), Path("run") / Answers("after").path("test")
+    run, path = Path("run"), Path("run") / PredictionKind("after").path("test")
     with pytest.raises(
         InputError,
         match="^run/predictions/after-train.jsonl is missing: of its answers the run left "
         "predictions/after-test",
     ):
-        read_predictions(run, Answers("after"), "train")
+        read_predictions(run, PredictionKind("after"), "train")
     whole = path.read_text()
     path.write_text(whole + "\n")
     with pytest.raises(
         InputError, match="^run/predictions/after-test.jsonl was changed since the run: its sha256"
     ):
-        read_predictions(run, Answers("after"), "test")
+        read_predictions(run, PredictionKind("after"), "test")
     path.unlink()
     with pytest.raises(InputError, match="is missing"):
-        read_predictions(run, Answers("after"), "test")
+        read_predictions(run, PredictionKind("after"), "test")
 
 
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
 def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_folder, task):
     record = make_run(tiny_folder, task=task, method="lora" if task == "ner" else "head")
-    path = Path("run") / Answers("after").path("test")
+    path = Path("run") / PredictionKind("after").path("test")
     first, *others = path.read_text().splitlines()
     row = json.loads(first)
     wrong = [
@@ -118,10 +118,10 @@ def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_fo
     def read(line):
         path.write_text("\n".join([*others, line]) + "\n")
         record["files"]["predictions/after-test.jsonl"] = files.sha256(path)
-        files.write_sealed(
+        files.write_checked_json(
             Path("run/run.json"), {name: record[name] for name in record if name != "sha256"}
         )
-        return read_predictions(Path("run"), Answers("after"), "test")
+        return read_predictions(Path("run"), PredictionKind("after"), "test")
 
     for line in wrong:
         with pytest.raises(

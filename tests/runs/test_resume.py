@@ -205,5 +205,5 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tiny_folder, tmp_path, number, st
             Path("stderr").read_text().splitlines()[-1]
             == f"stopped; go on with it: python -m neo_peft train --resume {name}"
         )
-        assert checkpoints.newest(Path(name)).record["step"] == step
+        assert checkpoints.newest_checkpoint(Path(name)).record["step"] == step
         resumed(name, result(Path("whole")))

@@ -184,7 +184,7 @@ def together(tiny_folder, tmp_path_factory) -> dict:
 def test_two_processes_with_half_the_batch_are_one(together, tiny_folder, name):
     training.run(
         make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": "one"}),
-        say=lambda _: None,
+        print_line=lambda _: None,
     )
     one, two = Path("one"), together["folder"] / "0" / name
     # in which a row's rounding depends on the rows beside it
