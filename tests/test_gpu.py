@@ -1,0 +1,86 @@
+"""What a CUDA device must compute as a CPU does. Skipped without one."""
+
+import pytest
+import torch
+
+from neo_peft import loop
+from neo_peft.corpora.sources import load_splits
+from neo_peft.decoding import evaluate
+from neo_peft.progress import no_progress
+from neo_peft.runs.loading import load_untuned
+from neo_peft.settings import make_settings
+from neo_peft.tasks import get_task
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+METHODS = ("lora", "prompt", "lora+prompt")
+
+
+def tuned_on(device: str, method: str, precision: str = "fp32", **more):
+    settings = make_settings(
+        task="sentiment",
+        method=method,
+        device=device,
+        precision=precision,
+        epochs=1,
+        max_steps=5,
+        threads=1,
+        learning_rate=1e-3,
+        **more,
+    )
+    tuned = load_untuned(settings, with_method=True)
+    rows = load_splits(get_task("sentiment"), "sample").train[:80]
+    return tuned, tuned.encoder(rows), settings
+
+
+def losses(device: str, method: str, precision: str = "fp32", **more) -> list[float]:
+    tuned, examples, settings = tuned_on(device, method, precision, **more)
+    state, found = loop.make_state(tuned.model, settings), []
+    for event in loop.steps(tuned.model, examples, settings, state, no_progress):
+        if isinstance(event, loop.EpochEnd):
+            state.next_epoch()
+        else:
+            found.append(event.loss)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_five_training_steps_have_the_losses_of_a_cpu(method):
+    torch.testing.assert_close(
+        torch.tensor(losses("cuda", method)),
+        torch.tensor(losses("cpu", method)),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fp16_training_stays_near_fp32(method):
+    found, expected = losses("cuda", method, "fp16"), losses("cpu", method)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0.02, atol=0.02)
+
+
+def test_recomputed_activations_give_the_same_losses():
+    plain, again = losses("cuda", "lora"), losses("cuda", "lora", checkpoint_activations=True)
+    torch.testing.assert_close(torch.tensor(again), torch.tensor(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_are_those_of_a_cpu():
+    found = {}
+    for device in ("cuda", "cpu"):
+        tuned, examples, _ = tuned_on(device, "lora")
+        found[device] = evaluate(tuned.model, tuned.encoder, examples)
+    assert found["cuda"].predicted == found["cpu"].predicted
+    torch.testing.assert_close(
+        torch.tensor(found["cuda"].probabilities),
+        torch.tensor(found["cpu"].probabilities),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_the_frozen_matrices_are_fp16_and_what_trains_is_fp32():
+    tuned, _, _ = tuned_on("cuda", "lora", "fp16")
+    matrices = [p for p in tuned.model.parameters() if not p.requires_grad and p.dim() == 2]
+    assert {p.dtype for p in matrices} == {torch.float16}
+    assert {p.dtype for p in tuned.model.trainable().values()} == {torch.float32}
+    assert {p.device.type for p in tuned.model.parameters()} == {"cuda"}
