@@ -100,14 +100,14 @@ def make_prefix(model: TunedModel, encoder: Encoder, instruction: str) -> Past |
 
 
 def in_batches(
-    predict_chosen: Callable, examples: Examples, size: int, progress: Progress, what: str
+    predict_chosen: Callable, examples: Examples, size: int, progress: Progress, title: str
 ) -> list:
     """Call `predict_chosen(indices)` for batches of examples; return all results in the order of
     the examples. Texts of similar length share a batch, to save padding."""
     order = np.argsort(examples.lengths, kind="stable")
     index_batches = [chosen for chosen in batches(order, size) if len(chosen)]
     pairs = []  # (index, result)
-    for chosen in progress(index_batches, what, len(index_batches)):
+    for chosen in progress(index_batches, title, len(index_batches)):
         pairs += zip(chosen, predict_chosen(chosen), strict=True)
     by_index = dict(pair for part in processes.gather(pairs) for pair in part)
     return [by_index[index] for index in range(len(examples))]
@@ -130,11 +130,12 @@ def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list
     names = [labels[index] for index in best.tolist()]
     if not encoder.task.tags_words:
         return list(map(Prediction, names, probabilities.tolist()))
-    of_tags, predictions, start = probabilities.gather(1, best[:, None]).flatten().tolist(), [], 0
+    tag_probabilities = probabilities.gather(1, best[:, None]).flatten().tolist()
+    predictions, start = [], 0
     for example, count in zip(states.chosen, counts, strict=True):
         end, cut_words = start + count, int(states.examples.words[example]) - count
         tags = names[start:end] + ["O"] * cut_words
-        predictions.append(Prediction(tags, of_tags[start:end]))
+        predictions.append(Prediction(tags, tag_probabilities[start:end]))
         start = end
     return predictions
 
@@ -151,7 +152,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[Pr
     scores = hidden[first_targets.to(hidden.device)].float() @ embeddings.T  # (B, first tokens)
     columns = [first_tokens.index(tokens[0]) for tokens in label_tokens]  # each label's in `scores`
     columns = torch.tensor(columns, device=hidden.device)
-    # Labels with the same first token share its probability. (Logarithms; 0 for a single label.)
+    # Labels with the same first token share its probability: the log of each label's share (B, K).
     share = torch.zeros(len(first_targets), len(labels), device=hidden.device)
     for token in first_tokens:
         tied = [index for index, tokens in enumerate(label_tokens) if tokens[0] == token]

@@ -71,10 +71,10 @@ class Encoder:
     end_token: int  # id of the end-of-text token
     with_head: bool  # targets are classes if True, else the tokens of the label text
     max_length: int  # maximum number of tokens of a text and its template; longer texts are cut
-    vocab_size: int  # number of tokens that the model has
-    tag_last_subtoken: bool = False  # a word's target position: its last sub-token, or its first
+    vocab_size: int  # size of the model's vocabulary
+    tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
     source_text: bool = False  # use the template and the label texts of the study
-    viterbi: bool = False  # predict a sentence's tags together, not each word's by itself
+    viterbi: bool = False  # predict the best sequence of tags, not each word's best tag
     # Repeat each sentence to tag, and predict in the second copy: there a causal model has seen the
     # whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
     echo: bool = False
@@ -226,8 +226,8 @@ def collate(examples: Examples, chosen: Sequence[int] | Array) -> Batch:
 def batches(order: Array, batch_size: int) -> Iterator[Array]:
     """Yield this process's batches of example indices; the last one can be smaller.
 
-    W processes split batches of W · batch_size examples: each takes every W-th one of them. A
-    process's last batch can be empty.
+    W processes share batches of W · batch_size examples: each process takes every W-th example. The
+    last batch of a process can be empty.
     """
     size = batch_size * processes.world
     for start in range(0, len(order), size):

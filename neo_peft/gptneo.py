@@ -27,18 +27,18 @@ Indices = Tensor | None  # indices of tokens (M,); None means all tokens
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of a GPT-Neo, with the names and meanings of the published config.json."""
+    """The sizes of a GPT-Neo, with the names of the published config.json."""
 
-    vocab_size: int
-    hidden_size: int
-    num_heads: int
-    max_position_embeddings: int
-    window_size: int
-    intermediate_size: int
+    vocab_size: int  # V, number of tokens
+    hidden_size: int  # H, width of the hidden states
+    num_heads: int  # attention heads in each layer
+    max_position_embeddings: int  # number of positions
+    window_size: int  # number of tokens that a token attends to in a local layer
+    intermediate_size: int  # width of the MLP's inner layer
     attention_layers: tuple[str, ...]  # "global" or "local" for each layer
-    layer_norm_epsilon: float
-    initializer_range: float
-    eos_token_id: int
+    layer_norm_epsilon: float  # added to the variance in each layer norm
+    initializer_range: float  # standard deviation of random weights
+    eos_token_id: int  # id of the end-of-text token
 
     @property
     def num_layers(self) -> int:
@@ -58,6 +58,7 @@ class Past:
         return self.positions.shape[1]
 
     def map(self, change: Callable[[Tensor], Tensor], positions: Tensor) -> "Past":
+        """Return a past with `change` applied to all keys and values, and with new positions."""
         return Past(tuple(map(change, self.keys)), tuple(map(change, self.values)), positions)
 
     def select(self, examples: Tensor) -> "Past":
@@ -161,7 +162,7 @@ class Block(nn.Module):
 
 
 def _embedding(count: int, size: int) -> nn.Embedding:
-    """Return an embedding without random values: on device meta they import torch's compiler."""
+    """Return an uninitialised embedding: random values on device meta import torch's compiler."""
     return nn.Embedding.from_pretrained(torch.empty(count, size), freeze=False)
 
 
@@ -179,8 +180,7 @@ class GPTNeo(nn.Module):
         self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the embeddings (N, H) of token ids (N,). They are fp32, as all of the residual
-        stream, even if `wte` is not."""
+        """Return the embeddings (N, H) of token ids (N,), in fp32 even if `wte` is not."""
         return self.wte(ids).float()
 
     def forward(

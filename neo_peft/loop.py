@@ -93,10 +93,10 @@ def steps(
         raise InputError("there is no example to train on")
     per_epoch = len(split_into_steps(np.arange(len(examples)), settings))
     total_steps = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
-    while (first := (state.epoch - 1) * per_epoch) < total_steps:
+    while (epoch_start := (state.epoch - 1) * per_epoch) < total_steps:
         model.train()
         order = epoch_order(len(examples), settings.seed, state.epoch)
-        remaining = split_into_steps(order, settings)[state.done : total_steps - first]
+        remaining = split_into_steps(order, settings)[state.done : total_steps - epoch_start]
         bar = progress(remaining, f"epoch {state.epoch}", len(remaining))
         start, tokens = time.monotonic(), 0
         for step_examples in bar:
@@ -156,6 +156,8 @@ def next_step(
 
 
 class StepResult(NamedTuple):
+    """The result of `take_step`, over the batches of all processes."""
+
     loss: float  # mean over the known targets, in nats
     norm: float  # the gradient's norm before clipping
 
@@ -168,7 +170,7 @@ def take_step(
     labelled: int,
     clip_norm: float,
 ) -> StepResult:
-    """Take one optimizer step over this process's batches. Returns loss and norm of all processes.
+    """Take one optimizer step over this process's batches.
 
     `labelled` is the number of known targets in all batches of all processes. The summed loss is
     divided by it, so that four batches of two examples give the same step as one batch of eight.

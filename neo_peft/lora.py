@@ -2,8 +2,8 @@
 
     h = W x + (alpha / r) · B A dropout(x)        A (r, in) random, B (out, r) zero at the start
 
-Only A and B train. B starts at zero, so training starts from the untuned model. Only `merge_lora`
-changes weights of the base: it adds the correction to W.
+Only A and B train (and biases, if chosen). B starts at zero, so training starts from the untuned
+model. Only `merge_lora` changes W: it adds the correction.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def apply(
 
 
 def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
-    """Group the names of the layers with LoRA by kind, such as "q_proj (256 → 256), rank 8"."""
+    """Return the names of the layers with LoRA by kind, such as "q_proj (256 → 256), rank 8"."""
     groups = {}
     for name, layer in lora_layers(model).items():
         rank, inputs = layer.lora_A.weight.shape

@@ -27,15 +27,15 @@ class Method:
     """A method, or one part of a combination such as lora+prompt."""
 
     name: str  # for `--method` and messages
-    # The module that makes its tensors; "" if it adds none. Its function `apply(model, settings,
-    # task, tokenize)` adds them to a frozen model. Two functions are optional: `adapted_layers(
-    # model)` returns the names of the changed layers, grouped by kind; `warnings(model)` returns
-    # warnings after training, for example that a tensor has not changed.
+    # The module that makes its tensors; "" if it adds none.
+    #   apply(model, settings, task, tokenize): adds the tensors to a frozen model.
+    #   adapted_layers(model), optional: returns the names of the changed layers by kind.
+    #   warnings(model), optional: returns warnings after training ("LoRA's B is still zero …").
     module: str = ""
-    # A regular expression for the names of its tensors: a combination saves each part in its own
-    # folder. Tensors that match no part belong to the first part.
+    # A regular expression for the names of its tensors, since a combination saves each part in a
+    # folder of its own. Tensors that match no part belong to the first part.
     tensors: str = ""
-    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # its settings: allowed values
+    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # settings and allowed values
     defaults: dict[str, object] = field(default_factory=dict)  # used if no flag or preset sets it
     # Other defaults for the small bundled model, chosen on validation: see docs/results.md.
     on_bundled: dict[str, object] = field(default_factory=dict)
@@ -131,7 +131,7 @@ def build_model(
     settings: Settings,
     compute_dtype: torch.dtype | None = None,
 ) -> TunedModel:
-    """Return a model with the task's head and the settings' method on a trunk, which is frozen.
+    """Return a model from a trunk, which is frozen, the task's head and the settings' method.
 
     The seed is set twice: before the head is drawn, and before the method draws its tensors.
     """

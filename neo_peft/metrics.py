@@ -58,14 +58,14 @@ def entity_scores(
       macro                  the same three, averaged over all types in gold or predicted
       weighted               the same average, weighted by the type's number of gold entities
       span_f1                f1 if the types of the entities are ignored
-      accuracy               of words, `O` included
+      accuracy               the fraction of words with the right tag, `O` included
       per_label              {type: the same three and "support", its number of gold entities}
 
     A predicted sentence can be shorter than gold: the words that were cut count as `O`. Raises
     ValueError if it is longer, if the numbers of sentences differ, or if a tag is not a BIO tag.
     """
     _check_same_number(len(gold), len(predicted), "sentences")
-    # All sentences become one sequence, with an O between them so that no entity crosses over.
+    # Join all sentences, with an O after each one, so that no entity spans two of them.
     gold_tags, tags = [], []
     for n, (gold_sentence, sentence) in enumerate(zip(gold, predicted)):
         missing = len(gold_sentence) - len(sentence)

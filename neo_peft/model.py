@@ -104,7 +104,7 @@ class TunedModel(nn.Module):
     def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
         """Return the hidden states (M, H) at the target positions of a batch.
 
-        In evaluation pass `prefix`, the result of `prefix()` or `text_prefix()`. Without it the
+        In evaluation, pass the result of `prefix()` or `text_prefix()`. Without a prefix, the
         prompt's embeddings, if any, go through the layers too, so that they train: see prompt.py.
         """
         prompt, start = None, 0  # prompt embeddings (P, H); the position of a text's first token

@@ -20,15 +20,15 @@ class Grid:
     """The (b, T) grid of b consecutive texts of a batch."""
 
     first: int  # the index of its first text in the batch
-    batch: int  # b
+    batch: int  # b, the number of texts
     longest: int  # T, the length of the longest text
     size: int  # number of tokens, without padding
-    positions: Tensor  # absolute positions (1 or b, T)
+    positions: Tensor  # absolute positions (b, T), or (1, T) if all texts have the same
     slots: Tensor | None  # each token's index in the flattened grid (size,); None without padding
 
     @classmethod
     def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Grid":
-        """Return the grid of texts with these lengths and first positions (`starts`, 1 or b)."""
+        """Return the grid of texts; `starts` (1,) or (b,) has the positions of first tokens."""
         batch, longest, size, slots = len(lengths), max(1, *lengths), sum(lengths), None
         steps = torch.arange(longest)
         if size < batch * longest:

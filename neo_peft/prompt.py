@@ -7,7 +7,7 @@ Lester et al. 2021, section 2:
 The prompt has the positions 0 … P − 1, and every text starts at position P. With a causal mask the
 prompt does not attend to the text, so its keys and values are the same for every example. They are
 computed once, and all texts attend to them: values and gradients are exact. (With LoRA dropout, all
-examples of a batch share the prompt's dropout masks: other random draws, the same expectation.)
+examples of a batch share the dropout masks of the prompt. The expectation is the same.)
 
 In evaluation `SoftPrompt.past` computes them once for all batches. In training the prompt changes
 at every step, so its embeddings go through the layers together with the batch's tokens

@@ -1,8 +1,8 @@
 """A task: its labels, the text that the model gets for a row, and each label's words. No torch.
 
 Every task predicts one class at each target position. In a tagging task a linear head predicts a
-tag for each word. In a classification task the text ends with `Label :`, and the label is predicted
-from there, by the language model or by a linear head.
+tag for each word. In a classification task the text ends with `Label :`. At this position the
+language model predicts the label as the next words, or a linear head predicts the label.
 """
 
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ class Task:
     # Fixed texts around the data fields, for example ("Sentence :", " Label :"). The last token of
     # the last one is the first target position. A tagging task has no template.
     template: tuple[str, ...] = ()
-    source_template: tuple[str, ...] = ()  # the template of the study that this project follows
-    instruction: str = ""  # prefix for the untuned base, and the start of a soft prompt
+    source_template: tuple[str, ...] = ()  # the template in the study that this project follows
+    instruction: str = ""  # prefix for the untuned base; a soft prompt starts as its embeddings
     instruction_for_labels: str = ""  # instruction for your own labels, which replace "{}"
     short_instruction_for_labels: str = ""  # the same if the list of labels is too long
     label_words: tuple[str, ...] = ()  # the word for each label; () if the label itself is the word

@@ -2,8 +2,8 @@
 section III.B).
 
 The head gives a log probability to each tag of each word. In BIO `I-x` can follow only `B-x` or
-`I-x`. The best sequence has the greatest sum of all sequences that obey this rule. It is found word
-by word, since its part up to a word is the best sequence that ends there with the same tag.
+`I-x`. Of the sequences that obey this rule, the best one has the greatest sum. The search goes from
+word to word and keeps, for each tag, only the best sequence that ends with it.
 """
 
 import math
@@ -38,7 +38,7 @@ def best_sequences(scores: Tensor, counts: Sequence[int], labels: Sequence[str])
         return scores.new_zeros(0, dtype=torch.long)
     at_start, transition = (tensor.to(scores.device) for tensor in transitions(labels))
     words = pad_sequence(scores.split(list(counts)), batch_first=True)  # (B, T, K)
-    # For each word and tag: the best sum of a sequence up to here, and the tag before in it (B, K).
+    # For each word and tag: the best sum of a sequence that ends here, and the tag before it (B, K).
     best, previous = [at_start + words[:, 0]], []
     for word in words[:, 1:].unbind(1):
         sums, before = (best[-1][:, :, None] + transition).max(1)
