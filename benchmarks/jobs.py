@@ -115,8 +115,8 @@ class AnswersOf:
         from benchmarks.lengths import ANSWERS
         from neo_peft.tasks import get_task
 
-        self.task, self.end, self.tokenizer = get_task(job.task), END, self.Words
-        self.answers = dict(zip(self.task.labels, ANSWERS[job.task], strict=True))
+        self.task, self.end_token, self.tokenizer = get_task(job.task), END, self.Words
+        self.label_tokens = dict(zip(self.task.labels, ANSWERS[job.task], strict=True))
 
 
 def take(examples, chosen: np.ndarray):

@@ -1,9 +1,8 @@
-"""From a tuned model to answers and scores.
+"""From a tuned model to predictions and scores.
 
-A tag is the head's most probable class at its word, or a sentence's tags are chosen together
-(viterbi.py). An answer is the most probable class of a head, where there is one, or the label whose
-first token has the highest probability at the mark. (What the language model would say freely is
-another question, which runs/generation.py answers.)
+Tagging: the best sequence of tags for a sentence (viterbi.py), or the head's most probable tag for
+each word. Classification: a linear head's most probable class, or, with the language model head,
+the label whose first token has the highest probability. Free generation is in runs/generation.py.
 """
 
 import math
@@ -29,31 +28,32 @@ from neo_peft.viterbi import best_sequences
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model predicts for encoded examples, in their order."""
+    """A model's predictions for encoded examples, in the order of the examples."""
 
-    # A label for each, None where generated text names none; or tags, `O` for words cut away.
+    # Each example's label, or None if generated text matches no label. In a tagging task each
+    # sentence's list of tags, with `O` for words that were cut.
     predicted: list
-    loss: float | None = None  # nats per target, where it was asked for
-    probabilities: list[list[float]] | None = None  # of all labels, or of each chosen tag
-    generated: list[str] | None = None  # the text, where it was generated
-    cut: int = 0  # texts that were shortened to what the model reads
+    loss: float | None = None  # mean over the known targets, in nats; None if not computed
+    probabilities: list[list[float]] | None = None  # of all labels, or of each predicted tag
+    generated: list[str] | None = None  # the generated texts; None without free generation
+    cut: int = 0  # number of texts that were cut to the maximum length
 
 
-class Answer(NamedTuple):
-    """What is predicted for one example, as in `Evaluation`."""
+class Prediction(NamedTuple):
+    """The prediction for one example."""
 
-    predicted: str | list[str]
-    probabilities: list[float]
+    predicted: str | list[str]  # its label, or its tags
+    probabilities: list[float]  # of all labels, or of each predicted tag
 
 
 class States(NamedTuple):
-    """The hidden states at which a batch of examples is read."""
+    """The hidden states at the target positions of a batch."""
 
-    examples: Examples
-    chosen: Sequence[int]  # those of the batch
-    batch: Batch
+    examples: Examples  # the examples that the batch is taken from
+    chosen: Sequence[int]  # the indices of the batch's examples
+    batch: Batch  # the packed batch
     hidden: Tensor  # (M, H)
-    prefix: Past | None  # behind which they were computed
+    prefix: Past | None  # the keys and values in front of every text, if any
 
 
 @torch.inference_mode()
@@ -66,31 +66,33 @@ def evaluate(
     with_loss: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Answer encoded examples. An `instruction` stands in front of each text, as a prompt would.
+    """Return predictions for encoded examples. An `instruction` replaces the prompt, if any.
 
-    Several processes share out the batches, and each returns the answers of all.
+    Several processes share the batches, and each one returns the predictions of all.
     """
-    prefix, loss, targets = make_prefix(model, encoder, instruction), [], []
+    prefix, losses, targets = make_prefix(model, encoder, instruction), [], []
 
-    def answer(chosen: np.ndarray) -> list[Answer]:
+    def predict_chosen(chosen: np.ndarray) -> list[Prediction]:
         batch = collate(examples, chosen).to(model.device)
         hidden = model(batch, prefix)
         if not hidden.isfinite().all():
-            broken = "its weights are broken, or too large"
-            raise InputError(f"the model computes numbers that are not finite: {broken}")
+            reason = "its weights are damaged or too large"
+            raise InputError(f"the model's hidden states are not finite: {reason}")
         if with_loss:
-            loss.append(float(model.loss_of(hidden, batch.targets)))
+            losses.append(float(model.loss_of(hidden, batch.targets)))
             targets.append(batch.labelled)
         return predict_batch(model, encoder, States(examples, chosen, batch, hidden, prefix))
 
-    answers = in_batches(answer, examples, batch_size, progress, "score")
-    count, summed = processes.total(sum(targets)), processes.total(sum(loss, 0.0))
-    predicted, probabilities = ([one[place] for one in answers] for place in (0, 1))
-    return Evaluation(predicted, summed / count if count else None, probabilities, cut=examples.cut)
+    predictions = in_batches(predict_chosen, examples, batch_size, progress, "score")
+    count, loss_sum = processes.total(sum(targets)), processes.total(sum(losses, 0.0))
+    predicted = [prediction.predicted for prediction in predictions]
+    probabilities = [prediction.probabilities for prediction in predictions]
+    loss = loss_sum / count if count else None
+    return Evaluation(predicted, loss, probabilities, cut=examples.cut)
 
 
 def make_prefix(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
-    """Return what stands in front of every text: the instruction if there is one, or the prompt."""
+    """Return the keys and values of the instruction, if there is one, or of the prompt, if any."""
     model.eval()
     if not instruction:
         return model.prefix()
@@ -98,101 +100,102 @@ def make_prefix(model: TunedModel, encoder: Encoder, instruction: str) -> Past |
 
 
 def in_batches(
-    answer: Callable, examples: Examples, size: int, progress: Progress, what: str
+    predict_chosen: Callable, examples: Examples, size: int, progress: Progress, title: str
 ) -> list:
-    """Answer all examples, batch by batch, and return the answers in their order. Texts of like
-    lengths go together: attention is computed on a grid."""
+    """Call `predict_chosen(indices)` for batches of examples; return all results in the order of
+    the examples. Texts of similar length share a batch, to save padding."""
     order = np.argsort(examples.lengths, kind="stable")
-    steps = [chosen for chosen in batches(order, size) if len(chosen)]
-    found = []
-    for chosen in progress(steps, what, len(steps)):
-        found += zip(chosen, answer(chosen), strict=True)
-    by_index = dict(one for part in processes.gather(found) for one in part)
+    index_batches = [chosen for chosen in batches(order, size) if len(chosen)]
+    pairs = []  # (index, result)
+    for chosen in progress(index_batches, title, len(index_batches)):
+        pairs += zip(chosen, predict_chosen(chosen), strict=True)
+    by_index = dict(pair for part in processes.gather(pairs) for pair in part)
     return [by_index[index] for index in range(len(examples))]
 
 
-def predict_batch(model: TunedModel, encoder: Encoder, states: States) -> list[Answer]:
-    """Answer a batch: by the model's head, else by the labels' probabilities."""
+def predict_batch(model: TunedModel, encoder: Encoder, states: States) -> list[Prediction]:
+    """Return predictions for a batch, by the linear head or the language model head."""
     if model.head is None:
         return score_labels(model, encoder, states)
     return predict_by_head(model, encoder, states)
 
 
-def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list[Answer]:
-    """Choose a head's most probable class, or the best sequence of them."""
+def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list[Prediction]:
+    """Return a linear head's most probable classes, or the best sequences of tags."""
     labels, counts = encoder.task.labels, states.batch.target_counts.tolist()
-    # A head has a dtype of its own, fp32, so that nothing is cast here: scores in bf16 would tie.
+    # The head is fp32. In bf16 different scores could become equal.
     scores = model.head(states.hidden.float()).log_softmax(1)  # (M, K)
     best = best_sequences(scores, counts, labels) if encoder.viterbi else scores.argmax(1)
     probabilities = scores.exp()
     names = [labels[index] for index in best.tolist()]
     if not encoder.task.tags_words:
-        return list(map(Answer, names, probabilities.tolist()))
-    chosen, answers, first = probabilities.gather(1, best[:, None]).squeeze(1).tolist(), [], 0
+        return list(map(Prediction, names, probabilities.tolist()))
+    tag_probabilities = probabilities.gather(1, best[:, None]).flatten().tolist()
+    predictions, start = [], 0
     for example, count in zip(states.chosen, counts, strict=True):
-        own, lost = slice(first, first + count), int(states.examples.words[example]) - count
-        answers.append(Answer(names[own] + ["O"] * lost, chosen[own]))
-        first += count
-    return answers
+        end, cut_words = start + count, int(states.examples.words[example]) - count
+        tags = names[start:end] + ["O"] * cut_words
+        predictions.append(Prediction(tags, tag_probabilities[start:end]))
+        start = end
+    return predictions
 
 
-def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[Answer]:
-    """Choose the label whose first token has the highest probability at the mark; of labels that
-    share it, by the sum over all of their tokens and the end token."""
+def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[Prediction]:
+    """Predict the label whose first token has the highest probability after the text. Labels with
+    the same first token are compared by the probability of all their tokens and the end token."""
     labels, hidden, batch = encoder.task.labels, states.hidden, states.batch
-    answers = [encoder.answers[label] for label in labels]
-    first = sorted({answer[0] for answer in answers})
-    marks = batch.target_counts.cumsum(0) - batch.target_counts  # where each example is first read
+    label_tokens = [encoder.label_tokens[label] for label in labels]
+    first_tokens = sorted({tokens[0] for tokens in label_tokens})
+    first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # of each example (B,)
     wte = model.transformer.wte.weight
-    rows = wte[torch.tensor(first, device=hidden.device)].float()
-    scores = hidden[marks.to(hidden.device)].float() @ rows.T  # (B, first tokens)
-    of_first = torch.tensor([first.index(answer[0]) for answer in answers], device=hidden.device)
-    # A label's share of its first token's probability, in nats.
-    share = torch.zeros(len(marks), len(labels), device=hidden.device)
-    for token in first:
-        tied = [index for index, answer in enumerate(answers) if answer[0] == token]
+    embeddings = wte[torch.tensor(first_tokens, device=hidden.device)].float()
+    scores = hidden[first_targets.to(hidden.device)].float() @ embeddings.T  # (B, first tokens)
+    columns = [first_tokens.index(tokens[0]) for tokens in label_tokens]  # each label's in `scores`
+    columns = torch.tensor(columns, device=hidden.device)
+    # Labels with the same first token share its probability: the log of each label's share (B, K).
+    share = torch.zeros(len(first_targets), len(labels), device=hidden.device)
+    for token in first_tokens:
+        tied = [index for index, tokens in enumerate(label_tokens) if tokens[0] == token]
         if len(tied) > 1:
-            texts = texts_without_answer(states.examples, states.chosen)
-            sums = [log_probabilities(model, texts, answers[one], states.prefix) for one in tied]
+            texts = texts_without_labels(states.examples, states.chosen)
+            sums = [log_probabilities(model, texts, label_tokens[i], states.prefix) for i in tied]
             share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
-    probabilities = (scores.log_softmax(1)[:, of_first] + share).exp()
-    best = share.masked_fill(of_first != scores.argmax(1, keepdim=True), -math.inf).argmax(1)
-    return [Answer(labels[index], row) for index, row in zip(best.tolist(), probabilities.tolist())]
+    probabilities = (scores.log_softmax(1)[:, columns] + share).exp().tolist()  # (B, K)
+    best = share.masked_fill(columns != scores.argmax(1, keepdim=True), -math.inf).argmax(1)
+    return [Prediction(labels[index], row) for index, row in zip(best.tolist(), probabilities)]
 
 
-def texts_without_answer(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
-    """Return the tokens of answer examples up to their mark, without the answer."""
+def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
+    """Return the token ids of classification examples up to the first target position."""
     texts = []
     for index in chosen:
-        begin = examples.starts[index]
-        texts.append(
-            examples.ids[begin : begin + examples.target_indices[examples.target_starts[index]] + 1]
-        )
+        start, first_target = examples.starts[index], examples.target_starts[index]
+        texts.append(examples.ids[start : start + examples.target_indices[first_target] + 1])
     return texts
 
 
 def log_probabilities(
-    model: TunedModel, texts: list[np.ndarray], answer: list[int], prefix: Past | None
+    model: TunedModel, texts: list[np.ndarray], label_ids: list[int], prefix: Past | None
 ) -> Tensor:
-    """Return log p(answer | text) for each text, (B,), its end token included; in fp32."""
-    starts = np.cumsum([0, *(len(text) + len(answer) - 1 for text in texts)])
-    ids = np.concatenate([np.concatenate([text, answer[:-1]]) for text in texts])
+    """Return log p(label | text) in fp32 for each text (B,), the label's end token included."""
+    starts = np.cumsum([0, *(len(text) + len(label_ids) - 1 for text in texts)])
+    ids = np.concatenate([np.concatenate([text, label_ids[:-1]]) for text in texts])
     target_indices = np.concatenate(
-        [start + len(text) - 1 + np.arange(len(answer)) for start, text in zip(starts, texts)]
+        [start + len(text) - 1 + np.arange(len(label_ids)) for start, text in zip(starts, texts)]
     )
     batch = Batch(
         torch.from_numpy(ids.astype(np.int64)),
         torch.from_numpy(np.diff(starts)),
         torch.from_numpy(target_indices),
-        torch.tensor(answer * len(texts)),
-        torch.full((len(texts),), len(answer)),
+        torch.tensor(label_ids * len(texts)),
+        torch.full((len(texts),), len(label_ids)),
     ).to(model.device)
     logits = F.linear(model(batch, prefix).float(), model.transformer.wte.weight.float())
     return -F.cross_entropy(logits, batch.targets, reduction="none").view(len(texts), -1).sum(1)
 
 
 def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
-    """Score predictions against the rows' own labels: entities of tags, or accuracy and F1."""
+    """Return the scores of predictions for labelled rows: of entities, or of classes."""
     gold = [row[task.fields[-1]] for row in rows]
     if task.tags_words:
         return entity_scores(gold, predicted)
@@ -202,6 +205,6 @@ def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
 def predict(
     model: TunedModel, encoder: Encoder, rows: Sequence[dict], batch_size: int = 32
 ) -> list:
-    """Answer raw rows, with labels or without: by a label each, or by a tag for each word."""
+    """Return the label, or the tags, predicted for each row. Labels in the rows are not used."""
     unlabelled = [{field: row[field] for field in encoder.task.fields[:-1]} for row in rows]
     return evaluate(model, encoder, encoder(unlabelled), batch_size=batch_size).predicted

@@ -1,9 +1,8 @@
-"""From rows of data to token ids, and to batches; there is no padding token anywhere.
+"""From rows of data to token ids and to packed batches, without padding tokens.
 
-An example is token ids, the positions in them at which the model is read, and the target at each.
-Texts are tokenised piece by piece (Task.texts), all distinct pieces in one call: the words of a
-tagged sentence, or the template and the sentences of an answer task. A label that the task does not
-have is refused; in files the readers of corpora/ refuse it before, with its line.
+An example has token ids, target positions, and a target (class or token) for each of them. A text
+is tokenised in parts (`Task.texts`): the words of a sentence to tag, or the template's texts and
+the sentences between them. All different parts of all rows are tokenised in one call.
 """
 
 from __future__ import annotations
@@ -27,38 +26,38 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Array, Labels = np.ndarray, list[str | None]
-NO_LABEL = -1  # the target where a row gives no label
-GENERATED = 10  # the most tokens of free generation
+NO_LABEL = -1  # the target if a row has no label
+MAX_NEW_TOKENS = 10  # the limit of free generation
 
 
 @dataclass(frozen=True)
 class Examples:
-    """n encoded examples in flat arrays. Example i has the tokens ids[starts[i] : starts[i + 1]],
-    and likewise its reads and targets."""
+    """n encoded examples in flat arrays. Example i has the tokens ids[starts[i] : starts[i + 1]];
+    `target_starts` gives its target positions and targets in the same way."""
 
-    ids: Array
-    starts: Array  # (n + 1,)
-    target_indices: Array  # the positions at which it is read, counted from its own first token
-    targets: Array  # the class or token to predict at each of them
-    target_starts: Array  # (n + 1,)
-    words: Array | None = None  # words of each, those cut away included; None for answer tasks
-    cut: int = 0  # how many examples were shortened
+    ids: Array  # token ids of all examples
+    starts: Array  # index of each example's first token in `ids`, and len(ids) (n + 1,)
+    target_indices: Array  # target positions, counted from the example's own first token
+    targets: Array  # the class or token to predict at each target position
+    target_starts: Array  # index of each example's first target, and the number of targets (n + 1,)
+    words: Array | None = None  # number of words before cutting (n,); None for classification
+    cut: int = 0  # number of examples that were cut to the maximum length
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """The number of tokens of each example."""
+        """The number of tokens of each example (n,)."""
         return np.diff(self.starts)
 
     @cached_property
     def labelled(self) -> np.ndarray:
-        """The number of labels that each example gives."""
+        """The number of known targets of each example (n,)."""
         return np.diff(_bounds(self.targets != NO_LABEL)[self.target_starts])
 
     def digest(self) -> str:
-        """Hash all that they hold."""
+        """Return a SHA-256 hash of all tokens and targets."""
         arrays = (self.ids, self.starts, self.target_indices, self.targets, self.target_starts)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
@@ -67,184 +66,189 @@ class Examples:
 class Encoder:
     """Encodes rows for one task and one kind of head."""
 
-    task: Task
-    tokenizer: PreTrainedTokenizerFast
-    end: int  # the end token
-    with_head: bool  # targets are classes; without a head the answer's tokens and the end token
-    max_length: int  # the most tokens of a text, its template included; a longer text is cut
-    vocab_size: int  # the tokens that the model knows
-    tag_last_subtoken: bool = False  # read a word at its last sub-token in place of its first
-    source_text: bool = False  # word a row as the source does
-    viterbi: bool = False  # choose a sentence's tags together, in place of each word's best
-    # Give a tagged sentence twice, and read the second copy, where a causal model has seen all of
-    # it (Springer et al. 2024, section 3). `max_length` holds both copies.
+    task: Task  # the task of the rows
+    tokenizer: PreTrainedTokenizerFast  # the base model's tokenizer
+    end_token: int  # id of the end-of-text token
+    with_head: bool  # targets are classes if True, else the tokens of the label text
+    max_length: int  # maximum number of tokens of a text and its template; longer texts are cut
+    vocab_size: int  # size of the model's vocabulary
+    tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
+    source_text: bool = False  # use the template and the label texts of the study
+    viterbi: bool = False  # predict the best sequence of tags, not each word's best tag
+    # Repeat each sentence to tag, and predict in the second copy: there a causal model has seen the
+    # whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
     echo: bool = False
 
     @cached_property
-    def answers(self) -> dict[str, list[int]]:
-        """The tokens that say each label, an end token behind them."""
-        return answer_tokens(self.tokenizer, self.task, self.source_text, self.end)
+    def label_tokens(self) -> dict[str, list[int]]:
+        """The token ids of each label text, with an end token at the end."""
+        return tokenize_labels(self.tokenizer, self.task, self.source_text, self.end_token)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return tokenize(self.tokenizer, texts)
 
     def __call__(self, rows: Sequence[dict]) -> Examples:
-        """Encode rows. One without a label has the target NO_LABEL, and is read at its mark."""
-        numbers: dict[str, int] = {}  # of the distinct texts, in the order in which they come
-        pieces, counts, labels = [], [], []
+        """Encode rows; the target of a row without a label is NO_LABEL."""
+        index_of: dict[str, int] = {}  # index of each different part, in order of appearance
+        parts, counts, labels = [], [], []
         for row in rows:
             texts = self.task.texts(row, self.source_text)
-            pieces += [numbers.setdefault(text, len(numbers)) for text in texts]
+            parts += [index_of.setdefault(text, len(index_of)) for text in texts]
             counts.append(len(texts))
             labels += self.task.labels_of(row)
-        tokens = self.tokenize(list(numbers))
+        tokens = self.tokenize(list(index_of))
         if self.task.tags_words and [] in tokens:
-            word = list(numbers)[tokens.index([])].removeprefix(" ")
+            word = list(index_of)[tokens.index([])].removeprefix(" ")
             raise InputError(
                 f"{self.tokenizer.name_or_path}: the tokenizer makes no token of the word {word!r}"
             )
-        # From here on a piece is the number of its text, and all rows are computed at once.
-        pieces, firsts = np.array(pieces, dtype=np.int64), _bounds(counts)  # each row's first piece
-        whole = _lengths(tokens)[pieces]
-        kept, most = whole.copy(), self.max_length // 2 if self.echo else self.max_length
-        too_long = np.flatnonzero(np.diff(_bounds(whole)[firsts]) > most)
+        # From here on numpy works on all rows at once. A part is an index into `tokens`.
+        parts, row_starts = np.array(parts, dtype=np.int64), _bounds(counts)
+        full_lengths = _lengths(tokens)[parts]
+        lengths, limit = full_lengths.copy(), self.max_length // 2 if self.echo else self.max_length
+        too_long = np.flatnonzero(np.diff(_bounds(full_lengths)[row_starts]) > limit)
         for row in too_long:
-            part = slice(firsts[row], firsts[row + 1])
-            # Every word is data, or what the template stands around.
+            row_slice = slice(row_starts[row], row_starts[row + 1])
+            # All words are data. With a template, every second part is data.
             is_data = [self.task.tags_words or index % 2 == 1 for index in range(counts[row])]
-            kept[part] = _lengths(shorten([tokens[piece] for piece in pieces[part]], is_data, most))
-        ids = _take(tokens, pieces, kept)
+            encoded = [tokens[part] for part in parts[row_slice]]
+            lengths[row_slice] = _lengths(shorten(encoded, is_data, limit))
+        ids = _concatenate(tokens, parts, lengths)
         if self.task.tags_words:
-            examples = self._tagged(ids, labels, whole, kept, firsts)
+            examples = self._tagging_examples(ids, labels, full_lengths, lengths, row_starts)
         else:
-            examples = self._answered(ids, labels, _bounds(kept)[firsts])
+            examples = self._classification_examples(ids, labels, _bounds(lengths)[row_starts])
         if len(ids) and examples.ids.max() >= self.vocab_size:
             raise InputError(
-                f"the tokenizer says token {examples.ids.max()}, but the model knows "
+                f"the tokenizer makes token {examples.ids.max()}, but the model has only "
                 f"{self.vocab_size}: they do not fit"
             )
         return replace(examples, cut=len(too_long))
 
-    def _tagged(
-        self, ids: Array, labels: Labels, whole: Array, kept: Array, firsts: Array
+    def _tagging_examples(
+        self, ids: Array, labels: Labels, full_lengths: Array, lengths: Array, row_starts: Array
     ) -> Examples:
-        """Read each word at its first or last sub-token, unless that was cut away. Words have
-        `whole` tokens, of which `kept` are left; `firsts` is each row's first word."""
-        offset = whole - 1 if self.tag_last_subtoken else np.zeros_like(whole)
-        is_read = offset < kept
-        begins = _bounds(kept)
-        starts, target_starts = begins[firsts], _bounds(is_read)[firsts]
-        target_indices = (begins[:-1] + offset - np.repeat(starts[:-1], np.diff(firsts)))[is_read]
-        targets = self._classes(compress(labels, is_read.tolist()))
+        """Return examples whose target positions are each word's first or last sub-token, unless
+        that was cut. Words had `full_lengths` tokens and have `lengths` tokens after cutting."""
+        offset = full_lengths - 1 if self.tag_last_subtoken else np.zeros_like(full_lengths)
+        has_target = offset < lengths
+        word_starts, words = _bounds(lengths), np.diff(row_starts)
+        starts, target_starts = word_starts[row_starts], _bounds(has_target)[row_starts]
+        target_indices = (word_starts[:-1] + offset - np.repeat(starts[:-1], words))[has_target]
+        targets = self._classes(compress(labels, has_target.tolist()))
         if self.echo:
             target_indices += np.repeat(np.diff(starts), np.diff(target_starts))
-            ids, starts = _twice(ids, starts)
-        words = np.diff(firsts)
+            ids, starts = _repeat_texts(ids, starts)
         return Examples(ids, starts, target_indices.astype(np.int32), targets, target_starts, words)
 
-    def _answered(self, ids: Array, labels: Labels, starts: Array) -> Examples:
-        """Read at the text's last token, the mark; for the language model at the answer's too."""
+    def _classification_examples(self, ids: Array, labels: Labels, starts: Array) -> Examples:
+        """Return examples whose first target position is the text's last token. For the language
+        model head, the label text is added to the text, and its tokens are target positions too."""
         classes = [[index] for index in range(len(self.task.labels))]
-        targets = classes if self.with_head else list(self.answers.values())
-        targets.append([NO_LABEL])  # at the index NO_LABEL, which is -1
+        targets = classes if self.with_head else list(self.label_tokens.values())
+        targets.append([NO_LABEL])  # NO_LABEL is -1, the index of this last entry
         classes = self._classes(labels)
         counts = _lengths(targets)[classes]
-        target_indices = np.repeat(np.diff(starts) - 1, counts) + _within(counts)
-        # The last target, an end token or a class, is predicted and never an input.
-        ids = np.insert(ids, np.repeat(starts[1:], counts - 1), _take(targets, classes, counts - 1))
-        starts, targets = starts + _bounds(counts - 1), _take(targets, classes, counts)
+        target_indices = np.repeat(np.diff(starts) - 1, counts) + _indices_within(counts)
+        # The last target, an end token or a class, is never an input.
+        inputs = _concatenate(targets, classes, counts - 1)
+        ids = np.insert(ids, np.repeat(starts[1:], counts - 1), inputs)
+        starts, targets = starts + _bounds(counts - 1), _concatenate(targets, classes, counts)
         return Examples(ids, starts, target_indices.astype(np.int32), targets, _bounds(counts))
 
     def _classes(self, labels: Iterable[str | None]) -> Array:
-        known = {label: index for index, label in enumerate(self.task.labels)} | {None: NO_LABEL}
+        classes = {label: index for index, label in enumerate(self.task.labels)} | {None: NO_LABEL}
         try:
-            return np.fromiter(map(known.__getitem__, labels), dtype=np.int32)
+            return np.fromiter(map(classes.__getitem__, labels), dtype=np.int32)
         except KeyError as error:
             raise InputError(
-                f"unknown label {error.args[0]!r}; those of {self.task.name} are "
+                f"unknown label {error.args[0]!r}; the labels of {self.task.name} are "
                 f"{', '.join(self.task.labels)}"
             ) from None
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts, each on its own, without special tokens."""
-    # The tokenizer's own call is slower: it makes masks and offsets that nobody reads.
+    """Return the token ids of each text, without special tokens."""
+    # Calling the tokenizer itself is slower, since it also makes masks and offsets.
     backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # a call of someone else's stays set
+    backend.no_truncation()  # earlier calls can have set truncation and padding
     backend.no_padding()
-    return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [item.ids for item in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def answer_tokens(
-    tokenizer: PreTrainedTokenizerFast, task: Task, source_text: bool, end: int
+def tokenize_labels(
+    tokenizer: PreTrainedTokenizerFast, task: Task, source_text: bool, end_token: int
 ) -> dict[str, list[int]]:
-    """Return the tokens that say each label, an end token behind them; {} for a tagging task."""
+    """Return the token ids of each label text and an end token; {} for a tagging task."""
     if task.tags_words:
         return {}
-    words = [task.answer(label, source_text) for label in task.labels]
-    return {label: [*ids, end] for label, ids in zip(task.labels, tokenize(tokenizer, words))}
+    texts = [task.label_text(label, source_text) for label in task.labels]
+    return {label: [*ids, end_token] for label, ids in zip(task.labels, tokenize(tokenizer, texts))}
 
 
 def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> list[list[int]]:
-    """Cut data pieces at their ends until all fit in `max_length`: a text's last words first, of a
-    pair the longer sentence first. Return `encoded` itself where nothing is to be cut."""
-    surplus = sum(map(len, encoded)) - max_length
-    if surplus <= 0:
+    """Cut data parts at their ends until all parts together have `max_length` tokens. A tagged
+    sentence is cut at its end; of two sentences the longer one is cut first."""
+    excess = sum(map(len, encoded)) - max_length
+    if excess <= 0:
         return encoded
-    data = [index for index, is_one in enumerate(is_data) if is_one]
+    data = [index for index, part_is_data in enumerate(is_data) if part_is_data]
     lengths = {index: len(encoded[index]) for index in data}
-    if len(data) == len(encoded):  # a tagged sentence: its words go from the end
+    if len(data) == len(encoded):  # a tagged sentence
         for index in reversed(data):
-            lengths[index] -= (lost := min(surplus, lengths[index]))
-            surplus -= lost
+            lengths[index] -= (removed := min(excess, lengths[index]))
+            excess -= removed
     else:
-        for _ in range(min(surplus, sum(lengths.values()))):
+        for _ in range(min(excess, sum(lengths.values()))):
             lengths[max(data, key=lambda index: (lengths[index], index))] -= 1
     return [ids[: lengths.get(index, len(ids))] for index, ids in enumerate(encoded)]
 
 
 def collate(examples: Examples, chosen: Sequence[int] | Array) -> Batch:
-    """Pack the chosen examples one behind the other."""
+    """Return the packed batch of the examples with the indices `chosen`."""
     ids, target_indices, targets, lengths, counts = [], [], [], [], []
     for index in chosen:
-        own = slice(*examples.starts[index : index + 2])
-        read = slice(*examples.target_starts[index : index + 2])
-        ids.append(examples.ids[own])
-        target_indices.append(examples.target_indices[read] + sum(lengths))
-        targets.append(examples.targets[read])
-        lengths.append(own.stop - own.start)
-        counts.append(read.stop - read.start)
+        token_slice = slice(*examples.starts[index : index + 2])
+        target_slice = slice(*examples.target_starts[index : index + 2])
+        ids.append(examples.ids[token_slice])
+        target_indices.append(examples.target_indices[target_slice] + sum(lengths))
+        targets.append(examples.targets[target_slice])
+        lengths.append(token_slice.stop - token_slice.start)
+        counts.append(target_slice.stop - target_slice.start)
 
-    def tensor(parts: list[Array]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+    def tensor(arrays: list[Array]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
 
     sizes, counts = torch.tensor(lengths), torch.tensor(counts)
     return Batch(tensor(ids), sizes, tensor(target_indices), tensor(targets), counts)
 
 
 def batches(order: Array, batch_size: int) -> Iterator[Array]:
-    """Cut an order of examples into batches; the last one may be smaller. Of W processes each takes
-    every W-th example of a W times larger batch, of the last one perhaps none."""
+    """Yield this process's batches of example indices; the last one can be smaller.
+
+    W processes share batches of W · batch_size examples: each process takes every W-th example. The
+    last batch of a process can be empty.
+    """
     size = batch_size * processes.world
-    for begin in range(0, len(order), size):
-        yield order[begin : begin + size][processes.process_index :: processes.world]
+    for start in range(0, len(order), size):
+        yield order[start : start + size][processes.process_index :: processes.world]
 
 
-def _take(lists: list[list[int]], chosen: Array, counts: Array) -> Array:
-    """Lay the first counts[i] values of lists[chosen[i]] one behind the other."""
+def _concatenate(lists: list[list[int]], chosen: Array, counts: Array) -> Array:
+    """Return the concatenation of lists[chosen[i]][:counts[i]] for all i."""
     flat = np.fromiter(chain.from_iterable(lists), dtype=np.int32)
-    begins = _bounds(_lengths(lists))[:-1]
-    return flat[_within(counts) + np.repeat(begins[chosen], counts)]
+    starts = _bounds(_lengths(lists))[:-1]
+    return flat[_indices_within(counts) + np.repeat(starts[chosen], counts)]
 
 
-def _twice(ids: Array, starts: Array) -> tuple[Array, Array]:
-    """Put each text behind itself; return the new ids and starts."""
-    counts, begins = np.diff(starts).repeat(2), starts[:-1].repeat(2)
-    return ids[_within(counts) + np.repeat(begins, counts)], 2 * starts
+def _repeat_texts(ids: Array, starts: Array) -> tuple[Array, Array]:
+    """Return ids and starts in which each text is followed by its copy."""
+    counts, old_starts = np.diff(starts).repeat(2), starts[:-1].repeat(2)
+    return ids[_indices_within(counts) + np.repeat(old_starts, counts)], 2 * starts
 
 
-def _within(counts: Array) -> Array:
-    """Count 0 … counts[i] - 1 for each i."""
+def _indices_within(counts: Array) -> Array:
+    """Return 0 … counts[i] - 1 for each i: counts [2, 3] give [0, 1, 0, 1, 2]."""
     bounds = _bounds(counts)
     return np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
 
@@ -254,5 +258,5 @@ def _lengths(lists: list[list[int]]) -> Array:
 
 
 def _bounds(counts: Sequence[int] | Array) -> Array:
-    """Return where each part begins, and where the last one ends."""
+    """Return where each part starts and the last one ends: counts [2, 3] give [0, 2, 5]."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

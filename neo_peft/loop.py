@@ -1,8 +1,8 @@
-"""The training loop, one for every task and method: steps on whatever requires a gradient.
+"""The training loop, for every task and method: it trains all parameters that require a gradient.
 
-`take_step` is one optimizer step (AdamW, Loshchilov & Hutter 2019). `steps` gives it batches and
-a learning rate, and can continue from any `State`. Several processes (processes.py) share out
-each step: they take the one that a single process with all the examples would take.
+`take_step` is one optimizer step (AdamW, Loshchilov & Hutter 2019). `steps` gives it batches and a
+learning rate, and can resume from any `State`. Several processes (processes.py) share the examples
+of each step. The result is the step that one process would take with all of them.
 """
 
 import math
@@ -22,49 +22,49 @@ from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.settings import Settings
 
-# Steps in a row that fp16 may skip; the scale is then a thousandth of what it was.
-MOST_SKIPPED = 10
+# Training stops after this many skipped steps in a row. Each one has halved the fp16 loss scale.
+MAX_SKIPPED = 10
 
 
 class Step(NamedTuple):
-    """A step that was taken."""
+    """The result of one step. Under fp16 a step with gradients that are not finite is skipped."""
 
-    step: int  # from 1
-    epoch: int  # from 1
-    loss: float  # in nats per labelled token
-    learning_rate: float
-    gradient_norm: float | None  # None where fp16 skipped the step
-    tokens: int  # that it read, of all processes
+    step: int  # the first one is 1
+    epoch: int  # the first one is 1
+    loss: float  # mean over the known targets, in nats
+    learning_rate: float  # the rate of this step
+    gradient_norm: float | None  # before clipping; None if fp16 skipped the step
+    tokens: int  # number of input tokens in all processes
 
 
 class EpochEnd(NamedTuple):
-    """An epoch that is over."""
+    """The end of an epoch."""
 
-    epoch: int  # from 1
-    step: int  # steps taken so far
-    loss: float  # the epoch's mean, in nats per labelled token
+    epoch: int  # the first one is 1
+    step: int  # number of steps taken so far, in all epochs
+    loss: float  # mean over the epoch's known targets, in nats
 
 
-class Window(NamedTuple):
-    """The examples of one step."""
+class StepExamples(NamedTuple):
+    """The examples of one step, as indices."""
 
-    mine: list[np.ndarray]  # this process's batches
-    all: np.ndarray  # those of all processes together
+    batches: list[np.ndarray]  # this process's batches: one, or more with gradient accumulation
+    all: np.ndarray  # the examples of all processes
 
 
 @dataclass
 class State:
-    """Where training stands; with weights, settings and examples it decides what follows."""
+    """All that training needs in order to resume, besides weights, settings and examples."""
 
-    optimizer: torch.optim.Optimizer
-    scaler: GradScaler
-    step: int = 0  # steps taken so far
-    epoch: int = 1  # the current one
-    done: int = 0  # its steps that are taken
-    loss_sum: float = 0.0  # the loss summed over its labelled tokens so far
-    labelled: int = 0  # how many those are
-    skipped: int = 0  # steps that fp16 has skipped
-    skipped_last: int = 0  # how many of them came last, in a row
+    optimizer: torch.optim.Optimizer  # AdamW with its moments
+    scaler: GradScaler  # the fp16 loss scale
+    step: int = 0  # number of steps taken so far, in all epochs
+    epoch: int = 1  # the current epoch
+    done: int = 0  # number of steps taken in the current epoch
+    loss_sum: float = 0.0  # sum of the loss over the current epoch's known targets so far
+    labelled: int = 0  # number of these targets
+    skipped: int = 0  # number of steps that fp16 has skipped so far
+    skipped_last: int = 0  # number of steps skipped in a row just before now
 
     def next_epoch(self) -> None:
         self.epoch, self.done, self.loss_sum, self.labelled = self.epoch + 1, 0, 0.0, 0
@@ -73,7 +73,7 @@ class State:
 def fit(
     model: TunedModel, examples: Examples, settings: Settings, progress: Progress = no_progress
 ) -> int:
-    """Train a model on encoded examples, and return the number of steps."""
+    """Train a model on encoded examples and return the number of steps."""
     state = make_state(model, settings)
     for event in steps(model, examples, settings, state, progress):
         if isinstance(event, EpochEnd):
@@ -84,101 +84,101 @@ def fit(
 def steps(
     model: TunedModel, examples: Examples, settings: Settings, state: State, progress: Progress
 ) -> Iterator[Step | EpochEnd]:
-    """Train from a state on. Yield each step that was taken, and each epoch that is over.
+    """Train from a state to the end. Yield a Step after each step and an EpochEnd after each epoch.
 
-    Whenever it yields, training can continue from the state as it then is. Who gets an EpochEnd
-    calls `state.next_epoch()` when all is done that belongs to the epoch, such as its scores.
+    At each yield the state is complete: training can resume from it. After an EpochEnd the caller
+    must call `state.next_epoch()` as soon as the epoch's other work, such as scoring, is done.
     """
     if not len(examples):
         raise InputError("there is no example to train on")
-    per_epoch = len(windows(np.arange(len(examples)), settings))
-    last = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
-    while (first := (state.epoch - 1) * per_epoch) < last:
+    per_epoch = len(split_into_steps(np.arange(len(examples)), settings))
+    total_steps = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
+    while (epoch_start := (state.epoch - 1) * per_epoch) < total_steps:
         model.train()
         order = epoch_order(len(examples), settings.seed, state.epoch)
-        left = windows(order, settings)[state.done : last - first]
-        bar = progress(left, f"epoch {state.epoch}", len(left))
-        began, tokens = time.monotonic(), 0
-        for window in bar:
-            step = next_step(model, examples, state, window, last, settings)
+        remaining = split_into_steps(order, settings)[state.done : total_steps - epoch_start]
+        bar = progress(remaining, f"epoch {state.epoch}", len(remaining))
+        start, tokens = time.monotonic(), 0
+        for step_examples in bar:
+            step = next_step(model, examples, state, step_examples, total_steps, settings)
             tokens += step.tokens
-            speed = tokens / (time.monotonic() - began)
+            speed = tokens / (time.monotonic() - start)
             bar.set_postfix_str(f"loss {step.loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
             yield step
         yield EpochEnd(state.epoch, state.step, state.loss_sum / max(1, state.labelled))
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Shuffle the examples by seed and epoch alone, so that a run can continue anywhere."""
+    """Return a random order of an epoch's examples. It depends on seed and epoch only, so that a
+    resumed run gets the same order."""
     return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
-def windows(order: np.ndarray, settings: Settings) -> list[Window]:
-    """Cut an epoch into steps, each of one batch of each process or, with accumulation, several."""
+def split_into_steps(order: np.ndarray, settings: Settings) -> list[StepExamples]:
+    """Split an epoch's examples into those of each step."""
     size = settings.batch_size * settings.gradient_accumulation * processes.world
-    parts = [order[begin : begin + size] for begin in range(0, len(order), size)]
-    return [Window(list(batches(part, settings.batch_size)), part) for part in parts]
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    return [StepExamples(list(batches(part, settings.batch_size)), part) for part in parts]
 
 
 def next_step(
     model: TunedModel,
     examples: Examples,
     state: State,
-    window: Window,
-    last: int,
+    step_examples: StepExamples,
+    total_steps: int,
     settings: Settings,
 ) -> Step:
-    """Take the step that comes next, of `last` in all."""
-    rate = learning_rate_at(state.step, last, settings)
+    """Take the next step and update the state."""
+    rate = learning_rate_at(state.step, total_steps, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    own = [collate(examples, chosen) for chosen in window.mine if len(chosen)]
-    # Every process knows the examples of all: their numbers need not be summed over processes.
-    labelled = int(examples.labelled[window.all].sum())
+    collated = [collate(examples, chosen) for chosen in step_examples.batches if len(chosen)]
+    # Every process has all examples, so it can count targets and tokens without communication.
+    labelled = int(examples.labelled[step_examples.all].sum())
     try:
         loss, norm = take_step(
-            model, state.optimizer, state.scaler, own, labelled, settings.clip_norm
+            model, state.optimizer, state.scaler, collated, labelled, settings.clip_norm
         )
         state.skipped_last = 0 if math.isfinite(norm) else state.skipped_last + 1
-        if state.skipped_last == MOST_SKIPPED:
-            many = f"in {MOST_SKIPPED} updates on end, the last of them"
-            raise InputError(f"the gradient was not finite {many}")
+        if state.skipped_last == MAX_SKIPPED:
+            raise InputError(f"the gradient was not finite in {MAX_SKIPPED} steps in a row, last")
     except InputError as error:
-        wider = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
+        fp32 = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
         where = f"at step {state.step + 1} (epoch {state.epoch})"
-        raise DivergedError(f"{error} {where}: try a smaller --learning-rate{wider}") from None
+        raise DivergedError(f"{error} {where}: try a smaller --learning-rate{fp32}") from None
     state.step, state.done = state.step + 1, state.done + 1
     state.loss_sum, state.labelled = state.loss_sum + loss * labelled, state.labelled + labelled
     state.skipped += state.skipped_last > 0
-    tokens = int(examples.lengths[window.all].sum())
-    finite = norm if math.isfinite(norm) else None
-    return Step(state.step, state.epoch, loss, rate, finite, tokens)
+    tokens = int(examples.lengths[step_examples.all].sum())
+    finite_norm = norm if math.isfinite(norm) else None
+    return Step(state.step, state.epoch, loss, rate, finite_norm, tokens)
 
 
 class StepResult(NamedTuple):
-    loss: float  # in nats per labelled token
-    norm: float  # of the gradient
+    """The result of `take_step`, over the batches of all processes."""
+
+    loss: float  # mean over the known targets, in nats
+    norm: float  # the gradient's norm before clipping
 
 
 def take_step(
     model: TunedModel,
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler,
-    own: list[Batch],
+    collated: list[Batch],
     labelled: int,
     clip_norm: float,
 ) -> StepResult:
-    """Take one step over this process's `own` batches. All processes together have `labelled`
-    labelled tokens.
+    """Take one optimizer step over this process's batches.
 
-    The loss of all batches is divided by all labelled tokens, so that four batches of two are one
-    batch of eight, however the labels fall. Loss and gradients are summed over all processes. Under
-    fp16 a gradient that is not finite leaves the weights as they are, and the scale shrinks. Raises
-    InputError in all processes on a loss that is not finite, and without a scaler on such a
-    gradient; the weights stay.
+    `labelled` is the number of known targets in all batches of all processes. The summed loss is
+    divided by it, so that four batches of two examples give the same step as one batch of eight.
+    If the gradient is not finite, fp16 keeps the weights and reduces the loss scale, and other
+    precisions raise InputError. A loss that is not finite always raises it, in all processes.
     """
     loss_sum = 0.0
-    for batch in own:
+    for batch in collated:
         loss = model.loss(batch.to(model.device)) / max(1, labelled)
         scaler.scale(loss).backward()
         loss_sum += float(loss.detach())
@@ -197,27 +197,27 @@ def take_step(
     return StepResult(loss_sum, norm)
 
 
-def learning_rate_at(step: int, last: int, settings: Settings) -> float:
-    """Return the learning rate of a step (from 0), of `last` in all: a linear rise over the
-    warm-up, then linear to zero."""
-    warmup = math.ceil(last * settings.warmup_ratio)
+def learning_rate_at(step: int, total_steps: int, settings: Settings) -> float:
+    """Return the learning rate of a step (the first one is 0). It rises linearly in the warm-up,
+    then falls linearly to zero."""
+    warmup = math.ceil(total_steps * settings.warmup_ratio)
     if step < warmup:
         return settings.learning_rate * step / warmup
-    return settings.learning_rate * (last - step) / max(1, last - warmup)
+    return settings.learning_rate * (total_steps - step) / max(1, total_steps - warmup)
 
 
 def make_state(model: TunedModel, settings: Settings) -> State:
     """Return the state before the first step."""
     scaler = GradScaler(model.device.type, enabled=model.compute_dtype == torch.float16)
-    # Starts it, though a process may have no example to scale.
+    # The first call initialises the scaler; a process without examples would never make it.
     scaler.scale(torch.zeros((), device=model.device))
     processes.broadcast(model.trainable().values())
-    torch.manual_seed(settings.seed + processes.process_index)  # of dropout
+    torch.manual_seed(settings.seed + processes.process_index)  # for dropout
     return State(make_optimizer(model, settings), scaler)
 
 
 def make_optimizer(model: TunedModel, settings: Settings) -> torch.optim.Optimizer:
-    """Make AdamW over the trainable parameters; matrices decay, biases and norms do not."""
+    """Return AdamW for the trainable parameters, with weight decay for matrices only."""
     trainable = model.trainable().values()
     groups = [
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},

@@ -1,9 +1,9 @@
-"""LoRA: a frozen linear layer learns a correction of low rank (Hu et al. 2021, section 4.1).
+"""LoRA: a frozen linear layer gets a trained correction of low rank (Hu et al. 2021, section 4.1).
 
     h = W x + (alpha / r) · B A dropout(x)        A (r, in) random, B (out, r) zero at the start
 
-Only A and B train. B starts at zero, so that training starts from the model as it was. `merge_lora`
-adds the correction to W; nothing else ever moves a weight.
+Only A and B train (and biases, if chosen). B starts at zero, so training starts from the untuned
+model. Only `merge_lora` changes W: it adds the correction.
 """
 
 from __future__ import annotations
@@ -27,21 +27,18 @@ if TYPE_CHECKING:
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer, `base_layer`, and its correction.
-
-    The frozen layer is asked for two things: its product, `base_layer(x)`, and its `weight`.
-    """
+    """A frozen linear layer, `base_layer`, and its correction."""
 
     def __init__(
         self, base: nn.Linear, rank: int, alpha: float, dropout: float, rslora: bool, init: str
     ):
         super().__init__()
         self.base_layer = base
-        # Kalajdzievski 2023 (rsLoRA): with sqrt(r) the step does not shrink as the rank grows.
+        # rsLoRA (Kalajdzievski 2023): with sqrt(r) training does not slow down at larger ranks.
         self.scaling = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout = dropout
-        # The same draws in the same order as peft, so that one seed gives the same A: both layers
-        # draw their own start first, A again after it. They are the CPU's, whatever the device.
+        # Same random draws as peft, so that a seed gives the same A: nn.Linear initialises A and B,
+        # then A is initialised again. Drawn on the CPU, so that every device gets the same values.
         inputs, outputs = base.in_features, base.out_features
         self.lora_A = nn.Linear(inputs, rank, bias=False, device="cpu", dtype=torch.float32)
         self.lora_B = nn.Linear(rank, outputs, bias=False, device="cpu", dtype=torch.float32)
@@ -63,20 +60,20 @@ class LoRALinear(nn.Module):
         return out
 
     def correction(self, x: Tensor) -> Tensor:
-        """Return what is added to the frozen layer's output: (alpha / r) · B A dropout(x)."""
+        """Return (alpha / r) · B A dropout(x), which is added to the frozen layer's output."""
         scaling = self.scaling
         if self.training and self.dropout:
-            x, share = drop(x, self.dropout)
+            x, share = drop(x, self.dropout)  # x is still to be divided by `share`
             scaling /= share
-        return self.lora_B(scaling * self.lora_A(x))  # scaled where it is small, (N, r)
+        return self.lora_B(scaling * self.lora_A(x))  # scales the smallest tensor, (N, r)
 
     def merged(self) -> nn.Linear:
-        """Return the plain layer that computes the same: W + (alpha / r) · B A, summed in fp32."""
+        """Return an nn.Linear with the weight W + (alpha / r) · B A, which is summed in fp32."""
         base, A, B = self.base_layer, self.lora_A.weight.float(), self.lora_B.weight.float()
         weight = (base.weight.float() + self.scaling * B @ A).to(base.weight.dtype)
         if not weight.isfinite().all():
             raise InputError(
-                "merging LoRA gives weights that are not finite: the adapter or its base is broken"
+                "merging LoRA gives weights that are not finite: the adapter or its base is damaged"
             )
         plain = nn.Linear(base.in_features, base.out_features, base.bias is not None, device="meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
@@ -94,23 +91,21 @@ def add_lora(
     rslora: bool = False,
     init: str = "kaiming",
 ) -> list[str]:
-    """Freeze a trunk, put LoRA on its layers that `target_modules` name, and return their names.
+    """Freeze a trunk, add LoRA to the layers that match `target_modules`, and return their names.
 
     A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the
-    whole name (with the published `transformer.` in front or without it), or `all-linear`. Each
-    must match, else InputError. `bias` says which biases train too: none, all of the trunk's (the
-    norms' among them), or lora_only, those of the layers that carry LoRA.
+    whole name (with or without the published `transformer.` at the start), or `all-linear`. A
+    target that matches no layer raises InputError. `bias` chooses the biases that train too: none,
+    all (of the whole trunk, norms included), or lora_only (of the layers with LoRA).
     """
     for name, value in (("bias", bias), ("lora_init", init)):
         if value not in (choices := LORA.flags[name]):
-            raise InputError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+            raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         given = f"{rank}, {alpha}, {dropout}"
         raise InputError(f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {given}")
     if lora_layers(trunk):
-        raise InputError(
-            "the trunk carries LoRA already, which a second one would throw away; merge it first"
-        )
+        raise InputError("the trunk already has LoRA; call merge_lora before you add another one")
     names = match_targets(trunk, target_modules)
     trunk.requires_grad_(False)
     for name in names:
@@ -126,48 +121,45 @@ def add_lora(
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """Return the layers that carry LoRA, by name."""
-    return {name: one for name, one in model.named_modules() if isinstance(one, LoRALinear)}
+    """Return the layers with LoRA by name."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
 
 
 def linear_layers(model: nn.Module) -> list[str]:
-    """Return the names of the linear layers: all that have a product and a weight (out, in).
-
-    The parts of a layer that carries LoRA are not among them; the layer itself is.
-    """
+    """Return the names of all linear layers. A layer with LoRA counts once, without its parts."""
     names = []
     for name, layer in model.named_modules():
-        inside = names and name.startswith(f"{names[-1]}.")
-        if not inside and (hasattr(layer, "in_features") or isinstance(layer, LoRALinear)):
+        is_part = names and name.startswith(f"{names[-1]}.")
+        if not is_part and (hasattr(layer, "in_features") or isinstance(layer, LoRALinear)):
             names.append(name)
     return names
 
 
 def match_targets(trunk: nn.Module, target_modules: Iterable[str]) -> list[str]:
-    """Return the names of the linear layers that the targets mean, in the trunk's own order."""
+    """Return the names of the linear layers that match a target, in the trunk's order."""
     linear = linear_layers(trunk)
-    matched, lost = set(), []
+    matched, without_match = set(), []
     for target in target_modules:
-        found = [name for name in linear if _matches(target, name)]
-        matched.update(found)
-        if not found:
-            lost.append(target)
-    if lost or not matched:
+        matches = [name for name in linear if _matches(target, name)]
+        matched.update(matches)
+        if not matches:
+            without_match.append(target)
+    if without_match or not matched:
         kinds = ", ".join(sorted({name.split(".")[-1] for name in linear}))
         raise InputError(
-            "no linear layer is named by the target "
-            f"{', '.join(map(repr, lost)) or 'list, which is empty'}; there are {kinds} "
-            f"(for example {linear[0] if linear else 'none'}), and all-linear"
+            "no linear layer matches the target "
+            f"{', '.join(map(repr, without_match)) or 'list, which is empty'}; choose from {kinds} "
+            f"(for example {linear[0] if linear else 'none'}), or all-linear"
         )
     return [name for name in linear if name in matched]
 
 
 def _matches(target: str, name: str) -> bool:
-    published = "transformer." + name  # checkpoints and peft name the trunk too
+    published = "transformer." + name  # the name in checkpoints and in peft
     if target == "all-linear" or target == published or published.endswith("." + target):
         return True
     try:
-        return any(re.fullmatch(target, whole) for whole in (name, published))
+        return any(re.fullmatch(target, full_name) for full_name in (name, published))
     except re.error as error:
         raise InputError(
             f"the target {target!r} is neither a module's name nor a regular expression: {error}"
@@ -175,7 +167,7 @@ def _matches(target: str, name: str) -> bool:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Replace all LoRA layers, or none, by plain layers that compute the same."""
+    """Replace each layer with LoRA by its merged layer; if one cannot be merged, replace none."""
     merged = {name: layer.merged() for name, layer in lora_layers(model).items()}
     for name, plain in merged.items():
         model.set_submodule(name, plain)
@@ -187,14 +179,14 @@ def merge_lora(model: nn.Module) -> None:
 def apply(
     model: TunedModel, settings: Settings, task: Task, tokenize: Callable[[str], list[int]]
 ) -> None:
-    """Put LoRA with a run's settings on a model's trunk."""
+    """Add LoRA with a run's settings to a model's trunk."""
     s = settings
-    low_rank = s.rank, s.alpha, s.dropout
-    add_lora(model.transformer, s.target_modules, *low_rank, s.bias, s.rslora, s.lora_init)
+    options = s.rank, s.alpha, s.dropout, s.bias, s.rslora, s.lora_init
+    add_lora(model.transformer, s.target_modules, *options)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
-    """Group the layers that carry LoRA: {"q_proj (256 → 256), rank 8": their names}."""
+    """Return the names of the layers with LoRA by kind, such as "q_proj (256 → 256), rank 8"."""
     groups = {}
     for name, layer in lora_layers(model).items():
         rank, inputs = layer.lora_A.weight.shape
@@ -204,8 +196,8 @@ def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
 
 
 def warnings(model: nn.Module) -> list[str]:
-    """Warn of each B that training has left at zero."""
+    """Return a warning if some B is still zero after training."""
     layers = lora_layers(model).items()
     zero = [f"{name}.lora_B.weight" for name, layer in layers if not layer.lora_B.weight.any()]
-    found = f"LoRA's B is still zero in {len(zero)} layers, the first is"
-    return [f"{found} {zero[0]}: nothing was learnt there"] if zero else []
+    warning = f"LoRA's B is still zero in {len(zero)} layers, first in"
+    return [f"{warning} {zero[0]}: these layers learned nothing"] if zero else []

@@ -1,7 +1,7 @@
-"""The methods: what trains, and how it is put on a frozen model. No torch at import.
+"""The methods: what each one trains, and how it is added to a frozen model. No torch at import.
 
-A method is an entry of `METHODS`, and a module with its tensors, imported at first use.
-docs/extending.md adds one, step by step.
+A method is an entry of `METHODS` and usually a module that makes its tensors, imported at first
+use. docs/extending.md shows step by step how to add one.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """What trains, under its name in `--method`."""
+    """A method, or one part of a combination such as lora+prompt."""
 
-    name: str
-    # Where its tensors are made; "" without any. `apply(model, settings, task, tokenize)` puts
-    # what trains onto a frozen model. The module may also have `adapted_layers(model)`, which names
-    # the layers that it changes, grouped by kind, and `warnings(model)`: sentences on what shows,
-    # after training, that nothing was learnt.
+    name: str  # for `--method` and messages
+    # The module that makes its tensors; "" if it adds none.
+    #   apply(model, settings, task, tokenize): adds the tensors to a frozen model.
+    #   adapted_layers(model), optional: returns the names of the changed layers by kind.
+    #   warnings(model), optional: returns warnings after training ("LoRA's B is still zero …").
     module: str = ""
-    # Finds the names of its tensors (a regular expression), which a combination saves apart. What
-    # no part finds belongs to the first one.
+    # A regular expression for the names of its tensors, since a combination saves each part in a
+    # folder of its own. Tensors that match no part belong to the first part.
     tensors: str = ""
-    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # its own, and their choices
-    defaults: dict[str, object] = field(default_factory=dict)  # behind flags and presets
-    # What differs on the bundled model, which is small: chosen on validation, docs/results.md.
+    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # settings and allowed values
+    defaults: dict[str, object] = field(default_factory=dict)  # used if no flag or preset sets it
+    # Other defaults for the small bundled model, chosen on validation: see docs/results.md.
     on_bundled: dict[str, object] = field(default_factory=dict)
-    length_flag: str = ""  # counts the positions it takes in front of every text; "" for none
-    needs_head: bool = False  # an answer is always read by a linear head
-    trains_base: bool = False  # then matrices are fp32, and runs cannot share the base
-    merges: bool = True  # a plain model can hold what it trained (`export --merge`)
-    mixes: bool = False  # a batch may mix examples of several runs on one base (`AdapterSet`)
-    peft_type: str = ""  # peft's name of it; "" where peft has no such adapter
+    length_flag: str = ""  # the setting with its number of positions before each text; "" for none
+    needs_head: bool = False  # classification always uses a linear head
+    trains_base: bool = False  # the base's own weights train, in fp32; runs cannot share a base
+    merges: bool = True  # `export --merge` can write the result as a plain model
+    mixes: bool = False  # one batch can have examples of several runs on one base (`AdapterSet`)
+    peft_type: str = ""  # its name in peft; "" if peft does not have it
 
-    def call(self, function: str, *arguments):
-        """Call a function of the method's module; return None where it has none."""
-        found = getattr(import_module(self.module), function, None) if self.module else None
-        return found and found(*arguments)
+    def call(self, name: str, *arguments):
+        """Call a function of the method's module by name; return None if it does not exist."""
+        function = getattr(import_module(self.module), name, None) if self.module else None
+        return function and function(*arguments)
 
 
 LORA = Method(
@@ -83,7 +83,7 @@ FULL = Method(
 )
 HEAD = Method(name="head", defaults={"learning_rate": 1e-2}, needs_head=True, mixes=True)
 
-# What `--method` takes. A combination has the defaults of its first part.
+# The values of `--method`. A combination has the defaults of its first part.
 METHODS: dict[str, tuple[Method, ...]] = {
     "lora": (LORA,),
     "prompt": (PROMPT,),
@@ -94,22 +94,22 @@ METHODS: dict[str, tuple[Method, ...]] = {
 
 
 def owners(flag: str) -> list[str]:
-    """Return the names of the methods that a flag belongs to; [] where it belongs to all."""
+    """Return the names of the methods that a setting belongs to; [] if it belongs to all."""
     registered = {part.name: part for parts in METHODS.values() for part in parts}
     return [name for name, part in registered.items() if flag in part.flags]
 
 
 def choices_of(flag: str) -> tuple[str, ...]:
-    """Return the words that a method's flag takes, of all methods that it belongs to."""
+    """Return the allowed values of a setting, from all methods that it belongs to."""
     registered = [part for parts in METHODS.values() for part in parts]
-    return tuple(dict.fromkeys(word for part in registered for word in part.flags.get(flag, ())))
+    return tuple(dict.fromkeys(value for part in registered for value in part.flags.get(flag, ())))
 
 
 # ---- From settings to a model
 
 
 def head_kind(task: Task, settings: Settings) -> HeadKind:
-    """Return what reads the answers of a task."""
+    """Return the kind of head for a task."""
     from neo_peft.model import HeadKind
 
     if task.tags_words:
@@ -118,7 +118,7 @@ def head_kind(task: Task, settings: Settings) -> HeadKind:
 
 
 def base_dtype(settings: Settings, compute_dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the base's matrices: fp32 where they train, else the compute dtype."""
+    """Return the dtype of the base's matrices: fp32 if they train, else the compute dtype."""
     import torch
 
     return torch.float32 if settings.trains_base else compute_dtype
@@ -131,19 +131,18 @@ def build_model(
     settings: Settings,
     compute_dtype: torch.dtype | None = None,
 ) -> TunedModel:
-    """Put the settings' method onto a trunk, with the head that the task is read by.
+    """Return a model from a trunk, which is frozen, the task's head and the settings' method.
 
-    The seed is set before the head is drawn, and again before the method's own tensors.
+    The seed is set twice: before the head is drawn, and before the method draws its tensors.
     """
     import torch
 
-    from neo_peft.model import HeadKind, TunedModel, draw_head, head_of_words
+    from neo_peft.model import HeadKind, TunedModel, draw_head, head_from_label_words
 
     def tokenize(text: str) -> list[int]:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if max(ids) >= trunk.config.vocab_size:
-            known = trunk.config.vocab_size
-            raise InputError(f"the tokenizer says token {max(ids)}, but the model knows {known}")
+        if max(ids) >= (size := trunk.config.vocab_size):
+            raise InputError(f"the tokenizer makes token {max(ids)}, but the model has only {size}")
         return ids
 
     kind, head = head_kind(task, settings), None
@@ -153,8 +152,8 @@ def build_model(
     if kind == HeadKind.CLASSIFIER:
         head = draw_head(trunk, len(task.labels))
     elif kind == HeadKind.SCORE:
-        answers = [task.answer(label, settings.source_text) for label in task.labels]
-        head = head_of_words(trunk, [tokenize(answer) for answer in answers])
+        texts = [task.label_text(label, settings.source_text) for label in task.labels]
+        head = head_from_label_words(trunk, [tokenize(text) for text in texts])
     dtype = compute_dtype or torch.float32
     model = TunedModel(trunk, kind, head, None, settings.head_dropout, dtype)
     torch.manual_seed(settings.seed)
@@ -166,10 +165,13 @@ def build_model(
 
 
 def untuned_model(model: TunedModel) -> TunedModel:
-    """Return the model that was there before, without a prompt (LoRA adds zero yet). The language
-    model's head reads it, or the untrained head of a tagging task."""
+    """Return the untuned base of a model that is not trained yet, without its prompt.
+
+    LoRA can stay: its correction is still zero. The head of a tagging task stays, untrained; other
+    tasks use the language model head.
+    """
     from neo_peft.model import HeadKind, TunedModel
 
-    tags = model.head_kind == HeadKind.CLASSIFIER
-    head = (model.head_kind, model.head) if tags else (HeadKind.LM_HEAD, None)
+    is_tagger = model.head_kind == HeadKind.CLASSIFIER
+    head = (model.head_kind, model.head) if is_tagger else (HeadKind.LM_HEAD, None)
     return TunedModel(model.transformer, *head, compute_dtype=model.compute_dtype)

@@ -1,10 +1,8 @@
-"""From tags and labels to scores: precision, recall and F1 of the entities in BIO tags; accuracy of
-classes.
+"""Scores: precision, recall and F1 of the entities in BIO tags; accuracy and F1 of classes.
 
 BIO tags are those of Ramshaw & Marcus (1995), "Text Chunking using Transformation-Based Learning".
-What is an entity and what is a hit follows conlleval, the script of the CoNLL-2000 shared task, as
-seqeval does by default. Read `entities` first: every score of entities is a count over what it
-returns.
+Entities and hits are defined as in conlleval, the script of the CoNLL-2000 shared task, and as in
+seqeval by default. Read `entities` first: all scores of entities are computed from its results.
 """
 
 import math
@@ -17,10 +15,10 @@ Entity = tuple[str, int, int]  # type, first word, last word (included)
 
 
 def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
-    """Read the entities in one sentence's tags: `O`, `B-type` and `I-type`.
+    """Return the entities in one sentence's tags: `O`, `B-type` and `I-type`.
 
-    An `I-` that continues nothing (after `O`, at the start, after another type) opens an entity, as
-    conlleval has it; with `strict` (IOB2) only `B-` opens one. Any other tag raises ValueError.
+    An `I-` at the start, after `O` or after another type starts an entity, as in conlleval. With
+    `strict` (IOB2) only `B-` starts one. Any other tag raises ValueError.
     """
     found = []
     open_type, first, last = None, 0, 0
@@ -45,57 +43,55 @@ def _split(tag: str) -> tuple[str, str]:
     if isinstance(tag, str) and tag[:2] in ("B-", "I-") and len(tag) > 2:
         return tag[0], tag[2:]
     raise ValueError(
-        f"{tag!r} is no BIO tag: allowed are 'O', 'B-type' and 'I-type'; map ids to names first"
+        f"{tag!r} is not a BIO tag: allowed are 'O', 'B-type' and 'I-type'; map ids to names first"
     )
 
 
 def entity_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], strict: bool = False
 ) -> dict:
-    """Score predicted tags; an entity is a hit if its sentence, type, first and last word are those
-    of gold.
+    """Return the scores of predicted tags. A predicted entity is a hit if the gold sentence has an
+    entity with the same type, first word and last word.
 
-    Returns fractions in 0..1, where 0/0 is 0:
-      precision, recall, f1  over all entities (micro)
-      macro, weighted        the same three as means over the types seen in either: plain, by gold
-      count
-      span_f1                f1 with the types of the entities ignored
-      accuracy               of words, `O` included
-      per_label              {type: the same three and "support", its gold count}, types sorted
+    The scores are fractions in 0..1; 0/0 counts as 0:
+      precision, recall, f1  over all entities (micro average)
+      macro                  the same three, averaged over all types in gold or predicted
+      weighted               the same average, weighted by the type's number of gold entities
+      span_f1                f1 if the types of the entities are ignored
+      accuracy               the fraction of words with the right tag, `O` included
+      per_label              {type: the same three and "support", its number of gold entities}
 
-    A predicted sentence may be shorter than its gold one: words lost to truncation count as `O`.
-    Raises ValueError where one is longer, where the numbers of sentences differ, and on what is no
-    BIO tag.
+    A predicted sentence can be shorter than gold: the words that were cut count as `O`. Raises
+    ValueError if it is longer, if the numbers of sentences differ, or if a tag is not a BIO tag.
     """
     _check_same_number(len(gold), len(predicted), "sentences")
-    # One O after each sentence: the corpus is then one sequence in which no two sentences join.
+    # Join all sentences, with an O after each one, so that no entity spans two of them.
     gold_tags, tags = [], []
     for n, (gold_sentence, sentence) in enumerate(zip(gold, predicted)):
-        lost = len(gold_sentence) - len(sentence)
-        if lost < 0:
+        missing = len(gold_sentence) - len(sentence)
+        if missing < 0:
             raise ValueError(
                 f"sentence {n} has {len(gold_sentence)} gold tags and {len(sentence)} predicted "
-                "ones: give one per word, or fewer where the end was cut off"
+                "ones: give one per word, or fewer if the end was cut off"
             )
-        # Lost words stay in gold: without them recall would rise falsely.
+        # Words that were cut stay in gold: without them recall would be too high.
         gold_tags += [*gold_sentence, "O"]
-        tags += [*sentence, *["O"] * lost, "O"]
+        tags += [*sentence, *["O"] * missing, "O"]
 
-    true, read = entities(gold_tags, strict), entities(tags, strict)
-    support, guesses = Counter(map(itemgetter(0), true)), Counter(map(itemgetter(0), read))
-    hits = Counter(map(itemgetter(0), set(true).intersection(read)))
-    # entities do not overlap: the first word is a key
-    last_word = {first: last for _, first, last in read}
+    true, found = entities(gold_tags, strict), entities(tags, strict)
+    support, guesses = Counter(map(itemgetter(0), true)), Counter(map(itemgetter(0), found))
+    hits = Counter(map(itemgetter(0), set(true).intersection(found)))
+    last_word = {first: last for _, first, last in found}  # entities do not overlap
     span_hits = sum(last_word.get(first) == last for _, first, last in true)
 
-    # A type that was only ever predicted counts as zeros: macro would miss these false alarms.
+    # Types that are predicted but never in gold count too, with zeros.
     per_label = {t: _row(hits[t], guesses[t], support[t]) for t in sorted(support | guesses)}
     rows = per_label.values()
     return {
-        **_rates(hits.total(), len(read), len(true)),
+        **_rates(hits.total(), len(found), len(true)),
         "macro": _mean(rows, [1] * len(rows)),
         "weighted": _mean(rows, [row["support"] for row in rows]),
-        "span_f1": _rates(span_hits, len(read), len(true))["f1"],
+        "span_f1": _rates(span_hits, len(found), len(true))["f1"],
         "accuracy": _ratio(sum(map(eq, gold_tags, tags)) - len(gold), len(tags) - len(gold)),
         "per_label": per_label,
     }
@@ -104,14 +100,18 @@ def entity_scores(
 def class_scores(
     gold: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]
 ) -> dict:
-    """Score one label per example, where None is an answer that names no label: wrong, and counted.
+    """Return the scores of predicted labels. None, for text that matches no label, counts as wrong.
 
-    Returns accuracy, total, hits, unanswered, macro_f1 (over `labels`), per_label as in
-    `entity_scores`, and confusion: a row per gold label and a column per predicted one, in the
-    order of `labels`, and one more column for None. Two labels also have f1, that of the last one,
-    as GLUE scores MRPC's "equivalent", and matthews, the correlation of gold and predicted
-    (Matthews 1975), as GLUE scores CoLA. Raises ValueError on a label that is not in `labels`, and
-    where the numbers of examples differ.
+      accuracy          the fraction of hits; 0/0 counts as 0
+      total, hits       the numbers of examples and of correct predictions
+      unanswered        the number of predictions that are None
+      f1                with two labels only: f1 of the last one, as GLUE scores MRPC
+      matthews          with two labels only: correlation with gold (Matthews 1975), as for CoLA
+      macro_f1          the mean f1 of all labels
+      per_label         as in `entity_scores`
+      confusion         a row for each gold label, a column for each predicted one and for None
+
+    Raises ValueError if a label is not in `labels` or if the numbers of examples differ.
     """
     _check_same_number(len(gold), len(predicted), "labels")
     column = {label: i for i, label in enumerate([*labels, None])}
@@ -124,7 +124,7 @@ def class_scores(
         if label not in column:
             raise ValueError(
                 f"example {n} has predicted label {label!r}: allowed are {', '.join(labels)}, "
-                "and None where the answer names no label"
+                "and None for text that matches no label"
             )
         confusion[column[gold_label]][column[label]] += 1
 
@@ -133,23 +133,24 @@ def class_scores(
     per_label = {
         label: _row(hits[i], guesses[i], sum(confusion[i])) for i, label in enumerate(labels)
     }
-    of_two = {}
+    two_label_scores = {}
     if len(labels) == 2:
-        of_two = {"f1": per_label[labels[-1]]["f1"], "matthews": _matthews(confusion)}
+        f1, matthews = per_label[labels[-1]]["f1"], _matthews(confusion)
+        two_label_scores = {"f1": f1, "matthews": matthews}
     return {
         "accuracy": _ratio(sum(hits), len(gold)),
         "total": len(gold),
         "hits": sum(hits),
         "unanswered": unanswered,
         "macro_f1": _mean(per_label.values(), [1] * len(labels))["f1"],
-        **of_two,
+        **two_label_scores,
         "per_label": per_label,
         "confusion": confusion,
     }
 
 
 def _matthews(confusion: list[list[int]]) -> float:
-    """Correlate gold and predicted classes (Gorodkin 2004); None is a class never gold."""
+    """Return the correlation of gold and predicted classes (Gorodkin 2004); None is a class too."""
     gold, guesses = [sum(row) for row in confusion], [sum(column) for column in zip(*confusion)]
     total, hits = sum(gold), sum(row[i] for i, row in enumerate(confusion))
     spreads = (total**2 - sum(n**2 for n in counts) for counts in (gold, guesses))

@@ -1,9 +1,9 @@
-"""Trunk, method and head: what is trained and evaluated.
+"""The model that is trained and evaluated: trunk, method and head.
 
-A tuned model is a frozen GPT-Neo, with LoRA inside or a soft prompt in front, and what reads its
-hidden states: a linear head of its own, or the language model's head, which is `wte` again. Logits
-are computed at the positions that are read and nowhere else. The adapter is exactly the parameters
-that require a gradient.
+A tuned model is a frozen GPT-Neo with LoRA in its layers or a soft prompt in front of the text, and
+a head. The head is a new linear layer, or the language model head, whose weights are those of
+`wte`. Logits are computed at the target positions only. The adapter is exactly the parameters that
+require a gradient.
 """
 
 import dataclasses
@@ -21,16 +21,17 @@ from neo_peft.prompt import SoftPrompt
 
 @dataclass(frozen=True)
 class Batch:
-    """B packed examples."""
+    """B packed examples with M target positions."""
 
-    ids: Tensor  # tokens (N,)
-    lengths: Tensor  # tokens of each example (B,); on the CPU, where the layout is made
-    target_indices: Tensor  # the indices into `ids` at which the model is read (M,)
-    targets: Tensor  # the class or token to predict there (M,); -1 where no label is given
-    target_counts: Tensor  # how often each example is read (B,)
+    ids: Tensor  # token ids (N,)
+    lengths: Tensor  # number of tokens of each example (B,); on the CPU, where packings are made
+    target_indices: Tensor  # the target positions, as indices into `ids` (M,)
+    targets: Tensor  # the class or token to predict at each of them (M,); -1 if unknown
+    target_counts: Tensor  # number of target positions of each example (B,)
 
     @property
-    def labelled(self) -> int:  # the number of targets that are given
+    def labelled(self) -> int:
+        """The number of known targets."""
         return int((self.targets != -1).sum())
 
     def to(self, device: torch.device) -> "Batch":
@@ -42,18 +43,18 @@ class Batch:
 
 
 class HeadKind(StrEnum):
-    """What reads a hidden state, under its published name."""
+    """The kinds of head, with their names in transformers' models."""
 
-    CLASSIFIER = "classifier"  # a linear layer, at each word
-    SCORE = "score"  # a linear layer, at the end of a text
-    LM_HEAD = "lm_head"  # the language model's own, which is `wte` again
+    CLASSIFIER = "classifier"  # a linear layer that predicts a tag for each word
+    SCORE = "score"  # a linear layer that predicts a label at the end of the text
+    LM_HEAD = "lm_head"  # the language model head, whose weights are those of `wte`
 
 
 class TunedModel(nn.Module):
-    """A trunk, a head under its published name, and an optional prompt in front of every text.
+    """A trunk, a head, and optionally a prompt in front of every text.
 
-    A prompt has a length, the keys and values `past(trunk)`, and its `embeddings` (P, H), which are
-    None where it trains its keys and values themselves.
+    A prompt is a module with a length, a method `past(trunk)`, which returns its keys and values,
+    and `embeddings` (P, H), or None for a prompt that trains its keys and values directly.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class TunedModel(nn.Module):
 
     @property
     def head(self) -> nn.Linear | None:
-        """The linear head; None where the language model's own reads."""
+        """The linear head; None if the model uses the language model head."""
         return None if self.head_kind == HeadKind.LM_HEAD else getattr(self, self.head_kind)
 
     @property
@@ -88,41 +89,40 @@ class TunedModel(nn.Module):
         return torch.autocast(self.device.type, self.compute_dtype if enabled else None, enabled)
 
     def prefix(self) -> Past | None:
-        """Return the prompt's keys and values, which evaluation computes once for all batches."""
+        """Return the prompt's keys and values, or None. Evaluation computes them only once."""
         if self.prompt is None:
             return None
         with self.autocast():
             return self.prompt.past(self.transformer)
 
     def text_prefix(self, ids: list[int]) -> Past:
-        """Return the keys and values of a text in front of every example: an instruction."""
+        """Return the keys and values of an instruction (token ids) in front of every text."""
         with self.autocast():
             embeddings = self.transformer.embed(torch.tensor(ids, device=self.device))
             return self.transformer.prefix(embeddings)
 
     def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
-        """Return the hidden states (M, H) at the positions that are read, behind a prefix that was
-        computed before.
+        """Return the hidden states (M, H) at the target positions of a batch.
 
-        Without one the prompt's rows, if there is a prompt, go through the layers in front of the
-        batch's tokens, as they train: see prompt.py.
+        In evaluation, pass the result of `prefix()` or `text_prefix()`. Without a prefix, the
+        prompt's embeddings, if any, go through the layers too, so that they train: see prompt.py.
         """
-        rows, start = None, 0  # the prompt's rows; the position of a text's first token
+        prompt, start = None, 0  # prompt embeddings (P, H); the position of a text's first token
         if prefix is not None:
             start = prefix.length
         elif self.prompt is not None:
-            rows, start = self.prompt.embeddings, len(self.prompt)
-            prefix = self.prefix() if rows is None else None
+            prompt, start = self.prompt.embeddings, len(self.prompt)
+            prefix = self.prefix() if prompt is None else None
         together = self.device.type != "cpu"
-        packing = Packing.of_texts(batch.lengths, start, together, prompt=rows is not None)
+        packing = Packing.of_texts(batch.lengths, start, together, prompt=prompt is not None)
         with self.autocast():
-            embeddings, target_indices = self.transformer.embed(batch.ids), batch.target_indices
-            if rows is not None:
-                embeddings, target_indices = torch.cat([rows, embeddings]), target_indices + start
-            return self.transformer(embeddings, packing.to(self.device), prefix, target_indices)
+            x, target_indices = self.transformer.embed(batch.ids), batch.target_indices
+            if prompt is not None:
+                x, target_indices = torch.cat([prompt, x]), target_indices + start
+            return self.transformer(x, packing.to(self.device), prefix, target_indices)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits of hidden states (M, H): (M, K) of a linear head, else (M, V)."""
+        """Return the logits of hidden states (M, H): (M, K) with a linear head, else (M, V)."""
         with self.autocast():
             if self.head is None:
                 return F.linear(hidden, self.transformer.wte.weight)
@@ -133,12 +133,12 @@ class TunedModel(nn.Module):
         return self.loss_of(self(batch, prefix), batch.targets)
 
     def loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the same from hidden states (M, H) and targets (M,)."""
+        """Return the same loss from hidden states (M, H) and targets (M,)."""
         logits = self.logits(hidden).float()
         return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Return the adapter: exactly the parameters that require a gradient, head included."""
+        """Return the adapter: all parameters that require a gradient, head included."""
         return {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -147,20 +147,20 @@ class TunedModel(nn.Module):
 
 
 def draw_head(trunk: GPTNeo, classes: int) -> nn.Linear:
-    """Draw a head (K, H): a normal with the model's own spread; its biases are zero."""
+    """Return a random head (K, H): normal, with the model's `initializer_range`; zero biases."""
     head = nn.Linear(trunk.config.hidden_size, classes, device="meta")
-    # The CPU generator's draws, whatever the device.
+    # Drawn on the CPU, so that every device gets the same values.
     weight = torch.empty(head.weight.shape).normal_(0, trunk.config.initializer_range)
     head.weight = nn.Parameter(weight.to(trunk.wte.weight.device))
     head.bias = nn.Parameter(torch.zeros(classes, device=trunk.wte.weight.device))
     return head
 
 
-def head_of_words(trunk: GPTNeo, labels: list[list[int]]) -> nn.Linear:
-    """Make a head (K, H) from the tokens of each label's words. A row is the mean of its tokens'
-    rows of `wte`: what the language model would say."""
+def head_from_label_words(trunk: GPTNeo, label_ids: list[list[int]]) -> nn.Linear:
+    """Return a head (K, H) from the token ids of each label's words. Its weights for a label are
+    the mean of these tokens' embeddings, so it starts close to the language model's prediction."""
     wte = trunk.wte.weight
-    head = nn.Linear(wte.shape[1], len(labels), bias=False, device="meta")
-    rows = [wte[torch.tensor(ids, device=wte.device)].float().mean(0) for ids in labels]
-    head.weight = nn.Parameter(torch.stack(rows).detach())
+    head = nn.Linear(wte.shape[1], len(label_ids), bias=False, device="meta")
+    means = [wte[torch.tensor(ids, device=wte.device)].float().mean(0) for ids in label_ids]
+    head.weight = nn.Parameter(torch.stack(means).detach())
     return head

@@ -1,10 +1,10 @@
-"""The packed batch: the tokens of B texts one behind the other; only attention may pad.
+"""The packed batch: the N tokens of B texts are concatenated, without padding.
 
-Every linear layer, norm and embedding works on the N tokens alone, (N, H). Only attention needs
-grids (b, T): `Packing` says which tokens stand together in one. On a CPU neighbouring texts share a
-grid only where they have the same length, so that nothing is padded: that takes half the time of
-one grid for all. On a GPU, where every call costs the same, one grid holds the batch, padded on the
-right. Under a causal mask such padding is seen by padding alone, so no padding mask is needed.
+Linear layers, norms and embeddings work on packed tokens (N, H). Only attention needs grids (b, T),
+which a `Packing` describes. On a CPU consecutive texts of the same length share a grid: nothing is
+padded, and attention takes half the time of one grid for the batch. On a GPU each call has a fixed
+cost, so one grid contains the whole batch, padded on the right. It needs no padding mask: with a
+causal mask no token attends to padding on its right.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ class Grid:
     """The (b, T) grid of b consecutive texts of a batch."""
 
     first: int  # the index of its first text in the batch
-    batch: int  # b
+    batch: int  # b, the number of texts
     longest: int  # T, the length of the longest text
-    size: int  # how many of its places hold tokens
-    positions: Tensor  # the absolute position of each place (1 or b, T)
-    slots: Tensor | None  # each token's place in the flattened grid (size,); None without padding
+    size: int  # number of tokens, without padding
+    positions: Tensor  # absolute positions (b, T), or (1, T) if all texts have the same
+    slots: Tensor | None  # each token's index in the flattened grid (size,); None without padding
 
     @classmethod
     def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Grid":
-        """Return the grid of texts of these lengths, at positions from `starts` (1 or b,) on."""
+        """Return the grid of texts; `starts` (1,) or (b,) has the positions of first tokens."""
         batch, longest, size, slots = len(lengths), max(1, *lengths), sum(lengths), None
         steps = torch.arange(longest)
         if size < batch * longest:
@@ -36,20 +36,20 @@ class Grid:
         return cls(first, batch, longest, size, starts[:, None] + steps, slots)
 
     def scatter(self, tokens: Tensor) -> Tensor:
-        """Place tokens (size, C) into the grid (b, T, C); padding is zero."""
+        """Return the grid (b, T, C) of tokens (size, C); padding is zero."""
         if self.slots is not None:
             empty = tokens.new_zeros(self.batch * self.longest, tokens.shape[1])
             tokens = empty.index_copy(0, self.slots, tokens)
         return tokens.view(self.batch, self.longest, -1)
 
     def gather(self, grid: Tensor) -> Tensor:
-        """Take the tokens (size, C) out of the grid (b, T, C)."""
-        places = grid.reshape(self.batch * self.longest, -1)
-        return places if self.slots is None else places.index_select(0, self.slots)
+        """Return the tokens (size, C) of a grid (b, T, C)."""
+        flat = grid.reshape(self.batch * self.longest, -1)
+        return flat if self.slots is None else flat.index_select(0, self.slots)
 
     def select(self, tensor: Tensor) -> Tensor:
-        """Take the part of these texts from a tensor with an entry for each text of the batch,
-        (B, …). One that all texts share, (1, …), is returned as it is."""
+        """Return the entries (b, …) of this grid's texts from a tensor (B, …) of the whole batch. A
+        tensor (1, …) is shared by all texts and returned unchanged."""
         return tensor if len(tensor) == 1 else tensor[self.first : self.first + self.batch]
 
     def to(self, device: torch.device) -> "Grid":
@@ -59,11 +59,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Packing:
-    """The layout of a batch of N tokens."""
+    """The grids and the positions of a packed batch."""
 
-    grids: tuple[Grid, ...]  # the grids that the tokens attend in, one behind the other
+    grids: tuple[Grid, ...]  # in the order of the packed tokens
     positions: Tensor  # the absolute position of each token (N,)
-    has_prompt: bool = False  # the first grid is a prompt, which the tokens of all others see
+    has_prompt: bool = False  # the first grid is the prompt, and all other tokens attend to it
 
     @property
     def sizes(self) -> list[int]:
@@ -73,17 +73,17 @@ class Packing:
     def of_texts(
         cls, lengths: Tensor, start: int | Tensor = 0, together: bool = False, prompt: bool = False
     ) -> "Packing":
-        """Return the layout of texts of `lengths` (B,).
+        """Return the packing of texts with these `lengths` (B,).
 
-        `start` is the position of their first tokens: one for all, or one for each (B,).
-        `together` puts all texts into one grid. `prompt` puts a prompt of `start` tokens in front.
+        `start` is the position of each text's first token: one number, or one for each text (B,).
+        `together` puts all texts into one grid. `prompt` adds a prompt of `start` tokens in front.
         """
         counts, starts = lengths.tolist(), torch.as_tensor(start).view(-1)
         groups = [counts] if together else [list(same) for _, same in groupby(counts)]
         grids, first = [], 0
         for group in groups:
-            own = starts if len(starts) == 1 else starts[first : first + len(group)]
-            grids.append(Grid.of_texts(first, group, own))
+            group_starts = starts if len(starts) == 1 else starts[first : first + len(group)]
+            grids.append(Grid.of_texts(first, group, group_starts))
             first += len(group)
         if prompt:
             grids.insert(0, Grid.of_texts(0, [start], torch.zeros(1, dtype=torch.long)))
@@ -95,5 +95,5 @@ class Packing:
 
 
 def _token_positions(grid: Grid) -> Tensor:
-    places = grid.positions.expand(grid.batch, -1)
-    return grid.gather(places[:, :, None]).flatten()
+    positions = grid.positions.expand(grid.batch, -1)
+    return grid.gather(positions[:, :, None]).flatten()

@@ -1,19 +1,19 @@
-"""A soft prompt: P embedding rows that train, in front of a frozen model.
+"""A soft prompt: P trained embeddings in front of every text; the model is frozen.
 
 Lester et al. 2021, section 2:
 
     h = trunk([p_0 … p_(P−1), wte[x_0], wte[x_1], …])        at the positions 0, 1, …
 
-The prompt takes the positions 0 … P − 1 and every text starts at P. Under a causal mask the prompt
-cannot see the text, so its keys and values are the same for every example: they are computed once,
-and the texts attend to them. That is exact in value and in gradient. (With LoRA dropout beside a
-prompt, all examples of a batch share the prompt's dropout mask: the same expectation, other draws.)
+The prompt has the positions 0 … P − 1, and every text starts at position P. With a causal mask the
+prompt does not attend to the text, so its keys and values are the same for every example. They are
+computed once, and all texts attend to them: values and gradients are exact. (With LoRA dropout, all
+examples of a batch share the dropout masks of the prompt. The expectation is the same.)
 
-There are two ways to compute them. For evaluation `SoftPrompt.past` does it once for all batches.
-In training the rows change at every step, and go through the layers together with the batch's
-tokens (`TunedModel.forward`). By `past` the results are the same to the bit, but a pass for P rows
-alone costs 1 to 6 % of a step, median 3 %, at GPT-Neo 125M's shape, in batches of 8 and 16 with
-prompts of 8 and 20 rows, with and without recomputed activations (`python -m benchmarks.prompt`).
+In evaluation `SoftPrompt.past` computes them once for all batches. In training the prompt changes
+at every step, so its embeddings go through the layers together with the batch's tokens
+(`TunedModel.forward`). Calling `past` at each step gives the same bits, but the separate pass costs
+1 to 6 % of a step (median 3 %; GPT-Neo 125M, batches of 8 and 16, prompts of 8 and 20 embeddings,
+with and without activation checkpointing: `python -m benchmarks.prompt`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class SoftPrompt(nn.Module):
-    """The prompt's rows, `embeddings` (P, H) in fp32."""
+    """The prompt embeddings, `embeddings` (P, H) in fp32."""
 
     def __init__(self, embeddings: Tensor):
         super().__init__()
@@ -45,32 +45,33 @@ class SoftPrompt(nn.Module):
         return len(self.embeddings)
 
     def past(self, trunk: GPTNeo) -> Past:
-        """Return the keys and values that every text attends to."""
+        """Return the prompt's keys and values, which every text attends to."""
         return trunk.prefix(self.embeddings)
 
 
-def start_rows(
+def initial_embeddings(
     wte: Tensor, length: int, init: str, text_ids: list[int], label_ids: list[int]
 ) -> Tensor:
-    """Return the rows (P, H) that a prompt starts from (Lester et al. 2021, section 3.2), given
-    `wte` (V, H).
+    """Return the prompt embeddings (P, H) before training (Lester et al. 2021, section 3.2).
 
-    text: the tokens of a text, tiled or cut to P. vocab: P tokens of the vocabulary, drawn without
-    repetition. labels: the tokens of the labels' words, then the vocabulary. random: a normal with
-    the mean and the spread of wte itself; a standard normal, whatever the spread, starts far
-    outside of what the model has ever seen.
+    They are embeddings of tokens from `wte` (V, H), or random. The values of `init`:
+      text: the tokens of a text, repeated or cut to P tokens
+      vocab: P random tokens, all different if P <= V
+      labels: the tokens of the label words, then random tokens
+      random: normal, with the mean and standard deviation of `wte` (a standard normal would give
+        much larger embeddings than any that the model knows)
     """
     if init not in (choices := PROMPT.flags["prompt_init"]):
-        raise InputError(f"a prompt starts from one of {', '.join(choices)}, not {init!r}")
+        raise InputError(f"prompt_init must be one of {', '.join(choices)}, not {init!r}")
     if init == "random":
         mean, std = wte.float().mean(), wte.float().std()
         return mean + std * torch.randn(length, wte.shape[1]).to(wte.device)
     if init == "text":
         ids = (text_ids * length)[:length]
     else:
-        known = label_ids[:length] if init == "labels" else []
-        ids = known + torch.randperm(len(wte))[: length - len(known)].tolist()
-        while len(ids) < length:  # a prompt longer than the vocabulary
+        ids = label_ids[:length] if init == "labels" else []
+        ids = ids + torch.randperm(len(wte))[: length - len(ids)].tolist()
+        while len(ids) < length:  # the prompt is longer than the vocabulary
             ids += ids[: length - len(ids)]
     return wte[torch.tensor(ids, device=wte.device)]
 
@@ -81,10 +82,10 @@ def start_rows(
 def apply(
     model: TunedModel, settings: Settings, task: Task, tokenize: Callable[[str], list[int]]
 ) -> None:
-    """Put a prompt with a run's settings in front of a model."""
+    """Give a model the soft prompt of a run's settings."""
     text_ids = tokenize(settings.prompt_text or task.instruction)
-    answers = [tokenize(task.answer(label, settings.source_text)) for label in task.labels]
-    label_ids = [token for answer in answers for token in answer]
+    label_texts = [task.label_text(label, settings.source_text) for label in task.labels]
+    label_ids = [token for text in label_texts for token in tokenize(text)]
     wte = model.transformer.wte.weight
     length, init = settings.prompt_length, settings.prompt_init
-    model.prompt = SoftPrompt(start_rows(wte, length, init, text_ids, label_ids))
+    model.prompt = SoftPrompt(initial_embeddings(wte, length, init, text_ids, label_ids))

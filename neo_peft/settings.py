@@ -368,10 +368,10 @@ def with_labels(
             f"is needed, in the order of {', '.join(task.labels)}"
         )
     if words is not None:
-        task = replace(task, words=tuple(words))
+        task = replace(task, label_words=tuple(words))
     said: dict[str, str] = {}  # free generation is matched regardless of case
     for label in () if task.tags_words else task.labels:
-        word = task.answer(label).strip().lower()
+        word = task.label_text(label).strip().lower()
         if said.setdefault(word, label) != label:
             raise InputError(
                 f"the labels {said[word]} and {label} are both said {word!r}; --label-words gives "

@@ -1,9 +1,8 @@
-"""What a task is: its labels, the text that a model gets for a row, and the words of its answer. No
-torch here.
+"""A task: its labels, the text that the model gets for a row, and each label's words. No torch.
 
-Every task is "predict a class at marked positions". To tag a sentence, a linear head predicts a tag
-at each word. To classify a sentence or a pair, the language model continues a text that ends in
-`Label :` with the label.
+Every task predicts one class at each target position. In a tagging task a linear head predicts a
+tag for each word. In a classification task the text ends with `Label :`. At this position the
+language model predicts the label as the next words, or a linear head predicts the label.
 """
 
 from dataclasses import dataclass, replace
@@ -13,29 +12,30 @@ from neo_peft.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """A task: which rows it has, and how a model is asked for their labels."""
+    """A task: the fields of its rows, its labels, and the text around a row's data."""
 
-    name: str  # as `--task` gives it
-    fields: tuple[str, ...]  # of a row; the last one is its label, or its tags
-    labels: tuple[str, ...]  # in the order of a head's outputs; () where own rows bring them
-    metric: str  # the score by which the best epoch is kept
-    # The fixed texts around the data fields; the last one ends where the answer is read. A task
-    # without a template tags the words of its rows.
+    name: str  # the value of `--task`
+    fields: tuple[str, ...]  # names of a row's fields; the last one is its label, or its tags
+    labels: tuple[str, ...]  # in the order of a head's outputs; () if your own rows define them
+    metric: str  # the score that selects the best epoch
+    # Fixed texts around the data fields, for example ("Sentence :", " Label :"). The last token of
+    # the last one is the first target position. A tagging task has no template.
     template: tuple[str, ...] = ()
-    source_template: tuple[str, ...] = ()  # the same in the words of the study that we follow
-    instruction: str = ""  # before a text for an untuned model; a soft prompt starts from it
-    instruction_for_labels: str = ""  # the same for a user's own labels, which replace "{}"
-    short_instruction_for_labels: str = ""  # the same for many labels, without listing them
-    words: tuple[str, ...] = ()  # what the model says for each label, where not the label itself
+    source_template: tuple[str, ...] = ()  # the template in the study that this project follows
+    instruction: str = ""  # prefix for the untuned base; a soft prompt starts as its embeddings
+    instruction_for_labels: str = ""  # instruction for your own labels, which replace "{}"
+    short_instruction_for_labels: str = ""  # the same if the list of labels is too long
+    label_words: tuple[str, ...] = ()  # the word for each label; () if the label itself is the word
 
     @property
     def tags_words(self) -> bool:
+        """Whether this is a tagging task; if not, it is a classification task."""
         return not self.template
 
     def texts(self, row: dict, source_text: bool = False) -> list[str]:
-        """Return the parts of a row's text, without the answer; each is tokenised on its own."""
+        """Return the parts of a row's text, without the label text; each is tokenised alone."""
         if self.tags_words:
-            # Every word has a leading space, the first one too, as with add_prefix_space=True.
+            # Every word gets a leading space, as with add_prefix_space=True.
             return [" " + word for word in row["tokens"]]
         first, *template = self.template_for(source_text)
         texts = [first]
@@ -44,7 +44,7 @@ class Task:
         return texts
 
     def labels_of(self, row: dict) -> list[str | None]:
-        """Return a row's tags, one for each word, or its label; None for each that is absent."""
+        """Return a row's tags, or a list with its label; a missing tag or label is None."""
         if not self.tags_words:
             return [row.get(self.fields[-1])]
         tags = row.get("tags") or [None] * len(row["tokens"])
@@ -56,12 +56,12 @@ class Task:
         return tags
 
     def template_for(self, source_text: bool = False) -> tuple[str, ...]:
-        """Return the template, or with `source_text` the study's own where there is one."""
+        """Return the template; with `source_text` the study's, if the task has one."""
         return self.source_template if source_text and self.source_template else self.template
 
-    def answer(self, label: str, source_text: bool = False) -> str:
-        """Return the text of a label: with a leading space, which only the study's text lacks."""
-        word = self.words[self.labels.index(label)] if self.words else label
+    def label_text(self, label: str, source_text: bool = False) -> str:
+        """Return the text after "Label :". It starts with a space, unless `source_text` is set."""
+        word = self.label_words[self.labels.index(label)] if self.label_words else label
         return word if source_text else " " + word
 
 
@@ -70,7 +70,7 @@ def is_tag(label: object) -> bool:
     return label == "O" or (isinstance(label, str) and label[:2] in ("B-", "I-") and len(label) > 2)
 
 
-# Three shapes of tasks. The labels are those of a user's own rows.
+# Three tasks for your own rows, which define the labels.
 _TAGGING = Task(
     name="tagging",
     fields=("tokens", "tags"),
@@ -98,7 +98,7 @@ _PAIRS = Task(
     short_instruction_for_labels="Classify the two sentences:\n",
 )
 
-# The tasks of the study that this project follows have these shapes, and labels of their own.
+# The three tasks of the study that this project follows.
 _ENTITY_TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 _STUDIED = (
     replace(
@@ -129,8 +129,7 @@ _IS, _PAIR = "Classify if the sentence is", "sentence1 sentence2"
 _ARE, _ASKS = "Classify if the two sentences are", "Classify if the two questions are"
 _ANSWERS = "Classify if the sentence answers:"
 _FOLLOWS = "Classify if the second sentence follows from the first:"
-# GLUE (Wang et al. 2019): name, fields, labels in the order of the numbers in its files, metric,
-# instruction.
+# GLUE (Wang et al. 2019): name, fields, labels (files store their indices), metric, instruction.
 _GLUE = (
     ("cola", "sentence", "unacceptable, acceptable", "matthews", _IS),
     ("sst2", "sentence", "negative, positive", "accuracy", _IS),
@@ -156,13 +155,13 @@ def _glue(name: str, fields: str, labels: str, metric: str, instruction: str) ->
     )
 
 
-# The order of the labels is fixed: other programs load our heads, whose outputs have that order.
+# Never change the order of labels: saved heads have their outputs in this order.
 _ALL = (*_STUDIED, _TAGGING, _CLASSIFICATION, _PAIRS, *(_glue(*item) for item in _GLUE))
 TASKS = {task.name: task for task in _ALL}
 
 
 def get_task(name: str) -> Task:
-    """Return the task of a name."""
+    """Return the task with this name."""
     if name not in TASKS:
         raise InputError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]

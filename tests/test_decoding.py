@@ -8,7 +8,7 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, predict, score, texts_without_answer
+from neo_peft.decoding import evaluate, predict, score, texts_without_labels
 from neo_peft.encoding import Encoder, collate
 from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.generation import evaluate_generated, generate, match_label
@@ -69,7 +69,7 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
     the batch."""
     flags = {"prompt_length": prompt_length} if prompt_length else {}
     tuned = untuned(tiny_folder, "prompt" if prompt_length else "lora", **flags)
-    texts = texts_without_answer(tuned.encoder(ROWS), range(len(ROWS)))
+    texts = texts_without_labels(tuned.encoder(ROWS), range(len(ROWS)))
     prefix = tuned.model.prompt.embeddings.detach() if prompt_length else torch.empty(0, 24)
 
     def alone(end):
@@ -90,7 +90,7 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
     free = alone(end=0)
     end = free[1][2] if end_early else 0
     expected = [tuned.encoder.tokenizer.decode(ids) for ids in alone(end)]
-    encoder = dataclasses.replace(tuned.encoder, end=end)
+    encoder = dataclasses.replace(tuned.encoder, end_token=end)
     assert generate(tuned.model, encoder, texts, tuned.model.prefix()) == expected
     assert len({len(text) for text in texts}) > 3
 
@@ -101,10 +101,10 @@ def test_rank_is_the_label_with_the_likeliest_first_token(tiny_folder, oracle, m
     prefix = tuned.model.prompt.embeddings.detach() if method == "prompt" else torch.empty(0, 24)
     rows = load_splits(TASKS["sentiment"], "sample").validation[:30]
     expected = []
-    for text in texts_without_answer(tuned.encoder(rows), range(len(rows))):
+    for text in texts_without_labels(tuned.encoder(rows), range(len(rows))):
         first = {
             label: oracle_scores(oracle, prefix, text, ids[:1])
-            for label, ids in tuned.encoder.answers.items()
+            for label, ids in tuned.encoder.label_tokens.items()
         }
         expected.append(max(first, key=first.get))
     assert len(set(expected)) > 1
@@ -124,7 +124,7 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
     encoder = Encoder(
         task, tuned.encoder.tokenizer, config.eos_token_id, False, 100, config.vocab_size
     )
-    a, b, c = (encoder.answers[label] for label in task.labels)
+    a, b, c = (encoder.label_tokens[label] for label in task.labels)
     assert a[0] == b[0] != c[0] and len(a) > 2
     rows = [{"sentence": row["sentence"]} for row in ROWS]
     # A model that likes to begin with "not" makes the two that share it win at the mark.
@@ -133,14 +133,16 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
             model.wte.weight[a[0]] *= 3
     prefix = tuned.model.prompt.embeddings.detach()
     expected = []
-    for text in texts_without_answer(encoder(rows), range(len(rows))):
+    for text in texts_without_labels(encoder(rows), range(len(rows))):
         sums = {
-            label: oracle_scores(oracle, prefix, text, encoder.answers[label])
+            label: oracle_scores(oracle, prefix, text, encoder.label_tokens[label])
             for label in task.labels
         }
         best = max(task.labels, key=lambda label: sums[label][0])
         tied = [
-            label for label in task.labels if encoder.answers[label][0] == encoder.answers[best][0]
+            label
+            for label in task.labels
+            if encoder.label_tokens[label][0] == encoder.label_tokens[best][0]
         ]
         expected.append(max(tied, key=lambda label: sums[label].sum()))
     assert {"not now", "not ever"} & set(expected)
@@ -149,11 +151,11 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
 
 def test_the_loss_is_the_mean_over_answer_tokens_and_end_tokens(tiny_folder, oracle):
     tuned = untuned(tiny_folder, "prompt")
-    texts = texts_without_answer(tuned.encoder(ROWS), range(len(ROWS)))
+    texts = texts_without_labels(tuned.encoder(ROWS), range(len(ROWS)))
     prefix = tuned.model.prompt.embeddings.detach()
     logs = torch.cat(
         [
-            oracle_scores(oracle, prefix, text, tuned.encoder.answers[row["label"]])
+            oracle_scores(oracle, prefix, text, tuned.encoder.label_tokens[row["label"]])
             for text, row in zip(texts, ROWS)
         ]
     )
@@ -172,12 +174,12 @@ def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
     written = torch.tensor(tuned.encoder.tokenizer.encode(instruction))
     with torch.no_grad():
         prefix = oracle.transformer.wte(written)
-    texts = texts_without_answer(tuned.encoder(ROWS), range(len(ROWS)))
+    texts = texts_without_labels(tuned.encoder(ROWS), range(len(ROWS)))
     expected = []
     for text in texts:
         first = {
             label: oracle_scores(oracle, prefix, text, ids[:1])
-            for label, ids in tuned.encoder.answers.items()
+            for label, ids in tuned.encoder.label_tokens.items()
         }
         expected.append(max(first, key=first.get))
     assert (
@@ -260,7 +262,7 @@ def test_labels_that_tie_in_bf16_are_ranked_in_fp32(tiny_folder):
     tuned = load_untuned(settings, with_method=True)
     wte, answers = (
         tuned.model.transformer.wte.weight,
-        [ids[0] for ids in tuned.encoder.answers.values()],
+        [ids[0] for ids in tuned.encoder.label_tokens.values()],
     )
     with torch.no_grad():  # three rows that differ in a coordinate by one step of bf16
         for token, coordinate in zip(answers, (3, 7, 11)):

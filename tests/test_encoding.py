@@ -331,7 +331,7 @@ def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, 
 def test_a_label_of_another_task_is_refused(mini):
     with pytest.raises(
         InputError,
-        match="unknown label 'bullish'; those of sentiment are negative, neutral, positive",
+        match="unknown label 'bullish'; the labels of sentiment are negative, neutral, positive",
     ):
         encoder(mini, "sentiment", with_head=False)([{"sentence": "Up .", "label": "bullish"}])
 
@@ -345,7 +345,7 @@ def test_the_runs_settings_reach_the_encoder(mini, tiny_folder):
         make_settings(task="ner", method="lora", tag_subtoken="last"),
         True,
     )
-    assert last.tag_last_subtoken and not last.source_text and last.end == 0
+    assert last.tag_last_subtoken and not last.source_text and last.end_token == 0
     paper = make_encoder(
         TASKS["sentiment"], mini, config, make_settings(task="sentiment", preset="paper"), False
     )
@@ -391,6 +391,7 @@ def test_the_last_batch_may_be_smaller():
 def test_a_tokenizer_that_says_more_than_the_model_knows_is_refused(mini):
     few = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
     with pytest.raises(
-        InputError, match=r"the tokenizer says token \d+, but the model knows 100: they do not fit"
+        InputError,
+        match=r"the tokenizer makes token \d+, but the model has only 100: they do not fit",
     ):
         few([{"tokens": ["interleukin"]}])

@@ -475,9 +475,9 @@ def test_each_target_must_match_and_the_error_says_what_there_is(base, targets, 
     with pytest.raises(InputError) as error:
         add_lora(trunk, targets)
     assert str(error.value) == (
-        f"no linear layer is named by the target {lost}; there are c_fc, c_proj, k_proj, out_proj, "
+        f"no linear layer matches the target {lost}; choose from c_fc, c_proj, k_proj, out_proj, "
         "q_proj, v_proj "
-        "(for example h.0.attn.attention.k_proj), and all-linear"
+        "(for example h.0.attn.attention.k_proj), or all-linear"
     )
     assert [name for name, _ in trunk.named_modules()] == before
 
@@ -493,8 +493,8 @@ def test_a_target_that_is_no_regular_expression_is_refused_with_the_reason(base)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bias": "al"}, "bias is one of none, all, lora_only, not 'al'"),
-        ({"init": "pissa"}, "lora_init is one of kaiming, gaussian, not 'pissa'"),
+        ({"bias": "al"}, "bias must be one of none, all, lora_only, not 'al'"),
+        ({"init": "pissa"}, "lora_init must be one of kaiming, gaussian, not 'pissa'"),
         ({"rank": 0}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 0, 7, 0.0"),
         ({"alpha": -7}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 5, -7, 0.0"),
         ({"dropout": 1}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 5, 7, 1"),
@@ -512,8 +512,7 @@ def test_options_that_mean_nothing_are_refused_before_anything_is_changed(base, 
 def test_a_second_lora_on_the_same_trunk_is_refused_until_the_first_is_merged(base):
     model, names = our_lora(base)
     with pytest.raises(
-        InputError,
-        match="the trunk carries LoRA already, which a second one would throw away; merge it",
+        InputError, match="the trunk already has LoRA; call merge_lora before you add another one"
     ):
         add_lora(model.transformer, ["all-linear"])
     merge_lora(model)

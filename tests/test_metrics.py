@@ -263,7 +263,7 @@ def test_class_scores_of_nothing_are_zero():
     "tag", ["A", "B", "B-", "I-", "BA", "E-A", "b-A", "o", "OO", "O-A", "", 3, None]
 )
 def test_a_tag_of_another_form_is_an_error(tag):
-    message = rf"^{tag!r} is no BIO tag: allowed are 'O', 'B-type' and 'I-type'"
+    message = rf"^{tag!r} is not a BIO tag: allowed are 'O', 'B-type' and 'I-type'"
     with pytest.raises(ValueError, match=message):
         entities(["O", tag, "O"])
     with pytest.raises(ValueError, match=message):

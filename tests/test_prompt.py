@@ -16,7 +16,7 @@ from neo_peft.loop import make_optimizer, take_step
 from neo_peft.lora import add_lora
 from neo_peft.methods import build_model
 from neo_peft.model import TunedModel
-from neo_peft.prompt import SoftPrompt, start_rows
+from neo_peft.prompt import SoftPrompt, initial_embeddings
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
@@ -157,25 +157,25 @@ def places_of(rows, wte):
 
 def test_a_vocabulary_start_draws_rows_without_repetition():
     wte = torch.randn(30, 7)
-    all_of_them = places_of(start_rows(wte, 30, "vocab", [1], [2]), wte)
+    all_of_them = places_of(initial_embeddings(wte, 30, "vocab", [1], [2]), wte)
     assert sorted(all_of_them) == list(range(30))  # any repetition would leave one out
     assert all_of_them != list(range(30))
-    assert places_of(start_rows(wte, 30, "vocab", [1], [2]), wte) != all_of_them
+    assert places_of(initial_embeddings(wte, 30, "vocab", [1], [2]), wte) != all_of_them
 
 
 def test_a_vocabulary_start_longer_than_the_vocabulary_goes_round_it():
     wte = torch.randn(5, 7)
-    places = places_of(start_rows(wte, 13, "vocab", [1], [2]), wte)
+    places = places_of(initial_embeddings(wte, 13, "vocab", [1], [2]), wte)
     assert sorted(places[:5]) == list(range(5))
     assert places == (places[:5] * 3)[:13]
 
 
 def test_a_label_start_says_the_labels_and_then_the_vocabulary():
     wte = torch.randn(30, 7)
-    places = places_of(start_rows(wte, 12, "labels", [1], [20, 4, 9]), wte)
+    places = places_of(initial_embeddings(wte, 12, "labels", [1], [20, 4, 9]), wte)
     assert places[:3] == [20, 4, 9]
     assert len(set(places[3:])) == 9
-    assert places_of(start_rows(wte, 2, "labels", [1], [20, 4, 9]), wte) == [20, 4]
+    assert places_of(initial_embeddings(wte, 2, "labels", [1], [20, 4, 9]), wte) == [20, 4]
 
 
 def test_build_model_hands_the_labels_words_to_a_label_start(base):
@@ -186,18 +186,18 @@ def test_build_model_hands_the_labels_words_to_a_label_start(base):
 
 def test_a_random_start_has_wtes_own_mean_and_spread():
     wte = 0.7 + 0.05 * torch.randn(300, 40).double()
-    rows = start_rows(wte.half(), 200, "random", [1], [2])
+    rows = initial_embeddings(wte.half(), 200, "random", [1], [2])
     assert rows.shape == (200, 40)
     assert rows.mean().item() == pytest.approx(0.7, abs=0.003)  # 5 standard errors of 8,000 draws
     assert rows.std().item() == pytest.approx(0.05, rel=0.04)
-    assert not torch.equal(rows, start_rows(wte.half(), 200, "random", [1], [2]))
+    assert not torch.equal(rows, initial_embeddings(wte.half(), 200, "random", [1], [2]))
 
 
 def test_an_unknown_start_is_refused():
     with pytest.raises(
-        InputError, match="a prompt starts from one of text, vocab, labels, random, not 'sampled'"
+        InputError, match="prompt_init must be one of text, vocab, labels, random, not 'sampled'"
     ):
-        start_rows(torch.randn(30, 7), 4, "sampled", [1], [2])
+        initial_embeddings(torch.randn(30, 7), 4, "sampled", [1], [2])
 
 
 @pytest.mark.parametrize("init", ["vocab", "random", "labels"])

@@ -21,7 +21,8 @@ def test_many_labels_are_not_listed_in_front_of_every_text():
     ):
         with_labels(CLASSIFICATION, ("good", "Good"))
     assert (
-        with_labels(CLASSIFICATION, ("good", "Good"), ("fine", "great")).answer("Good") == " great"
+        with_labels(CLASSIFICATION, ("good", "Good"), ("fine", "great")).label_text("Good")
+        == " great"
     )
 
 
@@ -29,7 +30,7 @@ def test_a_template_names_its_fields():
     task = task_of(make_settings(task="glue/qnli", method="lora"))
     texts = task.texts({"question": "Why ?", "sentence": "So it is ."})
     assert "".join(texts) == "Question : Why ? Sentence : So it is . Label :"
-    assert task.answer("not entailment") == " not entailment"
+    assert task.label_text("not entailment") == " not entailment"
 
 
 def test_the_metrics_are_glues_own():

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from neo_peft.decoding import Answer, Evaluation, States, evaluate, predict_batch
+from neo_peft.decoding import Evaluation, Prediction, States, evaluate, predict_batch
 from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
@@ -167,7 +167,9 @@ class AdapterSet:
             places.setdefault(row["run"], []).append(place)
         return places
 
-    def _answer(self, examples: dict[str, Examples], shares: dict[str, list[int]]) -> list[Answer]:
+    def _answer(
+        self, examples: dict[str, Examples], shares: dict[str, list[int]]
+    ) -> list[Prediction]:
         """Answer one batch, of which each run has a share of its examples, in the order of the
         shares."""
         parts = {name: collate(examples[name], mine) for name, mine in shares.items()}

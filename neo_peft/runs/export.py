@@ -60,7 +60,7 @@ def write_model(folder: Path, tuned: Tuned) -> None:
 def set_tokenizer(tuned: Tuned) -> None:
     """Set the tokenizer so that transformers' pipelines word texts as our encoder does."""
     tokenizer = tuned.base.tokenizer
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tuned.encoder.end)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tuned.encoder.end_token)
     tokenizer.padding_side = "right"  # on the left it would move GPT-Neo's positions
     if tuned.encoder.task.tags_words:  # every word carries its leading space, the first one too
         before_words = tokenizer.backend_tokenizer.pre_tokenizer
@@ -114,7 +114,7 @@ def reading_of_answers(tuned: Tuned) -> str:
     """Return where the model reads an answer, for whoever has to repeat it."""
     task, text = tuned.encoder.task, f"The text is `{example(tuned)}`"
     if tuned.model.head is None:
-        answers = (task.answer(label, tuned.encoder.source_text) for label in task.labels)
+        answers = (task.label_text(label, tuned.encoder.source_text) for label in task.labels)
         return (
             f"{text}, without special tokens; the model goes on with one of "
             f"{', '.join(f'`{answer}`' for answer in answers)} and the end token."

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neo_peft.decoding import Evaluation, in_batches, make_prefix, texts_without_answer
-from neo_peft.encoding import GENERATED, Encoder, Examples
+from neo_peft.decoding import Evaluation, in_batches, make_prefix, texts_without_labels
+from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, Examples
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.model import TunedModel
 from neo_peft.packing import Grid, Packing
@@ -31,7 +31,7 @@ def evaluate_generated(
     prefix = make_prefix(model, encoder, instruction)
 
     def answer(chosen: np.ndarray) -> list[str]:
-        return generate(model, encoder, texts_without_answer(examples, chosen), prefix)
+        return generate(model, encoder, texts_without_labels(examples, chosen), prefix)
 
     texts = in_batches(answer, examples, batch_size, progress, "generate")
     predicted = [match_label(text, encoder.task) for text in texts]
@@ -80,12 +80,12 @@ def generate(
         hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix)
         past = prefix.select(torch.zeros_like(going)).concat(past) if prefix else past
         last = hidden[torch.cumsum(lengths, 0).to(model.device) - 1]
-        for step in range(GENERATED):
+        for step in range(MAX_NEW_TOKENS):
             tokens = F.linear(last, trunk.wte.weight).argmax(1)
             for index, token in zip(going.tolist(), tokens.tolist(), strict=True):
                 said[index].append(token)
-            alive = (tokens != encoder.end).nonzero().squeeze(1)
-            if step == GENERATED - 1 or not len(alive):
+            alive = (tokens != encoder.end_token).nonzero().squeeze(1)
+            if step == MAX_NEW_TOKENS - 1 or not len(alive):
                 break
             if len(alive) < len(tokens):
                 past, tokens = past.select(alive), tokens[alive]
@@ -94,7 +94,8 @@ def generate(
             last, new = forward_and_keep(trunk, trunk.embed(tokens), packing, past)
             past, positions = past.concat(new), positions + 1
     return [
-        encoder.tokenizer.decode([token for token in ids if token != encoder.end]) for ids in said
+        encoder.tokenizer.decode([token for token in ids if token != encoder.end_token])
+        for ids in said
     ]
 
 
@@ -102,7 +103,7 @@ def match_label(text: str, task: Task) -> str | None:
     """Find the label whose words begin a text, the longest first: "not equivalent" before
     "equivalent", else None."""
     said = text.strip().lower()
-    words = {task.answer(label).strip().lower(): label for label in task.labels}
+    words = {task.label_text(label).strip().lower(): label for label in task.labels}
     for word in sorted(words, key=len, reverse=True):
         if said.startswith(word):
             return words[word]

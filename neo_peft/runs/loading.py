@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from neo_peft.encoding import GENERATED, Encoder, answer_tokens, tokenize
+from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, tokenize, tokenize_labels
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import copy_into, read_adapter
 from neo_peft.formats.base import Base, load_base
@@ -210,8 +210,8 @@ def make_encoder(
     if not task.tags_words:
         texts = [task.instruction, *task.template_for(settings.source_text)]
         instruction, *template = map(len, tokenize(tokenizer, texts))
-        answers = answer_tokens(tokenizer, task, settings.source_text, end).values()
-        longest = max(GENERATED, *map(len, answers))
+        answers = tokenize_labels(tokenizer, task, settings.source_text, end).values()
+        longest = max(MAX_NEW_TOKENS, *map(len, answers))
         room = config.max_position_embeddings - max(in_front, instruction) - longest
         needed = sum(template) + 1
     if room < needed:

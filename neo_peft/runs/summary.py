@@ -27,7 +27,7 @@ def describe(job: Job) -> None:
     )
     notes = [*job.splits.notes, *tuned.notes]
     digits = ", ".join(filter(str.isdigit, task.labels))
-    if digits and not (task.words or task.tags_words):
+    if digits and not (task.label_words or task.tags_words):
         notes.append(f"the labels {digits} are no words; --label-words gives each its own")
     if cut := sum(part.cut for part in job.examples.values()):
         notes.append(f"{cut} texts were cut to {tuned.encoder.max_length} tokens")

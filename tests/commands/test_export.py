@@ -25,7 +25,7 @@ import evaluate
 from neo_peft.commands import export
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
-from neo_peft.decoding import predict, texts_without_answer
+from neo_peft.decoding import predict, texts_without_labels
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.lora import merge_lora
@@ -281,7 +281,7 @@ def test_the_model_of_an_answer_task_says_what_our_generation_says(
     answer = loaded_by_its_card(folder, monkeypatch)["answer"]
     tuned, rows = load(run), rows_of("sentiment", 3)
     examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
-    said = generate(tuned.model, tuned.encoder, texts_without_answer(examples, range(3)), None)
+    said = generate(tuned.model, tuned.encoder, texts_without_labels(examples, range(3)), None)
     assert len(set(said)) == 3
     for row, text in zip(rows, said, strict=True):
         given = answer(

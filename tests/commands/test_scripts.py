@@ -444,7 +444,7 @@ BAD = {
     ],
     "--model ./nowhere is no folder": ["--task", "ner", "--method", "lora", "--model", "./nowhere"],
     "nowhere": ["--task", "ner", "--method", "lora", "--data", "nowhere"],
-    "no linear layer is named by the target 'q_prj'": [
+    "no linear layer matches the target 'q_prj'": [
         "--task",
         "ner",
         "--method",

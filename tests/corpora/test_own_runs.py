@@ -182,7 +182,7 @@ def test_label_words_are_what_the_model_says(tmp_path, tiny_folder, capsys):
     assert "no words" not in capsys.readouterr().out
     tuned = loading.load("runs/pairs-prompt-2")
     tokenizer, task = tuned.encoder.tokenizer, tuned.encoder.task
-    assert tuned.encoder.answers == {
+    assert tuned.encoder.label_tokens == {
         label: [*tokenizer.encode(word, add_special_tokens=False), 0]
         for label, word in (("0", " no"), ("1", " yes"))
     }

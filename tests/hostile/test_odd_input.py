@@ -378,7 +378,7 @@ def test_what_is_no_tag_is_a_value_error(sentence):
             tag != "O" for tag in sentence
         )
     else:
-        with pytest.raises(ValueError, match="is no BIO tag"):
+        with pytest.raises(ValueError, match="is not a BIO tag"):
             entities(sentence)
 
 

@@ -10,7 +10,7 @@ import torch
 from corpus_files import CORPORA
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, predict, texts_without_answer
+from neo_peft.decoding import evaluate, predict, texts_without_labels
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import save_adapter
@@ -271,7 +271,7 @@ def test_a_runs_model_generates_merges_and_saves_as_ever(folders, alone, runs, t
         alone["says-both"],
     ):
         examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
-        texts = texts_without_answer(examples, range(len(rows)))
+        texts = texts_without_labels(examples, range(len(rows)))
         said = generate(tuned.model, tuned.encoder, texts, tuned.model.prefix())
         assert said == generate(own.model, own.encoder, texts, own.model.prefix())
     save_adapter(tmp_path, own.model, own.settings)

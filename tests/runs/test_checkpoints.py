@@ -607,8 +607,7 @@ def test_ten_on_end_stop_the_run(tiny_folder):
     model.prompt.embeddings.register_hook(lambda gradient: gradient * math.nan)
     taken = []
     with pytest.raises(
-        InputError,
-        match=r"not finite in 10 updates on end, the last of them at step 10 \(epoch 1\): try",
+        InputError, match=r"not finite in 10 steps in a row, last at step 10 \(epoch 1\): try"
     ):
         train_steps(model, examples, settings, taken.append)
     assert len(taken) == 9

@@ -240,16 +240,16 @@ def test_a_loss_that_is_not_finite_ends_both_and_is_said_once(together):
 def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accumulation):
     order = loop.epoch_order(count, seed=3, epoch=1)
     flags = {"task": "ner", "method": "lora", "gradient_accumulation": accumulation}
-    one = loop.windows(order, make_settings(batch_size=9, **flags))
+    one = loop.split_into_steps(order, make_settings(batch_size=9, **flags))
     monkeypatch.setattr(processes, "world", 3)
     shares = []
     for rank in range(3):
         monkeypatch.setattr(processes, "process_index", rank)
-        shares.append(loop.windows(order, make_settings(batch_size=3, **flags)))
-        assert all(len(batch) <= 3 for window in shares[-1] for batch in window.mine)
+        shares.append(loop.split_into_steps(order, make_settings(batch_size=3, **flags)))
+        assert all(len(batch) <= 3 for window in shares[-1] for batch in window.batches)
     assert [len(share) for share in shares] == [len(one)] * 3
     for whole, *parts in zip(one, *shares):
-        mine = [[i for batch in window.mine for i in batch] for window in (whole, *parts)]
+        mine = [[i for batch in window.batches for i in batch] for window in (whole, *parts)]
         assert sorted(mine[0]) == sorted(sum(mine[1:], []))
         assert all(window.all.tolist() == whole.all.tolist() for window in parts)
 
