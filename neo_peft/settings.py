@@ -128,16 +128,17 @@ class Settings:
     task: str = data_flag(None, f"the task: {', '.join(TASKS)}", choices=TASKS)
     data: str = data_flag(
         "sample",
-        "sample (bundled), hub (downloads), or a folder: your own train.jsonl, or a corpus's files",
+        "sample (bundled), hub (downloads), or a folder with your train.jsonl or a corpus's files",
     )
     protocol: str = data_flag(
         "clean",
-        "PhraseBank's split: clean; paper, the study's, where most test sentences are in train",
+        "PhraseBank's split: clean, no sentence in two splits; paper, as in the study that we "
+        "follow, whose test split overlaps train",
         choices=("clean", "paper"),
     )
     labels: tuple[str, ...] | None = data_flag(
         None,
-        "labels of your own data, separated by commas (default: in their order in train.jsonl)",
+        "labels of your own data, separated by commas (default: those of train.jsonl in order)",
         names,
     )
     label_words: tuple[str, ...] | None = data_flag(
@@ -147,7 +148,7 @@ class Settings:
     )
     wording: str = data_flag(
         "own",
-        "the template around a text: own; source, the study's, with no space before the label",
+        "the template around a text: own; source, as in that study, with no space before a label",
         choices=("own", "source"),
     )
     train_limit: int | None = data_flag(
@@ -158,7 +159,8 @@ class Settings:
     )
     max_length: int | None = data_flag(
         None,
-        "most tokens of a text with template; longer text is cut (default: what fits the model)",
+        "maximum number of tokens of a text and its template; longer text is cut (default: what "
+        "fits the model)",
         whole(1),
     )
     tag_subtoken: str = data_flag(
@@ -221,7 +223,9 @@ class Settings:
         "all-linear",
         names,
     )
-    bias: str = adapter_flag("none", "biases trained with LoRA", choices=choices_of("bias"))
+    bias: str = adapter_flag(
+        "none", "biases trained together with LoRA", choices=choices_of("bias")
+    )
     rslora: bool = adapter_flag(False, "multiply B A x by alpha / sqrt(r) instead", bool)
     lora_init: str = adapter_flag("kaiming", "initial values of A", choices=choices_of("lora_init"))
     prompt_length: int = adapter_flag(8, "number P of prompt embeddings", whole(1, 16_384))
@@ -240,7 +244,9 @@ class Settings:
         None, "stop after this many steps (default: no limit)", whole(1)
     )
     batch_size: int = training_flag(16, "examples in a batch, for each process", whole(1))
-    gradient_accumulation: int = training_flag(1, "batches in one step", whole(1))
+    gradient_accumulation: int = training_flag(
+        1, "number of batches whose gradients are summed in one step", whole(1)
+    )
     checkpoint_activations: bool = training_flag(
         False,
         "compute each layer again in the backward pass: less memory, more time, identical results",
@@ -261,7 +267,7 @@ class Settings:
     )
     keep: str = training_flag(
         "best",
-        "weights to save: best, of the epoch with the best validation score; last, of the last one",
+        "save the weights of: best, the epoch with the best validation score; last, the last epoch",
         choices=("best", "last"),
     )
     seed: int = training_flag(
@@ -280,11 +286,11 @@ class Settings:
         choices=tuple(PRESETS),
     )
     out: str | None = run_flag(
-        None, "the run's folder (default: runs/TASK-METHOD, or TASK-METHOD-2, -3 if it exists)"
+        None, "the run's folder (default: runs/TASK-METHOD, or if it exists TASK-METHOD-2, …)"
     )
     resume: str | None = run_flag(
         None,
-        "resume the stopped run in this folder, with its settings; --json is the only other flag",
+        "resume the stopped run in this folder, with its settings; only --json can be given too",
     )
     json: bool = run_flag(False, "print one JSON object, and only that, on standard output", bool)
 
@@ -343,7 +349,7 @@ def make_settings(**given: Any) -> Settings:
     ):
         values |= table if applies else {}
     values |= given
-    for name in values.keys() - given.keys():
+    for name in values.keys() - given.keys():  # set by a preset or a method
         if values[name] != defaults[name] and _no_effect(name, values):
             values[name] = defaults[name]
     for name, value in given.items():
@@ -361,7 +367,8 @@ def task_of(settings: Settings) -> Task:
     task = with_labels(get_task(settings.task), settings.labels, settings.label_words)
     if not task.labels:
         raise InputError(
-            f"{task.name} has no labels of its own: give your own data with --data, or --labels"
+            f"{task.name} has no labels of its own: give your data with --data, or labels with "
+            "--labels"
         )
     return task
 
@@ -370,7 +377,7 @@ def with_labels(
     task: Task, labels: Collection[str] | None, words: Collection[str] | None = None
 ) -> Task:
     """Return the task with these labels in this order, and with these label words, one for each
-    label. None leaves the task's own."""
+    label. None keeps the task's own."""
     if labels is not None and tuple(labels) != task.labels:
         if len(set(labels)) != len(labels):
             raise InputError(

@@ -282,6 +282,6 @@ def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_f
     (run / "metrics.jsonl").unlink()
     assert main(evaluate, [run, "--task", "tagging", "--model", tiny_folder]) == 2
     assert (
-        "tagging has no labels of its own: give your own data with --data, or --labels"
+        "tagging has no labels of its own: give your data with --data, or labels with --labels"
         in capsys.readouterr().err
     )

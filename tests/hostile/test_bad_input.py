@@ -345,7 +345,7 @@ MISFITS = [
     ),
     (
         "evaluate --task tagging --model {tiny}",
-        "tagging has no labels of its own: give your own data with --data, or --labels",
+        "tagging has no labels of its own: give your data with --data, or labels with --labels",
     ),
     (
         "evaluate --task tagging --model {tiny} --labels O,x",
