@@ -14,7 +14,7 @@ COMMANDS = {
     "export": "write a finished run as an adapter for peft, or as a model for transformers",
     "study": "train once for each seed and value of a flag, and tabulate the scores",
     "report": "write finished runs as an HTML page: scores, curves, a browser of errors",
-    "compare": "test whether one of two finished runs is better, or whether the difference can be chance",
+    "compare": "test whether one of two finished runs is better, or their difference can be chance",
     "sizes": "count what each method trains and stores, for the published sizes of GPT-Neo",
 }
 
