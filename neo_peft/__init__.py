@@ -1,15 +1,14 @@
 """LoRA and soft prompt tuning on GPT-Neo, from scratch in PyTorch.
 
-The letters in shape comments: B examples, T tokens of the longest, N tokens of a batch, M positions
-that are read, P prompt embeddings, H hidden size, K labels, V vocabulary, r rank.
+Letters in shape comments: B examples of a batch, T tokens of the longest text, N tokens of a packed
+batch, M target positions, P prompt embeddings, H hidden size, K labels, V vocabulary size, r rank.
 
-The public names below are imported when they are first used, since torch alone takes seconds to
-import.
+The public names below are imported at their first use, because torch takes seconds to import.
 """
 
 from importlib import import_module
 
-_HOME = {
+_MODULES = {
     "InputError": "errors",
     "Settings": "settings",
     "make_settings": "settings",
@@ -30,10 +29,10 @@ _HOME = {
     "fit": "loop",
     "run": "runs.training",
 }
-__all__ = list(_HOME)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'neo_peft' has no attribute {name!r}")
-    return getattr(import_module(f"neo_peft.{_HOME[name]}"), name)
+    return getattr(import_module(f"neo_peft.{_MODULES[name]}"), name)

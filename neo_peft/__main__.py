@@ -1,4 +1,4 @@
-"""The commands: python -m neo_peft train --task ner --method lora, and those below."""
+"""The command line, for example `python -m neo_peft train --task ner --method lora`."""
 
 import sys
 from importlib import import_module
@@ -10,12 +10,12 @@ from neo_peft.system.torchrun import run_together
 COMMANDS = {
     "train": "tune a GPT-Neo for a task, and score it before and after",
     "evaluate": "score a finished run again, or an untuned base model",
-    "predict": "answer new text with a finished run",
-    "export": "write a finished run for peft, or for transformers alone",
-    "study": "repeat a task's experiment over seeds and epochs, or a sweep, and lay the scores out",
-    "report": "show finished runs as a page: scores, curves, errors to browse",
-    "compare": "say which of two finished runs is better, or that chance alone could do it",
-    "sizes": "show what each method trains and stores, for the published sizes of GPT-Neo",
+    "predict": "predict labels or tags of new text with a finished run",
+    "export": "write a finished run as an adapter for peft, or as a model for transformers",
+    "study": "train once for each seed and value of a flag, and tabulate the scores",
+    "report": "write finished runs as an HTML page: scores, curves, a browser of errors",
+    "compare": "test whether one of two finished runs is better, or their difference can be chance",
+    "sizes": "count what each method trains and stores, for the published sizes of GPT-Neo",
 }
 
 USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(
@@ -24,10 +24,10 @@ USAGE = "usage: python -m neo_peft COMMAND …\n\n" + "\n".join(
 
 
 def main() -> int:
-    """Run the command that the first argument names; return its exit status."""
+    """Run the command named by the first argument. Return its exit status."""
     name, *argv = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        # the other commands are one process each
+        # only these two commands can use several processes
         run = run_together if name in ("train", "evaluate") else exit_status
         return run(lambda: import_module(f"neo_peft.commands.{name}").main(argv))
     if name in ("-h", "--help"):

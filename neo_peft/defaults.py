@@ -1,37 +1,32 @@
-"""Data alone: what the package brings along, and the presets."""
+"""The bundled files and the presets, as plain data."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"  # the bundled model and sample, page templates
 BUNDLED_MODEL = "neo-mini"
-# The method of a study where no flag names one, by whether its task tags words.
+# The default method of a study, by `Task.tags_words`.
 STUDY_METHODS = {True: "lora", False: "prompt"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset's settings for one task.
+    """A preset's settings for one task."""
 
-    method: its method.
-    always: settings whatever the method; those that have no effect with it are left out.
-    of_method: settings for its own method; another one that a flag names does not get them.
-    on_bundled: settings for its own method that were chosen on the bundled model.
-    assumed: settings that the study does not print; run.json marks them.
-    """
-
-    method: str | None = None
+    method: str | None = None  # the preset's method; `--method` overrides it
+    # For every method. Those that have no effect on the run's method are ignored.
     always: dict[str, object] = field(default_factory=dict)
-    of_method: dict[str, object] = field(default_factory=dict)
+    for_method: dict[str, object] = field(default_factory=dict)  # only for the preset's method
+    # Only for the preset's method on the bundled model.
     on_bundled: dict[str, object] = field(default_factory=dict)
-    assumed: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()  # settings that the study does not report; run.json lists them
 
     def values(self) -> dict[str, object]:
-        return self.always | self.of_method | self.on_bundled
+        return self.always | self.for_method | self.on_bundled
 
 
-# The recipe of the study that this project follows. What it does not print is taken from the guide
-# whose code it follows, and from its trainer's defaults.
+# The recipe of the study that this project follows. Settings that the study does not report are
+# those of the guide that its code is based on, or defaults of the trainer that it uses.
 _PAPER = {
     "model": "EleutherAI/gpt-neo-1.3B",
     "data": "hub",
@@ -41,7 +36,7 @@ _PAPER = {
     "warmup_ratio": 0.0,
     "gradient_accumulation": 1,
 }
-_PAPER_TAGS = Recipe(
+_PAPER_TAGGING = Recipe(
     method="lora",
     always=_PAPER
     | {
@@ -57,12 +52,12 @@ _PAPER_TAGS = Recipe(
         "dropout": 0.1,
         "bias": "all",
     },
-    of_method={"learning_rate": 1e-3},
+    for_method={"learning_rate": 1e-3},
     assumed=("clip_norm", "warmup_ratio", "head_dropout"),
 )
 
 
-def _paper_answers(epochs: int, max_length: int) -> Recipe:
+def _paper_classification(epochs: int, max_length: int) -> Recipe:
     return Recipe(
         method="prompt",
         always=_PAPER
@@ -76,7 +71,7 @@ def _paper_answers(epochs: int, max_length: int) -> Recipe:
             "prompt_length": 8,
             "prompt_init": "text",
         },
-        of_method={"learning_rate": 3e-2},
+        for_method={"learning_rate": 3e-2},
         assumed=(
             *("learning_rate", "batch_size", "warmup_ratio", "clip_norm", "weight_decay"),
             *("prompt_init", "epochs", "max_length"),
@@ -84,14 +79,14 @@ def _paper_answers(epochs: int, max_length: int) -> Recipe:
     )
 
 
-# What beat that recipe on the bundled model, see docs/results.md: of tags on ner, of answers on
-# sentiment and similarity; on rows of one's own it is untried.
-_BEST_TAGS = Recipe(
+# Recipes with higher scores on the bundled model (docs/results.md): for tagging on ner, for
+# classification on sentiment and similarity. Nobody has measured them on other data.
+_BEST_TAGGING = Recipe(
     method="lora",
     always={"target_modules": ("all-linear",), "rank": 32, "alpha": 32.0} | {"echo": True},
     on_bundled={"learning_rate": 3e-3},
 )
-_BEST_ANSWERS = Recipe(
+_BEST_CLASSIFICATION = Recipe(
     method="lora",
     always={"target_modules": ("all-linear",), "rank": 16, "alpha": 16.0}
     | {"readout": "head", "keep": "best"},
@@ -99,12 +94,14 @@ _BEST_ANSWERS = Recipe(
 )
 PRESETS: dict[str, dict[str, Recipe]] = {
     "paper": {
-        "ner": _PAPER_TAGS,
-        "sentiment": _paper_answers(epochs=5, max_length=64),
-        "similarity": _paper_answers(epochs=10, max_length=128),
+        "ner": _PAPER_TAGGING,
+        "sentiment": _paper_classification(epochs=5, max_length=64),
+        "similarity": _paper_classification(epochs=10, max_length=128),
     },
     "best": {
-        **dict.fromkeys(("ner", "tagging"), _BEST_TAGS),
-        **dict.fromkeys(("sentiment", "classification", "similarity", "pairs"), _BEST_ANSWERS),
+        **dict.fromkeys(("ner", "tagging"), _BEST_TAGGING),
+        **dict.fromkeys(
+            ("sentiment", "classification", "similarity", "pairs"), _BEST_CLASSIFICATION
+        ),
     },
 }

@@ -1,8 +1,7 @@
-"""Two element-wise steps of a layer, in the passes that a CPU is quickest at; a GPU has kernels of
-its own for both.
+"""GELU and dropout, written to be fast on a CPU. On a GPU torch's own kernels are used.
 
-torch's own compute gelu by a tanh, which takes three times as long as a sigmoid, and draw 64 bits
-for each element.
+On a CPU torch's GELU computes a tanh, which takes three times as long as a sigmoid. torch's dropout
+draws 64 random bits for each element.
 """
 
 import math
@@ -16,8 +15,7 @@ CUBIC = SLOPE * 0.044715
 
 
 def gelu_new(x: Tensor) -> Tensor:
-    """Compute GPT-Neo's activation, x (1 + tanh u) / 2 with u = sqrt(2/pi) (x + 0.044715 x³): that
-    is x σ(2u).
+    """Return GPT-Neo's activation: x (1 + tanh u) / 2 = x σ(2u), u = sqrt(2/pi) (x + 0.044715 x³).
 
     Hendrycks & Gimpel 2016, section 2.
     """
@@ -25,13 +23,12 @@ def gelu_new(x: Tensor) -> Tensor:
 
 
 class GeluNew(torch.autograd.Function):
-    """x σ(2u). Its derivative comes from the same sigmoid, and is kept for backward in the place of
-    x."""
+    """x σ(2u). `forward` saves the derivative for `backward`, not x: both need the same sigmoid."""
 
     @staticmethod
-    def forward(ctx, given: Tensor) -> Tensor:
-        # In place where it can be: to be given new memory costs a CPU as much as a pass over it.
-        x = given.float()
+    def forward(ctx, input: Tensor) -> Tensor:
+        # In place where possible: on a CPU, to allocate memory costs as much as a pass over it.
+        x = input.float()
         square = x * x
         gate = (square * CUBIC).add_(SLOPE).mul_(x).sigmoid_()  # σ(2u)
         y = x * gate
@@ -39,8 +36,8 @@ class GeluNew(torch.autograd.Function):
             derivative = square.mul_(3 * CUBIC).add_(SLOPE).mul_(y)  # x σ(2u) (2u)'
             # x σ(2u) (1 − σ(2u)) (2u)' + σ(2u)
             derivative.addcmul_(derivative, gate, value=-1).add_(gate)
-            ctx.save_for_backward(derivative.to(given.dtype))
-        return y.to(given.dtype)
+            ctx.save_for_backward(derivative.to(input.dtype))
+        return y.to(input.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -49,22 +46,21 @@ class GeluNew(torch.autograd.Function):
 
 
 def drop(x: Tensor, probability: float) -> tuple[Tensor, float]:
-    """Set elements to zero at random, and return them with the number that they are yet to be
-    divided by.
+    """Return x with random elements set to zero, and the number to divide it by (1 on a GPU).
 
-    Dropout divides by the share of elements that stay, so that their expectation stays too
-    (Srivastava et al. 2014, section 10): LoRA, which multiplies anyway, does so where it costs
-    nothing. On a CPU one random number of 64 bits decides on four elements, each with the
-    probability to its nearest 1/65,536.
+    Dropout divides by the probability of keeping an element, so that the expected value does not
+    change (Srivastava et al. 2014, section 10). The caller divides: LoRA does it within its own
+    scale, at no cost. On a CPU one random 64-bit number decides four elements, so the probability
+    is rounded to a multiple of 1/65,536.
     """
     if x.device.type != "cpu":
         return F.dropout(x, probability), 1.0
-    # of the 65,536 values that 16 bits take; one at least stays
+    # How many of the 65,536 values of 16 bits set an element to zero: not all of them.
     zeroed = min(round(probability * 65536), 65535)
     bits = (
         torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
         .random_(-(2**63), None)
         .view(torch.int16)
     )
-    stays = bits[: x.numel()].view_as(x) >= zeroed - 32768
-    return torch.where(stays, x, 0), 1 - zeroed / 65536
+    keep = bits[: x.numel()].view_as(x) >= zeroed - 32768
+    return torch.where(keep, x, 0), 1 - zeroed / 65536

@@ -1,17 +1,18 @@
-"""The errors that a user can cause, and the signal that ends a command."""
+"""Errors that a user can cause, and the exception for a signal that stops a command."""
 
 
 class InputError(Exception):
-    """Bad input from outside: a flag, a file, a folder. Its text says what came, what is allowed,
-    what to do."""
+    """Bad input: a flag, a file, a folder. The message states the input, what is allowed, and what
+    to do."""
 
 
 class DivergedError(InputError):
-    """Numbers that have gone wrong in training: a loss, or gradients, that are not finite."""
+    """The loss or a gradient in training is not finite."""
 
 
 class Stopped(BaseException):
-    """A signal that ends the command, in order. `advice` says how to go on, where one can."""
+    """A signal (`number`) that stops the command cleanly. `advice` is printed: how to resume, if
+    that is possible."""
 
     def __init__(self, number: int, advice: str = "stopped before the end"):
         self.number, self.advice = number, advice

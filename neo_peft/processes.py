@@ -1,10 +1,8 @@
-"""Several processes that compute as one: `torchrun --nproc-per-node N train.py …`, on one host or
-on several.
+"""Data-parallel processes: `torchrun --nproc-per-node N train.py …`, on one host or several.
 
 Every process runs the whole program on its own share of the examples. Sums and gathered values are
-the same in all of them; files are written by process 0 alone. How the processes begin and end is
-system/torchrun.py. A program that runs alone never imports torch.distributed: its sums are its own
-numbers.
+the same in all processes. Only process 0 writes files. system/torchrun.py connects the
+processes, and ends them together. A single process never imports torch.distributed.
 """
 
 import re
@@ -19,69 +17,68 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-# set once, by torchrun.join
-process_index, world = 0, 1  # this process, and how many there are
-local_world = 1  # how many there are on this host
+# Set once, by torchrun.join.
+process_index, world = 0, 1  # the index of this process, and the number of all processes
+local_world = 1  # the number of processes on this host
 
 
 class LostProcessError(Exception):
-    """Another process has ended before its time, and this one cannot go on."""
+    """Another process ended too early, so this one cannot continue."""
 
 
 @contextmanager
-def _in_step() -> Iterator[None]:
-    """Raise LostError, one line, for the many that gloo, nccl and the store print where another
-    process is gone."""
+def _collective() -> Iterator[None]:
+    """Run a collective operation. If another process has ended, raise a LostProcessError of one
+    line; gloo, nccl and the store have messages of many lines."""
     try:
         yield
     except RuntimeError as error:
         raise LostProcessError(
-            f"process {process_index} of {world} has lost another one, and ends too: "
+            f"process {process_index} of {world} ends, because another one has ended: "
             f"{reason(error)}"
         ) from None
 
 
 def reason(error: Exception) -> str:
-    """Return the first sentence of torch's message, without the place in its source in front."""
+    """Return the first sentence of torch's message, without the source line before it."""
     return re.split(r"\n|\. ", re.sub(r"^\[\S*\]\s*", "", str(error).strip()))[0]
 
 
 def gather(value: Any) -> list:
-    """Return every process's value, in the order of their indices."""
+    """Return the values of all processes, in the order of `process_index`."""
     if world == 1:
         return [value]
     import torch.distributed as dist
 
     values = [None] * world
-    with _in_step():
+    with _collective():
         dist.all_gather_object(values, value)
     return values
 
 
 def total(value: float) -> float:
-    """Sum a number over all processes."""
+    """Return the sum of a number over all processes."""
     if world == 1:
         return value
     import torch
     import torch.distributed as dist
 
     tensor = torch.tensor(value, dtype=torch.float64)  # counts stay exact
-    with _in_step():
+    with _collective():
         dist.all_reduce(tensor)
     return type(value)(tensor)
 
 
 def on_first_process(action: Callable[[], Any]) -> Any:
-    """Call `do` in process 0 alone, and return its result in all. An error of it is raised in
-    all."""
+    """Call `action` in process 0 only. Return its result or raise its error in all processes."""
     if world == 1:
         return action()
     result = error = None
     if process_index == 0:
         try:
             result = action()
-        except (InputError, OSError, SystemExit) as met:
-            error = met
+        except (InputError, OSError, SystemExit) as raised:
+            error = raised
     result, error = gather((result, error))[0]
     if error is not None:
         raise error
@@ -89,36 +86,36 @@ def on_first_process(action: Callable[[], Any]) -> Any:
 
 
 def require_same(what: str, value: Any) -> None:
-    """Raise InputError where a process holds another value than process 0."""
+    """Raise InputError if a process has another value than process 0. `what` names the value."""
     (first, _), *others = gather((value, socket.gethostname()))
-    for other, (held, host) in enumerate(others, 1):
-        if held != first:
-            raise InputError(f"process {other} on {host} holds another {what} than process 0")
+    for index, (other, host) in enumerate(others, 1):
+        if other != first:
+            raise InputError(f"process {index} on {host} has a different {what} than process 0")
 
 
 def broadcast(tensors: Iterable["Tensor"]) -> None:
-    """Overwrite tensors with those of process 0."""
+    """Overwrite the tensors with those of process 0."""
     if world == 1:
         return
     import torch.distributed as dist
 
-    with _in_step():
+    with _collective():
         for tensor in tensors:
             dist.broadcast(tensor.data, src=0)
 
 
 def sum_gradients(parameters: list["Parameter"]) -> None:
-    """Sum the parameters' gradients over all processes, in one message. A gradient that no process
-    has stays None."""
+    """Sum the parameters' gradients over all processes, with one all-reduce. A gradient that is
+    None in all processes stays None."""
     if world == 1:
         return
     import torch
     import torch.distributed as dist
 
     parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    there = torch.tensor([float(p.grad is not None) for p in parameters], device=parts[0].device)
-    flat = torch.cat([*parts, there])
-    with _in_step():
+    has_grad = torch.tensor([float(p.grad is not None) for p in parameters], device=parts[0].device)
+    flat = torch.cat([*parts, has_grad])
+    with _collective():
         dist.all_reduce(flat)
         *sums, counts = flat.split([*(p.numel() for p in parameters), len(parameters)])
         for p, gradient, count in zip(parameters, sums, counts.tolist(), strict=True):

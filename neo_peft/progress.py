@@ -1,12 +1,11 @@
-"""Progress bars on standard error. Passing them in keeps the library silent unless a command asks
-for them."""
+"""Progress bars on standard error. Commands pass `show_progress`; the library's default is none."""
 
 import sys
 from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
-# (items, what they are, how many) -> the same items, with a bar
+# (items, label of the bar, number of items) -> the same items, with a bar
 Progress = Callable[[Iterable, str, int], tqdm]
 
 

@@ -17,7 +17,7 @@ def test_many_labels_are_not_listed_in_front_of_every_text():
         "Classify the sentence:\n",
     ]
     with pytest.raises(
-        InputError, match="the labels good and Good are both said 'good'; --label-words gives each"
+        InputError, match="the labels good and Good have the same label words 'good'; give each its"
     ):
         with_labels(CLASSIFICATION, ("good", "Good"))
     assert (

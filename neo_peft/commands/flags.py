@@ -13,7 +13,7 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
-from neo_peft.settings import Settings, filled, flag_name, require_tags
+from neo_peft.settings import Settings, filled, flag_name, require_tagging_task
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 MARKS = {"task": " (required)", "method": " (required without --preset)"}
@@ -84,14 +84,14 @@ def add_run_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
     )
     for item in map(FIELDS.get, names):
         text = item.metadata["help"].partition(" (default")[0]
-        _add_flag(group, item, text, argument(item.metadata["read"]))
+        _add_flag(group, item, text, argument(item.metadata["parse"]))
 
 
 def _add_flag(
     group: argparse._ArgumentGroup, item: dataclasses.Field, text: str, read: Callable | None = None
 ) -> None:
     name, text, choices = flag_name(item.name), text.replace("%", "%%"), item.metadata["choices"]
-    if item.metadata["read"] is bool:
+    if item.metadata["parse"] is bool:
         group.add_argument(
             name, dest=item.name, action="store_true", default=group.argument_default, help=text
         )
@@ -104,7 +104,7 @@ def _default(item: dataclasses.Field) -> str:
     """Return what a flag's help says of its default."""
     if item.name in MARKS:
         return MARKS[item.name]
-    if item.metadata["read"] is bool:
+    if item.metadata["parse"] is bool:
         return " (default: off)"
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
     shown = _of_methods(item.name, "defaults") or default
@@ -133,7 +133,7 @@ def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
     """Return a run's settings with what the flags say in their place."""
     replaced = given(flags, OF_A_RUN + OF_THE_DATA)
     for name in replaced:
-        require_tags(name, settings.task)
+        require_tagging_task(name, settings.task)
     return dataclasses.replace(settings, **replaced)
 
 

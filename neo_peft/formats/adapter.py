@@ -90,7 +90,7 @@ def save_adapter(
         write_folder(
             folder / MODEL_FOLDER,
             lambda inside: save_model(inside, model, task_of(settings).labels, tokenizer),
-            anew=True,
+            overwrite=True,
         )
         return
     parameters, files = model.trainable(), adapter_files(folder, model, settings.parts)

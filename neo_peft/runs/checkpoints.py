@@ -107,7 +107,7 @@ def save(job: Job, state: State, best: Best, **record: object) -> None:
 
     def write() -> None:
         # One of the same step may be there, from before its epoch was scored, or damaged.
-        write_folder(folder, fill, anew=True)
+        write_folder(folder, fill, overwrite=True)
         for old in list_checkpoints(folder.parent)[:-KEPT]:
             remove_folder(old)
 

@@ -9,7 +9,7 @@ from neo_peft.errors import InputError
 from neo_peft.formats.peft_config import CONFIG, named_base, read_peft
 from neo_peft.methods import owners
 from neo_peft.runs.folder import RUN, SETTINGS, read_record, recorded_settings, refuse_unfinished
-from neo_peft.settings import OF_TAGS, Settings, flag_name, make_settings
+from neo_peft.settings import TAGGING_SETTINGS, Settings, flag_name, make_settings
 from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import TASKS
 
@@ -91,7 +91,7 @@ def adapter_settings(folder: Path, task: str | None) -> Settled:
     fixed = {"method", *(name for part in own.parts for name in part.flags)}
     usual = {"task", "model", "head_dropout"}
     if (known := TASKS.get(task or own.task)) and known.tags_words:
-        usual |= OF_TAGS
+        usual |= TAGGING_SETTINGS
     if task in (None, own.task):
         usual |= {"labels", "label_words", "wording"}
         fixed |= {"readout"}

@@ -204,7 +204,7 @@ def make_encoder(
     `--max-length` defaults to what fits behind the prompt or the instruction, the longer of the
     two, so that the scores before and after tuning see the same text.
     """
-    in_front, end = settings.positions_in_front, config.eos_token_id
+    in_front, end = settings.prefix_length, config.eos_token_id
     room = config.max_position_embeddings - in_front
     needed = 2 if settings.echo else 1
     if not task.tags_words:

@@ -1,4 +1,4 @@
-"""How a command ends: bad input is one line on standard error and status 2, never a traceback."""
+"""Exit status of a command. Bad input gives one line on standard error and status 2."""
 
 import errno
 import os
@@ -15,22 +15,23 @@ def print_error(text: str) -> None:
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error's text; for one of the operating system the file and the reason, no
-    number."""
+    """Return the text of an error. For an OSError: the file and the reason, without the number."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
-    advice = "; make room, and start again" if error.errno == errno.ENOSPC else ""
+    advice = "; free some space, and start again" if error.errno == errno.ENOSPC else ""
     return (f"{error.filename}: " if error.filename else "") + error.strerror + advice
 
 
 def exit_status(main: Callable[[], None], print_error: Callable[[str], None] = print_error) -> int:
-    """Run a command's `main` and return its exit status: 0, 2 after one line for bad input or a
-    full disk, or 128 and the number of the signal that stopped it."""
+    """Run a command's `main` and return its exit status.
+
+    0: success. 2: bad input or a full disk, after one line. 128 + n: stopped by signal n.
+    """
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads our output has seen enough, as `| head` has
-        # or Python complains as it ends
+    except BrokenPipeError:  # the reader of our output has closed it, for example `| head`
+        # Without this, Python prints an error when it flushes standard output at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (InputError, OSError) as error:

@@ -1,9 +1,9 @@
-"""Writing whole or not at all: a temporary name, fsync, `os.replace`. And reading JSON and tensors
-with a clear error.
+"""Atomic writing of files and folders: a temporary name, fsync, `os.replace`. Reading of JSON and
+tensors with clear errors.
 
-A process that is killed leaves the old state, or the new one, and at most a temporary file or
-folder, whose name begins with a dot and ends in its process's number; whoever writes there next
-removes it.
+If a process is killed, the old state or the new one is on disk, never a mixture. A temporary file
+or folder can remain. Its name begins with a dot and contains the process id. The next write to the
+same path removes it.
 """
 
 import fcntl
@@ -24,52 +24,46 @@ from neo_peft.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 3  # of our own JSON files; raised where one of them changes its meaning
-LARGEST_JSON = 2**26  # bytes, four times the largest tokenizer or index that we know of
+FORMAT = 3  # version of our own JSON files; increased when the meaning of one of them changes
+LARGEST_JSON = 2**26  # bytes; four times the largest tokenizer or index file that we know
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
-
-    A reader, or a machine that stops half-way, sees the old file or the new one, never a part.
-    """
-    path = path.resolve()  # behind a link it is the file that is written, not the link
+    """Write a file atomically: `write` fills a temporary file, which then replaces `path`."""
+    path = path.resolve()  # replace the file that a link points to, not the link
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no plain file, and is not replaced by one; name a file")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no folder; make it first, or name another")
     with _put_in_place(path) as temporary:
         write(temporary)
-        os.umask(mask := os.umask(0))  # the only way to read it is to set it
-        os.chmod(temporary, 0o666 & ~mask)  # safetensors writes for its owner alone
+        os.umask(mask := os.umask(0))  # reads the umask, which is only possible by setting it
+        os.chmod(temporary, 0o666 & ~mask)  # safetensors lets only the owner read its file
 
 
 def refuse_used(folder: Path, flag: str = "") -> None:
-    """Refuse what is no folder, and a folder that holds something."""
+    """Raise InputError if the path exists and is not an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{flag}{folder} holds something already; name a folder that is new")
+        raise InputError(f"{flag}{folder} exists and is not an empty folder; name a new folder")
 
 
 def new_folder(folder: Path) -> Path:
-    """Return a folder's absolute path. Refuse one that holds something, or that cannot be put in
-    place in one step."""
+    """Return the absolute path of a new or empty folder. Raise InputError for other paths, and for
+    the current folder, which cannot be replaced."""
     refuse_used(folder)
     path = folder.resolve()
     if path == Path.cwd():
-        raise InputError(
-            f"{folder} is the folder you stand in, which is not replaced; name another"
-        )
+        raise InputError(f"{folder} is the current folder, which is not replaced; name another")
     return path
 
 
-def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False) -> None:
-    """Let `write` fill a temporary folder beside a new or empty one, then put it in place in one
-    step.
+def write_folder(folder: Path, write: Callable[[Path], None], overwrite: bool = False) -> None:
+    """Write a new folder atomically: `write` fills a temporary folder, which is then renamed.
 
-    With `anew` it takes the place of a folder that is not empty; a process that is killed may leave
-    neither.
+    With `overwrite` the folder can exist. It is removed before the new one is renamed. If the
+    process is killed between the two, neither folder remains.
     """
-    path = folder.resolve() if anew else new_folder(folder)
+    path = folder.resolve() if overwrite else new_folder(folder)
     make_folders(path.parent)
     with _put_in_place(path) as temporary:
         temporary.mkdir()
@@ -77,8 +71,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], anew: bool = False
 
 
 def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those around it, their names on the disk too; return the new ones, the
-    innermost first."""
+    """Make a folder and its parents, synced to disk. Return the new ones, innermost first."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
@@ -87,23 +80,23 @@ def make_folders(folder: Path) -> list[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that it is there whole, or not at all."""
+    """Remove a folder atomically: rename it first, then delete it."""
     path = folder.resolve()
-    doomed = path.with_name(f".{path.name}.tmp{os.getpid()}-old")
-    os.replace(path, doomed)
-    shutil.rmtree(doomed)
+    renamed = path.with_name(f".{path.name}.tmp{os.getpid()}-old")
+    os.replace(path, renamed)
+    shutil.rmtree(renamed)
 
 
 @contextmanager
 def _put_in_place(path: Path) -> Iterator[Path]:
-    """Yield the name of a temporary neighbour of a path. What the block writes there takes the
-    path's place, or is removed where something fails."""
+    """Yield a temporary path in the same folder. What the block writes there then replaces `path`,
+    or is removed if an error occurs."""
     clean(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
         yield temporary
-        for inside in [*temporary.rglob("*"), temporary]:
-            sync(inside)
+        for written in [*temporary.rglob("*"), temporary]:
+            sync(written)
         if path.is_dir():
             remove_folder(path)
         os.replace(temporary, path)
@@ -114,7 +107,7 @@ def _put_in_place(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that it holds."""
+    """Remove a file, a link, or a folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -122,10 +115,10 @@ def _remove(path: Path) -> None:
 
 
 def clean(folder: Path, name: str | None = None) -> None:
-    """Remove what writers that were killed have left in a folder: of any name, or of one."""
+    """Remove the temporary files and folders of killed processes: all, or those of one `name`."""
     for path in folder.iterdir():
-        left = re.fullmatch(r"\.(.+)\.tmp(\d+)(-old)?", path.name)
-        if left and name in (None, left[1]) and not _is_running(int(left[2])):
+        match = re.fullmatch(r"\.(.+)\.tmp(\d+)(-old)?", path.name)
+        if match and name in (None, match[1]) and not _is_running(int(match[2])):
             _remove(path)
 
 
@@ -134,15 +127,15 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # another user's process
         return True
-    return process != os.getpid()  # a temporary of ours is not being written now
+    return process != os.getpid()  # this process is not writing one at the moment
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; refuse one that another holds. A process that ends, however,
-    lets go of it."""
+    """Lock a folder for this process. Raise InputError if another process has locked it. The lock
+    ends with the process, even if it is killed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -162,32 +155,32 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # A path may be no text: what UTF-8 has no bytes for is escaped, as JSON does.
+    # A path can contain characters that UTF-8 cannot encode: they are escaped, as in JSON.
     write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def refuse_endless(path: Path, largest: int | None = None) -> None:
-    """Refuse what is no plain file, or a link to one: a pipe would be waited for, and a device has
-    no end. Refuse a file of more bytes than `largest`, too."""
+    """Raise InputError for a file of more than `largest` bytes, and for a path that is neither a
+    plain file nor a link to one: a pipe would block, and a device can be endless."""
     if not path.exists():
         return
     if not path.is_file():
         raise InputError(f"{path} is no plain file")
     if largest and (size := path.stat().st_size) > largest:
-        raise InputError(f"{path} has {size:,} bytes; a file of at most {largest:,} is read")
+        raise InputError(f"{path} has {size:,} bytes; the maximum is {largest:,}")
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object from a file. Raise InputError, naming the file, where there is none."""
+    """Return the JSON object of a file. Raise InputError if there is no such file or object."""
     try:
         refuse_endless(path, LARGEST_JSON)
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (ValueError, RecursionError) as error:  # bad UTF-8 and bad JSON both
+    except (ValueError, RecursionError) as error:  # bad UTF-8 or bad JSON
         raise InputError(f"{path} is not a JSON file: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object")
+        raise InputError(f"{path} is not a JSON object")
     return value
 
 
@@ -197,31 +190,30 @@ def sha256(path: Path) -> str:
 
 
 def sha256_of(value: Any) -> str:
-    """Hash a JSON value by its sorted, compact text."""
+    """Return the sha256 of a JSON value, written compactly with sorted keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_checked_json(path: Path, value: dict) -> None:
-    """Write a JSON object with the version of our formats as its first field, and the sha256 of its
-    own fields as the last one."""
-    # What is hashed is what will be read: tuples are lists.
+    """Write a JSON object with FORMAT as its first field, and the sha256 of all other fields as its
+    last one."""
+    # Hash the value as it will be read again: tuples become lists.
     value = json.loads(json.dumps({"format": FORMAT} | value))
     write_json(path, value | {"sha256": sha256_of(value)})
 
 
 def read_checked_json(path: Path) -> dict:
-    """Return what `write_sealed` wrote; refuse it where its version is another, or its checksum not
-    right."""
+    """Return what `write_checked_json` wrote. Raise InputError if format or sha256 differs."""
     value = read_json(path)
     if (version := value.get("format")) != FORMAT:
         raise InputError(
-            f"{path} has the format {version}, and this version of neo_peft reads {FORMAT} alone: "
-            "use the version that wrote it, or run it again"
+            f"{path} has format {version}, but this version of neo_peft reads only {FORMAT}: use "
+            "the version that wrote it, or run it again"
         )
     if value.pop("sha256", None) != sha256_of(value):
         raise InputError(
-            f"{path} was changed since it was written, or cut short: its sha256 is another"
+            f"{path} was changed since it was written, or cut short: its sha256 differs"
         )
     del value["format"]
     return value
@@ -234,12 +226,12 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
-    except SafetensorError as error:  # its own error for a full disk, too
+    except SafetensorError as error:  # raised for a full disk too
         raise InputError(f"{path} cannot be written: {error}") from None
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """Read all tensors of a safetensors file."""
+    """Return all tensors of a safetensors file."""
     from safetensors.torch import load_file
 
     refuse_endless(path)

@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, on how many threads, and how much memory that took."""
+"""Device, precision, number of threads and peak memory of a run."""
 
 import os
 import resource
@@ -11,26 +11,26 @@ from neo_peft import processes
 from neo_peft.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# parameters; below, many threads on small matrices are many times slower than few
+# Number of parameters. For a smaller model, many threads are several times slower than few.
 SMALL = 50_000_000
 
 
 def find_device(device: str) -> str:
-    """Choose the device. auto is CUDA where there is one, else the CPU; mps is used where it is
-    asked for."""
+    """Return the device to use. `auto` is cuda if there is one, else cpu, never mps. Raise
+    InputError if the device is not available."""
     if device == "mps" and processes.world > 1:
-        raise InputError("--device mps computes in one process; several need cuda or cpu")
-    there = {
+        raise InputError("--device mps works with one process only; for several use cuda or cpu")
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if device == "auto":
-        device = "cuda" if there["cuda"] else "cpu"
-    if not there[device]:
+        device = "cuda" if available["cuda"] else "cpu"
+    if not available[device]:
         raise InputError(
-            f"--device {device}: torch finds none here; there is "
-            f"{', '.join(d for d in there if there[d])}"
+            f"--device {device} is not available to torch here; available: "
+            f"{', '.join(d for d in available if available[d])}"
         )
     if (
         device == "cuda"
@@ -38,34 +38,36 @@ def find_device(device: str) -> str:
         and processes.local_world > (gpus := torch.cuda.device_count())
     ):
         raise InputError(
-            f"{processes.local_world} processes on a host of {gpus} GPUs: start fewer, or take "
+            f"{processes.local_world} processes on a host with {gpus} GPUs: start fewer, or use "
             "--device cpu"
         )
     return device
 
 
 def find_precision(precision: str, device: str) -> str:
-    """Choose the compute dtype's name. auto is fp16 on CUDA, fp32 elsewhere."""
+    """Return the name of the compute dtype. `auto` is fp16 on cuda, else fp32."""
     if precision == "auto":
         return "fp16" if device == "cuda" else "fp32"
     return precision
 
 
 def slow_precision(precision: str, device: str) -> str | None:
-    """Return a warning where the CPU has no products in this half precision, and so computes them
-    element by element."""
+    """Return a warning if the CPU has no matrix products in this half precision, so that torch
+    computes them element by element. Else return None."""
     if device != "cpu" or precision == "fp32" or not torch.backends.mkldnn.is_available():
         return None
     if getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")():
         return None
-    return f"this CPU has no {precision} products: --precision fp32 is many times quicker here"
+    return (
+        f"this CPU has no {precision} matrix products: --precision fp32 is many times faster here"
+    )
 
 
 def thread_count(threads: int | str, parameters: int) -> int:
-    """Return the number of threads to compute with. auto: what the process may use, at most 4 for
-    a small model.
+    """Return the number of threads to compute with.
 
-    The processes of a host share its cores.
+    `auto` is the smallest of these: the available cores or the container's limit, divided by the
+    processes on this host; OMP_NUM_THREADS; 4 for a small model.
     """
     if threads != "auto":
         return threads
@@ -73,23 +75,22 @@ def thread_count(threads: int | str, parameters: int) -> int:
     counts = [count // processes.local_world for count in (cores, _container_quota()) if count]
     omp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if omp == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
-        omp = ""  # not the user's wish: torchrun sets it wherever nobody did
+        omp = ""  # set by torchrun, not by the user
     counts += [int(omp)] if omp.isdigit() and int(omp) else []
     counts += [4] if parameters < SMALL else []
     return max(1, min(counts, default=1))
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory that this process has used so far: a GPU's, or what was resident on a
-    CPU."""
+    """Return the peak memory of this process in bytes: GPU memory, or resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in kilobytes elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux reports kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return how many CPUs the container may use, from control groups of version 2 or 1."""
+    """Return the container's limit of CPUs, from cgroup version 2 or 1; None if it has no limit."""
     try:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()[:2]
@@ -98,5 +99,5 @@ def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
                 (root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
             )
         return max(1, int(quota) // int(period)) if int(quota) > 0 else None
-    except (OSError, ValueError):  # no quota is "max", or a file that is not there
+    except (OSError, ValueError):  # without a limit: the text "max", or no file
         return None

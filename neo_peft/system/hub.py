@@ -1,7 +1,7 @@
-"""One file of a hub repository as a local path: the only place that asks the network for anything.
+"""Download a file of a hub repository. No other module uses the network.
 
-All files of a repository come from one commit, that of the first one fetched, so that a push
-between two files cannot mix them. What the cache holds of a commit is never asked for again.
+All files of a repository are of one commit, that of the first file: a push between two downloads
+cannot mix versions. Files of that commit that are in the cache are not downloaded again.
 """
 
 import contextlib
@@ -13,39 +13,38 @@ from pathlib import Path
 from neo_peft.errors import InputError
 from neo_peft.system.files import write_text
 
-SECONDS = 10  # the longest that a hub which does not answer may hold a user up
+SECONDS = 10  # longest time that a user waits for a hub that does not respond
 
-# the commit of each repository, kind and revision that this process has asked for
+# (repository, kind, revision) -> the commit that this process uses
 _commits: dict[tuple[str, str, str | None], str] = {}
 
 
 def hub_file(
     repository: str, filename: str, kind: str = "model", revision: str | None = None
 ) -> Path:
-    """Return the local path of a file of a hub repository, fetched unless it is in the cache
-    already.
+    """Return the local path of a file of a hub repository. Download it unless it is in the cache.
 
-    `kind` is "model" or "dataset", `revision` a branch, a tag or a commit, main by default. Raises
-    FileNotFoundError where the repository has no such file, InputError where the hub, the
-    repository or the revision cannot be had.
+    `kind` is "model" or "dataset". `revision` is a branch, a tag or a commit; main by default.
+    Raises FileNotFoundError if the repository has no such file, and InputError if the hub, the
+    repository or the revision is not available.
     """
-    # Read by huggingface_hub at its import, which is why it is imported in functions.
+    # huggingface_hub reads these at its import. So functions import it, not this module.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(SECONDS // 2))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(SECONDS // 2))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    asked = repository, kind, revision
-    revision = _commits.get(asked, revision or "main")
+    key = repository, kind, revision
+    revision = _commits.get(key, revision or "main")
     try:
         path = _fetch(repository, filename, kind, revision)
     except InputError:
-        path = _cached(repository, filename, kind, revision)  # of a day when it could be had
+        path = _cached(repository, filename, kind, revision)  # from an earlier download
         if path is None:
             raise
     snapshot = path.parents[filename.count("/")]
-    _commits[asked] = commit = snapshot.name
-    # A branch's commit is noted where huggingface_hub does, for a day without network.
+    _commits[key] = commit = snapshot.name
+    # Write the branch's commit to the file where huggingface_hub has it, for use without network.
     ref = snapshot.parents[1] / "refs" / revision
-    with contextlib.suppress(OSError):  # a cache that may only be read
+    with contextlib.suppress(OSError):  # the cache can be read-only
         if not _is_commit(revision) and not (ref.exists() and ref.read_text() == commit):
             ref.parent.mkdir(parents=True, exist_ok=True)
             write_text(ref, commit)
@@ -53,12 +52,12 @@ def hub_file(
 
 
 def _cached(repository: str, filename: str, kind: str, revision: str) -> Path | None:
-    """Return a file's path in the cache, or None. Raise FileNotFoundError where the cache knows
-    that the repository lacks it."""
+    """Return a file's path in the cache, or None. Raise FileNotFoundError if the cache has recorded
+    that the repository has no such file."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    with contextlib.suppress(HFValidationError):  # what is no repository's name is in no cache
+    with contextlib.suppress(HFValidationError):  # an invalid name is in no cache
         path = try_to_load_from_cache(repository, filename, repo_type=kind, revision=revision)
         if path is _CACHED_NO_EXIST:
             raise FileNotFoundError(f"{repository} has no file {filename}")
@@ -66,7 +65,8 @@ def _cached(repository: str, filename: str, kind: str, revision: str) -> Path | 
 
 
 def _fetch(repository: str, filename: str, kind: str, revision: str) -> Path:
-    """Fetch a file into the cache, if it is not there. Raise an error that names what failed."""
+    """Download a file into the cache unless it is there. Raise InputError with the reason if that
+    fails."""
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -74,18 +74,20 @@ def _fetch(repository: str, filename: str, kind: str, revision: str) -> Path:
         return path
     failed = f"the hub at {constants.ENDPOINT} cannot be reached"
     try:
-        # By its commit, since main may move between the library's question and its download too.
-        commit = _ask(hf_hub_url(repository, filename, repo_type=kind, revision=revision))
-        failed = "the download broke off"
+        # Download by commit, because a branch can change between two requests of huggingface_hub.
+        commit = _ask_for_commit(
+            hf_hub_url(repository, filename, repo_type=kind, revision=revision)
+        )
+        failed = "the download was interrupted"
         return Path(hf_hub_download(repository, filename, repo_type=kind, revision=commit))
     except RemoteEntryNotFoundError as error:
         raise FileNotFoundError(f"{repository} has no file {filename}") from error
-    except Exception as error:  # the transport has its own errors: refused, timed out, cut off
+    except Exception as error:  # the HTTP library has many: refused, timed out, interrupted
         if isinstance(error, OSError) and error.errno:
-            raise  # of this machine: a full disk, a cache that may not be written
+            raise  # of this machine: a full disk, a cache that is read-only
         status = getattr(getattr(error, "response", None), "status_code", None)
-        came = f"HTTP {status}" if status else type(error).__name__
-        reason = _refusal(error, status, revision) or f"{failed} ({came})"
+        cause = f"HTTP {status}" if status else type(error).__name__
+        reason = _refusal(error, status, revision) or f"{failed} ({cause})"
         raise InputError(
             f"{repository}: {reason}, and {filename} is not in the cache; without network use "
             "--model neo-mini and --data sample, or name local folders with --model and --data"
@@ -93,7 +95,7 @@ def _fetch(repository: str, filename: str, kind: str, revision: str) -> Path:
 
 
 def _refusal(error: Exception, status: int | None, revision: str | None) -> str | None:
-    """Return what was refused, and by whom; None where nobody answered."""
+    """Return why the hub or the settings refused the request; None for a failed connection."""
     from huggingface_hub.errors import (
         HFValidationError,
         OfflineModeIsEnabled,
@@ -110,12 +112,12 @@ def _refusal(error: Exception, status: int | None, revision: str | None) -> str 
     return None
 
 
-def _ask(url: str) -> str:
-    """Ask for a file's commit, in time. hf_hub_download itself would ask a silent hub again for
-    minutes.
+def _ask_for_commit(url: str) -> str:
+    """Return the commit of a file. Raise an error within SECONDS.
 
-    In a thread, since a resolver or a firewall that says nothing can outlast the timeout of a
-    single question.
+    hf_hub_download alone would repeat its request for minutes if the hub does not respond. The
+    request runs in a thread, because a name server or a firewall can block for longer than the
+    timeout of the request.
     """
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import FileMetadataError, RemoteEntryNotFoundError
@@ -126,7 +128,7 @@ def _ask(url: str) -> str:
         try:
             answers.append(get_hf_file_metadata(url, timeout=SECONDS // 2).commit_hash)
         except RemoteEntryNotFoundError as error:
-            # an answer too; hf_hub_download will hear it again, and note it
+            # There is no such file. hf_hub_download will get the same response, and cache it.
             answers.append(error.response.headers.get("X-Repo-Commit"))
         except Exception as error:
             answers.append(error)
@@ -136,7 +138,7 @@ def _ask(url: str) -> str:
     thread.join(SECONDS - 3)
     answer = answers[-1]
     if answer is None:
-        raise FileMetadataError("an answer without a commit: no hub's")
+        raise FileMetadataError("the response has no commit, so it is not from a hub")
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM: they end a command at once, or, while it trains, between two steps.
+"""Ctrl-C and SIGTERM: they stop a command at once, or between two steps while it trains.
 
-Python alone would raise KeyboardInterrupt wherever it happens to be, and die of SIGTERM where it
-stands. A command that calls `listen` ends by `Stopped` instead, in order. A second signal never
-waits. Under torchrun a thread waits for SIGTERM (torchrun.py), and reports it here.
+By default Python raises KeyboardInterrupt at any line for Ctrl-C, and is killed by SIGTERM. After
+`listen`, both raise `Stopped`. Within `delayed`, the first signal waits; in a single process, a
+second one raises `Stopped` at once. Under torchrun a thread waits for SIGTERM (torchrun.py), and
+calls `request_end`.
 """
 
 import signal
@@ -14,17 +15,17 @@ from neo_peft import processes
 from neo_peft.errors import Stopped
 from neo_peft.progress import Progress
 
-_received = 0  # the signal that came while it had to wait
-_delayed = False
-_end_requested = False  # by torchrun to end; never taken back
+_received = 0  # number of the signal that arrived within `delayed`; 0 if none
+_delayed = False  # True within `delayed`
+_end_requested = False  # torchrun has told this process to end; stays True
 
 
 class SignalReceived(Exception):
-    """A signal was found waiting between two items."""
+    """Raised between two items of a progress bar if a signal has arrived."""
 
 
 def listen() -> None:
-    """Take over both signals, in the main thread."""
+    """Install the handler of both signals. Call it in the main thread."""
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
 
@@ -37,8 +38,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def request_end() -> bool:
-    """Note that torchrun has told this process to end. Return whether it asks for that between its
-    steps, and so ends in order."""
+    """Record that torchrun has told this process to end. Return True if the process is within
+    `delayed`, so that it will end by itself after its step."""
     global _end_requested
     _end_requested = True
     return _delayed
@@ -46,8 +47,8 @@ def request_end() -> bool:
 
 @contextmanager
 def delayed() -> Iterator[None]:
-    """Let a signal wait for whoever asks whether it has come; at the latest for the end of the
-    block."""
+    """Delay signals until `received` or `stop_if_received` is called, at the latest until the end
+    of the block."""
     global _received, _delayed
     _received, _delayed = 0, True
     try:
@@ -58,24 +59,26 @@ def delayed() -> Iterator[None]:
 
 
 def received() -> bool:
-    """Return whether a signal has come, to this process or another; all of them must ask."""
+    """Return whether a signal has arrived in any process. All processes must call this together."""
     return processes.total(int(bool(_received or _end_requested))) > 0
 
 
 def stop_if_received() -> None:
-    """Stop here, where a signal has come."""
+    """Raise Stopped if a signal has arrived."""
     if received():
         raise Stopped(_received or signal.SIGTERM)
 
 
 def between_items(progress: Progress) -> Progress:
-    """Wrap a progress bar, so that a signal is found between its items. Several processes find it
-    after them."""
+    """Return a progress bar that raises SignalReceived between two items if a signal has arrived.
 
-    def watched(items: Iterable) -> Iterator:
+    Several processes have to check together, so with more than one it does nothing.
+    """
+
+    def checked(items: Iterable) -> Iterator:
         for item in items:
             if _received and processes.world == 1:
                 raise SignalReceived
             yield item
 
-    return lambda items, what, total: progress(watched(items), what, total)
+    return lambda items, what, total: progress(checked(items), what, total)

@@ -1,8 +1,8 @@
-"""How the processes that torchrun started begin, and how they end: together, in one line each.
+"""Start and end of the processes of torchrun: they end together, each with at most one line.
 
-torchrun gives each process its place in the environment (RANK, WORLD_SIZE, MASTER_ADDR, …), sends
-all of them SIGTERM where one has died, and kills them thirty seconds later. What the processes ask
-each other outside of a common step goes through torch's key-value store.
+torchrun sets RANK, WORLD_SIZE, MASTER_ADDR, … in the environment of each process. If one process
+dies, it sends SIGTERM to all others, and kills them thirty seconds later. Outside of collective
+operations the processes communicate through torch's key-value store.
 """
 
 import os
@@ -22,17 +22,17 @@ from neo_peft.system.exit_status import exit_status
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-# with a process that is there and says nothing; one that is gone is noticed at once
-PATIENCE = timedelta(minutes=10)
-ORDER = 20.0  # seconds for a step and a checkpoint, before torchrun's thirty are over
-GRACE = 2.0  # seconds within which processes that meet the same bad input meet it
-_last_word = threading.Lock()  # taken by the one line with which this process ends
+# How long to wait for a process that runs but does not respond. One that ended is noticed at once.
+TIMEOUT = timedelta(minutes=10)
+SECONDS_TO_FINISH = 20.0  # for a step and a checkpoint after SIGTERM; torchrun kills after 30
+SECONDS_TO_AGREE = 2.0  # within this time all processes find the same bad input
+_final_line = threading.Lock()  # acquired by the code that prints the final line of this process
 
 
 def run_together(main: Callable[[], None]) -> int:
-    """Run a command's `main` as one of the processes that torchrun started; return the exit status.
+    """Run a command's `main` as one of the processes of torchrun. Return the exit status.
 
-    Bad input that all of them find is printed once. A process that dies ends the others, each with
+    An error that all processes find is printed once. If a process dies, each other one ends with
     one line and status 1.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
@@ -41,38 +41,38 @@ def run_together(main: Callable[[], None]) -> int:
     status = 1
     try:
         store = join()
-        status = exit_status(main, partial(_complain_once, store))
+        status = exit_status(main, partial(_print_error_once, store))
         if status == 0:
-            _leave_together(store)
+            _exit_together(store)
     except processes.LostProcessError as error:
-        _print_last(f"error: {error}")
-    # At once: torch, as it is torn down, asks the others for a last word, and aborts where one is
-    # gone.
+        _print_final_line(f"error: {error}")
+    # Skip torch's own shutdown: it contacts the other processes, and aborts if one has ended.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 def _end_in_one_line_on_sigterm() -> None:
-    """Wait for torchrun's SIGTERM in a thread: the main one may be busy, or stuck in a common
-    step."""
+    """Wait for torchrun's SIGTERM in a thread, because a collective operation can block the main
+    thread."""
 
     def wait() -> None:
         signal.sigwait({signal.SIGTERM})
         if signals.request_end():
-            time.sleep(ORDER)
-        told = f"process {processes.process_index} was told to end, as all are where one has ended"
-        if _print_last(f"error: {told}"):  # else this process is about to end by itself
+            time.sleep(SECONDS_TO_FINISH)
+        index = processes.process_index
+        line = f"error: torchrun stopped process {index}, because another process has ended"
+        if _print_final_line(line):  # False: the main thread has printed one, and is ending
             os._exit(128 + signal.SIGTERM)
 
-    # in all threads to come; sigwait takes it out
+    # Blocked in this thread and all later ones, so that only sigwait gets it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=wait, daemon=True).start()
 
 
 def join() -> "Store":
-    """Join the other processes, over gloo for tensors on a CPU and over nccl for those on a GPU, of
-    which each process gets its own. Return the store that they share."""
+    """Connect to the other processes and return their common store. Tensors on a CPU use gloo, and
+    on a GPU nccl. Each process of a host uses its own GPU."""
     try:
         processes.process_index = int(os.environ["RANK"])
         processes.world = int(os.environ["WORLD_SIZE"])
@@ -83,7 +83,7 @@ def join() -> "Store":
         import torch.distributed as dist
         from torch.distributed.rendezvous import rendezvous
 
-        store, *_ = next(rendezvous("env://", timeout=PATIENCE))
+        store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
         gpus = torch.cuda.device_count()
         if local_index < gpus:
             torch.cuda.set_device(local_index)
@@ -93,60 +93,59 @@ def join() -> "Store":
             store=store,
             rank=processes.process_index,
             world_size=processes.world,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     except (KeyError, ValueError, RuntimeError) as error:
         raise processes.LostProcessError(
-            f"process {processes.process_index} of {processes.world} does not find the others: "
+            f"process {processes.process_index} of {processes.world} cannot connect to the others: "
             f"{processes.reason(error)}"
         ) from None
     return dist.PrefixStore("errors", store)
 
 
-def _complain_once(store: "Store", text: str) -> None:
-    """Print the error with which this process ends, unless process 0 prints the same one."""
+def _print_error_once(store: "Store", text: str) -> None:
+    """Print the error that ends this process, unless process 0 prints the same one."""
     index, printed = processes.process_index, False
     try:
         if index == 0:
-            _print_last(text)
-            store.set("said", text)
-            # the store may end with process 0
-            _in_time(store, [f"{other} has read" for other in range(1, processes.world)])
-        elif _in_time(store, ["said"]):
-            printed = store.get("said").decode() == text
+            _print_final_line(text)
+            store.set("error", text)
+            # Process 0 can own the store, so it waits until the others have read from it.
+            _wait_for_keys(store, [f"{other} has read" for other in range(1, processes.world)])
+        elif _wait_for_keys(store, ["error"]):
+            printed = store.get("error").decode() == text
             store.set(f"{index} has read", "")
-    except RuntimeError:  # process 0 is gone
+    except RuntimeError:  # process 0 has ended
         pass
     if not printed:
-        _print_last(text)
+        _print_final_line(text)
 
 
-def _print_last(text: str) -> bool:
-    """Print the line with which this process ends; return False where it has printed another."""
-    first = _last_word.acquire(blocking=False)
+def _print_final_line(text: str) -> bool:
+    """Print the final line of this process. Return False if it has already printed one."""
+    first = _final_line.acquire(blocking=False)
     if first:
         print(text, file=sys.stderr, flush=True)
     return first
 
 
-def _leave_together(store: "Store") -> None:
-    """Wait until no process is in a common step any more; process 0, which may hold the store,
-    leaves last."""
+def _exit_together(store: "Store") -> None:
+    """Wait until all processes are done. Process 0 exits last, because it can own the store."""
     index, others = processes.process_index, range(processes.world)
     try:
         store.set(f"{index} is done", "")
-        _in_time(store, [f"{other} is done" for other in others], PATIENCE.total_seconds())
-        store.set(f"{index} leaves", "")
+        _wait_for_keys(store, [f"{other} is done" for other in others], TIMEOUT.total_seconds())
+        store.set(f"{index} exits", "")
         if index == 0:
-            _in_time(store, [f"{other} leaves" for other in others])
-    except RuntimeError:  # the store is gone, and with it all who could wait for this process
+            _wait_for_keys(store, [f"{other} exits" for other in others])
+    except RuntimeError:  # the store has ended, so no process waits for this one
         pass
 
 
-def _in_time(store: "Store", keys: list[str], seconds: float = GRACE) -> bool:
-    """Wait until all keys are set; return False where they are not, in time. The store's own `wait`
-    would print warnings."""
+def _wait_for_keys(store: "Store", keys: list[str], seconds: float = SECONDS_TO_AGREE) -> bool:
+    """Wait until all keys are set. Return False if they are not within `seconds`. (The store's own
+    `wait` prints warnings.)"""
     until = time.monotonic() + seconds
-    while not (there := store.check(keys)) and time.monotonic() < until:
+    while not (all_set := store.check(keys)) and time.monotonic() < until:
         time.sleep(0.02)
-    return there
+    return all_set

@@ -272,7 +272,7 @@ def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run
         "neo_peft study --resume "
         "unfinished",
         "changed": "changed/results.json was changed since it was written, or cut short: its "
-        "sha256 is another",
+        "sha256 differs",
         "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study "
         "--resume odd",
         "none": "none/results.json is no study's results; make them again: python -m neo_peft "

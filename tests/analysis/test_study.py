@@ -302,7 +302,7 @@ def test_a_folder_that_holds_something(capfd, small):
     refused(
         capfd,
         f"{STUDY} --out used",
-        "--out used holds something already; name a folder that is new",
+        "--out used exists and is not an empty folder; name a new folder",
     )
 
 

@@ -389,7 +389,7 @@ def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, 
     run = make_run(tmp_path / "answers", tiny_folder, "sentiment", "lora")
     assert exit_status(lambda: evaluate.main([str(run), "--echo"])) == 2
     assert (
-        "--echo belongs to tasks that tag words, as ner does; the task here is sent"
+        "--echo belongs to tagging tasks, such as ner; the task here is sent"
         in capsys.readouterr().err
     )
 
@@ -407,15 +407,15 @@ def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path, capsys):
     Path("kept").mkdir()
     Path("kept/file").write_text("mine")
     for target, message in (
-        ("kept", "kept holds something already; name a folder"),
-        ("kept/file", "holds something"),
+        ("kept", "kept exists and is not an empty folder; name a new folder"),
+        ("kept/file", "is not an empty folder"),
     ):
         assert exit_status(lambda target=target: export.main([str(runs / "lora"), target])) == 2
         assert message in capsys.readouterr().err
     Path("empty").mkdir()
     os.chdir("empty")
     assert exit_status(lambda: export.main([str(runs / "lora"), "."])) == 2
-    assert "is the folder you stand in" in capsys.readouterr().err
+    assert "is the current folder" in capsys.readouterr().err
     assert {path.name for path in tmp_path.rglob("*")} == {"kept", "empty", "file"}
 
 

@@ -403,4 +403,4 @@ def test_an_unknown_command_is_one_line():
     usage = subprocess.run(
         [sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "predict   answer new text" in usage.stdout
+    assert "predict   predict labels or tags of new text" in usage.stdout

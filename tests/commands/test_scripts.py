@@ -347,7 +347,7 @@ BAD = {
         "--seed",
         "99999999999999999999",
     ],
-    "--rank 100000 is too large: 16384 is the most": [
+    "--rank 100000 is too large: the maximum is 16384": [
         "--task",
         "ner",
         "--method",
@@ -355,7 +355,7 @@ BAD = {
         "--rank",
         "100000",
     ],
-    "--threads 1000000 is too large: 1024 is the most": [
+    "--threads 1000000 is too large: the maximum is 1024": [
         "--task",
         "ner",
         "--method",
@@ -399,7 +399,7 @@ BAD = {
         "--rank",
         "4",
     ],
-    "--read belongs to tasks that tag words, as ner": [
+    "--read belongs to tagging tasks, such as ner": [
         "--task",
         "sentiment",
         "--method",
@@ -407,7 +407,7 @@ BAD = {
         "--read",
         "last",
     ],
-    "--readout belongs to tasks whose answer is said; ner tags words": [
+    "--readout belongs to classification tasks; ner is a tagging task": [
         "--task",
         "ner",
         "--method",
@@ -415,8 +415,8 @@ BAD = {
         "--readout",
         "head",
     ],
-    "--echo belongs to tasks that tag words": ["--task", "sentiment", "--method", "lora", "--echo"],
-    "--tag-decoding belongs to tasks that tag words": [
+    "--echo belongs to tagging tasks": ["--task", "sentiment", "--method", "lora", "--echo"],
+    "--tag-decoding belongs to tagging tasks": [
         "--task",
         "sentiment",
         "--method",

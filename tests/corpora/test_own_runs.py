@@ -39,7 +39,7 @@ def main(script, argv) -> int:
         ),
         (
             {"task": "classification", "preset": "paper"},
-            "--preset paper has no recipe for classification; it has those",
+            "--preset paper has no recipe for classification; it has recipes",
         ),
         (
             {"task": "classification", "label_words": "no,yes"},
@@ -47,11 +47,11 @@ def main(script, argv) -> int:
         ),
         (
             {"task": "classification", "label_words": "a,b,c,d,e,f,F"},
-            "tuesday and monday are both said 'f'; --label-w",
+            "tuesday and monday have the same label words 'f'; give",
         ),
         (
             {"task": "classification", "labels": ",".join([*WEEK, "sunday"])},
-            "sunday, sunday hold one twice; name each",
+            "sunday, sunday contain a label twice; name each",
         ),
         (
             {"task": "classification", "data": "nowhere"},
@@ -60,7 +60,7 @@ def main(script, argv) -> int:
         ({"task": "classification", "adapter": ""}, "--adapter is empty"),
         (
             {"task": "tagging", "label_words": "no,yes"},
-            "--label-words belongs to tasks whose answer is said; tagging",
+            "--label-words belongs to classification tasks; tagging",
         ),
     ],
 )
@@ -282,6 +282,6 @@ def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_f
     (run / "metrics.jsonl").unlink()
     assert main(evaluate, [run, "--task", "tagging", "--model", tiny_folder]) == 2
     assert (
-        "the labels of tagging are your own rows': name --data with them, or --labels"
+        "tagging has no labels of its own: give your data with --data, or labels with --labels"
         in capsys.readouterr().err
     )

@@ -102,7 +102,7 @@ def test_a_config_without_layers_is_refused(folder):
     [
         (None, "config.json does not exist"),
         ("{", "config.json is not a JSON file"),
-        ("[]", "holds no JSON object"),
+        ("[]", "is not a JSON object"),
     ],
 )
 def test_a_folder_without_a_readable_config_is_refused(folder, content, words):

@@ -89,7 +89,7 @@ DATA = [
     (
         "classification --labels x,y,y",
         {OWN: ROWS},
-        "the labels x, y, y hold one twice; name each once",
+        "the labels x, y, y contain a label twice; name each once",
     ),
     (
         "classification --label-words a",
@@ -99,7 +99,7 @@ DATA = [
     (
         "classification --label-words a,A",
         {OWN: ROWS},
-        "the labels x and y are both said 'a'; --label-words gives each its own",
+        "the labels x and y have the same label words 'a'; give each its own with --label-words",
     ),
     (
         "pairs",
@@ -130,12 +130,12 @@ DATA = [
     (
         "tagging --labels O,B-x,y",
         {OWN: TAGGED},
-        "the label 'y' is no tag; those of tagging are O, B-type and I-type",
+        "the label 'y' is no BIO tag; tagging takes O, B-type and I-type",
     ),
     (
         "tagging --label-words a,b,c",
         {OWN: TAGGED},
-        "--label-words belongs to tasks whose answer is said; tagging tags words by a head",
+        "--label-words belongs to classification tasks; tagging is a tagging task",
     ),
     ("ner", {IOB2: ""}, EMPTY),
     ("ner", {IOB2: "a\tO\n"}, "{here}/d/Genia4EReval1.iob2" + ABSENT),
@@ -307,7 +307,7 @@ MODELS = [
         "config.json does not exist: m is no model's folder; name one with --model",
     ),
     ("broken config", holds(config="{"), f"config.json is not a JSON file: {PROPERTY}"),
-    ("list", holds(config="[]"), "config.json holds no JSON object"),
+    ("list", holds(config="[]"), "config.json is not a JSON object"),
     (
         "not GPT-Neo",
         config(model_type="llama"),

@@ -98,7 +98,7 @@ OF_PROMPT = ("--prompt-length 4", "--prompt-init vocab", "--prompt-text x")
 
 def flags_of_train() -> Iterator[tuple[str, str]]:
     for flag, (least, most) in WHOLE.items():
-        auto = "; auto chooses one" if flag == "--threads" else ""
+        auto = "; or use auto" if flag == "--threads" else ""
         for value in (least - 1, "1.5", "x", "nan", "inf"):
             yield (
                 f"{NER} {flag} {value}",
@@ -106,7 +106,7 @@ def flags_of_train() -> Iterator[tuple[str, str]]:
             )
         yield (
             f"{NER} {flag} {most + 1}",
-            f"{flag} {most + 1} is too large: {most} is the most{auto}",
+            f"{flag} {most + 1} is too large: the maximum is {most}{auto}",
         )
     for flag, (allowed, *bad) in REAL.items():
         for value in (*bad, "x", "nan", "inf"):
@@ -166,24 +166,18 @@ FLAGS = [
     (f"{NER} --labels ,", "--labels is empty"),
     (
         f"{TEXT} --read last",
-        "--read belongs to tasks that tag words, as ner does; the task here is sentiment",
+        "--read belongs to tagging tasks, such as ner; the task here is sentiment",
     ),
-    (
-        f"{NER} --wording source",
-        "--wording belongs to tasks with a text around a row; ner has its words alone",
-    ),
+    (f"{NER} --wording source", "--wording belongs to classification tasks; ner is a tagging task"),
     (
         f"{TEXT} --prompt-text x --prompt-init vocab",
         "--prompt-text needs --prompt-init text; it is vocab",
     ),
     ("train --method lora", f"--task is missing; the tasks are {TASKS}"),
-    (
-        "train --task ner",
-        f"--method is missing; the methods are {METHODS} (a --preset brings its own)",
-    ),
+    ("train --task ner", f"--method is missing; the methods are {METHODS} (a --preset sets one)"),
     (
         "train --task pairs --preset paper",
-        "--preset paper has no recipe for pairs; it has those of ner, sentiment, similarity",
+        "--preset paper has no recipe for pairs; it has recipes for ner, sentiment, similarity",
     ),
     (f"{NER} --ranks 4", "unrecognized arguments: --ranks 4; see --help"),
     (f"{NER} --rank", "argument --rank: expected one argument; see --help"),
@@ -197,7 +191,7 @@ FLAGS = [
     ("evaluate ''", "argument RUN: is empty; see --help"),
     (
         "evaluate --threads 0",
-        "argument --threads: 0 is not a whole number of at least 1; auto chooses one; see --help",
+        "argument --threads: 0 is not a whole number of at least 1; or use auto; see --help",
     ),
     ("evaluate --out no/x", "--out no/x: no is no folder; make it first, or name another"),
     ("evaluate --out .", "--out . is no plain file, and is not replaced by one; name a file"),
@@ -253,11 +247,11 @@ def test_no_bad_flag_waits_for_torch(tmp_path):
 
 def test_every_flag_has_its_cases():
     fields = {flag_name(field.name): field for field in dataclasses.fields(Settings)}
-    reads = {flag: field.metadata["read"] for flag, field in fields.items()}
+    parsers = {flag: field.metadata["parse"] for flag, field in fields.items()}
     with_choices = {flag for flag, field in fields.items() if field.metadata["choices"]}
-    text = {flag for flag, read in reads.items() if read in (str, names)} - with_choices
+    text = {flag for flag, parse in parsers.items() if parse in (str, names)} - with_choices
     assert with_choices == {*CHOICES} and text == {*TEXTS}
-    assert {flag for flag, read in reads.items() if read is not bool} == {
+    assert {flag for flag, parse in parsers.items() if parse is not bool} == {
         *WHOLE,
         *REAL,
         *CHOICES,
@@ -351,11 +345,11 @@ MISFITS = [
     ),
     (
         "evaluate --task tagging --model {tiny}",
-        "the labels of tagging are your own rows': name --data with them, or --labels",
+        "tagging has no labels of its own: give your data with --data, or labels with --labels",
     ),
     (
         "evaluate --task tagging --model {tiny} --labels O,x",
-        "the label 'x' is no tag; those of tagging are O, B-type and I-type",
+        "the label 'x' is no BIO tag; tagging takes O, B-type and I-type",
     ),
     ("evaluate no", "there is no run folder no"),
     (
@@ -495,7 +489,9 @@ def test_a_full_disk(capfd, runs, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     refused(
-        capfd, f"export {runs / 'lora'} out", "No space left on device; make room, and start again"
+        capfd,
+        f"export {runs / 'lora'} out",
+        "No space left on device; free some space, and start again",
     )
 
 

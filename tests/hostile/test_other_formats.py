@@ -61,8 +61,8 @@ VERSIONS = [None, 1, FORMAT + 1, str(FORMAT), [FORMAT]]
 
 def refusal(file: str, version: object) -> str:
     return (
-        f"{file} has the format {version}, and this version of neo_peft reads {FORMAT} alone: use "
-        "the version that wrote it, or run it again"
+        f"{file} has format {version}, but this version of neo_peft reads only {FORMAT}: use the "
+        "version that wrote it, or run it again"
     )
 
 

@@ -67,7 +67,7 @@ def test_a_preset_generates_only_where_a_language_model_answers():
 )
 def test_generating_is_refused_where_a_head_answers(given):
     with pytest.raises(
-        InputError, match="^--generate belongs to answers that a language model says; a head reads"
+        InputError, match="^--generate needs the language model to predict the label; here a linear"
     ):
         make_settings(generate=True, **given)
 

@@ -54,11 +54,13 @@ def test_auto_is_cuda_or_the_cpu_and_a_device_is_what_was_asked(machine, there, 
 def test_a_device_that_is_not_there_is_refused_with_what_there_is(machine):
     machine(mps=True)
     with pytest.raises(
-        InputError, match="^--device cuda: torch finds none here; there is mps, cpu$"
+        InputError, match="^--device cuda is not available to torch here; available: mps, cpu$"
     ):
         find_device("cuda")
     machine(cuda=False)
-    with pytest.raises(InputError, match="^--device mps: torch finds none here; there is cpu$"):
+    with pytest.raises(
+        InputError, match="^--device mps is not available to torch here; available: cpu$"
+    ):
         find_device("mps")
 
 
@@ -85,8 +87,8 @@ def test_a_cpu_without_products_of_a_half_precision_is_named_and_no_other(monkey
         assert warned == (
             None
             if there
-            else f"this CPU has no {precision} products: --precision fp32 is many times quicker "
-            "here"
+            else f"this CPU has no {precision} matrix products: --precision fp32 is many times "
+            "faster here"
         )
         assert slow_precision("fp32", "cpu") is None and slow_precision(precision, "cuda") is None
 
@@ -155,12 +157,13 @@ def test_several_processes_need_a_gpu_each_and_do_not_share_mps(machine, monkeyp
     monkeypatch.setattr(processes, "local_world", 3)
     for asked in ("auto", "cuda"):
         with pytest.raises(
-            InputError, match="^3 processes on a host of 2 GPUs: start fewer, or take --device cpu$"
+            InputError,
+            match="^3 processes on a host with 2 GPUs: start fewer, or use --device cpu$",
         ):
             find_device(asked)
     assert find_device("cpu") == "cpu"
     with pytest.raises(
-        InputError, match="^--device mps computes in one process; several need cuda or cpu$"
+        InputError, match="^--device mps works with one process only; for several use cuda or cpu$"
     ):
         find_device("mps")
 

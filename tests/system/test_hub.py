@@ -276,7 +276,7 @@ def test_after_a_broken_connection_the_next_start_fetches_the_file_whole(hub, tm
     hub.push(TINY, BOTH)
     hub.cuts[WEIGHTS] = (len(LARGE) // 2, True)
     lines = ask(hub, tmp_path, *BOTH)
-    assert lines == got(**CONFIG) + refused("the download broke off (ReadError)", WEIGHTS)
+    assert lines == got(**CONFIG) + refused("the download was interrupted (ReadError)", WEIGHTS)
     assert cached(tmp_path) == [SMALL]
     assert ask(hub, tmp_path, *BOTH) == got(**BOTH)
 

@@ -329,7 +329,7 @@ def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path,
     status, _, said = ended[1 - which]
     assert status == 1
     assert (
-        said.startswith(f"error: process {1 - which} of 2 has lost another one")
+        said.startswith(f"error: process {1 - which} of 2 ends, because another one has ended: ")
         and said.count("\n") == 1
     )
 
@@ -416,7 +416,7 @@ def test_bad_input_of_one_is_said_by_it_and_the_other_ends_in_one_line(tmp_path,
     status, _, said = ended[1 - which]
     assert (
         status == 1
-        and said.startswith(f"error: process {1 - which} of 2 has lost")
+        and said.startswith(f"error: process {1 - which} of 2 ends, because another")
         and said.count("\n") == 1
     )
 
@@ -425,7 +425,9 @@ def test_bad_input_of_one_is_said_by_it_and_the_other_ends_in_one_line(tmp_path,
 def test_processes_that_hold_different_things_are_refused_once(tmp_path):
     (first, _, said), (second, _, nothing) = ends(start_two(tmp_path, "-c", LONE, 9))
     assert (first, second, nothing) == (2, 2, "")
-    assert said == f"error: process 1 on {socket.gethostname()} holds another base than process 0\n"
+    assert (
+        said == f"error: process 1 on {socket.gethostname()} has a different base than process 0\n"
+    )
 
 
 def test_one_process_needs_no_torch_distributed_and_no_environment(monkeypatch):
@@ -451,6 +453,6 @@ def test_an_environment_that_is_not_whole_is_one_line(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert (
-        done.stderr.startswith("error: process 0 of 2 does not find the others: ")
+        done.stderr.startswith("error: process 0 of 2 cannot connect to the others: ")
         and "MASTER_ADDR" in done.stderr
     )
