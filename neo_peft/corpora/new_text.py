@@ -39,7 +39,7 @@ def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
     text = _decode(line)
     row = parse_json(text)
     name = row.get("run") if isinstance(row, dict) else None
-    if name not in list(tasks):  # a list, since `name` can be a value without a hash
+    if name not in list(tasks):  # a list, since `name` can be unhashable
         raise ValueError(
             f"{text[:40]!r}; expected a JSON object whose 'run' is one of {', '.join(tasks)}"
         )

@@ -203,7 +203,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         if (pickled := path.with_suffix(".bin")).exists():
             raise InputError(
-                f"{pickled} is a pickle, and pickles are never loaded; convert it once: python -c "
+                f"{pickled} is a pickle file, which is never loaded; convert it once: python -c "
                 '"import torch; from safetensors.torch import save_file; '
                 f"tensors = torch.load('{pickled}', 'cpu', weights_only=True); save_file("
                 f"{{name: tensor.clone() for name, tensor in tensors.items()}}, '{path}')\""

@@ -32,7 +32,7 @@ class Base:
 
     trunk: GPTNeo
     tokenizer: "PreTrainedTokenizerFast"
-    folder: Path  # of its files
+    folder: Path  # the folder with its files
     fingerprint: str  # hash of the stored weights
     notes: list[str]  # lines to print for the user
     parameters: int  # number of parameters
@@ -44,8 +44,8 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
 
     On the CPU, weights stored in these dtypes are views of the memory-mapped file. They are read at
     their first use, and shared with other processes. A write makes a private copy, so tuning never
-    changes the file. While it is in use, the file can be replaced or deleted, but must not be
-    rewritten in place.
+    changes the file. During a run the file can be replaced or deleted, but must not be rewritten in
+    place.
     """
     folder = find_folder(model)
     for name in (INDEX, *TOKENIZER_FILES):
@@ -107,8 +107,8 @@ def _build_trunk(config: Config, tensors: dict[str, Tensor], folder: Path) -> GP
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the stored name and the tensor of each tensor in a folder. A tensor is read from its
-    file at its first use."""
+    """Yield (stored name, tensor) for each tensor in a folder's weight files. A tensor is read from
+    its file at its first use."""
     from safetensors import SafetensorError, safe_open
 
     for path in weight_files(folder):
@@ -124,11 +124,10 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and the tensor of each tensor of the trunk, with `transformer.` in front of
-    every name.
+    """Yield (name, tensor) for each tensor of the trunk. Every name starts with `transformer.`
 
-    Skips stored causal masks and heads; adds a note for a head. Raises InputError for integers and
-    for untied embeddings.
+    Skips stored causal masks and heads; adds a note for a head. Raises InputError for tensors that
+    are not floats, and for untied embeddings.
     """
     wte = lm_head = None
     for name, tensor in _stored_tensors(folder):

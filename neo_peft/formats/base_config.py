@@ -21,7 +21,7 @@ SIZES = {
 
 
 def read_config(folder: Path) -> Config:
-    """Read a folder's config.json. Raises InputError if it is not a GPT-Neo's."""
+    """Read a folder's config.json. Raises InputError if it is not a supported GPT-Neo."""
     path = folder / "config.json"
     if not path.exists():
         raise InputError(

@@ -44,11 +44,11 @@ def find_folder(model: str) -> Path:
     folder = hub.hub_file(repository, "config.json", revision=revision).parent
     read_config(folder)  # first, so that no other model's weights are downloaded
     for filename in TOKENIZER_FILES:
-        _fetch_if_there(repository, filename, revision)
+        _fetch_if_exists(repository, filename, revision)
     check_tokenizer_files(folder)
-    if _fetch_if_there(repository, WEIGHTS, revision):
+    if _fetch_if_exists(repository, WEIGHTS, revision):
         return folder
-    index = _fetch_if_there(repository, INDEX, revision)
+    index = _fetch_if_exists(repository, INDEX, revision)
     if index is None:
         raise InputError(
             f"{model} has neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are "
@@ -72,7 +72,7 @@ def split_revision(model: str) -> tuple[str, str | None]:
     return repository, revision
 
 
-def _fetch_if_there(repository: str, filename: str, revision: str | None) -> Path | None:
+def _fetch_if_exists(repository: str, filename: str, revision: str | None) -> Path | None:
     try:
         return hub.hub_file(repository, filename, revision=revision)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
 """Read peft's adapter_config.json as our settings; without torch, so that flags are checked fast.
 
-Each version of peft writes other options. An option that we support becomes a setting. An option
+Different versions of peft write different options. A supported option becomes a setting. An option
 without effect on a trained adapter is ignored. Any other option raises InputError, unless its value
-is neutral, such as None or False. peft_lora.py and peft_prompt.py have the options of their type of
-adapter.
+is neutral, such as None or False. The options of LoRA are in peft_lora.py, those of a soft prompt
+in peft_prompt.py.
 """
 
 import os
@@ -68,17 +68,15 @@ def named_base(folder: Path) -> str | None:
 
 
 def peft_settings(config: dict, path: Path) -> dict:
-    """Return our settings for an adapter_config.json. Raises InputError, with its name, for an
-    option that is not supported."""
+    """Return our settings for an adapter_config.json. Raises InputError, which names the option,
+    for an option that is not supported."""
     peft_type, task_type = config.get("peft_type"), config.get("task_type")
-    if peft_type not in list(FORMATS):  # a list, since the value can have no hash
-        raise InputError(
-            f"{path}: peft_type is {peft_type!r}; supported are {' and '.join(FORMATS)}"
-        )
+    if peft_type not in list(FORMATS):  # a list, since the value can be unhashable
+        raise InputError(f"{path}: peft_type is {peft_type!r}; expected {' or '.join(FORMATS)}")
     if task_type not in (None, "TOKEN_CLS", "SEQ_CLS", "CAUSAL_LM"):
         raise InputError(
-            f"{path}: task_type is {task_type!r}; supported are TOKEN_CLS (tags), SEQ_CLS (labels "
-            "by a head) and CAUSAL_LM (label words)"
+            f"{path}: task_type is {task_type!r}; expected TOKEN_CLS (tags), SEQ_CLS (labels by "
+            "a head) or CAUSAL_LM (label words)"
         )
     peft_format = FORMATS[peft_type]
     for name, value in config.items():

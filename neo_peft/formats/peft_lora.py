@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from neo_peft.model import TunedModel
     from neo_peft.settings import Settings
 
-# The options of peft that are allowed; those that must be there
+# peft's options that are supported, or have no effect here
 KNOWN = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora"),
     *("modules_to_save", "init_lora_weights"),
 }
-REQUIRED: set[str] = set()
+REQUIRED: set[str] = set()  # options that the config must have
 TARGETS = ("q_proj", "v_proj")  # peft's default for GPT-Neo
-# The initializations that do not change the base's weights.
+# initializations that do not change the base's weights
 INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
@@ -25,13 +25,13 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
-# For each option: a check of its value, and the expected value for the error message.
+# for each option: a check of its value, and the expected value for the error message
 RANGES = {
     "r": (lambda r: type(r) is int and 1 <= r <= 16_384, "a whole number from 1 to 16384"),
     "lora_alpha": (lambda alpha: _is_number(alpha) and 0 < alpha < 1e30, "a number above 0"),
     "lora_dropout": (
         lambda p: p is None or (_is_number(p) and 0 <= p < 1),
-        "a number from 0 to below 1",
+        "a number of at least 0 and below 1",
     ),
     "bias": (
         lambda bias: bias in (None, *LORA.flags["bias"]),
@@ -45,7 +45,7 @@ RANGES = {
 
 
 def to_settings(config: dict) -> dict:
-    """Return our settings for a checked config of peft's."""
+    """Return our settings for a checked adapter_config.json."""
     targets = config.get("target_modules") or TARGETS
     return {
         "rank": config.get("r", 8),

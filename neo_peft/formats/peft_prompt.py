@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from neo_peft.model import TunedModel
     from neo_peft.settings import Settings
 
-# The options of peft that are allowed; those that must be there; and for some options a check, with
-# the text of its error message.
+# peft's options that are supported, or have no effect here
 KNOWN = {
     *("num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads"),
     *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path"),
     *("tokenizer_kwargs", "modules_to_save"),
 }
-REQUIRED = {"num_virtual_tokens"}
+REQUIRED = {"num_virtual_tokens"}  # options that the config must have
+# for each option: a check of its value, and the expected value for the error message
 RANGES = {
     "num_virtual_tokens": (
         lambda length: type(length) is int and 1 <= length <= 16_384,
@@ -25,7 +25,7 @@ RANGES = {
 
 
 def to_settings(config: dict) -> dict:
-    """Return our settings for a checked config of peft's."""
+    """Return our settings for a checked adapter_config.json."""
     return {"prompt_length": config.get("num_virtual_tokens")}
 
 

@@ -432,12 +432,12 @@ LORA, SOFT = {"peft_type": "LORA"}, {"peft_type": "PROMPT_TUNING"}
 OTHER = ": this option is not supported, and can change the output; use peft"
 COUNT = "expected a whole number from 1 to 16384"
 OPTIONS = [
-    ({}, "peft_type is None; supported are LORA and PROMPT_TUNING"),
-    ({"peft_type": "IA3"}, "peft_type is 'IA3'; supported are LORA and PROMPT_TUNING"),
+    ({}, "peft_type is None; expected LORA or PROMPT_TUNING"),
+    ({"peft_type": "IA3"}, "peft_type is 'IA3'; expected LORA or PROMPT_TUNING"),
     (
         LORA | {"task_type": "SEQ_2_SEQ_LM"},
-        "task_type is 'SEQ_2_SEQ_LM'; supported are TOKEN_CLS (tags), SEQ_CLS (labels by a head) "
-        "and CAUSAL_LM (label words)",
+        "task_type is 'SEQ_2_SEQ_LM'; expected TOKEN_CLS (tags), SEQ_CLS (labels by a head) "
+        "or CAUSAL_LM (label words)",
     ),
     *(
         (LORA | {name: value}, f"{name} is {value!r}{OTHER}")
@@ -465,7 +465,10 @@ OPTIONS = [
     (LORA | {"target_modules": 5}, "target_modules is 5; expected a list of names"),
     (LORA | {"r": 0}, f"r is 0; {COUNT}"),
     (LORA | {"lora_alpha": -1}, "lora_alpha is -1; expected a number above 0"),
-    (LORA | {"lora_dropout": 1}, "lora_dropout is 1; expected a number from 0 to below 1"),
+    (
+        LORA | {"lora_dropout": 1},
+        "lora_dropout is 1; expected a number of at least 0 and below 1",
+    ),
     (LORA | {"bias": "some"}, "bias is 'some'; expected one of none, all, lora_only"),
     (SOFT, f"num_virtual_tokens is None; {COUNT}"),
 ]

@@ -154,7 +154,7 @@ def test_a_pickled_adapter_is_refused_unread_with_the_line_that_converts_it(lora
     (lora / adapter.ADAPTER_FILE).unlink()
     torch.save(Trap(), lora / "adapter_model.bin")
     with pytest.raises(
-        InputError, match=r'is a pickle, and pickles are never loaded; convert it once: python -c "'
+        InputError, match=r'is a pickle file, which is never loaded; convert it once: python -c "'
     ):
         load_lora(lora, tiny_folder)
     assert not Path("sprung").exists()
@@ -461,7 +461,7 @@ def test_a_config_of_no_possible_size_is_refused(folder, entries, words):
         ({"r": True}, "r is True; expected"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan; expected a number above 0"),
         ({"lora_alpha": 1e300}, "lora_alpha is 1e\\+300; expected"),
-        ({"lora_dropout": 1}, "lora_dropout is 1; expected a number from 0 to below 1"),
+        ({"lora_dropout": 1}, "lora_dropout is 1; expected a number of at least 0 and below 1"),
         ({"bias": "some"}, "bias is 'some'; expected one of none, all, lora_only"),
         (
             {"target_modules": ["("]},

@@ -288,7 +288,7 @@ def test_pickled_tensors_are_refused_with_the_line_that_converts_them(tiny_folde
     torch.save(tensors, "peft/adapter_model.bin")
     settings = loading.settings_in(Path("peft"), str(tiny_folder), "sentiment")
     with pytest.raises(
-        InputError, match="adapter_model.bin is a pickle, and pickles are never loaded"
+        InputError, match="adapter_model.bin is a pickle file, which is never loaded"
     ) as refused:
         loading.load("peft", settings)
     command = shlex.split(str(refused.value).split("convert it once: ")[1])
@@ -393,7 +393,7 @@ def test_a_runs_own_labels_and_their_words_are_kept_but_for_another_task(tmp_pat
         ({"modules_to_save": 5}, "modules_to_save is 5; expected a list of names"),
         ({"modules_to_save": [5]}, r"modules_to_save is \[5\]; expected a list of names"),
         ({"modules_to_save": "wte"}, r"modules_to_save is \['wte'\]; only a head is supported"),
-        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]; supported are LORA and PROMPT_TUNING"),
+        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]; expected LORA or PROMPT_TUNING"),
     ],
 )
 def test_a_config_of_another_shape_is_refused(changed, message):
