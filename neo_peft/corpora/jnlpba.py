@@ -1,7 +1,7 @@
 """JNLPBA: sentences of biomedical abstracts with a tag for each word (Kim et al. 2004).
 
-A folder has the shared task's IOB2 files. The hub has tner's copy, JSON lines that are split
-already.
+A folder has the shared task's IOB2 files. The hub has tner's copy: JSON lines, with a file for each
+split.
 """
 
 import json
@@ -16,40 +16,40 @@ from neo_peft.system import hub
 from neo_peft.tasks import Task
 
 FILES = ("Genia4ERtask1.iob2", "Genia4EReval1.iob2")  # train and test
-VALIDATION = 1927  # sentences of the train file
+VALIDATION_SIZE = 1927  # sentences of the train file
 
 
 def load_folder(request: Request) -> Splits:
-    """Load the IOB2 files. Validation is the first sentences of train, as in BioNLP 2004's
+    """Load the IOB2 files. The first sentences of train are validation, as in BioNLP 2004's
     split."""
     folder = request.find_folder("jnlpba", FILES)
     rows, test = (_read_iob2(request.task, folder / name) for name in FILES)
-    held_out = VALIDATION if len(rows) > VALIDATION else max(1, len(rows) // 10)
-    return Splits(rows[held_out:], rows[:held_out], test)
+    size = VALIDATION_SIZE if len(rows) > VALIDATION_SIZE else max(1, len(rows) // 10)
+    return Splits(rows[size:], rows[:size], test)
 
 
 def _read_iob2(task: Task, path: Path) -> list[dict]:
-    """Return a row for each sentence: the words between blank lines or `###MEDLINE` lines."""
+    """Return a row for each sentence. Blank lines and `###MEDLINE` lines separate sentences."""
     words = lines.read_rows(path, _parse_word, task.labels, keep_blank=True)
     return [_make_row(sentence) for is_word, sentence in groupby(words, key=bool) if is_word]
 
 
 def _make_row(words: Iterable[tuple[str, str]]) -> dict:
-    """Return the row of a sentence's words, each with its tag."""
+    """Return the row of a sentence, from the (token, tag) of each word."""
     tokens, tags = zip(*words, strict=True)
     return {"tokens": list(tokens), "tags": list(tags)}
 
 
 def _parse_word(line: str, labels: Collection) -> tuple[str, str] | None:
-    """Return the token and the tag of a line; None for the line that numbers an abstract."""
+    """Return the token and the tag of a line; None for a line with the number of an abstract."""
     if line.startswith("###MEDLINE:"):
         return None
     token, tag = lines.two_parts(line.partition("\t"), "a token, a tab and its tag")
-    return lines.text_of(token), lines.one_of(labels, tag)
+    return lines.check_text(token), lines.check_label(labels, tag)
 
 
 def load_hub(request: Request) -> Splits:
-    """Load tner's copy. Its tags are numbers, which label.json names."""
+    """Load tner's copy. Its tags are numbers; label.json has their names."""
     names = [f"dataset/{name}.json" for name in ("label", "train", "valid", "test")]
     labels, *files = (hub.hub_file("tner/bionlp2004", name, kind="dataset") for name in names)
     tag_names = _read_tag_names(request.task, labels)
@@ -57,17 +57,17 @@ def load_hub(request: Request) -> Splits:
 
 
 def _read_tag_names(task: Task, path: Path) -> dict[int, str]:
-    """Return the tag of each number in tner's files, whose tags have our names but other
-    numbers."""
+    """Return the tag of each number. tner's tags have the names of `task.labels`, but another
+    order."""
     try:
         numbers = json.loads(path.read_bytes())
         names = {number: name for name, number in numbers.items()}
         if set(numbers) != set(task.labels) or len(names) != len(numbers):
-            raise ValueError("other tags, or one number for two of them")
+            raise ValueError("the tags differ, or two of them have the same number")
         return names
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path}: expected a JSON number for each of {', '.join(task.labels)}"
+            f"{path}: expected a JSON object with a number for each of {', '.join(task.labels)}"
         ) from error
 
 
@@ -76,9 +76,9 @@ def _parse_json(line: str, tag_names: dict[int, str]) -> dict:
     try:
         row = json.loads(line)
         words = zip(row["tokens"], row["tags"], strict=True)
-        return _make_row((lines.text_of(token), tag_names[tag]) for token, tag in words)
+        return _make_row((lines.check_text(token), tag_names[tag]) for token, tag in words)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
-            f'{line[:40]!r}; expected {{"tokens": ["..."], "tags": [0]}}, as many tags as tokens, '
-            "numbered as in label.json"
+            f'{line[:40]!r}; expected {{"tokens": ["..."], "tags": [0]}} with one tag for each '
+            "token, numbered as in label.json"
         ) from error

@@ -1,17 +1,19 @@
-"""New text without labels, which `predict` reads: plain text, or JSON objects, one a line."""
+"""New text without labels, for `predict`: plain text, or one JSON object a line."""
 
 import re
 from collections.abc import Mapping
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.own import parse_json, parse_object
+from neo_peft.corpora.own_rows import parse_json, parse_object
 from neo_peft.tasks import Task
 
 
 def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
-    """Return the row of a line, without a label. Plain text is a sentence, or two split by a tab.
+    """Return the row of a line, without a label. A line of plain text is one sentence, or two
+    sentences separated by a tab.
 
-    Words of plain text come with `text`, the line, and `starts`, where in it each word starts.
+    For a tagging task, plain text is split into words. The row then also has `text`, the line, and
+    `starts`, the index in `text` at which each word starts.
     """
     text = _decode(line)
     if as_json:
@@ -23,19 +25,21 @@ def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
     sentences = text.split("\t") if len(fields) > 1 else [text]
     if len(sentences) != len(fields):
         raise ValueError(
-            f"{len(sentences)} parts in {text[:40]!r}; expected {len(fields)} sentences split by "
-            "tabs"
+            f"{len(sentences)} parts in {text[:40]!r}; expected {len(fields)} sentences separated "
+            "by tabs"
         )
-    return dict(zip(fields, map(lines.text_of, sentences)))
+    return dict(zip(fields, map(lines.check_text, sentences)))
 
 
 def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
-    """Return the row of a line for one of several runs: a JSON object with "run", a key of `tasks`,
-    and the fields of that run's task."""
+    """Return the row of a line for one of several runs.
+
+    The line is a JSON object with "run", a key of `tasks`, and the fields of that run's task.
+    """
     text = _decode(line)
     row = parse_json(text)
     name = row.get("run") if isinstance(row, dict) else None
-    if name not in list(tasks):  # a list, since what came may have no hash
+    if name not in list(tasks):  # a list, since `name` can be unhashable
         raise ValueError(
             f"{text[:40]!r}; expected a JSON object whose 'run' is one of {', '.join(tasks)}"
         )
@@ -43,34 +47,34 @@ def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
 
 
 def _decode(line: bytes) -> str:
-    """Return the text of a line, without its end, spaces around it, and a byte order mark."""
+    """Return the text of a line, without its line end, spaces around it and byte order mark."""
     try:
         text = line.decode("utf-8").strip("\ufeff\r\n ")
     except UnicodeDecodeError:
         raise ValueError("not utf-8; save the text as utf-8") from None
     if not text.strip():
-        raise ValueError("it is empty; expected an example")
+        raise ValueError("the line is empty; expected an example")
     return text
 
 
 def split_words(text: str) -> list[tuple[int, str]]:
-    """Return each word with the index of its first character. Punctuation is a word of its own.
+    """Return (start, word) for each word; `start` is the index of its first character.
 
-    "(T cells)." is five words, as in JNLPBA. But a closing bracket stays in a word that also has
-    its opening one, and a full stop in a word that has another: "NF(kappa)" and "i.e." are one
-    word each.
+    Punctuation is a word of its own: "(T cells)." is five words, as in JNLPBA. Two exceptions: a
+    closing bracket stays in a word that also has the opening one, and a full stop stays in a word
+    that has another one. So "NF(kappa)" and "i.e." are one word each.
     """
     words = []
     for chunk in re.finditer(r"\S+", text):
-        begin, end = chunk.span()
-        while end - begin > 1 and text[begin] in '([{"“':
-            words.append((begin, text[begin]))
-            begin += 1
-        after = []
-        while end - begin > 1 and _ends_in_punctuation(text[begin:end]):
+        start, end = chunk.span()
+        while end - start > 1 and text[start] in '([{"“':
+            words.append((start, text[start]))
+            start += 1
+        after = []  # the punctuation after the word, last character first
+        while end - start > 1 and _ends_in_punctuation(text[start:end]):
             end -= 1
             after.append((end, text[end]))
-        words += [(begin, text[begin:end]), *reversed(after)]
+        words += [(start, text[start:end]), *reversed(after)]
     return words
 
 

@@ -1,4 +1,4 @@
-"""The bundled sample: small files for three tasks, each in a plain format of its own."""
+"""The bundled sample: small files for three tasks, with a plain text format for each task."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -19,23 +19,24 @@ def load(request: Request) -> Splits:
 
     def read(split: str) -> list[dict]:
         file = SAMPLE / task.name / f"{split}.txt"
-        items = _blocks_of(file) if parse is parse_pair else None
+        items = _read_blocks(file) if parse is parse_pair else None
         return lines.read_rows(file, parse, task.labels, items)
 
     return Splits(*map(read, ("train", "validation", "test")))
 
 
 def parse_tagged(line: str, labels: Collection) -> dict:
-    """Return the row of a marked sentence, such as `[protein NF-kappa B] binds the [DNA gene] .`"""
+    """Return the row of a sentence with marked entities, such as
+    `[protein NF-kappa B] binds the [DNA gene] .`"""
     pieces = list(re.finditer(r"\[(\w+) ([^][]+)\]|[^][ ]+", line))
     if " ".join(piece[0] for piece in pieces) != line:
-        expected = "words split by single spaces, and marks such as [protein NF-kappa B]"
-        raise ValueError(f"a stray bracket or space in {line[:40]!r}; expected {expected}")
+        expected = "words separated by one space, and marks such as [protein NF-kappa B]"
+        raise ValueError(f"a wrong bracket or space in {line[:40]!r}; expected {expected}")
     tokens, tags = [], []
     for piece in pieces:
         kind, words = piece[1], (piece[2] or piece[0]).split(" ")
-        tokens += map(lines.text_of, words)
-        first = lines.one_of(labels, f"B-{kind}") if kind else "O"
+        tokens += map(lines.check_text, words)
+        first = lines.check_label(labels, f"B-{kind}") if kind else "O"
         tags += [first, *[f"I-{kind}"] * (len(words) - 1)]
     return {"tokens": tokens, "tags": tags}
 
@@ -43,7 +44,7 @@ def parse_tagged(line: str, labels: Collection) -> dict:
 def parse_labelled(line: str, labels: Collection) -> dict:
     """Return the row of a label, a tab and a sentence."""
     label, sentence = lines.two_parts(line.partition("\t"), "a label, a tab and a sentence")
-    return {"sentence": lines.text_of(sentence), "label": lines.one_of(labels, label)}
+    return {"sentence": lines.check_text(sentence), "label": lines.check_label(labels, label)}
 
 
 def parse_pair(block: list[str], labels: Collection) -> dict:
@@ -53,12 +54,13 @@ def parse_pair(block: list[str], labels: Collection) -> dict:
             f"a block of {len(block)} lines; expected a label, two sentences, a blank line"
         )
     label, first, second = block
-    return {"sentence1": first, "sentence2": second, "label": lines.one_of(labels, label)}
+    return {"sentence1": first, "sentence2": second, "label": lines.check_label(labels, label)}
 
 
-def _blocks_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines between blank lines, with the number of the first."""
-    for blank, block in groupby(lines.lines_of(path), key=lambda item: not item[1]):
+def _read_blocks(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines of each block, with the number of its first line. Blank lines separate
+    blocks."""
+    for blank, block in groupby(lines.read_lines(path), key=lambda item: not item[1]):
         if not blank:
             numbers, texts = zip(*block, strict=True)
             yield numbers[0], list(texts)

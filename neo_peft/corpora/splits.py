@@ -1,5 +1,4 @@
-"""What `load_splits` is asked for, the splits that it returns, and how rows are divided among
-them."""
+"""What a loader gets and returns (`Request`, `Splits`), and how rows are divided into splits."""
 
 import hashlib
 from collections import defaultdict
@@ -15,13 +14,13 @@ PHRASEBANK = "FinancialPhraseBank-v1.0"  # the folder inside PhraseBank's zip
 
 
 class Request(NamedTuple):
-    """The arguments of `load_splits`; each loader uses those that concern it.
+    """The arguments of `load_splits`. A loader uses only those that it needs.
 
-    task: the task whose rows are wanted
-    data: what `--data` names: "sample", "hub" or a folder
-    protocol: how a corpus without official splits is split: "clean" or "paper"
-    seed: draws the validation rows where the data has no validation file
-    labels: the labels of a user's own rows, in their order; None takes them from train
+    task: load rows of this task.
+    data: the value of `--data`: "sample", "hub" or a folder.
+    protocol: how to split a corpus without official splits: "clean" or "paper".
+    seed: seed for choosing the validation rows, if the data has no validation file.
+    labels: the labels of your own rows, in their order; None to take them from train.
     """
 
     task: Task
@@ -31,14 +30,15 @@ class Request(NamedTuple):
     labels: Sequence[str] | None
 
     def find_folder(self, name: str, files: Sequence[str]) -> Path:
-        """Return the folder that has any of a corpus's files: `data`/`name`, `data`, or
-        PhraseBank's folder in one of these."""
-        for below in ((name,), (name, PHRASEBANK), (), (PHRASEBANK,)):
-            folder = Path(self.data, *below)
+        """Return the folder that has at least one of a corpus's files. It is `data`/`name` or
+        `data`, or PhraseBank's folder in one of these."""
+        for parts in ((name,), (name, PHRASEBANK), (), (PHRASEBANK,)):
+            folder = Path(self.data, *parts)
             if any((folder / file).exists() for file in files):
                 return folder
         raise InputError(
-            f"--data {self.data}: it holds none of {', '.join(files)}, nor does {name}/ below it"
+            f"--data {self.data}: none of {', '.join(files)} is in this folder or in its folder "
+            f"{name}/"
         )
 
 
@@ -46,11 +46,12 @@ class Request(NamedTuple):
 class Splits:
     """The rows of each split, in the order of their file.
 
-    train, validation, test: test is None where a user's own rows have none
-    protocol: "clean" or "paper"; "single" where the data can be split in one way only
-    notes: lines that a user should read
-    extra_tests: further test sets by name, such as MNLI's "mismatched"
-    labels: the labels of a user's own rows, in their order; None where the task fixes them
+    train, validation: rows.
+    test: rows; None if your own data has no test file.
+    protocol: "clean" or "paper"; "single" if the data can be split in one way only.
+    notes: lines to print for the user.
+    extra_tests: further test sets by name, such as MNLI's "mismatched".
+    labels: the labels of your own rows, in their order; None if the task has fixed labels.
     """
 
     train: list[dict]
@@ -62,8 +63,8 @@ class Splits:
     labels: tuple[str, ...] | None = None
 
     def named(self) -> dict[str, list[dict]]:
-        """Return the rows of each split by its name, train first. A split that is None is left
-        out."""
+        """Return a dict from the name of each split to its rows, train first; without test if it is
+        None."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             name: rows for name, rows in (splits | self.extra_tests).items() if rows is not None
@@ -71,20 +72,20 @@ class Splits:
 
 
 def limit_rows(rows: list[dict], limit: int | None) -> list[dict]:
-    """Return `limit` rows, evenly spaced over the list and in its order, or all if there are no
-    more."""
+    """Return `limit` evenly spaced rows in their order, or all rows if there are no more than
+    `limit`."""
     if limit is None or limit >= len(rows):
         return rows
     if limit < 1:
-        raise InputError(f"a limit of {limit} rows leaves none; give 1 or more")
+        raise InputError(f"a limit of {limit} rows is too low; give 1 or more")
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
 def split_off_validation(request: Request, splits: Splits) -> Splits:
-    """Where there is no validation row, move a tenth of train there: a tenth of each label's texts,
-    at least one, but never a label's only text.
+    """Move a tenth of train to validation, if there are no validation rows.
 
-    Rows with the same text stay together: otherwise train would give away part of validation.
+    It is a tenth of each label's texts: at least one, but never the only text of a label. Rows with
+    the same text stay in the same split, so that no validation text is in train.
     """
     if splits.validation:
         return splits
@@ -92,16 +93,19 @@ def split_off_validation(request: Request, splits: Splits) -> Splits:
     def text_of(row: dict) -> str:
         return str([row[field] for field in request.task.fields[:-1]])
 
-    # the label of a text is that of its last row; words are tagged, and have none
+    # A text has the label of its last row. Rows of a tagging task have no label.
     label_of = {text_of(row): row.get("label") for row in splits.train}
     texts = defaultdict(list)
     for text, label in label_of.items():
         texts[label].append(text)
     chosen = set()
-    for of_label in texts.values():
-        # sorted by a hash for the reason given in deal_tenths
-        of_label.sort(key=lambda text: hashlib.sha256(f"{request.seed} {text}".encode()).digest())
-        chosen.update(of_label[: max(1, round(len(of_label) / 10)) if len(of_label) > 1 else 0])
+    for label_texts in texts.values():
+        # in the order of a hash, as in `deal_tenths`
+        label_texts.sort(
+            key=lambda text: hashlib.sha256(f"{request.seed} {text}".encode()).digest()
+        )
+        tenth = max(1, round(len(label_texts) / 10)) if len(label_texts) > 1 else 0
+        chosen.update(label_texts[:tenth])
     return replace(
         splits,
         train=[row for row in splits.train if text_of(row) not in chosen],
@@ -110,31 +114,32 @@ def split_off_validation(request: Request, splits: Splits) -> Splits:
 
 
 def deal_tenths(rows: list[dict], tenths: Iterable[range], by_label: bool) -> list[list[dict]]:
-    """Deal rows of sentences into ten parts, like cards, and return the rows of each range of parts
-    in their order in the file.
+    """Divide rows of sentences into ten parts, numbered 0 to 9. Return a list of rows for each
+    range of parts in `tenths`, in the order of the file.
 
-    With `by_label` each label's rows are dealt on their own, so that every part has its share.
+    With `by_label` the rows of each label are divided separately, so that all parts have about the
+    same share of each label.
     """
-    # The order of dealing is that of the sentences' sha256. It is the same for every seed and every
-    # version of Python and numpy, which do not promise that a seed always shuffles alike.
+    # Rows go to the ten parts in turn, like cards, in the order of their sentences' sha256. Python
+    # and numpy do not promise that a seed gives the same shuffle in every version; a hash does.
     order = sorted(
         range(len(rows)), key=lambda i: hashlib.sha256(rows[i]["sentence"].encode()).digest()
     )
-    part, dealt = [0] * len(rows), defaultdict(int)
+    part, counts = [0] * len(rows), defaultdict(int)  # counts: rows dealt so far, by group
     for i in order:
-        pack = rows[i]["label"] if by_label else "all"
-        part[i] = dealt[pack] % 10
-        dealt[pack] += 1
+        group = rows[i]["label"] if by_label else "all"
+        part[i] = counts[group] % 10
+        counts[group] += 1
     return [[row for i, row in enumerate(rows) if part[i] in wanted] for wanted in tenths]
 
 
 def overlap_note(task: Task, train: list[dict], test: list[dict]) -> str:
-    """Return a line that counts the test rows with a sentence that train has too, letter for
+    """Return a line with the number of test rows that have a sentence of train, letter for
     letter."""
-    fields = task.fields[:-1]  # of sentences, or of a sentence's words
-    known = {str(row[field]) for row in train for field in fields}
-    count = sum(any(str(row[field]) in known for field in fields) for row in test)
-    kind, how = "sentences", "also stand in"
+    fields = task.fields[:-1]  # sentences, or the words of a sentence
+    train_texts = {str(row[field]) for row in train for field in fields}
+    count = sum(any(str(row[field]) in train_texts for field in fields) for row in test)
+    kind, verb = "sentences", "are also in"
     if len(fields) > 1:
-        kind, how = "pairs", "share a sentence with"
-    return f"{count:,} of the {len(test):,} test {kind} {how} train ({len(train):,} {kind})"
+        kind, verb = "pairs", "share a sentence with"
+    return f"{count:,} of the {len(test):,} test {kind} {verb} train ({len(train):,} {kind})"

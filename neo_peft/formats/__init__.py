@@ -1,11 +1,11 @@
-"""Other programs' model files: GPT-Neo's checkpoints and peft's adapters.
+"""Model files of other programs: GPT-Neo checkpoints and peft adapters.
 
-base_config.py   a base's config.json, read and checked
-base_folder.py   where a base's files stand: bundled, in a folder, on the hub
-tokenizer.py     a base's tokenizer
-base.py          from --model to a GPT-Neo and its tokenizer
-peft_config.py   peft's adapter_config.json as settings
-peft_lora.py     LoRA: which of its options are settings, and its tensors' names
-peft_prompt.py   the same of a soft prompt
-adapter.py       an adapter's tensors, saved and loaded as peft does; a whole model, saved
+base_config.py   read and check a base model's config.json
+base_folder.py   find a base model's files: bundled, in a folder, on the hub
+tokenizer.py     load a base model's tokenizer
+base.py          load the GPT-Neo and the tokenizer that --model names
+peft_config.py   read peft's adapter_config.json as settings
+peft_lora.py     LoRA in peft's format: its options as settings, and its tensor names
+peft_prompt.py   a soft prompt in peft's format: the same
+adapter.py       save and load an adapter in peft's format; save a whole model
 """

@@ -1,10 +1,9 @@
-"""Save and load adapters in peft's own file format: adapter_config.json and
-adapter_model.safetensors. A whole model, a tuned base or one with LoRA merged into it, is saved as
-a folder that transformers loads.
+"""Save and load adapters in peft's file format: adapter_config.json and adapter_model.safetensors.
+Save a whole model (fully tuned, or with LoRA merged into it) as a folder that transformers loads.
 
-The keys of the tensors are peft's: `base_model.model.` and the parameter's name. Loading is strict:
-a missing or unexpected tensor, or a wrong shape, is refused by name. A run, of which an adapter is
-a part, is loaded by runs/loading.py.
+A tensor's key is peft's: `base_model.model.` and the parameter's name. Loading is strict: it raises
+InputError for a missing or unexpected tensor, or a wrong shape. An adapter is one part of a run;
+runs/loading.py loads the whole run.
 """
 
 from __future__ import annotations
@@ -35,41 +34,42 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ADAPTER_FILE = "adapter_model.safetensors"
-MODEL_FOLDER = "model"  # the folder of a model whose base trained
-# For each kind of head, peft's type of task and transformers' architecture.
+MODEL_FOLDER = "model"  # the folder of a fully tuned model, inside the run's folder
+# For each kind of head: peft's task_type, and the class in transformers.
 HEADS = {
     HeadKind.LM_HEAD: ("CAUSAL_LM", "GPTNeoForCausalLM"),
     HeadKind.CLASSIFIER: ("TOKEN_CLS", "GPTNeoForTokenClassification"),
     HeadKind.SCORE: ("SEQ_CLS", "GPTNeoForSequenceClassification"),
 }
 
-# ---- Names of tensors
+# ---- Tensor names
 
 
 def adapter_files(
     folder: Path, model: TunedModel, parts: tuple[Method, ...]
 ) -> dict[Path, dict[str, str]]:
-    """Return the files of an adapter, each with peft's key and the name here of its tensors.
+    """Return the files of an adapter. For each file: a dict from peft's key of a tensor to the name
+    of the parameter in `model`.
 
-    A combination is several of peft's folders, the head in the first. A base that trains is a
-    model's folder.
+    A combination of methods has one adapter folder for each part; the head is in the first one. A
+    fully tuned model has one file in the layout of transformers.
     """
     names = model.trainable()
     if any(part.trains_base for part in parts):
         return {folder / MODEL_FOLDER / "model.safetensors": {name: name for name in names}}
     files = {}
-    for place, part in part_folders(folder, parts).items():
-        # what peft has no adapter for is named as LoRA's tensors are
+    for part_folder, part in part_folders(folder, parts).items():
+        # a method that peft does not have uses LoRA's keys
         key = FORMATS.get(part.peft_type, FORMATS["LORA"]).key
-        own = (name for name in names if _owner(name, parts) is part)
-        files[place / ADAPTER_FILE] = {key(name): name for name in own}
+        part_names = (name for name in names if _owner(name, parts) is part)
+        files[part_folder / ADAPTER_FILE] = {key(name): name for name in part_names}
     return files
 
 
 def _owner(name: str, parts: tuple[Method, ...]) -> Method:
-    """Return the part of a combination that a tensor belongs to; the first one has the head."""
-    found = (part for part in parts if part.tensors and re.search(part.tensors, name))
-    return next(found, parts[0])
+    """Return the part of a combination that a tensor belongs to. The head belongs to the first."""
+    matching = (part for part in parts if part.tensors and re.search(part.tensors, name))
+    return next(matching, parts[0])
 
 
 # ---- Saving
@@ -81,23 +81,24 @@ def save_adapter(
     settings: Settings,
     tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> None:
-    """Write the adapter into a folder, each file whole or not at all.
+    """Write the adapter into a folder. An interrupted write leaves no partial file.
 
-    A fully tuned model is written as a model's folder, in transformers' layout, with its tokenizer.
+    A fully tuned model is written to the folder `model/` in the layout of transformers, with its
+    tokenizer.
     """
     folder = Path(folder)
     if settings.trains_base:
         write_folder(
             folder / MODEL_FOLDER,
-            lambda inside: save_model(inside, model, task_of(settings).labels, tokenizer),
+            lambda path: save_model(path, model, task_of(settings).labels, tokenizer),
             overwrite=True,
         )
         return
     parameters, files = model.trainable(), adapter_files(folder, model, settings.parts)
     base, revision = split_revision(settings.model)
-    for place, part in part_folders(folder, settings.parts).items():
-        path = place / ADAPTER_FILE
-        make_folders(place)
+    for part_folder, part in part_folders(folder, settings.parts).items():
+        path = part_folder / ADAPTER_FILE
+        make_folders(part_folder)
         write_tensors(path, {key: parameters[name] for key, name in files[path].items()})
         if part.peft_type in FORMATS:
             config = {
@@ -108,7 +109,7 @@ def save_adapter(
                 "peft_type": part.peft_type,
             }
             config |= FORMATS[part.peft_type].to_config(model, settings)
-            write_json(place / CONFIG, config)
+            write_json(part_folder / CONFIG, config)
 
 
 # ---- Saving a whole model
@@ -120,8 +121,8 @@ def save_model(
     labels: tuple[str, ...],
     tokenizer: PreTrainedTokenizerFast | None,
 ) -> None:
-    """Write a whole model without LoRA or a prompt, in fp32, into a folder, so that transformers
-    loads it."""
+    """Write a whole model in fp32 into a folder that transformers loads. It must not have LoRA
+    layers or a prompt."""
     write_tensors(folder / "model.safetensors", dict(model.named_parameters()))
     write_json(folder / "config.json", _model_config(model, labels))
     if tokenizer is not None:
@@ -129,8 +130,7 @@ def save_model(
 
 
 def _model_config(model: TunedModel, labels: tuple[str, ...]) -> dict:
-    """Return the config.json of a whole model, with the architecture that transformers has for
-    it."""
+    """Return the config.json of a whole model."""
     config = model.transformer.config
     values = dataclasses.asdict(config) | {
         "architectures": [HEADS[model.head_kind][1]],
@@ -143,7 +143,7 @@ def _model_config(model: TunedModel, labels: tuple[str, ...]) -> dict:
         "resid_dropout": 0.0,
         "classifier_dropout": model.head_dropout,
         "bos_token_id": config.eos_token_id,
-        # `score` is read at the last token that is not this one
+        # transformers applies `score` at the last token that is not this one
         "pad_token_id": config.eos_token_id,
         "tie_word_embeddings": True,
         "dtype": "float32",
@@ -158,7 +158,7 @@ def _model_config(model: TunedModel, labels: tuple[str, ...]) -> dict:
 
 
 def copy_into(model: TunedModel, tensors: dict[str, Tensor]) -> None:
-    """Copy tensors into the parameters of their names."""
+    """Copy each tensor into the trainable parameter with its name."""
     parameters = model.trainable()
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -168,45 +168,48 @@ def copy_into(model: TunedModel, tensors: dict[str, Tensor]) -> None:
 def read_adapter(
     folder: Path, model: TunedModel, parts: tuple[Method, ...], need_head: bool = True
 ) -> dict[str, Tensor]:
-    """Return the tensors of a folder under the names of a model that was built for them; refuse
-    what does not fit exactly. Without `need_head` the folder may have no head."""
-    parameters, found = model.trainable(), {}
+    """Return the tensors of a folder by the names of the model's trainable parameters.
+
+    With `need_head` False, an adapter without a head is allowed too. Raises InputError for a
+    missing or unexpected tensor, a wrong shape, or values that are not finite.
+    """
+    parameters, tensors = model.trainable(), {}
     for path, keys in adapter_files(folder, model, parts).items():
         stored = _read_tensors(path)
         head = {key for key, name in keys.items() if name.split(".")[0] == model.head_kind}
         if not need_head and not head & stored.keys():
             keys = {key: name for key, name in keys.items() if key not in head}
         for problem, names in (
-            ("lacks", keys.keys() - stored.keys()),
-            ("also holds", stored.keys() - keys.keys()),
+            ("missing", keys.keys() - stored.keys()),
+            ("unexpected", stored.keys() - keys.keys()),
         ):
             if names:
                 raise InputError(
-                    f"{path} {problem} {len(names)} tensors, the first is {min(names)}"
+                    f"{path}: {problem} tensors: {len(names)}, the first is {min(names)}"
                 )
         for key, name in keys.items():
-            found[name], shape = stored[key], parameters[name].shape
-            if found[name].shape != shape:
+            tensor, shape = stored[key], parameters[name].shape
+            if tensor.shape != shape:
                 raise InputError(
-                    f"{path}: {key} has the shape {tuple(found[name].shape)}, not {tuple(shape)}"
+                    f"{path}: {key} has the shape {tuple(tensor.shape)}; expected {tuple(shape)}"
                 )
-            if not found[name].isfinite().all():
-                raise InputError(f"{path}: {key} holds numbers that are not finite")
-    return found
+            if not tensor.isfinite().all():
+                raise InputError(f"{path}: {key} has values that are not finite")
+            tensors[name] = tensor
+    return tensors
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         if (pickled := path.with_suffix(".bin")).exists():
             raise InputError(
-                f"{pickled} is pickled, which is never read here; convert it once: python -c "
+                f"{pickled} is a pickle file, which is never loaded; convert it once: python -c "
                 '"import torch; from safetensors.torch import save_file; '
                 f"tensors = torch.load('{pickled}', 'cpu', weights_only=True); save_file("
                 f"{{name: tensor.clone() for name, tensor in tensors.items()}}, '{path}')\""
             )
-        raise InputError(f"{path} is missing: this is no complete run or adapter")
+        raise InputError(f"{path} is missing: this run or adapter is not complete")
     tensors = read_tensors(path)
-    # With bias "all" peft also stores the head's biases under the names of its wrapper; they are
-    # the same head.
+    # With bias "all" peft stores the head's bias twice more, under the names of its wrapper.
     wrapped = ("classifier.modules_to_save.bias", "classifier.original_module.bias")
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(wrapped)}
+    return {key: tensor for key, tensor in tensors.items() if not key.endswith(wrapped)}

@@ -1,9 +1,9 @@
-"""The base model: from `--model` to a GPT-Neo trunk and its tokenizer.
+"""Load the base model that `--model` names: a GPT-Neo trunk and its tokenizer.
 
-A base is a folder in Hugging Face's layout: base_folder.py finds it, base_config.py reads its
-config.json, tokenizer.py its tokenizer. Weights that are stored in the wanted dtype stay in the
-mapped file; others are converted as they are read. Strictly: every tensor of the trunk must be
-there, in its shape, and nothing else may be.
+A base model is a folder in the layout of transformers. base_folder.py finds it, base_config.py
+reads its config.json, tokenizer.py loads its tokenizer. Weights stored in the wanted dtype stay in
+the memory-mapped file; others are converted. Loading is strict: it raises InputError for a missing
+or unexpected tensor, or a wrong shape.
 """
 
 import hashlib
@@ -28,52 +28,52 @@ if TYPE_CHECKING:
 
 @dataclass
 class Base:
-    """A loaded base. `fingerprint` names its weights as they are stored, `parameters` counts them;
-    `notes` are lines that a user should see."""
+    """A loaded base model."""
 
     trunk: GPTNeo
     tokenizer: "PreTrainedTokenizerFast"
-    folder: Path
-    fingerprint: str
-    notes: list[str]
-    parameters: int
+    folder: Path  # the folder with its files
+    fingerprint: str  # hash of the stored weights
+    notes: list[str]  # lines to print for the user
+    parameters: int  # number of parameters
 
 
 def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
-    """Load a base, frozen: matrices in `dtype`, norms and biases in fp32. Raise InputError for what
-    is no GPT-Neo.
+    """Load a frozen base: matrices in `dtype`, norms and biases in fp32. Raises InputError if it is
+    not a GPT-Neo.
 
-    On the CPU, weights stored in these dtypes are views of the mapped file: read where they are
-    first used, shared with other processes, and private once written to, so that no tuning changes
-    the file. It may be replaced or deleted meanwhile, but not rewritten in place.
+    On the CPU, weights stored in these dtypes are views of the memory-mapped file. They are read at
+    their first use, and shared with other processes. A write makes a private copy, so tuning never
+    changes the file. During a run the file can be replaced or deleted, but must not be rewritten in
+    place.
     """
     folder = find_folder(model)
     for name in (INDEX, *TOKENIZER_FILES):
         refuse_endless(folder / name, LARGEST_JSON)
     refuse_endless(folder / WEIGHTS)
-    config = read_config(folder)  # first: what is no GPT-Neo need not be read
+    config = read_config(folder)  # first, so that no other model's weights are read
     tensors, notes, digest = {}, [], {}
     for name, tensor in _canonical_tensors(folder, notes):
         if name in tensors:
-            raise InputError(f"{folder}: the weights hold {name} twice")
+            raise InputError(f"{folder}: the weights have {name} twice")
         digest[name] = _digest(name, tensor)
         wanted = dtype if tensor.dim() > 1 else torch.float32
         tensors[name] = tensor.to(device=device, dtype=wanted)
-        # What stays in the mapped file, gigabytes, is not read for this; a run stops at a loss that
-        # is not finite.
+        # Matrices that stay in the mapped file are not checked: that would read gigabytes. A run
+        # stops when its loss is not finite.
         if (tensor.dim() < 2 or tensors[name] is not tensor) and not _is_finite(tensors[name]):
             raise InputError(
-                f"{folder}: {name}, stored as {_name(tensor.dtype)}, is not finite in "
-                f"{_name(wanted)}"
+                f"{folder}: {name}, stored as {_name(tensor.dtype)}, has values that are not "
+                f"finite in {_name(wanted)}"
             )
     fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
-    trunk = _trunk_of(config, tensors, folder)
+    trunk = _build_trunk(config, tensors, folder)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Base(trunk, load_tokenizer(folder), folder, fingerprint, notes, parameters)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Return whether all numbers are finite, in a tenth of the time of `isfinite().all()`."""
+    """Return whether all values are finite. Takes a tenth of the time of `isfinite().all()`."""
     return not tensor.numel() or all(bound.isfinite() for bound in torch.aminmax(tensor))
 
 
@@ -81,34 +81,34 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _trunk_of(config: Config, tensors: dict[str, Tensor], source: Path) -> GPTNeo:
-    """Make a frozen trunk around tensors with canonical names, which it takes over without a
-    copy."""
+def _build_trunk(config: Config, tensors: dict[str, Tensor], folder: Path) -> GPTNeo:
+    """Return a frozen trunk with these tensors as its weights, without a copy. Their names are
+    GPT-Neo's, with `transformer.` in front."""
     with torch.device("meta"):
         trunk = GPTNeo(config)
-    whole = torch.nn.ModuleDict({"transformer": trunk})
-    wanted = dict(whole.named_parameters())
+    model = torch.nn.ModuleDict({"transformer": trunk})
+    parameters = dict(model.named_parameters())
     for problem, names in (
-        ("lack", wanted.keys() - tensors.keys()),
-        ("also hold", tensors.keys() - wanted.keys()),
+        ("missing", parameters.keys() - tensors.keys()),
+        ("unexpected", tensors.keys() - parameters.keys()),
     ):
         if names:
             raise InputError(
-                f"{source}: the weights {problem} {len(names)} tensors, the first is {min(names)}"
+                f"{folder}: {problem} tensors: {len(names)}, the first is {min(names)}"
             )
-    for name, parameter in wanted.items():
+    for name, parameter in parameters.items():
         if tensors[name].shape != parameter.shape:
             raise InputError(
-                f"{source}: {name} has the shape {tuple(tensors[name].shape)}; config.json asks "
-                f"for {tuple(parameter.shape)}"
+                f"{folder}: {name} has the shape {tuple(tensors[name].shape)}; expected "
+                f"{tuple(parameter.shape)}, by config.json"
             )
-    whole.load_state_dict(tensors, assign=True)
+    model.load_state_dict(tensors, assign=True)
     return trunk.requires_grad_(False).eval()
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Walk over a folder's tensors under their stored names, each read from its file only when it
-    is used."""
+    """Yield (stored name, tensor) for each tensor in a folder's weight files. A tensor is read from
+    its file at its first use."""
     from safetensors import SafetensorError, safe_open
 
     for path in weight_files(folder):
@@ -118,20 +118,23 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
                     yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"{path} is not a readable safetensors file: {error}; put the whole file there (a "
-                "clone without git-lfs leaves a stub)"
+                f"{path} is not a readable safetensors file: {error}; put the complete file there "
+                "(git clone without git-lfs gives only a pointer file)"
             ) from None
 
 
 def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Walk over the trunk's tensors under their published names; drop or refuse what else is known
-    to be there."""
+    """Yield (name, tensor) for each tensor of the trunk. Every name starts with `transformer.`
+
+    Skips stored causal masks and heads; adds a note for a head. Raises InputError for tensors that
+    are not floats, and for untied embeddings.
+    """
     wte = lm_head = None
     for name, tensor in _stored_tensors(folder):
         if name.endswith(("attn.attention.bias", "attn.attention.masked_bias")):
             continue  # the causal mask, which old versions stored
         if name.split(".")[0] in ("classifier", "score"):
-            notes.append(f"{folder}: its {name} was left out; a head of one's own starts anew")
+            notes.append(f"{folder}: {name} was not loaded; a run makes its own new head")
             continue
         if name == "lm_head.weight":
             lm_head = tensor
@@ -140,7 +143,7 @@ def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Te
         if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
             raise InputError(
                 f"{folder}: {name} is stored as {_name(tensor.dtype)}; only floats of 16 to 64 "
-                "bits are read"
+                "bits are supported"
             )
         if name == "transformer.wte.weight":
             wte = tensor
@@ -149,13 +152,13 @@ def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Te
         yield "transformer.wte.weight", lm_head
     elif lm_head is not None and not torch.equal(lm_head, wte):
         raise InputError(
-            f"{folder}: lm_head.weight differs from wte: untied embeddings are not known here"
+            f"{folder}: lm_head.weight differs from wte: untied embeddings are not supported"
         )
 
 
 def _digest(name: str, tensor: Tensor) -> bytes:
-    """Hash a tensor's name, shape, stored dtype and up to 64 evenly spaced blocks of 4 KiB of its
-    bytes."""
+    """Return a hash of a tensor's name, shape and stored dtype, and of at most 64 blocks of its
+    bytes (4 KiB each, evenly spaced)."""
     content = tensor.contiguous().view(-1).view(torch.uint8).numpy()
     last = max(0, (len(content) - 1) // 4096)
     digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -1,8 +1,8 @@
-"""Where a base's files stand: from `--model` to a folder, and which files of it are read.
+"""Find the folder of the base model that `--model` names, and its files.
 
-`neo-mini` is bundled; a local folder is taken as it is; a hub id, owner/name or
-owner/name@revision, is fetched into the hub's cache. Weights are safetensors, in one file or in
-shards that an index lists.
+`--model` is neo-mini (bundled), a local folder, or a hub id (owner/name or owner/name@revision),
+whose files are downloaded to the hub's cache. Weights are safetensors: one file, or shards with an
+index.
 """
 
 from pathlib import Path, PureWindowsPath
@@ -25,8 +25,8 @@ TOKENIZER_FILES = (
 
 
 def find_folder(model: str) -> Path:
-    """Return a base's folder: a bundled one, a local one, or a hub repository's in the cache,
-    fetched if need be."""
+    """Return the folder of a base model: bundled, local, or in the hub's cache, after a download if
+    files are missing there."""
     folder = BUNDLED.get(model, Path(model))
     if folder.is_dir():
         return folder
@@ -38,21 +38,21 @@ def find_folder(model: str) -> Path:
         or model.startswith((".", "/", "~"))
     ):
         raise InputError(
-            f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name, "
-            "owner/name@revision)"
+            f"--model {model} is not a folder; it can be neo-mini, a folder, or a hub id "
+            "(owner/name, owner/name@revision)"
         )
     folder = hub.hub_file(repository, "config.json", revision=revision).parent
-    read_config(folder)  # before gigabytes of what is no GPT-Neo are fetched
+    read_config(folder)  # first, so that no other model's weights are downloaded
     for filename in TOKENIZER_FILES:
-        _fetch_if_there(repository, filename, revision)
+        _fetch_if_exists(repository, filename, revision)
     check_tokenizer_files(folder)
-    if _fetch_if_there(repository, WEIGHTS, revision):
+    if _fetch_if_exists(repository, WEIGHTS, revision):
         return folder
-    index = _fetch_if_there(repository, INDEX, revision)
+    index = _fetch_if_exists(repository, INDEX, revision)
     if index is None:
         raise InputError(
-            f"{model} holds neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are "
-            "never fetched; convert them once into a folder for --model: "
+            f"{model} has neither {WEIGHTS} nor {INDEX}; pickled weights (pytorch_model.bin) are "
+            "never downloaded; convert them once into a folder for --model: "
             'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
             f"[C.from_pretrained('{repository}', "
             f"revision='{revision or 'main'}').save_pretrained('converted') "
@@ -64,7 +64,7 @@ def find_folder(model: str) -> Path:
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
-    """Split owner/name@revision. The revision is None where none is named, or `model` is a
+    """Split owner/name@revision. The revision is None if there is none, or if `model` is a
     folder."""
     if "@" not in model or Path(model).is_dir():
         return model, None
@@ -72,7 +72,7 @@ def split_revision(model: str) -> tuple[str, str | None]:
     return repository, revision
 
 
-def _fetch_if_there(repository: str, filename: str, revision: str | None) -> Path | None:
+def _fetch_if_exists(repository: str, filename: str, revision: str | None) -> Path | None:
     try:
         return hub.hub_file(repository, filename, revision=revision)
     except FileNotFoundError:
@@ -80,46 +80,47 @@ def _fetch_if_there(repository: str, filename: str, revision: str | None) -> Pat
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Raise InputError where a folder holds no tokenizer."""
+    """Raise InputError if a folder has no tokenizer."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise InputError(
             f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
         )
     if not (folder / "tokenizer.json").exists() and not (folder / "merges.txt").exists():
-        raise InputError(f"{folder / 'merges.txt'} is missing; vocab.json alone is no tokenizer")
+        raise InputError(f"{folder / 'merges.txt'} is missing; vocab.json needs it")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return a folder's files of weights: one, or the shards of its index."""
+    """Return a folder's weight files: one file, or the shards in its index."""
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
         files = [folder / name for name in _shards(folder / INDEX)]
         for file in files:
             if not file.is_file():
-                raise InputError(f"{file} is missing; {INDEX} names it")
+                raise InputError(f"{file} is missing; {INDEX} lists it")
         return files
     if any(folder.glob("pytorch_model*.bin")):
         raise InputError(
-            f"{folder} holds only pickled weights, which are never read here; convert them once: "
+            f"{folder} has only pickled weights, which are never loaded; convert them once: "
             'python -c "from transformers import AutoModelForCausalLM as M; '
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
-    raise InputError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards")
+    raise InputError(f"{folder} has no weights: it needs {WEIGHTS}, or {INDEX} with its shards")
 
 
 def _shards(index: Path) -> list[str]:
-    """Return the names of the shards in an index; refuse what is no file of the index's folder."""
+    """Return the file names of the shards in an index. Raises InputError for a path to another
+    folder."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index} has no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        # on Windows a backslash leads elsewhere, too
+        # PureWindowsPath: on Windows a backslash also separates folders
         if (
             PureWindowsPath(name).name != name
             or name == ".."
             or len(name.encode(errors="replace")) > 255
         ):
-            raise InputError(f"{index} names {name[:300]}, which is not a file of its own folder")
+            raise InputError(f"{index} lists {name[:300]}, which is not a file of its own folder")
     return names

@@ -1,4 +1,4 @@
-"""LoRA in peft's format: which of its options are settings of ours, and its tensors' names."""
+"""LoRA in peft's format: its options as settings, and its tensor names."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ if TYPE_CHECKING:
     from neo_peft.model import TunedModel
     from neo_peft.settings import Settings
 
+# peft's options that are supported, or have no effect here
 KNOWN = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora"),
     *("modules_to_save", "init_lora_weights"),
 }
-REQUIRED: set[str] = set()
-TARGETS = ("q_proj", "v_proj")  # peft's own for GPT-Neo
-# The starts that leave the base's weights where they are.
-STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+REQUIRED: set[str] = set()  # options that the config must have
+TARGETS = ("q_proj", "v_proj")  # peft's default for GPT-Neo
+# initializations that do not change the base's weights
+INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
-# Which values are read, and how they are called where another one came.
+# for each option: a check of its value, and the expected value for the error message
 RANGES = {
     "r": (lambda r: type(r) is int and 1 <= r <= 16_384, "a whole number from 1 to 16384"),
     "lora_alpha": (lambda alpha: _is_number(alpha) and 0 < alpha < 1e30, "a number above 0"),
     "lora_dropout": (
-        lambda share: share is None or (_is_number(share) and 0 <= share < 1),
-        "a number from 0 to below 1",
+        lambda p: p is None or (_is_number(p) and 0 <= p < 1),
+        "a number of at least 0 and below 1",
     ),
     "bias": (
         lambda bias: bias in (None, *LORA.flags["bias"]),
         f"one of {', '.join(LORA.flags['bias'])}",
     ),
     "init_lora_weights": (
-        lambda start: start in STARTS,
-        "a start that leaves the base's weights where they are",
+        lambda init: init in INITS,
+        "an initialization that does not change the base's weights",
     ),
 }
 
 
 def to_settings(config: dict) -> dict:
-    """Return a checked config as settings of ours."""
+    """Return our settings for a checked adapter_config.json."""
     targets = config.get("target_modules") or TARGETS
     return {
         "rank": config.get("r", 8),
@@ -58,7 +59,7 @@ def to_settings(config: dict) -> dict:
 
 
 def to_config(model: TunedModel, settings: Settings) -> dict:
-    """Return what peft's config says of the LoRA in a model."""
+    """Return peft's config entries for a model's LoRA layers."""
     return {
         "r": settings.rank,
         "lora_alpha": settings.alpha,
@@ -73,17 +74,17 @@ def to_config(model: TunedModel, settings: Settings) -> dict:
 
 
 def peft_targets(model: TunedModel) -> list[str]:
-    """Name the adapted layers so that peft finds the same: by the ends of their names where those
-    are enough."""
+    """Return `target_modules` for a model's LoRA layers: the last parts of their names (such as
+    "q_proj"), or their full names if the last parts would also match other layers."""
     from neo_peft.lora import linear_layers, lora_layers
 
     adapted = [*lora_layers(model)]
-    kinds = sorted({name.rsplit(".", 1)[-1] for name in adapted})
-    meant = [name for name in linear_layers(model) if name.rsplit(".", 1)[-1] in kinds]
-    return kinds if meant == adapted else sorted(adapted)
+    last_parts = sorted({name.rsplit(".", 1)[-1] for name in adapted})
+    matched = [name for name in linear_layers(model) if name.rsplit(".", 1)[-1] in last_parts]
+    return last_parts if matched == adapted else sorted(adapted)
 
 
 def key(name: str) -> str:
-    """Return peft's key of a parameter. The names within the trunk are peft's own, `base_layer`
-    among them."""
+    """Return peft's key for a parameter. Our parameter names are peft's too, such as `base_layer`
+    in a LoRA layer."""
     return f"base_model.model.{name}"

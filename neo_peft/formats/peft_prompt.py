@@ -1,4 +1,4 @@
-"""A soft prompt in peft's format: its config, and the name of its tensor."""
+"""A soft prompt in peft's format: its options as settings, and its tensor names."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from neo_peft.model import TunedModel
     from neo_peft.settings import Settings
 
+# peft's options that are supported, or have no effect here
 KNOWN = {
     *("num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads"),
     *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path"),
     *("tokenizer_kwargs", "modules_to_save"),
 }
-REQUIRED = {"num_virtual_tokens"}
+REQUIRED = {"num_virtual_tokens"}  # options that the config must have
+# for each option: a check of its value, and the expected value for the error message
 RANGES = {
     "num_virtual_tokens": (
         lambda length: type(length) is int and 1 <= length <= 16_384,
@@ -23,12 +25,12 @@ RANGES = {
 
 
 def to_settings(config: dict) -> dict:
-    """Return a checked config as settings of ours."""
+    """Return our settings for a checked adapter_config.json."""
     return {"prompt_length": config.get("num_virtual_tokens")}
 
 
 def to_config(model: TunedModel, settings: Settings) -> dict:
-    """Return what peft's config says of the prompt in front of a model."""
+    """Return peft's config entries for a model's prompt."""
     trunk = model.transformer.config
     return {
         "num_virtual_tokens": len(model.prompt),
@@ -36,8 +38,8 @@ def to_config(model: TunedModel, settings: Settings) -> dict:
         "num_layers": trunk.num_layers,
         "num_attention_heads": trunk.num_heads,
         "num_transformer_submodules": 1,
-        # Once the rows are loaded their start no longer matters; with it peft would look for a
-        # tokenizer, to make the start again.
+        # The stored embeddings replace any initial values. With "TEXT" peft would first load a
+        # tokenizer to compute them.
         "prompt_tuning_init": "RANDOM",
         "prompt_tuning_init_text": None,
         "tokenizer_name_or_path": None,
@@ -45,5 +47,5 @@ def to_config(model: TunedModel, settings: Settings) -> dict:
 
 
 def key(name: str) -> str:
-    """Return peft's key of the prompt's parameter, or of a head's, which differs from LoRA's."""
+    """Return peft's key for the prompt embeddings, or for a head. LoRA's key for a head differs."""
     return "prompt_embeddings" if name == "prompt.embeddings" else f"base_model.{name}"

@@ -1,4 +1,4 @@
-"""A base's tokenizer, read by transformers and checked."""
+"""Load a base model's tokenizer with transformers, and check it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
-    """Load a folder's tokenizer, without its `add_prefix_space`: the space in front of a text is
-    ours to set. Raise InputError where it cannot be read, or makes no tokens."""
+    """Load a folder's tokenizer. `add_prefix_space` is turned off, since our texts already have
+    their leading spaces. Raises InputError for a tokenizer that does not work."""
     from transformers import AutoTokenizer
 
     check_tokenizer_files(folder)
@@ -21,20 +21,22 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        before_words = tokenizer.backend_tokenizer.pre_tokenizer
-        if getattr(before_words, "add_prefix_space", False):
-            before_words.add_prefix_space = False
-            # what is saved again
+        pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+        if getattr(pre_tokenizer, "add_prefix_space", False):
+            pre_tokenizer.add_prefix_space = False
+            # save_pretrained writes these two
             tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = False
-            tokenizer.backend_tokenizer.pre_tokenizer = before_words
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
         largest = max(tokenizer.get_vocab().values())
         if not tokenizer.backend_tokenizer.encode(" Label :", add_special_tokens=False).ids:
-            raise ValueError("it makes no tokens")
-    except Exception as error:  # the library's own errors are of every kind
+            raise ValueError("it returns no tokens for a text")
+    except Exception as error:  # the library raises many exception classes
         raise InputError(
-            f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {error}; put the "
+            f"{folder}: the tokenizer cannot be loaded: {type(error).__name__}: {error}; put the "
             "model's own files there"
         ) from error
     if largest > LARGEST:
-        raise InputError(f"{folder}: the tokenizer has a token {largest}; {LARGEST} is the most")
+        raise InputError(
+            f"{folder}: the tokenizer has the token id {largest}; the largest allowed is {LARGEST}"
+        )
     return tokenizer

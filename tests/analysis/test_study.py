@@ -264,7 +264,7 @@ STUDY, ANSWERS = "study --task ner", "study --task sentiment"
         ),
         (
             f"{STUDY} --data no",
-            "--data no: there is no such folder; --data may be sample, hub or a folder",
+            "--data no: there is no such folder; --data can be sample, hub or a folder",
         ),
         ("study --resume no", "--resume no holds no study.json: no study was begun there"),
         (f"{STUDY} --out ' '", "argument --out: is empty; see --help"),

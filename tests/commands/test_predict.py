@@ -191,7 +191,7 @@ def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tm
         (4, "Down ."),
         (5, "flat"),
     ]
-    assert "line 2: it is empty; expected an example\n" in errors
+    assert "line 2: the line is empty; expected an example\n" in errors
     assert "line 3: not utf-8; save the text as utf-8\n" in errors
     assert errors.endswith("error: 2 of the lines could not be read, and were left out\n")
     (tmp_path / "pairs.txt").write_text("one\tother\nalone\na\tb\tc\n \tb\nthis\tthat\n")
@@ -200,7 +200,7 @@ def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tm
     assert given[1]["sentence1"] == "this" and sum(
         given[1]["probabilities"].values()
     ) == pytest.approx(1, abs=2e-4)
-    assert "line 2: 1 parts in 'alone'; expected 2 sentences split by tabs" in errors
+    assert "line 2: 1 parts in 'alone'; expected 2 sentences separated by tabs" in errors
     assert "line 3: 3 parts" in errors and "line 4: " in errors
 
 
@@ -303,7 +303,7 @@ def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
             f"line {number}: {lines[number - 1]!r}"[:40] in errors
             and expected in errors.splitlines()[number - 2]
         )
-    assert "line 6: no JSON" in errors and "line 7: it is empty" in errors
+    assert "line 6: not JSON" in errors and "line 7: the line is empty" in errors
     assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
     assert len(given[2]["predicted"]) == 400 and given[2]["predicted"][-1] == "O"
     assert "1 texts were cut to " in errors and " or 128 tokens" in errors

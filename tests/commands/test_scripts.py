@@ -442,7 +442,14 @@ BAD = {
         "--ranks",
         "4",
     ],
-    "--model ./nowhere is no folder": ["--task", "ner", "--method", "lora", "--model", "./nowhere"],
+    "--model ./nowhere is not a folder": [
+        "--task",
+        "ner",
+        "--method",
+        "lora",
+        "--model",
+        "./nowhere",
+    ],
     "nowhere": ["--task", "ner", "--method", "lora", "--data", "nowhere"],
     "no linear layer matches the target 'q_prj'": [
         "--task",

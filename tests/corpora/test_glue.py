@@ -192,7 +192,7 @@ def test_lines_that_break_off_are_left_out(tmp_path):
             "rte",
             "dev.tsv",
             "index\tsentence1\tlabel\n0\ta\tentailment\n",
-            "its heading has no column sentence2, which",
+            "its header has no column sentence2; use",
         ),
         (
             "rte",
@@ -204,10 +204,10 @@ def test_lines_that_break_off_are_left_out(tmp_path):
             "rte",
             "dev.tsv",
             "index\tsentence1\tsentence2\tlabel\n0\t\tb\tentailment\n",
-            "line 2: an empty token or sen",
+            "line 2: a token or sentence is empty",
         ),
-        ("rte", "dev.tsv", "index\tsentence1\tsentence2\tlabel\n", "the file holds no rows"),
-        ("rte", "dev.tsv", "", "its heading has no column sentence1, sentence2, label"),
+        ("rte", "dev.tsv", "index\tsentence1\tsentence2\tlabel\n", "the file has no rows"),
+        ("rte", "dev.tsv", "", "its header has no column sentence1, sentence2, label"),
         (
             "cola",
             "train.tsv",
@@ -227,11 +227,11 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, name, file, content, messag
 def test_what_glue_is_not_read_from_is_said(tmp_path):
     with pytest.raises(
         InputError,
-        match="--data sample has nothing for glue/rte; --data may be hub or GLUE's folder",
+        match="--data sample has no data for glue/rte; --data can be hub or GLUE's folder",
     ):
         load_splits(GLUE["rte"], "sample")
     with pytest.raises(
-        InputError, match=r"there is no RTE/train.tsv, and no train.tsv, GLUE's files"
+        InputError, match=r"there is no RTE/train.tsv and no train.tsv; give a folder with GLUE's"
     ):
         load_splits(GLUE["rte"], str(tmp_path))
     (write_glue(tmp_path, "rte") / "RTE/dev.tsv").unlink()

@@ -93,9 +93,7 @@ def test_jnlpba_says_how_many_test_sentences_stand_in_train(data_folder):
     splits = real(data_folder, "ner", "paper")
     train = {" ".join(row["tokens"]) for row in splits.train}
     assert sum(" ".join(row["tokens"]) in train for row in splits.test) == 108
-    assert splits.notes == (
-        "108 of the 3,856 test sentences also stand in train (16,619 sentences)",
-    )
+    assert splits.notes == ("108 of the 3,856 test sentences are also in train (16,619 sentences)",)
     assert splits.protocol == "single"
 
 
@@ -113,7 +111,7 @@ def test_iob2_lines_become_sentences(tmp_path):
         {"tokens": ["T"], "tags": ["O"]},
         {"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]},
     ]
-    assert splits.notes == ("0 of the 2 test sentences also stand in train (2 sentences)",)
+    assert splits.notes == ("0 of the 2 test sentences are also in train (2 sentences)",)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +144,8 @@ def test_tner_tags_are_read_by_their_names(tmp_path, hub_folder):
 
 
 TNER_LINE = (
-    'expected {"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json'
+    'expected {"tokens": ["..."], "tags": [0]} with one tag for each token, '
+    "numbered as in label.json"
 )
 
 
@@ -181,18 +180,30 @@ BAD_JSON = [
     ("dataset/test.json", b'{"tokens": [1], "tags": [0]}', TNER_LINE),
     ("dataset/test.json", b'{"tokens": [""], "tags": [0]}', TNER_LINE),
     ("dataset/test.json", b"[" * 100_000, f", line 1: '{'[' * 40}'; {TNER_LINE}"),
-    ("dataset/label.json", b"", ": expected a JSON number for each of O, B-DNA, I-DNA"),
-    ("dataset/label.json", b"[0]", ": expected a JSON number for each of O, B-DNA, I-DNA"),
-    ("dataset/label.json", b'{"O": 0}', ": expected a JSON number for each of O, B-DNA, I-DNA"),
+    (
+        "dataset/label.json",
+        b"",
+        ": expected a JSON object with a number for each of O, B-DNA, I-DNA",
+    ),
+    (
+        "dataset/label.json",
+        b"[0]",
+        ": expected a JSON object with a number for each of O, B-DNA, I-DNA",
+    ),
+    (
+        "dataset/label.json",
+        b'{"O": 0}',
+        ": expected a JSON object with a number for each of O, B-DNA, I-DNA",
+    ),
     (
         "dataset/label.json",
         HUB_JSON["dataset/label.json"].replace(b"10", b"9"),
-        ": expected a JSON number for each",
+        ": expected a JSON object with a number for each",
     ),
     (
         "dataset/label.json",
         HUB_JSON["dataset/label.json"].replace(b"10", b"[]"),
-        ": expected a JSON number for each",
+        ": expected a JSON object with a number for each",
     ),
 ]
 

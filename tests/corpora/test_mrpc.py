@@ -137,7 +137,7 @@ def test_glue_from_the_hub_is_the_folder(tmp_path, hub_folder):
 # ---- Bad files
 
 
-FIVE = "expected five, split by tabs: Quality, #1 ID, #2 ID, #1 String, #2 String"
+FIVE = "expected five, separated by tabs: Quality, #1 ID, #2 ID, #1 String, #2 String"
 
 
 BAD_FILES = [
@@ -154,11 +154,11 @@ BAD_FILES = [
     (PAIRS_TEST, MRPC_HEADING + b"\t\t\t\t\n", ", line 2: unknown label ''; expected one of 0, 1"),
     (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\t\xff\tIt\n", ", line 2: not utf-8; save"),
     (DEV_IDS, b"", NO_ROWS),
-    (DEV_IDS, b"12\t11\n11 12\n", ", line 2: '11 12'; expected two ids split by a tab"),
+    (DEV_IDS, b"12\t11\n11 12\n", ", line 2: '11 12'; expected two ids separated by a tab"),
     (
         DEV_IDS,
         b"12\t11\n13\t15\n",
-        r", line 2: '13\t15' is no pair of the train file; use the list",
+        r", line 2: '13\t15' is not a pair of the train file; use the list",
     ),
 ]
 
@@ -198,8 +198,8 @@ def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, caplog, damag
             {"empty": b"", "cut": path.read_bytes()[:-30], "text": b"1\tIt\tIt\n"}[damage]
         )
     message = (
-        r": \w+; expected parquet with sentence1, sentence2, label; delete it, "
-        "so that it is fetched again"
+        r": \w+; expected a parquet file with the columns sentence1, sentence2, label; "
+        "delete it to download it again"
     )
     capfd.readouterr()
     logging.getLogger("datasets").addHandler(caplog.handler)

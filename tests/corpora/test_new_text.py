@@ -47,5 +47,5 @@ def test_the_words_of_the_sample_come_back():
     ],
 )
 def test_a_json_line_that_is_no_row_is_refused(line):
-    with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|no JSON"):
+    with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|not JSON"):
         parse_example(line.encode(), TASKS["ner"], as_json=True)

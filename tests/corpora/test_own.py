@@ -25,7 +25,7 @@ def test_tags_are_o_and_then_b_and_i_of_each_type(tmp_path):
     splits = load_splits(TAGGING, str(write_rows(tmp_path, train=tag_rows(12), test=tag_rows(3))))
     assert splits.labels == ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose")
     assert splits.test == [{"tokens": row["tokens"], "tags": row["tags"]} for row in tag_rows(3)]
-    assert splits.notes == ("3 of the 3 test sentences also stand in train (11 sentences)",)
+    assert splits.notes == ("3 of the 3 test sentences are also in train (11 sentences)",)
 
 
 def test_numbers_are_labels_too(tmp_path):
@@ -61,10 +61,10 @@ BAD_ROWS = {
     (
         "classification",
         '{"sentence": "a", "label": 1.5}',
-    ): "expected in 'label' a label: a text or a whole number",
-    ("classification", '{"sentence": "a", "label": true}'): "expected in 'label' a label",
-    ("classification", '{"sentence": "a", "label": ""}'): "expected in 'label' a label",
-    ("classification", '{"sentence": "a", "label": "b"'): "no JSON",
+    ): "expected in 'label' a text or a whole number",
+    ("classification", '{"sentence": "a", "label": true}'): "expected in 'label' a text",
+    ("classification", '{"sentence": "a", "label": ""}'): "expected in 'label' a text",
+    ("classification", '{"sentence": "a", "label": "b"'): "not JSON",
     (
         "classification",
         '{"sentence": "\\ud800 a", "label": "b"}',
@@ -81,10 +81,7 @@ BAD_ROWS = {
         '{"tokens": ["a", ""], "tags": ["O", "O"]}',
     ): "expected a JSON object with 'tokens'",
     ("tagging", '{"tokens": "a b", "tags": ["O", "O"]}'): "expected a JSON object with 'tokens'",
-    (
-        "tagging",
-        '{"tokens": ["a", "b"], "tags": ["O"]}',
-    ): "a list of one tag for each of the tokens",
+    ("tagging", '{"tokens": ["a", "b"], "tags": ["O"]}'): "a list with one tag for each token",
     (
         "tagging",
         '{"tokens": ["a"], "tags": ["X"]}',
@@ -93,12 +90,9 @@ BAD_ROWS = {
     (
         "tagging",
         '{"tokens": ["a"], "tags": ["I-x"]}',
-    ): "tag 1, 'I-x', continues nothing; the first word of an entity",
-    ("tagging", '{"tokens": ["a", "b"], "tags": ["O", "I-x"]}'): "tag 2, 'I-x', continues nothing",
-    (
-        "tagging",
-        '{"tokens": ["a", "b"], "tags": ["B-x", "I-y"]}',
-    ): "tag 2, 'I-y', continues nothing",
+    ): "tag 1 is 'I-x', but no entity of that type comes before it; the first word",
+    ("tagging", '{"tokens": ["a", "b"], "tags": ["O", "I-x"]}'): "tag 2 is 'I-x', but no",
+    ("tagging", '{"tokens": ["a", "b"], "tags": ["B-x", "I-y"]}'): "tag 2 is 'I-y', but no",
 }
 
 
@@ -132,7 +126,7 @@ def test_a_label_that_only_test_holds_is_refused(tmp_path):
 def test_one_label_alone_is_refused(tmp_path):
     rows = [{"sentence": f"s {i}", "label": "a"} for i in range(20)]
     with pytest.raises(
-        InputError, match="train.jsonl: every label is a; there is nothing to tell apart"
+        InputError, match="train.jsonl: every label is a; expected at least two different labels"
     ):
         load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows)))
 
@@ -146,7 +140,7 @@ def test_a_label_that_begins_another_is_told_from_it(labels):
 
 def test_an_empty_file_and_too_few_rows_are_refused(tmp_path):
     (write_rows(tmp_path / "a", train=week_rows(20)) / "test.jsonl").touch()
-    with pytest.raises(InputError, match="test.jsonl: the file holds no rows"):
+    with pytest.raises(InputError, match="test.jsonl: the file has no rows"):
         load_splits(CLASSIFICATION, str(tmp_path / "a"))
-    with pytest.raises(InputError, match="too few rows, none is left for validation"):
+    with pytest.raises(InputError, match="too few rows, none remain for validation"):
         load_splits(CLASSIFICATION, str(write_rows(tmp_path / "b", train=week_rows(7))))

@@ -27,15 +27,15 @@ def main(script, argv) -> int:
     [
         (
             {"task": "tagging"},
-            "--data sample has nothing for tagging; name a folder with your own train.jsonl",
+            "--data sample has no data for tagging; give a folder with your own train.jsonl",
         ),
         (
             {"task": "tagging", "data": "hub"},
-            "--data hub has nothing for tagging; name a folder with your own",
+            "--data hub has no data for tagging; give a folder with your own",
         ),
         (
             {"task": "ner", "labels": "O,B-x,I-x"},
-            "--labels belongs to rows of your own, in train.jsonl; those of ner",
+            "--labels is only for your own train.jsonl; the labels of ner",
         ),
         (
             {"task": "classification", "preset": "paper"},

@@ -67,9 +67,9 @@ def test_clean_phrasebank_has_each_sentence_once_in_one_split(data_folder):
     assert sorted(chain(*texts)) == sorted(labels.keys() - conflicting)
     assert splits.protocol == "clean"
     assert splits.notes == (
-        "Sentences_50Agree.txt: 4,846 rows are 4,835 sentences that differ in letters or digits; "
-        "dropped for conflicting labels: 2",
-        "0 of the 484 test sentences also stand in train (3,864 sentences)",
+        "Sentences_50Agree.txt: 4,846 rows have 4,835 different sentences, compared by letters "
+        "and digits; dropped for conflicting labels: 2",
+        "0 of the 484 test sentences are also in train (3,864 sentences)",
     )
 
 
@@ -98,7 +98,7 @@ def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
     leaked = sum(row["sentence"] in train for row in splits.test)
     assert leaked == 3_780
     assert splits.notes == (
-        "3,780 of the 4,217 test sentences also stand in train (4,361 sentences)",
+        "3,780 of the 4,217 test sentences are also in train (4,361 sentences)",
     )
     assert splits.protocol == "paper"
 
@@ -133,8 +133,8 @@ def test_clean_keeps_the_first_of_repeats_and_none_of_conflicting_ones(tmp_path)
     sentences = [row["sentence"] for row in splits.train + splits.validation + splits.test]
     assert sorted(sentences) == sorted(phrase.split("@")[0] for phrase in PHRASES)
     assert splits.notes[0].endswith(
-        "34 rows are 31 sentences that differ in letters or digits; dropped for conflicting "
-        "labels: 1"
+        "34 rows have 31 different sentences, compared by letters and digits; dropped for "
+        "conflicting labels: 1"
     )
 
 
@@ -210,7 +210,7 @@ def test_a_bad_file_is_refused_at_its_line(tmp_path, name, content, message):
 @pytest.mark.parametrize("damage", ["empty", "text", "member", "line"])
 def test_a_bad_zip_is_refused(hub_folder, damage):
     path = write_zip(hub_folder, FILES["sentiment"])
-    message = f"{path}: a broken zip ("
+    message = f"{path}: a broken zip file ("
     if damage == "member":
         content = bytearray(path.read_bytes())
         content[100:110] = bytes(10)
@@ -231,6 +231,9 @@ def test_a_bad_zip_is_refused(hub_folder, damage):
 def test_paper_without_66_agree_names_it_and_clean_does_without(tmp_path):
     write(tmp_path, {AGREE_50: FILES["sentiment"][AGREE_50]})
     file = tmp_path / AGREE_66
-    expected = f"{file}: there is no such file to test on; add it, or use --protocol clean"
+    expected = (
+        f"{file}: there is no such file, which is the test set of --protocol paper; add it, or use "
+        "--protocol clean"
+    )
     assert refusal(SENTIMENT, tmp_path, "paper") == expected
     assert load_splits(SENTIMENT, str(tmp_path)).protocol == "clean"

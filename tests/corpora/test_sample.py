@@ -209,7 +209,7 @@ def test_sample_formats(tmp_path, monkeypatch):
     ]
 
 
-STRAY = "expected words split by single spaces, and marks such as [protein NF-kappa B]"
+STRAY = "expected words separated by one space, and marks such as [protein NF-kappa B]"
 
 
 BAD_SAMPLES = [
@@ -217,18 +217,18 @@ BAD_SAMPLES = [
     (
         "ner",
         b"The [DNA gene]\nThe [DNA gene\n",
-        f", line 2: a stray bracket or space in 'The [DNA gene'; {STRAY}",
+        f", line 2: a wrong bracket or space in 'The [DNA gene'; {STRAY}",
     ),
-    ("ner", b"The DNA] gene\n", ", line 1: a stray bracket or space in 'The DNA] gene'; "),
-    ("ner", b"The [DNA] gene\n", ", line 1: a stray bracket or space in 'The [DNA] gene'; "),
+    ("ner", b"The DNA] gene\n", ", line 1: a wrong bracket or space in 'The DNA] gene'; "),
+    ("ner", b"The [DNA] gene\n", ", line 1: a wrong bracket or space in 'The [DNA] gene'; "),
     (
         "ner",
         b"The [DNA a [RNA b] c]\n",
-        ", line 1: a stray bracket or space in 'The [DNA a [RNA b] c]'; ",
+        ", line 1: a wrong bracket or space in 'The [DNA a [RNA b] c]'; ",
     ),
-    ("ner", b"The x[DNA a] b\n", ", line 1: a stray bracket or space in 'The x[DNA a] b'; "),
-    ("ner", b"The  gene\n", ", line 1: a stray bracket or space in 'The  gene'; "),
-    ("ner", b"The gene \n", ", line 1: a stray bracket or space in 'The gene '; "),
+    ("ner", b"The x[DNA a] b\n", ", line 1: a wrong bracket or space in 'The x[DNA a] b'; "),
+    ("ner", b"The  gene\n", ", line 1: a wrong bracket or space in 'The  gene'; "),
+    ("ner", b"The gene \n", ", line 1: a wrong bracket or space in 'The gene '; "),
     ("ner", b"The [DNA a  b] .\n", f", line 1: {EMPTY}"),
     ("ner", b"The [LOC gene]\n", f", line 1: unknown label 'B-LOC'; {TAGS}"),
     (

@@ -46,20 +46,20 @@ def test_a_new_corpus_is_a_line_in_the_table(monkeypatch):
     rows = [{"sentence": "Up .", "label": "a"}]
     task = dataclasses.replace(SENTIMENT, name="news")
     for data in ("sample", "hub", "."):
-        expected = f"--data {data} has nothing for news; name a folder with your own train.jsonl"
+        expected = f"--data {data} has no data for news; give a folder with your own train.jsonl"
         assert refusal(task, data) == expected
     load = lambda request: Splits(rows, rows, rows, request.protocol)  # noqa: E731
     monkeypatch.setitem(sources.LOADERS, "news", {"hub": load})
     assert load_splits(task, "hub", "paper").test == rows
     assert load_splits(task, "hub", "paper").protocol == "paper"
-    assert "has nothing for news" in refusal(task, "sample")
+    assert "has no data for news" in refusal(task, "sample")
 
 
 def test_a_new_format_of_own_rows_is_a_line_in_the_table(tmp_path, monkeypatch):
     rows = [{"sentence": "Up .", "label": "a"}]
     asked = []
     load = lambda request: asked.append(request.labels) or Splits(rows, rows, None, labels=("a",))  # noqa: E731
-    monkeypatch.setitem(sources.OWN, "train.tsv", load)
+    monkeypatch.setitem(sources.OWN_LOADERS, "train.tsv", load)
     task, data = TASKS["classification"], str(write(tmp_path, {"train.tsv": b"Up .\ta\n"}))
     assert load_splits(task, data).labels == ("a",)
     assert load_splits(task, data, labels=("b", "a")).train == rows
@@ -69,25 +69,29 @@ def test_a_new_format_of_own_rows_is_a_line_in_the_table(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "task, files",
     [
-        ("ner", "Genia4ERtask1.iob2, Genia4EReval1.iob2, nor does jnlpba/ below it"),
+        (
+            "ner",
+            "Genia4ERtask1.iob2, Genia4EReval1.iob2 is in this folder or in its folder jnlpba/",
+        ),
         (
             "sentiment",
-            "Sentences_50Agree.txt, Sentences_66Agree.txt, nor does financial_phrasebank/ below it",
+            "Sentences_50Agree.txt, Sentences_66Agree.txt is in this folder or in its folder "
+            "financial_phrasebank/",
         ),
         (
             "similarity",
-            "msr_paraphrase_train.txt, msr_paraphrase_test.txt, mrpc_dev_ids.tsv, nor does mrpc/ "
-            "below it",
+            "msr_paraphrase_train.txt, msr_paraphrase_test.txt, mrpc_dev_ids.tsv is in this "
+            "folder or in its folder mrpc/",
         ),
     ],
 )
 def test_a_folder_without_the_files_says_which_were_looked_for(tmp_path, task, files):
-    assert refusal(TASKS[task], tmp_path) == f"--data {tmp_path}: it holds none of {files}"
+    assert refusal(TASKS[task], tmp_path) == f"--data {tmp_path}: none of {files}"
 
 
 def test_what_is_no_folder_says_what_data_may_be(tmp_path):
     for path in (tmp_path / "nowhere", write(tmp_path, {"file.txt": b"It"}) / "file.txt"):
-        expected = f"--data {path}: there is no such folder; --data may be sample, hub or a folder"
+        expected = f"--data {path}: there is no such folder; --data can be sample, hub or a folder"
         assert refusal(SENTIMENT, path) == expected
 
 
@@ -101,7 +105,7 @@ def test_what_is_no_folder_says_what_data_may_be(tmp_path):
 def test_one_missing_file_is_named(tmp_path, task, name):
     write(tmp_path, FILES[task])
     (tmp_path / name).unlink()
-    expected = f"{tmp_path / name}: there is no such file; put it beside the task's other files"
+    expected = f"{tmp_path / name}: there is no such file; put it next to the task's other files"
     assert refusal(TASKS[task], tmp_path) == expected
 
 
@@ -114,7 +118,7 @@ def test_too_few_rows_for_a_split_are_refused(tmp_path):
     folder = write(tmp_path / "one", FILES["ner"] | {IOB2: b"T\tO\n"})
     assert (
         refusal(NER, folder)
-        == f"--data {folder}: too few rows, none is left for train; give more of them"
+        == f"--data {folder}: too few rows, none remain for train; add more rows"
     )
     folder = write(tmp_path / "all", FILES["similarity"] | {DEV_IDS: b"11\t12\n12\t11\n13\t14\n"})
     assert "none is left for train" in refusal(SIMILARITY, folder)

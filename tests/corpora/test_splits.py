@@ -21,7 +21,7 @@ def test_a_limit_takes_evenly_spaced_rows_in_order():
     assert limit_rows(rows, 9) == rows[:9]
     for limit in (None, 10, 11):
         assert limit_rows(rows, limit) == rows
-    with pytest.raises(InputError, match="a limit of 0 rows leaves none; give 1 or more"):
+    with pytest.raises(InputError, match="a limit of 0 rows is too low; give 1 or more"):
         limit_rows(rows, 0)
 
 

@@ -137,7 +137,7 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
     )
     loaded = load_base(str(folder))
     assert loaded.notes == [
-        f"{folder}: its {name} was left out; a head of one's own starts anew" for name in names
+        f"{folder}: {name} was not loaded; a run makes its own new head" for name in names
     ]
     assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
 
@@ -150,11 +150,11 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
     [
         (
             lambda t: t.pop("transformer.ln_f.bias"),
-            "the weights lack 1 tensors, the first is transformer.ln_f.bias",
+            "missing tensors: 1, the first is transformer.ln_f.bias",
         ),
         (
             lambda t: t.update(extra=torch.ones(2)),
-            "the weights also hold 1 tensors, the first is transformer.extra",
+            "unexpected tensors: 1, the first is transformer.extra",
         ),
         (
             lambda t: t.update({"transformer.h.4.ln_1.bias": torch.ones(24)}),
@@ -166,11 +166,11 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
         ),
         (
             lambda t: t.update({WPE: torch.ones(7, 24)}),
-            "transformer.wpe.weight has the shape (7, 24); config.json asks for (128, 24)",
+            "transformer.wpe.weight has the shape (7, 24); expected (128, 24), by config.json",
         ),
         (
             lambda t: t.update({"wte.weight": t[WTE].clone()}),
-            "the weights hold transformer.wte.weight twice",
+            "the weights have transformer.wte.weight twice",
         ),
         (
             lambda t: t.update({"lm_head.weight": t[WTE] + 1}),

@@ -54,36 +54,36 @@ def test_of_several_end_tokens_the_first_counts(folder):
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ({"model_type": "gpt2"}, "config.json: model_type is 'gpt2'; only gpt_neo is known here"),
+        ({"model_type": "gpt2"}, "config.json: model_type is 'gpt2'; only gpt_neo is supported"),
         ({"model_type": None}, "model_type is None; only gpt_neo"),
         (
             {"tie_word_embeddings": False},
-            "untied embeddings (tie_word_embeddings) are not GPT-Neo's",
+            "config.json: tie_word_embeddings is False; only True is supported",
         ),
         (
             {"activation_function": "gelu"},
-            "activation_function is 'gelu'; only gelu_new is known here",
+            "activation_function is 'gelu'; only gelu_new is supported",
         ),
-        ({"embed_dropout": 0.1}, "embed_dropout is 0.1; only 0, GPT-Neo's own, is known here"),
+        ({"embed_dropout": 0.1}, "embed_dropout is 0.1; only 0, as in GPT-Neo, is supported"),
         ({"attention_dropout": 0.2}, "attention_dropout is 0.2; only 0"),
         ({"resid_dropout": 1}, "resid_dropout is 1; only 0"),
         ({"num_layers": 5}, "num_layers is 5, but 4 attention layers are listed"),
         (
             {"attention_layers": ["global", "local", "sparse", "local"]},
-            "only global and local are known",
+            "only global and local are supported",
         ),
-        ({"attention_layers": []}, "attention layers are []; only global and local are known"),
-        ({"attention_layers": 3}, "config.json is not a GPT-Neo's: TypeError"),
+        ({"attention_layers": []}, "attention layers are []; only global and local are supported"),
+        ({"attention_layers": 3}, "config.json is not a GPT-Neo config: TypeError"),
         (
             {"attention_layers": None, "attention_types": [["global"]]},
-            "config.json is not a GPT-Neo's: ValueError",
+            "config.json is not a GPT-Neo config: ValueError",
         ),
         ({"num_heads": 5}, "num_heads 5, "),
-        ({"window_size": 0}, "do not fit together"),
+        ({"window_size": 0}, "wrong sizes"),
         ({"vocab_size": "many"}, "config.json: vocab_size is 'many'; expected a number"),
         (
             {"eos_token_id": None},
-            "config.json: eos_token_id is None; expected a token below vocab_size, 8192",
+            "config.json: eos_token_id is None; expected a token id below vocab_size, 8192",
         ),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_config_of_another_model_is_refused_by_name(folder, entries, words):
 
 def test_a_config_without_layers_is_refused(folder):
     change_config(folder, removed=("attention_layers", "attention_types"))
-    assert_refused(folder, "config.json is not a GPT-Neo's: KeyError: 'attention_types'")
+    assert_refused(folder, "config.json is not a GPT-Neo config: KeyError: 'attention_types'")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from neo_peft.system import hub
 def test_a_folder_without_weights_says_what_it_needs(folder):
     (folder / WEIGHTS).unlink()
     assert_refused(
-        folder, f"{folder} holds no weights: it needs model.safetensors, or {INDEX} with its shards"
+        folder, f"{folder} has no weights: it needs model.safetensors, or {INDEX} with its shards"
     )
 
 
@@ -28,7 +28,7 @@ def test_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folde
     (folder / WEIGHTS).unlink()
     torch.save(load_file(tiny_folder / WEIGHTS), folder / "pytorch_model.bin")
     with pytest.raises(
-        InputError, match="holds only pickled weights, which are never read here; convert them"
+        InputError, match="has only pickled weights, which are never loaded; convert them"
     ) as error:
         load_base(str(folder))
     # the line does what it promises
@@ -39,14 +39,14 @@ def test_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folde
 def test_a_missing_shard_is_named(folder):
     shard(folder)
     (folder / SHARDED[1]).unlink()
-    assert_refused(folder, f"{folder / SHARDED[1]} is missing; {INDEX} names it")
+    assert_refused(folder, f"{folder / SHARDED[1]} is missing; {INDEX} lists it")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "deeper/x", ".."])
 def test_an_index_may_name_no_file_outside_its_folder(folder, name):
     (folder / WEIGHTS).rename(folder.parent / "x")
     (folder / INDEX).write_text(json.dumps({"weight_map": {WTE: name}}))
-    assert_refused(folder, f"{INDEX} names {name}, which is not a file of its own folder")
+    assert_refused(folder, f"{INDEX} lists {name}, which is not a file of its own folder")
 
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": [WEIGHTS]}])
@@ -72,7 +72,7 @@ def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(tmp_path, m
     (tmp_path / "a_file").touch()
     assert_refused(
         model,
-        f"--model {model} is no folder; it may be neo-mini, a folder, or a hub id (owner/name",
+        f"--model {model} is not a folder; it can be neo-mini, a folder, or a hub id (owner/name",
     )
 
 
@@ -150,7 +150,7 @@ def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_th
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
     with pytest.raises(
-        InputError, match=f"owner/tiny holds neither {WEIGHTS} nor {INDEX}; pickled weights"
+        InputError, match=f"owner/tiny has neither {WEIGHTS} nor {INDEX}; pickled weights"
     ) as error:
         load_base("owner/tiny")
     assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
@@ -172,7 +172,7 @@ def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, asked):
 
 def test_of_another_model_on_the_hub_the_config_alone_is_fetched(folder, asked):
     change_config(folder, model_type="llama")
-    assert_refused("owner/tiny", "model_type is 'llama'; only gpt_neo is known here")
+    assert_refused("owner/tiny", "model_type is 'llama'; only gpt_neo is supported")
     assert asked == ["config.json"]
 
 
@@ -180,7 +180,7 @@ def test_of_another_model_on_the_hub_the_config_alone_is_fetched(folder, asked):
     ("index", "words"),
     [
         ({}, f"{INDEX} has no weight_map"),
-        ({"weight_map": {WTE: "../x"}}, f"{INDEX} names ../x, which is not a file of"),
+        ({"weight_map": {WTE: "../x"}}, f"{INDEX} lists ../x, which is not a file of"),
     ],
 )
 def test_a_hub_index_is_checked_before_it_is_followed(folder, asked, index, words):

@@ -49,4 +49,4 @@ def test_a_tokenizer_is_read_from_vocab_and_merges(folder, vocabulary):
 
 def test_a_broken_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").write_text("{}")
-    assert_refused(folder, f"{folder}: the tokenizer cannot be read: ")
+    assert_refused(folder, f"{folder}: the tokenizer cannot be loaded: ")

@@ -86,8 +86,8 @@ HUB_JSON = {
 }
 
 # What bad files are refused with
-NO_ROWS = ": the file holds no rows; fill it, or put the data's own file there"
-EMPTY = "an empty token or sentence; fill it, or remove what it belongs to"
+NO_ROWS = ": the file has no rows; add rows, or use the original file"
+EMPTY = "a token or sentence is empty or not valid text; correct or remove it"
 TAGS = (
     "expected one of O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, "
     "B-cell_line, I-"

@@ -18,8 +18,8 @@ from neo_peft.system import hub
 
 # ---- The data
 
-EMPTY = ": the file holds no rows; fill it, or put the data's own file there"
-ABSENT = ": there is no such file; put it beside the task's other files"
+EMPTY = ": the file has no rows; add rows, or use the original file"
+ABSENT = ": there is no such file; put it next to the task's other files"
 OWN, IOB2, FIFTY, TSV = "train.jsonl", "Genia4ERtask1.iob2", "Sentences_50Agree.txt", "train.tsv"
 MSR, MSR_IDS, MSR_HEAD = (
     "msr_paraphrase_train.txt",
@@ -37,24 +37,25 @@ DATA = [
     (
         "tagging",
         {},
-        "--data {here}/d has nothing for tagging; name a folder with your own train.jsonl",
+        "--data {here}/d has no data for tagging; give a folder with your own train.jsonl",
     ),
     (
         "ner",
         {},
-        f"--data {{here}}/d: it holds none of {IOB2}, Genia4EReval1.iob2, nor does jnlpba/ below "
-        "it",
+        f"--data {{here}}/d: none of {IOB2}, Genia4EReval1.iob2 is in this folder or in its folder "
+        "jnlpba/",
     ),
     (
         "glue/cola",
         {},
-        "--data {here}/d: there is no CoLA/train.tsv, and no train.tsv, GLUE's files",
+        "--data {here}/d: there is no CoLA/train.tsv and no train.tsv; give a folder with "
+        "GLUE's files",
     ),
     ("classification", {OWN: ""}, EMPTY),
     (
         "classification",
         {OWN: ONE + "{"},
-        ", line 2: no JSON: Expecting property name enclosed in double quotes at "
+        ", line 2: not JSON: Expecting property name enclosed in double quotes at "
         "character 2; expected a JSON object",
     ),
     ("classification", {OWN: "{}"}, f", line 1: '{{}}'; {A_SENTENCE.format('sentence')}"),
@@ -67,10 +68,10 @@ DATA = [
         "classification",
         {OWN: '{"sentence": "a", "label": 1.5}'},
         """, line 1: '{"sentence": "a", "label": 1.5}'; """
-        "expected in 'label' a label: a text or a whole number",
+        "expected in 'label' a text or a whole number",
     ),
     ("classification", {OWN: b"\n\xff"}, ", line 2: not utf-8; save the file as utf-8"),
-    ("classification", {OWN: ONE}, ": every label is x; there is nothing to tell apart"),
+    ("classification", {OWN: ONE}, ": every label is x; expected at least two different labels"),
     (
         "classification",
         {OWN: ROWS, "validation.jsonl": ONE.replace("x", "z")},
@@ -79,7 +80,7 @@ DATA = [
     (
         "classification",
         {OWN: ONE + MORE[0]},
-        "--data {here}/d: too few rows, none is left for validation; give more of them",
+        "--data {here}/d: too few rows, none remain for validation; add more rows",
     ),
     (
         "classification --labels x,z",
@@ -115,7 +116,7 @@ DATA = [
         "tagging",
         {OWN: '{"tokens": ["a"], "tags": []}'},
         """, line 1: '{"tokens": ["a"], "tags": []}'; expected in """
-        "'tags' a list of one tag for each of the tokens",
+        "'tags' a list with one tag for each token",
     ),
     (
         "tagging",
@@ -125,7 +126,8 @@ DATA = [
     (
         "tagging",
         {OWN: TAGGED.replace("B-x", "I-x")},
-        ", line 2: tag 1, 'I-x', continues nothing; the first word of an entity is B-x",
+        ", line 2: tag 1 is 'I-x', but no entity of that type comes before it; the first word of "
+        "an entity has B-x",
     ),
     (
         "tagging --labels O,B-x,y",
@@ -144,7 +146,7 @@ DATA = [
     (
         "ner",
         {IOB2: "\tO\n"},
-        ", line 1: an empty token or sentence; fill it, or remove what it belongs to",
+        ", line 1: a token or sentence is empty or not valid text; correct or remove it",
     ),
     ("sentiment", {FIFTY: "\n"}, EMPTY),
     ("sentiment", {FIFTY: "a@neutral\r\nb"}, ", line 2: 'b'; expected a sentence, @ and its label"),
@@ -156,19 +158,19 @@ DATA = [
     (
         "sentiment",
         {f"{FIFTY}/x": ""},
-        f"{{here}}/d/{FIFTY} is no plain file; put the file itself there",
+        f"{{here}}/d/{FIFTY} is not a regular file; put the file itself there",
     ),
     (
         "sentiment --protocol paper",
         {FIFTY: "a@neutral"},
-        "{here}/d/Sentences_66Agree.txt: there is no such file to test on; add it, or use "
-        "--protocol clean",
+        "{here}/d/Sentences_66Agree.txt: there is no such file, which is the test set of "
+        "--protocol paper; add it, or use --protocol clean",
     ),
     ("similarity", {MSR: MSR_HEAD}, EMPTY),
     (
         "similarity",
         {MSR: "1\t2"},
-        ", line 1: 2 columns in '1\\t2'; expected five, split by tabs: Quality, #1 ID, "
+        ", line 1: 2 columns in '1\\t2'; expected five, separated by tabs: Quality, #1 ID, "
         "#2 ID, #1 String, #2 String",
     ),
     (
@@ -179,13 +181,13 @@ DATA = [
     (
         "similarity",
         {MSR: "1\t1\t2\ta\tb", MSR_IDS: "3\t4"},
-        f"{{here}}/d/{MSR_IDS}, line 1: '3\\t4' is no pair of the train file; use the list that "
-        "comes with it",
+        f"{{here}}/d/{MSR_IDS}, line 1: '3\\t4' is not a pair of the train file; use the list that "
+        "belongs to it",
     ),
     (
         "glue/sst2",
         {TSV: "text\tlabel\n"},
-        ": its heading has no column sentence, which GLUE's own file has",
+        ": its header has no column sentence; use GLUE's own file",
     ),
     ("glue/sst2", {TSV: "sentence\tlabel\n"}, EMPTY),
     (
@@ -215,25 +217,26 @@ def test_bad_data(capfd, monkeypatch, case):
 
 
 NUMBERS = json.dumps({tag: number for number, tag in enumerate(TAGS.split(", "))})
-AGAIN = "delete it, so that it is fetched again"
+AGAIN = "delete it to download it again"
 ZIP, PARQUET = "data/FinancialPhraseBank-v1.0.zip", "mrpc/train-00000-of-00001.parquet"
 HUB_DATA = [
     (
         "ner",
         {"dataset/label.json": "{}"},
-        f"d/dataset/label.json: expected a JSON number for each of {TAGS}",
+        f"d/dataset/label.json: expected a JSON object with a number for each of {TAGS}",
     ),
     (
         "ner",
         {"dataset/label.json": NUMBERS, "dataset/train.json": "{}"},
         "d/dataset/train.json, line 1: '{}'; expected "
-        '{"tokens": ["..."], "tags": [0]}, as many tags as tokens, numbered as in label.json',
+        '{"tokens": ["..."], "tags": [0]} with one tag for each token, numbered as in label.json',
     ),
-    ("sentiment", {ZIP: "x"}, f"d/{ZIP}: a broken zip (File is not a zip file); {AGAIN}"),
+    ("sentiment", {ZIP: "x"}, f"d/{ZIP}: a broken zip file (File is not a zip file); {AGAIN}"),
     (
         "similarity",
         {PARQUET: "x"},
-        f"d/{PARQUET}: …; expected parquet with sentence1, sentence2, label; {AGAIN}",
+        f"d/{PARQUET}: …; expected a parquet file with the columns sentence1, sentence2, label; "
+        + AGAIN,
     ),
 ]
 
@@ -295,44 +298,43 @@ NAMES = {
 }
 PROPERTY = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
 UNFIT = (
-    "config.json: the sizes do not fit together: vocab_size 8192, hidden_size 24, num_heads {}, "
+    "config.json: wrong sizes: vocab_size 8192, hidden_size 24, num_heads {}, "
     "max_position_embeddings 128, window_size 11, intermediate_size {}; "
-    "each is at least 1, and num_heads divides hidden_size"
+    "each must be from 1 to 16777216, and hidden_size a multiple of num_heads"
 )
-END = "config.json: eos_token_id is {}; expected a token below vocab_size, 8192"
+END = "config.json: eos_token_id is {}; expected a token id below vocab_size, 8192"
 MODELS = [
     (
         "no config",
         holds(config=None),
-        "config.json does not exist: m is no model's folder; name one with --model",
+        "config.json does not exist: m is not a model folder; give one with --model",
     ),
     ("broken config", holds(config="{"), f"config.json is not a JSON file: {PROPERTY}"),
     ("list", holds(config="[]"), "config.json is not a JSON object"),
     (
         "not GPT-Neo",
         config(model_type="llama"),
-        "config.json: model_type is 'llama'; only gpt_neo is known here",
+        "config.json: model_type is 'llama'; only gpt_neo is supported",
     ),
     (
         "untied",
         config(tie_word_embeddings=False),
-        "config.json: untied embeddings (tie_word_embeddings) are not GPT-Neo's, and not known "
-        "here",
+        "config.json: tie_word_embeddings is False; only True is supported",
     ),
     (
         "relu",
         config(activation_function="relu"),
-        "config.json: activation_function is 'relu'; only gelu_new is known here",
+        "config.json: activation_function is 'relu'; only gelu_new is supported",
     ),
     (
         "dropout",
         config(resid_dropout=0.1),
-        "config.json: resid_dropout is 0.1; only 0, GPT-Neo's own, is known here",
+        "config.json: resid_dropout is 0.1; only 0, as in GPT-Neo, is supported",
     ),
     (
         "layers",
         config(attention_layers=["far"]),
-        "config.json: attention layers are ['far']; only global and local are known",
+        "config.json: attention layers are ['far']; only global and local are supported",
     ),
     (
         "count",
@@ -347,72 +349,69 @@ MODELS = [
     (
         "width",
         config(intermediate_size=41),
-        ": transformer.h.0.mlp.c_fc.weight has the shape (40, 24); config.json asks for (41, 24)",
+        ": transformer.h.0.mlp.c_fc.weight has the shape (40, 24); expected (41, 24), by "
+        "config.json",
     ),
     (
         "no weights",
         holds(weights=None),
-        f" holds no weights: it needs {WEIGHTS}, or {INDEX} with its shards",
+        f" has no weights: it needs {WEIGHTS}, or {INDEX} with its shards",
     ),
     (
         "pickled",
         holds(weights=None, pickled="x"),
-        " holds only pickled weights, which are never read here; convert "
+        " has only pickled weights, which are never loaded; convert "
         'them once: python -c "from transformers import AutoModelForCausalLM as M; '
         "M.from_pretrained('m').save_pretrained('m')\"",
     ),
     (
         "stub",
         holds(weights="version https://git-lfs.github.com/spec/v1"),
-        f"{WEIGHTS} is not a readable safetensors "
-        "file: …; put the whole file there (a clone without git-lfs leaves a stub)",
+        f"{WEIGHTS} is not a readable safetensors file: …; put the complete file there (git clone "
+        "without git-lfs gives only a pointer file)",
     ),
     ("broken index", holds(weights=None, index="{"), f"{INDEX} is not a JSON file: {PROPERTY}"),
     ("empty index", holds(weights=None, index="{}"), f"{INDEX} has no weight_map"),
     (
         "no shard",
         holds(weights=None, index='{"weight_map": {"a": "b"}}'),
-        f"b is missing; {INDEX} names it",
+        f"b is missing; {INDEX} lists it",
     ),
     (
         "outside",
         holds(weights=None, index='{"weight_map": {"a": "../b"}}'),
-        f"{INDEX} names ../b, which is not a file of its own folder",
+        f"{INDEX} lists ../b, which is not a file of its own folder",
     ),
     (
         "missing",
         tensors(**{"transformer.ln_f.bias": None}),
-        ": the weights lack 1 tensors, the first is transformer.ln_f.bias",
+        ": missing tensors: 1, the first is transformer.ln_f.bias",
     ),
     (
         "more",
         tensors(extra=torch.ones(2)),
-        ": the weights also hold 1 tensors, the first is transformer.extra",
+        ": unexpected tensors: 1, the first is transformer.extra",
     ),
     (
         "shape",
         tensors(**{"transformer.ln_f.bias": torch.ones(5)}),
-        ": transformer.ln_f.bias has the shape (5,); config.json asks for (24,)",
+        ": transformer.ln_f.bias has the shape (5,); expected (24,), by config.json",
     ),
     (
         "head",
         tensors(**{"lm_head.weight": torch.ones(5)}),
-        ": lm_head.weight differs from wte: untied embeddings are not known here",
+        ": lm_head.weight differs from wte: untied embeddings are not supported",
     ),
     (
         "no tokenizer",
         holds(tokenizer=None),
         " has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt",
     ),
-    (
-        "no merges",
-        holds(tokenizer=None, vocab="{}"),
-        "merges.txt is missing; vocab.json alone is no tokenizer",
-    ),
+    ("no merges", holds(tokenizer=None, vocab="{}"), "merges.txt is missing; vocab.json needs it"),
     (
         "broken tokenizer",
         holds(tokenizer="{"),
-        ": the tokenizer cannot be read: …; put the model's own files there",
+        ": the tokenizer cannot be loaded: …; put the model's own files there",
     ),
 ]
 
@@ -430,15 +429,15 @@ def test_a_bad_model_folder(capfd, tiny_folder, case):
 # ---- Peft's adapters
 
 LORA, SOFT = {"peft_type": "LORA"}, {"peft_type": "PROMPT_TUNING"}
-OTHER = ": an option that is not known here changes what is computed; use peft"
+OTHER = ": this option is not supported, and can change the output; use peft"
 COUNT = "expected a whole number from 1 to 16384"
 OPTIONS = [
-    ({}, "peft_type is None; known here are LORA and PROMPT_TUNING"),
-    ({"peft_type": "IA3"}, "peft_type is 'IA3'; known here are LORA and PROMPT_TUNING"),
+    ({}, "peft_type is None; expected LORA or PROMPT_TUNING"),
+    ({"peft_type": "IA3"}, "peft_type is 'IA3'; expected LORA or PROMPT_TUNING"),
     (
         LORA | {"task_type": "SEQ_2_SEQ_LM"},
-        "task_type is 'SEQ_2_SEQ_LM'; known here are TOKEN_CLS, for tags, SEQ_CLS, "
-        "for answers by a head, and CAUSAL_LM",
+        "task_type is 'SEQ_2_SEQ_LM'; expected TOKEN_CLS (tags), SEQ_CLS (labels by a head) "
+        "or CAUSAL_LM (label words)",
     ),
     *(
         (LORA | {name: value}, f"{name} is {value!r}{OTHER}")
@@ -457,19 +456,19 @@ OPTIONS = [
         SOFT | {"num_virtual_tokens": 4, "num_transformer_submodules": 2},
         f"num_transformer_submodules is 2{OTHER}",
     ),
-    (
-        LORA | {"modules_to_save": ["wte"]},
-        "modules_to_save is ['wte']: beyond the head, none is known here",
-    ),
+    (LORA | {"modules_to_save": ["wte"]}, "modules_to_save is ['wte']; only a head is supported"),
     (
         LORA | {"init_lora_weights": "pissa"},
-        "init_lora_weights is 'pissa'; expected a start that leaves the base's weights where they "
-        "are",
+        "init_lora_weights is 'pissa'; expected an initialization that does not change the base's "
+        "weights",
     ),
-    (LORA | {"target_modules": 5}, "target_modules is 5; it is a list of names"),
+    (LORA | {"target_modules": 5}, "target_modules is 5; expected a list of names"),
     (LORA | {"r": 0}, f"r is 0; {COUNT}"),
     (LORA | {"lora_alpha": -1}, "lora_alpha is -1; expected a number above 0"),
-    (LORA | {"lora_dropout": 1}, "lora_dropout is 1; expected a number from 0 to below 1"),
+    (
+        LORA | {"lora_dropout": 1},
+        "lora_dropout is 1; expected a number of at least 0 and below 1",
+    ),
     (LORA | {"bias": "some"}, "bias is 'some'; expected one of none, all, lora_only"),
     (SOFT, f"num_virtual_tokens is None; {COUNT}"),
 ]

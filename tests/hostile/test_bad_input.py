@@ -218,7 +218,7 @@ FLAGS = [
 @cases(FLAGS)
 def test_a_bad_flag_is_refused_before_anything_is_loaded(capfd, monkeypatch, case):
     forbid_loading(monkeypatch)
-    monkeypatch.setattr(lines, "lines_of", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(lines, "read_lines", lambda *_: pytest.fail("rows were read"))
     refused(capfd, *case)
 
 
@@ -274,7 +274,7 @@ def test_without_flags_train_names_the_two_usual_commands(capfd):
 # ---- What does not fit
 
 NO_FOLDER = (
-    "is no folder; it may be neo-mini, a folder, or a hub id (owner/name, owner/name@revision)"
+    "is not a folder; it can be neo-mini, a folder, or a hub id (owner/name, owner/name@revision)"
 )
 NO_ROOM = (
     "what stands in front (a prompt of {} rows, an instruction), the template and the longest "
@@ -287,20 +287,17 @@ MISFITS = [
     (f"{NER} --model a/b@", f"--model a/b@ {NO_FOLDER}"),
     (
         f"{NER} --data no",
-        "--data no: there is no such folder; --data may be sample, hub or a folder",
+        "--data no: there is no such folder; --data can be sample, hub or a folder",
     ),
     (
         "train --task pairs --method lora",
-        "--data sample has nothing for pairs; name a folder with your own train.jsonl",
+        "--data sample has no data for pairs; give a folder with your own train.jsonl",
     ),
     (
         "train --task glue/rte --method lora",
-        "--data sample has nothing for glue/rte; --data may be hub or GLUE's folder",
+        "--data sample has no data for glue/rte; --data can be hub or GLUE's folder",
     ),
-    (
-        f"{NER} --labels O",
-        "--labels belongs to rows of your own, in train.jsonl; those of ner are fixed",
-    ),
+    (f"{NER} --labels O", "--labels is only for your own train.jsonl; the labels of ner are fixed"),
     (
         f"{TEXT} --label-words a,b",
         "--label-words a,b: one word for each of the 3 labels is needed, in the order of negative, "
@@ -341,7 +338,7 @@ MISFITS = [
     ),
     (
         "evaluate --task ner --model {tiny} --data no",
-        "--data no: there is no such folder; --data may be sample, hub or a folder",
+        "--data no: there is no such folder; --data can be sample, hub or a folder",
     ),
     (
         "evaluate --task tagging --model {tiny}",
@@ -432,7 +429,7 @@ RUNS = [
     ),
     (
         f"evaluate {NAMED}",
-        "d/adapter_model.safetensors is missing: this is no complete run or adapter",
+        "d/adapter_model.safetensors is missing: this run or adapter is not complete",
     ),
 ]
 

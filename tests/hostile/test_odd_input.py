@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from seqeval_oracle import assert_scores_like_seqeval, seqeval_entities
 
-from neo_peft.corpora.lines import is_text, lines_of
+from neo_peft.corpora.lines import is_text, read_lines
 from neo_peft.corpora.new_text import split_words
-from neo_peft.corpora.own import parse_row
+from neo_peft.corpora.own_rows import parse_row
 from neo_peft.corpora.sample import parse_tagged
 from neo_peft.corpora.sources import load_splits
 from neo_peft.encoding import Encoder, collate
@@ -307,7 +307,7 @@ def test_a_tag_out_of_the_set_is_refused_or_stripped(tag):
 )
 def test_lines_are_split_at_line_feeds_alone_and_numbered(tmp_path, lines, crlf):
     (tmp_path / "file").write_bytes(("\r\n" if crlf else "\n").join(lines).encode())
-    read = list(lines_of(tmp_path / "file"))
+    read = list(read_lines(tmp_path / "file"))
     if lines and lines[0].startswith("\ufeff"):
         lines = [lines[0].removeprefix("\ufeff"), *lines[1:]]
     assert read == [

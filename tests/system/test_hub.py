@@ -446,7 +446,7 @@ def test_what_the_hub_does_not_give_is_one_line_and_status_2(tiny, tmp_path):
         hub.push("owner/pickled", tiny | {WEIGHTS: None, INDEX: None})
         hub.push(f"datasets/{TNER}", HUB_JSON)
         pickled = (
-            f"owner/pickled holds neither {WEIGHTS} nor {INDEX}; pickled weights "
+            f"owner/pickled has neither {WEIGHTS} nor {INDEX}; pickled weights "
             "(pytorch_model.bin) are never "
         )
         cases = {

@@ -383,7 +383,7 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp
         (["--task", "nre"], "error: --task 'nre' is none of ner, sentiment, similarity"),
         (
             ["--task", "ner", "--method", "lora", "--model", "/none/such"],
-            "error: --model /none/such is no folder",
+            "error: --model /none/such is not a folder",
         ),
     ],
 )

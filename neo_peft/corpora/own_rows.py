@@ -1,4 +1,4 @@
-"""A user's own labelled rows: JSON objects, one a line, in the files of a folder."""
+"""Your own labelled data: a folder of files with one JSON object a line."""
 
 import json
 from collections.abc import Collection
@@ -15,10 +15,11 @@ TRAIN = "train.jsonl"
 
 
 def load(request: Request) -> Splits:
-    """Load the files of a folder. The labels are those of train, unless the request gives them; a
-    row with another one, of validation or test too, is refused with its file and line.
+    """Load train.jsonl, and validation.jsonl and test.jsonl if they exist.
 
-    Without a validation file a tenth of train is validation; without a test file test is None.
+    The labels are `request.labels`, or those of train. Raises InputError, with the file and the
+    line, for a row that has another label. Without a validation file, a tenth of train becomes
+    validation. Without a test file, test is None.
     """
     task, folder = request.task, Path(request.data)
     parse = partial(parse_row, task)
@@ -26,7 +27,7 @@ def load(request: Request) -> Splits:
     labels = tuple(request.labels) if request.labels else labels_in(task, train)
     if len(labels) < 2:
         raise InputError(
-            f"{folder / TRAIN}: every label is {labels[0]}; there is nothing to tell apart"
+            f"{folder / TRAIN}: every label is {labels[0]}; expected at least two different labels"
         )
     validation, test = (
         lines.read_rows(file, parse, labels) if file.exists() else None
@@ -36,7 +37,7 @@ def load(request: Request) -> Splits:
 
 
 def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
-    """Return the row of a JSON object; with `labels` None, any label will do."""
+    """Return the row of a JSON object. If `labels` is None, every label is allowed."""
     row, name = parse_object(line, task), task.fields[-1]
     if name not in row:
         raise ValueError(f"{line[:40]!r}; the field {name!r} is missing")
@@ -44,31 +45,29 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
     if task.tags_words:
         if not isinstance(value, list) or len(value) != len(row["tokens"]):
             raise ValueError(
-                f"{line[:40]!r}; expected in {name!r} a list of one tag for each of the tokens"
+                f"{line[:40]!r}; expected in {name!r} a list with one tag for each token"
             )
         value = [tag.strip() if isinstance(tag, str) else tag for tag in value]
         _check_bio(value)
     else:
         if type(value) not in (str, int) or not lines.is_text(str(value)):
-            raise ValueError(
-                f"{line[:40]!r}; expected in {name!r} a label: a text or a whole number"
-            )
+            raise ValueError(f"{line[:40]!r}; expected in {name!r} a text or a whole number")
         value = str(value).strip()
     if labels:
         for label in value if task.tags_words else [value]:
-            lines.one_of(labels, label)
+            lines.check_label(labels, label)
     return {field: row[field] for field in task.fields[:-1]} | {name: value}
 
 
 def parse_object(text: str, task: Task) -> dict:
-    """Return a JSON object that has the fields of a task's rows; its label and other fields are not
-    checked."""
+    """Return a JSON object that has the fields of the task's rows. The label and other fields are
+    not checked."""
     row = parse_json(text)
     expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
     for field in task.fields[:-1]:
         value = row.get(field) if isinstance(row, dict) else None
-        fits = bool(value) and isinstance(value, list) == task.tags_words
-        if not fits or not all(map(lines.is_text, value if task.tags_words else [value])):
+        right_type = bool(value) and isinstance(value, list) == task.tags_words
+        if not right_type or not all(map(lines.is_text, value if task.tags_words else [value])):
             raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
     return row
 
@@ -77,32 +76,32 @@ def parse_json(text: str) -> Any:
     """Return the value of a line of JSON."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:  # its own message would call this line 1
+    except json.JSONDecodeError as error:  # not its own message, where the line number is always 1
         raise ValueError(
-            f"no JSON: {error.msg} at character {error.colno}; expected a JSON object"
+            f"not JSON: {error.msg} at character {error.colno}; expected a JSON object"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON: {error}") from None
+        raise ValueError(f"not JSON: {error}") from None
 
 
 def _check_bio(tags: list) -> None:
-    """Raise ValueError for a value that is no BIO tag, and for an I- that does not continue an
-    entity of its type."""
-    before = "O"
+    """Raise ValueError for a value that is not a BIO tag, or for an I- tag that does not continue
+    an entity of its type."""
+    previous = "O"
     for number, tag in enumerate(tags, start=1):
         if not (lines.is_text(tag) and is_tag(tag)):
             raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
-        if tag[0] == "I" and before[2:] != tag[2:]:
+        if tag[0] == "I" and previous[2:] != tag[2:]:
             raise ValueError(
-                f"tag {number}, {tag!r}, continues nothing; the first word of an entity is "
-                f"B-{tag[2:]}"
+                f"tag {number} is {tag!r}, but no entity of that type comes before it; the first "
+                f"word of an entity has B-{tag[2:]}"
             )
-        before = tag
+        previous = tag
 
 
 def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
-    """Return the labels in the order in which rows have them; for tags `O`, then B- and I- of each
-    type."""
+    """Return the labels of the rows, in the order of their first use. For tags: `O`, then B- and I-
+    of each type."""
     if not task.tags_words:
         return tuple(dict.fromkeys(row["label"] for row in rows))
     kinds = dict.fromkeys(tag[2:] for row in rows for tag in row["tags"] if tag != "O")
