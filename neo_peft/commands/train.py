@@ -9,7 +9,7 @@ from functools import partial
 
 from neo_peft import processes
 from neo_peft.commands.flags import OneLineParser, add_settings
-from neo_peft.runs.from_flags import resumed, settings_from
+from neo_peft.runs.from_flags import resumed_settings, settings_from
 from neo_peft.settings import Settings
 from neo_peft.system import signals
 
@@ -34,7 +34,7 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> Settings:
     )
     add_settings(parser)
     given = vars(parser.parse_args(argv))
-    return resumed(given) if "resume" in given else settings_from(given)
+    return resumed_settings(given) if "resume" in given else settings_from(given)
 
 
 def main(argv: Sequence[str], prog: str = PROG) -> None:

@@ -1,13 +1,14 @@
-"""Checkpoints: all that an unfinished run needs to go on to the same bits, in
-RUN/checkpoints/step-N/.
+"""Checkpoints: save an unfinished run, and restore it so that it ends with identical bits.
 
-    tensors.safetensors   the weights that train, AdamW's moments, the random generators' states
-    best.safetensors      the weights of the best epoch so far, once there is one
-    state.json            all numbers: where training stands, scores, what the run computes with,
-                          checksums
+The folder of a checkpoint is RUN/checkpoints/step-N/, with the files
 
-A checkpoint appears in one step, whole, and the last two are kept. One that does not fit its
-checksums is passed over for the one before it.
+    tensors.safetensors   the trainable weights, AdamW's moments, the random generators' states
+    best.safetensors      the weights of the best epoch so far, if an epoch has ended
+    state.json            the training state, the scores before tuning, the conditions that a
+                          resumed run must keep, the lengths of the logs, the files' checksums
+
+A checkpoint is written under a temporary name and then renamed, so that it is always complete. The
+last two are kept. If a file of the newest one was changed, the one before it is used.
 """
 
 import os
@@ -39,55 +40,52 @@ from neo_peft.system.files import (
 
 CHECKPOINTS, STATE = "checkpoints", "state.json"
 TENSORS, BEST = "tensors.safetensors", "best.safetensors"
-KEPT = 2
-NUMBERS = {item.name: item.type for item in fields(State) if item.type in (int, float)}
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
+MAX_CHECKPOINTS = 2
+# The numbers of the training state: {name: int or float}.
+STATE_NUMBERS = {item.name: item.type for item in fields(State) if item.type in (int, float)}
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each parameter
 
 
 @dataclass
-class Best:
-    """The best epoch so far.
+class BestEpoch:
+    """The best epoch so far. Its weights are in memory until a checkpoint has saved them."""
 
-    epoch: its number, from 1; 0 before there is one.
-    score: its score on validation.
-    weights: copies of what trains, until a checkpoint has written them.
-    file: the checkpoint's file that holds them from then on.
-    """
-
-    epoch: int = 0
-    score: float = -1.0
-    weights: dict[str, Tensor] | None = None
-    file: Path | None = None
+    epoch: int = 0  # from 1; 0 before the end of the first epoch
+    score: float = -1.0  # on validation
+    weights: dict[str, Tensor] | None = None  # copies of the trainable weights, until saved
+    file: Path | None = None  # best.safetensors of the newest checkpoint, once saved
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and fits its checksums; `record` is its state.json."""
+    """A checkpoint that was read, and whose checksums are right."""
 
     folder: Path
-    record: dict
+    record: dict  # the content of its state.json
 
     @property
-    def best(self) -> Best:
+    def best(self) -> BestEpoch:
         best = self.record["best"]
         file = self.folder / BEST if best["epoch"] else None
-        return Best(best["epoch"], best["score"], file=file)
+        return BestEpoch(best["epoch"], best["score"], file=file)
 
     @property
     def scores(self) -> Scores:
         return {name: self.record.get(name) for name in ("scores", "generated")}
 
 
-def save(job: Job, state: State, best: Best, **record: object) -> None:
-    """Write the checkpoint of this step, then drop the oldest. What `record` names goes into
-    state.json."""
+def save(job: Job, state: State, best: BestEpoch, **record: object) -> None:
+    """Write the checkpoint of this step, then remove all but the last two.
+
+    record: more fields of state.json.
+    """
     folder, tensors = job.output.folder / CHECKPOINTS / f"step-{state.step}", {}
     for name, parameter in job.tuned.model.trainable().items():
         tensors[f"weight {name}"] = parameter
         for moment, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"{moment} {name}"] = value
-    for index, generators in enumerate(processes.gather(_generators())):
-        tensors |= {f"random {kind} {index}": value for kind, value in generators.items()}
+    for index, generators in enumerate(processes.gather(_random_states())):
+        tensors |= {f"random {device} {index}": value for device, value in generators.items()}
 
     def fill(temporary: Path) -> None:
         write_tensors(temporary / TENSORS, tensors)
@@ -95,20 +93,20 @@ def save(job: Job, state: State, best: Best, **record: object) -> None:
             write_tensors(temporary / BEST, best.weights)
         elif best.file:
             link_or_copy(best.file, temporary / BEST)
-        whole = {
-            **{name: getattr(state, name) for name in NUMBERS},
+        content = {
+            **{name: getattr(state, name) for name in STATE_NUMBERS},
             "scaler": state.scaler.state_dict(),
             **record,
             "seconds": job.output.seconds(),
             "best": {"epoch": best.epoch, "score": best.score},
             "files": {path.name: sha256(path) for path in sorted(temporary.iterdir())},
         }
-        write_checked_json(temporary / STATE, whole)
+        write_checked_json(temporary / STATE, content)
 
     def write() -> None:
-        # One of the same step may be there, from before its epoch was scored, or damaged.
+        # A checkpoint of this step can exist: damaged, or from before its epoch was scored.
         write_folder(folder, fill, overwrite=True)
-        for old in list_checkpoints(folder.parent)[:-KEPT]:
+        for old in list_checkpoints(folder.parent)[:-MAX_CHECKPOINTS]:
             remove_folder(old)
 
     processes.on_first_process(write)
@@ -117,16 +115,15 @@ def save(job: Job, state: State, best: Best, **record: object) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that is never written again a second name; copy it where the file system
-    cannot."""
+    """Make `target` a hard link to `source`, or a copy where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
-def _generators() -> dict[str, Tensor]:
-    """Take the state of the random generators that dropout draws from."""
+def _random_states() -> dict[str, Tensor]:
+    """Return the states of the random generators that dropout uses, by device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -134,35 +131,36 @@ def _generators() -> dict[str, Tensor]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """List a run's checkpoints, the newest last."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    """Return the folders of a run's checkpoints, the newest last."""
+    paths = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def newest_checkpoint(
     run: Path, print_line: Callable[[str], None] = lambda line: None
 ) -> Checkpoint | None:
-    """Find the newest checkpoint that fits its checksums; None where there is none at all.
+    """Return the newest checkpoint that is not damaged, or None where the run has no checkpoint.
 
-    Raises InputError where there are some, and none fits: a run is never begun anew in silence.
+    Raises InputError where all checkpoints are damaged: the user must decide to start again.
     """
-    problem = None
+    first_error = None
     for folder in reversed(list_checkpoints(run / CHECKPOINTS)):
         try:
-            return _read(folder)
+            return _read_checkpoint(folder)
         except InputError as error:
-            problem = problem or error
-            print_line(f"note    {error}; the checkpoint before it is taken")
-    if problem:
-        raise problem
+            first_error = first_error or error
+            print_line(f"note    {error}; trying the checkpoint before it")
+    if first_error:
+        raise first_error
     return None
 
 
-def _read(folder: Path) -> Checkpoint:
+def _read_checkpoint(folder: Path) -> Checkpoint:
+    """Return the checkpoint in a folder. Raise InputError where a file or a number is wrong."""
     record = read_checked_json(folder / STATE)
     try:
         best, log = record["best"], record["log"]
-        numbers = [(name, record[name], kind) for name, kind in NUMBERS.items()] + [
+        numbers = [(name, record[name], kind) for name, kind in STATE_NUMBERS.items()] + [
             ("best epoch", best["epoch"], int),
             ("seconds", record["seconds"], float),
             ("threads", record["computed"]["threads"], int),
@@ -175,10 +173,10 @@ def _read(folder: Path) -> Checkpoint:
         if type(best["score"]) is not float:
             raise ValueError(f"the best score is {best['score']!r}")
         if record["files"].keys() != ({TENSORS, BEST} if best["epoch"] else {TENSORS}):
-            raise ValueError(f"it names the files {sorted(record['files'])}")
+            raise ValueError(f"its files are {sorted(record['files'])}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{folder / STATE} is no checkpoint's: {type(error).__name__}: {error}"
+            f"{folder / STATE} is not the state of a checkpoint: {type(error).__name__}: {error}"
         ) from None
     for name in record["files"]:
         unchanged(folder, record, name)
@@ -186,48 +184,56 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
-    """Put a checkpoint into a model and a state that were made for its run. Raise InputError where
-    it does not fit."""
+    """Load a checkpoint into a model and a training state. Raise InputError if it does not fit."""
     path, weights = checkpoint.folder / TENSORS, model.trainable()
     tensors = read_tensors(path)
     load_weights(path, {name: tensors.pop(f"weight {name}", None) for name in weights}, model)
     for name, parameter in weights.items():
         moments = {moment: tensors.pop(f"{moment} {name}", None) for moment in MOMENTS}
         if all(value is None for value in moments.values()):
-            continue  # it never had a gradient
+            continue  # the parameter has had no gradient so far
         for moment, value in moments.items():
-            counts = moment == "step"
-            _require_fit(value, () if counts else parameter.shape, f"{path}: {moment} of {name}")
-            moments[moment] = value if counts else value.to(parameter.device)
+            is_count = moment == "step"
+            shape = () if is_count else parameter.shape
+            _check_tensor(value, shape, f"{path}: {moment} of {name}")
+            moments[moment] = value if is_count else value.to(parameter.device)
         state.optimizer.state[parameter] = moments
-    for name in NUMBERS:
+    for name in STATE_NUMBERS:
         setattr(state, name, checkpoint.record[name])
     try:
         state.scaler.load_state_dict(checkpoint.record["scaler"])
         torch.set_rng_state(tensors[f"random cpu {processes.process_index}"])
-        on_cuda = tensors.get(f"random cuda {processes.process_index}")
-        if torch.cuda.is_available() and on_cuda is not None:
-            torch.cuda.set_rng_state(on_cuda)
+        cuda_state = tensors.get(f"random cuda {processes.process_index}")
+        if torch.cuda.is_available() and cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{checkpoint.folder} does not fit this run: {type(error).__name__}: {error}"
         ) from None
-    if lost := [name for name in tensors if not name.startswith("random ")]:
-        raise InputError(f"{path} also holds {len(lost)} tensors, the first is {min(lost)}")
+    if unexpected := [name for name in tensors if not name.startswith("random ")]:
+        raise InputError(
+            f"{path} has {len(unexpected)} unexpected tensors, the first is {min(unexpected)}"
+        )
 
 
 def load_weights(path: Path, tensors: dict[str, Tensor | None], model: TunedModel) -> None:
-    """Put the weights of a checkpoint's file into the model."""
+    """Load the weights from a checkpoint's file into the model.
+
+    tensors: by parameter name; None for a missing one.
+    """
     weights = model.trainable()
     for name in weights.keys() | tensors.keys():
         shape = weights[name].shape if name in weights else None
-        _require_fit(tensors.get(name), shape, f"{path}: {name}")
+        _check_tensor(tensors.get(name), shape, f"{path}: {name}")
     copy_into(model, tensors)
 
 
-def _require_fit(tensor: Tensor | None, shape: tuple | None, what: str) -> None:
-    """Refuse a tensor that the run cannot have, or one that it lacks (None); `shape` is None for
-    one that it does not know."""
+def _check_tensor(tensor: Tensor | None, shape: tuple | None, what: str) -> None:
+    """Raise InputError unless a tensor is finite, in fp32, and has the run's shape.
+
+    tensor: None for a missing one.
+    shape: None where the run has no such tensor.
+    """
     fits = tensor is not None and tensor.shape == shape and tensor.dtype == torch.float32
     if not fits or not tensor.isfinite().all():
         raise InputError(f"{what} is missing, has another shape than the run's, or is not finite")

@@ -1,5 +1,7 @@
-"""Where runs stand: runs/TASK-METHOD, then -2, -3; the newest finished one; what one says of
-itself. No torch here."""
+"""The folders of runs: make a new one, find the newest finished run, check the files of a run.
+
+The folder of a run is runs/TASK-METHOD, then runs/TASK-METHOD-2, -3, … No torch here.
+"""
 
 import dataclasses
 import os
@@ -23,21 +25,21 @@ from neo_peft.system.files import (
 from neo_peft.tasks import Task
 
 RUNS = Path("runs")
-RUN = "run.json"  # a finished run has it; an adapter of peft's has CONFIG
-SETTINGS = "settings.json"  # the first thing that a run writes: all flags, resolved
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+RUN = "run.json"  # only finished runs have it
+SETTINGS = "settings.json"  # the first file of a run: the values of all flags
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"  # see log.py
 
 
 def short_name(name: str) -> str:
-    """Return the name of a model or of data. An absolute path is shortened to its last part."""
+    """Return the name of a model or of data: the last part of an absolute path, else all of it."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 class NewFolder(NamedTuple):
-    """A folder, and all that were made for it, the innermost first."""
+    """A folder for a run."""
 
     path: Path
-    made: list[Path]
+    made: list[Path]  # of `path` and its parents, in this order, those that did not exist before
 
 
 def make_folder(settings: Settings) -> NewFolder:
@@ -47,36 +49,36 @@ def make_folder(settings: Settings) -> NewFolder:
         folder = Path(settings.out)
         refuse_run(folder)
         if folder.is_dir():
-            clean(folder, SETTINGS)  # of a run that was killed as it wrote them
+            clean(folder, SETTINGS)  # a process killed while it wrote them leaves a temporary file
         refuse_used(folder, "--out ")
         return NewFolder(folder, make_folders(folder))
     return next_free(RUNS / f"{settings.task.replace('/', '-')}-{settings.method}")
 
 
 def next_free(first: Path) -> NewFolder:
-    """Make a folder under a name, or under NAME-2, -3 where that is taken."""
-    around, folder, number = make_folders(first.parent), first, 1
+    """Make the folder `first`; if it exists, the first free one of `first`-2, -3, …"""
+    parents, folder, number = make_folders(first.parent), first, 1
     while True:
         try:
             folder.mkdir()
             sync(first.parent)
-            return NewFolder(folder, [folder, *around])
-        except FileExistsError:  # another may make it at the same time
+            return NewFolder(folder, [folder, *parents])
+        except FileExistsError:  # perhaps made by another process in this moment
             number += 1
             folder = first.with_name(f"{first.name}-{number}")
 
 
 def refuse_run(folder: Path) -> None:
-    """Refuse a folder for a new run that holds one."""
+    """Raise InputError if the folder of a new run already has a run."""
     if (folder / SETTINGS).exists() or (folder / RUN).exists():
         raise InputError(
-            f"--out {folder} holds a run; --resume {folder} goes on with it, another folder begins "
-            "anew"
+            f"--out {folder} already has a run; resume it with --resume {folder}, or name another "
+            "folder"
         )
 
 
 def flags_of(settings: Settings) -> dict:
-    """Take the settings that make the run what it is: all but where it stands and how it speaks."""
+    """Return the settings that decide a run's result: all but its folder and what it prints."""
     return {
         name: value
         for name, value in dataclasses.asdict(settings).items()
@@ -85,74 +87,77 @@ def flags_of(settings: Settings) -> dict:
 
 
 def recorded_settings(path: Path, flags: Any) -> Settings:
-    """Make settings of the flags that a file of a run's holds."""
+    """Return the settings made from `flags`, as read from the file `path`."""
     try:
         return make_settings(**flags)
-    except (InputError, TypeError, ValueError, AttributeError) as error:  # whatever its checksum is
+    except (InputError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} holds no settings of a run: {error}") from None
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Refuse to use a run that has no result yet."""
+    """Raise InputError if a run has no result yet."""
     if (folder / SETTINGS).exists() and not (folder / RUN).exists():
         raise InputError(
-            f"{folder} is a run that was not finished; go on with it: python -m neo_peft train "
-            f"--resume {folder}"
+            f"{folder} is a run that is not finished; resume it: python -m neo_peft train --resume "
+            f"{folder}"
         )
 
 
 def newest_run(task: str | None = None) -> Path:
-    """Find the newest finished run in runs/; with `task` the newest for it."""
+    """Return the folder of the newest finished run in runs/, or of the newest one for `task`."""
     records = sorted(RUNS.glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for record in records:
         if task is None or read_json(record).get("task") == task:
             return record.parent
     raise InputError(
-        f"there is no finished run{f' for {task}' if task else ''} in runs/: name a run's folder, "
-        "or make one: "
-        f"python -m neo_peft train --task {task or 'ner'} --method lora"
+        f"there is no finished run{f' for {task}' if task else ''} in runs/: name the folder of a "
+        f"run, or train one: python -m neo_peft train --task {task or 'ner'} --method lora"
     )
 
 
 def is_run(folder: Path | str) -> bool:
-    """Return whether a folder holds a run, or an adapter of peft's own."""
-    inside = {
-        str(place / CONFIG) for parts in METHODS.values() for place in part_folders(Path(), parts)
+    """Return whether a folder contains a run or a peft adapter. Any text may be passed."""
+    configs = {
+        str(part / CONFIG) for parts in METHODS.values() for part in part_folders(Path(), parts)
     }
-    # os.path, since a long text is no path at all, and Path says so by an error.
-    return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, SETTINGS, *inside))
+    # os.path, because Path raises an error for a very long text.
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, SETTINGS, *configs))
 
 
 def read_record(folder: Path) -> dict:
-    """Read run.json; refuse one whose own checksum is not right."""
+    """Return the content of run.json. Raise InputError where its checksum or a field is wrong."""
     record = read_checked_json(folder / RUN)
     kinds = {"flags": dict, "labels": list, "base": dict, "files": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
-        raise InputError(f"{folder / RUN} is no run's: it lacks its {wrong[0]}")
+        raise InputError(
+            f"{folder / RUN} is not the record of a run: {wrong[0]} is missing or wrong"
+        )
     for name in record["files"]:
         if ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name:
-            raise InputError(f"{folder / RUN} names {name}, which is not a file of its own folder")
+            raise InputError(f"{folder / RUN} lists {name}, which is not a file in its folder")
     return record
 
 
 def finished(folder: Path) -> tuple[dict, Task]:
-    """Return a finished run's record and its task, with the labels and the labels' words that the
-    record has."""
+    """Return a finished run's record, and its task with the recorded labels and label words."""
     record = read_record(folder)
     return record, task_of(recorded_settings(folder / RUN, record["flags"]))
 
 
 def unchanged(folder: Path, record: dict, name: str) -> Path:
-    """Return the path of a file that a finished run left. Raise InputError where it is missing or
-    was changed."""
+    """Return the path of a run's file `name`. Raise InputError where it is missing, or where its
+    sha256 is not the recorded one.
+
+    record: the content of run.json, or of a checkpoint's state.json.
+    """
     path = folder / name
     if name not in record["files"] or not path.is_file():
-        raise InputError(f"{path} is missing: a run leaves it, and its record names it")
+        raise InputError(f"{path} is missing, or the run's record does not list it")
     if sha256(path) != record["files"][name]:
-        raise InputError(f"{path} was changed since the run: its sha256 is another")
+        raise InputError(f"{path} was changed since the run: its sha256 differs")
     return path
 
 
 def write_record(folder: Path, record: dict) -> None:
-    """Write run.json, with the sha256 of its own fields as the last one."""
+    """Write run.json. Its last field is the sha256 of all the others."""
     write_checked_json(folder / RUN, record)

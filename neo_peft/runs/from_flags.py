@@ -1,6 +1,5 @@
-"""From the flags of train.py to the settings of a run: a new run, one that trains an adapter
-further, or one that is resumed. No torch here.
-"""
+"""Make the settings of a run from the flags of train.py: a new run, one that trains an adapter
+further, or one that is resumed. No torch here."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,91 +14,98 @@ from neo_peft.tasks import TASKS
 
 
 def settings_from(given: dict[str, Any]) -> Settings:
-    """Make settings of the flags that are given, and of the adapter that they may name."""
-    return make_settings(**(from_adapter(given) if "adapter" in given else given))
+    """Return the settings made from the given flags, and from the adapter of --adapter if given."""
+    return make_settings(**(with_adapter_flags(given) if "adapter" in given else given))
 
 
-def resumed(given: dict[str, Any]) -> Settings:
-    """Take the settings of the run that goes on. Refuse every other flag, but how it speaks."""
+def resumed_settings(given: dict[str, Any]) -> Settings:
+    """Return the settings of the run to resume. Raise InputError for any other flag but --json."""
     if not given["resume"].strip():
         raise InputError("--resume is empty")
     folder = Path(given["resume"])
     for name in given.keys() - {"resume", "json"}:
-        raise InputError(f"{flag_name(name)} is settled by --resume {folder}; leave it out")
+        raise InputError(
+            f"{flag_name(name)} cannot be used with --resume {folder}, which keeps all settings of "
+            "the run; leave it out"
+        )
     return settings_to_resume(folder, given.get("json", False))
 
 
 def settings_to_resume(folder: Path, json: bool) -> Settings:
-    """Read the settings of a run that goes on."""
+    """Return the settings of the run in a folder, with `resume` and `json` set."""
     if not folder.is_dir():
         raise InputError(
-            f"--resume {folder}: there is no such folder; it is the one that a run has begun"
+            f"--resume {folder}: there is no such folder; give the folder of the stopped run"
         )
     if not (folder / SETTINGS).exists():
-        raise InputError(f"--resume {folder} holds no {SETTINGS}: no run was begun there")
+        raise InputError(f"--resume {folder} holds no {SETTINGS}: no run was started there")
     flags = read_checked_json(folder / SETTINGS) | {"resume": str(folder), "json": json}
     return recorded_settings(folder / SETTINGS, flags)
 
 
-class Settled(NamedTuple):
-    """What an adapter says to whoever trains it further.
+class AdapterFlags(NamedTuple):
+    """The settings of an adapter, for a run that trains it further."""
 
-    fixed: settings that it decides: its method, and the flags of that method.
-    usual: defaults that a flag may still replace: the base, and for a run of ours the task, its
-        labels, and how texts are worded or words are read.
-    """
-
-    fixed: dict[str, Any]
-    usual: dict[str, Any]
+    fixed: dict[str, Any]  # cannot be changed: its method, and the flags of that method
+    # Can be replaced by a flag: the base. For an adapter of a run also the task, its labels and
+    # label words, the wording of texts, and the flags of tagging.
+    defaults: dict[str, Any]
 
 
-def from_adapter(given: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what the adapter says that training starts from. Refuse a flag that it decides."""
+def with_adapter_flags(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags with the adapter's settings added. Raise InputError for a flag that the
+    adapter fixes."""
     if not given["adapter"].strip():
         raise InputError("--adapter is empty")
     folder = Path(given["adapter"])
-    fixed, usual = adapter_settings(folder, given.get("task"))
+    fixed, defaults = adapter_flags(folder, given.get("task"))
     for name in given:
         if name in fixed or owners(name):
-            value = f", to {fixed[name]}" if name in fixed else ""
+            value = f" ({fixed[name]})" if name in fixed else ""
             raise InputError(
-                f"{flag_name(name)} is settled by --adapter {folder}{value}; leave it out, or "
-                "--adapter"
+                f"{flag_name(name)} is fixed by --adapter {folder}{value}; leave out one of them"
             )
-    if "model" not in usual | given:
-        raise InputError(f"--adapter {folder} names no base that is here; name it with --model")
-    return usual | given | fixed | {"adapter": str(folder.resolve())}
+    if "model" not in defaults | given:
+        raise InputError(
+            f"--adapter {folder}: its base is not recorded or not found; name it with --model"
+        )
+    return defaults | given | fixed | {"adapter": str(folder.resolve())}
 
 
-def adapter_settings(folder: Path, task: str | None) -> Settled:
-    """Read what a run, or an adapter of peft's own, says to whoever trains it further."""
+def adapter_flags(folder: Path, task: str | None) -> AdapterFlags:
+    """Return the settings of a run or a peft adapter that is trained further.
+
+    task: the value of --task, if given.
+    """
     if not folder.is_dir():
         raise InputError(
-            f"--adapter {folder}: there is no such folder; it is a run's, or one of peft's"
+            f"--adapter {folder}: there is no such folder; give that of a run or a peft adapter"
         )
     refuse_unfinished(folder)
     if not (folder / RUN).exists():
-        found = read_peft(folder)
-        if found is None:
+        config = read_peft(folder)
+        if config is None:
             raise InputError(
-                f"--adapter {folder} holds neither {RUN} nor {CONFIG}: it is no finished run, no "
-                "adapter"
+                f"--adapter {folder} holds neither {RUN} nor {CONFIG}: it is no finished run and "
+                "no adapter"
             )
         base = named_base(folder)
-        return Settled(found, {"model": base} if base else {})
-    own = recorded_settings(folder / RUN, read_record(folder)["flags"])
-    fixed = {"method", *(name for part in own.parts for name in part.flags)}
-    usual = {"task", "model", "head_dropout"}
-    if (known := TASKS.get(task or own.task)) and known.tags_words:
-        usual |= TAGGING_SETTINGS
-    if task in (None, own.task):
-        usual |= {"labels", "label_words", "wording"}
+        return AdapterFlags(config, {"model": base} if base else {})
+    settings = recorded_settings(folder / RUN, read_record(folder)["flags"])
+    fixed = {"method", *(name for part in settings.parts for name in part.flags)}
+    defaults = {"task", "model", "head_dropout"}
+    new_task = TASKS.get(task or settings.task)
+    if new_task and new_task.tags_words:
+        defaults |= TAGGING_SETTINGS
+    if task in (None, settings.task):
+        defaults |= {"labels", "label_words", "wording"}
         fixed |= {"readout"}
-    elif own.readout == "head":
+    elif settings.readout == "head":
         raise InputError(
-            f"--adapter {folder} has a head for {own.task}; it is not trained further for {task}"
+            f"--adapter {folder} has a head for {settings.task}, which cannot be used for {task}"
         )
-    flags = vars(own)
-    return Settled(
-        {name: flags[name] for name in sorted(fixed)}, {name: flags[name] for name in sorted(usual)}
+    flags = vars(settings)
+    return AdapterFlags(
+        fixed={name: flags[name] for name in sorted(fixed)},
+        defaults={name: flags[name] for name in sorted(defaults)},
     )

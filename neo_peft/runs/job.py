@@ -1,5 +1,4 @@
-"""All that a run needs, loaded, and the two models that are scored: the untuned base, and the
-tuned model."""
+"""Load what a run needs, and score its two models: the untuned base and the tuned model."""
 
 import time
 from collections.abc import Callable
@@ -26,38 +25,38 @@ PrintLine = Callable[[str], None]
 
 
 class Output(NamedTuple):
-    """Where a run leaves its files, and how it shows what it does."""
+    """Where a run writes its files, and how it shows its progress."""
 
     folder: Path
-    print_line: PrintLine  # prints a line
-    progress: Progress  # draws a bar
-    begun: float  # by `time.monotonic`, earlier parts of a resumed run included
+    print_line: PrintLine  # prints one line
+    progress: Progress  # shows a progress bar
+    start_time: float  # by `time.monotonic`; earlier if a run was resumed, by its seconds so far
 
     def seconds(self) -> float:
-        return round(time.monotonic() - self.begun, 1)
+        return round(time.monotonic() - self.start_time, 1)
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a run needs, loaded."""
+    """The loaded data and model of a run."""
 
     settings: Settings
     output: Output
     task: Task
-    splits: Splits
-    rows: dict[str, list[dict]]  # of each split, limited
-    examples: dict[str, Examples]  # the same, encoded
-    tuned: loading.Tuned  # the model with its method
-    trainable: int  # numbers that train
-    total: int
+    splits: Splits  # all rows
+    rows: dict[str, list[dict]]  # the rows of each split, limited by the settings
+    examples: dict[str, Examples]  # the same rows, encoded
+    tuned: loading.Tuned  # the model with its method, its encoder and its base
+    trainable: int  # number of trainable parameters
+    total: int  # number of all parameters
 
     @property
-    def scored(self) -> list[str]:
+    def scored_splits(self) -> list[str]:
         return [name for name in self.rows if name != "train"]
 
 
 def prepare(settings: Settings, output: Output, resumed_threads: int | None = None) -> Job:
-    """Load data and base, put the method on, encode.
+    """Load the data and the base model, add the method, encode the rows.
 
     A resumed run keeps its recorded thread count, and does not load `--adapter` again: its
     checkpoint has the weights.
@@ -74,92 +73,105 @@ def prepare(settings: Settings, output: Output, resumed_threads: int | None = No
     tuned = loading.load_to_train(to_load)
     names = output.progress(rows, "encode", len(rows))
     examples = {name: tuned.encoder(rows[name]) for name in names}
-    trainable = sum(one.numel() for one in tuned.model.trainable().values())
-    total = sum(one.numel() for one in tuned.model.parameters())
+    trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
+    total = sum(parameter.numel() for parameter in tuned.model.parameters())
     return Job(settings, output, task, splits, rows, examples, tuned, trainable, total)
 
 
 def limited_rows(
     splits: Splits, train_limit: int | None, eval_limit: int | None
 ) -> dict[str, list[dict]]:
-    """Return the rows of each split, at most `train_limit` of train and `eval_limit` of others."""
+    """Return the rows of each split: at most `train_limit` of train, `eval_limit` of each other."""
     return {
         name: limit_rows(rows, train_limit if name == "train" else eval_limit)
         for name, rows in splits.named().items()
     }
 
 
-class Variant(NamedTuple):
-    """A model before or after tuning."""
+class ScoredModel(NamedTuple):
+    """A model as it is scored: the untuned base, or the tuned model."""
 
     model: TunedModel
     encoder: Encoder
     instruction: str = ""  # in front of every text
 
 
-def untuned_variant(job: Job) -> Variant:
-    """Return the untuned base: it tags by the seeded head, and answers by the language model behind an
-    instruction."""
-    bare = untuned_model(job.tuned.model)
-    by_head = bare.head is not None
-    encoder = replace(job.tuned.encoder, with_head=by_head)
-    return Variant(bare, encoder, "" if by_head else job.task.instruction)
+def untuned_base(job: Job) -> ScoredModel:
+    """Return the untuned base, as it is scored before tuning.
+
+    It tags words with the untrained head, whose weights depend on the seed. For a classification
+    task it has no head, and the task's instruction is in front of every text.
+    """
+    model = untuned_model(job.tuned.model)
+    has_head = model.head is not None
+    encoder = replace(job.tuned.encoder, with_head=has_head)
+    return ScoredModel(model, encoder, "" if has_head else job.task.instruction)
 
 
-# The scores of a run, as run.json holds them: "scores" of the labels that were chosen, by a head or
-# by their probabilities, and "generated" of what the language model said freely, where the settings
-# ask for it; by side ("majority", "before", "after") and split.
+# The scores of a run, as in run.json: {kind: {when: {split: scores}}}.
+# kind: "scores" of predictions by a head or by label probabilities; "generated" of free generation.
+# when: "majority" (the majority class, which needs no model), "before" or "after" tuning.
 Scores = dict[str, dict[str, dict[str, dict]]]
 
 
-def score_variant(job: Job, side: Variant, when: str, scores: Scores) -> None:
-    """Show three answers, score all splits but train, and leave the answers in the run's folder.
-    `when` is "before" or "after"."""
-    show_answers(job, side, f"{when.capitalize()} tuning")
+def score_model(job: Job, scored: ScoredModel, when: str, scores: Scores) -> None:
+    """Print three predictions, then score each split but train, and write its predictions.
+
+    when: "before" or "after" tuning.
+    scores: gets the new scores.
+    """
+    show_predictions(job, scored, f"{when.capitalize()} tuning")
     for generated in (False, True) if job.settings.generate else (False,):
-        of_split = scores["generated" if generated else "scores"][when] = {}
-        for split in job.scored:
+        split_scores = scores["generated" if generated else "scores"][when] = {}
+        for split in job.scored_splits:
             rows = job.rows[split]
-            found = answer(job, side, rows, generated, job.output.progress)
-            of_split[split] = score(job.task, rows, found.predicted)
-            answers = PredictionKind(when, generated)
-            write = partial(write_predictions, job.output.folder, answers, split, rows, found)
+            evaluation = predict_rows(job, scored, rows, generated, job.output.progress)
+            split_scores[split] = score(job.task, rows, evaluation.predicted)
+            kind = PredictionKind(when, generated)
+            write = partial(write_predictions, job.output.folder, kind, split, rows, evaluation)
             processes.on_first_process(write)
 
 
-def answer(
-    job: Job, side: Variant, rows: list[dict], generated: bool, progress: Progress = no_progress
+def predict_rows(
+    job: Job,
+    scored: ScoredModel,
+    rows: list[dict],
+    generated: bool,
+    progress: Progress = no_progress,
 ) -> Evaluation:
-    """Answer rows as a side does: by the labels' probabilities or a head, or by free generation."""
-    way = evaluate_generated if generated else evaluate
-    return way(
-        side.model,
-        side.encoder,
-        side.encoder(rows),
-        side.instruction,
+    """Predict rows: by free generation, else by the head or by label probabilities."""
+    predict = evaluate_generated if generated else evaluate
+    return predict(
+        scored.model,
+        scored.encoder,
+        scored.encoder(rows),
+        scored.instruction,
         job.settings.batch_size,
         progress=progress,
     )
 
 
-def show_answers(job: Job, side: Variant, when: str) -> None:
-    """Show three examples of test as the model answers them, in its own words where it has no
-    head."""
+def show_predictions(job: Job, scored: ScoredModel, heading: str) -> None:
+    """Print three examples of test with their predictions; a model without a head generates
+    text."""
     split = reported_split(job.rows)
     rows = examples_to_show(job.task, job.rows[split])
-    found = answer(job, side, rows, generated=side.model.head is None)
-    lines = tables.answers(job.task, rows, found.predicted, found.generated)
-    job.output.print_line(f"{when}, three examples of {split}:\n")
+    evaluation = predict_rows(job, scored, rows, generated=scored.model.head is None)
+    lines = tables.answers(job.task, rows, evaluation.predicted, evaluation.generated)
+    job.output.print_line(f"{heading}, three examples of {split}:\n")
     job.output.print_line("\n".join(lines).rstrip() + "\n")
 
 
 def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:
-    """Choose three rows by their labels alone: of each label in turn, or with a few entities
-    each."""
+    """Return three rows, chosen by their gold labels alone.
+
+    For classification: the first row of each label, then other rows. For tagging: sentences of at
+    most 25 words with at least three different tags, where there are any.
+    """
     if task.tags_words:
         short = [row for row in rows if len(row["tokens"]) <= 25 and len(set(row["tags"])) > 2]
         return limit_rows(short or rows, 3)
     labels = [row[task.fields[-1]] for row in rows]
-    order = [labels.index(label) for label in task.labels if label in labels]
-    others = [index for index in range(len(rows)) if index not in order]
-    return [rows[index] for index in (order + others)[:3]]
+    first_of_label = [labels.index(label) for label in task.labels if label in labels]
+    others = [index for index in range(len(rows)) if index not in first_of_label]
+    return [rows[index] for index in (first_of_label + others)[:3]]

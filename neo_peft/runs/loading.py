@@ -1,9 +1,8 @@
-"""From settings, or from a run's folder, to a model that is ready, with the encoder that it reads
-with.
+"""Load a model with its encoder: from the folder of a run or of a peft adapter, or from settings.
 
-A run of LoRA or a prompt is an adapter of peft's beside a run.json; an adapter of peft's own has
-none. What a folder says of itself must fit: another base, other labels, a changed file, or an
-option that is not known here is refused.
+A run's folder contains a peft adapter (or a whole model) and a run.json; a folder that peft wrote
+has no run.json. Loading raises InputError where the base or the labels are not the recorded ones,
+where a file was changed, or where peft's config has an option that is not supported here.
 """
 
 from __future__ import annotations
@@ -40,17 +39,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Tuned:
-    """A model, the encoder that it reads with, and what both were made from. `notes` are lines a
-    user should see; `start` holds the tensors of the adapter that training begins from, where there
-    is one."""
+    """A loaded model, tuned or not, with its encoder and all that both were made from."""
 
     model: TunedModel
     encoder: Encoder
     settings: Settings
     base: Base
-    precision: str
-    threads: int
-    notes: list[str]
+    precision: str  # of the frozen matrices: fp32, bf16 or fp16
+    threads: int  # CPU threads
+    notes: list[str]  # lines to print for the user
+    # The weights of `--adapter`, until `start_from_adapter` loads them into the model.
     start: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
@@ -61,43 +59,47 @@ def settings_in(
     labels: tuple[str, ...] | None = None,
     label_words: tuple[str, ...] | None = None,
 ) -> Settings:
-    """Read the settings of a run folder. An adapter of peft's own carries no task and no base: both
-    must be named, and the labels and their words where they are not the task's own."""
+    """Return the settings of a run or of a peft adapter, from its folder.
+
+    A peft adapter has no task: `model` and `task` are then required, and `labels` and `label_words`
+    where they are not the task's own. For a run, `model` replaces the recorded one, and the others
+    must agree with the run.
+    """
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}")
     refuse_unfinished(folder)
     if (folder / RUN).exists():
         settings = recorded_settings(folder / RUN, read_record(folder)["flags"])
-        own = task_of(settings).labels
+        run_labels = task_of(settings).labels
         if task and task != settings.task:
             raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
-        if labels and labels != own:
-            raise InputError(f"{folder} was trained for the labels {', '.join(own)}")
+        if labels and labels != run_labels:
+            raise InputError(f"{folder} was trained for the labels {', '.join(run_labels)}")
         if label_words and label_words != settings.label_words:
-            raise InputError(
-                f"{folder} was trained with the label words "
-                f"{settings.label_words or 'of its labels'}"
-            )
+            used = ", ".join(settings.label_words or ())
+            used = f"with the label words {used}" if used else "without --label-words"
+            raise InputError(f"{folder} was trained {used}")
         return dataclasses.replace(settings, model=model or settings.model)
-    found = read_peft(folder)
-    if found is None:
+    adapter_settings = read_peft(folder)
+    if adapter_settings is None:
         raise InputError(
             f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter"
         )
     if not (model and task):
         raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
-    return make_settings(task=task, model=model, labels=labels, label_words=label_words, **found)
+    return make_settings(
+        task=task, model=model, labels=labels, label_words=label_words, **adapter_settings
+    )
 
 
 def load(folder: Path | str, settings: Settings | None = None, base: Base | None = None) -> Tuned:
-    """Load a run folder, or an adapter of peft's own with the settings that `settings_in` makes for
-    it.
+    """Load the tuned model of a run, or of a peft adapter.
 
-    It is computed where, and in which precision, the settings say. It goes onto `base` where one is
-    given.
+    settings: with the device and the precision; by default those of the folder. For a peft adapter
+        make them with `settings_in`.
+    base: a loaded base model to use; by default it is loaded. LoRA layers are put into it.
 
-    Raises InputError where the base is another one than the adapter was trained on, or a file does
-    not fit.
+    Raises InputError where the adapter was trained on another base, or a file does not fit.
     """
     folder = Path(folder)
     tuned = load_untuned(settings or settings_in(folder), with_method=True, base=base)
@@ -108,8 +110,11 @@ def load(folder: Path | str, settings: Settings | None = None, base: Base | None
 
 
 def load_to_train(settings: Settings) -> Tuned:
-    """Load a base with the settings' method at its start. The tensors of `--adapter` are read and
-    checked, but wait for `start_from_adapter`, so that the untuned base can be scored before."""
+    """Load a base model and add the method of the settings, with its initial weights.
+
+    The weights of `--adapter` are read and checked, but not loaded into the model, so that the
+    untuned base can be scored first. `start_from_adapter` loads them.
+    """
     tuned = load_untuned(settings, with_method=True)
     if settings.adapter:
         folder, head = Path(settings.adapter), tuned.model.head_kind
@@ -119,49 +124,52 @@ def load_to_train(settings: Settings) -> Tuned:
             check_labels(folder, tuned)
         elif tuned.model.head:
             tuned.notes.append(
-                f"{folder} holds no head: the {head} starts anew, from the seed {settings.seed}"
+                f"{folder} has no head: the {head} starts untrained, from the seed {settings.seed}"
             )
     return tuned
 
 
 def start_from_adapter(tuned: Tuned) -> None:
-    """Load the adapter that training begins from, if there is one."""
+    """Load the weights of `--adapter` into the model, if there are any."""
     copy_into(tuned.model, tuned.start)
     tuned.start = {}
 
 
 def check_origin(folder: Path, tuned: Tuned) -> None:
-    """Check what a folder says of itself against the settings and the base that it is loaded
-    for."""
+    """Raise InputError where a folder does not fit the settings or the base, or a file was changed.
+
+    The peft config must agree with the settings. The run.json must have the base's fingerprint.
+    """
     settings = tuned.settings
     for name, value in (read_peft(folder) or {}).items():
-        # Targets may be said in several ways; whether they are the same, the tensors' names show. A
-        # start is over.
+        # The same layers can be written as several values of target_modules; the names of the
+        # tensors are checked instead. The initialisation has no effect on trained weights.
         if name not in ("target_modules", "lora_init") and getattr(settings, name) != value:
             raise InputError(
-                f"{folder}, {CONFIG}: {name} is {value}, but the settings say "
-                f"{getattr(settings, name)}"
+                f"{folder}, {CONFIG}: {name} is {value}, but {getattr(settings, name)} in the "
+                "settings"
             )
     if (folder / RUN).exists():
         record = read_record(folder)
-        trained, found = str(record["base"].get("fingerprint")), tuned.base.fingerprint
-        if trained != found:
+        recorded, actual = str(record["base"].get("fingerprint")), tuned.base.fingerprint
+        if recorded != actual:
             raise InputError(
-                f"{folder} was trained on another base than {settings.model}: its fingerprint is "
-                f"{trained[:12]}…, "
-                f"that of {settings.model} is {found[:12]}…"
+                f"{folder} was trained on another base than {settings.model}: the fingerprint of "
+                f"its base is {recorded[:12]}…, that of {settings.model} is {actual[:12]}…"
             )
         for name in record["files"]:
             if name.endswith(".safetensors"):
                 unchanged(folder, record, name)
     else:
         tuned.notes.append(
-            f"{folder} names no fingerprint: whether {settings.model} is its base was not checked"
+            f"{folder} has no fingerprint of its base: whether this is {settings.model} was not "
+            "checked"
         )
 
 
 def check_labels(folder: Path, tuned: Tuned) -> None:
-    """Check that a run's labels are the task's, in their order: a head's rows mean them."""
+    """Raise InputError unless a run's labels are the task's, in the same order: row k of the head's
+    weights belongs to label k."""
     if (folder / RUN).exists() and read_record(folder)["labels"] != list(tuned.encoder.task.labels):
         raise InputError(
             f"{folder / RUN} lists other labels than the task {tuned.settings.task} has"
@@ -169,15 +177,18 @@ def check_labels(folder: Path, tuned: Tuned) -> None:
 
 
 def base_of(settings: Settings) -> Base:
-    """Load the base of a run: where, and in the dtype that, its settings say."""
+    """Load the base model of the settings, on their device and in their dtype."""
     device = find_device(settings.device)
     dtype = DTYPES[find_precision(settings.precision, device)]
     return load_base(settings.model, base_dtype(settings, dtype), device)
 
 
 def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
-    """Load a base, unless it is given, and make it ready for a task: bare, or with the method at
-    its start."""
+    """Return the untuned base, ready for the task of the settings.
+
+    with_method: add the method of the settings, with its initial weights.
+    base: a loaded base model to use; by default it is loaded.
+    """
     task, device = task_of(settings), find_device(settings.device)
     precision = find_precision(settings.precision, device)
     base = base or base_of(settings)
@@ -199,27 +210,26 @@ def make_encoder(
     settings: Settings,
     with_head: bool,
 ) -> Encoder:
-    """Make the encoder of a run.
+    """Return the encoder of a run.
 
-    `--max-length` defaults to what fits behind the prompt or the instruction, the longer of the
-    two, so that the scores before and after tuning see the same text.
+    `--max-length` defaults to the longest text that fits with both prefixes, the prompt and the
+    instruction. So texts are cut alike before and after tuning.
     """
-    in_front, end = settings.prefix_length, config.eos_token_id
-    room = config.max_position_embeddings - in_front
+    prompt_length, end = settings.prefix_length, config.eos_token_id
+    room = config.max_position_embeddings - prompt_length
     needed = 2 if settings.echo else 1
     if not task.tags_words:
         texts = [task.instruction, *task.template_for(settings.source_text)]
         instruction, *template = map(len, tokenize(tokenizer, texts))
-        answers = tokenize_labels(tokenizer, task, settings.source_text, end).values()
-        longest = max(MAX_NEW_TOKENS, *map(len, answers))
-        room = config.max_position_embeddings - max(in_front, instruction) - longest
+        label_tokens = tokenize_labels(tokenizer, task, settings.source_text, end).values()
+        longest = max(MAX_NEW_TOKENS, *map(len, label_tokens))
+        room = config.max_position_embeddings - max(prompt_length, instruction) - longest
         needed = sum(template) + 1
     if room < needed:
         raise InputError(
-            f"what stands in front (a prompt of {in_front} rows, an instruction), the template and "
-            "the longest answer do not fit into the model's "
-            f"{config.max_position_embeddings} positions; take a shorter prompt, or shorter label "
-            "words"
+            f"the prefix (a prompt of {prompt_length} embeddings, or an instruction), the template "
+            f"and the longest label text do not fit into the {config.max_position_embeddings} "
+            "positions of the model; use a shorter prompt or shorter label words"
         )
     max_length = settings.max_length or room
     if not needed <= max_length <= room:

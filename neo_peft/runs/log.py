@@ -1,8 +1,8 @@
-"""What a run writes as it trains: metrics.jsonl, which holds no clock so that equal runs give equal
-files, and timings.jsonl, which does.
+"""The two logs of a run: metrics.jsonl, and timings.jsonl.
 
-A run that goes on cuts both after its checkpoint's step. Of several processes the first alone
-writes them.
+metrics.jsonl contains no times, so that equal runs give equal files; timings.jsonl has them. A
+resumed run first cuts off the lines after its checkpoint. Of several processes only the first one
+writes.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from neo_peft.system.files import sha256, write_whole
 
 
 class Log:
-    """The two files of a run, open: a line for each step and epoch. One that goes on cuts them
-    after its checkpoint."""
+    """The two open log files. metrics.jsonl gets a line for each step and each epoch, timings.jsonl
+    for each step."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint | None):
         paths, self.started = [folder / METRICS, folder / TIMINGS], time.monotonic()
         if checkpoint:
             self.started -= checkpoint.record["seconds"]
-            processes.on_first_process(lambda: cut(*paths, checkpoint))
+            processes.on_first_process(lambda: cut_after(checkpoint, *paths))
         if processes.process_index:
             paths = [os.devnull, os.devnull]
         mode = "ab" if checkpoint else "wb"
@@ -39,7 +39,7 @@ class Log:
         self.timings.close()
 
     def epoch(self, line: dict) -> None:
-        self.metrics.write(as_line(line))
+        self.metrics.write(json_line(line))
         self.metrics.flush()
 
     def step(self, step: Step) -> None:
@@ -49,11 +49,12 @@ class Log:
             "seconds": round(time.monotonic() - self.started, 3),
             "tokens": line.pop("tokens"),
         }
-        self.metrics.write(as_line(line))
-        self.timings.write(as_line(timing))
+        self.metrics.write(json_line(line))
+        self.timings.write(json_line(timing))
 
     def position(self) -> dict:
-        """Put what was written onto the disk, and say how much that is, for a checkpoint."""
+        """Write all lines to the disk. Return the lengths of the files and the hash of
+        metrics.jsonl, for a checkpoint."""
         for file in (self.metrics, self.timings):
             file.flush()
             if not processes.process_index:
@@ -65,17 +66,17 @@ class Log:
         }
 
 
-def cut(metrics: Path, timings: Path, checkpoint: Checkpoint) -> None:
-    """Cut both files to what they held when a checkpoint was written."""
+def cut_after(checkpoint: Checkpoint, metrics: Path, timings: Path) -> None:
+    """Remove the lines that were written after a checkpoint from both files."""
     log = checkpoint.record["log"]
     for path, size in ((metrics, log["bytes"]), (timings, log["timings"])):
-        kept = path.read_bytes()[:size] if path.is_file() else b""
-        if path == metrics and hashlib.sha256(kept).hexdigest() != log.get("sha256"):
+        content = path.read_bytes()[:size] if path.is_file() else b""
+        if path == metrics and hashlib.sha256(content).hexdigest() != log.get("sha256"):
             raise InputError(
                 f"{path} was changed, or cut short, since {checkpoint.folder} was written"
             )
-        write_whole(path, partial(Path.write_bytes, data=kept))
+        write_whole(path, partial(Path.write_bytes, data=content))
 
 
-def as_line(value: dict) -> bytes:
+def json_line(value: dict) -> bytes:
     return (json.dumps(value) + "\n").encode()

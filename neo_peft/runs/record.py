@@ -1,4 +1,4 @@
-"""What a run records of itself, in run.json: its recipe, and what it came to."""
+"""Write run.json: the settings, versions, files, scores and warnings of a finished run."""
 
 import platform
 import subprocess
@@ -18,12 +18,11 @@ from neo_peft.system.files import sha256
 from neo_peft.system.hardware import peak_bytes
 
 PLOT = "plot.png"
-USED = ("torch", "transformers", "numpy", "safetensors")  # whose versions are recorded
+PACKAGES = ("torch", "transformers", "numpy", "safetensors")  # their versions are recorded
 
 
 def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict:
-    """Write the plot and run.json, and return what the latter holds: the run's recipe and what it
-    came to."""
+    """Write plot.png and run.json, and return the content of run.json."""
     settings, base, folder = job.settings, job.tuned.base, job.output.folder
     learning_curves(folder / METRICS, folder / PLOT, job.task)
     files = [
@@ -45,7 +44,10 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
         "processes": processes.world,
         "device": job.tuned.model.device.type,
         "precision": job.tuned.precision,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in USED}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "trainable": job.trainable,
@@ -67,44 +69,43 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
 
 
 def warnings(job: Job, scores: dict, state: State) -> list[str]:
-    """Return what makes a run worth little, whatever its scores are."""
-    found, after, task = [], scores["after"]["validation"], job.task
-    answers = {label for row in job.rows["validation"] for label in task.labels_of(row)}
-    if len(answers) == 1:
-        found.append(f"validation holds one label alone, {min(answers)}: its scores tell nothing")
-    said = [] if task.tags_words else [sum(column) > 0 for column in zip(*after["confusion"])]
-    if sum(said) == 1:
-        answer = [*task.labels, "by no label"][said.index(True)]
-        found.append(
-            f"every row of validation is answered {answer}: the model has not left one class"
-        )
+    """Return one line for each problem that makes the scores of a run worthless."""
+    lines, after, task = [], scores["after"]["validation"], job.task
+    gold = {label for row in job.rows["validation"] for label in task.labels_of(row)}
+    if len(gold) == 1:
+        lines.append(f"validation has only one label, {min(gold)}: its scores mean nothing")
+    # The last column of the confusion matrix counts rows without a predicted label.
+    predicted = [] if task.tags_words else [sum(column) > 0 for column in zip(*after["confusion"])]
+    if sum(predicted) == 1:
+        label = [*task.labels, "no label"][predicted.index(True)]
+        lines.append(f"the prediction is the same for every row of validation: {label}")
     for part in job.settings.parts:
-        found += part.call("warnings", job.tuned.model) or []
-    lines = read_metrics(job.output.folder / METRICS)
-    means = [line["train_loss"] for line in lines if "train_loss" in line]
-    lowest = min(lines[0]["loss"], *means)
-    if means[-1] > 1.1 * lowest:
-        found.append(
-            f"the training loss rose from {lowest:.4f} to {means[-1]:.4f}: try a smaller "
+        lines += part.call("warnings", job.tuned.model) or []
+    metrics = read_metrics(job.output.folder / METRICS)
+    losses = [line["train_loss"] for line in metrics if "train_loss" in line]
+    lowest = min(metrics[0]["loss"], *losses)
+    if losses[-1] > 1.1 * lowest:
+        lines.append(
+            f"the training loss rose from {lowest:.4f} to {losses[-1]:.4f}: try a smaller "
             "--learning-rate"
         )
     if state.skipped:
-        found.append(
-            f"fp16 skipped {state.skipped} of {state.step} updates, whose gradients were not finite"
+        lines.append(
+            f"fp16 skipped {state.skipped} of {state.step} steps: their gradients were not finite"
         )
-    return found
+    return lines
 
 
 def assumed(settings: Settings) -> list[str]:
-    """Return the settings that the preset assumes, and that were left as it has them."""
+    """Return the settings whose values the preset assumes and no flag changed (see `Recipe`)."""
     recipe = PRESETS.get(settings.preset, {}).get(settings.task, Recipe())
     values = recipe.values()
     return [name for name in recipe.assumed if getattr(settings, name) == values.get(name)]
 
 
 def commit() -> str | None:
-    """Name the commit of this source tree; None where it is no checkout of its own, or there is no
-    git."""
+    """Return the git commit of this source tree; None without git, or where the tree is not the
+    root of a repository."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", root, "rev-parse", "--show-toplevel", "HEAD"]
     try:

@@ -1,4 +1,4 @@
-"""What a run prints: what is about to be trained, on what, and what it came to."""
+"""What a run prints: its task, data, model and method before training; its scores at the end."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from neo_peft.tasks import Task, get_task
 
 
 def describe(job: Job) -> None:
-    """Print what is about to be trained, on what."""
+    """Print the task, the data, the model, the method, and notes on them."""
     settings, task, tuned, print_line = job.settings, job.task, job.tuned, job.output.print_line
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items())
     protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
@@ -28,7 +28,7 @@ def describe(job: Job) -> None:
     notes = [*job.splits.notes, *tuned.notes]
     digits = ", ".join(filter(str.isdigit, task.labels))
     if digits and not (task.label_words or task.tags_words):
-        notes.append(f"the labels {digits} are no words; --label-words gives each its own")
+        notes.append(f"the labels {digits} are not words; give each a word with --label-words")
     if cut := sum(part.cut for part in job.examples.values()):
         notes.append(f"{cut} texts were cut to {tuned.encoder.max_length} tokens")
     for note in notes:
@@ -40,13 +40,14 @@ def describe(job: Job) -> None:
 
 
 def headline(task: Task, scores: dict) -> dict:
-    """Return the few scores that are followed over the epochs."""
-    of_tags = ("f1", "precision", "recall", "span_f1")
-    names = of_tags if task.tags_words else (task.metric, "accuracy")
+    """Return the few scores that are logged and printed for each epoch."""
+    tagging = ("f1", "precision", "recall", "span_f1")
+    names = tagging if task.tags_words else (task.metric, "accuracy")
     return {name: scores[name] for name in names}
 
 
 def epoch_line(line: dict, kept: bool) -> str:
+    """Return the line that is printed after an epoch, from its line in metrics.jsonl."""
     parts = []
     for name in ("train", "validation"):
         shown = f"{name} loss {line[name + '_loss']:.4f}"
@@ -58,12 +59,10 @@ def epoch_line(line: dict, kept: bool) -> str:
 
 
 def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
-    """Print what the run has reached, plainly where that is nothing."""
+    """Print a finished run's scores before and after tuning, the verdict and the warnings."""
     scores, task = record["scores"], get_task(record["task"])
     columns = {
-        split: {
-            answers.title: answers.scores(record)[split] for answers in prediction_kinds(record)
-        }
+        split: {kind.title: kind.scores(record)[split] for kind in prediction_kinds(record)}
         for split in record["rows"]
         if split != "train"
     }
@@ -72,49 +71,48 @@ def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
     for warning in record["warnings"]:
         print_line(f"warning: {warning}")
     print_line(
-        f"epoch {record['kept_epoch']} is kept; {record['seconds']:.0f} seconds; the run is in "
-        f"{folder}"
+        f"the weights are those after epoch {record['kept_epoch']}; {record['seconds']:.0f} "
+        f"seconds; the run is in {folder}"
     )
     print_line(
-        "plot.png there shows it, and, with its errors to browse: python -m neo_peft report "
-        f"{folder}"
+        "its learning curves are in plot.png; a page with all scores and wrong predictions: "
+        f"python -m neo_peft report {folder}"
     )
 
 
 def verdict(task: Task, scores: dict, rows: int) -> str:
-    """Return one line: whether validation shows that anything was learnt, and what chance alone
-    would do.
+    """Return one line: whether the model beats the majority class on validation.
 
-    The spread of an accuracy over so many rows is known, and stands for that of an answer task's
-    other scores too.
+    For a classification task the accuracy must be higher by more than chance: by 1.96 standard
+    errors of the majority class's accuracy over `rows` rows, even where the metric is not accuracy.
     """
     metric = task.metric
-    after, majority = (scores[kind]["validation"] for kind in ("after", "majority"))
-    stands = (
+    after, majority = (scores[when]["validation"] for when in ("after", "majority"))
+    comparison = (
         f"on validation {metric} is {after[metric]:.3f}, that of the majority class "
         f"{majority[metric]:.3f}"
     )
     if after[metric] <= majority[metric]:
-        return f"Nothing was learnt: {stands}."
+        return f"Nothing was learnt: {comparison}."
     if not task.tags_words:
-        known = majority["accuracy"]
-        chance = 1.96 * math.sqrt(known * (1 - known) / rows)
-        if after["accuracy"] - known < chance:
+        baseline = majority["accuracy"]
+        chance = 1.96 * math.sqrt(baseline * (1 - baseline) / rows)
+        if after["accuracy"] - baseline < chance:
             if metric != "accuracy":
-                stands += f"; accuracy is {after['accuracy']:.3f} against {known:.3f}"
+                comparison += f"; accuracy is {after['accuracy']:.3f}, against {baseline:.3f}"
             return (
-                f"Little was learnt, if anything: {stands}, and {rows} rows alone leave "
-                f"±{chance:.3f} to chance."
+                f"Little was learnt, if anything: {comparison}; with {rows} rows, chance alone "
+                f"gives differences up to ±{chance:.3f}."
             )
-    return f"It learnt: {stands}."
+    return f"It learnt: {comparison}."
 
 
 def summary(record: dict, folder: Path) -> dict:
-    """Make the object that `--json` prints; without a test split its scores are null."""
-    kinds = {
-        kind: {name: record["scores"][kind].get(name) for name in ("validation", "test")}
-        for kind in ("before", "after")
+    """Return the object that `--json` prints. Without a test split the scores of test are None."""
+    scores = {
+        when: {split: record["scores"][when].get(split) for split in ("validation", "test")}
+        for when in ("before", "after")
     }
     names = ("task", "method", "run", "trainable", "total", "before", "after", "seconds")
-    whole = {**record, **kinds, "method": record["flags"]["method"], "run": str(folder)}
-    return {name: whole[name] for name in names}
+    fields = {**record, **scores, "method": record["flags"]["method"], "run": str(folder)}
+    return {name: fields[name] for name in names}

@@ -1,20 +1,22 @@
-"""From settings to a run folder: load, score the untuned base, train, score again, save. Or resume a
-run that stopped.
+"""Do a whole run: load, score the untuned base, train, score again, save. Or resume a stopped run.
 
-`run` is the one way there; train.py calls it. The loop itself is in loop.py, what is saved on the
-way in checkpoints.py.
+`run` does all of this; train.py calls it. The training loop is in loop.py, saving and restoring a
+checkpoint in checkpoints.py.
 
-A run writes its files in this order, each whole or not at all:
+A run writes its files in this order. Each file appears complete; only metrics.jsonl and
+timings.jsonl grow line by line.
 
-1. settings.json; until there is a metrics.jsonl, a run that ends by an error leaves nothing
+1. settings.json
 2. predictions/before-*.jsonl
-3. metrics.jsonl, timings.jsonl and checkpoints/, step after step
+3. metrics.jsonl, timings.jsonl and checkpoints/, while it trains
 4. the adapter, predictions/after-*.jsonl, plot.png
-5. run.json: from here on the run is finished
-6. checkpoints/ are removed
+5. run.json: now the run is finished
+6. checkpoints/ is removed
 
-A kill between any two leaves a run that `--resume` continues from its newest checkpoint, to the
-same bits; before the first checkpoint it begins anew. After 5 there is only 6 left to do.
+A new run that fails before step 3 removes its files. A run that is killed after step 1 can be
+resumed: `--resume` continues from the newest checkpoint, or from the start if there is none. Its
+result is identical, bit for bit, to that of a run that was never stopped. After step 5, `--resume`
+only does step 6.
 """
 
 import math
@@ -32,7 +34,7 @@ from neo_peft.formats import adapter
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions, tables
 from neo_peft.runs.baselines import majority_scores
-from neo_peft.runs.checkpoints import Best, Checkpoint
+from neo_peft.runs.checkpoints import BestEpoch, Checkpoint
 from neo_peft.runs.folder import (
     METRICS,
     RUN,
@@ -46,11 +48,11 @@ from neo_peft.runs.job import (
     Job,
     Output,
     PrintLine,
+    ScoredModel,
     Scores,
-    Variant,
     prepare,
-    score_variant,
-    untuned_variant,
+    score_model,
+    untuned_base,
 )
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
@@ -70,18 +72,18 @@ from neo_peft.system.files import (
 def run(
     settings: Settings, print_line: PrintLine = print, progress: Progress = no_progress
 ) -> dict:
-    """Do a whole run, or the rest of one, and return its summary, which `--json` prints. Raises
-    InputError.
+    """Do a run, or the rest of a stopped one, and return its summary (see `summary`).
 
-    Of several processes each computes its share, and the first alone speaks and writes.
+    Several processes share the computation; only the first one prints and writes files. Raises
+    InputError for bad settings or files, Stopped after a signal.
     """
-    started = time.monotonic()
+    start_time = time.monotonic()
     if processes.process_index:
         print_line, progress = (lambda line: None), no_progress
     if settings.resume:
-        folder, made = Path(settings.resume), []
+        folder, new_folders = Path(settings.resume), []
     else:
-        folder, made = processes.on_first_process(lambda: make_folder(settings))
+        folder, new_folders = processes.on_first_process(lambda: make_folder(settings))
     with ExitStack() as stack:
         processes.on_first_process(lambda: stack.enter_context(locked(folder)))
         processes.on_first_process(lambda: open_folder(folder, settings))
@@ -89,14 +91,13 @@ def run(
             record = read_record(folder)
         else:
             try:
-                record = train_and_score(settings, Output(folder, print_line, progress, started))
+                output = Output(folder, print_line, progress, start_time)
+                record = train_and_score(settings, output)
             except Stopped as stopped:
-                stopped.advice = (
-                    f"stopped; go on with it: python -m neo_peft train --resume {folder}"
-                )
+                stopped.advice = f"stopped; resume it: python -m neo_peft train --resume {folder}"
                 raise
             except Exception:
-                remove_unstarted(folder, made, settings)
+                remove_unstarted(folder, new_folders, settings)
                 raise
         processes.on_first_process(lambda: drop_checkpoints(folder))
     print_results(print_line, record, folder)
@@ -104,41 +105,41 @@ def run(
 
 
 def open_folder(folder: Path, settings: Settings) -> None:
-    """Write the settings into the folder of a new run; clear what a killed write has left in an old
-    one's."""
+    """Write the settings of a new run into its folder. Remove temporary files that a killed process
+    left there."""
     for part in (folder, folder / checkpoints.CHECKPOINTS, folder / predictions.PREDICTIONS):
         if part.exists():
             clean(part)
     if not settings.resume:
-        refuse_run(folder)  # another may have begun one here since
+        refuse_run(folder)  # another process can have started a run here in the meantime
         write_checked_json(folder / SETTINGS, flags_of(settings))
 
 
-def remove_unstarted(folder: Path, made: list[Path], settings: Settings) -> None:
-    """Leave nothing of a new run that failed before it trained."""
+def remove_unstarted(folder: Path, new_folders: list[Path], settings: Settings) -> None:
+    """Remove a new run that failed before it trained. `new_folders` are the folders made for it."""
     if not (settings.resume or processes.process_index or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(folder / predictions.PREDICTIONS, ignore_errors=True)
-        with suppress(OSError):  # another run may stand in runs/ by now
-            for path in made:
+        with suppress(OSError):  # runs/ can have another run by now
+            for path in new_folders:
                 path.rmdir()
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished run, which nothing reads any more."""
+    """Remove the checkpoints of a finished run."""
     if (folder / checkpoints.CHECKPOINTS).exists():
         remove_folder(folder / checkpoints.CHECKPOINTS)
 
 
 def train_and_score(settings: Settings, output: Output) -> dict:
-    """Load, score, train, score; return what run.json then holds."""
+    """Load, score, train and score again. Return the content of run.json."""
     checkpoint = (
         checkpoints.newest_checkpoint(output.folder, output.print_line) if settings.resume else None
     )
     threads = None
     if checkpoint:
         threads = checkpoint.record["computed"]["threads"]
-        output = output._replace(begun=output.begun - checkpoint.record["seconds"])
+        output = output._replace(start_time=output.start_time - checkpoint.record["seconds"])
     job = prepare(settings, output, threads)
     processes.require_same("base model", job.tuned.base.fingerprint)
     processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
@@ -146,10 +147,10 @@ def train_and_score(settings: Settings, output: Output) -> dict:
     if checkpoint:
         require_same_run(checkpoint, job)
         scores, step = checkpoint.scores, checkpoint.record["step"]
-        output.print_line(f"The run goes on after step {step}, from {checkpoint.folder}.")
+        output.print_line(f"Resuming after step {step}, from {checkpoint.folder}.")
     else:
         scores = score_untuned(job)
-        loading.start_from_adapter(job.tuned)  # not before: the base that was scored is bare
+        loading.start_from_adapter(job.tuned)  # after the scores: they are of the untuned base
     training = Training(job, scores, checkpoint)
     training.run()
     model, base = job.tuned.model, job.tuned.base
@@ -162,42 +163,44 @@ def train_and_score(settings: Settings, output: Output) -> dict:
         lambda: adapter.save_adapter(output.folder, model, job.settings, base.tokenizer)
     )
     output.print_line("")
-    score_variant(job, Variant(model, job.tuned.encoder), "after", scores)
+    score_model(job, ScoredModel(model, job.tuned.encoder), "after", scores)
     return processes.on_first_process(
         lambda: write_results(job, scores, training.state, best.epoch)
     )
 
 
 def score_untuned(job: Job) -> Scores:
-    """Score the majority class, and the base before tuning."""
+    """Return the scores of the majority class and of the untuned base."""
     majority = {
-        name: majority_scores(job.task, job.splits.train, job.rows[name]) for name in job.scored
+        name: majority_scores(job.task, job.splits.train, job.rows[name])
+        for name in job.scored_splits
     }
     scores = {"scores": {"majority": majority}, "generated": {}}
-    score_variant(job, untuned_variant(job), "before", scores)
+    score_model(job, untuned_base(job), "before", scores)
     return scores
 
 
 class Training:
-    """The training of one run, with what is logged, kept and saved on the way."""
+    """The training of one run, with its log, its best epoch and its checkpoints."""
 
     def __init__(self, job: Job, scores: Scores, checkpoint: Checkpoint | None):
         self.job = job
-        self.scores = scores  # before tuning, which each checkpoint holds
+        self.scores = scores  # before tuning; each checkpoint has them
         self.state = loop.make_state(job.tuned.model, job.settings)
-        self.best = Best()
+        self.best = BestEpoch()
         if checkpoint:
             checkpoints.restore(checkpoint, job.tuned.model, self.state)
             self.best = checkpoint.best
         self.log = Log(job.output.folder, checkpoint)
 
     def run(self) -> None:
-        """Train to the end. A signal is obeyed between two steps, after a checkpoint."""
+        """Train to the end. After a signal, save a checkpoint at the end of the step, then stop."""
         job, state, settings = self.job, self.state, self.job.settings
         model, examples, progress = job.tuned.model, job.examples["train"], job.output.progress
         with closing(self.log), signals.delayed():
             try:
-                # No name holds the generator: its progress bar goes before an error is printed.
+                # The generator is in no variable: an error closes it at once, and so removes its
+                # progress bar before the error is printed.
                 for event in loop.steps(model, examples, settings, state, progress):
                     ended = isinstance(event, loop.EpochEnd)
                     if ended:
@@ -210,20 +213,18 @@ class Training:
                         self.save()
                     if stop:
                         signals.stop_if_received()
-            except (
-                signals.SignalReceived
-            ):  # in the middle of scoring, which a resumed run does again
+            except signals.SignalReceived:  # while an epoch is scored: resuming scores it again
                 self.save()
                 signals.stop_if_received()
-            except InputError as error:  # numbers gone wrong
-                there = checkpoints.list_checkpoints(job.output.folder / checkpoints.CHECKPOINTS)
-                kept = f"; {there[-1]} is kept" if there else ""
-                raise type(error)(f"{error}{kept}") from None
+            except InputError as error:  # a loss or gradient that is not finite
+                saved = checkpoints.list_checkpoints(job.output.folder / checkpoints.CHECKPOINTS)
+                last_good = f"; the last good checkpoint is {saved[-1]}" if saved else ""
+                raise type(error)(f"{error}{last_good}") from None
 
     def score_epoch(self, end: loop.EpochEnd) -> None:
         """Score validation, log the epoch, and keep its weights if they are the best so far."""
         job, model = self.job, self.job.tuned.model
-        found = evaluate(
+        evaluation = evaluate(
             model,
             job.tuned.encoder,
             job.examples["validation"],
@@ -231,21 +232,21 @@ class Training:
             with_loss=True,
             progress=signals.between_items(job.output.progress),
         )
-        scores = score(job.task, job.rows["validation"], found.predicted)
+        scores = score(job.task, job.rows["validation"], evaluation.predicted)
         line = {
             "step": end.step,
             "epoch": end.epoch,
             "train_loss": end.loss,
-            "validation_loss": found.loss,
+            "validation_loss": evaluation.loss,
         }
         if model.head is None:
             line["train_perplexity"] = perplexity(end.loss)
-            line["validation_perplexity"] = perplexity(found.loss)
+            line["validation_perplexity"] = perplexity(evaluation.loss)
         line["validation"] = headline(job.task, scores)
-        reached = scores[job.task.metric]
-        if job.settings.keep == "last" or reached > self.best.score:
-            copies = {name: one.detach().clone() for name, one in model.trainable().items()}
-            self.best = Best(end.epoch, reached, copies)
+        epoch_score = scores[job.task.metric]
+        if job.settings.keep == "last" or epoch_score > self.best.score:
+            weights = {name: p.detach().clone() for name, p in model.trainable().items()}
+            self.best = BestEpoch(end.epoch, epoch_score, weights)
         self.log.epoch(line)
         job.output.print_line(epoch_line(line, kept=self.best.epoch == end.epoch))
 
@@ -256,22 +257,22 @@ class Training:
             self.state,
             self.best,
             **self.scores,
-            computed=computed(self.job),
+            computed=conditions(self.job),
             log=self.log.position(),
         )
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss), loss in nats per answer token, the end token included; infinite where it
-    overflows."""
+    """Return exp(loss), infinite where it overflows. The loss is in nats per label token, with the
+    end token."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
-# ---- What a resumed run must have in common with its checkpoint
+# ---- A checkpoint must belong to the run
 
 
-def computed(job: Job) -> dict:
-    """Return what a resumed run must share to end in the same bits."""
+def conditions(job: Job) -> dict:
+    """Return all that must stay the same for a resumed run to give identical bits."""
     return {
         "settings": sha256_of(flags_of(job.settings)),
         "base model": job.tuned.base.fingerprint,
@@ -284,26 +285,27 @@ def computed(job: Job) -> dict:
 
 
 def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
-    """Refuse to resume with another model, other examples, or otherwise than the run was begun."""
-    for name, value in computed(job).items():
-        if value != (begun := checkpoint.record["computed"].get(name)):
-            shown = f" ({begun}, now {value})" if len(str(value)) < 20 else ""
+    """Raise InputError where the run's conditions changed, or its scores before tuning are
+    missing."""
+    for name, value in conditions(job).items():
+        if value != (recorded := checkpoint.record["computed"].get(name)):
+            values = f" ({recorded}, now {value})" if len(str(value)) < 20 else ""
             raise InputError(
-                f"{checkpoint.folder} was begun with another {name}{shown}: a run goes on as it "
-                "was begun"
+                f"the {name} changed since {checkpoint.folder} was written{values}: a run can only "
+                f"be resumed with the same {name}"
             )
-    if not is_scored(job, checkpoint.scores):
-        raise InputError(f"{checkpoint.folder} holds no scores of this task before tuning")
+    if not has_untuned_scores(job, checkpoint.scores):
+        raise InputError(f"{checkpoint.folder} has no scores before tuning for this task")
 
 
-def is_scored(job: Job, scores: Scores) -> bool:
-    """Return whether the scores before tuning are there, and those finite that will be shown."""
+def has_untuned_scores(job: Job, scores: Scores) -> bool:
+    """Return whether the scores before tuning are complete, and all printed ones finite."""
     try:
         shown = [
-            side[split][metric]
-            for sides in scores.values()
-            for side in sides.values()
-            for split in job.scored
+            split_scores[split][metric]
+            for kind_scores in scores.values()
+            for split_scores in kind_scores.values()
+            for split in job.scored_splits
             for metric in tables.metrics_shown(job.task)
         ]
         return {"majority", "before"} <= scores["scores"].keys() and all(map(math.isfinite, shown))

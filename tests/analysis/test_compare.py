@@ -352,7 +352,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
         (
             "unfinished",
             "ner",
-        ): "unfinished is a run that was not finished; go on with it: python -m neo_peft train "
+        ): "unfinished is a run that is not finished; resume it: python -m neo_peft train "
         "--resume unfinished",
         ("empty", "ner"): "empty/run.json does not exist",
         (

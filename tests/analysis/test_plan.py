@@ -173,7 +173,7 @@ def test_an_adapter_settles_the_method_of_its_study(tiny_folder):
     plan = make_plan(given, seeds=1, epochs=[2])
     assert flags_of(plan, "method", "rank", "adapter") == [("lora", 4, str(Path("d").resolve()))]
     with pytest.raises(
-        InputError, match="--rank is settled by --adapter d, to 4; leave it out, or --adapter"
+        InputError, match=r"--rank is fixed by --adapter d \(4\); leave out one of them"
     ):
         make_plan(given, 1, [2], ("rank", ["4", "8"]))
 

@@ -344,10 +344,10 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
         f"that train.py has finished; name those in it, as {run}"
     )
     assert refused(capsys, begun).startswith(
-        f"{begun} is a run that was not finished; go on with it: python -m neo_peft train"
+        f"{begun} is a run that is not finished; resume it: python -m neo_peft train"
     )
     assert refused(capsys, run, begun, "--out", "x.html").startswith(
-        f"{begun} is a run that was not finished"
+        f"{begun} is a run that is not finished"
     )
     assert refused(capsys).startswith("there is no finished run in runs/")
     assert (
@@ -374,9 +374,7 @@ def test_a_damaged_run_is_refused(tmp_path, capsys):
     for name in ("metrics.jsonl", "timings.jsonl", "predictions/after-test.jsonl"):
         whole = (run / name).read_bytes()
         (run / name).write_bytes(whole[:-9])
-        assert (
-            refused(capsys, run) == f"{run / name} was changed since the run: its sha256 is another"
-        )
+        assert refused(capsys, run) == f"{run / name} was changed since the run: its sha256 differs"
         (run / name).unlink()
         assert refused(capsys, run).startswith(f"{run / name}")
         (run / name).write_bytes(whole)

@@ -96,7 +96,7 @@ def test_a_study_of_tagging(small, capsys):
     metrics.write_text(metrics.read_text().replace('"epoch": 2', '"epoch": 1'))
     assert exit_status(lambda: command.main(["--resume", str(folder)])) == 2
     assert (
-        f"error: {metrics} was changed since the run: its sha256 is another\n"
+        f"error: {metrics} was changed since the run: its sha256 differs\n"
         in capsys.readouterr().err
     )
     assert (folder / "table.md").read_text() == text
@@ -331,8 +331,8 @@ def test_a_study_whose_first_run_is_refused_leaves_nothing(capsys, small):
     assert exit_status(lambda: command.main(argv)) == 2
     line = capsys.readouterr().err.rsplit("\r", 1)[-1]
     assert line.startswith(
-        "error: epochs-1-seed-0: what stands in front (a prompt of 200 rows"
-    ) and line.endswith("take a shorter prompt, or shorter label words\n")
+        "error: epochs-1-seed-0: the prefix (a prompt of 200 embeddings"
+    ) and line.endswith("use a shorter prompt or shorter label words\n")
     assert not list(Path().iterdir())
 
 
@@ -352,7 +352,7 @@ def test_a_later_run_that_is_refused_costs_no_other_its_results(capsys, small):
         assert exit_status(lambda again=again: command.main([*argv, *again])) == 2
         out, err = capsys.readouterr()
         assert (
-            "\n2/2  prompt-length-200-seed-0: refused: what stands in front (a prompt of 200 rows"
+            "\n2/2  prompt-length-200-seed-0: refused: the prefix (a prompt of 200 embeddings"
             in out
         )
         cells = numbers(out, "validation: 10 rows", "prompt length 200, 1 of 1 refused")

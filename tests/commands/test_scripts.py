@@ -127,7 +127,7 @@ def test_a_second_run_gets_a_folder_of_its_own(small, capsys):
         assert json.loads(capsys.readouterr().out)["run"] == expected
     assert main(train, ["--task", "ner", "--method", "head", "--out", "runs/ner-head", *small]) == 2
     assert (
-        "--out runs/ner-head holds a run; --resume runs/ner-head goes on with it"
+        "--out runs/ner-head already has a run; resume it with --resume runs/ner-head"
         in capsys.readouterr().err
     )
 
@@ -221,7 +221,7 @@ def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny
     command = ["runs/sentiment-lora", "--eval-limit", 12, "--json"]
     assert main(evaluate, command) == 2
     said = (
-        "is a run that was not finished; go on with it: python -m neo_peft train --resume "
+        "is a run that is not finished; resume it: python -m neo_peft train --resume "
         "runs/sentiment-lora"
     )
     assert said in capsys.readouterr().err
@@ -460,7 +460,7 @@ BAD = {
         "q_prj,v_proj",
     ],
     "--max-length 300 does not fit": ["--task", "ner", "--method", "lora", "--max-length", "300"],
-    "what stands in front (a prompt of 250 rows, an instruction), the template and the longest": [
+    "the prefix (a prompt of 250 embeddings, or an instruction), the template and the longest": [
         "--task",
         "sentiment",
         "--method",

@@ -116,12 +116,16 @@ def flags_of_train() -> Iterator[tuple[str, str]]:
         yield f"{NER} {flag} X", f"{flag} 'X' is none of {choices}"
     for flag in (*WHOLE, *REAL, *CHOICES, *TEXTS):
         yield f"{NER} {flag} ' '", f"{flag} is empty"
-    yield "train --resume x --json --epochs 3", "--epochs is settled by --resume x; leave it out"
+    yield (
+        "train --resume x --json --epochs 3",
+        "--epochs cannot be used with --resume x, which keeps all settings of the run; leave it "
+        "out",
+    )
     yield (
         "train --resume x",
-        "--resume x: there is no such folder; it is the one that a run has begun",
+        "--resume x: there is no such folder; give the folder of the stopped run",
     )
-    yield "train --resume .", "--resume . holds no settings.json: no run was begun there"
+    yield "train --resume .", "--resume . holds no settings.json: no run was started there"
     for flags, method, other in ((OF_LORA, "lora", "prompt"), (OF_PROMPT, "prompt", "lora")):
         for flag in flags:
             message = (
@@ -157,8 +161,8 @@ def flags_of_the_others() -> Iterator[tuple[str, str]]:
 
 
 NO_RUN = (
-    "there is no finished run in runs/: name a run's folder, or make one: python -m neo_peft train "
-    "--task ner --method lora"
+    "there is no finished run in runs/: name the folder of a run, or train one: python -m neo_peft "
+    "train --task ner --method lora"
 )
 FLAGS = [
     *flags_of_train(),
@@ -183,7 +187,7 @@ FLAGS = [
     (f"{NER} --rank", "argument --rank: expected one argument; see --help"),
     (
         "train --task ner --adapter no",
-        "--adapter no: there is no such folder; it is a run's, or one of peft's",
+        "--adapter no: there is no such folder; give that of a run or a peft adapter",
     ),
     ("evaluate", NO_RUN),
     ("predict text", NO_RUN),
@@ -277,9 +281,9 @@ NO_FOLDER = (
     "is not a folder; it can be neo-mini, a folder, or a hub id (owner/name, owner/name@revision)"
 )
 NO_ROOM = (
-    "what stands in front (a prompt of {} rows, an instruction), the template and the longest "
-    "answer do not fit into "
-    "the model's 128 positions; take a shorter prompt, or shorter label words"
+    "the prefix (a prompt of {} embeddings, or an instruction), the template and the longest label "
+    "text do not fit into the 128 positions of the model; use a shorter prompt or shorter label "
+    "words"
 )
 MISFITS = [
     (f"{NER} --model ./no", f"--model ./no {NO_FOLDER}"),
@@ -382,14 +386,11 @@ NAMED = "d --task ner --model {tiny}"
 RUNS = [
     ("evaluate lora --task sentiment", "lora was trained for ner, not for sentiment"),
     ("evaluate lora --labels O,B-x,I-x", f"lora was trained for the labels {TAGS}"),
-    (
-        "predict --run prompt --label-words a,b,c x",
-        "prompt was trained with the label words of its labels",
-    ),
+    ("predict --run prompt --label-words a,b,c x", "prompt was trained without --label-words"),
     (
         "evaluate lora --model neo-mini",
-        "lora was trained on another base than neo-mini: its fingerprint is …, that of neo-mini is "
-        "…",
+        "lora was trained on another base than neo-mini: the fingerprint of its base is …, that of "
+        "neo-mini is …",
     ),
     (
         "evaluate lora --decode labels",
@@ -406,11 +407,11 @@ RUNS = [
     ("predict lora full --jsonl", "full was trained by full: it cannot share a base"),
     (
         "train --adapter lora --rank 4",
-        "--rank is settled by --adapter lora, to 8; leave it out, or --adapter",
+        "--rank is fixed by --adapter lora (8); leave out one of them",
     ),
     (
         "train --adapter lora --method full",
-        "--method is settled by --adapter lora, to lora; leave it out, or --adapter",
+        "--method is fixed by --adapter lora (lora); leave out one of them",
     ),
     (
         "export prompt out --merge",
@@ -425,7 +426,7 @@ RUNS = [
     ("evaluate d", "d is an adapter without a run.json: name its --task and its --model"),
     (
         "train --adapter d --task ner",
-        "--adapter d names no base that is here; name it with --model",
+        "--adapter d: its base is not recorded or not found; name it with --model",
     ),
     (
         f"evaluate {NAMED}",

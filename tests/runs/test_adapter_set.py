@@ -407,7 +407,7 @@ def test_an_adapter_of_pefts_own_can_be_added(folders, alone, tiny_folder, tmp_p
         settings_in(tmp_path, str(tiny_folder), "ner"), tag_subtoken="last"
     )
     runs = AdapterSet([folders["says-long"]])
-    assert "names no fingerprint" in runs.add(tmp_path, "tags-all", settings).notes[-1]
+    assert "has no fingerprint" in runs.add(tmp_path, "tags-all", settings).notes[-1]
     assert_answers_are_those_of_each_alone(
         runs, alone, rows_of(["tags-all", "says-long"]), batch_size=4
     )

@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, stopped, na
     resumed("run", stopped[1])
     assert (
         "step-7" in Path("stdout").read_text()
-        and "the checkpoint before it is taken" in Path("stdout").read_text()
+        and "trying the checkpoint before it" in Path("stdout").read_text()
     )
 
 
@@ -231,7 +231,7 @@ A = "transformer.h.0.attn.attention.q_proj.lora_A.weight"
         (lambda t: t.pop("random cpu 0"), "step-7 does not fit this run"),
         (
             lambda t: t.update(more=torch.ones(2)),
-            "tensors.safetensors also holds 1 tensors, the first is more",
+            "tensors.safetensors has 1 unexpected tensors, the first is more",
         ),
     ],
 )
@@ -243,19 +243,28 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: r.update(step=-1), "state.json is no checkpoint's: ValueError: step is -1"),
-        (lambda r: r.pop("best"), "state.json is no checkpoint's: KeyError: 'best'"),
+        (
+            lambda r: r.update(step=-1),
+            "state.json is not the state of a checkpoint: ValueError: step is -1",
+        ),
+        (lambda r: r.pop("best"), "state.json is not the state of a checkpoint: KeyError: 'best'"),
         (lambda r: r["log"].pop("sha256"), "metrics.jsonl was changed, or cut short, since"),
-        (lambda r: r["computed"].update(examples=[]), "step-7 was begun with another examples"),
+        (
+            lambda r: r["computed"].update(examples=[]),
+            "step-7 was written: a run can only be resumed with the same examples",
+        ),
         (
             lambda r: r["scores"]["before"].pop("test"),
-            "step-7 holds no scores of this task before tuning",
+            "step-7 has no scores before tuning for this task",
         ),
         (
             lambda r: r["computed"].update({"base model": "0"}),
-            "step-7 was begun with another base model",
+            "step-7 was written: a run can only be resumed with the same base model",
         ),
-        (lambda r: r["computed"].update(precision="bf16"), "another precision (bf16, now fp32)"),
+        (
+            lambda r: r["computed"].update(precision="bf16"),
+            "was written (bf16, now fp32): a run can only be resumed with the same precision",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_the_run_is_refused(run, change, said):
@@ -277,7 +286,7 @@ def test_another_base_and_a_changed_record_of_steps_are_refused(run, stopped):
     try:
         tensors = load_file(model)
         save_file({name: tensor + 1 for name, tensor in tensors.items()}, model, {"format": "pt"})
-        assert "step-7 was begun with another base model: a run goes on as it was begun" in refused(
+        assert "step-7 was written: a run can only be resumed with the same base model" in refused(
             ["--resume", run]
         )
     finally:
@@ -301,27 +310,28 @@ def test_settings_that_were_changed_or_are_gone_are_refused(run):
     files.write_checked_json(
         run / "settings.json", {n: v for n, v in settings.items() if n != "sha256"}
     )
-    assert "step-7 was begun with another settings: a run goes on as it was begun" in refused(
+    assert "step-7 was written: a run can only be resumed with the same settings" in refused(
         ["--resume", run]
     )
     (run / "settings.json").unlink()
     assert (
         refused(["--resume", run])
-        == f"error: --resume {run} holds no settings.json: no run was begun there"
+        == f"error: --resume {run} holds no settings.json: no run was started there"
     )
 
 
 def test_an_unfinished_run_is_refused_naming_resume(run):
     said = (
-        f"error: {run} is a run that was not finished; go on with it: python -m neo_peft train "
-        f"--resume {run}"
+        f"error: {run} is a run that is not finished; resume it: python -m neo_peft train --resume "
+        f"{run}"
     )
     assert refused([run], evaluate) == said
     assert refused([run, "a text"], predict) == said
     assert refused([run, "out"], export) == said
     assert refused(["--task", "sentiment", "--adapter", run]) == said
     assert refused([*FLAGS, "--out", run]).startswith(
-        f"error: --out {run} holds a run; --resume {run} goes on with it"
+        f"error: --out {run} already has a run; resume it with --resume {run}, or name another "
+        "folder"
     )
 
 
@@ -366,8 +376,7 @@ def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, st
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "new"]
     assert end(start(argv, at_once)) == 130
     assert (
-        Path("stderr").read_text()
-        == "stopped; go on with it: python -m neo_peft train --resume new\n"
+        Path("stderr").read_text() == "stopped; resume it: python -m neo_peft train --resume new\n"
     )
     assert [path.name for path in Path("new").iterdir()] == ["settings.json"]
     resumed("new", stopped[1])  # from step 0
@@ -559,7 +568,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert end(start(["--resume", "run"], poison)) == 2
     assert Path("stderr").read_text().splitlines()[-1].strip() == (
         "error: the loss is nan at step 10 (epoch 2): try a smaller --learning-rate; "
-        "run/checkpoints/step-8 is kept"
+        "the last good checkpoint is run/checkpoints/step-8"
     )
     weights = load_file(run / "checkpoints/step-8/tensors.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -59,7 +59,7 @@ def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
     )
     said = []
     job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
-    jobs.show_answers(job, jobs.untuned_variant(job), "Before tuning")
+    jobs.show_predictions(job, jobs.untuned_base(job), "Before tuning")
     task, rows = job.task, jobs.examples_to_show(job.task, job.rows["test"])
     assert [row["label"] for row in rows] == ["negative", "neutral", "positive"]
     lines = "\n".join(said).splitlines()
@@ -136,8 +136,8 @@ def test_a_run_without_test_shows_validation(tiny_folder):
     said = []
     job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
     rows = {name: part for name, part in job.rows.items() if name != "test"}
-    jobs.show_answers(
-        dataclasses.replace(job, rows=rows), jobs.untuned_variant(job), "Before tuning"
+    jobs.show_predictions(
+        dataclasses.replace(job, rows=rows), jobs.untuned_base(job), "Before tuning"
     )
     assert (
         said[0] == "Before tuning, three examples of validation:\n"

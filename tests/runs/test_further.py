@@ -117,7 +117,7 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
     assert losses[0] == pytest.approx(loss_of(tuned), rel=1e-5)
     expected_loss = torch.nn.functional.cross_entropy(expected, batch.targets).item()
     assert losses[0] == pytest.approx(expected_loss, rel=1e-4) and losses[1] < losses[0]
-    assert f"names no fingerprint: whether {tiny_folder} is its base was not checked" in said
+    assert f"has no fingerprint of its base: whether this is {tiny_folder} was not checked" in said
     method = summary["method"]
     bare, started, _ = trained("bare", *named, "--method", method, capsys=capsys)
     assert summary["before"] == bare["before"] and started[0] != pytest.approx(losses[0], rel=1e-3)
@@ -240,7 +240,7 @@ def test_an_adapter_without_a_head_gets_a_fresh_one(tiny_folder, tmp_path, capsy
     )
     tuned, fresh = loading.load_to_train(settings), loading.load_untuned(settings, with_method=True)
     assert any(
-        "peft holds no head: the classifier starts anew, from the seed 4" in note
+        "peft has no head: the classifier starts untrained, from the seed 4" in note
         for note in tuned.notes
     )
     loading.start_from_adapter(tuned)
@@ -273,7 +273,8 @@ def test_the_base_that_pefts_file_names_is_taken(tiny_folder, tmp_path):
             json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name})
         )
         with pytest.raises(
-            InputError, match="--adapter peft names no base that is here; name it with --model"
+            InputError,
+            match="--adapter peft: its base is not recorded or not found; name it with --model",
         ):
             parse_train_flags(given)
         assert parse_train_flags([*given, "--model", "neo-mini"]).model == "neo-mini"
@@ -304,34 +305,35 @@ def record(folder, flags):
 
 # ---- Refusals
 
-SETTLED = {
-    "--method lora": "--method is settled by --adapter run, to lora; leave it out, or --adapter",
-    "--readout head": "--readout is settled by --adapter run, to words; ",
-    "--rank 3": "--rank is settled by --adapter run, to 8; ",
-    "--alpha 3": "--alpha is settled by --adapter run, to 16.0; ",
-    "--dropout 0.1": "--dropout is settled by",
-    "--target-modules q_proj": "--target-modules is settled by",
-    "--bias all": "--bias is settled by",
-    "--rslora": "--rslora is settled by",
-    "--lora-init gaussian": "--lora-init is settled by",
-    "--prompt-length 3": "--prompt-length is settled by --adapter run; leave it out",
-    "--prompt-init vocab": "--prompt-init is settled by",
-    "--prompt-text x": "--prompt-text is settled by",
+FIXED = {
+    "--method lora": "--method is fixed by --adapter run \\(lora\\); leave out one of them",
+    "--readout head": "--readout is fixed by --adapter run \\(words\\); ",
+    "--rank 3": "--rank is fixed by --adapter run \\(8\\); ",
+    "--alpha 3": "--alpha is fixed by --adapter run \\(16.0\\); ",
+    "--dropout 0.1": "--dropout is fixed by",
+    "--target-modules q_proj": "--target-modules is fixed by",
+    "--bias all": "--bias is fixed by",
+    "--rslora": "--rslora is fixed by",
+    "--lora-init gaussian": "--lora-init is fixed by",
+    "--prompt-length 3": "--prompt-length is fixed by --adapter run; leave out one of them",
+    "--prompt-init vocab": "--prompt-init is fixed by",
+    "--prompt-text x": "--prompt-text is fixed by",
 }
 
 
-@pytest.mark.parametrize("flags", SETTLED)
-def test_a_flag_that_the_adapter_settles_is_refused(tmp_path, flags):
+@pytest.mark.parametrize("flags", FIXED)
+def test_a_flag_that_the_adapter_fixes_is_refused(tmp_path, flags):
     record(tmp_path / "run", vars(make_settings(task="ner", method="lora")))
     assert parse_train_flags(["--adapter", "run"]).rank == 8
-    with pytest.raises(InputError, match=SETTLED[flags]):
+    with pytest.raises(InputError, match=FIXED[flags]):
         parse_train_flags(["--adapter", "run", *flags.split()])
 
 
 def test_what_is_no_adapter_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(
-        InputError, match="--adapter none: there is no such folder; it is a run's, or one of peft's"
+        InputError,
+        match="--adapter none: there is no such folder; give that of a run or a peft adapter",
     ):
         parse_train_flags(["--adapter", "none"])
     with pytest.raises(
@@ -339,7 +341,7 @@ def test_what_is_no_adapter_is_refused(tmp_path):
     ):
         parse_train_flags(["--adapter", "run"])
     for flags, message in (
-        (None, "run.json is no run's: it lacks its flags"),
+        (None, "run.json is not the record of a run: flags is missing or wrong"),
         ({}, "run.json holds no settings of a run: --task is missing"),
         ({"method": 3}, "run.json holds no settings of a run: --method 3 is none of lora"),
     ):
@@ -355,7 +357,8 @@ def test_what_is_no_adapter_is_refused(tmp_path):
 def test_another_base_and_another_tasks_head_are_refused(tiny_folder, tmp_path):
     run = make_run(tmp_path / "run", tiny_folder, "ner", "head")
     with pytest.raises(
-        InputError, match="run was trained on another base than neo-mini: its fingerprint is "
+        InputError,
+        match="run was trained on another base than neo-mini: the fingerprint of its base is ",
     ):
         loading.load_to_train(parse_train_flags(["--adapter", "run", "--model", "neo-mini"]))
     record = runs.read_record(run)
@@ -412,7 +415,6 @@ def test_a_head_of_another_task_is_refused_in_words(tiny_folder, tmp_path):
     make_run(tmp_path / "run", tiny_folder, "sentiment", "lora", readout="head")
     assert parse_train_flags(["--adapter", "run"]).readout == "head"
     with pytest.raises(
-        InputError,
-        match="--adapter run has a head for sentiment; it is not trained further for sim",
+        InputError, match="--adapter run has a head for sentiment, which cannot be used for sim"
     ):
         parse_train_flags(["--adapter", "run", "--task", "similarity"])

@@ -203,7 +203,7 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tiny_folder, tmp_path, number, st
         assert end(start([*argv, "--out", name], stop_after)) == status
         assert (
             Path("stderr").read_text().splitlines()[-1]
-            == f"stopped; go on with it: python -m neo_peft train --resume {name}"
+            == f"stopped; resume it: python -m neo_peft train --resume {name}"
         )
         assert checkpoints.newest_checkpoint(Path(name)).record["step"] == step
         resumed(name, result(Path("whole")))

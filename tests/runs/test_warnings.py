@@ -93,7 +93,7 @@ def test_a_validation_set_of_one_label_and_a_model_that_says_one_thing(capsys, t
         Path(f"data/{name}.jsonl").write_text("\n".join(lines))
     flags = ["--task", "sentiment", "--method", "head", "--data", "data", "--learning-rate", 0.5]
     said = warned(capsys, tiny_folder, *flags)
-    assert "validation holds one label alone, neutral: its scores tell nothing" in said
+    assert "validation has only one label, neutral: its scores mean nothing" in said
 
 
 def test_a_validation_set_without_an_entity(capsys, tiny_folder):
@@ -105,7 +105,7 @@ def test_a_validation_set_without_an_entity(capsys, tiny_folder):
     for name, rows in (("train", tagged), ("validation", tagged[1:])):
         Path(f"data/{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     said = warned(capsys, tiny_folder, "--task", "tagging", "--method", "head", "--data", "data")
-    assert "validation holds one label alone, O: its scores tell nothing" in said
+    assert "validation has only one label, O: its scores mean nothing" in said
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,11 @@ def test_a_validation_set_without_an_entity(capsys, tiny_folder):
     [
         (
             [[3, 0, 0, 0], [5, 0, 0, 0], [1, 0, 0, 0]],
-            ["every row of validation is answered negative: "],
+            ["the prediction is the same for every row of validation: negative"],
         ),
         (
             [[0, 0, 0, 3], [0, 0, 0, 5], [0, 0, 0, 1]],
-            ["every row of validation is answered by no label: "],
+            ["the prediction is the same for every row of validation: no label"],
         ),
         ([[3, 0, 0, 0], [4, 0, 1, 0], [1, 0, 0, 0]], []),
     ],
@@ -157,4 +157,4 @@ def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
     )
     State.skipped = 1
     found = record.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
-    assert found[-1] == "fp16 skipped 1 of 2 updates, whose gradients were not finite"
+    assert found[-1] == "fp16 skipped 1 of 2 steps: their gradients were not finite"

@@ -95,7 +95,7 @@ def main():
     told = {}
     for name, flags in json.loads(sys.argv[1]).items():
         seen.clear()
-        summary = training.run(make_settings(**flags), say=lambda line: print(line))
+        summary = training.run(make_settings(**flags), print_line=lambda line: print(line))
         parts = processes.gather((len(seen), torch.initial_seed(), summary))
         scored, seeds, summaries = zip(*parts)
         told[name] = {"scored": scored, "seeds": seeds, "same": summaries[0] == summaries[1]}
@@ -321,7 +321,7 @@ def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path,
         assert [status for status, _, _ in ended] == [143, 143]
         assert (
             ended[0][2]
-            == f"stopped; go on with it: python -m neo_peft train --resume {tmp_path / 'run'}\n"
+            == f"stopped; resume it: python -m neo_peft train --resume {tmp_path / 'run'}\n"
         )
         assert ended[1][2] == ""
         assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
