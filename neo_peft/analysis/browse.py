@@ -87,7 +87,7 @@ def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: lis
 
 
 def wrong_labels(task: Task, rows: list[dict], split: str) -> Html:
-    """Return the wrong rows by gold label and prediction, the most frequent pair first."""
+    """Return the wrongly predicted rows by gold label and prediction, most frequent pair first."""
     *fields, label = task.fields
     wrong = {}
     for row in rows:

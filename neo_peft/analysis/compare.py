@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
     task: Task
     split: str
     rows: int  # number of rows
-    differ: int  # number of rows that not all runs of both sides predicted alike
+    differ: int  # number of rows for which the runs do not all predict the same
     sides: tuple[Candidate, Candidate]  # a and b
     metrics: dict[str, dict]  # of each metric: `paired` plus "a_interval" and "b_interval"
 

@@ -17,7 +17,7 @@ def escaped(text: object) -> Html:
 
 
 def joined(parts: Iterable[object]) -> Html:
-    """Return the parts one after the other, escaped."""
+    """Return one markup text made of the parts, each of them escaped."""
     return Html("".join(map(escaped, parts)))
 
 

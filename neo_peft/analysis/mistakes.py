@@ -14,7 +14,7 @@ KINDS = {
 
 
 class Mistake(NamedTuple):
-    """One mistake."""
+    """A wrong gold entity, a wrong predicted entity, or a pair of both."""
 
     kind: str  # one of KINDS
     gold: Entity | None  # None for a spurious entity

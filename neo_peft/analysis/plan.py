@@ -23,7 +23,7 @@ from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import TASKS, Task, get_task
 
 PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
-# Numbers of epochs for a classification task, where they are not the default ones.
+# Numbers of epochs for a classification task, if they are not [1, 5, 10].
 EPOCHS = {"similarity": [1, 5, 10, 20]}
 # Flags that cannot be swept: a study sets them itself (seed), or they do not change the trained
 # model (device, json).
@@ -66,7 +66,7 @@ def make_plan(
     field_values = [SWITCH_VALUES[value] for value in values] if swept in SWITCHES else values
     settings = [_settings(flags | {swept: value}) for value in field_values]
     if swept not in SWITCHES:
-        values = [getattr(of_value, swept) for of_value in settings]  # as numbers
+        values = [getattr(run_settings, swept) for run_settings in settings]  # numbers, not text
     parts = [re.sub(r"[^\w.+-]", "-", short_name(str(value))) for value in values]
     names = [f"{swept.replace('_', '-')}-{part}" for part in parts]
     if repeated := [value for value, name in zip(values, names) if names.count(name) > 1]:
@@ -79,8 +79,8 @@ def make_plan(
     # Values are the inner loop: the first seed's runs already compare all values.
     for protocol, seed in product(protocols, range(seeds)):
         prefix = f"{protocol}-" if len(protocols) > 1 else ""
-        for value, name, of_value in zip(values, names, settings):
-            flags = flags_of(of_value) | {"seed": seed, "protocol": protocol}
+        for value, name, run_settings in zip(values, names, settings):
+            flags = flags_of(run_settings) | {"seed": seed, "protocol": protocol}
             name = f"{prefix}{name}-seed-{seed}"
             runs.append({"name": name, "value": value, "seed": seed, "flags": flags})
     made = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
@@ -118,7 +118,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def protocols_of(settings: Settings) -> list[str]:
-    """Return the protocols of the data, or only that of the settings if there is just one split."""
+    """Return the protocols of the data: only that of the settings if all give the same splits."""
     splits = load_splits(get_task(settings.task), settings.data, "clean", labels=settings.labels)
     return [settings.protocol] if splits.protocol == "single" else list(PROTOCOLS)
 

@@ -117,7 +117,7 @@ def read_run(folder: Path) -> Run:
 
 
 def article(run: Run, name: str) -> Html:
-    """Return the part of the page on one run. Predictions are those on test, if it has test."""
+    """Return the part of the page on one run. It shows errors on test, else on validation."""
     split = reported_split(run.ranges[AFTER])
     scores, rows = AFTER.scores(run.record)[split], read_predictions(run.folder, AFTER, split)
     by_class, wrong = browse.by_label, browse.wrong_labels

@@ -48,7 +48,7 @@ class FinishedRun:
 
 
 def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
-    """Return the results of a study, protocol by protocol.
+    """Return the results of a study for each protocol, and what results.json records with them.
 
     `failed` is {name: reason} for the runs without a result; a reason is "diverged" or "refused".
     """
@@ -219,7 +219,7 @@ def over_baseline(runs: list[FinishedRun], split: str) -> dict | None:
 def untuned_lines(
     name: str, kind: str, swept: str, groups: dict[object, list[FinishedRun]], split: str
 ) -> list[dict]:
-    """Return one line of scores before tuning, or one for each swept value if the values differ.
+    """Return one line of scores without tuning, or a line for each value if their scores differ.
 
     For example, each swept model has its own scores before tuning, and each swept number of
     training rows has its own baseline.

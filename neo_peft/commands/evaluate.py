@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from neo_peft import processes
 from neo_peft.commands.flags import (
-    OF_A_RUN,
-    OF_AN_ADAPTER,
-    OF_THE_DATA,
+    ADAPTER_FLAGS,
+    DATA_FLAGS,
+    RUN_FLAGS,
     OneLineParser,
     add_json,
     add_run_flags,
     add_text,
     argument,
-    changed,
-    given,
+    given_settings,
     settings_of_run,
+    with_flags,
 )
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
@@ -79,7 +79,7 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     )
     add_json(parser)
     add_text(parser, "--out", "FILE", "file of the predictions (default: RUN/predictions.jsonl)")
-    add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN + OF_THE_DATA)
+    add_run_flags(parser, ADAPTER_FLAGS + RUN_FLAGS + DATA_FLAGS)
     flags = parser.parse_args(argv)
     if flags.out:
         refuse_out(flags.out)
@@ -178,7 +178,7 @@ def find_run(flags: argparse.Namespace) -> Path | None:
 
 
 def load_run(flags: argparse.Namespace) -> tuple["Tuned", str]:
-    """Load a run, with its recorded settings replaced by flags; return it with no instruction."""
+    """Load a run, in which flags replace recorded settings; return it and "", its instruction."""
     from neo_peft.runs.loading import load
 
     if flags.zero_shot:
@@ -200,8 +200,8 @@ def load_untuned_base(flags: argparse.Namespace) -> tuple["Tuned", str]:
     from neo_peft.runs.loading import load_untuned
 
     flags.labels = own_labels(flags)
-    settings = make_settings(method="head", **given(flags, OF_AN_ADAPTER))
-    tuned = load_untuned(changed(settings, flags))
+    settings = make_settings(method="head", **given_settings(flags, ADAPTER_FLAGS))
+    tuned = load_untuned(with_flags(settings, flags))
     with_instruction = flags.zero_shot and tuned.model.head is None
     return tuned, tuned.encoder.task.instruction if with_instruction else ""
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.commands.flags import (
-    OF_AN_ADAPTER,
+    ADAPTER_FLAGS,
     OneLineParser,
     add_run_flags,
     add_text,
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--merge", action="store_true", help="write a whole model, for transformers without peft"
     )
-    add_run_flags(parser, OF_AN_ADAPTER)
+    add_run_flags(parser, ADAPTER_FLAGS)
     flags = parser.parse_intermixed_args(argv)
     folder = Path(flags.folder)
     new_folder(folder)  # so that a bad folder is refused before the base is loaded

@@ -19,9 +19,9 @@ FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 REQUIRED = {"task": " (required)", "method": " (required without --preset)"}
 # Settings of a finished run that other commands have flags for. The first group is needed for an
 # adapter made by peft: it has no run.json, so its task and model must be named.
-OF_AN_ADAPTER = ("task", "labels", "label_words", "model")
-OF_A_RUN = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
-OF_THE_DATA = ("data", "protocol", "eval_limit")
+ADAPTER_FLAGS = ("task", "labels", "label_words", "model")
+RUN_FLAGS = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
+DATA_FLAGS = ("data", "protocol", "eval_limit")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -109,13 +109,13 @@ def _default(item: dataclasses.Field) -> str:
     if item.metadata["read"] is bool:
         return " (default: off)"
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
-    shown = _of_methods(item.name, "defaults") or default
-    if on_bundled := _of_methods(item.name, "on_bundled"):
+    shown = _method_defaults(item.name, "defaults") or default
+    if on_bundled := _method_defaults(item.name, "on_bundled"):
         shown = f"{shown}; on neo-mini: {on_bundled}"
     return "" if shown is None else f" (default: {shown})"
 
 
-def _of_methods(name: str, where: str) -> str:
+def _method_defaults(name: str, where: str) -> str:
     """Return the defaults of a setting for each method, such as `lora 0.001, prompt 0.03`.
 
     `where` is "defaults" or "on_bundled", a field of Method.
@@ -129,16 +129,16 @@ def _of_methods(name: str, where: str) -> str:
 # ---- From flags to the settings of a finished run
 
 
-def given(flags: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
+def given_settings(flags: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
     """Return the settings among `names` that are given as flags."""
     return {
         name: value for name, value in vars(flags).items() if name in names and value is not None
     }
 
 
-def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
-    """Return a run's settings, with those that the flags replace."""
-    replaced = given(flags, OF_A_RUN + OF_THE_DATA)
+def with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
+    """Return settings in which the given flags replace the recorded values."""
+    replaced = given_settings(flags, RUN_FLAGS + DATA_FLAGS)
     for name in replaced:
         require_tags(name, settings.task)
     return dataclasses.replace(settings, **replaced)
@@ -148,4 +148,4 @@ def settings_of_run(folder: Path, flags: argparse.Namespace) -> Settings:
     """Return the settings of a finished run or of an adapter made by peft, changed by the flags."""
     from neo_peft.runs.loading import settings_in  # after the flags: torch takes seconds to import
 
-    return changed(settings_in(folder, **given(flags, OF_AN_ADAPTER)), flags)
+    return with_flags(settings_in(folder, **given_settings(flags, ADAPTER_FLAGS)), flags)

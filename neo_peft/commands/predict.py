@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_peft.commands.flags import (
-    OF_A_RUN,
-    OF_AN_ADAPTER,
+    ADAPTER_FLAGS,
+    RUN_FLAGS,
     OneLineParser,
     add_run_flags,
     add_text,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from neo_peft.decoding import Evaluation
     from neo_peft.runs.loading import Tuned
 
-ALONE = ""  # the name of the run if there is only one
+SINGLE_RUN = ""  # the name of the run if there is only one
 Line = tuple[int, bytes]  # the number of a line, from 1, and its text
 
 
@@ -52,8 +52,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "text",
         nargs="*",
         metavar="TEXT",
-        help="one example each; two sentences are split by a tab (default: lines of standard "
-        "input). Run folders can come first",
+        help="an example; a tab separates two sentences (default: the lines of standard input). "
+        "Run folders can come before the examples",
     )
     add_text(
         parser,
@@ -71,7 +71,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--json", action="store_true", help="print JSON lines on a terminal as well"
     )
-    add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN)
+    add_run_flags(parser, ADAPTER_FLAGS + RUN_FLAGS)
     flags = parser.parse_intermixed_args(argv)
     if not flags.run:
         flags.run = list(takewhile(is_run, flags.text))
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"with {folders[0]}", file=sys.stderr)
     tasks = {name: run.encoder.task for name, run in runs.items()}
     several, in_colour = len(tasks) > 1, sys.stdout.isatty() and not flags.json
-    wrong = cut = 0
+    unreadable = cut = 0
     for batch in batches_as_received(lines, runs[next(iter(runs))].settings.batch_size):
         rows = []
         for number, line in batch:
@@ -116,25 +116,25 @@ def main(argv: Sequence[str]) -> None:
                 row = (
                     parse_example_of_run(line, tasks)
                     if several
-                    else parse_example(line, tasks[ALONE], flags.jsonl)
+                    else parse_example(line, tasks[SINGLE_RUN], flags.jsonl)
                 )
                 rows.append({"line": number} | row)
             except ValueError as error:
                 tqdm.write(f"line {number}: {error}", file=sys.stderr)
-                wrong += 1
+                unreadable += 1
         evaluation = evaluate(rows, batch_size=max(1, len(rows)))
         cut += evaluation.cut
         predictions = zip(rows, evaluation.predicted, evaluation.probabilities, strict=True)
         for row, predicted, probabilities in predictions:
-            task = tasks[row["run"] if several else ALONE]
+            task = tasks[row["run"] if several else SINGLE_RUN]
             line = with_prediction(task, row, predicted, probabilities)
             tqdm.write(coloured(task, line) if in_colour else json.dumps(line, ensure_ascii=False))
         sys.stdout.flush()
     if cut:
         lengths = sorted({run.encoder.max_length for run in runs.values()})
         print(f"{cut} texts were cut to {' or '.join(map(str, lengths))} tokens", file=sys.stderr)
-    if wrong:
-        raise InputError(f"{wrong} of the lines could not be read and have no prediction")
+    if unreadable:
+        raise InputError(f"{unreadable} of the lines could not be read and have no prediction")
 
 
 def load_runs(
@@ -142,14 +142,14 @@ def load_runs(
 ) -> tuple[dict[str, "Tuned"], Callable[..., "Evaluation"]]:
     """Return the runs by name, and a function that predicts rows.
 
-    A single run has the name `ALONE`. With several runs, each row names its run.
+    A single run has the name `SINGLE_RUN`. With several runs, each row names its run.
     """
     from neo_peft.runs.adapter_set import AdapterSet, evaluate_texts
     from neo_peft.runs.loading import load
 
     if len(folders) == 1:
         tuned = load(folders[0], settings_of_run(folders[0], flags))
-        return {ALONE: tuned}, partial(evaluate_texts, tuned)
+        return {SINGLE_RUN: tuned}, partial(evaluate_texts, tuned)
     runs = AdapterSet()
     for folder in folders:
         runs.add(folder, settings=settings_of_run(folder, flags))
@@ -217,10 +217,11 @@ def with_prediction(
 def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
     """Return the predicted entities as JSON objects.
 
-    type, text: "text" has the words, joined by spaces.
+    type: the entity type.
+    text: the words, joined by spaces.
     first, last: the indices of the first and last word.
-    start, end: the characters in the text, if the example is a text.
-    probability: the product of the probabilities of the tags.
+    start, end: the position in the text in characters, if the example is a text.
+    probability: the product of the probabilities of its tags.
     """
     found = []
     for kind, first, last in entities(tags):

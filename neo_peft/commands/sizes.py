@@ -129,5 +129,5 @@ def as_table(name: str, by_recipe: dict[str, dict]) -> str:
         ]
         for recipe, size in by_recipe.items()
     ]
-    header = [name, "trained", "%", "adapter MB", "optimizer MB", "share of the model"]
+    header = [name, "trained", "%", "adapter MB", "optimizer MB", "of the model"]
     return tables.table(header, rows)

@@ -17,12 +17,12 @@ from neo_peft.errors import InputError
 from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
 
-# flags of train.py that are missing here, or have another meaning
-NOT_OF_TRAIN = ("epochs", "seed", "out", "resume", "json")
+# flags of train.py that a study does not have, or that have another meaning in it
+LEFT_OUT = ("epochs", "seed", "out", "resume", "json")
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the train_flags flags of the study, and the train_flags flags of train.py."""
+    """Return the flags of the study that are given, and those of train.py."""
     parser = OneLineParser(
         prog="python -m neo_peft study",
         argument_default=argparse.SUPPRESS,
@@ -32,7 +32,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     add_study_flags(parser.add_argument_group("study"))
     for name in ("--seed", "--json"):
         parser.add_argument(name, nargs="?", help=argparse.SUPPRESS)
-    add_settings(parser, without=NOT_OF_TRAIN)
+    add_settings(parser, without=LEFT_OUT)
     train_flags = vars(parser.parse_args(argv))
     if "seed" in train_flags:
         raise InputError("--seed: a study has several seeds; --seeds N uses 0 to N - 1")
