@@ -112,8 +112,8 @@ def legend(results: dict, block: dict) -> str:
         f"Mean over {results['seeds']} seeds ± standard deviation (if the seeds differ).": several,
         "One seed.": not several,
         f"The interval is a 95 % bootstrap interval{of_mean}.": has_interval,
-        "There are no intervals, because each seed has its own validation rows; with a "
-        "validation.jsonl the rows are the same.": not has_interval,
+        "There are no intervals, because each seed has its own validation rows; a "
+        "validation.jsonl gives all seeds the same rows.": not has_interval,
         "The baseline needs no language model.": True,
         "Each run keeps its best epoch on validation.": keeps == ["best"] and not epochs,
         f'"Kept by" counts the seeds that keep this epoch ({kept}); only the kept epoch is scored '
