@@ -1,5 +1,7 @@
-"""Score a run again from its folder, or a bare base model: python evaluate.py runs/ner-lora --split
-test"""
+"""Score a finished run again, or an untuned base model.
+
+python evaluate.py runs/ner-lora --split test
+"""
 
 import sys
 from functools import partial

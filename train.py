@@ -1,5 +1,7 @@
-"""Tune a GPT-Neo for a task, and score it before and after: python train.py --task ner --method
-lora"""
+"""Tune a GPT-Neo for a task, and score it before and after.
+
+python train.py --task ner --method lora
+"""
 
 import sys
 from functools import partial

@@ -2,49 +2,49 @@
 
 from collections.abc import Callable
 
-from neo_peft.analysis.markup import Html, element, facts, html_table, joined, note, section
+from neo_peft.analysis.markup import Html, element, html_table, joined, name_list, note, section
 from neo_peft.analysis.mistakes import KINDS, Mistake, mistakes
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.metrics import Entity, entities
 from neo_peft.runs.tables import RATES, confusion_header, entity_types, number, rates
 from neo_peft.tasks import Task
 
-MOST_SHOWN = 50  # at most so many errors of a group, evenly spaced
+MOST_SHOWN = 50  # number of wrong predictions shown in each group, evenly spaced
 
 
 def by_type(task: Task, scores: dict, split: str) -> Html:
-    """Return the scores of each entity type and of all types, and those of spans of any type."""
-    of_types = scores["per_label"]
-    lines = [[kind, *rates(of), of["support"]] for kind, of in of_types.items()]
-    total = sum(of["support"] for of in of_types.values())
+    """Return a table of the scores of each entity type, of all types, and of spans of any type."""
+    per_type = scores["per_label"]
+    lines = [[name, *rates(of_type), of_type["support"]] for name, of_type in per_type.items()]
+    total = sum(of_type["support"] for of_type in per_type.values())
     lines.append(["all, typed", *rates(scores), total])
     lines.append(["all, span only", "", "", number(scores["span_f1"]), total])
     return section(
-        f"Types, on {split}",
-        html_table(["type", *RATES, "gold"], lines, "totals"),
+        f"Entity types, on {split}",
+        html_table(["type", *RATES, "gold entities"], lines, "totals"),
         note(
-            "Typed: an entity is right by its type and both ends. Span only: by both ends, "
-            "whatever its type."
+            "Typed: a predicted entity is correct if its type, first word and last word are "
+            "correct. Span only: its type is ignored."
         ),
     )
 
 
 def by_label(task: Task, scores: dict, split: str) -> Html:
-    """Return the confusion matrix. A cell is shaded by its share of the gold label."""
+    """Return the confusion matrix. A cell's colour shows its share of the gold label."""
     lines = []
-    for right, (label, counts) in enumerate(zip(task.labels, scores["confusion"], strict=True)):
+    for row, (label, counts) in enumerate(zip(task.labels, scores["confusion"], strict=True)):
         cells = []
         for column, count in enumerate(counts):
             share = f"--share:{100 * count / max(1, sum(counts)):.0f}%"
-            which = "right" if column == right else None
-            cells.append(element("td", count, style=share, class_=which))
+            css_class = "right" if column == row else None
+            cells.append(element("td", count, style=share, class_=css_class))
         lines.append([label, *cells])
     return section(
-        f"Gold against answer, on {split}",
+        f"Confusion matrix, on {split}",
         html_table(confusion_header(task), lines, "confusion"),
         note(
-            "Rows of the split; a cell is the stronger in colour, the larger its share of the gold "
-            "label."
+            "A cell counts examples with this gold label (row) and this prediction (column). A "
+            "stronger colour is a larger share of the gold label's examples."
         ),
     )
 
@@ -59,23 +59,23 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
     def show(item: tuple[dict, Mistake]) -> Html:
         row, mistake = item
         gold = sentence(row["tokens"], row["tags"], mistake.gold, types)
-        answer = sentence(row["tokens"], row["predicted"], mistake.answer, types)
-        return facts({"gold": gold, "answer": answer})
+        predicted = sentence(row["tokens"], row["predicted"], mistake.predicted, types)
+        return name_list({"gold": gold, "prediction": predicted})
 
     count = sum(len(entities(row["tags"])) for row in rows)
-    right = count - sum(len(wrong[kind]) for kind in KINDS if kind != "spurious")
+    correct = count - sum(len(wrong[kind]) for kind in KINDS if kind != "spurious")
     return section(
         f"Errors, on {split}",
         note(
-            f"{count:,} gold entities in {len(rows):,} sentences, {right:,} right. Outlined is "
-            "what a line is about."
+            f"{count:,} gold entities in {len(rows):,} sentences, {correct:,} predicted "
+            "correctly. The entity of the mistake has an outline."
         ),
         *(group(kind, wrong[kind], show, about) for kind, about in KINDS.items()),
     )
 
 
 def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: list[str]) -> Html:
-    """Return a sentence with its entities marked and the wrong one outlined."""
+    """Return a sentence with its entities marked; the entity `wrong` has an outline."""
     parts, begin = [], 0
     for entity in entities(tags):
         kind, first, last = entity
@@ -86,8 +86,8 @@ def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: lis
     return joined([*parts, " ".join(words[begin:])])
 
 
-def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
-    """Return the wrong rows by gold label and prediction, the commonest pair first."""
+def wrong_labels(task: Task, rows: list[dict], split: str) -> Html:
+    """Return the wrongly predicted rows by gold label and prediction, most frequent pair first."""
     *fields, label = task.fields
     wrong = {}
     for row in rows:
@@ -99,14 +99,14 @@ def wrong_answers(task: Task, rows: list[dict], split: str) -> Html:
         return joined(element("p", row[field]) for field in fields)
 
     count = sum(map(len, wrong.values()))
-    about = f"{count:,} of {len(rows):,} rows are answered wrong: gold → answer."
+    about = f"{count:,} of {len(rows):,} predictions are wrong. Groups: gold label → prediction."
     most_frequent = sorted(wrong, key=lambda pair: -len(wrong[pair]))
     groups = [group(pair, wrong[pair], show) for pair in most_frequent]
     return section(f"Errors, on {split}", note(about), *groups)
 
 
 def group(title: str, items: list, show: Callable[..., Html], about: str = "") -> Html:
-    """Return a group of errors, folded, with their number and how many of them are shown."""
+    """Return a folded group of wrong predictions, with their number and the number shown."""
     shown = limit_rows(items, MOST_SHOWN)
     parts = [about] if about else []
     if len(shown) < len(items):

@@ -1,11 +1,11 @@
 """Compare two finished runs: which one is better, or whether chance alone could explain it.
 
 Both runs must have predicted the same rows after tuning. The bootstrap (`runs/bootstrap.py`) shows
-how far the choice of these rows could move the scores. It does not show what another seed would
-have trained.
+how far the choice of these rows could move the scores. It does not show how far another seed could
+move them.
 
-A study can stand in the place of a run. Then its scores are means over the seeds of the value that
-was best on validation.
+A study can be compared like a run. Then its scores are means over the seeds of the value that was
+best on validation.
 """
 
 from pathlib import Path
@@ -29,110 +29,99 @@ from neo_peft.tasks import Task
 
 
 class Candidate(NamedTuple):
-    """One of the two sides of a comparison.
+    """One of the two sides of a comparison."""
 
-    folder: the run or study that was named.
-    runs: the run itself, or the study's runs with its best value.
-    about: of a study its best value and the number of seeds, in brackets.
-    """
-
-    folder: Path
-    runs: list[Path]
-    about: str = ""
+    folder: Path  # the run or study
+    runs: list[Path]  # the run itself, or the study's runs with its best value
+    about: str = ""  # of a study: its best value and the number of seeds, in brackets
 
 
 class Comparison(NamedTuple):
-    """Two sides' scores on the same rows.
-
-    task, split: what the rows are of.
-    rows: how many there are.
-    differ: how many of them not all runs of both sides predicted alike.
-    sides: a and b.
-    measures: for each metric what `bootstrap.paired` returns, with `a_interval` and `b_interval`.
-    """
+    """The scores of two sides on the same rows."""
 
     task: Task
     split: str
-    rows: int
-    differ: int
-    sides: tuple[Candidate, Candidate]
-    metrics: dict[str, dict]
+    rows: int  # number of rows
+    differ: int  # number of rows for which the runs do not all predict the same
+    sides: tuple[Candidate, Candidate]  # a and b
+    metrics: dict[str, dict]  # of each metric: `paired` plus "a_interval" and "b_interval"
 
     @property
-    def of_task(self) -> dict:
-        """The measure of the task's metric."""
+    def main_metric(self) -> dict:
+        """The comparison by the task's own metric."""
         return self.metrics[self.task.metric]
 
 
 def compare(folder_a: Path, folder_b: Path, split: str | None = None) -> Comparison:
-    """Compare two runs or studies on a split: test, or validation where the first run has no test.
+    """Compare two runs or studies on a split: test, or validation if the first run has no test.
 
-    Raises InputError where the two are of different tasks or predicted different rows.
+    Raises InputError if the two have different tasks or predicted different rows.
     """
-    sides = side_of(folder_a), side_of(folder_b)
+    sides = candidate(folder_a), candidate(folder_b)
     runs = sides[0].runs + sides[1].runs
-    task = task_of_all(runs)
-    split = split or usual_split(runs[0])
-    rows, answers = rows_of_all(task, runs, split)
+    task = common_task(runs)
+    split = split or default_split(runs[0])
+    rows, predicted = common_rows(task, runs, split)
     count = len(sides[0].runs)
-    of_sides = answers[:count], answers[count:]
-    metrics = paired(task, rows, *of_sides)
-    for side, of_side in zip("ab", of_sides):
-        for name, interval in intervals(task, rows, of_side).items():
+    predicted_ab = predicted[:count], predicted[count:]
+    metrics = paired(task, rows, *predicted_ab)
+    for side, predicted_by_side in zip("ab", predicted_ab):
+        for name, interval in intervals(task, rows, predicted_by_side).items():
             metrics[name][f"{side}_interval"] = interval
-    return Comparison(task, split, len(rows), count_differing(*of_sides), sides, metrics)
+    return Comparison(task, split, len(rows), count_differing(*predicted_ab), sides, metrics)
 
 
-def as_json(found: Comparison) -> dict:
+def as_json(comparison: Comparison) -> dict:
     """Return the object that `--json` prints."""
     shown = {
-        "task": found.task.name,
-        "split": found.split,
-        "rows": found.rows,
-        "rows_that_differ": found.differ,
+        "task": comparison.task.name,
+        "split": comparison.split,
+        "rows": comparison.rows,
+        "rows_that_differ": comparison.differ,
     }
-    for name, side in zip("ab", found.sides):
+    for name, side in zip("ab", comparison.sides):
         shown |= {name: str(side.folder), f"{name}_runs": list(map(str, side.runs))}
-    return shown | {"better": better(found), "metrics": found.metrics}
+    return shown | {"better": better(comparison), "metrics": comparison.metrics}
 
 
-def as_text(found: Comparison) -> str:
+def as_text(comparison: Comparison) -> str:
     """Return what was compared, the table of all metrics, and the conclusion."""
-    kind = "sentences" if found.task.tags_words else "rows"
-    a, b = (f"{side.folder}{side.about}" for side in found.sides)
+    kind = "sentences" if comparison.task.tags_words else "rows"
+    a, b = (f"{side.folder}{side.about}" for side in comparison.sides)
     head = (
-        f"{found.task.name}, {found.rows:,} {kind} of {found.split}; a is {a}, b is {b}; in "
-        "brackets 95 % intervals"
+        f"{comparison.task.name}, {comparison.rows:,} {kind} of {comparison.split}; a is {a}, b is "
+        f"{b}; 95 % intervals in brackets"
     )
-    return "\n\n".join([head, metric_table(found), conclusion(found)])
+    return "\n\n".join([head, metric_table(comparison), conclusion(comparison)])
 
 
-def side_of(folder: Path) -> Candidate:
-    """Return a run as it is, or the runs of a study's value that was best on validation."""
+def candidate(folder: Path) -> Candidate:
+    """Return a run, or the runs of a study with the value that was best on validation."""
     if not (folder / PLAN).is_file():
         return Candidate(folder, [folder])
     plan = read_plan(folder)
     if not (folder / RESULTS).is_file():
         raise InputError(
-            f"{folder} is a study that was not finished; go on with it: python -m neo_peft study "
+            f"{folder} is a study that is not finished; resume it: python -m neo_peft study "
             f"--resume {folder}"
         )
     results = read_checked_json(folder / RESULTS)
     try:
         best = {name: block["best"] for name, block in results["protocols"].items()}
-        ended = set(results["runs"])
+        with_result = set(results["runs"])
     except (KeyError, TypeError, AttributeError):
-        best, ended = {}, set()
+        best, with_result = {}, set()
     if len(best) > 1:
         raise InputError(
-            f"{folder} is a study of the protocols {' and '.join(best)}; compare runs in it"
+            f"{folder} is a study with the protocols {' and '.join(best)}; compare single runs in "
+            "it"
         )
     planned = [run["name"] for run in plan["runs"] if [run["value"]] == list(best.values())]
-    runs = [folder / name for name in planned if name in ended]  # without those that have diverged
+    runs = [folder / name for name in planned if name in with_result]  # a diverged run has none
     if not runs:
         raise InputError(
-            f"{folder / RESULTS} is no study's results; make them again: python -m neo_peft study "
-            f"--resume {folder}"
+            f"{folder / RESULTS} is not a study's results file; write it again: python -m neo_peft "
+            f"study --resume {folder}"
         )
     count = f"{len(runs)} of {len(planned)}" if len(runs) < len(planned) else len(runs)
     about = (
@@ -142,8 +131,8 @@ def side_of(folder: Path) -> Candidate:
     return Candidate(folder, runs, about)
 
 
-def task_of_all(runs: list[Path]) -> Task:
-    """Return the task of the runs. Raises InputError where tasks or labels differ."""
+def common_task(runs: list[Path]) -> Task:
+    """Return the task of all runs. Raises InputError if tasks or labels differ."""
     first = None
     for run in runs:
         if not run.is_dir():
@@ -151,64 +140,67 @@ def task_of_all(runs: list[Path]) -> Task:
         refuse_unfinished(run)
         _, task = finished(run)
         first = first or task
-        for what, a, b in (
+        for name, a, b in (
             ("tasks", first.name, task.name),
             ("labels", ", ".join(first.labels), ", ".join(task.labels)),
         ):
             if a != b:
                 raise InputError(
-                    f"{runs[0]} and {run} have different {what}: {a} and {b}; compare runs of one "
+                    f"{runs[0]} and {run} have different {name}: {a} and {b}; compare runs of one "
                     "task"
                 )
     return first
 
 
-def usual_split(run: Path) -> str:
-    """Return test, or validation where the run has no predictions of test."""
+def default_split(run: Path) -> str:
+    """Return "test", or "validation" if the run has no predictions on test."""
     files = read_record(run)["files"]
     return reported_split({Path(name).stem.removeprefix("after-") for name in files})
 
 
-def rows_of_all(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
-    """Return the rows of a split, and what each run predicted. Raises InputError where the rows of
-    two runs differ."""
-    answered = [read_predictions(run, PredictionKind("after"), split) for run in runs]
-    if same := same_rows(task, answered):
+def common_rows(task: Task, runs: list[Path], split: str) -> tuple[list[dict], list[list]]:
+    """Return the rows of a split, and the predictions of each run on them.
+
+    Raises InputError if two runs have predicted different rows.
+    """
+    rows_of_runs = [read_predictions(run, PredictionKind("after"), split) for run in runs]
+    if same := same_rows(task, rows_of_runs):
         return same
-    first, *others = (data_fields(task, rows) for rows in answered)
+    first, *others = (data_fields(task, rows) for rows in rows_of_runs)
     run, rows = next((run, rows) for run, rows in zip(runs[1:], others) if rows != first)
     if len(rows) == len(first):
         number = next(n for n, (a, b) in enumerate(zip(first, rows), 1) if a != b)
-        differ = f"row {number} is the first to differ"
+        difference = f"the first difference is in row {number}"
     else:
-        differ = f"{len(first):,} and {len(rows):,} rows"
+        difference = f"{len(first):,} and {len(rows):,} rows"
     raise InputError(
-        f"{runs[0]} and {run} answered different rows of {split}: {differ}; compare runs on the "
-        "same data, with the same --protocol and --eval-limit, and with the same seed where it "
-        "draws the split: a validation.jsonl draws none"
+        f"{runs[0]} and {run} predicted different rows of {split}: {difference}; compare runs with "
+        "the same --data, --protocol and --eval-limit, and with the same --seed if the data has no "
+        "validation file"
     )
 
 
-def better(found: Comparison) -> str | None:
+def better(comparison: Comparison) -> str | None:
     """Return the side that is better by the task's metric, "a" or "b".
 
-    It is None where the interval of the difference contains zero, or where too few rows differ.
+    Return None if the interval of the difference contains zero, or if too few rows differ.
     """
-    if found.differ < FEWEST:
+    if comparison.differ < FEWEST:
         return None
-    return "b" if found.of_task["low"] > 0 else "a" if found.of_task["high"] < 0 else None
+    metric = comparison.main_metric
+    return "b" if metric["low"] > 0 else "a" if metric["high"] < 0 else None
 
 
-def metric_table(found: Comparison) -> str:
+def metric_table(comparison: Comparison) -> str:
     """Return the table of all metrics."""
     lines = []
-    for name, of in found.metrics.items():
-        line = [tables.shown_name(found.task, name)]
+    for name, metric in comparison.metrics.items():
+        line = [tables.shown_name(comparison.task, name)]
         for side in "ab":
-            low, high = of[f"{side}_interval"]
-            line.append(f"{of[side]:.3f} [{low:.3f}, {high:.3f}]")
-        line.append(f"{of['difference']:+.3f} [{of['low']:+.3f}, {of['high']:+.3f}]")
-        lines.append([*line, shown_p(of["p"])])
+            low, high = metric[f"{side}_interval"]
+            line.append(f"{metric[side]:.3f} [{low:.3f}, {high:.3f}]")
+        line.append(f"{metric['difference']:+.3f} [{metric['low']:+.3f}, {metric['high']:+.3f}]")
+        lines.append([*line, shown_p(metric["p"])])
     return tables.table(["", "a", "b", "b - a", "p"], lines)
 
 
@@ -217,29 +209,30 @@ def shown_p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def conclusion(found: Comparison) -> str:
+def conclusion(comparison: Comparison) -> str:
     """Return the result of the comparison by the task's metric, in one sentence."""
-    name = tables.shown_name(found.task, found.task.metric)
-    difference, low, high = (found.of_task[key] for key in ("difference", "low", "high"))
-    p = shown_p(found.of_task["p"])
-    if winner := better(found):
+    name = tables.shown_name(comparison.task, comparison.task.metric)
+    metric = comparison.main_metric
+    difference, low, high = (metric[key] for key in ("difference", "low", "high"))
+    p = shown_p(metric["p"])
+    if winner := better(comparison):
         near, far = sorted((abs(low), abs(high)))
         return (
-            f"{found.sides['ab'.index(winner)].folder} is better: its {name} is "
-            f"{abs(difference):.3f} higher, by {near:.3f} to {far:.3f} at 95 % confidence, p {p}."
+            f"{comparison.sides['ab'.index(winner)].folder} is better: its {name} is "
+            f"{abs(difference):.3f} higher, 95 % interval {near:.3f} to {far:.3f}, p {p}."
         )
-    if low == high:
+    if low == high == 0:
         return (
-            f"There is no difference: {name} is {found.of_task['a']:.3f} in both, whichever rows "
-            "are drawn."
+            f"There is no difference: {name} is {metric['a']:.3f} in both, and equal in every "
+            "bootstrap resample."
         )
     if low > 0 or high < 0:
-        rows = f"{found.differ} row{'s' if found.differ > 1 else ''}"
+        rows = f"{comparison.differ} row{'s' if comparison.differ > 1 else ''}"
         return (
-            f"{name} differs by {difference:+.3f}, on {rows} alone: too few to tell which is "
-            "better."
+            f"{name} differs by {difference:+.3f}, but the predictions differ in {rows} only: too "
+            "few to tell which is better."
         )
     return (
-        f"Chance alone could do it: {name} differs by {difference:+.3f}, which drawing the rows "
-        f"again moves between {low:+.3f} and {high:+.3f}, p {p}."
+        f"Chance alone could explain the difference: {name} differs by {difference:+.3f}, 95 % "
+        f"interval {low:+.3f} to {high:+.3f}, p {p}."
     )

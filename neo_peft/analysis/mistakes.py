@@ -6,65 +6,63 @@ from typing import NamedTuple
 from neo_peft.metrics import Entity, entities
 
 KINDS = {
-    "boundary": "the type is right, the first or the last word is not",
-    "type": "both ends are right, the type is not",
-    "missed": "a gold entity without a partner in the answer",
-    "spurious": "an entity of the answer without a partner in gold",
+    "boundary": "the type is correct, the first or last word is wrong",
+    "type": "the first and last word are correct, the type is wrong",
+    "missed": "a gold entity without a matching predicted entity",
+    "spurious": "a predicted entity without a matching gold entity",
 }
 
 
 class Mistake(NamedTuple):
-    """One mistake.
+    """A wrong gold entity, a wrong predicted entity, or a pair of both."""
 
-    kind: one of KINDS.
-    gold: the gold entity, None where the mistake is spurious.
-    answer: the predicted entity, None where the gold entity is missed.
-    """
-
-    kind: str
-    gold: Entity | None
-    answer: Entity | None
+    kind: str  # one of KINDS
+    gold: Entity | None  # None for a spurious entity
+    predicted: Entity | None  # None for a missed entity
 
 
-def mistakes(gold_tags: Sequence[str], answer_tags: Sequence[str]) -> list[Mistake]:
+def mistakes(gold_tags: Sequence[str], predicted_tags: Sequence[str]) -> list[Mistake]:
     """Return the mistakes of one sentence, from left to right.
 
       hit        type, first and last word agree; hits are not returned
       type       first and last word agree, the type does not
-      boundary   the type agrees and a word is shared, but not both ends
+      boundary   the type agrees, and they share a word, but not both ends
       missed     a gold entity without a partner
       spurious   a predicted entity without a partner
 
-    An entity has at most one partner. Entities that share the most words are paired first; of
-    equal pairs the leftmost is first. So
+    An entity has at most one partner. Entities that share the most words are paired first; if two
+    pairs share equally many, the left pair is first. So
 
-      gold   = hits + type + boundary + missed
-      answer = hits + type + boundary + spurious
+      gold      = hits + type + boundary + missed
+      predicted = hits + type + boundary + spurious
 
-    An entity that is wrong in both type and boundary is one missed and one spurious.
+    If both type and boundary are wrong, the gold entity is missed and the predicted one spurious.
     """
-    gold, answer = entities(gold_tags), entities(answer_tags)
-    hits = {*gold} & {*answer}
-    gold, answer = ([entity for entity in of if entity not in hits] for of in (gold, answer))
-    pairs = [(one, other) for one in gold for other in answer if _kind(one, other)]
+    gold, predicted = entities(gold_tags), entities(predicted_tags)
+    hits = {*gold} & {*predicted}
+    gold = [entity for entity in gold if entity not in hits]
+    predicted = [entity for entity in predicted if entity not in hits]
+    pairs = [(a, b) for a in gold for b in predicted if _kind(a, b)]
     found = []
-    for one, other in sorted(pairs, key=lambda pair: -_shared(*pair)):  # stable: the leftmost first
-        if one in gold and other in answer:
-            gold.remove(one)
-            answer.remove(other)
-            found.append(Mistake(_kind(one, other), one, other))
-    found += [Mistake("missed", one, None) for one in gold]
-    found += [Mistake("spurious", None, other) for other in answer]
-    return sorted(found, key=lambda mistake: (mistake.gold or mistake.answer)[1])
+    # The sort is stable: of pairs that share equally many words, the left one stays first.
+    for a, b in sorted(pairs, key=lambda pair: -_shared_words(*pair)):
+        if a in gold and b in predicted:
+            gold.remove(a)
+            predicted.remove(b)
+            found.append(Mistake(_kind(a, b), a, b))
+    found += [Mistake("missed", entity, None) for entity in gold]
+    found += [Mistake("spurious", None, entity) for entity in predicted]
+    return sorted(found, key=lambda mistake: (mistake.gold or mistake.predicted)[1])
 
 
-def _kind(one: Entity, other: Entity) -> str | None:
-    """Return the kind of mistake of a pair, None where the two are no pair."""
-    if one[1:] == other[1:]:
-        return "type"  # of one type they would be a hit
-    return "boundary" if one[0] == other[0] and _shared(one, other) > 0 else None
+def _kind(gold: Entity, predicted: Entity) -> str | None:
+    """Return the kind of mistake of two entities, or None if they do not match at all."""
+    if gold[1:] == predicted[1:]:
+        return "type"  # with the same type they would be a hit
+    same_type = gold[0] == predicted[0]
+    return "boundary" if same_type and _shared_words(gold, predicted) > 0 else None
 
 
-def _shared(one: Entity, other: Entity) -> int:
-    """Return how many words two entities share; below 1 they share none."""
-    return min(one[2], other[2]) - max(one[1], other[1]) + 1
+def _shared_words(a: Entity, b: Entity) -> int:
+    """Return the number of words that two entities share, or 0 or less if they share none."""
+    return min(a[2], b[2]) - max(a[1], b[1]) + 1

@@ -1,9 +1,9 @@
 """The plan of a study: the settings of all its runs, made before the first run. No torch here.
 
-A study sweeps one flag: the number of epochs, or another one. Each value is run with each seed. A
-tagging task has one run for all epochs, since it is scored after each epoch. An answer task has a
-run for each number of epochs, each with its own schedule, as in the study that this project
-follows.
+A study sweeps one flag: the number of epochs, or another one. It runs each value with each seed.
+Epochs are swept in two ways. A tagging task has a single run, which is scored after each epoch. A
+classification task has a run for each number of epochs, because each has its own learning rate
+schedule, as in the study that this project follows.
 """
 
 import dataclasses
@@ -23,9 +23,10 @@ from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import TASKS, Task, get_task
 
 PLAN, RESULTS = "study.json", "results.json"  # in a study's folder
-EPOCHS = {"similarity": [1, 5, 10, 20]}  # of answer tasks that have numbers of their own
-# Flags that cannot be swept: a study sets them itself (task, seed), or they do not change the
-# trained model (device, json).
+# Numbers of epochs for a classification task, if they are not [1, 5, 10].
+EPOCHS = {"similarity": [1, 5, 10, 20]}
+# Flags that cannot be swept: a study sets them itself (seed), or they do not change the trained
+# model (device, json).
 NOT_SWEPT = (
     "task",
     "protocol",
@@ -39,7 +40,7 @@ NOT_SWEPT = (
     "checkpoint_activations",
 )
 SWITCHES = {item.name for item in dataclasses.fields(Settings) if item.type is bool}
-SWITCHED = {"off": False, "on": True}  # the values of a swept flag without a value
+SWITCH_VALUES = {"off": False, "on": True}  # values in a sweep of a flag that takes no value
 
 
 def make_plan(
@@ -49,10 +50,10 @@ def make_plan(
     sweep: tuple[str, list] | None = None,
     command: str = "",
 ) -> dict:
-    """Return the plan of a study from the flags of train.py that are given.
+    """Return the plan of a study. `given` has the flags of train.py as settings.
 
-    `sweep` is a field of Settings and its values as they are typed. Without one the numbers of
-    epochs are swept. Raises InputError for bad flags.
+    `sweep` is a field of Settings and its values as text. The default is to sweep the numbers of
+    epochs. Raises InputError for bad flags.
     """
     if "task" not in given:
         raise InputError(f"--task is missing; the tasks are {', '.join(TASKS)}")
@@ -60,118 +61,119 @@ def make_plan(
     epochs = epochs_of(task, epochs)
     swept, values = sweep or ("epochs", epochs)
     if swept in given:
-        raise InputError(f"{flag_name(swept)} is what the sweep is over; leave it out")
-    flags = _usual_flags({*given, swept}, task) | {"epochs": max(epochs)} | given
-    meant = [SWITCHED[value] for value in values] if swept in SWITCHES else values
-    settings = [_settings(flags | {swept: value}) for value in meant]
+        raise InputError(f"{flag_name(swept)} is the swept flag; do not give it as well")
+    flags = _default_flags({*given, swept}, task) | {"epochs": max(epochs)} | given
+    field_values = [SWITCH_VALUES[value] for value in values] if swept in SWITCHES else values
+    settings = [_settings(flags | {swept: value}) for value in field_values]
     if swept not in SWITCHES:
-        values = [getattr(of_value, swept) for of_value in settings]  # as numbers
+        values = [getattr(run_settings, swept) for run_settings in settings]  # numbers, not text
     parts = [re.sub(r"[^\w.+-]", "-", short_name(str(value))) for value in values]
     names = [f"{swept.replace('_', '-')}-{part}" for part in parts]
     if repeated := [value for value, name in zip(values, names) if names.count(name) > 1]:
         raise InputError(
-            f"{flag_name(swept)} {repeated[0]} comes twice, or too much alike; name each value once"
+            f"{flag_name(swept)} {repeated[0]} is given twice, or is too similar to another value; "
+            "give each value once"
         )
     protocols = [given["protocol"]] if "protocol" in given else protocols_of(settings[0])
     runs = []
-    # Values are the inner loop, so that each has run once after the first seed.
+    # Values are the inner loop: the first seed's runs already compare all values.
     for protocol, seed in product(protocols, range(seeds)):
         prefix = f"{protocol}-" if len(protocols) > 1 else ""
-        for value, name, of_value in zip(values, names, settings):
-            flags = flags_of(of_value) | {"seed": seed, "protocol": protocol}
+        for value, name, run_settings in zip(values, names, settings):
+            flags = flags_of(run_settings) | {"seed": seed, "protocol": protocol}
             name = f"{prefix}{name}-seed-{seed}"
             runs.append({"name": name, "value": value, "seed": seed, "flags": flags})
     made = {name: getattr(settings[0], name) for name in ("task", "method", "model", "data")}
     made |= {"swept": swept, "values": values, "seeds": seeds, "command": command, "runs": runs}
-    return json.loads(json.dumps(made))  # as it will be read again: tuples are lists
+    return json.loads(json.dumps(made))  # as `read_plan` returns it: tuples become lists
 
 
 def epochs_of(task: Task, given: list[int] | None) -> list[int]:
-    """Return the numbers of epochs of a study: those that are given, or the task's usual ones."""
+    """Return the numbers of epochs of a study: the given ones, or the task's defaults."""
     epochs = given or ([10] if task.tags_words else EPOCHS.get(task.name, [1, 5, 10]))
     if task.tags_words and len(epochs) > 1:
         raise InputError(
-            f"--epochs {' '.join(map(str, epochs))}: {task.name} is one run that is scored after "
-            "each epoch; give one number"
+            f"--epochs {' '.join(map(str, epochs))}: a study of {task.name} has one run, which is "
+            "scored after each epoch; give one number"
         )
     return epochs
 
 
-def _usual_flags(settled: set[str], task: Task) -> dict[str, Any]:
-    """Return flags that a study gives its runs where `settled` names nothing that decides them."""
-    usual = {}
-    if not task.tags_words and "preset" not in settled:
-        # Each number of epochs is a result of its own, as in the source. Presets set this too.
-        usual["keep"] = "last"
-    if not {"method", "adapter", "preset"} & settled:
-        usual["method"] = STUDY_METHODS[task.tags_words]
-    return usual
+def _default_flags(given_names: set[str], task: Task) -> dict[str, Any]:
+    """Return the defaults of a study that differ from train.py's, unless a given flag sets them."""
+    defaults = {}
+    if not task.tags_words and "preset" not in given_names:
+        # Each number of epochs is a result, as in the source. With a preset, `keep` is the
+        # preset's, or the default of train.py.
+        defaults["keep"] = "last"
+    if not {"method", "adapter", "preset"} & given_names:
+        defaults["method"] = STUDY_METHODS[task.tags_words]
+    return defaults
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """Return a run's settings. Answers of the language model are scored by generation too."""
+    """Return a run's settings. A run without a head is scored by generated text as well."""
     settings = settings_from(given)
-    said = not (TASKS[settings.task].tags_words or settings.with_head)
-    return dataclasses.replace(settings, generate=said)
+    without_head = not (TASKS[settings.task].tags_words or settings.with_head)
+    return dataclasses.replace(settings, generate=without_head)
 
 
 def protocols_of(settings: Settings) -> list[str]:
-    """Return the protocols that the data has: the settings' own where it can be split in one way
-    only."""
+    """Return the protocols of the data: only that of the settings if all give the same splits."""
     splits = load_splits(get_task(settings.task), settings.data, "clean", labels=settings.labels)
     return [settings.protocol] if splits.protocol == "single" else list(PROTOCOLS)
 
 
 def read_sweep(text: str) -> tuple[str, list[str]]:
-    """Return the field and the values of a sweep that is typed as `NAME=VALUE,VALUE`.
+    """Return the field of Settings and the values in a text such as `rank=4,8`.
 
-    A flag without a value has the values `off` and `on`.
+    The values of a flag that takes no value are `off` and `on`.
     """
     name, _, values = text.partition("=")
     flag = name.strip().removeprefix("--").replace("_", "-")
-    can_be = {
+    fields = {
         flag_name(item.name).removeprefix("--"): item.name
         for item in dataclasses.fields(Settings)
         if (item.metadata["choices"] or item.type in (int, float, int | None, bool))
         and item.name not in NOT_SWEPT
     }
-    if flag not in can_be:
-        raise InputError(f"{name!r} is no flag that can be swept; those are {', '.join(can_be)}")
-    field = can_be[flag]
-    found = [value.strip() for value in values.split(",")]
-    if not all(found):
+    if flag not in fields:
+        raise InputError(f"{name!r} cannot be swept; the flags that can are {', '.join(fields)}")
+    field = fields[flag]
+    parts = [value.strip() for value in values.split(",")]
+    if not all(parts):
         raise InputError(f"{text!r} is not NAME=VALUE,VALUE, as in rank=4,8,16")
-    if field in SWITCHES and (wrong := [value for value in found if value not in SWITCHED]):
-        raise InputError(f"{flag_name(field)} is there or not: {wrong[0]!r} is neither off nor on")
-    return field, found
+    if field in SWITCHES and (wrong := [value for value in parts if value not in SWITCH_VALUES]):
+        raise InputError(f"{flag_name(field)} can be off or on, not {wrong[0]!r}")
+    return field, parts
 
 
 def value_name(swept: str, value: Any) -> str:
-    """Return a swept value as a table shows it, such as `5 epochs`, `rank 8` or a model's name."""
+    """Return the name of a swept value in a table: `5 epochs`, `rank 8` or a model's name."""
     if swept == "epochs":
         return f"{value} epoch{'s' if value != 1 else ''}"
     return value if swept == "model" else f"{swept.replace('_', ' ')} {value}"
 
 
 def read_plan(folder: Path) -> dict:
-    """Return the plan of the study in a folder. Raises InputError where it holds none."""
+    """Return the plan of the study in a folder. Raises InputError if there is none."""
     if not (folder / PLAN).is_file():
-        raise InputError(f"--resume {folder} holds no {PLAN}: no study was begun there")
+        raise InputError(f"--resume {folder} has no {PLAN}: no study was started there")
     plan = read_checked_json(folder / PLAN)
     kinds = dict.fromkeys(("task", "method", "model", "data", "swept", "command"), str)
     kinds |= {"values": list, "seeds": int, "runs": list}
     if wrong := [name for name, kind in kinds.items() if not isinstance(plan.get(name), kind)]:
-        raise InputError(f"{folder / PLAN} is no study's plan: it lacks its {wrong[0]}")
+        raise InputError(f"{folder / PLAN} is not a study's plan: it has no valid {wrong[0]!r}")
     if not plan["runs"] or not all(map(_is_run, plan["runs"])):
         raise InputError(
-            f"{folder / PLAN} is no study's plan: not each of its runs has a name, a value, a "
-            "seed, flags"
+            f"{folder / PLAN} is not a study's plan: each run needs a name, a value, a seed and "
+            "flags"
         )
     return plan
 
 
 def _is_run(run: object) -> bool:
-    """Return whether a value is a run of a plan. Its name must be that of a folder."""
+    """Return whether a value is a run of a plan. Its name must be valid as a folder's name."""
     return (
         isinstance(run, dict)
         and {"name", "value", "seed", "flags"} <= run.keys()

@@ -1,7 +1,7 @@
-"""A study: all runs of its plan, one after the other, and their results. Read `plan.py` first.
+"""Run a study: all runs of its plan, one after the other, then its results. Read `plan.py` first.
 
-A study may be stopped or killed at any time. `--resume` reads the plan again, keeps the finished
-runs, continues the unfinished one, and makes the results again from the records of all runs.
+A study can be stopped or killed at any time. `--resume` reads the plan again, keeps the finished
+runs, resumes the unfinished one, and computes the results from the records of all runs.
 """
 
 from contextlib import suppress
@@ -31,17 +31,17 @@ from neo_peft.tasks import get_task
 
 
 class RefusedError(InputError):
-    """A run that is not possible as planned; for example its prompt does not fit into the model."""
+    """A planned run is impossible; for example, its prompt does not fit into the model."""
 
 
 def run_study(
     folder: Path, plan: dict, print_line: PrintLine = print, progress: Progress = no_progress
 ) -> tuple[str, list[str]]:
-    """Do the runs of a study that are not done, and write the results into its folder.
+    """Do all runs of a study that are not finished, and write the results into its folder.
 
-    Return the tables as text, and a line for each run that was refused. A run that diverges is a
-    result: its learning rate may be too large. Raises InputError where the first run is refused,
-    since all others may be refused for the same reason.
+    Return the tables as text, and a line for each run that was refused. A run that diverges counts
+    as a result, for example of a large learning rate. Raises InputError if the first run is
+    refused, since the reason probably holds for the others too.
     """
     failed, refused, count = {}, [], len(plan["runs"])
     with locked(folder):
@@ -49,31 +49,31 @@ def run_study(
         try:
             for number, run in enumerate(progress(plan["runs"], "study", count), start=1):
                 try:
-                    reached = run_planned(folder, run, progress)
+                    outcome = run_planned(folder, run, progress)
                 except DivergedError as error:
-                    failed[run["name"]], reached = "diverged", f"diverged: {error}"
+                    failed[run["name"]], outcome = "diverged", f"diverged: {error}"
                 except RefusedError as error:
                     if number == 1:
                         raise InputError(f"{run['name']}: {error}") from None
-                    failed[run["name"]], reached = "refused", f"refused: {error}"
+                    failed[run["name"]], outcome = "refused", f"refused: {error}"
                     refused.append(f"{run['name']}: {error}")
-                print_line(f"{number}/{count}  {run['name']}: {reached}")
+                print_line(f"{number}/{count}  {run['name']}: {outcome}")
             results = collect(folder, plan, failed)
             write_checked_json(folder / RESULTS, results)
             return write_page(folder, results), refused
         except Stopped as stopped:
-            stopped.advice = f"stopped; go on with it: python -m neo_peft study --resume {folder}"
+            stopped.advice = f"stopped; resume it: python -m neo_peft study --resume {folder}"
             raise
 
 
 def make_study_folder(plan: dict, out: str | None) -> NewFolder:
-    """Make the folder of a new study with its plan."""
+    """Make the folder of a new study, and write the plan into it."""
     if out:
         folder = Path(out)
         if (folder / PLAN).exists():
             raise InputError(
-                f"--out {out} holds a study; --resume {out} goes on with it, another folder begins "
-                "anew"
+                f"--out {out} already has a study; resume it with --resume {out}, or name another "
+                "folder"
             )
         refuse_used(folder, "--out ")
         new = NewFolder(folder, make_folders(folder))
@@ -90,31 +90,30 @@ def remove_unstarted_study(folder: Path, made: list[Path], plan: dict) -> None:
         return
     for path in (folder / PLAN, folder / f"{first.name}.log"):
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # something else may stand there by now
+    with suppress(OSError):  # a folder may have other files by now
         for path in made:
             path.rmdir()
 
 
 def run_planned(folder: Path, run: dict[str, Any], progress: Progress) -> str:
-    """Do one run of the plan, or what is left of it, in its own folder; return its score on
-    validation, and its time, as a line of text.
+    """Do or resume one run of the plan; return its validation score and its time as a line of text.
 
-    What the run prints goes to a log beside its folder.
+    The run has its own folder in the study's folder. Its output is written to a log next to it.
     """
     path = folder / run["name"]
     settings = recorded_settings(folder / PLAN, run["flags"] | {"out": str(path)})
     if (path / SETTINGS).exists():
-        begun = settings_to_resume(path, json=False)
-        if flags_of(begun) != flags_of(settings):
+        resumed = settings_to_resume(path, json=False)
+        if flags_of(resumed) != flags_of(settings):
             raise InputError(
-                f"{path} was begun with other settings than {folder / PLAN} has; it is not the "
-                "study's"
+                f"{path} was started with other settings than those in {folder / PLAN}; it is not "
+                "a run of this study"
             )
-        settings = begun
+        settings = resumed
     elif path.exists():
-        clean(path)  # a run that was killed before its settings were written leaves only this
+        clean(path)  # temporary files of a run that was killed before it wrote its settings
     if (path / RUN).exists():
-        training.drop_checkpoints(path)  # a run that was killed at its very end leaves them
+        training.drop_checkpoints(path)  # left by a run that was killed at its very end
     else:
         with open(folder / f"{run['name']}.log", "a", encoding="utf-8") as log:
             try:

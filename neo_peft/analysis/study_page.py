@@ -1,5 +1,7 @@
-"""The page of a study: its tables in Markdown, and a plot for each protocol, from the results that
-`study_results.py` makes."""
+"""Write the page of a study: its tables in Markdown, and a plot for each protocol.
+
+The results are those that `study_results.py` computes.
+"""
 
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +14,7 @@ from neo_peft.tasks import get_task
 
 
 def write_page(folder: Path, results: dict) -> str:
-    """Write the tables and plots into a study's folder; return the tables' text."""
+    """Write the tables and plots into a study's folder; return the text of the tables."""
     for protocol, block in results["protocols"].items():
         draw_plot(results, block, folder / plot_name(protocol))
     text = page(results)
@@ -21,39 +23,39 @@ def write_page(folder: Path, results: dict) -> str:
 
 
 def plot_name(protocol: str) -> str:
-    """Return the name of a protocol's plot."""
+    """Return the file name of a protocol's plot."""
     return "plot.png" if protocol == "single" else f"plot-{protocol}.png"
 
 
 def page(results: dict) -> str:
-    """Return all tables of a study, what their numbers are, and the command that made them."""
-    # a study that sweeps methods or models names them all
+    """Return all tables of a study, their explanation, and the command that made them."""
+    # if methods or models are swept, the heading names all of them
     head = results | {results["swept"]: ", ".join(map(str, results["values"]))}
     parts = [f"# {head['task']}, {head['method']} on {head['model']}, data {head['data']}"]
-    named = {
+    protocol_text = {
         protocol: f", protocol {protocol}" * (protocol != "single")
         for protocol in results["protocols"]
     }
     for protocol, block in results["protocols"].items():
-        parts += beaten(results, block, block["judged"] + named[protocol])
+        parts += baseline_sentences(results, block, block["judged"] + protocol_text[protocol])
     for protocol, block in results["protocols"].items():
         for split, lines in block["lines"].items():
-            parts.append(f"## {split}{named[protocol]}: {block['rows'][split]:,} rows")
+            parts.append(f"## {split}{protocol_text[protocol]}: {block['rows'][split]:,} rows")
             parts.append(split_table(results, lines))
         parts.append(legend(results, block))
         title = metric_title(results, results["metric"])
-        parts.append(f"![{title}{named[protocol]}]({plot_name(protocol)})")
+        parts.append(f"![{title}{protocol_text[protocol]}]({plot_name(protocol)})")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     count = len(results["runs"])
     parts.append(
         f"{count} run{'s' if count > 1 else ''} in {results['seconds']:,.0f} seconds on "
-        f"{results['device']}, by {versions}:"
+        f"{results['device']}, with {versions}:"
     )
     return "\n\n".join([*parts, "    " + results["command"]]) + "\n"
 
 
 def split_table(results: dict, lines: list[dict]) -> str:
-    """Return one split's table: each metric's mean and deviation, and two metrics' intervals."""
+    """Return the table of a split: mean and deviation of each metric, intervals of two."""
     header, rows = [""], [[line["name"] + marks(results, line)] for line in lines]
     for metric in dict.fromkeys(metric for line in lines for metric in line["scores"]):
         with_interval = metric in (results["metric"], "generated")
@@ -67,26 +69,26 @@ def split_table(results: dict, lines: list[dict]) -> str:
 
 
 def metric_title(results: dict, metric: str) -> str:
-    """Return a metric's name as a table shows it."""
+    """Return the name of a metric in a table."""
     if metric == "generated":
         return "accuracy, generated"
     return shown_name(get_task(results["task"]), metric)
 
 
 def marks(results: dict, line: dict) -> str:
-    """Return what stands behind a line's name.
+    """Return the text after a line's name.
 
-    It is how many seeds have kept this epoch, how many have failed, and * for the value that was
+    It has the number of seeds that kept this epoch, the number that failed, and * for the value
     chosen on validation.
     """
-    said = f", kept by {line['kept']}" if line.get("kept") else ""
-    for what, count in line.get("failed", {}).items():
-        said += f", {count} of {results['seeds']} {what}"
-    return said + (" *" if line.get("best") and len(results["values"]) > 1 else "")
+    text = f", kept by {line['kept']}" if line.get("kept") else ""
+    for reason, count in line.get("failed", {}).items():
+        text += f", {count} of {results['seeds']} {reason}"
+    return text + (" *" if line.get("best") and len(results["values"]) > 1 else "")
 
 
 def mean_and_deviation(score: dict) -> str:
-    """Return a mean as text, with its standard deviation where the seeds differ."""
+    """Return a mean as text, with its standard deviation if the seeds differ."""
     if not score:
         return "–"
     return number(score["mean"]) + (f" ± {score['sd']:.3f}" if score["sd"] else "")
@@ -96,36 +98,36 @@ def mean_and_deviation(score: dict) -> str:
 
 
 def legend(results: dict, block: dict) -> str:
-    """Return what the numbers of a table are: those sentences that apply to it."""
-    lines = [line for of_split in block["lines"].values() for line in of_split]
+    """Return the sentences that explain the numbers of a table."""
+    lines = [line for split_lines in block["lines"].values() for line in split_lines]
     has_interval = any("low" in score for line in lines for score in line["scores"].values())
     several, swept = results["seeds"] > 1, len(results["values"]) > 1
     epochs, keeps = block["kept_epochs"], block["keeps"]
-    same = ", the same draws for every seed" if several else ""
-    which = "last epoch" if keeps == ["last"] else "best epoch on validation"
-    among = " of those with the most seeds" if any(line.get("failed") for line in lines) else ""
-    alone = ", and test is shown for it alone" if results["swept"] != "epochs" else ""
+    of_mean = " of the mean, with the same resamples for all seeds" if several else ""
+    kept = "the last one" if keeps == ["last"] else "the best one on validation"
+    some_failed = any(line.get("failed") for line in lines)
+    among = ", among the values with the most finished seeds" if some_failed else ""
+    test_only = "; only this value is shown on test" if results["swept"] != "epochs" else ""
     sentences = {
-        f"Mean over {results['seeds']} seeds ± standard deviation, where they differ.": several,
+        f"Mean over {results['seeds']} seeds ± standard deviation (if the seeds differ).": several,
         "One seed.": not several,
-        f"The interval is the mean's, by a bootstrap over examples{same}.": has_interval,
-        "There are no intervals, since each seed draws a validation of its own: a "
-        "validation.jsonl does not.": not has_interval,
+        f"The interval is a 95 % bootstrap interval{of_mean}.": has_interval,
+        "There are no intervals, because each seed has its own validation rows; a "
+        "validation.jsonl gives all seeds the same rows.": not has_interval,
         "The baseline needs no language model.": True,
-        "Of each run the epoch that was best on validation is kept.": (
-            keeps == ["best"] and not epochs
-        ),
-        f'"Kept by" counts the seeds whose {which} it is; test is scored for that alone.': epochs,
-        f"* is the best on validation{among}{alone}.": swept and not epochs,
-        "Accuracy is by the rank of the labels, or a head's; generated, the model says what it "
-        "likes, and unanswered is the share of texts where that names no label, which is wrong by "
-        "its form alone.": any("unanswered" in line["scores"] for line in lines),
+        "Each run keeps its best epoch on validation.": keeps == ["best"] and not epochs,
+        f'"Kept by" counts the seeds that keep this epoch ({kept}); only the kept epoch is scored '
+        "on test.": epochs,
+        f"* is the best value on validation{among}{test_only}.": swept and not epochs,
+        "Accuracy: of the label with the highest probability. Accuracy, generated: of the label "
+        "that the generated text starts with. Unanswered: share of generated texts that start with "
+        "no label, which counts as wrong.": any("unanswered" in line["scores"] for line in lines),
     }
     return " ".join(sentence for sentence, applies in sentences.items() if applies)
 
 
-def of_best(block: dict, split: str) -> dict[str, dict]:
-    """Return a split's line of each kind. Of several values it is the best value's."""
+def lines_of_best(block: dict, split: str) -> dict[str, dict]:
+    """Return one line of each kind from a split: that of the best value, if there are several."""
     return {
         line["kind"]: line
         for line in block["lines"][split]
@@ -133,41 +135,38 @@ def of_best(block: dict, split: str) -> dict[str, dict]:
     }
 
 
-def beaten(results: dict, block: dict, where: str) -> list[str]:
-    """Return sentences that compare the best tuned value with what needs no tuning.
+def baseline_sentences(results: dict, block: dict, where: str) -> list[str]:
+    """Return sentences that compare the best tuned value with the majority class and the baseline.
 
-    `where` names the split whose scores are compared: test where there is one.
+    `where` is the name of the split in the sentences: test if there is one.
     """
-    metric, over, of_kind = (
-        results["metric"],
-        block["over_baseline"],
-        of_best(block, block["judged"]),
-    )
-    baseline = of_kind["baseline"]["name"]
+    metric, over = results["metric"], block["over_baseline"]
+    best_lines = lines_of_best(block, block["judged"])
+    baseline = best_lines["baseline"]["name"]
     names = {"majority": "majority class"} | ({} if over else {"baseline": f"{baseline},"})
-    tuned = of_kind["after"]["scores"][metric]["mean"]
-    said = []
+    tuned = best_lines["after"]["scores"][metric]["mean"]
+    sentences = []
     for kind, name in names.items():
-        reached = of_kind[kind]["scores"][metric]["mean"]
-        if reached >= tuned:
-            said.append(
-                f"The {name} reaches {reached:.3f} on {where}, no less than the tuned model's "
-                f"{tuned:.3f}."
+        untuned = best_lines[kind]["scores"][metric]["mean"]
+        if untuned >= tuned:
+            sentences.append(
+                f"The {name} has {untuned:.3f} on {where}, at least as much as the tuned model "
+                f"({tuned:.3f})."
             )
     if not over:
-        return said
-    ending = "chance alone could do it"
+        return sentences
+    ending = "chance alone could explain it"
     if over["differ"] < FEWEST:
-        ending = f"on {over['differ']} rows alone, too few to tell"
+        ending = f"the predictions differ in {over['differ']} rows only, too few to tell"
     elif over["low"] > 0:
         ending = "the tuned model is better"
     elif over["high"] < 0:
         ending = f"the {baseline}, is better"
     return [
-        *said,
-        f"Beside the {baseline}, the tuned model's {metric_title(results, metric)} on {where} "
-        f"differs by {over['difference']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f}, a "
-        f"paired bootstrap): {ending}.",
+        *sentences,
+        f"Compared with the {baseline}, the tuned model's {metric_title(results, metric)} on "
+        f"{where} differs by {over['difference']:+.3f} (95 % interval {over['low']:+.3f} to "
+        f"{over['high']:+.3f}, paired bootstrap): {ending}.",
     ]
 
 
@@ -175,7 +174,7 @@ def beaten(results: dict, block: dict, where: str) -> list[str]:
 
 
 def draw_plot(results: dict, block: dict, path: Path) -> None:
-    """Draw the task's metric over the swept values as a PNG, with its deviation over the seeds."""
+    """Draw the task's metric against the swept values, with its deviation, and write the PNG."""
     figure = new_figure(figsize=(7, 4))
     axes, metric = figure.subplots(), results["metric"]
     epochs = [line["value"] for line in block["lines"]["validation"] if line["kind"] == "epoch"]
@@ -192,22 +191,23 @@ def draw_plot(results: dict, block: dict, path: Path) -> None:
             capsize=3,
             label=f"{split}, the kept epoch" if epochs and kind == "after" else split,
         )
-    of_kind = of_best(block, split)
+    best_lines = lines_of_best(block, split)  # of the last split
     for kind, style in (("majority", ":"), ("baseline", "--"), ("before", "-.")):
-        level, label = of_kind[kind]["scores"][metric]["mean"], f"{of_kind[kind]['name']}, {split}"
+        line = best_lines[kind]
+        level, label = line["scores"][metric]["mean"], f"{line['name']}, {split}"
         axes.axhline(level, ls=style, color="gray", lw=1, label=label)
-    places, names = epochs or range(len(results["values"])), epochs or results["values"]
-    axes.set_xticks(places, list(map(str, names)))
+    ticks, names = epochs or range(len(results["values"])), epochs or results["values"]
+    axes.set_xticks(ticks, list(map(str, names)))
     label = results["swept"].replace("_", " ")
     finish(axes, xlabel=label, ylabel=metric_title(results, metric), ylim=(0, 1))
     write_figure(figure, path)
 
 
 def position(results: dict, block: dict, line: dict) -> float:
-    """Return where a line stands on the plot's x-axis.
+    """Return the position of a line on the plot's x-axis.
 
-    An epoch stands at its number, the kept epoch at the seeds' mean, and a swept value at its
-    index.
+    An epoch is at its number, the kept epoch at the mean of the seeds' kept epochs, and a swept
+    value at its index.
     """
     if line["kind"] == "epoch":
         return line["value"]

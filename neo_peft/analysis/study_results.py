@@ -1,8 +1,8 @@
-"""From the finished runs of a study to its results: means, deviations and 95 % intervals.
+"""Compute the results of a study from its finished runs: means, deviations and 95 % intervals.
 
-Results are lines of a table, a list for each split: the majority class, a baseline without a
-language model, the untuned base model, and what was tuned. Each line has all metrics. results.json
-holds the lines, and `study_page.py` shows them.
+For each split, the results are the lines of a table: the majority class, a baseline without a
+language model, the untuned base, and the tuned models. Each line has all metrics. The file
+results.json has these lines; `study_page.py` makes the tables.
 """
 
 import statistics
@@ -26,54 +26,48 @@ from neo_peft.tasks import Task, get_task
 
 @dataclass
 class FinishedRun:
-    """A run of a study that came to an end.
+    """A finished run of a study."""
 
-    value, seed: of the plan.
-    folder, record, task: where it is, its run.json, and its task.
-    baseline: for each split the rows with the predictions of the run's baseline, whose scores stand
-        in the record as "baseline".
-    """
-
-    value: object
+    value: object  # the swept value
     seed: int
     folder: Path
-    record: dict
+    record: dict  # run.json; `add_baselines` adds the scores "baseline"
     task: Task
-    baseline: dict[str, list[dict]] | None = None
+    baseline: dict[str, list[dict]] | None = None  # rows of each split, as the baseline predicts
 
     @property
     def scores(self) -> dict[str, dict]:
+        """The scores as {"majority", "baseline", "before" or "after": {split: scores}}."""
         return self.record["scores"]
 
-    def predictions(self, answers: PredictionKind, split: str) -> list[dict]:
-        """Return the rows of a split with the run's predictions, or its baseline's."""
-        if answers.when == "baseline":
+    def predictions(self, kind: PredictionKind, split: str) -> list[dict]:
+        """Return the rows of a split with the predictions of the run or of its baseline."""
+        if kind.when == "baseline":
             return self.baseline[split]
-        return read_predictions(self.folder, answers, split)
+        return read_predictions(self.folder, kind, split)
 
 
 def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
-    """Return the results of a study, protocol by protocol.
+    """Return the results of a study for each protocol, and what results.json records with them.
 
-    `failed` has the names of the runs without a result, and why: "diverged" or "refused".
+    `failed` is {name: reason} for the runs without a result; a reason is "diverged" or "refused".
     """
-    runs, of_protocols = [], {}
+    runs, by_protocol = [], {}
     for run in plan["runs"]:
         if run["name"] not in failed:
             path = folder / run["name"]
-            ended = FinishedRun(run["value"], run["seed"], path, *finished(path))
-            runs.append(ended)
-            of_protocols.setdefault(ended.record["protocol"], []).append(ended)
+            finished_run = FinishedRun(run["value"], run["seed"], path, *finished(path))
+            runs.append(finished_run)
+            by_protocol.setdefault(finished_run.record["protocol"], []).append(finished_run)
     if not runs:
-        raise InputError(
-            f"no run of {folder} came to an end: {', '.join(sorted({*failed.values()}))}"
-        )
+        reasons = ", ".join(sorted({*failed.values()}))
+        raise InputError(f"no run of {folder} has a result: {reasons}")
     copied = ("task", "method", "model", "data", "swept", "values", "seeds", "command")
     return {name: plan[name] for name in copied} | {
         "metric": runs[0].task.metric,
         "protocols": {
-            protocol: protocol_results(plan, of_protocol, failed)
-            for protocol, of_protocol in of_protocols.items()
+            protocol: protocol_results(plan, its_runs, failed)
+            for protocol, its_runs in by_protocol.items()
         },
         "runs": [run.folder.name for run in runs],
         **{name: runs[0].record[name] for name in ("versions", "commit", "device")},
@@ -82,11 +76,13 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
 
 
 def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]) -> dict:
-    """Return the results of one protocol: the lines of each split, and which value is the best on
-    validation."""
+    """Return the results of one protocol: the lines of each split, the best value and others.
+
+    "judged" is the split whose scores are compared with the baseline.
+    """
     first, swept = runs[0], plan["swept"]
     groups = {value: [run for run in runs if run.value == value] for value in plan["values"]}
-    # A tagging run is scored after each epoch, so that one run shows them all.
+    # A tagging run is scored after each epoch, so one run gives the scores of all epochs.
     one_run = first.task.tags_words and swept == "epochs" and len(groups) == 1
     best = best_value(groups)
     names = {
@@ -96,19 +92,19 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
     }
     lines = {}
     for split in first.scores["after"]:
-        of_split = lines[split] = []
+        split_lines = lines[split] = []
         for kind, name in names.items():
-            of_split += untuned_lines(name, kind, swept, groups, split)
+            split_lines += untuned_lines(name, kind, swept, groups, split)
         if one_run and split == "validation":
-            of_split += epoch_lines(groups[best])
-        for value, of_value in groups.items():
-            # Validation chooses: test is shown for the best value of a sweep alone.
+            split_lines += epoch_lines(groups[best])
+        for value, value_runs in groups.items():
+            # A sweep chooses its value on validation, so test is shown for that value only.
             if split == "validation" or swept == "epochs" or value == best:
                 name = "tuned, the kept epoch" if one_run else value_name(swept, value)
-                line = table_line(name, "after", of_value, split)
+                line = table_line(name, "after", value_runs, split)
                 counts = failures(plan, value, first, failed)
                 line |= {"value": value, "best": value == best, "failed": counts}
-                of_split.append(line)
+                split_lines.append(line)
     judged = reported_split(lines)
     return {
         "rows": first.record["rows"],
@@ -122,20 +118,20 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
 
 
 def best_value(groups: dict[object, list[FinishedRun]]) -> object:
-    """Return the value that is best on validation, of those that succeed with the most seeds."""
+    """Return the value that is best on validation, among those with the most finished seeds."""
 
-    def worth(value: object) -> tuple[int, float]:
+    def seeds_and_mean(value: object) -> tuple[int, float]:
         runs = groups[value]
         scores = [run.scores["after"]["validation"][run.task.metric] for run in runs]
         return len(runs), statistics.fmean(scores)
 
-    return max(filter(groups.get, groups), key=worth)
+    return max(filter(groups.get, groups), key=seeds_and_mean)
 
 
 def failures(
     plan: dict, value: object, first: FinishedRun, failed: dict[str, str]
 ) -> dict[str, int]:
-    """Return how many seeds of a value have failed in which way, under the protocol of a run."""
+    """Return how many seeds of a value failed, by reason, under the protocol of the run `first`."""
     protocol = first.record["flags"]["protocol"]
     return Counter(
         failed[run["name"]]
@@ -148,65 +144,65 @@ def failures(
 
 
 def table_line(name: str, when: str, runs: list[FinishedRun], split: str) -> dict:
-    """Return the line of runs that differ in their seed alone; without a run it has no scores.
+    """Return the line of runs that differ only in the seed. Without any run it has no scores.
 
-    `when` is a kind of scores: "majority", "baseline", "before" or "after".
+    `when` is "majority", "baseline", "before" or "after".
     """
     if not runs:
         return {"name": name, "kind": when, "scores": {}}
     scores = spreads([scores_shown(run, when, split) for run in runs])
-    found = {} if when == "majority" else intervals_of_mean(runs, PredictionKind(when), split)
+    ranges = {} if when == "majority" else mean_intervals(runs, PredictionKind(when), split)
     if "generated" in scores:
-        of_generated = intervals_of_mean(runs, PredictionKind(when, generated=True), split)
-        found["generated"] = of_generated.get("accuracy", {})
-    for metric in scores.keys() & found.keys():
-        scores[metric] |= found[metric]
+        generated = mean_intervals(runs, PredictionKind(when, generated=True), split)
+        ranges["generated"] = generated.get("accuracy", {})
+    for metric in scores.keys() & ranges.keys():
+        scores[metric] |= ranges[metric]
     return {"name": name, "kind": when, "scores": scores}
 
 
 def scores_shown(run: FinishedRun, when: str, split: str) -> dict[str, float]:
     """Return the scores of a run that a table shows.
 
-    Where text was generated too, `generated` is its accuracy, and `unanswered` the share of the
-    texts that name no label.
+    If text was generated as well, "generated" is its accuracy, and "unanswered" the share of texts
+    that start with no label.
     """
-    of_split = run.scores[when][split]
-    found = {metric: of_split[metric] for metric in metrics_shown(run.task)}
+    scores = run.scores[when][split]
+    shown = {metric: scores[metric] for metric in metrics_shown(run.task)}
     if generated := run.record["generated"].get(when):
-        found["generated"] = generated[split]["accuracy"]
-        found["unanswered"] = generated[split]["unanswered"] / generated[split]["total"]
-    return found
+        shown["generated"] = generated[split]["accuracy"]
+        shown["unanswered"] = generated[split]["unanswered"] / generated[split]["total"]
+    return shown
 
 
-def spreads(of_seeds: list[dict[str, float]]) -> dict[str, dict]:
-    """Return for each metric the mean of the seeds' values, the sample's standard deviation (None
-    of one seed), and the values."""
-    found = {}
-    for metric in of_seeds[0]:
-        values = [of_seed[metric] for of_seed in of_seeds]
+def spreads(seed_scores: list[dict[str, float]]) -> dict[str, dict]:
+    """Return the "mean", "sd" and "seeds" (all values) of each metric over the seeds.
+
+    "sd" is the sample standard deviation, or None if there is one seed.
+    """
+    by_metric = {}
+    for metric in seed_scores[0]:
+        values = [scores[metric] for scores in seed_scores]
         sd = statistics.stdev(values) if len(values) > 1 else None
-        found[metric] = {"mean": statistics.fmean(values), "sd": sd, "seeds": values}
-    return found
+        by_metric[metric] = {"mean": statistics.fmean(values), "sd": sd, "seeds": values}
+    return by_metric
 
 
-def intervals_of_mean(
-    runs: list[FinishedRun], answers: PredictionKind, split: str
-) -> dict[str, dict]:
-    """Return the interval of the seeds' mean, {metric: {"low", "high"}}.
+def mean_intervals(runs: list[FinishedRun], kind: PredictionKind, split: str) -> dict[str, dict]:
+    """Return the 95 % interval of the mean over the seeds, {metric: {"low", "high"}}.
 
-    The resamples are the same for all seeds. There are none where seeds have other rows.
+    The resamples are the same for all seeds. Return {} if the seeds have different rows.
     """
     task = runs[0].task
-    same = same_rows(task, [run.predictions(answers, split) for run in runs])
-    found = intervals(task, *same) if same else {}
-    return {metric: {"low": low, "high": high} for metric, (low, high) in found.items()}
+    same = same_rows(task, [run.predictions(kind, split) for run in runs])
+    low_high = intervals(task, *same) if same else {}
+    return {metric: {"low": low, "high": high} for metric, (low, high) in low_high.items()}
 
 
 def over_baseline(runs: list[FinishedRun], split: str) -> dict | None:
     """Return the paired comparison of tuned runs with their baselines, by the task's metric.
 
-    It has "difference", "low", "high", "p", and "differ", the number of rows that are not
-    predicted alike. It is None where seeds have other rows.
+    It has "difference" (tuned minus baseline), "low", "high", "p", and "differ", the number of rows
+    with different predictions. Return None if the seeds have different rows.
     """
     task, count = runs[0].task, len(runs)
     kinds = PredictionKind("baseline"), PredictionKind("after")
@@ -215,38 +211,39 @@ def over_baseline(runs: list[FinishedRun], split: str) -> dict | None:
         return None
     rows, predicted = same
     sides = predicted[:count], predicted[count:]
-    found = paired(task, rows, *sides)[task.metric]
-    kept = {name: found[name] for name in ("difference", "low", "high", "p")}
-    return kept | {"differ": count_differing(*sides)}
+    comparison = paired(task, rows, *sides)[task.metric]
+    numbers = {name: comparison[name] for name in ("difference", "low", "high", "p")}
+    return numbers | {"differ": count_differing(*sides)}
 
 
 def untuned_lines(
     name: str, kind: str, swept: str, groups: dict[object, list[FinishedRun]], split: str
 ) -> list[dict]:
-    """Return the line of what needs no tuning, or a line for each value where values differ in it.
+    """Return one line of scores without tuning, or a line for each value if their scores differ.
 
-    For example each swept model has a line before tuning of its own, and each swept number of
-    training rows has a baseline of its own.
+    For example, each swept model has its own scores before tuning, and each swept number of
+    training rows has its own baseline.
     """
-    runs = [run for of_value in groups.values() for run in of_value]
-    of_seed = {run.seed: run for run in runs}
-    if all(run.scores[kind] == of_seed[run.seed].scores[kind] for run in runs):
-        return [table_line(name, kind, [of_seed[seed] for seed in sorted(of_seed)], split)]
+    runs = [run for value_runs in groups.values() for run in value_runs]
+    by_seed = {run.seed: run for run in runs}
+    if all(run.scores[kind] == by_seed[run.seed].scores[kind] for run in runs):
+        return [table_line(name, kind, [by_seed[seed] for seed in sorted(by_seed)], split)]
     return [
-        table_line(f"{name}, {value_name(swept, value)}", kind, of_value, split) | {"value": value}
-        for value, of_value in groups.items()
-        if of_value
+        table_line(f"{name}, {value_name(swept, value)}", kind, value_runs, split)
+        | {"value": value}
+        for value, value_runs in groups.items()
+        if value_runs
     ]
 
 
 def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
-    """Return a line for each epoch's validation scores, from each run's metrics.jsonl."""
-    of_runs = []
+    """Return a line with the validation scores of each epoch, from metrics.jsonl of each run."""
+    epochs_of_runs = []
     for run in runs:
         metrics = read_metrics(unchanged(run.folder, run.record, METRICS))
-        of_runs.append([line for line in metrics if "validation" in line])
+        epochs_of_runs.append([line for line in metrics if "validation" in line])
     kept, lines = [run.record["kept_epoch"] for run in runs], []
-    for epochs in zip(*of_runs):
+    for epochs in zip(*epochs_of_runs):
         number, scores = epochs[0]["epoch"], spreads([epoch["validation"] for epoch in epochs])
         lines.append(
             {
@@ -264,11 +261,11 @@ def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
 
 
 def add_baselines(runs: list[FinishedRun]) -> str:
-    """Add to each run the predictions and scores of the baseline on the same rows; return its name.
+    """Add the baseline's predictions and scores on the same rows to each run; return its name.
 
-    Raises InputError where the data has changed since a run predicted its rows.
+    Raises InputError if the data has changed since the runs.
     """
-    known, task = None, runs[0].task
+    fitted_rows, task = None, runs[0].task
     for run in runs:
         flags, splits = run.record["flags"], run.scores["after"]
         rows = rows_of(flags)
@@ -277,23 +274,25 @@ def add_baselines(runs: list[FinishedRun]) -> str:
                 task, run.predictions(PredictionKind("after"), split)
             ):
                 raise InputError(
-                    f"{flags['data']} was changed since {run.folder}: {split} holds other rows; "
-                    "the study's tables need those that its runs have answered"
+                    f"{flags['data']} was changed since {run.folder}: {split} has other rows; the "
+                    "study's tables need the rows that its runs predicted"
                 )
-        if rows != known:  # the same rows have the same baseline
-            known, wanted = rows, [row for split in splits for row in rows[split]]
-            name, predicted = predict_baseline(task, rows["train"], rows["validation"], wanted)
-            left, answered, scores = iter(predicted), {}, {}
+        if rows != fitted_rows:  # runs with the same rows have the same baseline
+            fitted_rows, to_predict = rows, [row for split in splits for row in rows[split]]
+            name, predicted = predict_baseline(task, rows["train"], rows["validation"], to_predict)
+            predictions, with_predictions, scores = iter(predicted), {}, {}
             for split in splits:
-                answered[split] = [row | {"predicted": next(left)} for row in rows[split]]
-                answers = [row["predicted"] for row in answered[split]]
-                scores[split] = score(task, rows[split], answers)
-        run.baseline, run.scores["baseline"] = answered, scores
+                with_predictions[split] = [
+                    row | {"predicted": next(predictions)} for row in rows[split]
+                ]
+                of_split = [row["predicted"] for row in with_predictions[split]]
+                scores[split] = score(task, rows[split], of_split)
+        run.baseline, run.scores["baseline"] = with_predictions, scores
     return name
 
 
 def rows_of(flags: dict) -> dict[str, list[dict]]:
-    """Return the rows of each split that a run with these flags was given."""
+    """Return the rows of each split that a run with these flags uses."""
     task = get_task(flags["task"])
     splits = load_splits(task, flags["data"], flags["protocol"], flags["seed"], flags["labels"])
     return limited_rows(splits, flags["train_limit"], flags["eval_limit"])

@@ -1,12 +1,12 @@
-"""The commands, one file each: python -m neo_peft NAME. Flags and printing only.
+"""The commands, one file each: python -m neo_peft NAME. They parse flags and print results.
 
-flags.py     what the command lines share
+flags.py     the flags that several commands share
 train.py     tune a GPT-Neo for a task
-evaluate.py  score a run again, or an untuned base model
-predict.py   answer new text with a finished run
-export.py    write a run for peft, or for transformers alone
-study.py     repeat a task's experiment over seeds and epochs, or a sweep
-report.py    finished runs as a page
-compare.py   which of two runs is better, or whether chance alone could do it
-sizes.py     what each method trains and stores
+evaluate.py  score a finished run again, or an untuned base model
+predict.py   predict the labels or tags of new text with a finished run
+export.py    write a finished run for peft, or for transformers without peft
+study.py     run a task with several seeds and numbers of epochs, or sweep a flag
+report.py    show finished runs as an HTML page
+compare.py   which of two runs is better, or whether chance alone could explain it
+sizes.py     the number of parameters that each method trains, and the bytes that it stores
 """

@@ -1,5 +1,7 @@
-"""Compare two finished runs, or studies: python -m neo_peft compare RUN RUN. The work is done by
-`analysis/compare.py`."""
+"""Compare two finished runs or studies: python -m neo_peft compare RUN RUN
+
+`analysis/compare.py` computes the comparison.
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,17 +15,17 @@ def main(argv: Sequence[str]) -> None:
     """Print the comparison of two runs or studies."""
     parser = OneLineParser(
         prog="python -m neo_peft compare",
-        description="Compare what two runs, or two studies, answered on the same rows: scores and "
-        "their difference.",
+        description="Compare two runs or studies by their predictions on the same rows: scores, "
+        "their difference, and which is better.",
     )
-    add_text(parser, "runs", "RUN", "a run's folder, or a study's", nargs=2)
+    add_text(parser, "runs", "RUN", "the folder of a run or study", nargs=2)
     add_text(
         parser,
         "--split",
         "NAME",
-        "validation, test or another that there is (default: test, else validation)",
+        "validation, test or another split (default: test, or validation without a test split)",
     )
     add_json(parser)
     flags = parser.parse_intermixed_args(argv)
-    found = compare(*map(Path, flags.runs), flags.split)
-    print(json.dumps(as_json(found)) if flags.json else as_text(found))
+    comparison = compare(*map(Path, flags.runs), flags.split)
+    print(json.dumps(as_json(comparison)) if flags.json else as_text(comparison))

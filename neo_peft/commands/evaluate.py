@@ -1,5 +1,7 @@
-"""Score a run again from its folder, or an untuned base model: python -m neo_peft evaluate
-runs/ner-lora --split test, or python evaluate.py in a checkout."""
+"""Score a finished run again, or an untuned base model: python -m neo_peft evaluate runs/ner-lora
+
+In a checkout, python evaluate.py does the same.
+"""
 
 import argparse
 import json
@@ -10,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from neo_peft import processes
 from neo_peft.commands.flags import (
-    OF_A_RUN,
-    OF_AN_ADAPTER,
-    OF_THE_DATA,
+    ADAPTER_FLAGS,
+    DATA_FLAGS,
+    RUN_FLAGS,
     OneLineParser,
     add_json,
     add_run_flags,
     add_text,
     argument,
-    changed,
-    given,
+    given_settings,
     settings_of_run,
+    with_flags,
 )
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
 
 
 def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
-    """Return the flags, with the run's folder or None as `run`. Refuse an --out that cannot be
-    written."""
+    """Return the flags, with the run's folder or None as `run`.
+
+    Raises InputError if --out cannot be written.
+    """
     parser = OneLineParser(
         prog=prog,
-        description="Score a run again from its folder, or an untuned base model: "
+        description="Score a finished run again, or an untuned base model: "
         "%(prog)s runs/ner-lora --split test",
     )
     add_text(
@@ -51,24 +55,31 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
         parser,
         "--split",
         "NAME",
-        "train, validation, test or another that there is (default: test, else validation)",
+        "train, validation, test or another split (default: test, or validation without a test "
+        "split)",
     )
     parser.add_argument(
         "--decode",
         metavar="{labels,generate}",
         type=argument(decoder),
-        help="labels: the most probable label; generate: the label that free generation starts "
-        "with (default: labels)",
+        help="labels: the label with the highest probability; generate: the label that the "
+        "generated text starts with (default: labels)",
     )
     parser.add_argument(
-        "--zero-shot", action="store_true", help="score the untuned model, the instruction in front"
+        "--zero-shot",
+        action="store_true",
+        help="score the untuned model, with an instruction before each text",
     )
     parser.add_argument(
-        "--show", metavar="N", type=argument(whole(1)), default=0, help="print the first N answers"
+        "--show",
+        metavar="N",
+        type=argument(whole(1)),
+        default=0,
+        help="print the first N predictions",
     )
     add_json(parser)
-    add_text(parser, "--out", "FILE", "write the answers here (default: RUN/predictions.jsonl)")
-    add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN + OF_THE_DATA)
+    add_text(parser, "--out", "FILE", "file of the predictions (default: RUN/predictions.jsonl)")
+    add_run_flags(parser, ADAPTER_FLAGS + RUN_FLAGS + DATA_FLAGS)
     flags = parser.parse_args(argv)
     if flags.out:
         refuse_out(flags.out)
@@ -77,7 +88,7 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
 
 
 def decoder(text: str) -> str:
-    """Return the value of --decode. `rank` is the former name of `labels`."""
+    """Return the value of --decode; `rank` is the old name of `labels`."""
     if text == "rank":
         print("note    --decode rank is now called --decode labels", file=sys.stderr)
         return "labels"
@@ -85,26 +96,26 @@ def decoder(text: str) -> str:
 
 
 def refuse_out(out: str) -> None:
-    """Refuse a file that cannot be written, before minutes of scoring."""
+    """Raise InputError if a file cannot be written: at once, not after minutes of scoring."""
     path = Path(out).resolve()
     if path.exists() and not path.is_file():
-        raise InputError(f"--out {out} is no plain file, and is not replaced by one; name a file")
+        raise InputError(f"--out {out} is not a plain file, so it is not replaced; name a file")
     if not path.parent.is_dir():
         raise InputError(
-            f"--out {out}: {Path(out).parent} is no folder; make it first, or name another"
+            f"--out {out}: {Path(out).parent} is not a folder; make it first, or name another"
         )
 
 
 def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None:
     """Score a run, or an untuned base model, and print the scores."""
     flags = processes.on_first_process(lambda: parse_flags(argv, prog))
-    speaks = processes.process_index == 0
+    is_first = processes.process_index == 0
 
     def print_line(line: str) -> None:
-        if speaks:
+        if is_first:
             print(line, file=sys.stderr if flags.json else sys.stdout, flush=True)
 
-    # after the flags: torch takes seconds to import
+    # imported after the flags are checked, since torch takes seconds to import
     from neo_peft.decoding import evaluate, score
     from neo_peft.runs.generation import evaluate_generated
 
@@ -120,42 +131,45 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol "
         f"{splits.protocol})"
     )
-    print_line(f"{flags.run or settings.model}{f', decode by {decode}' if decode else ''}\n")
+    print_line(f"{flags.run or settings.model}{f', --decode {decode}' if decode else ''}\n")
 
-    answer = evaluate_generated if decode == "generate" else evaluate
-    found = answer(
+    evaluate_rows = evaluate_generated if decode == "generate" else evaluate
+    evaluation = evaluate_rows(
         tuned.model,
         tuned.encoder,
         tuned.encoder(rows),
         instruction,
         settings.batch_size,
-        progress=show_progress if speaks else no_progress,
+        progress=show_progress if is_first else no_progress,
     )
-    scores = score(task, rows, found.predicted)
-    for line in tables.answers(task, rows[: flags.show], found.predicted, found.generated):
+    predicted, generated = evaluation.predicted, evaluation.generated
+    scores = score(task, rows, predicted)
+    for line in tables.answers(task, rows[: flags.show], predicted, generated):
         print_line(line)
     print_line(tables.scores(task, scores))
     print_line("\n" + tables.per_label(task, scores))
     path = Path(flags.out) if flags.out else flags.run and flags.run / "predictions.jsonl"
     if path:
-        processes.on_first_process(lambda: write_rows(path, rows, found.predicted, found.generated))
-    if flags.json and speaks:
+        processes.on_first_process(lambda: write_rows(path, rows, predicted, generated))
+    if flags.json and is_first:
         per_label = scores.pop("per_label")
         record = {"task": task.name, "split": split, "decode": decode, "scores": scores}
         print(json.dumps(record | {"per_label": per_label}))
 
 
-def choose_split(flags: argparse.Namespace, there: Collection[str]) -> str:
-    """Return the name of the split to score: the flag's, else test, or validation where there is no
-    test."""
-    split = flags.split or reported_split(there)
-    if split not in there:
-        raise InputError(f"--split {split}: the data has none; it has {', '.join(there)}")
+def choose_split(flags: argparse.Namespace, splits: Collection[str]) -> str:
+    """Return the name of the split to score: that of the flag, else test, else validation."""
+    split = flags.split or reported_split(splits)
+    if split not in splits:
+        raise InputError(f"--split {split}: the data has only {', '.join(splits)}")
     return split
 
 
 def find_run(flags: argparse.Namespace) -> Path | None:
-    """Return the run's folder: the one that is named, else the newest finished one; None for an untuned base model."""
+    """Return the run's folder: that of the flag, else the newest finished run's.
+
+    Return None for an untuned base model.
+    """
     if flags.run:
         return Path(flags.run)
     if flags.zero_shot or (flags.model and flags.task):
@@ -164,46 +178,47 @@ def find_run(flags: argparse.Namespace) -> Path | None:
 
 
 def load_run(flags: argparse.Namespace) -> tuple["Tuned", str]:
-    """Load a run with the settings in its run.json, except for those that the flags give; it needs
-    no instruction."""
+    """Load a run, in which flags replace recorded settings; return it and "", its instruction."""
     from neo_peft.runs.loading import load
 
     if flags.zero_shot:
-        raise InputError("--zero-shot scores an untuned model: name --task and --model, and no run")
+        raise InputError(
+            "--zero-shot scores an untuned model: name --task and --model instead of a run"
+        )
     if flags.task and not (flags.run / RUN).exists():
         flags.labels = own_labels(flags)
     return load(flags.run, settings_of_run(flags.run, flags)), ""
 
 
 def load_untuned_base(flags: argparse.Namespace) -> tuple["Tuned", str]:
-    """Load an untuned base model, its NER head seeded and untrained; return it with the instruction for
-    its texts."""
+    """Load an untuned base model; return it with the instruction for its texts.
+
+    A tagging task gets a head with seeded random weights, and no instruction.
+    """
     if not (flags.task and flags.model):
         raise InputError("an untuned base model needs both --task and --model")
     from neo_peft.runs.loading import load_untuned
 
     flags.labels = own_labels(flags)
-    settings = make_settings(method="head", **given(flags, OF_AN_ADAPTER))
-    tuned = load_untuned(changed(settings, flags))
+    settings = make_settings(method="head", **given_settings(flags, ADAPTER_FLAGS))
+    tuned = load_untuned(with_flags(settings, flags))
     with_instruction = flags.zero_shot and tuned.model.head is None
     return tuned, tuned.encoder.task.instruction if with_instruction else ""
 
 
 def own_labels(flags: argparse.Namespace) -> tuple[str, ...] | None:
-    """Return the labels of a user's own rows, where no run has written them down."""
+    """Return the labels of the user's own rows, since no run.json has them."""
     if flags.labels or not flags.data:
         return flags.labels
     return load_splits(get_task(flags.task), flags.data, flags.protocol or "clean").labels
 
 
 def choose_decoder(flags: argparse.Namespace, tuned: "Tuned") -> str | None:
-    """Return how a language model answers, "labels" or "generate"; None for a head, which decodes
-    nothing."""
+    """Return the value of --decode, or None if the model predicts with a head."""
     if tuned.model.head is None:
         return flags.decode or "labels"
     if flags.decode:
         raise InputError(
-            f"--decode {flags.decode}: this model reads its answers by a head, which has nothing "
-            "to decode"
+            f"--decode {flags.decode}: this model predicts with a head; leave out --decode"
         )
     return None

@@ -1,8 +1,8 @@
-"""Hand a finished run to other programs: python -m neo_peft export runs/ner-lora DIR
+"""Write a finished run for other programs: python -m neo_peft export runs/ner-lora DIR
 
-DIR becomes a folder of peft's, or with --merge a whole model, which transformers loads without
-peft. A README.md in it shows how, and says how the model is read. The work is done by
-`runs/export.py`.
+DIR gets an adapter for peft, or with --merge a whole model, which transformers loads without peft.
+Its README.md shows how to load the model and what its predictions mean. `runs/export.py` writes the
+files.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neo_peft.commands.flags import (
-    OF_AN_ADAPTER,
+    ADAPTER_FLAGS,
     OneLineParser,
     add_run_flags,
     add_text,
@@ -22,33 +22,34 @@ from neo_peft.system.files import new_folder, write_folder
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the folder, and print what it is for."""
+    """Write the folder, and print which library loads it."""
     parser = OneLineParser(
         prog="python -m neo_peft export",
-        description="Write a finished run as a folder that peft loads, or transformers alone.",
+        description="Write a finished run as a folder that peft can load, or transformers "
+        "without peft.",
     )
     add_text(parser, "run", "RUN", "a run's folder (default: the newest finished one)", nargs="?")
-    add_text(parser, "folder", "DIR", "the folder to write, new or empty")
+    add_text(parser, "folder", "DIR", "a new or empty folder to write to")
     parser.add_argument(
         "--merge", action="store_true", help="write a whole model, for transformers without peft"
     )
-    add_run_flags(parser, OF_AN_ADAPTER)
+    add_run_flags(parser, ADAPTER_FLAGS)
     flags = parser.parse_intermixed_args(argv)
     folder = Path(flags.folder)
-    new_folder(folder)  # refused before a base is loaded
+    new_folder(folder)  # so that a bad folder is refused before the base is loaded
     run = Path(flags.run) if flags.run else newest_run(flags.task)
     settings = settings_of_run(run, flags)
     from neo_peft.runs import export  # after the flags: torch takes seconds to import
     from neo_peft.runs.loading import load
 
     export.refuse_what_cannot_be(run, settings, flags.merge)
-    # Whatever the run computed in: a sum in half precision would be another model.
+    # Always fp32: LoRA merged in half precision would give a different model.
     tuned = load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))
     for note in tuned.notes:
         print(f"note    {note}", file=sys.stderr)
     write = export.write_model if flags.merge else export.write_adapter
     write_folder(folder, lambda temporary: write(temporary, tuned))
     print(
-        f"{folder} holds {run} for {'transformers' if flags.merge else 'peft'}; its README.md "
-        "shows how to load it"
+        f"{folder} has {run} for {'transformers' if flags.merge else 'peft'}; its README.md shows "
+        "how to load it"
     )

@@ -1,7 +1,7 @@
-"""What the command lines share: a flag for each setting of a run, and the flags that replace a
-finished run's settings.
+"""The flags that several commands share: one for each setting of a run, and those that replace the
+settings of a finished run.
 
-No torch here: `--help` and a bad flag are answered at once.
+No torch here, so that `--help` and errors in flags are printed at once.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from neo_peft.methods import METHODS
 from neo_peft.settings import Settings, filled, flag_name, require_tagging_task
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
-MARKS = {"task": " (required)", "method": " (required without --preset)"}
-# Settings of a finished run that the flags of another command may name. An adapter of peft's own
-# has no run.json, and does not name the first ones itself.
-OF_AN_ADAPTER = ("task", "labels", "label_words", "model")
-OF_A_RUN = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
-OF_THE_DATA = ("data", "protocol", "eval_limit")
+REQUIRED = {"task": " (required)", "method": " (required without --preset)"}
+# Settings of a finished run that other commands have flags for. The first group is needed for an
+# adapter made by peft: it has no run.json, so its task and model must be named.
+ADAPTER_FLAGS = ("task", "labels", "label_words", "model")
+RUN_FLAGS = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
+DATA_FLAGS = ("data", "protocol", "eval_limit")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line. Flags are not abbreviated."""
+    """An argument parser whose errors are one line. Flags cannot be abbreviated."""
 
     def __init__(self, **options: Any):
         super().__init__(allow_abbrev=False, **options)
@@ -36,7 +36,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Adapt a reader of settings.py to argparse, which wants an error of its own kind."""
+    """Adapt a reader of settings.py to argparse: its InputError becomes argparse's error type."""
 
     def parse(text: str) -> Any:
         try:
@@ -51,7 +51,7 @@ def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def add_text(
     parser: argparse._ActionsContainer, name: str, metavar: str, help: str, **more: Any
 ) -> None:
-    """Add an argument whose value is a name or a path, which is not empty."""
+    """Add an argument whose value is a name or a path. An empty value is an error."""
     parser.add_argument(name, metavar=metavar, type=argument(filled), help=help, **more)
 
 
@@ -66,8 +66,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -> None:
-    """Add a flag for each setting of a run, in their groups; leave out those that are named. Their
-    values stay text, which `make_settings` reads."""
+    """Add a flag for each setting of a run, except those in `without`.
+
+    The values stay text; `make_settings` checks and converts them.
+    """
     groups = {}
     for item in FIELDS.values():
         if item.name not in without:
@@ -77,10 +79,10 @@ def add_settings(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -
 
 
 def add_run_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add the flags of settings that take the place of a run's own. Their values are read at
-    once."""
+    """Add flags that replace settings of a finished run. Their values are checked at once."""
     group = parser.add_argument_group(
-        "settings", "as in RUN's run.json; where there is none, an adapter of peft's needs --task"
+        "settings",
+        "default: as in RUN's run.json; an adapter made by peft has none and needs --task",
     )
     for item in map(FIELDS.get, names):
         text = item.metadata["help"].partition(" (default")[0]
@@ -101,45 +103,49 @@ def _add_flag(
 
 
 def _default(item: dataclasses.Field) -> str:
-    """Return what a flag's help says of its default."""
-    if item.name in MARKS:
-        return MARKS[item.name]
+    """Return the part of a flag's help that names its default."""
+    if item.name in REQUIRED:
+        return REQUIRED[item.name]
     if item.metadata["parse"] is bool:
         return " (default: off)"
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
-    shown = _of_methods(item.name, "defaults") or default
-    if on_bundled := _of_methods(item.name, "on_bundled"):
+    shown = _method_defaults(item.name, "defaults") or default
+    if on_bundled := _method_defaults(item.name, "on_bundled"):
         shown = f"{shown}; on neo-mini: {on_bundled}"
     return "" if shown is None else f" (default: {shown})"
 
 
-def _of_methods(name: str, where: str) -> str:
-    """Return the defaults of a setting that methods have, as in `lora 0.001, prompt 0.03`."""
+def _method_defaults(name: str, where: str) -> str:
+    """Return the defaults of a setting for each method, such as `lora 0.001, prompt 0.03`.
+
+    `where` is "defaults" or "on_bundled", a field of Method.
+    """
     defaults = {method: getattr(parts[0], where) for method, parts in METHODS.items()}
-    return ", ".join(f"{method} {of[name]:g}" for method, of in defaults.items() if name in of)
+    return ", ".join(
+        f"{method} {values[name]:g}" for method, values in defaults.items() if name in values
+    )
 
 
 # ---- From flags to the settings of a finished run
 
 
-def given(flags: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
-    """Return the settings of these names that the flags give."""
+def given_settings(flags: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
+    """Return the settings among `names` that are given as flags."""
     return {
         name: value for name, value in vars(flags).items() if name in names and value is not None
     }
 
 
-def changed(settings: Settings, flags: argparse.Namespace) -> Settings:
-    """Return a run's settings with what the flags say in their place."""
-    replaced = given(flags, OF_A_RUN + OF_THE_DATA)
+def with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
+    """Return settings in which the given flags replace the recorded values."""
+    replaced = given_settings(flags, RUN_FLAGS + DATA_FLAGS)
     for name in replaced:
         require_tagging_task(name, settings.task)
     return dataclasses.replace(settings, **replaced)
 
 
 def settings_of_run(folder: Path, flags: argparse.Namespace) -> Settings:
-    """Return the settings of a finished run, or of an adapter of peft's own, with what the flags
-    say in their place."""
+    """Return the settings of a finished run or of an adapter made by peft, changed by the flags."""
     from neo_peft.runs.loading import settings_in  # after the flags: torch takes seconds to import
 
-    return changed(settings_in(folder, **given(flags, OF_AN_ADAPTER)), flags)
+    return with_flags(settings_in(folder, **given_settings(flags, ADAPTER_FLAGS)), flags)

@@ -1,7 +1,7 @@
-"""Answer new text with a finished run: python -m neo_peft predict runs/ner-lora "The IL-2 gene is
-active."
+"""Predict the labels or tags of new text with a finished run: python -m neo_peft predict
+runs/ner-lora "The IL-2 gene is active."
 
-Several runs share one base, and each row of JSON names its own: see `adapter_set.py`.
+Several runs can share one base; then each JSON row names its run. See `runs/adapter_set.py`.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_peft.commands.flags import (
-    OF_A_RUN,
-    OF_AN_ADAPTER,
+    ADAPTER_FLAGS,
+    RUN_FLAGS,
     OneLineParser,
     add_run_flags,
     add_text,
@@ -37,114 +37,119 @@ if TYPE_CHECKING:
     from neo_peft.decoding import Evaluation
     from neo_peft.runs.loading import Tuned
 
-ALONE = ""  # the name of a run that answers every line
-Line = tuple[int, bytes]  # its number, from 1, and what stands there
+SINGLE_RUN = ""  # the name of the run if there is only one
+Line = tuple[int, bytes]  # the number of a line, from 1, and its text
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the flags, with the runs' folders as `run` and the examples as `text`."""
+    """Return the flags, with the run folders as `run` and the examples as `text`."""
     parser = OneLineParser(
         prog="python -m neo_peft predict",
-        description="Answer new text with a finished run: text on a terminal, JSON lines "
-        "elsewhere.",
+        description="Predict the labels or tags of new text with a finished run. Prints text on a "
+        "terminal, JSON lines otherwise.",
     )
     parser.add_argument(
         "text",
         nargs="*",
         metavar="TEXT",
-        help="an example each, two sentences split by a tab; standard input without any. Runs' "
-        "folders may come first",
+        help="an example; a tab separates two sentences (default: the lines of standard input). "
+        "Run folders can come before the examples",
     )
     add_text(
         parser,
         "--run",
         "RUN",
-        "a run's folder (default: the newest finished one in runs/); rows of several name "
-        'theirs: {"run": ...}',
+        "a run's folder (default: the newest finished one in runs/); can be repeated: then each "
+        'row names its run, {"run": ...}',
         action="append",
         default=[],
     )
-    add_text(parser, "--file", "FILE", "a file with an example a line")
+    add_text(parser, "--file", "FILE", "a file with one example per line")
     parser.add_argument(
-        "--jsonl", action="store_true", help='lines are JSON rows, such as {"tokens": ["IL-2"]}'
+        "--jsonl", action="store_true", help='each line is a JSON row, such as {"tokens": ["IL-2"]}'
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines on a terminal too")
-    add_run_flags(parser, OF_AN_ADAPTER + OF_A_RUN)
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON lines on a terminal as well"
+    )
+    add_run_flags(parser, ADAPTER_FLAGS + RUN_FLAGS)
     flags = parser.parse_intermixed_args(argv)
     if not flags.run:
         flags.run = list(takewhile(is_run, flags.text))
         flags.text = flags.text[len(flags.run) :]
     if len(flags.run) > 1 and not flags.jsonl:
         parser.error(
-            'several runs need --jsonl, and rows that name theirs: {"run": "ner-lora", "tokens": '
-            '["IL-2"]}'
+            'several runs need --jsonl, and each row must name its run: {"run": "ner-lora", '
+            '"tokens": ["IL-2"]}'
         )
     if flags.text and flags.file:
-        parser.error("TEXT and --file both give examples: name one of them")
+        parser.error("TEXT and --file both give examples: use only one of them")
     if flags.file and (not os.path.exists(flags.file) or os.path.isdir(flags.file)):
-        parser.error(f"--file {flags.file}: there is no such file; name one with an example a line")
+        parser.error(
+            f"--file {flags.file}: there is no such file; name one with one example per line"
+        )
     if len(flags.text) == 1 and os.path.isfile(flags.text[0]):
         parser.error(f"{flags.text[0]} is a file: read it with --file {flags.text[0]}")
     if flags.text and re.fullmatch(r"\S*/\S*|\S+\.(txt|tsv|jsonl?)", flags.text[0]):
-        parser.error(f"{flags.text[0]} looks like a path, and there is no run and no file there")
+        parser.error(f"{flags.text[0]} looks like a path, but there is no run and no file there")
     return flags
 
 
 def main(argv: Sequence[str]) -> None:
-    """Answer the examples as they come, a line each."""
+    """Print the prediction of each example, one line each, as the examples come in."""
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
     lines = open_lines(flags)
     from tqdm import tqdm
 
-    tuned, evaluate = load_runs(folders, flags)
-    for note in dict.fromkeys(note for one in tuned.values() for note in one.notes):
+    runs, evaluate = load_runs(folders, flags)
+    for note in dict.fromkeys(note for run in runs.values() for note in run.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
-        print(f"by {folders[0]}", file=sys.stderr)
-    tasks = {name: one.encoder.task for name, one in tuned.items()}
+        print(f"with {folders[0]}", file=sys.stderr)
+    tasks = {name: run.encoder.task for name, run in runs.items()}
     several, in_colour = len(tasks) > 1, sys.stdout.isatty() and not flags.json
-    wrong = cut = 0
-    for batch in batches_as_received(lines, tuned[next(iter(tuned))].settings.batch_size):
+    unreadable = cut = 0
+    for batch in batches_as_received(lines, runs[next(iter(runs))].settings.batch_size):
         rows = []
         for number, line in batch:
             try:
                 row = (
                     parse_example_of_run(line, tasks)
                     if several
-                    else parse_example(line, tasks[ALONE], flags.jsonl)
+                    else parse_example(line, tasks[SINGLE_RUN], flags.jsonl)
                 )
                 rows.append({"line": number} | row)
             except ValueError as error:
                 tqdm.write(f"line {number}: {error}", file=sys.stderr)
-                wrong += 1
-        found = evaluate(rows, batch_size=max(1, len(rows)))
-        cut += found.cut
-        for row, *answer in zip(rows, found.predicted, found.probabilities, strict=True):
-            task = tasks[row["run"] if several else ALONE]
-            shown = answered(task, row, *answer)
-            tqdm.write(
-                coloured(task, shown) if in_colour else json.dumps(shown, ensure_ascii=False)
-            )
+                unreadable += 1
+        evaluation = evaluate(rows, batch_size=max(1, len(rows)))
+        cut += evaluation.cut
+        predictions = zip(rows, evaluation.predicted, evaluation.probabilities, strict=True)
+        for row, predicted, probabilities in predictions:
+            task = tasks[row["run"] if several else SINGLE_RUN]
+            line = with_prediction(task, row, predicted, probabilities)
+            tqdm.write(coloured(task, line) if in_colour else json.dumps(line, ensure_ascii=False))
         sys.stdout.flush()
     if cut:
-        lengths = sorted({one.encoder.max_length for one in tuned.values()})
+        lengths = sorted({run.encoder.max_length for run in runs.values()})
         print(f"{cut} texts were cut to {' or '.join(map(str, lengths))} tokens", file=sys.stderr)
-    if wrong:
-        raise InputError(f"{wrong} of the lines could not be read, and were left out")
+    if unreadable:
+        raise InputError(f"{unreadable} of the lines could not be read and have no prediction")
 
 
 def load_runs(
     folders: list[Path], flags: argparse.Namespace
 ) -> tuple[dict[str, "Tuned"], Callable[..., "Evaluation"]]:
-    """Return the runs by their names, `ALONE` where there is a single one, and what answers rows:
-    by that one, or by those that the rows name."""
+    """Return the runs by name, and a function that predicts rows.
+
+    A single run has the name `SINGLE_RUN`. With several runs, each row names its run.
+    """
     from neo_peft.runs.adapter_set import AdapterSet, evaluate_texts
     from neo_peft.runs.loading import load
 
     if len(folders) == 1:
         tuned = load(folders[0], settings_of_run(folders[0], flags))
-        return {ALONE: tuned}, partial(evaluate_texts, tuned)
+        return {SINGLE_RUN: tuned}, partial(evaluate_texts, tuned)
     runs = AdapterSet()
     for folder in folders:
         runs.add(folder, settings=settings_of_run(folder, flags))
@@ -152,13 +157,15 @@ def load_runs(
 
 
 def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
-    """Number the examples of the arguments, of a file behind a progress bar, or of standard
-    input."""
+    """Return the numbered examples of the arguments, the file, or standard input.
+
+    A file is read with a progress bar.
+    """
     if flags.text:
         return enumerate(map(os.fsencode, flags.text), start=1)
     if not flags.file:
         if sys.stdin.isatty():
-            print("one example a line; Ctrl-D ends", file=sys.stderr)
+            print("enter one example per line; Ctrl-D ends the input", file=sys.stderr)
         return enumerate(sys.stdin.buffer, start=1)
     from neo_peft.progress import show_progress
 
@@ -168,23 +175,25 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
 
 
 def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
-    """Take the lines that have come by now, at most `size`: those of a slow pipe are answered as
-    they come."""
-    come = queue.Queue(maxsize=size)
+    """Yield batches of the lines that have come in so far, at most `size` each.
+
+    A line from a slow pipe does not wait until a batch is full.
+    """
+    received = queue.Queue(maxsize=size)
 
     def read() -> None:
         try:
             for line in lines:
-                come.put(line)
-            come.put(None)
-        except Exception as error:  # raised again where the lines are used
-            come.put(error)
+                received.put(line)
+            received.put(None)
+        except Exception as error:  # raised again in the main thread
+            received.put(error)
 
     threading.Thread(target=read, daemon=True).start()
     batch = []
-    while isinstance(item := come.get(), tuple):
+    while isinstance(item := received.get(), tuple):
         batch.append(item)
-        if len(batch) == size or come.empty():
+        if len(batch) == size or received.empty():
             yield batch
             batch = []
     if batch:
@@ -193,19 +202,27 @@ def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]
         raise item
 
 
-def answered(task: Task, row: dict, predicted: str | list[str], probabilities: list[float]) -> dict:
-    """Return a row with the answer and its probabilities."""
+def with_prediction(
+    task: Task, row: dict, predicted: str | list[str], probabilities: list[float]
+) -> dict:
+    """Return a row with its prediction and the probabilities."""
     if not task.tags_words:
-        of_labels = {label: round(of, 4) for label, of in zip(task.labels, probabilities)}
-        return row | {"predicted": predicted, "probabilities": of_labels}
+        by_label = {label: round(p, 4) for label, p in zip(task.labels, probabilities)}
+        return row | {"predicted": predicted, "probabilities": by_label}
     line = row | {"predicted": predicted, "spans": spans(row, predicted, probabilities)}
     line.pop("starts", None)
     return line
 
 
 def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
-    """Return the entities: type, text, first and last word, the characters in the text where one
-    was given, and the probability, the product of those of its words' tags."""
+    """Return the predicted entities as JSON objects.
+
+    type: the entity type.
+    text: the words, joined by spaces.
+    first, last: the indices of the first and last word.
+    start, end: the position in the text in characters, if the example is a text.
+    probability: the product of the probabilities of its tags.
+    """
     found = []
     for kind, first, last in entities(tags):
         words = row["tokens"][first : last + 1]
@@ -219,7 +236,7 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
 
 
 def coloured(task: Task, row: dict) -> str:
-    """Return a row for a terminal: entities in colour, or the label in front of the text."""
+    """Return a row for a terminal: with entities in colour, or with the label before the text."""
     if task.tags_words:
         return tables.marked(row["tokens"], row["predicted"], tables.entity_types(task))
     label = row["predicted"]

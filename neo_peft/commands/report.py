@@ -1,5 +1,7 @@
-"""Show finished runs as a page: python -m neo_peft report runs/ner-lora. The page is made by
-`analysis/report.py`."""
+"""Show finished runs as an HTML page: python -m neo_peft report runs/ner-lora
+
+`analysis/report.py` makes the page.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +12,17 @@ from neo_peft.runs.folder import newest_run
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the page, and print where it is."""
+    """Write the page, and print its path."""
     parser = OneLineParser(
         prog="python -m neo_peft report",
-        description="Write a page on finished runs: scores, curves, errors to browse, and the "
-        "recipe.",
+        description="Write an HTML page on finished runs: scores, learning curves, wrong "
+        "predictions, and all settings.",
     )
-    add_text(parser, "runs", "RUN", "folders (default: the newest finished run)", nargs="*")
-    add_text(parser, "--out", "FILE", "the page (default: RUN/report.html, of one run)")
+    add_text(parser, "runs", "RUN", "run folders (default: the newest finished run)", nargs="*")
+    add_text(parser, "--out", "FILE", "file of the page (default for one run: RUN/report.html)")
     flags = parser.parse_intermixed_args(argv)
     if len(flags.runs) > 1 and not flags.out:
-        parser.error("several runs need --out FILE, the page that compares them")
+        parser.error("several runs need --out FILE for the page that compares them")
     folders = [Path(folder) for folder in flags.runs] or [newest_run()]
     out = Path(flags.out) if flags.out else folders[0] / "report.html"
     write_report(folders, out)

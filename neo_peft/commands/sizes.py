@@ -1,9 +1,9 @@
-"""Show what each method trains and stores, for the published sizes of GPT-Neo: python -m neo_peft
-sizes
+"""Show what each method trains and stores, in parameters and bytes, for the published sizes of
+GPT-Neo: python -m neo_peft sizes
 
-A recipe is the flags that train.py would get. Its model is built by the same code as train.py's,
-but on torch's meta device, where a tensor has a shape and no numbers. The parameters are counted,
-and the state that the optimizer makes.
+A recipe is a list of flags of train.py. The same code as in train.py builds its model, but on
+torch's meta device, where tensors have shapes and no data. The parameters and the optimizer's state
+are counted.
 """
 
 import json
@@ -18,14 +18,14 @@ from neo_peft.settings import task_of
 if TYPE_CHECKING:
     from neo_peft.gptneo import GPTNeo
 
-WHOLE = "--task sentiment --method full"  # trains and stores all of the model
-# hidden_size, num_layers, num_heads; what else a config.json says is the same for all of them.
+WHOLE = "--task sentiment --method full"  # trains and stores the whole model
+# hidden_size, num_layers, num_heads. The other fields of config.json are the same for all sizes.
 PUBLISHED = {
     "EleutherAI/gpt-neo-125m": (768, 12, 12),
     "EleutherAI/gpt-neo-1.3B": (2048, 24, 16),
     "EleutherAI/gpt-neo-2.7B": (2560, 32, 20),
 }
-# Flags of train.py. The task matters where there is a head, which has a row for each label.
+# Flags of train.py. The task matters if there is a head, since its size depends on the labels.
 RECIPES = (
     "--task sentiment --method lora --rank 8 --target-modules q_proj,v_proj",
     "--task sentiment --method lora --rank 8 --target-modules all-linear",
@@ -46,23 +46,24 @@ def main(argv: Sequence[str]) -> None:
     """Print a table for each published size, or one JSON object."""
     parser = OneLineParser(
         prog="python -m neo_peft sizes",
-        description="Show what each method trains and stores, for the published sizes of GPT-Neo.",
+        description="Show how many parameters each method trains and how many bytes it stores, for "
+        "the published sizes of GPT-Neo.",
     )
     add_json(parser)
-    flags, found = parser.parse_args(argv), {}
+    flags, by_model = parser.parse_args(argv), {}
     for name in PUBLISHED:
-        found[name] = {recipe: sizes(name, recipe) for recipe in RECIPES}
+        by_model[name] = {recipe: sizes(name, recipe) for recipe in RECIPES}
         if not flags.json:
-            print(as_table(name, found[name]) + "\n", flush=True)
+            print(as_table(name, by_model[name]) + "\n", flush=True)
     if flags.json:
-        print(json.dumps(found))
+        print(json.dumps(by_model))
 
 
 def sizes(name: str, recipe: str) -> dict[str, int | float]:
-    """Return how many parameters a recipe trains on a published model, and how many bytes its
-    adapter and its optimizer's state have.
+    """Return the number of trained parameters, and the bytes of the adapter and the optimizer.
 
-    Only tensors are counted: a safetensors file has a few kilobytes of names in front of them.
+    `name` is a published model, `recipe` has flags of train.py. Only tensors are counted: a
+    safetensors file also has a header of a few kilobytes.
     """
     from neo_peft.formats.base_folder import BUNDLED
     from neo_peft.formats.tokenizer import load_tokenizer
@@ -70,23 +71,24 @@ def sizes(name: str, recipe: str) -> dict[str, int | float]:
     from neo_peft.methods import build_model
 
     settings = parse_flags([*recipe.split(), "--model", name])
-    # Any tokenizer will do: it decides which embeddings are copied, but changes no shape.
+    # Any tokenizer works here: it selects which embeddings are copied, but changes no shape.
     tokenizer = load_tokenizer(BUNDLED["neo-mini"])
     model = build_model(published_trunk(name), tokenizer, task_of(settings), settings)
     adapter, optimizer = model.trainable().values(), make_optimizer(model, settings)
     for parameter in adapter:
         parameter.grad = parameter.detach()
-    optimizer.step()  # AdamW makes its two moments at the first one
+    optimizer.step()  # AdamW makes its two moments at the first step
     moments = [
         value for state in optimizer.state.values() for value in state.values() if value.dim()
     ]
-    trainable, total = (sum(one.numel() for one in part) for part in (adapter, model.parameters()))
+    trainable = sum(parameter.numel() for parameter in adapter)
+    total = sum(parameter.numel() for parameter in model.parameters())
     return {
         "trainable": trainable,
         "total": total,
         "percent": 100 * trainable / total,
-        "adapter_bytes": sum(one.nbytes for one in adapter),
-        "optimizer_bytes": sum(one.nbytes for one in moments),
+        "adapter_bytes": sum(parameter.nbytes for parameter in adapter),
+        "optimizer_bytes": sum(moment.nbytes for moment in moments),
     }
 
 
@@ -113,9 +115,9 @@ def published_trunk(name: str) -> "GPTNeo":
         return GPTNeo(config)
 
 
-def as_table(name: str, found: dict[str, dict]) -> str:
+def as_table(name: str, by_recipe: dict[str, dict]) -> str:
     """Return a model's table: trained parameters, their share, and megabytes (10^6 bytes, fp32)."""
-    whole = found[WHOLE]["adapter_bytes"]
+    whole = by_recipe[WHOLE]["adapter_bytes"]
     rows = [
         [
             recipe,
@@ -125,6 +127,7 @@ def as_table(name: str, found: dict[str, dict]) -> str:
             f"{size['optimizer_bytes'] / 1e6:,.3f}",
             f"1/{round(whole / size['adapter_bytes']):,}",
         ]
-        for recipe, size in found.items()
+        for recipe, size in by_recipe.items()
     ]
-    return tables.table([name, "trains", "%", "adapter MB", "optimizer MB", "of the model"], rows)
+    header = [name, "trained", "%", "adapter MB", "optimizer MB", "of the model"]
+    return tables.table(header, rows)

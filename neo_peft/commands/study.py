@@ -1,8 +1,8 @@
-"""Repeat a task's experiment over seeds and epochs, or a sweep: python -m neo_peft study --task
-sentiment
+"""Run a task with several seeds and numbers of epochs, or sweep a flag: python -m neo_peft study
+--task sentiment
 
 The study's folder gets table.md, results.json, a plot, and a folder for each run.
-`analysis/plan.py` decides what is run.
+`analysis/plan.py` makes the list of runs.
 """
 
 import argparse
@@ -17,119 +17,135 @@ from neo_peft.errors import InputError
 from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
 
-# flags of train.py that mean something else here, or nothing
-OF_THE_STUDY = ("epochs", "seed", "out", "resume", "json")
+# flags of train.py that a study does not have, or that have another meaning in it
+LEFT_OUT = ("epochs", "seed", "out", "resume", "json")
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the study's own flags, and those of train.py that are given."""
+    """Return the flags of the study that are given, and those of train.py."""
     parser = OneLineParser(
         prog="python -m neo_peft study",
         argument_default=argparse.SUPPRESS,
-        description="Repeat a task's experiment over seeds and epochs, or sweep one flag, and lay "
-        "the scores out.",
+        description="Run a task with several seeds and numbers of epochs, or sweep one flag, and "
+        "write tables of the scores.",
     )
     add_study_flags(parser.add_argument_group("study"))
     for name in ("--seed", "--json"):
         parser.add_argument(name, nargs="?", help=argparse.SUPPRESS)
-    add_settings(parser, without=OF_THE_STUDY)
-    given = vars(parser.parse_args(argv))
-    if "seed" in given:
-        raise InputError("--seed: a study runs several; --seeds N runs those from 0 to N - 1")
-    if "json" in given:
-        raise InputError("--json: a study leaves results.json in its folder; leave it out")
+    add_settings(parser, without=LEFT_OUT)
+    train_flags = vars(parser.parse_args(argv))
+    if "seed" in train_flags:
+        raise InputError("--seed: a study has several seeds; --seeds N uses 0 to N - 1")
+    if "json" in train_flags:
+        raise InputError("--json: leave it out; a study writes results.json into its folder")
     names = ("seeds", "epochs", "sweep", "models", "out", "resume")
-    return {name: given.pop(name) for name in names if name in given}, given
+    study_flags = {name: train_flags.pop(name) for name in names if name in train_flags}
+    return study_flags, train_flags
 
 
 def add_study_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags that train.py does not have, or has with another meaning."""
+    """Add the flags that train.py does not have, or that have another meaning there."""
     group.add_argument(
-        "--seeds", metavar="N", type=argument(whole(1, 1000)), help="seeds 0 to N - 1 (default: 3)"
+        "--seeds",
+        metavar="N",
+        type=argument(whole(1, 1000)),
+        help="use the seeds 0 to N - 1 (default: 3)",
     )
     group.add_argument(
         "--epochs",
         metavar="N",
         nargs="+",
         type=argument(whole(1)),
-        help="numbers of epochs, each its own run; a tagging task has one run, scored after each "
-        "epoch (default: sentiment 1 5 10, similarity 1 5 10 20, tagging 10; in a sweep the "
-        "largest)",
+        help="numbers of epochs, one run for each; a tagging task has one number and one run, "
+        "scored after each epoch (default: 1 5 10, for similarity 1 5 10 20, for tagging tasks 10; "
+        "in a sweep the largest one)",
     )
     add_text(
         group,
         "--sweep",
         "NAME=VALUE,VALUE",
-        "repeat it for each value of a flag, as learning_rate=0.01,0.03,0.1 or rslora=off,on",
+        "run each value of a flag, such as learning_rate=0.01,0.03,0.1 or rslora=off,on",
     )
-    add_text(group, "--models", "MODEL", "repeat it for each model", nargs="+")
-    add_text(group, "--out", "DIR", "the study's folder (default: studies/TASK-METHOD, …)")
-    add_text(group, "--resume", "DIR", "go on with the study in this folder")
+    add_text(group, "--models", "MODEL", "run each of these models", nargs="+")
+    add_text(
+        group, "--out", "DIR", "the study's folder (default: studies/TASK-METHOD, then -2, -3)"
+    )
+    add_text(group, "--resume", "DIR", "resume the study in this folder")
 
 
-def plan_from_flags(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -> dict:
-    """Return the plan that the flags ask for."""
-    if "sweep" in own and "models" in own:
-        raise InputError("--sweep and --models are two sweeps; name one of them")
-    sweep = read_sweep(own["sweep"]) if "sweep" in own else None
-    if "models" in own:
-        sweep = "model", own["models"]
-    if sweep and len(own.get("epochs", [])) > 1:
-        raise InputError(
-            f"--epochs {' '.join(map(str, own['epochs']))}: a sweep has one number of epochs; give "
-            "one"
-        )
-    if sweep and sweep[0] == "epochs" and "epochs" in own:
-        raise InputError("--epochs is what the sweep is over; leave it out")
+def plan_from_flags(
+    study_flags: dict[str, Any], train_flags: dict[str, Any], argv: Sequence[str]
+) -> dict:
+    """Return the plan of a new study."""
+    if "sweep" in study_flags and "models" in study_flags:
+        raise InputError("--sweep and --models are two sweeps; give only one of them")
+    sweep = read_sweep(study_flags["sweep"]) if "sweep" in study_flags else None
+    if "models" in study_flags:
+        sweep = "model", study_flags["models"]
+    if sweep and len(study_flags.get("epochs", [])) > 1:
+        numbers = " ".join(map(str, study_flags["epochs"]))
+        raise InputError(f"--epochs {numbers}: a sweep has one number of epochs; give only one")
+    if sweep and sweep[0] == "epochs" and "epochs" in study_flags:
+        raise InputError("--epochs is the swept flag; do not give it as well")
     command = shlex.join(["python", "-m", "neo_peft", "study", *argv])
-    return make_plan(given, own.get("seeds", 3), own.get("epochs"), sweep, command)
+    return make_plan(
+        train_flags, study_flags.get("seeds", 3), study_flags.get("epochs"), sweep, command
+    )
 
 
-def plan_to_resume(own: dict[str, Any], given: dict[str, Any], argv: Sequence[str]) -> dict:
-    """Return the plan of the study to resume. Other flags must be the same as when it began."""
-    folder = Path(own["resume"])
+def plan_to_resume(
+    study_flags: dict[str, Any], train_flags: dict[str, Any], argv: Sequence[str]
+) -> dict:
+    """Return the plan of the study to resume. All other flags must be those it was started with."""
+    folder = Path(study_flags["resume"])
     plan = read_plan(folder)
-    if "out" in own and Path(own["out"]).resolve() != folder.resolve():
-        raise InputError(f"--out {own['out']}: --resume {folder} goes on there; leave --out away")
-    others = given or own.keys() - {"resume", "out"}
+    if "out" in study_flags and Path(study_flags["out"]).resolve() != folder.resolve():
+        raise InputError(
+            f"--out {study_flags['out']}: --resume {folder} continues in that folder; leave out "
+            "--out"
+        )
+    others = train_flags or study_flags.keys() - {"resume", "out"}
     if others and (
-        given.get("task") != plan["task"]
-        or plan_from_flags(own, given, argv)["runs"] != plan["runs"]
+        train_flags.get("task") != plan["task"]
+        or plan_from_flags(study_flags, train_flags, argv)["runs"] != plan["runs"]
     ):
         raise InputError(
-            f"--resume {folder} was begun with other flags; leave them out, or begin anew"
+            f"--resume {folder} was started with other flags; give only --resume, or start a new "
+            "study"
         )
     return plan
 
 
 def main(argv: Sequence[str]) -> None:
     """Run a study, or resume one, and print its tables."""
-    own, given = parse_flags(argv)
+    study_flags, train_flags = parse_flags(argv)
     plan = (
-        plan_to_resume(own, given, argv) if "resume" in own else plan_from_flags(own, given, argv)
+        plan_to_resume(study_flags, train_flags, argv)
+        if "resume" in study_flags
+        else plan_from_flags(study_flags, train_flags, argv)
     )
-    with stopping.delayed():  # an import that is interrupted may say anything
+    with stopping.delayed():  # an interrupted import can raise any error
         from tqdm import tqdm
 
-        from neo_peft.analysis import study  # after the flags: torch takes seconds to import
+        from neo_peft.analysis import study  # after the flags, since torch takes seconds to import
         from neo_peft.progress import show_progress
 
     folder, made = (
-        (Path(own["resume"]), [])
-        if "resume" in own
-        else study.make_study_folder(plan, own.get("out"))
+        (Path(study_flags["resume"]), [])
+        if "resume" in study_flags
+        else study.make_study_folder(plan, study_flags.get("out"))
     )
     count = len(plan["runs"])
-    tqdm.write(f"{count} run{'s' if count > 1 else ''}, each with its log beside it in {folder}")
+    tqdm.write(f"{count} run{'s' if count > 1 else ''}; runs and their logs are in {folder}")
     try:
         text, refused = study.run_study(folder, plan, tqdm.write, show_progress)
     except Exception:
-        if "resume" not in own:
+        if "resume" not in study_flags:
             study.remove_unstarted_study(folder, made, plan)
         raise
-    tqdm.write(f"\n{text}\nAll of it is in {folder}.")
+    tqdm.write(f"\n{text}\nTables, plots and runs are in {folder}.")
     if refused:
         raise InputError(
-            f"{len(refused)} of {count} runs were refused, and are not in the tables, the first of "
-            f"them {refused[0]}; python -m neo_peft study --resume {folder} tries them again"
+            f"{len(refused)} of {count} runs were refused and are not in the tables. The first is "
+            f"{refused[0]}; try them again: python -m neo_peft study --resume {folder}"
         )

@@ -1,5 +1,8 @@
 """Tune a GPT-Neo for a task, and score it before and after: python -m neo_peft train --task ner
---method lora, or python train.py in a checkout."""
+--method lora
+
+In a checkout, python train.py does the same.
+"""
 
 import argparse
 import json
@@ -14,18 +17,20 @@ from neo_peft.settings import Settings
 from neo_peft.system import signals
 
 PROG = "python -m neo_peft train"
-USUAL_COMMANDS = """\
-Two usual commands:
-  {prog} --task ner --method lora           LoRA on the bundled model and sample: a minute
-  {prog} --task sentiment --preset paper    the study's recipe, GPT-Neo 1.3B and hub data
+EXAMPLES = """\
+Two examples:
+  {prog} --task ner --method lora           LoRA on the bundled model and data: about two minutes
+  {prog} --task sentiment --preset paper    the paper's recipe: GPT-Neo 1.3B and data from the hub
 All flags: {prog} --help"""
 
 
 def parse_flags(argv: Sequence[str], prog: str = PROG) -> Settings:
-    """Read the flags into the settings of a run. Without any, print the two usual commands and
-    leave with status 2."""
+    """Return the settings of a run from the flags.
+
+    Without any flag, print two examples and exit with status 2.
+    """
     if not argv:
-        print(USUAL_COMMANDS.format(prog=prog), file=sys.stderr)
+        print(EXAMPLES.format(prog=prog), file=sys.stderr)
         raise SystemExit(2)
     parser = OneLineParser(
         prog=prog,
@@ -38,10 +43,10 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> Settings:
 
 
 def main(argv: Sequence[str], prog: str = PROG) -> None:
-    """Train, and print the run's progress and scores."""
+    """Train, and print the progress and the scores."""
     settings = processes.on_first_process(lambda: parse_flags(argv, prog))
-    # torch takes seconds to import: --help and a bad flag answer without it.
-    with signals.delayed():  # an import that is interrupted may say anything
+    # Imported here, since torch takes seconds: --help and errors in flags do not wait for it.
+    with signals.delayed():  # an interrupted import can raise any error
         from neo_peft.progress import show_progress
         from neo_peft.runs.training import run
 

@@ -77,7 +77,7 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
     status, out, _ = run("a", "b")
     assert status == 0
     lines = out.splitlines()
-    assert lines[0] == "ner, 80 sentences of test; a is a, b is b; in brackets 95 % intervals"
+    assert lines[0] == "ner, 80 sentences of test; a is a, b is b; 95 % intervals in brackets"
     assert [line.split("  ")[0] for line in lines[4:9]] == [
         "typed f1",
         "typed precision",
@@ -101,10 +101,10 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
         expected += [found[measure][name] for name in ("difference", "low", "high", "p")]
         assert numbers == pytest.approx(expected, abs=0.0011)
     assert lines[10].startswith(
-        f"b is better: its typed f1 is {found['f1']['difference']:.3f} higher, by "
+        f"b is better: its typed f1 is {found['f1']['difference']:.3f} higher, "
     )
     assert lines[10].endswith(
-        f"{found['f1']['low']:.3f} to {found['f1']['high']:.3f} at 95 % confidence, p <0.001."
+        f", 95 % interval {found['f1']['low']:.3f} to {found['f1']['high']:.3f}, p <0.001."
     )
     assert len(lines) == 11
     # The other way around the same run is better, by the same.
@@ -142,14 +142,15 @@ def test_what_chance_alone_could_do_is_said(run):
     found = paired(TASKS["sentiment"], rows, [a], [b])["accuracy"]
     assert class_scores(gold, b, TASKS["sentiment"].labels)["accuracy"] == 0.69
     assert out.splitlines()[-1] == (
-        "Chance alone could do it: accuracy differs by -0.010, which drawing the rows again moves "
-        "between "
-        f"{found['low']:+.3f} and {found['high']:+.3f}, p {found['p']:.3f}."
+        "Chance alone could explain the difference: accuracy differs by -0.010, 95 % interval "
+        f"{found['low']:+.3f} to {found['high']:+.3f}, p {found['p']:.3f}."
     )
     assert [line.split("  ")[0] for line in out.splitlines()[4:6]] == ["accuracy", "macro f1"]
     assert json.loads(run("a", "b", "--json")[1])["better"] is None
     same = run("a", "a")[1].splitlines()[-1]
-    assert same == "There is no difference: accuracy is 0.700 in both, whichever rows are drawn."
+    assert same == (
+        "There is no difference: accuracy is 0.700 in both, and equal in every bootstrap resample."
+    )
 
 
 @pytest.mark.parametrize("fixed", [4, 9, 10])
@@ -166,14 +167,25 @@ def test_a_few_rows_do_not_make_one_side_better(run, fixed):
     assert found["rows_that_differ"] == fixed
     if fixed < 10:
         rows_said = (
-            f"accuracy differs by +0.0{fixed}0, on {fixed} rows alone: too few to tell "
-            "which is better."
+            f"accuracy differs by +0.0{fixed}0, but the predictions differ in {fixed} rows only: "
+            "too few to tell which is better."
         )
         assert (said, found["better"]) == (rows_said, None)
     else:
         assert (
             said.startswith("b is better: its accuracy is 0.100 higher") and found["better"] == "b"
         )
+
+
+def test_a_difference_that_is_the_same_in_every_resample_is_a_difference(run):
+    """Five rows, all of them wrong in one run and correct in the other."""
+    rows = labelled(5)
+    make_run("a", "sentiment", {"test": (rows, [None] * 5)})
+    make_run("b", "sentiment", {"test": (rows, [row["label"] for row in rows])})
+    assert run("a", "b")[1].splitlines()[-1] == (
+        "accuracy differs by +1.000, but the predictions differ in 5 rows only: too few to tell "
+        "which is better."
+    )
 
 
 def test_test_is_compared_where_there_is_one_and_else_validation(run):
@@ -232,7 +244,7 @@ def test_a_study_stands_for_the_seeds_of_its_best_value(run):
     status, out, _ = run("alone", "study")
     assert status == 0
     assert "a is alone, b is study (rank 8, 3 seeds);" in out.splitlines()[0]
-    assert out.splitlines()[-1].startswith("study is better: its accuracy is 0.210 higher, by ")
+    assert out.splitlines()[-1].startswith("study is better: its accuracy is 0.210 higher, ")
     found = json.loads(run("study", "alone", "--json")[1])
     assert (found["a_runs"], found["b_runs"]) == (
         [f"study/rank-8-seed-{seed}" for seed in (0, 1, 2)],
@@ -267,16 +279,16 @@ def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run
     results = make_study("changed", {(8, 0): right, (4, 0): right}, best=8) / RESULTS
     results.write_text(results.read_text().replace('"best": 8', '"best": 4'))
     for name, message in {
-        "two": "two is a study of the protocols clean and paper; compare runs in it",
-        "unfinished": "unfinished is a study that was not finished; go on with it: python -m "
+        "two": "two is a study with the protocols clean and paper; compare single runs in it",
+        "unfinished": "unfinished is a study that is not finished; resume it: python -m "
         "neo_peft study --resume "
         "unfinished",
         "changed": "changed/results.json was changed since it was written, or cut short: its "
         "sha256 differs",
-        "odd": "odd/results.json is no study's results; make them again: python -m neo_peft study "
-        "--resume odd",
-        "none": "none/results.json is no study's results; make them again: python -m neo_peft "
-        "study --resume none",
+        "odd": "odd/results.json is not a study's results file; write it again: python -m neo_peft "
+        "study --resume odd",
+        "none": "none/results.json is not a study's results file; write it again: python -m "
+        "neo_peft study --resume none",
     }.items():
         assert run("diverged", name) == (2, "", f"error: {message}\n")
 
@@ -293,7 +305,7 @@ def test_no_run_of_a_study_may_have_answered_other_rows_or_be_of_another_task(ru
         status, out, err = run(f"rows-{place}", f"rows-{place}")
         assert (
             (status, out) == (2, "")
-            and "answered different rows of test: " in err
+            and "predicted different rows of test: " in err
             and err.count("\n") == 1
         )
         folder = make_study(f"task-{place}", {(8, seed): right for seed in range(3)}, best=8)
@@ -326,9 +338,8 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
     write_checked_json(Path("unfinished") / SETTINGS, flags)
     Path("empty").mkdir()
     same = (
-        "compare runs on the same data, with the same --protocol and --eval-limit, and with the "
-        "same seed where it "
-        "draws the split: a validation.jsonl draws none"
+        "compare runs with the same --data, --protocol and --eval-limit, and with the same --seed "
+        "if the data has no validation file"
     )
     for argv, message in {
         (
@@ -342,12 +353,12 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
         (
             "sentiment",
             "fewer",
-        ): f"sentiment and fewer answered different rows of test: 100 and 90 rows; {same}",
+        ): f"sentiment and fewer predicted different rows of test: 100 and 90 rows; {same}",
         (
             "sentiment",
             "changed",
-        ): "sentiment and changed answered different rows of test: row 2 is the first to "
-        f"differ; {same}",
+        ): "sentiment and changed predicted different rows of test: the first difference "
+        f"is in row 2; {same}",
         ("sentiment", "nowhere"): "there is no run folder nowhere",
         (
             "unfinished",

@@ -77,7 +77,7 @@ def test_every_entity_is_a_hit_or_in_one_mistake(pairs):
     assert sorted(hits + [mistake.gold for mistake in found if mistake.gold]) == sorted(
         entities(gold)
     )
-    assert sorted(hits + [mistake.answer for mistake in found if mistake.answer]) == sorted(
+    assert sorted(hits + [mistake.predicted for mistake in found if mistake.predicted]) == sorted(
         entities(answer)
     )
     for kind, one, other in found:

@@ -15,7 +15,7 @@ def flags_of(plan: dict, *names: str) -> list[tuple]:
     return [tuple(run["flags"][name] for name in names) for run in plan["runs"]]
 
 
-def test_an_answer_task_has_a_run_for_each_number_of_epochs_and_each_seed():
+def test_a_classification_task_has_a_run_for_each_number_of_epochs_and_each_seed():
     plan = make_plan({"task": "sentiment"})
     assert [run["name"] for run in plan["runs"]] == [
         "epochs-1-seed-0",
@@ -143,7 +143,7 @@ def test_what_can_be_swept_are_numbers_and_choices_that_make_a_run():
         "nothing",
     ):
         with pytest.raises(
-            InputError, match=f"'{name}' is no flag that can be swept; those are wording, "
+            InputError, match=f"'{name}' cannot be swept; the flags that can are wording, "
         ):
             read_sweep(f"{name}=a,b")
 
@@ -153,9 +153,7 @@ def test_a_flag_that_is_there_or_not_is_swept_off_and_on():
     assert flags_of(plan, "echo") == [(False,), (True,)] and plan["values"] == ["off", "on"]
     assert [run["name"] for run in plan["runs"]] == ["echo-off-seed-0", "echo-on-seed-0"]
     for wrong in ("true", "1", "ON"):
-        with pytest.raises(
-            InputError, match=f"^--rslora is there or not: '{wrong}' is neither off nor on$"
-        ):
+        with pytest.raises(InputError, match=f"^--rslora can be off or on, not '{wrong}'$"):
             read_sweep(f"rslora=off,{wrong}")
     with pytest.raises(InputError, match="--rank on is not a whole number"):
         make_plan({"task": "ner"}, 1, [2], read_sweep("rank=on,4"))
@@ -183,9 +181,9 @@ def test_a_plan_that_is_none():
     Path("study").mkdir()
     named = [plan["runs"][0] | {"name": "../elsewhere"}]
     for broken, message in (
-        ({"task": "ner"}, "study/study.json is no study's plan: it lacks its method"),
-        (plan | {"runs": []}, "not each of its runs has a name, a value, a seed, flags"),
-        (plan | {"runs": named}, "not each of its runs has a name, a value, a seed, flags"),
+        ({"task": "ner"}, "study/study.json is not a study's plan: it has no valid 'method'"),
+        (plan | {"runs": []}, "each run needs a name, a value, a seed and flags"),
+        (plan | {"runs": named}, "each run needs a name, a value, a seed and flags"),
     ):
         write_checked_json(Path("study/study.json"), broken)
         with pytest.raises(InputError, match=re.escape(message)):

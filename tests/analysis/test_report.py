@@ -106,8 +106,8 @@ def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
         bars[1] == "--at:33.3%;--low:0.0%;--high:100.0%"
         and bars[7] == "--at:66.7%;--low:0.0%;--high:100.0%"
     )
-    assert "3 gold entities in 3 sentences, 1 right." in shown.text
-    assert types[0] == ["type", "precision", "recall", "f1", "gold"]
+    assert "3 gold entities in 3 sentences, 1 predicted correctly." in shown.text
+    assert types[0] == ["type", "precision", "recall", "f1", "gold entities"]
     assert types[1:] == [
         ["drug", "0.500", "0.500", "0.500", "2"],
         ["gene", "0.000", "0.000", "0.000", "1"],
@@ -116,7 +116,7 @@ def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
     ]
     assert ["--rank", "8", "assumed"] in flags and ["--seed", "0", ""] in flags
     boundary, kind, missed, spurious, _ = shown.groups
-    assert boundary == ["boundary 0 the type is right, the first or the last word is not"]
+    assert boundary == ["boundary 0 the type is correct, the first or last word is wrong"]
     assert kind[0].startswith("type 1 ") and kind[1:] == [
         "The gene p53 gene sleeps",
         "The drug p53 gene sleeps",
@@ -169,7 +169,7 @@ def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
     ]
     # the diagonal
     assert [index for index, cell in enumerate(cells) if "class" in cell] == [0, 5, 10]
-    assert "3 of 5 rows are answered wrong" in shown.text
+    assert "3 of 5 predictions are wrong." in shown.text
     assert shown.groups[:3] == [
         ["bad → good 1", "down"],
         ["so-so → bad 1", "flat"],
@@ -185,11 +185,11 @@ def test_what_was_run_what_it_took_and_its_recipe(tmp_path):
         "It learnt: on validation f1 is 0.333, that of the majority class 0.000.",
         "Warning: the loss rose",
         "parameters1,000 of 5,001,000, 0.02 %",
-        "on disk1.50 MB; the full model, in fp32 as well, 20.00 MB",
+        "on disk1.50 MB; the full model in fp32: 20.00 MB",
         "time61 seconds",
-        "tokens a second200 in training",
+        "tokens per second200 in training",
         "peak memory450 MB",
-        "computedfp32 on cpu, threads 2, processes 1",
+        "hardwarefp32 on cpu, threads 2, processes 1",
         "fingerprint f1e2d3",
         "commit–",
         "versionstorch 2.9",
@@ -198,9 +198,9 @@ def test_what_was_run_what_it_took_and_its_recipe(tmp_path):
 
 
 def test_what_an_older_run_did_not_write_is_a_dash(tmp_path):
-    """Its memory; and the tokens a second of a run whose epochs have one step each."""
+    """Its memory; and the tokens per second of a run whose epochs have one step each."""
     run = tagger(tmp_path / "run", changes={"memory": "left out"}, times=[TIMES[0], TIMES[2]])
-    assert "tokens a second–peak memory–" in page(run).text
+    assert "tokens per second–peak memory–" in page(run).text
 
 
 def test_of_many_errors_some_are_shown_and_all_are_counted(tmp_path):
@@ -219,7 +219,7 @@ def test_runs_side_by_side(tmp_path):
     runs = tagger(tmp_path / "one"), answerer(tmp_path / "two")
     shown = page(*runs, "--out", tmp_path / "both.html")
     header, one, two = shown.tables[0]
-    assert header == ["run", "measure", "validation", "test", "trained", "seconds"]
+    assert header == ["run", "metric", "validation", "test", "trained parameters", "seconds"]
     assert (
         one[:2] == [f"{tmp_path}/onetagging, lora", "typed f1"]
         and two[0] == f"{tmp_path}/twoclassification, lora"
@@ -334,14 +334,11 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     (begun / "settings.json").write_text("{}")
     assert (
         refused(capsys, "one", "two")
-        == "several runs need --out FILE, the page that compares them; see --help"
+        == "several runs need --out FILE for the page that compares them; see --help"
     )
-    assert (
-        refused(capsys, "none")
-        == "none holds no run.json: a report shows runs that train.py has finished"
-    )
+    assert refused(capsys, "none") == "none has no run.json: a report needs finished runs"
     assert refused(capsys, tmp_path).endswith(
-        f"that train.py has finished; name those in it, as {run}"
+        f"a report needs finished runs; name runs inside it, such as {run}"
     )
     assert refused(capsys, begun).startswith(
         f"{begun} is a run that is not finished; resume it: python -m neo_peft train"
@@ -354,13 +351,11 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
         refused(capsys, run, "--out", "no/x.html")
         == f"{tmp_path}/no is no folder; make it first, or name another"
     )
-    record = (
-        f"{run}/run.json is there and is no report, which alone is written anew: name another --out"
-    )
+    record = f"{run}/run.json exists and is not a report, so it is not replaced; name another --out"
     assert refused(capsys, run, "--out", f"{run}/run.json") == record
     (tmp_path / "mine.html").write_text("<!doctype html><title>mine</title>")
     assert refused(capsys, run, "--out", "mine.html").startswith(
-        "mine.html is there and is no report"
+        "mine.html exists and is not a report"
     )
     assert (
         refused(capsys, run, "--out", "run")
@@ -406,9 +401,9 @@ def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys,
                 shown += 1
             except InputError as error:
                 wrong[name, str(value)] = str(error)
-    assert wrong["scores", "left out"] == f"{run} holds no results of a run: KeyError, 'scores'"
+    assert wrong["scores", "left out"] == f"{run} has no valid results of a run: KeyError, 'scores'"
     assert wrong["seconds", "x"].startswith(
-        f"{run} holds no results of a run: ValueError, Unknown format code"
+        f"{run} has no valid results of a run: ValueError, Unknown format code"
     )
     assert shown > 50 and len(wrong) > 100
 
@@ -418,4 +413,4 @@ def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys,
 )
 def test_times_that_are_none_are_refused(tmp_path, capsys, line):
     run = tagger(tmp_path / "run", times=[line, line])
-    assert refused(capsys, run).startswith(f"{run} holds no results of a run: ")
+    assert refused(capsys, run).startswith(f"{run} has no valid results of a run: ")

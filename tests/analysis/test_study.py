@@ -131,7 +131,7 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
     monkeypatch.setattr(training, "run", stops_at_the_second)
     capsys.readouterr()
     assert exit_status(lambda: command.main([*argv, "--out", "stopped"])) == 128 + signal.SIGTERM
-    advice = "stopped; go on with it: python -m neo_peft study --resume stopped"
+    advice = "stopped; resume it: python -m neo_peft study --resume stopped"
     assert capsys.readouterr().err.splitlines()[-1].split("\r")[-1] == advice
     assert not Path("stopped/results.json").exists()
     # the same command, and --resume
@@ -175,7 +175,7 @@ def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
             "\n| learning rate 0.001 *" in out
             and "1e+30" not in out.split("## test")[1].split("\n\n")[1]
         )
-    with pytest.raises(InputError, match="no run of studies/ner-lora came to an end: diverged"):
+    with pytest.raises(InputError, match="no run of studies/ner-lora has a result: diverged"):
         plan = read_plan(Path("studies/ner-lora"))
         collect(Path("studies/ner-lora"), plan, {run["name"]: "diverged" for run in plan["runs"]})
 
@@ -218,8 +218,8 @@ STUDY, ANSWERS = "study --task ner", "study --task sentiment"
             f"{STUDY} --prompt-length 4",
             "--prompt-length belongs to the method prompt; the method here is lora",
         ),
-        (f"{STUDY} --seed 3", "--seed: a study runs several; --seeds N runs those from 0 to N - 1"),
-        (f"{STUDY} --json", "--json: a study leaves results.json in its folder; leave it out"),
+        (f"{STUDY} --seed 3", "--seed: a study has several seeds; --seeds N uses 0 to N - 1"),
+        (f"{STUDY} --json", "--json: leave it out; a study writes results.json into its folder"),
         (
             f"{STUDY} --seeds 0",
             "argument --seeds: 0 is not a whole number of at least 1; see --help",
@@ -230,33 +230,34 @@ STUDY, ANSWERS = "study --task ner", "study --task sentiment"
         ),
         (
             f"{STUDY} --epochs 1 5",
-            "--epochs 1 5: ner is one run that is scored after each epoch; give one number",
+            "--epochs 1 5: a study of ner has one run, which is scored after each epoch; give one "
+            "number",
         ),
         (
             f"{ANSWERS} --epochs 5 5",
-            "--epochs 5 comes twice, or too much alike; name each value once",
+            "--epochs 5 is given twice, or is too similar to another value; give each value once",
         ),
         (
             f"{STUDY} --models a/b a/b",
-            "--model a/b comes twice, or too much alike; name each value once",
+            "--model a/b is given twice, or is too similar to another value; give each value once",
         ),
         (
             f"{STUDY} --sweep rank=4 --models a b",
-            "--sweep and --models are two sweeps; name one of them",
+            "--sweep and --models are two sweeps; give only one of them",
         ),
         (
             f"{ANSWERS} --epochs 1 5 --sweep rank=4,8",
-            "--epochs 1 5: a sweep has one number of epochs; give one",
+            "--epochs 1 5: a sweep has one number of epochs; give only one",
         ),
         (
             f"{STUDY} --epochs 1 --sweep epochs=1,2",
-            "--epochs is what the sweep is over; leave it out",
+            "--epochs is the swept flag; do not give it as well",
         ),
-        (f"{STUDY} --rank 4 --sweep rank=4,8", "--rank is what the sweep is over; leave it out"),
-        (f"{STUDY} --model a --models a b", "--model is what the sweep is over; leave it out"),
+        (f"{STUDY} --rank 4 --sweep rank=4,8", "--rank is the swept flag; do not give it as well"),
+        (f"{STUDY} --model a --models a b", "--model is the swept flag; do not give it as well"),
         (f"{STUDY} --sweep bias", "'bias' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
         (f"{STUDY} --sweep rank=4,", "'rank=4,' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
-        (f"{STUDY} --sweep seed=1,2", "'seed' is no flag that can be swept; those are wording, …"),
+        (f"{STUDY} --sweep seed=1,2", "'seed' cannot be swept; the flags that can are wording, …"),
         (f"{STUDY} --sweep rank=4,x", "--rank x is not a whole number of at least 1"),
         (
             f"{STUDY} --sweep prompt-length=4,8",
@@ -266,7 +267,7 @@ STUDY, ANSWERS = "study --task ner", "study --task sentiment"
             f"{STUDY} --data no",
             "--data no: there is no such folder; --data can be sample, hub or a folder",
         ),
-        ("study --resume no", "--resume no holds no study.json: no study was begun there"),
+        ("study --resume no", "--resume no has no study.json: no study was started there"),
         (f"{STUDY} --out ' '", "argument --out: is empty; see --help"),
     ]
 )
@@ -280,22 +281,22 @@ def test_a_folder_that_holds_something(capfd, small):
     refused(
         capfd,
         f"{STUDY} --out held",
-        "--out held holds a study; --resume held goes on with it, another folder begins anew",
+        "--out held already has a study; resume it with --resume held, or name another folder",
     )
     refused(
         capfd,
         f"{STUDY} --resume held --rank 4",
-        "--resume held was begun with other flags; leave them out, or begin anew",
+        "--resume held was started with other flags; give only --resume, or start a new study",
     )
     refused(
         capfd,
         "study --resume held --seeds 3",
-        "--resume held was begun with other flags; leave them out, or begin anew",
+        "--resume held was started with other flags; give only --resume, or start a new study",
     )
     refused(
         capfd,
         "study --resume held --out other",
-        "--out other: --resume held goes on there; leave --out away",
+        "--out other: --resume held continues in that folder; leave out --out",
     )
     Path("used").mkdir()
     Path("used/file").touch()
@@ -358,7 +359,7 @@ def test_a_later_run_that_is_refused_costs_no_other_its_results(capsys, small):
         cells = numbers(out, "validation: 10 rows", "prompt length 200, 1 of 1 refused")
         assert {*cells} == {"–", ""} and "| prompt length 4 *" in out
         assert err.rsplit("\r", 1)[-1].startswith(
-            "error: 1 of 2 runs were refused, and are not in the tables, the first of them "
+            "error: 1 of 2 runs were refused and are not in the tables. The first is "
             "prompt-length-200-seed-0: "
         )
     assert Path("studies/sentiment-prompt/table.md").exists()
@@ -370,6 +371,7 @@ def test_another_run_in_a_studys_folder_is_refused(small):
     plan["runs"][0]["flags"]["rank"] = 4
     write_checked_json(Path("study/study.json"), plan)
     with pytest.raises(
-        InputError, match="epochs-1-seed-0 was begun with other settings than study/study.json has"
+        InputError,
+        match="epochs-1-seed-0 was started with other settings than those in study/study.json",
     ):
         study.run_study(Path("study"), plan)

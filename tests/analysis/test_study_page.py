@@ -23,14 +23,26 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
         0.7999,
         block["lines"]["test"][0]["scores"]["accuracy"],
     )
-    begin = "Beside the baseline, word counts, the tuned model's accuracy on test differs by "
+    begin = (
+        "Compared with the baseline, word counts, the tuned model's accuracy on test differs by "
+    )
     for low, high, ending in (
-        (0.01, 0.03, "+0.020 (+0.010 to +0.030, a paired bootstrap): the tuned model is better."),
-        (-0.01, 0.05, "+0.020 (-0.010 to +0.050, a paired bootstrap): chance alone could do it."),
+        (
+            0.01,
+            0.03,
+            "+0.020 (95 % interval +0.010 to +0.030, paired bootstrap): the tuned model is better.",
+        ),
+        (
+            -0.01,
+            0.05,
+            "+0.020 (95 % interval -0.010 to +0.050, paired bootstrap): chance alone could explain "
+            "it.",
+        ),
         (
             -0.03,
             -0.01,
-            "-0.020 (-0.030 to -0.010, a paired bootstrap): the baseline, word counts, is better.",
+            "-0.020 (95 % interval -0.030 to -0.010, paired bootstrap): the baseline, word counts, "
+            "is better.",
         ),
     ):
         block["over_baseline"] = {
@@ -43,11 +55,13 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
         majority["mean"] = 0.5
         assert f"\n{begin}{ending}\n" in page(results) and "The majority class" not in page(results)
         majority["mean"] = 0.8
-        said = "The majority class reaches 0.800 on test, no less than the tuned model's 0.800."
+        said = "The majority class has 0.800 on test, at least as much as the tuned model (0.800)."
         assert f"\n{said}\n" in page(results)
 
     block["over_baseline"] |= {"differ": 9}
-    assert "a paired bootstrap): on 9 rows alone, too few to tell." in page(results)
+    assert "paired bootstrap): the predictions differ in 9 rows only, too few to tell." in page(
+        results
+    )
 
 
 def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
@@ -105,12 +119,10 @@ def test_a_page_says_which_epoch_is_kept(tmp_path):
         plan = make_plan({"task": "sentiment", "keep": keep}, seeds=1, epochs=[1])
         make_up(tmp_path / keep, plan)
         results = collect(tmp_path / keep, plan, {})
-        assert (
-            "Of each run the epoch that was best on validation is kept." in page(results)
-        ) == said
+        assert ("Each run keeps its best epoch on validation." in page(results)) == said
         results["protocols"]["single"]["kept_epochs"] = [1]  # as of tags, where an epoch is a line
-        of = "best epoch on validation" if keep == "best" else "last epoch"
+        kept = "the best one on validation" if keep == "best" else "the last one"
         assert (
-            f'"Kept by" counts the seeds whose {of} it is; test is scored for that alone.'
-            in page(results)
+            f'"Kept by" counts the seeds that keep this epoch ({kept}); only the kept epoch is '
+            "scored on test." in page(results)
         )

@@ -80,16 +80,16 @@ def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
     assert results["protocols"]["single"][
         "over_baseline"
     ] is None and "paired bootstrap" not in page(results)
-    assert "There are no intervals, since each seed draws" in page(results)
-    assert "The interval is the mean's" not in page(results)
+    assert "There are no intervals, because each seed has its own validation rows" in page(results)
+    assert "The interval is a 95 % bootstrap interval" not in page(results)
     floor, tuned = (
         named_lines(results, "test")[name]["scores"]["accuracy"]
         for name in ("baseline, word counts", "1 epoch")
     )
     for floor["mean"], tuned["mean"], said in ((0.7, 0.6, True), (0.6, 0.7, False)):
         assert (
-            "The baseline, word counts, reaches 0.700 on test, no less than the tuned model's 0.600."
-            in page(results)
+            "The baseline, word counts, has 0.700 on test, at least as much as the tuned model "
+            "(0.600)." in page(results)
         ) == said
 
 
@@ -136,7 +136,9 @@ def test_a_sweep_that_changes_the_training_rows_has_a_baseline_for_each(tmp_path
     assert means[20] != means[200]
     tuned = lines[f"train limit {block['best']}"]["scores"]["accuracy"]["mean"]
     assert block["over_baseline"]["difference"] == pytest.approx(tuned - means[block["best"]])
-    assert f"Beside the {names[block['best']]}, the tuned model's accuracy on test" in page(results)
+    assert f"Compared with the {names[block['best']]}, the tuned model's accuracy on test" in page(
+        results
+    )
 
 
 def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_it(
@@ -171,7 +173,7 @@ def test_a_study_whose_data_was_changed_meanwhile_says_so(tmp_path, monkeypatch)
         )
         monkeypatch.setattr(study_results, "load_splits", other)
         with pytest.raises(
-            InputError, match="sample was changed since .*/epochs-1-seed-0: test holds other rows; "
+            InputError, match="sample was changed since .*/epochs-1-seed-0: test has other rows; "
         ):
             collect(tmp_path, plan, {})
 
@@ -252,8 +254,10 @@ def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
         )
     text = page(results)
     assert "\n| 1 epoch, 1 of 2 refused " in text and "\n| 12 epochs, 1 of 2 diverged " in text
-    assert "* is the best on validation of those with the most seeds." in text
-    assert "* is the best on validation." in page(collect(tmp_path, plan, {}))
+    assert (
+        "* is the best value on validation, among the values with the most finished seeds." in text
+    )
+    assert "* is the best value on validation." in page(collect(tmp_path, plan, {}))
 
 
 def test_a_baseline_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):

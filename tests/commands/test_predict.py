@@ -193,7 +193,7 @@ def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tm
     ]
     assert "line 2: the line is empty; expected an example\n" in errors
     assert "line 3: not utf-8; save the text as utf-8\n" in errors
-    assert errors.endswith("error: 2 of the lines could not be read, and were left out\n")
+    assert errors.endswith("error: 2 of the lines could not be read and have no prediction\n")
     (tmp_path / "pairs.txt").write_text("one\tother\nalone\na\tb\tc\n \tb\nthis\tthat\n")
     status, given, errors = answers("--run", str(adapters["similarity"]), "--file", "pairs.txt")
     assert status == 2 and [line["line"] for line in given] == [1, 5]
@@ -231,11 +231,11 @@ def test_which_run_answers(adapters, answers, tmp_path):
         (tmp_path / "runs" / name).symlink_to(adapters[name])
         os.utime(adapters[name] / "run.json", (stamp, stamp))
     _, [line], errors = answers("up")
-    assert line["sentence"] == "up" and "by runs/sentiment" in errors
+    assert line["sentence"] == "up" and "with runs/sentiment" in errors
     _, [line], _ = answers("--task", "ner", "up")
     assert line["tokens"] == ["up"]
     _, [line], errors = answers("runs/similarity", "a\tb")
-    assert line["sentence2"] == "b" and "by runs" not in errors
+    assert line["sentence2"] == "b" and "with runs" not in errors
     status, _, errors = answers("--run", "nowhere", "a")
     assert status == 2 and "there is no run folder nowhere" in errors
 
@@ -307,7 +307,7 @@ def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
     assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
     assert len(given[2]["predicted"]) == 400 and given[2]["predicted"][-1] == "O"
     assert "1 texts were cut to " in errors and " or 128 tokens" in errors
-    assert errors.endswith("error: 7 of the lines could not be read, and were left out\n")
+    assert errors.endswith("error: 7 of the lines could not be read and have no prediction\n")
 
 
 def test_runs_that_cannot_go_together_are_one_line(adapters, answers):
@@ -328,10 +328,10 @@ def test_flags_that_do_not_fit_are_refused(adapters, tmp_path, capsys):
     for argv, message in (
         (["notes.txt"], "notes.txt is a file: read it with --file notes.txt"),
         (["text", "--file", "notes.txt"], "TEXT and --file both give examples"),
-        ([*folders, "IL-2 gene"], "several runs need --jsonl, and rows that name theirs"),
+        ([*folders, "IL-2 gene"], "several runs need --jsonl, and each row must name its run"),
         (
             ["runs/ner-lorra", "IL-2 gene"],
-            "runs/ner-lorra looks like a path, and there is no run and no file there",
+            "runs/ner-lorra looks like a path, but there is no run and no file there",
         ),
         (["note.txt"], "note.txt looks like a path"),
     ):

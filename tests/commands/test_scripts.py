@@ -161,7 +161,7 @@ def test_generate_counts_what_names_no_label(small, capsys):
     capsys.readouterr()
     assert main(evaluate, ["runs/similarity-prompt", "--decode", "generate", "--show", 2]) == 0
     out = capsys.readouterr().out
-    assert "decode by generate" in out and out.count("said: ") == 2 and "unanswered" in out
+    assert "--decode generate" in out and out.count("said: ") == 2 and "unanswered" in out
     assert "total 12, hits" in out and "[Wrong]" in out
     lines = Path("runs/similarity-prompt/predictions.jsonl").read_text().splitlines()
     assert len(lines) == 12 and all("generated" in json.loads(line) for line in lines)
@@ -257,9 +257,9 @@ def test_what_is_no_plain_file_is_not_replaced(small, tmp_path, capsys):
     Path("target").write_text("old")
     Path("link").symlink_to("target")
     for out, message in {
-        "pipe": "pipe is no plain file",
-        "runs": "runs is no plain file",
-        "no/x": "no is no folder",
+        "pipe": "pipe is not a plain file",
+        "runs": "runs is not a plain file",
+        "no/x": "no is not a folder",
     }.items():
         capsys.readouterr()
         assert main(evaluate, ["--out", out]) == 2
@@ -485,7 +485,7 @@ def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
     main(train, ["--task", "ner", "--method", "head", *small])
     for message, argv in {
         "there is no run folder nowhere": ["nowhere"],
-        "--decode labels: this model reads its answers by a head, which has nothing to decode": [
+        "--decode labels: this model predicts with a head; leave out --decode": [
             "--decode",
             "rank",
         ],
@@ -497,7 +497,7 @@ def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
             "sentiment",
         ],
         "was trained on another base than neo-mini": ["runs/ner-head", "--model", "neo-mini"],
-        "--split dev: the data has none; it has train, validation, test": ["--split", "dev"],
+        "--split dev: the data has only train, validation, test": ["--split", "dev"],
     }.items():
         capsys.readouterr()
         assert main(evaluate, argv) == 2, argv
@@ -507,7 +507,7 @@ def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
     assert "there is no finished run in runs/" in capsys.readouterr().err
 
 
-def test_without_flags_train_prints_the_two_usual_commands(capsys):
+def test_without_flags_train_prints_two_examples(capsys):
     assert main(train, []) == 2
     assert "python train.py --task ner --method lora" in capsys.readouterr().err
 

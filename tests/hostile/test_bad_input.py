@@ -197,21 +197,24 @@ FLAGS = [
         "evaluate --threads 0",
         "argument --threads: 0 is not a whole number of at least 1; or use auto; see --help",
     ),
-    ("evaluate --out no/x", "--out no/x: no is no folder; make it first, or name another"),
-    ("evaluate --out .", "--out . is no plain file, and is not replaced by one; name a file"),
+    ("evaluate --out no/x", "--out no/x: no is not a folder; make it first, or name another"),
+    ("evaluate --out .", "--out . is not a plain file, so it is not replaced; name a file"),
     ("evaluate one two", "unrecognized arguments: two; see --help"),
     (
         "predict --file no",
-        "--file no: there is no such file; name one with an example a line; see --help",
+        "--file no: there is no such file; name one with one example per line; see --help",
     ),
-    ("predict --file no text", "TEXT and --file both give examples: name one of them; see --help"),
+    (
+        "predict --file no text",
+        "TEXT and --file both give examples: use only one of them; see --help",
+    ),
     (
         "predict runs/x text",
-        "runs/x looks like a path, and there is no run and no file there; see --help",
+        "runs/x looks like a path, but there is no run and no file there; see --help",
     ),
     (
         "predict --run a --run b text",
-        "several runs need --jsonl, and rows that name theirs: "
+        "several runs need --jsonl, and each row must name its run: "
         '{"run": "ner-lora", "tokens": ["IL-2"]}; see --help',
     ),
     ("export", "the following arguments are required: DIR; see --help"),
@@ -266,7 +269,7 @@ def test_every_flag_has_its_cases():
         assert {flag.split()[0] for flag in flags} == of_method
 
 
-def test_without_flags_train_names_the_two_usual_commands(capfd):
+def test_without_flags_train_prints_two_examples(capfd):
     assert run("train") == 2
     out, err = capfd.readouterr()
     assert (
@@ -334,11 +337,11 @@ MISFITS = [
     ("evaluate --zero-shot --task ner", "an untuned base model needs both --task and --model"),
     (
         "evaluate --task ner --model {tiny} --decode labels",
-        "--decode labels: this model reads its answers by a head, which has nothing to decode",
+        "--decode labels: this model predicts with a head; leave out --decode",
     ),
     (
         "evaluate --task ner --model {tiny} --split dev",
-        "--split dev: the data has none; it has train, validation, test",
+        "--split dev: the data has only train, validation, test",
     ),
     (
         "evaluate --task ner --model {tiny} --data no",
@@ -355,7 +358,7 @@ MISFITS = [
     ("evaluate no", "there is no run folder no"),
     (
         "evaluate no --zero-shot",
-        "--zero-shot scores an untuned model: name --task and --model, and no run",
+        "--zero-shot scores an untuned model: name --task and --model instead of a run",
     ),
     ("predict --run no text", "there is no run folder no"),
     ("export no out", "there is no run folder no"),
@@ -394,15 +397,12 @@ RUNS = [
     ),
     (
         "evaluate lora --decode labels",
-        "--decode labels: this model reads its answers by a head, which has nothing to decode",
+        "--decode labels: this model predicts with a head; leave out --decode",
     ),
-    (
-        "evaluate prompt --split dev",
-        "--split dev: the data has none; it has train, validation, test",
-    ),
+    ("evaluate prompt --split dev", "--split dev: the data has only train, validation, test"),
     (
         "evaluate lora --zero-shot",
-        "--zero-shot scores an untuned model: name --task and --model, and no run",
+        "--zero-shot scores an untuned model: name --task and --model instead of a run",
     ),
     ("predict lora full --jsonl", "full was trained by full: it cannot share a base"),
     (
