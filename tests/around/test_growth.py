@@ -54,7 +54,9 @@ def test_the_counted_bytes_are_those_that_a_forward_pass_keeps(curve):
             for tensor in kept
         }
         found = sum(size for place, size in storages.items() if place not in weights)
-        assert found == growth.kept(point)["all"] + 4  # the loss keeps the number of its targets
+        assert (
+            found == growth.saved_bytes(point)["all"] + 4
+        )  # the loss keeps the number of its targets
         del loss
 
 
