@@ -154,7 +154,7 @@ def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
     labels = ["bad", "so-so", "good"]
     gold, answers = [row["label"] for row in SAID], [answer or "unanswered" for answer in ANSWERS]
     expected = confusion_matrix(gold, answers, labels=[*labels, "unanswered"])[:3]
-    assert matrix[0] == ["gold \\ answer", *labels, "unanswered"]
+    assert matrix[0] == ["gold \\ predicted", *labels, "unanswered"]
     assert [row[1:] for row in matrix[1:]] == expected.astype(str).tolist()
     cells = [
         attributes
