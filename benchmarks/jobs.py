@@ -352,7 +352,8 @@ def encode(at: dict) -> list[dict]:
             task, load_tokenizer(folder), read_config(folder), settings, with_head=name == "ner"
         )
         theirs = encode_by_row(load_tokenizer(folder), task)
-        pair = alternate(lambda _: encoder(rows), lambda _: theirs(rows), at["pairs"], 1)  # noqa: B023
+        encode_both = (lambda _: encoder(rows), lambda _: theirs(rows))  # noqa: B023
+        pair = alternate(*encode_both, at["pairs"], 1)
         line = compared(pair, goal)
         lines.append(
             {"measure": name, **line, "agrees": same_examples(encoder(rows), theirs(rows))}
