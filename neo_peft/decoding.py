@@ -30,8 +30,8 @@ from neo_peft.viterbi import best_sequences
 class Evaluation:
     """A model's predictions for encoded examples, in the order of the examples."""
 
-    # Each example's label, or None if generated text matches no label. In a tagging task each
-    # sentence's list of tags, with `O` for words that were cut.
+    # Each example's label, or None if generated text matches no label. In a tagging task, a list
+    # of tags for each sentence, with `O` for words that were cut.
     predicted: list
     loss: float | None = None  # mean over the known targets, in nats; None if not computed
     probabilities: list[list[float]] | None = None  # of all labels, or of each predicted tag
@@ -53,7 +53,7 @@ class States(NamedTuple):
     chosen: Sequence[int]  # the indices of the batch's examples
     batch: Batch  # the packed batch
     hidden: Tensor  # (M, H)
-    prefix: Past | None  # the keys and values in front of every text, if any
+    prefix: Past | None  # the keys and values before every text, or None
 
 
 @torch.inference_mode()
@@ -66,9 +66,9 @@ def evaluate(
     with_loss: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Return predictions for encoded examples. An `instruction` replaces the prompt, if any.
+    """Return predictions for encoded examples. `instruction`, if given, replaces the prompt.
 
-    Several processes share the batches, and each one returns the predictions of all.
+    Several processes share the batches, and each process returns all predictions.
     """
     prefix, losses, targets = make_prefix(model, encoder, instruction), [], []
 
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def make_prefix(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
-    """Return the keys and values of the instruction, if there is one, or of the prompt, if any."""
+    """Return the keys and values of `instruction`, or of the prompt if it is empty, or None."""
     model.eval()
     if not instruction:
         return model.prefix()
@@ -103,7 +103,7 @@ def in_batches(
     predict_chosen: Callable, examples: Examples, size: int, progress: Progress, title: str
 ) -> list:
     """Call `predict_chosen(indices)` for batches of examples; return all results in the order of
-    the examples. Texts of similar length share a batch, to save padding."""
+    the examples. Texts of similar length share a batch: this needs less padding."""
     order = np.argsort(examples.lengths, kind="stable")
     index_batches = [chosen for chosen in batches(order, size) if len(chosen)]
     pairs = []  # (index, result)
@@ -121,7 +121,7 @@ def predict_batch(model: TunedModel, encoder: Encoder, states: States) -> list[P
 
 
 def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list[Prediction]:
-    """Return a linear head's most probable classes, or the best sequences of tags."""
+    """Return predictions of a linear head: the most probable classes, or the best tag sequences."""
     labels, counts = encoder.task.labels, states.batch.target_counts.tolist()
     # The head is fp32. In bf16 different scores could become equal.
     scores = model.head(states.hidden.float()).log_softmax(1)  # (M, K)
@@ -146,27 +146,27 @@ def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[Pr
     labels, hidden, batch = encoder.task.labels, states.hidden, states.batch
     label_tokens = [encoder.label_tokens[label] for label in labels]
     first_tokens = sorted({tokens[0] for tokens in label_tokens})
-    first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # of each example (B,)
+    first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # each example's (B,)
     wte = model.transformer.wte.weight
     embeddings = wte[torch.tensor(first_tokens, device=hidden.device)].float()
     scores = hidden[first_targets.to(hidden.device)].float() @ embeddings.T  # (B, first tokens)
-    columns = [first_tokens.index(tokens[0]) for tokens in label_tokens]  # each label's in `scores`
+    columns = [first_tokens.index(tokens[0]) for tokens in label_tokens]  # column of each label
     columns = torch.tensor(columns, device=hidden.device)
-    # Labels with the same first token share its probability: the log of each label's share (B, K).
-    share = torch.zeros(len(first_targets), len(labels), device=hidden.device)
+    # Labels with the same first token divide its probability; `log_share`: log of each part (B, K).
+    log_share = torch.zeros(len(first_targets), len(labels), device=hidden.device)
     for token in first_tokens:
         tied = [index for index, tokens in enumerate(label_tokens) if tokens[0] == token]
         if len(tied) > 1:
             texts = texts_without_labels(states.examples, states.chosen)
             sums = [log_probabilities(model, texts, label_tokens[i], states.prefix) for i in tied]
-            share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
-    probabilities = (scores.log_softmax(1)[:, columns] + share).exp().tolist()  # (B, K)
-    best = share.masked_fill(columns != scores.argmax(1, keepdim=True), -math.inf).argmax(1)
+            log_share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
+    probabilities = (scores.log_softmax(1)[:, columns] + log_share).exp().tolist()  # (B, K)
+    best = log_share.masked_fill(columns != scores.argmax(1, keepdim=True), -math.inf).argmax(1)
     return [Prediction(labels[index], row) for index, row in zip(best.tolist(), probabilities)]
 
 
 def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
-    """Return the token ids of classification examples up to the first target position."""
+    """Return each classification example's token ids, the first target position included."""
     texts = []
     for index in chosen:
         start, first_target = examples.starts[index], examples.target_starts[index]
@@ -177,7 +177,7 @@ def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.n
 def log_probabilities(
     model: TunedModel, texts: list[np.ndarray], label_ids: list[int], prefix: Past | None
 ) -> Tensor:
-    """Return log p(label | text) in fp32 for each text (B,), the label's end token included."""
+    """Return log p(label, end token | text) in fp32 for each text (B,)."""
     starts = np.cumsum([0, *(len(text) + len(label_ids) - 1 for text in texts)])
     ids = np.concatenate([np.concatenate([text, label_ids[:-1]]) for text in texts])
     target_indices = np.concatenate(
@@ -195,7 +195,7 @@ def log_probabilities(
 
 
 def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
-    """Return the scores of predictions for labelled rows: of entities, or of classes."""
+    """Return the entity scores, or the class scores, of predictions for labelled rows."""
     gold = [row[task.fields[-1]] for row in rows]
     if task.tags_words:
         return entity_scores(gold, predicted)

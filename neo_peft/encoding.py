@@ -2,7 +2,7 @@
 
 An example has token ids, target positions, and a target (class or token) for each of them. A text
 is tokenised in parts (`Task.texts`): the words of a sentence to tag, or the template's texts and
-the sentences between them. All different parts of all rows are tokenised in one call.
+the sentences between them. Each distinct part of all rows is tokenised once, all in one call.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Examples:
     `target_starts` gives its target positions and targets in the same way."""
 
     ids: Array  # token ids of all examples
-    starts: Array  # index of each example's first token in `ids`, and len(ids) (n + 1,)
+    starts: Array  # (n + 1,), index of each example's first token in `ids`, then len(ids)
     target_indices: Array  # target positions, counted from the example's own first token
     targets: Array  # the class or token to predict at each target position
-    target_starts: Array  # index of each example's first target, and the number of targets (n + 1,)
-    words: Array | None = None  # number of words before cutting (n,); None for classification
+    target_starts: Array  # (n + 1,), index of each example's first target, then len(targets)
+    words: Array | None = None  # (n,), words of each example before cutting; None in classification
     cut: int = 0  # number of examples that were cut to the maximum length
 
     def __len__(self) -> int:
@@ -73,10 +73,10 @@ class Encoder:
     max_length: int  # maximum number of tokens of a text and its template; longer texts are cut
     vocab_size: int  # size of the model's vocabulary
     tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
-    source_text: bool = False  # use the template and the label texts of the study
+    source_text: bool = False  # use the template and the label texts of the original study
     viterbi: bool = False  # predict the best sequence of tags, not each word's best tag
-    # Repeat each sentence to tag, and predict in the second copy: there a causal model has seen the
-    # whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
+    # Repeat each sentence, and predict its tags in the second copy. There a causal model has seen
+    # the whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
     echo: bool = False
 
     @cached_property
@@ -89,7 +89,7 @@ class Encoder:
 
     def __call__(self, rows: Sequence[dict]) -> Examples:
         """Encode rows; the target of a row without a label is NO_LABEL."""
-        index_of: dict[str, int] = {}  # index of each different part, in order of appearance
+        index_of: dict[str, int] = {}  # index of each distinct part, in order of appearance
         parts, counts, labels = [], [], []
         for row in rows:
             texts = self.task.texts(row, self.source_text)
@@ -100,7 +100,7 @@ class Encoder:
         if self.task.tags_words and [] in tokens:
             word = list(index_of)[tokens.index([])].removeprefix(" ")
             raise InputError(
-                f"{self.tokenizer.name_or_path}: the tokenizer makes no token of the word {word!r}"
+                f"{self.tokenizer.name_or_path}: the tokenizer has no token for the word {word!r}"
             )
         # From here on numpy works on all rows at once. A part is an index into `tokens`.
         parts, row_starts = np.array(parts, dtype=np.int64), _bounds(counts)
@@ -119,10 +119,8 @@ class Encoder:
         else:
             examples = self._classification_examples(ids, labels, _bounds(lengths)[row_starts])
         if len(ids) and examples.ids.max() >= self.vocab_size:
-            raise InputError(
-                f"the tokenizer makes token {examples.ids.max()}, but the model has only "
-                f"{self.vocab_size}: they do not fit"
-            )
+            token = examples.ids.max()
+            raise InputError(f"token id {token} is too large: the model has {self.vocab_size}")
         return replace(examples, cut=len(too_long))
 
     def _tagging_examples(
@@ -143,17 +141,17 @@ class Encoder:
 
     def _classification_examples(self, ids: Array, labels: Labels, starts: Array) -> Examples:
         """Return examples whose first target position is the text's last token. For the language
-        model head, the label text is added to the text, and its tokens are target positions too."""
-        classes = [[index] for index in range(len(self.task.labels))]
-        targets = classes if self.with_head else list(self.label_tokens.values())
-        targets.append([NO_LABEL])  # NO_LABEL is -1, the index of this last entry
+        model head, the label text is appended, and its tokens are target positions too."""
+        choices = [[index] for index in range(len(self.task.labels))]
+        choices = choices if self.with_head else list(self.label_tokens.values())
+        choices.append([NO_LABEL])  # NO_LABEL is -1, the index of this last entry
         classes = self._classes(labels)
-        counts = _lengths(targets)[classes]
+        counts = _lengths(choices)[classes]
         target_indices = np.repeat(np.diff(starts) - 1, counts) + _indices_within(counts)
         # The last target, an end token or a class, is never an input.
-        inputs = _concatenate(targets, classes, counts - 1)
+        inputs = _concatenate(choices, classes, counts - 1)
         ids = np.insert(ids, np.repeat(starts[1:], counts - 1), inputs)
-        starts, targets = starts + _bounds(counts - 1), _concatenate(targets, classes, counts)
+        starts, targets = starts + _bounds(counts - 1), _concatenate(choices, classes, counts)
         return Examples(ids, starts, target_indices.astype(np.int32), targets, _bounds(counts))
 
     def _classes(self, labels: Iterable[str | None]) -> Array:
@@ -187,14 +185,14 @@ def tokenize_labels(
 
 
 def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> list[list[int]]:
-    """Cut data parts at their ends until all parts together have `max_length` tokens. A tagged
-    sentence is cut at its end; of two sentences the longer one is cut first."""
+    """Cut data parts at their ends until all parts have at most `max_length` tokens in total. A
+    tagging task loses its last words. With two sentences, the longer one is cut first."""
     excess = sum(map(len, encoded)) - max_length
     if excess <= 0:
         return encoded
     data = [index for index, part_is_data in enumerate(is_data) if part_is_data]
     lengths = {index: len(encoded[index]) for index in data}
-    if len(data) == len(encoded):  # a tagged sentence
+    if len(data) == len(encoded):  # a tagging task
         for index in reversed(data):
             lengths[index] -= (removed := min(excess, lengths[index]))
             excess -= removed

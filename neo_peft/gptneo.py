@@ -1,9 +1,9 @@
-"""GPT-Neo's trunk in plain PyTorch, on packed batches, with the published parameter names.
+"""GPT-Neo's trunk (the model without its head) in plain PyTorch, on packed batches.
 
 Black et al. 2021 (GPT-Neo). Layers alternate between global and local attention, as in GPT-3 (Brown
 et al. 2020, section 2.1). Differences from GPT-2: attention scores are not divided by
 sqrt(head_dim); q, k and v have no bias; in a local layer a token attends to the last `window_size`
-tokens, itself included. Read `packing.py` first.
+tokens, itself included. Parameters have their published names. Read `packing.py` first.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from neo_peft.elementwise import gelu_new
 from neo_peft.packing import Packing
 
-# The position of an empty slot among the keys. It is after every query, so the mask hides the slot.
+# The position given to padding among the keys. It is after every query, so the mask hides it.
 NOWHERE = 1 << 40
 
-KeysValues = tuple[Tensor, Tensor]  # of one layer: each (1 or B, heads, S, head_dim)
+KeysValues = tuple[Tensor, Tensor]  # of one layer (and grid): each (1, b or B, heads, S, head_dim)
 Masks = list[Tensor | None]  # the masks of one layer, one for each grid
 Indices = Tensor | None  # indices of tokens (M,); None means all tokens
 
@@ -77,8 +77,8 @@ class Past:
 def causal_mask(queries: Tensor, keys: Tensor, window_size: int | None) -> Tensor:
     """Return a mask (b, 1, Q, S): True where a query may attend to a key.
 
-    `queries` (b, Q) and `keys` (b, S) are absolute positions. A query attends to itself and to
-    earlier positions, in a local layer to the last `window_size` positions only.
+    `queries` (b, Q) and `keys` (b, S) are absolute positions. A query attends to itself and
+    earlier positions. In a local layer, these are only the last `window_size` positions.
     """
     distance = queries[:, None, :, None] - keys[:, None, None, :]
     return (distance >= 0) & (distance < window_size) if window_size else distance >= 0
@@ -98,7 +98,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the outputs at the tokens `wanted` (M, H), and each grid's new keys and values.
+        """Return the outputs (M, H) at the tokens `wanted`, and each grid's new keys and values.
         The packed tokens x (N, H) also attend to `past`."""
         projected = (
             project(x).split(packing.sizes) for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -155,14 +155,14 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Return the outputs at the tokens `wanted` (M, H), and each grid's new keys and values."""
+        """Return the outputs (M, H) at the tokens `wanted`, and each grid's new keys and values."""
         attended, new = self.attn.attention(self.ln_1(x), packing, past, masks, wanted)
         x = (x if wanted is None else x[wanted]) + attended
         return x + self.mlp(self.ln_2(x)), new
 
 
 def _embedding(count: int, size: int) -> nn.Embedding:
-    """Return an uninitialised embedding: random values on device meta import torch's compiler."""
+    """Return an uninitialised embedding: on device meta, torch's own init imports its compiler."""
     return nn.Embedding.from_pretrained(torch.empty(count, size), freeze=False)
 
 
@@ -186,15 +186,15 @@ class GPTNeo(nn.Module):
     def forward(
         self, x: Tensor, packing: Packing, past: Past | None = None, wanted: Indices = None
     ) -> Tensor:
-        """Return the last hidden states at the tokens `wanted` (M, H) from embeddings x (N, H)."""
+        """Return the last hidden states (M, H) at the tokens `wanted` from embeddings x (N, H)."""
         return self.ln_f(self.layers(x, packing, past, wanted)[0])
 
     def prefix(self, embeddings: Tensor) -> Past:
         """Return the keys and values of a prefix from its embeddings (P, H).
 
         With a causal mask a prefix does not attend to the text after it. Its keys and values are
-        therefore the same for every example. Computing them once is exact, in gradient too: the
-        gradient is the sum over the examples.
+        therefore the same for every example. Computing them once gives exact values and
+        gradients: the gradient is the sum over the examples.
         """
         packing = Packing.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
         none = torch.zeros(0, dtype=torch.long, device=embeddings.device)
@@ -235,8 +235,8 @@ def _masks(packing: Packing, past: Past | None, window_size: int | None) -> Mask
         if before is not None:
             batch = max(len(before), len(keys))
             keys = torch.cat([before.expand(batch, -1), keys.expand(batch, -1)], dim=1)
-        # Without a prefix, and if the window covers the longest text, plain causal attention is
-        # exact and faster. With a prefix `is_causal` is wrong: it gives query 0 only key 0.
+        # Without a prefix, `is_causal` is exact and faster if the window covers the longest text.
+        # With a prefix it is wrong: query 0 would attend only to key 0.
         plain = before is None and grid.longest <= (window_size or grid.longest)
         masks.append(None if plain else causal_mask(grid.positions, keys, window_size))
     return masks

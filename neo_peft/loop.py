@@ -2,7 +2,7 @@
 
 `take_step` is one optimizer step (AdamW, Loshchilov & Hutter 2019). `steps` gives it batches and a
 learning rate, and can resume from any `State`. Several processes (processes.py) share the examples
-of each step. The result is the step that one process would take with all of them.
+of each step. Without dropout, the result is the step that one process takes with all of them.
 """
 
 import math
@@ -22,12 +22,12 @@ from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.settings import Settings
 
-# Training stops after this many skipped steps in a row. Each one has halved the fp16 loss scale.
+# Training stops after this many consecutive skipped steps. Each one halves the fp16 loss scale.
 MAX_SKIPPED = 10
 
 
 class Step(NamedTuple):
-    """The result of one step. Under fp16 a step with gradients that are not finite is skipped."""
+    """The result of one step. With fp16, a step whose gradients are not finite is skipped."""
 
     step: int  # the first one is 1
     epoch: int  # the first one is 1
@@ -54,7 +54,7 @@ class StepExamples(NamedTuple):
 
 @dataclass
 class State:
-    """All that training needs in order to resume, besides weights, settings and examples."""
+    """What a resumed run needs, except weights, settings, examples and the random state."""
 
     optimizer: torch.optim.Optimizer  # AdamW with its moments
     scaler: GradScaler  # the fp16 loss scale
@@ -64,7 +64,7 @@ class State:
     loss_sum: float = 0.0  # sum of the loss over the current epoch's known targets so far
     labelled: int = 0  # number of these targets
     skipped: int = 0  # number of steps that fp16 has skipped so far
-    skipped_last: int = 0  # number of steps skipped in a row just before now
+    skipped_last: int = 0  # number of consecutive skipped steps up to now
 
     def next_epoch(self) -> None:
         self.epoch, self.done, self.loss_sum, self.labelled = self.epoch + 1, 0, 0.0, 0
@@ -142,7 +142,7 @@ def next_step(
         )
         state.skipped_last = 0 if math.isfinite(norm) else state.skipped_last + 1
         if state.skipped_last == MAX_SKIPPED:
-            raise InputError(f"the gradient was not finite in {MAX_SKIPPED} steps in a row, last")
+            raise InputError(f"{MAX_SKIPPED} consecutive gradients were not finite, the last one")
     except InputError as error:
         fp32 = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
         where = f"at step {state.step + 1} (epoch {state.epoch})"
@@ -209,7 +209,7 @@ def learning_rate_at(step: int, total_steps: int, settings: Settings) -> float:
 def make_state(model: TunedModel, settings: Settings) -> State:
     """Return the state before the first step."""
     scaler = GradScaler(model.device.type, enabled=model.compute_dtype == torch.float16)
-    # The first call initialises the scaler; a process without examples would never make it.
+    # The first `scale` call initialises the scaler; a process without examples has no other call.
     scaler.scale(torch.zeros((), device=model.device))
     processes.broadcast(model.trainable().values())
     torch.manual_seed(settings.seed + processes.process_index)  # for dropout

@@ -1,9 +1,9 @@
 """LoRA: a frozen linear layer gets a trained correction of low rank (Hu et al. 2021, section 4.1).
 
-    h = W x + (alpha / r) · B A dropout(x)        A (r, in) random, B (out, r) zero at the start
+    h = W x + (alpha / r) · B A dropout(x)      at the start A (r, in) is random, B (out, r) zero
 
-Only A and B train (and biases, if chosen). B starts at zero, so training starts from the untuned
-model. Only `merge_lora` changes W: it adds the correction.
+Only A and B are trained (and biases, if `bias` is set). B starts at zero, so training starts from
+the untuned model. Only `merge_lora` changes W: it adds the correction.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class LoRALinear(nn.Module):
         # rsLoRA (Kalajdzievski 2023): with sqrt(r) training does not slow down at larger ranks.
         self.scaling = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout = dropout
-        # Same random draws as peft, so that a seed gives the same A: nn.Linear initialises A and B,
-        # then A is initialised again. Drawn on the CPU, so that every device gets the same values.
+        # The random draws are those of peft, so that a seed gives the same A: nn.Linear initialises
+        # A and B, then A again. They are on the CPU, so that every device gets the same values.
         inputs, outputs = base.in_features, base.out_features
         self.lora_A = nn.Linear(inputs, rank, bias=False, device="cpu", dtype=torch.float32)
         self.lora_B = nn.Linear(rank, outputs, bias=False, device="cpu", dtype=torch.float32)
@@ -63,18 +63,17 @@ class LoRALinear(nn.Module):
         """Return (alpha / r) · B A dropout(x), which is added to the frozen layer's output."""
         scaling = self.scaling
         if self.training and self.dropout:
-            x, share = drop(x, self.dropout)  # x is still to be divided by `share`
-            scaling /= share
-        return self.lora_B(scaling * self.lora_A(x))  # scales the smallest tensor, (N, r)
+            x, divisor = drop(x, self.dropout)  # x must still be divided by `divisor`
+            scaling /= divisor
+        return self.lora_B(scaling * self.lora_A(x))  # scale here: (N, r) is the smallest tensor
 
     def merged(self) -> nn.Linear:
         """Return an nn.Linear with the weight W + (alpha / r) · B A, which is summed in fp32."""
         base, A, B = self.base_layer, self.lora_A.weight.float(), self.lora_B.weight.float()
         weight = (base.weight.float() + self.scaling * B @ A).to(base.weight.dtype)
         if not weight.isfinite().all():
-            raise InputError(
-                "merging LoRA gives weights that are not finite: the adapter or its base is damaged"
-            )
+            reason = "damaged weights, or an overflow of the base's dtype"
+            raise InputError(f"merging LoRA gives weights that are not finite: {reason}")
         plain = nn.Linear(base.in_features, base.out_features, base.bias is not None, device="meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
         plain.bias = base.bias
@@ -94,16 +93,16 @@ def add_lora(
     """Freeze a trunk, add LoRA to the layers that match `target_modules`, and return their names.
 
     A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the
-    whole name (with or without the published `transformer.` at the start), or `all-linear`. A
-    target that matches no layer raises InputError. `bias` chooses the biases that train too: none,
+    whole name (with or without `transformer.` at the start), or `all-linear`. A target that matches
+    no layer raises InputError. `bias` chooses which biases are trained: none,
     all (of the whole trunk, norms included), or lora_only (of the layers with LoRA).
     """
     for name, value in (("bias", bias), ("lora_init", init)):
         if value not in (choices := LORA.flags[name]):
             raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-        given = f"{rank}, {alpha}, {dropout}"
-        raise InputError(f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are {given}")
+        given = f"rank {rank}, alpha {alpha}, dropout {dropout}"
+        raise InputError(f"LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1, not {given}")
     if lora_layers(trunk):
         raise InputError("the trunk already has LoRA; call merge_lora before you add another one")
     names = match_targets(trunk, target_modules)
@@ -146,20 +145,21 @@ def match_targets(trunk: nn.Module, target_modules: Iterable[str]) -> list[str]:
             without_match.append(target)
     if without_match or not matched:
         kinds = ", ".join(sorted({name.split(".")[-1] for name in linear}))
+        targets = ", ".join(map(repr, without_match)) or "an empty list"
+        example = linear[0] if linear else "none"
         raise InputError(
-            "no linear layer matches the target "
-            f"{', '.join(map(repr, without_match)) or 'list, which is empty'}; choose from {kinds} "
-            f"(for example {linear[0] if linear else 'none'}), or all-linear"
+            f"no linear layer matches {targets}; give the end of a name ({kinds}), a full name "
+            f"such as {example}, or all-linear"
         )
     return [name for name in linear if name in matched]
 
 
 def _matches(target: str, name: str) -> bool:
-    published = "transformer." + name  # the name in checkpoints and in peft
-    if target == "all-linear" or target == published or published.endswith("." + target):
+    published_name = "transformer." + name  # the name in checkpoints and in peft
+    if target == "all-linear" or target == published_name or published_name.endswith("." + target):
         return True
     try:
-        return any(re.fullmatch(target, full_name) for full_name in (name, published))
+        return any(re.fullmatch(target, full_name) for full_name in (name, published_name))
     except re.error as error:
         raise InputError(
             f"the target {target!r} is neither a module's name nor a regular expression: {error}"
@@ -199,5 +199,5 @@ def warnings(model: nn.Module) -> list[str]:
     """Return a warning if some B is still zero after training."""
     layers = lora_layers(model).items()
     zero = [f"{name}.lora_B.weight" for name, layer in layers if not layer.lora_B.weight.any()]
-    warning = f"LoRA's B is still zero in {len(zero)} layers, first in"
-    return [f"{warning} {zero[0]}: these layers learned nothing"] if zero else []
+    warning = f"LoRA's B is still zero in {len(zero)} layers; the first is"
+    return [f"{warning} {zero[0]}. These layers learned nothing"] if zero else []

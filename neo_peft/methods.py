@@ -1,7 +1,7 @@
-"""The methods: what each one trains, and how it is added to a frozen model. No torch at import.
+"""The methods: what each one trains, and how it is added to a frozen model. Import needs no torch.
 
-A method is an entry of `METHODS` and usually a module that makes its tensors, imported at first
-use. docs/extending.md shows step by step how to add one.
+A method is an entry of `METHODS`. Usually a module makes its tensors; it is imported at first use.
+docs/extending.md shows step by step how to add one.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Method:
     #   adapted_layers(model), optional: returns the names of the changed layers by kind.
     #   warnings(model), optional: returns warnings after training ("LoRA's B is still zero …").
     module: str = ""
-    # A regular expression for the names of its tensors, since a combination saves each part in a
-    # folder of its own. Tensors that match no part belong to the first part.
+    # A regular expression that matches the names of its tensors. A combination saves each part in
+    # its own folder. Tensors that match no part belong to the first part.
     tensors: str = ""
-    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # settings and allowed values
+    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # allowed values; () is any
     defaults: dict[str, object] = field(default_factory=dict)  # used if no flag or preset sets it
-    # Other defaults for the small bundled model, chosen on validation: see docs/results.md.
+    # Other defaults for the small bundled model, chosen by validation score: see docs/results.md.
     on_bundled: dict[str, object] = field(default_factory=dict)
-    length_flag: str = ""  # the setting with its number of positions before each text; "" for none
+    length_flag: str = ""  # the setting with the prompt's length; "" without a prompt
     needs_head: bool = False  # classification always uses a linear head
-    trains_base: bool = False  # the base's own weights train, in fp32; runs cannot share a base
+    trains_base: bool = False  # the base's weights are trained, in fp32; runs cannot share a base
     merges: bool = True  # `export --merge` can write the result as a plain model
     mixes: bool = False  # one batch can have examples of several runs on one base (`AdapterSet`)
     peft_type: str = ""  # its name in peft; "" if peft does not have it
@@ -94,13 +94,13 @@ METHODS: dict[str, tuple[Method, ...]] = {
 
 
 def owners(flag: str) -> list[str]:
-    """Return the names of the methods that a setting belongs to; [] if it belongs to all."""
+    """Return the names of the methods that a flag belongs to; [] if it belongs to all."""
     registered = {part.name: part for parts in METHODS.values() for part in parts}
     return [name for name, part in registered.items() if flag in part.flags]
 
 
 def choices_of(flag: str) -> tuple[str, ...]:
-    """Return the allowed values of a setting, from all methods that it belongs to."""
+    """Return the allowed values of a flag, from all methods that it belongs to."""
     registered = [part for parts in METHODS.values() for part in parts]
     return tuple(dict.fromkeys(value for part in registered for value in part.flags.get(flag, ())))
 
@@ -131,7 +131,7 @@ def build_model(
     settings: Settings,
     compute_dtype: torch.dtype | None = None,
 ) -> TunedModel:
-    """Return a model from a trunk, which is frozen, the task's head and the settings' method.
+    """Return a model: the trunk (frozen, except with `full`), the task's head, and the method.
 
     The seed is set twice: before the head is drawn, and before the method draws its tensors.
     """
@@ -142,7 +142,7 @@ def build_model(
     def tokenize(text: str) -> list[int]:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if max(ids) >= (size := trunk.config.vocab_size):
-            raise InputError(f"the tokenizer makes token {max(ids)}, but the model has only {size}")
+            raise InputError(f"token id {max(ids)} is too large: the model has {size} tokens")
         return ids
 
     kind, head = head_kind(task, settings), None

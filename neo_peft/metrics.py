@@ -1,8 +1,8 @@
 """Scores: precision, recall and F1 of the entities in BIO tags; accuracy and F1 of classes.
 
 BIO tags are those of Ramshaw & Marcus (1995), "Text Chunking using Transformation-Based Learning".
-Entities and hits are defined as in conlleval, the script of the CoNLL-2000 shared task, and as in
-seqeval by default. Read `entities` first: all scores of entities are computed from its results.
+Entities and hits are defined as in conlleval, the script of the CoNLL-2000 shared task, and in
+seqeval's default mode. Read `entities` first: all entity scores are computed from its results.
 """
 
 import math
@@ -17,8 +17,8 @@ Entity = tuple[str, int, int]  # type, first word, last word (included)
 def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
     """Return the entities in one sentence's tags: `O`, `B-type` and `I-type`.
 
-    An `I-` at the start, after `O` or after another type starts an entity, as in conlleval. With
-    `strict` (IOB2) only `B-` starts one. Any other tag raises ValueError.
+    An `I-` that is first or follows `O` or another type starts an entity, as in conlleval. With
+    `strict` (IOB2) only `B-` starts an entity. A tag that is not BIO raises ValueError.
     """
     found = []
     open_type, first, last = None, 0, 0
@@ -43,7 +43,7 @@ def _split(tag: str) -> tuple[str, str]:
     if isinstance(tag, str) and tag[:2] in ("B-", "I-") and len(tag) > 2:
         return tag[0], tag[2:]
     raise ValueError(
-        f"{tag!r} is not a BIO tag: allowed are 'O', 'B-type' and 'I-type'; map ids to names first"
+        f"{tag!r} is not a BIO tag; use 'O', 'B-type' or 'I-type', and map ids to names first"
     )
 
 
@@ -78,20 +78,20 @@ def entity_scores(
         gold_tags += [*gold_sentence, "O"]
         tags += [*sentence, *["O"] * missing, "O"]
 
-    true, found = entities(gold_tags, strict), entities(tags, strict)
-    support, guesses = Counter(map(itemgetter(0), true)), Counter(map(itemgetter(0), found))
-    hits = Counter(map(itemgetter(0), set(true).intersection(found)))
+    gold_entities, found = entities(gold_tags, strict), entities(tags, strict)
+    support, guesses = (Counter(map(itemgetter(0), each)) for each in (gold_entities, found))
+    hits = Counter(map(itemgetter(0), set(gold_entities).intersection(found)))
     last_word = {first: last for _, first, last in found}  # entities do not overlap
-    span_hits = sum(last_word.get(first) == last for _, first, last in true)
+    span_hits = sum(last_word.get(first) == last for _, first, last in gold_entities)
 
     # Types that are predicted but never in gold count too, with zeros.
     per_label = {t: _row(hits[t], guesses[t], support[t]) for t in sorted(support | guesses)}
     rows = per_label.values()
     return {
-        **_rates(hits.total(), len(found), len(true)),
+        **_rates(hits.total(), len(found), len(gold_entities)),
         "macro": _mean(rows, [1] * len(rows)),
         "weighted": _mean(rows, [row["support"] for row in rows]),
-        "span_f1": _rates(span_hits, len(found), len(true))["f1"],
+        "span_f1": _rates(span_hits, len(found), len(gold_entities))["f1"],
         "accuracy": _ratio(sum(map(eq, gold_tags, tags)) - len(gold), len(tags) - len(gold)),
         "per_label": per_label,
     }
@@ -119,11 +119,11 @@ def class_scores(
     for n, (gold_label, label) in enumerate(zip(gold, predicted)):
         if gold_label is None or gold_label not in column:
             raise ValueError(
-                f"example {n} has gold label {gold_label!r}: allowed are {', '.join(labels)}"
+                f"example {n} has gold label {gold_label!r}; the labels are {', '.join(labels)}"
             )
         if label not in column:
             raise ValueError(
-                f"example {n} has predicted label {label!r}: allowed are {', '.join(labels)}, "
+                f"example {n} has predicted label {label!r}; the labels are {', '.join(labels)}, "
                 "and None for text that matches no label"
             )
         confusion[column[gold_label]][column[label]] += 1
@@ -161,7 +161,7 @@ def _matthews(confusion: list[list[int]]) -> float:
 def _check_same_number(gold: int, predicted: int, what: str) -> None:
     if gold != predicted:
         raise ValueError(
-            f"{gold} gold {what} and {predicted} predicted ones: give both of the same examples"
+            f"{gold} gold {what}, but {predicted} predicted ones: give both for the same examples"
         )
 
 

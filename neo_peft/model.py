@@ -1,9 +1,9 @@
 """The model that is trained and evaluated: trunk, method and head.
 
-A tuned model is a frozen GPT-Neo with LoRA in its layers or a soft prompt in front of the text, and
-a head. The head is a new linear layer, or the language model head, whose weights are those of
-`wte`. Logits are computed at the target positions only. The adapter is exactly the parameters that
-require a gradient.
+A tuned model is a GPT-Neo with a head. LoRA in its layers, a soft prompt before the text, or both
+are added, or all its weights are trained. The head is a new linear layer, or the language model
+head, whose weights are those of `wte`. Logits are computed at the target positions only. The
+adapter is exactly the parameters that require a gradient.
 """
 
 import dataclasses
@@ -53,8 +53,8 @@ class HeadKind(StrEnum):
 class TunedModel(nn.Module):
     """A trunk, a head, and optionally a prompt in front of every text.
 
-    A prompt is a module with a length, a method `past(trunk)`, which returns its keys and values,
-    and `embeddings` (P, H), or None for a prompt that trains its keys and values directly.
+    A prompt is a module with a length, `embeddings` (P, H), and a method `past(trunk)`, which
+    returns its keys and values. `embeddings` is None if the prompt trains its keys and values.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class TunedModel(nn.Module):
     def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
         """Return the hidden states (M, H) at the target positions of a batch.
 
-        In evaluation, pass the result of `prefix()` or `text_prefix()`. Without a prefix, the
-        prompt's embeddings, if any, go through the layers too, so that they train: see prompt.py.
+        In evaluation, pass the result of `prefix()` or `text_prefix()`. In training pass nothing:
+        the prompt's embeddings then go through the layers too and are trained (see prompt.py).
         """
         prompt, start = None, 0  # prompt embeddings (P, H); the position of a text's first token
         if prefix is not None:
@@ -129,7 +129,7 @@ class TunedModel(nn.Module):
             return self.head(F.dropout(hidden, self.head_dropout, self.training))
 
     def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:
-        """Return the cross-entropy summed over the batch's targets, in nats and fp32."""
+        """Return the fp32 cross-entropy in nats, summed over the batch's known targets."""
         return self.loss_of(self(batch, prefix), batch.targets)
 
     def loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -147,9 +147,9 @@ class TunedModel(nn.Module):
 
 
 def draw_head(trunk: GPTNeo, classes: int) -> nn.Linear:
-    """Return a random head (K, H): normal, with the model's `initializer_range`; zero biases."""
+    """Return a head (K, H): normal weights with std `initializer_range`, and zero biases."""
     head = nn.Linear(trunk.config.hidden_size, classes, device="meta")
-    # Drawn on the CPU, so that every device gets the same values.
+    # Draw on the CPU, so that every device gets the same values.
     weight = torch.empty(head.weight.shape).normal_(0, trunk.config.initializer_range)
     head.weight = nn.Parameter(weight.to(trunk.wte.weight.device))
     head.bias = nn.Parameter(torch.zeros(classes, device=trunk.wte.weight.device))

@@ -1,10 +1,10 @@
 """The packed batch: the N tokens of B texts are concatenated, without padding.
 
-Linear layers, norms and embeddings work on packed tokens (N, H). Only attention needs grids (b, T),
-which a `Packing` describes. On a CPU consecutive texts of the same length share a grid: nothing is
-padded, and attention takes half the time of one grid for the batch. On a GPU each call has a fixed
-cost, so one grid contains the whole batch, padded on the right. It needs no padding mask: with a
-causal mask no token attends to padding on its right.
+Linear layers, norms and embeddings work on packed tokens (N, H). Only attention needs grids of b
+texts and T positions (b, T). A `Packing` describes them. On a CPU, consecutive texts of the same
+length share a grid. Then nothing is padded, and attention takes half the time of one padded grid.
+On a GPU each call has a fixed cost, so one grid contains the whole batch, padded on the right. It
+needs no padding mask: with a causal mask no token attends to padding on its right.
 """
 
 from collections.abc import Sequence
@@ -23,29 +23,29 @@ class Grid:
     batch: int  # b, the number of texts
     longest: int  # T, the length of the longest text
     size: int  # number of tokens, without padding
-    positions: Tensor  # absolute positions (b, T), or (1, T) if all texts have the same
-    slots: Tensor | None  # each token's index in the flattened grid (size,); None without padding
+    positions: Tensor  # absolute positions (b, T), or (1, T) if they are equal for all texts
+    indices: Tensor | None  # (size,), each token's index in the flattened grid; None: no padding
 
     @classmethod
     def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Grid":
-        """Return the grid of texts; `starts` (1,) or (b,) has the positions of first tokens."""
-        batch, longest, size, slots = len(lengths), max(1, *lengths), sum(lengths), None
+        """Return the grid of texts; `starts` (1,) or (b,): position of each text's first token."""
+        batch, longest, size, indices = len(lengths), max(1, *lengths), sum(lengths), None
         steps = torch.arange(longest)
         if size < batch * longest:
-            slots = (steps < torch.tensor(lengths)[:, None]).flatten().nonzero().squeeze(1)
-        return cls(first, batch, longest, size, starts[:, None] + steps, slots)
+            indices = (steps < torch.tensor(lengths)[:, None]).flatten().nonzero().squeeze(1)
+        return cls(first, batch, longest, size, starts[:, None] + steps, indices)
 
     def scatter(self, tokens: Tensor) -> Tensor:
         """Return the grid (b, T, C) of tokens (size, C); padding is zero."""
-        if self.slots is not None:
+        if self.indices is not None:
             empty = tokens.new_zeros(self.batch * self.longest, tokens.shape[1])
-            tokens = empty.index_copy(0, self.slots, tokens)
+            tokens = empty.index_copy(0, self.indices, tokens)
         return tokens.view(self.batch, self.longest, -1)
 
     def gather(self, grid: Tensor) -> Tensor:
         """Return the tokens (size, C) of a grid (b, T, C)."""
         flat = grid.reshape(self.batch * self.longest, -1)
-        return flat if self.slots is None else flat.index_select(0, self.slots)
+        return flat if self.indices is None else flat.index_select(0, self.indices)
 
     def select(self, tensor: Tensor) -> Tensor:
         """Return the entries (b, …) of this grid's texts from a tensor (B, …) of the whole batch. A
@@ -53,8 +53,10 @@ class Grid:
         return tensor if len(tensor) == 1 else tensor[self.first : self.first + self.batch]
 
     def to(self, device: torch.device) -> "Grid":
-        slots = None if self.slots is None else self.slots.to(device, non_blocking=True)
-        return replace(self, positions=self.positions.to(device, non_blocking=True), slots=slots)
+        indices = None if self.indices is None else self.indices.to(device, non_blocking=True)
+        return replace(
+            self, positions=self.positions.to(device, non_blocking=True), indices=indices
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Packing:
 
     grids: tuple[Grid, ...]  # in the order of the packed tokens
     positions: Tensor  # the absolute position of each token (N,)
-    has_prompt: bool = False  # the first grid is the prompt, and all other tokens attend to it
+    has_prompt: bool = False  # the first grid is the prompt; its keys come before all other keys
 
     @property
     def sizes(self) -> list[int]:

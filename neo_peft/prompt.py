@@ -6,12 +6,12 @@ Lester et al. 2021, section 2:
 
 The prompt has the positions 0 … P − 1, and every text starts at position P. With a causal mask the
 prompt does not attend to the text, so its keys and values are the same for every example. They are
-computed once, and all texts attend to them: values and gradients are exact. (With LoRA dropout, all
-examples of a batch share the dropout masks of the prompt. The expectation is the same.)
+computed once, and all texts use them: values and gradients are exact. (With LoRA dropout, all
+examples of a batch share the dropout masks of the prompt. The expected gradient is the same.)
 
-In evaluation `SoftPrompt.past` computes them once for all batches. In training the prompt changes
-at every step, so its embeddings go through the layers together with the batch's tokens
-(`TunedModel.forward`). Calling `past` at each step gives the same bits, but the separate pass costs
+In evaluation `SoftPrompt.past` computes the keys and values once for all batches. In training the
+prompt changes at every step, so its embeddings go through the layers together with the batch's
+tokens (`TunedModel.forward`). Calling `past` at each step gives identical results, but costs
 1 to 6 % of a step (median 3 %; GPT-Neo 125M, batches of 8 and 16, prompts of 8 and 20 embeddings,
 with and without activation checkpointing: `python -m benchmarks.prompt`).
 """
@@ -45,7 +45,7 @@ class SoftPrompt(nn.Module):
         return len(self.embeddings)
 
     def past(self, trunk: GPTNeo) -> Past:
-        """Return the prompt's keys and values, which every text attends to."""
+        """Return the prompt's keys and values, which come before those of every text."""
         return trunk.prefix(self.embeddings)
 
 
@@ -59,7 +59,7 @@ def initial_embeddings(
       vocab: P random tokens, all different if P <= V
       labels: the tokens of the label words, then random tokens
       random: normal, with the mean and standard deviation of `wte` (a standard normal would give
-        much larger embeddings than any that the model knows)
+        much larger embeddings than those in `wte`)
     """
     if init not in (choices := PROMPT.flags["prompt_init"]):
         raise InputError(f"prompt_init must be one of {', '.join(choices)}, not {init!r}")

@@ -1,8 +1,8 @@
-"""A task: its labels, the text that the model gets for a row, and each label's words. No torch.
+"""A task: its labels, the text that the model gets for a row, and the words of each label.
 
-Every task predicts one class at each target position. In a tagging task a linear head predicts a
-tag for each word. In a classification task the text ends with `Label :`. At this position the
-language model predicts the label as the next words, or a linear head predicts the label.
+Every task predicts one class or token at each target position. In a tagging task a linear head
+predicts a tag for each word. In a classification task the text ends with `Label :`. At its last
+token the language model predicts the words of the label, or a linear head predicts the label.
 """
 
 from dataclasses import dataclass, replace
@@ -18,11 +18,11 @@ class Task:
     fields: tuple[str, ...]  # names of a row's fields; the last one is its label, or its tags
     labels: tuple[str, ...]  # in the order of a head's outputs; () if your own rows define them
     metric: str  # the score that selects the best epoch
-    # Fixed texts around the data fields, for example ("Sentence :", " Label :"). The last token of
-    # the last one is the first target position. A tagging task has no template.
+    # Fixed texts around the data fields, for example ("Sentence :", " Label :"). The first target
+    # position is the last token of the last text. A tagging task has no template.
     template: tuple[str, ...] = ()
-    source_template: tuple[str, ...] = ()  # the template in the study that this project follows
-    instruction: str = ""  # prefix for the untuned base; a soft prompt starts as its embeddings
+    source_template: tuple[str, ...] = ()  # the template of the original study
+    instruction: str = ""  # text before the untuned model's input; default of --prompt-text
     instruction_for_labels: str = ""  # instruction for your own labels, which replace "{}"
     short_instruction_for_labels: str = ""  # the same if the list of labels is too long
     label_words: tuple[str, ...] = ()  # the word for each label; () if the label itself is the word
@@ -56,7 +56,7 @@ class Task:
         return tags
 
     def template_for(self, source_text: bool = False) -> tuple[str, ...]:
-        """Return the template; with `source_text` the study's, if the task has one."""
+        """Return the template: the original study's, if `source_text` is set and it has one."""
         return self.source_template if source_text and self.source_template else self.template
 
     def label_text(self, label: str, source_text: bool = False) -> str:
@@ -70,7 +70,7 @@ def is_tag(label: object) -> bool:
     return label == "O" or (isinstance(label, str) and label[:2] in ("B-", "I-") and len(label) > 2)
 
 
-# Three tasks for your own rows, which define the labels.
+# Three tasks for your own data. Their labels come from the data.
 _TAGGING = Task(
     name="tagging",
     fields=("tokens", "tags"),
@@ -98,7 +98,7 @@ _PAIRS = Task(
     short_instruction_for_labels="Classify the two sentences:\n",
 )
 
-# The three tasks of the study that this project follows.
+# The three tasks of the original study.
 _ENTITY_TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 _STUDIED = (
     replace(
@@ -125,18 +125,19 @@ _STUDIED = (
 )
 
 
-_IS, _PAIR = "Classify if the sentence is", "sentence1 sentence2"
-_ARE, _ASKS = "Classify if the two sentences are", "Classify if the two questions are"
-_ANSWERS = "Classify if the sentence answers:"
+_SENTENCE_IS, _PAIR = "Classify if the sentence is", "sentence1 sentence2"
+_SENTENCES_ARE = "Classify if the two sentences are"
+_QUESTIONS_ARE = "Classify if the two questions are"
+_SENTENCE_ANSWERS = "Classify if the sentence answers:"
 _FOLLOWS = "Classify if the second sentence follows from the first:"
 # GLUE (Wang et al. 2019): name, fields, labels (files store their indices), metric, instruction.
 _GLUE = (
-    ("cola", "sentence", "unacceptable, acceptable", "matthews", _IS),
-    ("sst2", "sentence", "negative, positive", "accuracy", _IS),
-    ("mrpc", _PAIR, "not equivalent, equivalent", "f1", _ARE),
-    ("qqp", "question1 question2", "not duplicate, duplicate", "f1", _ASKS),
+    ("cola", "sentence", "unacceptable, acceptable", "matthews", _SENTENCE_IS),
+    ("sst2", "sentence", "negative, positive", "accuracy", _SENTENCE_IS),
+    ("mrpc", _PAIR, "not equivalent, equivalent", "f1", _SENTENCES_ARE),
+    ("qqp", "question1 question2", "not duplicate, duplicate", "f1", _QUESTIONS_ARE),
     ("mnli", "premise hypothesis", "entailment, neutral, contradiction", "accuracy", _FOLLOWS),
-    ("qnli", "question sentence", "entailment, not entailment", "accuracy", _ANSWERS),
+    ("qnli", "question sentence", "entailment, not entailment", "accuracy", _SENTENCE_ANSWERS),
     ("rte", _PAIR, "entailment, not entailment", "accuracy", _FOLLOWS),
     ("wnli", _PAIR, "not entailment, entailment", "accuracy", _FOLLOWS),
 )
@@ -144,7 +145,7 @@ _GLUE = (
 
 def _glue(name: str, fields: str, labels: str, metric: str, instruction: str) -> Task:
     names = (*fields.split(), "label")
-    first, *others = (f"{' ' * (number > 0)}{n.capitalize()} :" for number, n in enumerate(names))
+    first, *others = (f"{' ' * (i > 0)}{field.capitalize()} :" for i, field in enumerate(names))
     return Task(
         name=f"glue/{name}",
         fields=names,
@@ -155,7 +156,7 @@ def _glue(name: str, fields: str, labels: str, metric: str, instruction: str) ->
     )
 
 
-# Never change the order of labels: saved heads have their outputs in this order.
+# Never change the order of a task's labels: the outputs of saved heads have this order.
 _ALL = (*_STUDIED, _TAGGING, _CLASSIFICATION, _PAIRS, *(_glue(*item) for item in _GLUE))
 TASKS = {task.name: task for task in _ALL}
 

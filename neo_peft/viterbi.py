@@ -2,8 +2,8 @@
 section III.B).
 
 The head gives a log probability to each tag of each word. In BIO `I-x` can follow only `B-x` or
-`I-x`. Of the sequences that obey this rule, the best one has the greatest sum. The search goes from
-word to word and keeps, for each tag, only the best sequence that ends with it.
+`I-x`. The best sequence is the valid one with the highest sum of log probabilities. The search goes
+from word to word and keeps, for each tag, only the best sequence that ends with it.
 """
 
 import math
@@ -25,6 +25,7 @@ def transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
         return tag[:2] != "I-" or before in (f"B-{tag[2:]}", tag) or f"B-{tag[2:]}" not in labels
 
     allowed = torch.tensor(
+        # "O" first: the start of a sentence is like the position after an O
         [[can_follow(before, tag) for tag in labels] for before in ("O", *labels)]
     )
     scores = torch.zeros(allowed.shape).masked_fill(~allowed, -math.inf)
@@ -38,7 +39,7 @@ def best_sequences(scores: Tensor, counts: Sequence[int], labels: Sequence[str])
         return scores.new_zeros(0, dtype=torch.long)
     at_start, transition = (tensor.to(scores.device) for tensor in transitions(labels))
     words = pad_sequence(scores.split(list(counts)), batch_first=True)  # (B, T, K)
-    # For each word: the best sum of a sequence that ends in each tag, and the tag before it (B, K).
+    # For each word and last tag: the best sum of a sequence, and the tag before the last (B, K).
     best, previous = [at_start + words[:, 0]], []
     for word in words[:, 1:].unbind(1):
         sums, before = (best[-1][:, :, None] + transition).max(1)

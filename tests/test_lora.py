@@ -475,9 +475,8 @@ def test_each_target_must_match_and_the_error_says_what_there_is(base, targets, 
     with pytest.raises(InputError) as error:
         add_lora(trunk, targets)
     assert str(error.value) == (
-        f"no linear layer matches the target {lost}; choose from c_fc, c_proj, k_proj, out_proj, "
-        "q_proj, v_proj "
-        "(for example h.0.attn.attention.k_proj), or all-linear"
+        f"no linear layer matches {lost}; give the end of a name (c_fc, c_proj, k_proj, out_proj, "
+        "q_proj, v_proj), a full name such as h.0.attn.attention.k_proj, or all-linear"
     )
     assert [name for name, _ in trunk.named_modules()] == before
 
@@ -495,9 +494,18 @@ def test_a_target_that_is_no_regular_expression_is_refused_with_the_reason(base)
     [
         ({"bias": "al"}, "bias must be one of none, all, lora_only, not 'al'"),
         ({"init": "pissa"}, "lora_init must be one of kaiming, gaussian, not 'pissa'"),
-        ({"rank": 0}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 0, 7, 0.0"),
-        ({"alpha": -7}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 5, -7, 0.0"),
-        ({"dropout": 1}, "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; these are 5, 7, 1"),
+        (
+            {"rank": 0},
+            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; not rank 0, alpha 7, dropout 0.0",
+        ),
+        (
+            {"alpha": -7},
+            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; not rank 5, alpha -7, dropout 0.0",
+        ),
+        (
+            {"dropout": 1},
+            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; not rank 5, alpha 7, dropout 1",
+        ),
     ],
 )
 def test_options_that_mean_nothing_are_refused_before_anything_is_changed(base, options, message):

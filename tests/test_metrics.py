@@ -263,7 +263,7 @@ def test_class_scores_of_nothing_are_zero():
     "tag", ["A", "B", "B-", "I-", "BA", "E-A", "b-A", "o", "OO", "O-A", "", 3, None]
 )
 def test_a_tag_of_another_form_is_an_error(tag):
-    message = rf"^{tag!r} is not a BIO tag: allowed are 'O', 'B-type' and 'I-type'"
+    message = rf"^{tag!r} is not a BIO tag; use 'O', 'B-type' and 'I-type'"
     with pytest.raises(ValueError, match=message):
         entities(["O", tag, "O"])
     with pytest.raises(ValueError, match=message):
@@ -288,10 +288,12 @@ def test_another_number_is_an_error():
 
 def test_an_unknown_label_is_an_error():
     with pytest.raises(
-        ValueError, match="^example 1 has predicted label 'maybe': allowed are no, yes, and"
+        ValueError, match="^example 1 has predicted label 'maybe'; the labels are no, yes, and"
     ):
         class_scores(["no", "yes"], ["no", "maybe"], ["no", "yes"])
-    with pytest.raises(ValueError, match="^example 0 has gold label 'maybe': allowed are no, yes$"):
+    with pytest.raises(
+        ValueError, match="^example 0 has gold label 'maybe'; the labels are no, yes$"
+    ):
         class_scores(["maybe", "yes"], ["no", None], ["no", "yes"])
-    with pytest.raises(ValueError, match="^example 1 has gold label None: allowed are no, yes$"):
+    with pytest.raises(ValueError, match="^example 1 has gold label None; the labels are no, yes$"):
         class_scores(["no", None], ["no", None], ["no", "yes"])

@@ -451,7 +451,7 @@ BAD = {
         "./nowhere",
     ],
     "nowhere": ["--task", "ner", "--method", "lora", "--data", "nowhere"],
-    "no linear layer matches the target 'q_prj'": [
+    "no linear layer matches 'q_prj'": [
         "--task",
         "ner",
         "--method",

@@ -326,9 +326,8 @@ MISFITS = [
     ),
     (
         f"{NER} --model {{tiny}} --target-modules q_prj,v_proj",
-        "no linear layer matches the target 'q_prj'; choose "
-        "from c_fc, c_proj, k_proj, out_proj, q_proj, v_proj (for example "
-        "h.0.attn.attention.k_proj), or all-linear",
+        "no linear layer matches 'q_prj'; give the end of a name (c_fc, c_proj, k_proj, out_proj, "
+        "q_proj, v_proj), a full name such as h.0.attn.attention.k_proj, or all-linear",
     ),
     (
         f"{NER} --model {{tiny}} --target-modules [",

@@ -49,7 +49,7 @@ from neo_peft.tasks import TASKS, Task
 
 LINES = (damaged, damaged_lines)
 # the folder, what a user gave for it, or an option
-NAMED = "{}|--data hub|no linear layer matches the target"
+NAMED = "{}|--data hub|no linear layer matches"
 
 
 def survive(

@@ -57,7 +57,7 @@ SMALL = [
 ]
 SMALL += ["--task", "sentiment", "--method", "lora", "--prompt-length", "8"]
 # The run, a step, a setting, or a base that the settings name.
-NAMED = "{}|at step|^--|not finite|no linear layer matches the target|is not in the cache"
+NAMED = "{}|at step|^--|not finite|no linear layer matches|is not in the cache"
 JSON = mixed(damaged, damaged_json, damaged_json)
 TENSORS = mixed(damaged_header, damaged, lambda whole, draw: damaged(whole, draw, 2000))
 

@@ -183,7 +183,7 @@ def test_a_word_of_which_a_tokenizer_makes_nothing_is_refused(at_last):
     encoder = Encoder(TASKS["ner"], dropping, END, True, 100, VOCABULARY, at_last)
     assert encoder([{"tokens": ["IL-2\u200b", "gene"]}]).target_indices[0] < 4
     with pytest.raises(
-        InputError, match=r"neo-mini: the tokenizer makes no token of the word '\\u200b'"
+        InputError, match=r"neo-mini: the tokenizer has no token for the word '\\u200b'"
     ):
         encoder([{"tokens": ["IL-2", "\u200b", "gene"]}])
 

@@ -616,7 +616,8 @@ def test_ten_on_end_stop_the_run(tiny_folder):
     model.prompt.embeddings.register_hook(lambda gradient: gradient * math.nan)
     taken = []
     with pytest.raises(
-        InputError, match=r"not finite in 10 steps in a row, last at step 10 \(epoch 1\): try"
+        InputError,
+        match=r"10 consecutive gradients were not finite, the last one at step 10 \(epoch 1\): try",
     ):
         train_steps(model, examples, settings, taken.append)
     assert len(taken) == 9

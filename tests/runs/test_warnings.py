@@ -57,7 +57,8 @@ def test_a_b_that_is_still_zero(capsys, tiny_folder):
     )
     name = "transformer.h.0.attn.attention.v_proj.lora_B.weight"
     assert (
-        f"LoRA's B is still zero in 8 layers, first in {name}: these layers learned nothing" in said
+        f"LoRA's B is still zero in 8 layers; the first is {name}. These layers learned nothing"
+        in said
     )
 
 
