@@ -466,7 +466,7 @@ def test_layers_are_adapted_in_the_trunks_own_order_whatever_the_targets(base):
         ((r"h\.0",), r"'h\\.0'"),  # a regular expression is for the whole name
         (("wte",), "'wte'"),  # no linear layer: its merge would change the logits of the tied head
         (("attn.attention",), "'attn.attention'"),
-        ((), "list, which is empty"),
+        ((), "an empty list"),
     ],
 )
 def test_each_target_must_match_and_the_error_says_what_there_is(base, targets, lost):
