@@ -12,9 +12,9 @@ COMMANDS = {
     "evaluate": "score a finished run again, or an untuned base model",
     "predict": "predict labels or tags of new text with a finished run",
     "export": "write a finished run as an adapter for peft, or as a model for transformers",
-    "study": "train once for each seed and value of a flag, and tabulate the scores",
-    "report": "write finished runs as an HTML page: scores, curves, a browser of errors",
-    "compare": "test whether one of two finished runs is better, or their difference can be chance",
+    "study": "train once for each seed and value of a flag, and write tables of the scores",
+    "report": "write an HTML page about finished runs: scores, curves, wrong predictions",
+    "compare": "compare two runs or studies: which is better, or can the difference be chance",
     "sizes": "count what each method trains and stores, for the published sizes of GPT-Neo",
 }
 

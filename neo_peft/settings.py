@@ -2,8 +2,8 @@
 
 The value of a setting is the first of these that exists: the flag; the preset's value (see `Recipe`
 in defaults.py); the method's default on the bundled model; the method's default; the setting's own
-default. A setting without effect is an error if a flag gives it. If a preset or a method gives it,
-it is ignored.
+default. A flag that sets another value than the default, without effect, is an error. Such a value
+of a preset or a method is ignored.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[Any], int]:
 
 
 def real(least: float, below: float = math.inf, allow_least: bool = True) -> Callable[[Any], float]:
-    """Return a parser of finite numbers from `least` (included if `allow_least`) to `below`."""
+    """Return a parser of finite numbers below `below`, from `least` (included if `allow_least`)."""
 
     def parse(value: Any) -> float:
         try:
@@ -68,7 +68,7 @@ def threads(value: Any) -> "int | str":
 
 
 def filled(value: Any) -> str:
-    """Return a name or a path as text. Refuse a blank one."""
+    """Return a name or a path as text. Raise InputError if it is blank."""
     if not str(value).strip():
         raise InputError("is empty")
     return str(value)
@@ -132,13 +132,13 @@ class Settings:
     )
     protocol: str = data_flag(
         "clean",
-        "PhraseBank's split: clean, no sentence in two splits; paper, as in the study that we "
-        "follow, whose test split overlaps train",
+        "PhraseBank's splits. clean: no sentence is in two splits; paper: as in the original "
+        "study, where test overlaps train",
         choices=("clean", "paper"),
     )
     labels: tuple[str, ...] | None = data_flag(
         None,
-        "labels of your own data, separated by commas (default: those of train.jsonl in order)",
+        "labels of your own data, separated by commas (default: in the order of train.jsonl)",
         names,
     )
     label_words: tuple[str, ...] | None = data_flag(
@@ -148,7 +148,8 @@ class Settings:
     )
     wording: str = data_flag(
         "own",
-        "the template around a text: own; source, as in that study, with no space before a label",
+        "the template. own: that of neo_peft; source: that of the original study, without a space "
+        "before a label",
         choices=("own", "source"),
     )
     train_limit: int | None = data_flag(
@@ -168,13 +169,13 @@ class Settings:
     )
     echo: bool = data_flag(
         False,
-        "give the model each sentence twice, and predict the tags at the second copy, where it has "
-        "seen the whole sentence",
+        "give the model each sentence twice, and predict the tags in the second copy: there the "
+        "model has seen the whole sentence",
         bool,
     )
     tag_decoding: str = data_flag(
         "viterbi",
-        "how tags are chosen: viterbi, the most probable sequence that is valid BIO; greedy, the "
+        "how tags are chosen. viterbi: the most probable sequence that is valid BIO; greedy: the "
         "most probable tag of each word",
         choices=("viterbi", "greedy"),
     )
@@ -202,14 +203,14 @@ class Settings:
 
     adapter: str | None = adapter_flag(
         None,
-        "train this adapter further: the folder of a finished run, or of a peft adapter; it also "
-        "sets --method and the method's flags",
+        "train this adapter further: the folder of a finished run, or of a peft adapter. It sets "
+        "the model, the task, the labels, the method and the method's flags",
     )
     method: str = adapter_flag(None, f"what is trained: {', '.join(METHODS)}", choices=METHODS)
     readout: str = adapter_flag(
         "words",
-        "how a classification task predicts: words, the language model scores the label words; "
-        "head, a linear layer, trained together with the method, scores the labels",
+        "how a label is predicted. words: the language model scores the label words; head: a "
+        "linear layer, trained together with the method, scores the labels",
         choices=("words", "head"),
     )
     rank: int = adapter_flag(8, "rank r of LoRA's A and B", whole(1, 16_384))
@@ -224,16 +225,21 @@ class Settings:
         names,
     )
     bias: str = adapter_flag(
-        "none", "biases trained together with LoRA", choices=choices_of("bias")
+        "none",
+        "which biases are trained too. all: of the whole model; lora_only: of layers with LoRA",
+        choices=choices_of("bias"),
     )
-    rslora: bool = adapter_flag(False, "multiply B A x by alpha / sqrt(r) instead", bool)
+    rslora: bool = adapter_flag(False, "multiply B A x by alpha / sqrt(r), not alpha / r", bool)
     lora_init: str = adapter_flag("kaiming", "initial values of A", choices=choices_of("lora_init"))
     prompt_length: int = adapter_flag(8, "number P of prompt embeddings", whole(1, 16_384))
     prompt_init: str = adapter_flag(
-        "text", "initial values of the prompt embeddings", choices=choices_of("prompt_init")
+        "text",
+        "initial prompt embeddings. text: the tokens of a text; vocab: random tokens; labels: the "
+        "tokens of the label words; random: normal",
+        choices=choices_of("prompt_init"),
     )
     prompt_text: str | None = adapter_flag(
-        None, "the text of --prompt-init text (default: the task's instruction)"
+        None, "the initial text, for --prompt-init text (default: the task's instruction)"
     )
     head_dropout: float = adapter_flag(
         0.1, "dropout before the linear head, if there is one", real(0, 1)
@@ -267,30 +273,29 @@ class Settings:
     )
     keep: str = training_flag(
         "best",
-        "save the weights of: best, the epoch with the best validation score; last, the last epoch",
+        "which epoch's weights are saved. best: the best validation score; last: the last epoch",
         choices=("best", "last"),
     )
     seed: int = training_flag(
         0, "seed of the initial values, of dropout and of the order of the rows", whole(0)
     )
     checkpoint_every: int = training_flag(
-        500, "write a checkpoint after this many steps, and after each epoch", whole(1)
+        500, "write a checkpoint every N steps, and after each epoch", whole(1)
     )
 
     generate: bool = run_flag(
-        False, "also score free generation, in addition to the most probable label", bool
+        False, "score generated text too (classification without a linear head)", bool
     )
     preset: str | None = run_flag(
         None,
-        "paper, the recipe of the study that we follow; best, one that scores higher on neo-mini",
+        "paper: the recipe of the original study; best: a recipe that scores higher on neo-mini",
         choices=tuple(PRESETS),
     )
     out: str | None = run_flag(
         None, "the run's folder (default: runs/TASK-METHOD, or if it exists TASK-METHOD-2, …)"
     )
     resume: str | None = run_flag(
-        None,
-        "resume the stopped run in this folder, with its settings; only --json can be given too",
+        None, "resume the stopped run in this folder; the only other flag allowed is --json"
     )
     json: bool = run_flag(False, "print one JSON object, and only that, on standard output", bool)
 

@@ -16,7 +16,7 @@ from neo_peft.methods import METHODS
 from neo_peft.settings import Settings, filled, flag_name, require_tagging_task
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
-REQUIRED = {"task": " (required)", "method": " (required without --preset)"}
+REQUIRED = {"task": " (required)", "method": " (required without --preset or --adapter)"}
 # Settings of a finished run that other commands have flags for. The first group is needed for an
 # adapter made by peft: it has no run.json, so its task and model must be named.
 ADAPTER_FLAGS = ("task", "labels", "label_words", "model")
@@ -65,8 +65,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 # ---- Flags of settings
 
 
-def add_settings(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -> None:
-    """Add a flag for each setting of a run, except those in `without`.
+def add_settings(
+    parser: argparse.ArgumentParser,
+    without: Iterable[str] = (),
+    defaults: dict[str, str] | None = None,
+) -> None:
+    """Add a flag for each setting of a run, except those in `without`. `defaults` are the texts on
+    defaults that differ from train.py's, by name.
 
     The values stay text; `make_settings` checks and converts them.
     """
@@ -75,14 +80,16 @@ def add_settings(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -
         if item.name not in without:
             title = item.metadata["group"]
             groups[title] = groups.get(title) or parser.add_argument_group(title)
-            _add_flag(groups[title], item, item.metadata["help"] + _default(item))
+            default = (defaults or {}).get(item.name) or _default(item)
+            _add_flag(groups[title], item, item.metadata["help"] + default)
 
 
 def add_run_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Add flags that replace settings of a finished run. Their values are checked at once."""
     group = parser.add_argument_group(
         "settings",
-        "default: as in RUN's run.json; an adapter made by peft has none and needs --task",
+        "default: as in RUN's run.json; an adapter made by peft has no run.json, so it needs --task "
+        "and --model",
     )
     for item in map(FIELDS.get, names):
         text = item.metadata["help"].partition(" (default")[0]
@@ -98,7 +105,8 @@ def _add_flag(
             name, dest=item.name, action="store_true", default=group.argument_default, help=text
         )
     else:
-        words = "{" + ",".join(choices) + "}" if choices else item.name.split("_")[-1].upper()
+        metavar = "N" if item.type in (int, int | None) else item.name.split("_")[-1].upper()
+        words = "{" + ",".join(choices) + "}" if choices else metavar
         group.add_argument(name, dest=item.name, metavar=words, type=read, help=text)
 
 
@@ -111,18 +119,18 @@ def _default(item: dataclasses.Field) -> str:
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
     shown = _method_defaults(item.name, "defaults") or default
     if on_bundled := _method_defaults(item.name, "on_bundled"):
-        shown = f"{shown}; on neo-mini: {on_bundled}"
+        shown = f"{shown}; on neo-mini {on_bundled}"
     return "" if shown is None else f" (default: {shown})"
 
 
 def _method_defaults(name: str, where: str) -> str:
-    """Return the defaults of a setting for each method, such as `lora 0.001, prompt 0.03`.
+    """Return the defaults of a setting for each method, such as `0.001 for lora, 0.03 for prompt`.
 
     `where` is "defaults" or "on_bundled", a field of Method.
     """
     defaults = {method: getattr(parts[0], where) for method, parts in METHODS.items()}
     return ", ".join(
-        f"{method} {values[name]:g}" for method, values in defaults.items() if name in values
+        f"{values[name]:g} for {method}" for method, values in defaults.items() if name in values
     )
 
 

@@ -19,6 +19,13 @@ from neo_peft.system import signals as stopping
 
 # flags of train.py that a study does not have, or that have another meaning in it
 LEFT_OUT = ("epochs", "seed", "out", "resume", "json")
+# what the help of train.py's other flags has as their default, where a study has another one
+DEFAULTS = {
+    "method": " (default: lora for tagging, prompt for classification)",
+    "keep": " (default: best for tagging, last for classification)",
+    "generate": " (default: on with the language model head)",
+    "protocol": " (default: both)",
+}
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -32,7 +39,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     add_study_flags(parser.add_argument_group("study"))
     for name in ("--seed", "--json"):
         parser.add_argument(name, nargs="?", help=argparse.SUPPRESS)
-    add_settings(parser, without=LEFT_OUT)
+    add_settings(parser, LEFT_OUT, DEFAULTS)
     train_flags = vars(parser.parse_args(argv))
     if "seed" in train_flags:
         raise InputError("--seed: a study has several seeds; --seeds N uses 0 to N - 1")
@@ -56,17 +63,17 @@ def add_study_flags(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         nargs="+",
         type=argument(whole(1)),
-        help="numbers of epochs, one run for each; a tagging task has one number and one run, "
-        "scored after each epoch (default: 1 5 10, for similarity 1 5 10 20, for tagging tasks 10; "
-        "in a sweep the largest one)",
+        help="numbers of epochs, a run for each; a tagging task takes one number, and its run is "
+        "scored after each epoch (default: 1 5 10; similarity: 1 5 10 20; tagging: 10; a sweep "
+        "uses the largest)",
     )
     add_text(
         group,
         "--sweep",
         "NAME=VALUE,VALUE",
-        "run each value of a flag, such as learning_rate=0.01,0.03,0.1 or rslora=off,on",
+        "train once for each value of a flag, such as learning_rate=0.01,0.03,0.1 or rslora=off,on",
     )
-    add_text(group, "--models", "MODEL", "run each of these models", nargs="+")
+    add_text(group, "--models", "MODEL", "train once for each of these models", nargs="+")
     add_text(
         group, "--out", "DIR", "the study's folder (default: studies/TASK-METHOD, then -2, -3)"
     )

@@ -19,8 +19,8 @@ from neo_peft.system import signals
 PROG = "python -m neo_peft train"
 EXAMPLES = """\
 Two examples:
-  {prog} --task ner --method lora           LoRA on the bundled model and data: about two minutes
-  {prog} --task sentiment --preset paper    the paper's recipe: GPT-Neo 1.3B and data from the hub
+  {prog} --task ner --method lora           LoRA on the bundled model and data: a minute or two
+  {prog} --task sentiment --preset paper    the original study: GPT-Neo 1.3B, data from the hub
 All flags: {prog} --help"""
 
 
