@@ -108,7 +108,7 @@ def test_small_files_come_from_the_hub_and_large_ones_by_its_redirect(hub, tmp_p
     hub.push("datasets/owner/rows", {"dataset/a.json": b"[1]", "b/c.zip": LARGE[::-1]})
     hub.renamed["old/tiny"] = TINY
     assert ask(hub, tmp_path, *BOTH) == got(**BOTH)
-    assert hub.asked() == [f"{TINY}/config.json", WEIGHTS]  # the second one from the storage
+    assert hub.requested() == [f"{TINY}/config.json", WEIGHTS]  # the second one from the storage
     rows = ask(hub, tmp_path, "dataset/a.json", "b/c.zip", kind="dataset", repository="owner/rows")
     assert rows == got(**{"a.json": b"[1]", "c.zip": LARGE[::-1]})
     assert ask(hub, tmp_path, *BOTH, repository="old/tiny") == got(**BOTH)
@@ -119,13 +119,13 @@ def test_what_is_unchanged_is_not_fetched_again_and_what_was_pushed_is(hub, tmp_
     assert ask(hub, tmp_path, *BOTH, "vocab.json")[:2] == got(**BOTH)
     hub.requests.clear()
     assert ask(hub, tmp_path, *BOTH, "vocab.json")[:2] == got(**BOTH)
-    assert hub.asked() == [] and set(hub.asked("HEAD")) == {f"{TINY}/config.json"}
+    assert hub.requested() == [] and set(hub.requested("HEAD")) == {f"{TINY}/config.json"}
     changed = {"config.json": b"{}", "vocab.json": b"[]"}
     hub.push(TINY, changed)
     hub.requests.clear()
     assert ask(hub, tmp_path, *BOTH, "vocab.json") == got(**(BOTH | changed))
     # the weights' etag is what it was
-    assert hub.asked() == [f"{TINY}/config.json", f"{TINY}/vocab.json"]
+    assert hub.requested() == [f"{TINY}/config.json", f"{TINY}/vocab.json"]
 
 
 def test_a_push_at_any_time_does_not_mix_two_commits(hub, tmp_path):
@@ -182,7 +182,7 @@ def test_a_private_repository_opens_to_its_token_which_the_storage_never_sees(hu
     hub.status = 401  # what an invalid token is told, and no more
     assert ask(hub, tmp_path, "config.json", HF_TOKEN="no token") == refused(ABSENT)
     hub.status = 200
-    assert hub.asked() == []
+    assert hub.requested() == []
     assert ask(hub, tmp_path, *BOTH, HF_TOKEN="hf_secret") == got(**BOTH)
     fetched = [
         (request.path.split("/")[-1], request.token)
@@ -385,7 +385,7 @@ def test_each_task_trains_on_the_hubs_files_and_asks_for_no_other(filled, tiny):
         *SHARDS,
         *(f"mrpc/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")),
     ]
-    assert sorted(hub.asked()) == sorted(expected)
+    assert sorted(hub.requested()) == sorted(expected)
     refs = hub.repositories[TINY].refs
     stored = [
         hashlib.sha256(hub.repositories[TINY].commits[refs[ref]][WEIGHTS]).hexdigest()
@@ -395,7 +395,9 @@ def test_each_task_trains_on_the_hubs_files_and_asks_for_no_other(filled, tiny):
     assert [path for path in paths if path.endswith("/" + WEIGHTS)] == [
         f"/{digest}/{WEIGHTS}" for digest in stored
     ]
-    looked_for = {path.split("/", 2)[2] for path in hub.asked("HEAD") if path.startswith("owner/")}
+    looked_for = {
+        path.split("/", 2)[2] for path in hub.requested("HEAD") if path.startswith("owner/")
+    }
     assert looked_for == {"config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDS}
 
 
@@ -471,7 +473,7 @@ def test_what_the_hub_does_not_give_is_one_line_and_status_2(tiny, tmp_path):
         )
         assert words == pickled or error.endswith(ADVICE)
     assert (
-        f"{TINY}/pytorch_model.bin" not in hub.asked("HEAD")
-        and "pytorch_model.bin" not in hub.asked()
+        f"{TINY}/pytorch_model.bin" not in hub.requested("HEAD")
+        and "pytorch_model.bin" not in hub.requested()
     )
     assert not list(tmp_path.glob("runs/*"))
