@@ -1,4 +1,4 @@
-"""Adapter files: peft loads ours and we load peft's, with equal tensors and logits; refused files."""
+"""Adapter files: peft loads ours, we load peft's, the logits are equal; bad files are refused."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ CASES = {
 
 
 def build(folder, **flags):
-    """Return a model with random changes in its adapter, as after training, its settings and base."""
+    """Return a model whose adapter has random changes, as if trained, its settings and its base."""
     settings = make_settings(model=str(folder), head_dropout=0, **flags)
     base = load_base(str(folder))
     model = build_model(base.trunk, base.tokenizer, TASKS[settings.task], settings).eval()
@@ -73,8 +73,7 @@ def build(folder, **flags):
 
 
 def logits(model):
-    """Return the logits of TEXTS at all tokens (N, K or V), or at the last ones for a score head (B,
-    K)."""
+    """Return the logits of TEXTS at all tokens (N, K or V); for a score head at the last (B, K)."""
     lengths = torch.tensor([len(text) for text in TEXTS])
     last_only = model.head_kind == HeadKind.SCORE
     indices = lengths.cumsum(0) - 1 if last_only else torch.arange(int(lengths.sum()))
@@ -376,8 +375,7 @@ def test_an_option_that_changes_the_computation_is_refused_by_name(saved, option
 
 
 def test_all_defaults_of_peft_are_accepted(tmp_path):
-    """Files of old versions too: with keys that were removed since, with null instead of a value, or
-    with few keys."""
+    """Files of old versions too: keys that were removed since, null for a value, or few keys."""
     path = tmp_path / "adapter_config.json"
     LoraConfig(task_type="TOKEN_CLS", target_modules=["v_proj"]).save_pretrained(tmp_path)
     PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6).save_pretrained(
@@ -419,7 +417,8 @@ def test_every_option_of_peft_is_used_or_harmless_or_refused_by_name(tmp_path):
     used = {
         "LORA": "r lora_alpha lora_dropout bias target_modules use_rslora",
         "PROMPT_TUNING": "num_virtual_tokens token_dim num_layers num_attention_heads "
-        "prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs modules_to_save",
+        "prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs "
+        "modules_to_save",
     }
     harmless = (
         "base_model_name_or_path inference_mode auto_mapping peft_version revision megatron_core "

@@ -14,7 +14,7 @@ from neo_peft.formats.tokenizer import load_tokenizer
 
 @pytest.fixture
 def vocabulary(tiny_folder, tmp_path) -> Path:
-    """Return a folder with the tiny tokenizer as vocab.json and merges.txt, like the larger GPT-Neos."""
+    """Return a folder with the tiny tokenizer in two files, like those of the larger GPT-Neos."""
     model = json.loads((tiny_folder / "tokenizer.json").read_text())["model"]
     (tmp_path / "vocabulary").mkdir()
     (tmp_path / "vocabulary" / "vocab.json").write_text(json.dumps(model["vocab"]))
