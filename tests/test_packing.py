@@ -62,8 +62,8 @@ def test_each_text_can_have_its_own_start_position(together):
     packing = Packing.of_texts(torch.tensor([2, 3, 3, 1]), torch.tensor([4, 0, 9, 7]), together)
     assert packing.positions.tolist() == [4, 5, 0, 1, 2, 9, 10, 11, 7]
     positions = [line for grid in packing.grids for line in grid.positions.tolist()]
-    one_grid = [[4, 5, 6], [0, 1, 2], [9, 10, 11], [7, 8, 9]]
-    assert positions == (one_grid if together else [[4, 5], [0, 1, 2], [9, 10, 11], [7]])
+    padded = [[4, 5, 6], [0, 1, 2], [9, 10, 11], [7, 8, 9]]
+    assert positions == (padded if together else [[4, 5], [0, 1, 2], [9, 10, 11], [7]])
 
 
 def test_a_next_token_has_the_next_position_of_its_text():
@@ -101,15 +101,15 @@ def test_scatter_pads_as_torch_does_and_gather_is_its_inverse(lengths, together)
 
 @pytest.mark.parametrize("lengths", SMALL_BATCHES)
 def test_gather_unpads_as_torch_does_and_padding_gets_no_gradient(lengths):
-    layout = one_grid(*lengths)
+    grid = one_grid(*lengths)
     # random values in the padding too
-    grid = torch.randn(len(lengths), max(lengths), WIDTH, requires_grad=True)
-    gathered = layout.gather(grid)
-    expected = torch.cat(unpad_sequence(grid, torch.tensor(lengths), batch_first=True))
+    padded = torch.randn(len(lengths), max(lengths), WIDTH, requires_grad=True)
+    gathered = grid.gather(padded)
+    expected = torch.cat(unpad_sequence(padded, torch.tensor(lengths), batch_first=True))
     assert torch.equal(gathered, expected)
     upstream = torch.randn_like(gathered)
-    (gradient,) = torch.autograd.grad(gathered, grid, upstream)
-    (their_gradient,) = torch.autograd.grad(expected, grid, upstream)
+    (gradient,) = torch.autograd.grad(gathered, padded, upstream)
+    (their_gradient,) = torch.autograd.grad(expected, padded, upstream)
     assert torch.equal(gradient, their_gradient)
 
 

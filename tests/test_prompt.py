@@ -1,4 +1,4 @@
-"""The soft prompt, compared with peft's and with transformers on embeddings; its initial embeddings."""
+"""The soft prompt, compared with peft and with transformers on embeddings; its initial values."""
 
 import copy
 
