@@ -1,13 +1,12 @@
-"""What the tests share: no network, one thread, and a tiny random GPT-Neo that transformers itself
-wrote."""
+"""Settings and fixtures of all tests: no network, one thread, and a tiny random GPT-Neo."""
 
 import os
 import shutil
 from pathlib import Path
 
-# Read by the libraries at their import, so set before any of them is imported.
+# The libraries read these variables at import, so they are set before the imports below.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-os.environ["OMP_NUM_THREADS"] = "1"  # which --threads auto respects
+os.environ["OMP_NUM_THREADS"] = "1"  # `--threads auto` respects it
 for name in ("TQDM_DISABLE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"):
     os.environ.pop(name, None)
 
@@ -19,7 +18,7 @@ from neo_peft.formats.base_folder import BUNDLED  # noqa: E402
 
 torch.set_num_threads(1)
 
-# Sizes of which no two are equal by accident: a mistake cannot hide behind them.
+# No two sizes are equal by accident: equal sizes could hide a mistake.
 TINY = {
     "vocab_size": 8192,
     "hidden_size": 24,
@@ -38,7 +37,7 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def one_thread_and_no_cwd(monkeypatch, tmp_path):
-    """Each test starts in a folder of its own, on one thread, from one seed."""
+    """Run each test in its own empty folder, on one thread, with a fixed seed."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
@@ -46,14 +45,16 @@ def one_thread_and_no_cwd(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
-    """A tiny random GPT-Neo (weights of std 0.3) as `save_pretrained` writes it, with neo-mini's
-    tokenizer."""
+    """Return the folder of a tiny random GPT-Neo with neo-mini's tokenizer.
+
+    The weights have the standard deviation 0.3 and were saved by transformers.
+    """
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     torch.manual_seed(1)
     model = GPTNeoForCausalLM(GPTNeoConfig(**TINY))
-    # biases and norms away from 0 and 1, where a forgotten one would not be seen
+    # Change biases and norms from 0 and 1: a forgotten one must change the result.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -66,13 +67,13 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tiny_folder):
-    """The tiny model as we load it."""
+    """Return the tiny model, loaded by neo_peft."""
     return load_base(str(tiny_folder))
 
 
 @pytest.fixture(scope="module")
 def oracle(tiny_folder):
-    """The tiny model as transformers loads it."""
+    """Return the tiny model, loaded by transformers."""
     from transformers import GPTNeoForCausalLM
 
     return GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
@@ -80,7 +81,7 @@ def oracle(tiny_folder):
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The real data sets' original files."""
+    """Return the folder of the real data sets, in their original files."""
     if not os.environ.get("NEO_PEFT_DATA"):
-        pytest.skip("NEO_PEFT_DATA names no folder with the real data sets")
+        pytest.skip("NEO_PEFT_DATA is not set to the folder of the real data sets")
     return Path(os.environ["NEO_PEFT_DATA"])

@@ -1,5 +1,4 @@
-"""Decoding: generation against transformers' own on each example alone, ranking against the sums
-written out."""
+"""Decoding, compared with transformers on one example at a time: generation, label scores, loss."""
 
 import dataclasses
 
@@ -40,6 +39,7 @@ def oracle(tiny_folder):
 
 
 def untuned(folder, method, **flags):
+    """Return a run's model before training; a prompt has random changes."""
     tuned = load_untuned(
         make_settings(task="sentiment", method=method, model=str(folder), **flags), with_method=True
     )
@@ -49,15 +49,14 @@ def untuned(folder, method, **flags):
     return tuned
 
 
-def oracle_scores(oracle, prefix, text, answer):
-    """Compute log p of each answer token behind a prefix of embedding rows and a text, one example
-    alone."""
-    ids = torch.tensor([*text, *answer])
+def oracle_scores(oracle, prefix, text, label_ids):
+    """Return the log probability of each label token after a prefix (P, H) and a text."""
+    ids = torch.tensor([*text, *label_ids])
     embedded = torch.cat([prefix, oracle.transformer.wte(ids)])[None]
     with torch.no_grad():
         logs = oracle(inputs_embeds=embedded).logits[0].log_softmax(-1)
     first = len(prefix) + len(text) - 1
-    return torch.stack([logs[first + step, token] for step, token in enumerate(answer)])
+    return torch.stack([logs[first + step, token] for step, token in enumerate(label_ids)])
 
 
 @pytest.mark.parametrize("prompt_length", [None, 5, 14])
@@ -65,15 +64,14 @@ def oracle_scores(oracle, prefix, text, answer):
 def test_uneven_batches_generate_what_each_example_generates_alone(
     tiny_folder, oracle, prompt_length, end_early
 ):
-    """A prompt of 14 is longer than the window of 11. An end token that is said makes texts leave
-    the batch."""
+    """A prompt of 14 is longer than the window of 11. `end_early` ends some texts before others."""
     flags = {"prompt_length": prompt_length} if prompt_length else {}
     tuned = untuned(tiny_folder, "prompt" if prompt_length else "lora", **flags)
     texts = texts_without_labels(tuned.encoder(ROWS), range(len(ROWS)))
     prefix = tuned.model.prompt.embeddings.detach() if prompt_length else torch.empty(0, 24)
 
     def alone(end):
-        said = []
+        generated = []
         for text in texts:
             embedded = torch.cat([prefix, oracle.transformer.wte(torch.tensor(text))])[None]
             ids = oracle.generate(
@@ -84,11 +82,10 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
                 eos_token_id=end,
                 pad_token_id=end,
             )[0]
-            said.append([token for token in ids.tolist() if token != end])
-        return said
+            generated.append([token for token in ids.tolist() if token != end])
+        return generated
 
-    free = alone(end=0)
-    end = free[1][2] if end_early else 0
+    end = alone(end=0)[1][2] if end_early else 0
     expected = [tuned.encoder.tokenizer.decode(ids) for ids in alone(end)]
     encoder = dataclasses.replace(tuned.encoder, end_token=end)
     assert generate(tuned.model, encoder, texts, tuned.model.prefix()) == expected
@@ -96,7 +93,9 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt"])
-def test_rank_is_the_label_with_the_likeliest_first_token(tiny_folder, oracle, method):
+def test_the_prediction_is_the_label_with_the_most_probable_first_token(
+    tiny_folder, oracle, method
+):
     tuned = untuned(tiny_folder, method)
     prefix = tuned.model.prompt.embeddings.detach() if method == "prompt" else torch.empty(0, 24)
     rows = load_splits(TASKS["sentiment"], "sample").validation[:30]
@@ -117,7 +116,9 @@ def test_rank_is_the_label_with_the_likeliest_first_token(tiny_folder, oracle, m
         )
 
 
-def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folder, oracle):
+def test_labels_with_the_same_first_token_are_compared_by_their_summed_log_probabilities(
+    tiny_folder, oracle
+):
     task = dataclasses.replace(TASKS["sentiment"], labels=("not now", "not ever", "yes"))
     tuned = untuned(tiny_folder, "prompt")
     config = tuned.base.trunk.config
@@ -127,7 +128,7 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
     a, b, c = (encoder.label_tokens[label] for label in task.labels)
     assert a[0] == b[0] != c[0] and len(a) > 2
     rows = [{"sentence": row["sentence"]} for row in ROWS]
-    # A model that likes to begin with "not" makes the two that share it win at the mark.
+    # Larger logits of " not": the two labels that start with it are often the best ones.
     with torch.no_grad():
         for model in (tuned.model.transformer, oracle.transformer):
             model.wte.weight[a[0]] *= 3
@@ -149,7 +150,7 @@ def test_labels_that_share_their_first_token_are_ranked_by_their_sums(tiny_folde
     assert evaluate(tuned.model, encoder, encoder(rows), batch_size=3).predicted == expected
 
 
-def test_the_loss_is_the_mean_over_answer_tokens_and_end_tokens(tiny_folder, oracle):
+def test_the_loss_is_the_mean_over_label_tokens_and_end_tokens(tiny_folder, oracle):
     tuned = untuned(tiny_folder, "prompt")
     texts = texts_without_labels(tuned.encoder(ROWS), range(len(ROWS)))
     prefix = tuned.model.prompt.embeddings.detach()
@@ -167,13 +168,13 @@ def test_the_loss_is_the_mean_over_answer_tokens_and_end_tokens(tiny_folder, ora
     assert perplexity(1e6) == float("inf")
 
 
-def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
+def test_an_instruction_is_put_in_front_of_every_text(tiny_folder, oracle):
     tuned = load_untuned(make_settings(task="sentiment", method="head", model=str(tiny_folder)))
-    assert tuned.model.head is None  # the untuned base answers with the language model's own head
+    assert tuned.model.head is None  # the untuned base uses the language model head
     instruction = TASKS["sentiment"].instruction
-    written = torch.tensor(tuned.encoder.tokenizer.encode(instruction))
+    instruction_ids = torch.tensor(tuned.encoder.tokenizer.encode(instruction))
     with torch.no_grad():
-        prefix = oracle.transformer.wte(written)
+        prefix = oracle.transformer.wte(instruction_ids)
     texts = texts_without_labels(tuned.encoder(ROWS), range(len(ROWS)))
     expected = []
     for text in texts:
@@ -185,21 +186,21 @@ def test_an_instruction_stands_in_front_of_every_text(tiny_folder, oracle):
     assert (
         evaluate(tuned.model, tuned.encoder, tuned.encoder(ROWS), instruction).predicted == expected
     )
-    said = evaluate_generated(
+    generated = evaluate_generated(
         tuned.model, tuned.encoder, tuned.encoder(ROWS), instruction, batch_size=2
     ).generated
     ids = oracle.generate(
-        torch.tensor([[*written.tolist(), *texts[3]]]),
-        attention_mask=torch.ones(1, len(written) + len(texts[3])),
+        torch.tensor([[*instruction_ids.tolist(), *texts[3]]]),
+        attention_mask=torch.ones(1, len(instruction_ids) + len(texts[3])),
         max_new_tokens=10,
         do_sample=False,
     )
-    assert said[3] == tuned.encoder.tokenizer.decode(
-        [i for i in ids[0, len(written) + len(texts[3]) :].tolist() if i]
+    assert generated[3] == tuned.encoder.tokenizer.decode(
+        [i for i in ids[0, len(instruction_ids) + len(texts[3]) :].tolist() if i]
     )
 
 
-def test_not_equivalent_is_never_read_as_equivalent():
+def test_not_equivalent_never_matches_equivalent():
     labels = TASKS["similarity"].labels
     for order in (labels, labels[::-1]):
         task = with_labels(TASKS["similarity"], order)
@@ -209,7 +210,7 @@ def test_not_equivalent_is_never_read_as_equivalent():
         assert match_label("", task) is None
 
 
-def test_tags_come_back_in_the_order_of_the_rows_and_lost_words_are_o(tiny_folder):
+def test_tags_are_in_the_order_of_the_rows_and_words_that_were_cut_have_o(tiny_folder):
     tuned = load_untuned(
         make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True
     )
@@ -217,8 +218,8 @@ def test_tags_come_back_in_the_order_of_the_rows_and_lost_words_are_o(tiny_folde
     alone = [predict(tuned.model, tuned.encoder, [row])[0] for row in rows]
     assert predict(tuned.model, tuned.encoder, rows, batch_size=2) == alone
     assert [len(tags) for tags in alone] == [3, 1, 90, 2]
-    fits = tuned.encoder.max_length // len(tuned.encoder.tokenizer.encode(" IL-2"))
-    assert fits < 90 and alone[2][fits + 1 :] == ["O"] * (89 - fits)
+    fitting = tuned.encoder.max_length // len(tuned.encoder.tokenizer.encode(" IL-2"))
+    assert fitting < 90 and alone[2][fitting + 1 :] == ["O"] * (89 - fitting)
 
 
 def test_an_empty_sentence_has_no_tags(tiny_folder):
@@ -232,12 +233,12 @@ def test_an_empty_sentence_has_no_tags(tiny_folder):
     ] == [0, 1]
 
 
-def test_words_that_were_lost_stay_in_the_gold():
+def test_words_that_were_cut_count_in_the_gold_tags():
     rows = [{"tokens": ["a", "b", "c"], "tags": ["B-DNA", "O", "B-RNA"]}]
     assert score(TASKS["ner"], rows, [["B-DNA"]])["recall"] == 0.5
 
 
-def test_evaluation_drops_nothing_out(tiny_folder):
+def test_evaluation_uses_no_dropout(tiny_folder):
     settings = make_settings(
         task="ner", method="lora", model=str(tiny_folder), dropout=0.5, head_dropout=0.5
     )
@@ -248,52 +249,50 @@ def test_evaluation_drops_nothing_out(tiny_folder):
     rows = load_splits(TASKS["ner"], "sample").validation[:6]
     losses = []
     for _ in range(2):
-        tuned.model.train()  # as the loop leaves it
+        tuned.model.train()  # the mode after training
         losses.append(
             evaluate(tuned.model, tuned.encoder, tuned.encoder(rows), with_loss=True).loss
         )
     assert losses[0] == losses[1] and not tuned.model.training
 
 
-def test_labels_that_tie_in_bf16_are_ranked_in_fp32(tiny_folder):
+def test_label_scores_are_compared_in_fp32_where_bf16_gives_ties(tiny_folder):
     settings = make_settings(
         task="sentiment", method="lora", model=str(tiny_folder), precision="bf16"
     )
     tuned = load_untuned(settings, with_method=True)
-    wte, answers = (
-        tuned.model.transformer.wte.weight,
-        [ids[0] for ids in tuned.encoder.label_tokens.values()],
-    )
-    with torch.no_grad():  # three rows that differ in a coordinate by one step of bf16
-        for token, coordinate in zip(answers, (3, 7, 11)):
-            wte[token] = wte[answers[0]] if token != answers[0] else 20 * wte[token]
+    wte = tuned.model.transformer.wte.weight
+    label_ids = [ids[0] for ids in tuned.encoder.label_tokens.values()]
+    with torch.no_grad():  # three embeddings that differ in one coordinate by one step of bf16
+        for token, coordinate in zip(label_ids, (3, 7, 11)):
+            wte[token] = wte[label_ids[0]] if token != label_ids[0] else 20 * wte[token]
             wte[token, coordinate] *= 1 + 2**-7
     rows = load_splits(TASKS["sentiment"], "sample").validation[:30]
     examples = tuned.encoder(rows)
     with torch.no_grad():
         hidden = torch.stack([tuned.model(collate(examples, [i]), None)[0] for i in range(30)])
-    exact = hidden.double() @ wte[answers].double().T
-    in_bf16 = (hidden.bfloat16() @ wte[answers].T).argmax(1)
+    exact = hidden.double() @ wte[label_ids].double().T
+    in_bf16 = (hidden.bfloat16() @ wte[label_ids].T).argmax(1)
     assert not torch.equal(in_bf16, exact.argmax(1))
     expected = [TASKS["sentiment"].labels[index] for index in exact.argmax(1).tolist()]
     assert evaluate(tuned.model, tuned.encoder, examples, batch_size=1).predicted == expected
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_reaches_instruction_and_generation(tiny_folder, precision):
+def test_instruction_and_generation_use_half_precision(tiny_folder, precision):
     tuned = load_untuned(
         make_settings(task="sentiment", method="lora", model=str(tiny_folder), precision=precision)
     )
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     assert tuned.model.compute_dtype == dtype
     assert tuned.model.text_prefix([5, 6, 7]).keys[0].dtype == dtype
-    found = evaluate_generated(
+    evaluation = evaluate_generated(
         tuned.model, tuned.encoder, tuned.encoder(ROWS), TASKS["sentiment"].instruction
     )
-    assert len(found.generated) == len(ROWS) and all(found.generated)
+    assert len(evaluation.generated) == len(ROWS) and all(evaluation.generated)
 
 
-def test_the_majority_is_that_of_the_training_rows():
+def test_the_majority_class_is_that_of_the_training_rows():
     task = TASKS["sentiment"]
     rows = lambda labels: [{"sentence": "x", "label": label} for label in labels]  # noqa: E731
     train, test = rows(["neutral"] * 2 + ["positive"]), rows(["positive"] * 3 + ["neutral"])
@@ -303,7 +302,7 @@ def test_the_majority_is_that_of_the_training_rows():
     assert (scores["f1"], scores["accuracy"]) == (0, 0.5)
 
 
-def test_scores_are_entity_scores_for_tags_and_accuracy_for_answers():
+def test_scores_are_entity_scores_for_tags_and_accuracy_for_labels():
     assert score(TASKS["ner"], [{"tokens": ["a"], "tags": ["B-DNA"]}], [["I-DNA"]])["f1"] == 1
     assert (
         score(TASKS["similarity"], [{"label": "equivalent"}] * 2, ["equivalent", None])["accuracy"]

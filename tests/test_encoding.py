@@ -1,5 +1,4 @@
-"""Encoding: against transformers' own alignment, the source's template written out, and cases
-worked by hand."""
+"""Encoding, compared with transformers' word alignment, the study's template and cases by hand."""
 
 import dataclasses
 import hashlib
@@ -30,8 +29,7 @@ def mini():
 
 @pytest.fixture(scope="module")
 def gpt2(data_folder, tmp_path_factory):
-    """GPT-2's tokenizer as GPT-Neo's old folders hold it: vocabulary and merges, no
-    tokenizer.json."""
+    """Return a folder with GPT-2's tokenizer: vocab.json and merges.txt, no tokenizer.json."""
     folder = tmp_path_factory.mktemp("gpt2")
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(data_folder / "gpt2_tokenizer" / name, folder)
@@ -46,7 +44,7 @@ def encoder(tokenizer, task="ner", with_head=True, max_length=200, **settings):
 
 
 def example(examples, index):
-    """Take one example apart: its ids, the rows at which it is read, their targets."""
+    """Return the ids, target positions and targets of one example."""
     ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
     part = slice(examples.target_starts[index], examples.target_starts[index + 1])
     return ids.tolist(), examples.target_indices[part].tolist(), examples.targets[part].tolist()
@@ -74,13 +72,13 @@ def test_real_sentences_are_encoded_as_word_ids_aligns_them(gpt2, data_folder, a
         )
 
 
-def test_the_papers_rows_are_the_sources_template_written_out(gpt2, data_folder):
+def test_examples_of_the_study_follow_its_template(gpt2, data_folder):
     tokenizer = load_tokenizer(gpt2)
-    write = lambda text: tokenizer.encode(text)  # noqa: E731
+    encode = tokenizer.encode
     rows = load_splits(TASKS["sentiment"], str(data_folder), "paper").train[:200]
     examples = encoder(tokenizer, "sentiment", with_head=False, source_text=True)(rows)
     for index, row in enumerate(rows):
-        text, label = write(f"sentence : {row['sentence']} Label : "), write(row["label"])
+        text, label = encode(f"sentence : {row['sentence']} Label : "), encode(row["label"])
         assert example(examples, index) == (
             text + label,
             list(range(len(text) - 1, len(text) + len(label))),
@@ -90,10 +88,10 @@ def test_the_papers_rows_are_the_sources_template_written_out(gpt2, data_folder)
     examples = encoder(tokenizer, "similarity", with_head=False, source_text=True)(rows)
     for index, row in enumerate(rows):
         text = f'"Sentence1": {row["sentence1"]} "Sentence2": {row["sentence2"]} "Label":'
-        assert example(examples, index)[0] == write(text) + write(row["label"])
+        assert example(examples, index)[0] == encode(text) + encode(row["label"])
 
 
-def test_a_label_carries_its_space_outside_of_the_papers_text(mini):
+def test_without_the_studys_template_the_space_belongs_to_the_label_text(mini):
     row = {"sentence": "Profit rose .", "label": "positive"}
     ids, indices, targets = example(encoder(mini, "sentiment", with_head=False)([row]), 0)
     assert ids == mini.encode("Sentence : Profit rose . Label : positive")
@@ -102,21 +100,21 @@ def test_a_label_carries_its_space_outside_of_the_papers_text(mini):
     assert indices == list(range(indices[0], indices[0] + len(targets)))
 
 
-def test_a_head_reads_the_mark_alone(mini):
+def test_with_a_head_the_last_token_is_the_only_target_position(mini):
     row = {"sentence1": "It rained .", "sentence2": "Rain fell .", "label": "equivalent"}
     ids, indices, targets = example(encoder(mini, "similarity")([row]), 0)
     assert ids == mini.encode("Sentence1 : It rained . Sentence2 : Rain fell . Label :")
     assert (indices, targets) == ([len(ids) - 1], [1])
 
 
-def test_a_row_without_its_label_is_read_at_its_mark_for_nothing(mini):
+def test_a_row_without_a_label_has_the_target_no_label(mini):
     assert example(encoder(mini, "sentiment", with_head=False)([{"sentence": "Profit rose ."}]), 0)[
         2
     ] == [NO_LABEL]
     assert example(encoder(mini)([{"tokens": ["IL-2", "gene"]}]), 0)[2] == [NO_LABEL, NO_LABEL]
 
 
-def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
+def test_a_long_sentence_is_cut_at_its_end_and_the_template_stays_whole(mini):
     words = [
         "profit",
         "fell",
@@ -143,29 +141,25 @@ def test_a_long_sentence_is_cut_at_its_end_and_never_loses_its_mark(mini):
     assert examples.cut == 1
 
 
-def test_an_echo_is_the_sentence_twice_read_in_the_second(mini):
+def test_an_echo_is_the_sentence_twice_with_targets_in_the_second_copy(mini):
     row = {"tokens": ["Immunoglobulin", "genes"], "tags": ["B-DNA", "I-DNA"]}
     once, twice = (example(encoder(mini, echo=echo)([row]), 0) for echo in (False, True))
-    assert twice == (2 * once[0], [len(once[0]) + read for read in once[1]], once[2])
+    assert twice == (2 * once[0], [len(once[0]) + index for index in once[1]], once[2])
 
 
-def test_an_echo_has_half_of_the_room(mini):
+def test_with_echo_a_sentence_can_have_half_of_the_tokens(mini):
     config = read_config(BUNDLED["neo-mini"])
-    given = {"task": "ner", "method": "lora", "echo": True}
-    usual = make_encoder(TASKS["ner"], mini, config, make_settings(**given), with_head=True)
-    examples = usual([{"tokens": ["profit"] * 300, "tags": ["O"] * 300}])
-    assert (
-        len(examples.ids) == usual.max_length == config.max_position_embeddings
-        and examples.cut == 1
-    )
-    assert len(examples.target_indices) == 128 and examples.target_indices.tolist() == list(
-        range(128, 256)
-    )
+    flags = {"task": "ner", "method": "lora", "echo": True}
+    echo = make_encoder(TASKS["ner"], mini, config, make_settings(**flags), with_head=True)
+    examples = echo([{"tokens": ["profit"] * 300, "tags": ["O"] * 300}])
+    assert len(examples.ids) == echo.max_length == config.max_position_embeddings
+    assert examples.cut == 1
+    assert examples.target_indices.tolist() == list(range(128, 256))
     with pytest.raises(
         InputError, match="--max-length 1 does not fit: this model and prompt allow 2 to 256"
     ):
         make_encoder(
-            TASKS["ner"], mini, config, make_settings(**given, max_length=1), with_head=True
+            TASKS["ner"], mini, config, make_settings(**flags, max_length=1), with_head=True
         )
 
 
@@ -178,7 +172,7 @@ def test_the_longer_sentence_of_a_pair_is_cut_first():
     assert shorten(pieces, is_data, 3) == [[1], [], [2], [], [3]]
 
 
-def test_words_that_do_not_fit_are_not_read(mini):
+def test_words_that_were_cut_have_no_target_position(mini):
     row = {"tokens": ["immunoglobulin", "genes", "rearrange"], "tags": ["B-DNA", "I-DNA", "O"]}
     lengths = [len(mini.encode(" " + word)) for word in row["tokens"]]
     assert lengths[1] > 0 and lengths[0] > 1
@@ -194,45 +188,46 @@ def test_words_that_do_not_fit_are_not_read(mini):
 
 
 def plain_example(row, task, tokenizer, with_head, max_length, at_last, echo):
-    """Encode one row by its definition: write its pieces down, drop tokens one at a time, look
-    where each is read."""
+    """Encode one row by the definition: remove tokens one at a time, then find target positions."""
     tags_words, labels = task == "ner", list(TASKS[task].labels)
-    number = lambda label: NO_LABEL if label is None else labels.index(label)  # noqa: E731
+    class_of = lambda label: NO_LABEL if label is None else labels.index(label)  # noqa: E731
     if tags_words:
         pieces = [" " + word for word in row["tokens"]]
     elif task == "sentiment":
         pieces = ["Sentence :", " " + row["sentence"].strip(), " Label :"]
     else:
-        said = [" " + row[name].strip() for name in ("sentence1", "sentence2")]
-        pieces = ["Sentence1 :", said[0], " Sentence2 :", said[1], " Label :"]
+        first, second = (" " + row[name].strip() for name in ("sentence1", "sentence2"))
+        pieces = ["Sentence1 :", first, " Sentence2 :", second, " Label :"]
     whole = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
-    kept = [list(ids) for ids in whole]
+    cut_pieces = [list(ids) for ids in whole]
     max_length = max_length // 2 if echo else max_length
-    cut = sum(map(len, kept)) > max_length
-    data = kept if tags_words else kept[1::2]
-    while sum(map(len, kept)) > max_length and any(data):
-        fullest = max(map(len, data))
-        [ids for ids in data if ids and (tags_words or len(ids) == fullest)][-1].pop()
-    ids, indices, targets = sum(kept, []) if echo else [], [], []
-    for index, part in enumerate(kept):
-        place = len(whole[index]) - 1 if at_last else 0
-        if tags_words and place < len(part):
-            indices.append(len(ids) + place)
-            targets.append(number(row["tags"][index]) if "tags" in row else NO_LABEL)
+    cut = sum(map(len, cut_pieces)) > max_length
+    data = cut_pieces if tags_words else cut_pieces[1::2]
+    while sum(map(len, cut_pieces)) > max_length and any(data):
+        longest = max(map(len, data))
+        [ids for ids in data if ids and (tags_words or len(ids) == longest)][-1].pop()
+    ids, indices, targets = sum(cut_pieces, []) if echo else [], [], []
+    for index, part in enumerate(cut_pieces):
+        offset = len(whole[index]) - 1 if at_last else 0
+        if tags_words and offset < len(part):
+            indices.append(len(ids) + offset)
+            targets.append(class_of(row["tags"][index]) if "tags" in row else NO_LABEL)
         ids += part
     if not tags_words:
-        mark, label = len(ids) - 1, row.get("label")
-        answer = (
-            [number(label)] if with_head or label is None else [*tokenizer.encode(" " + label), END]
+        last, label = len(ids) - 1, row.get("label")
+        targets = (
+            [class_of(label)]
+            if with_head or label is None
+            else [*tokenizer.encode(" " + label), END]
         )
-        indices, targets = list(range(mark, mark + len(answer))), answer
-        ids += answer[:-1]
+        indices = list(range(last, last + len(targets)))
+        ids += targets[:-1]
     return ids, indices, targets, cut
 
 
 def random_row(rng, task):
     """Draw a row of 0 to 12 words, many of several sub-tokens, with or without labels."""
-    known = [
+    vocabulary = [
         "IL-2",
         "gene",
         "profit",
@@ -247,7 +242,7 @@ def random_row(rng, task):
         "日本",
         "x" * 30,
     ]
-    words = lambda: [rng.choice(known) for _ in range(rng.randrange(13))]  # noqa: E731
+    words = lambda: [rng.choice(vocabulary) for _ in range(rng.randrange(13))]  # noqa: E731
     names = TASKS[task].fields
     if task == "ner":
         row = {"tokens": words()}
@@ -270,7 +265,7 @@ def random_row(rng, task):
         for with_head in (True, False)
     ],
 )
-def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(
+def test_random_rows_are_encoded_as_the_definition_encodes_each_row(
     mini, task, with_head, at_last, echo, max_length
 ):
     rng = random.Random(max_length)
@@ -295,7 +290,7 @@ def test_random_rows_are_encoded_as_one_row_at_a_time_would_be(
         assert examples.digest() == hashlib.sha256(flat).hexdigest()
 
 
-def test_what_was_set_on_the_tokenizer_before_is_no_matter(mini):
+def test_earlier_settings_of_the_tokenizer_have_no_effect(mini):
     words = ("immunoglobulin", "", "genes")
     expected = [mini.encode(word) for word in words]
     mini.backend_tokenizer.enable_truncation(1)
@@ -303,12 +298,14 @@ def test_what_was_set_on_the_tokenizer_before_is_no_matter(mini):
     assert encoder(mini).tokenize(words) == expected and len(expected[0]) > 1
 
 
-def test_each_word_has_its_tag(mini):
+def test_a_row_with_fewer_tags_than_words_is_refused(mini):
     with pytest.raises(ValueError, match="3 words, but 2 tags: 'IL-2 gene expression'"):
         encoder(mini)([{"tokens": ["IL-2", "gene", "expression"], "tags": ["B-DNA", "I-DNA"]}])
 
 
-def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, tiny_folder):
+def test_the_maximum_length_is_the_positions_minus_the_longer_prefix_and_the_label(
+    mini, tiny_folder
+):
     config = read_config(tiny_folder)
     instruction = len(mini.encode(TASKS["sentiment"].instruction))
 
@@ -352,20 +349,20 @@ def test_the_runs_settings_reach_the_encoder(mini, tiny_folder):
     assert paper.source_text and not paper.tag_last_subtoken and paper.max_length == 64
 
 
-def test_an_answer_longer_than_what_is_generated_has_its_room(mini, tiny_folder):
+def test_the_maximum_length_allows_for_a_label_longer_than_free_generation(mini, tiny_folder):
     label = "good news for all of those who had bought shares of the company early enough"
     task = dataclasses.replace(TASKS["sentiment"], labels=("bad", label))
-    answer = len(mini.encode(" " + label)) + 1
-    assert answer > 10
+    label_length = len(mini.encode(" " + label)) + 1
+    assert label_length > 10
     settings = make_settings(task="sentiment", method="lora")
     instruction = len(mini.encode(task.instruction))
     assert (
         make_encoder(task, mini, read_config(tiny_folder), settings, False).max_length
-        == 128 - instruction - answer
+        == 128 - instruction - label_length
     )
 
 
-def test_a_batch_lays_examples_one_behind_the_other(mini):
+def test_a_batch_concatenates_its_examples(mini):
     rows = [
         {"tokens": ["a"], "tags": ["O"]},
         {"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]},
@@ -380,7 +377,7 @@ def test_a_batch_lays_examples_one_behind_the_other(mini):
     assert batch.target_counts.tolist() == [1, 2]
 
 
-def test_the_last_batch_may_be_smaller():
+def test_the_last_batch_can_be_smaller():
     assert [part.tolist() for part in batches(np.array([4, 2, 0, 1, 3]), 2)] == [
         [4, 2],
         [0, 1],
@@ -388,7 +385,10 @@ def test_the_last_batch_may_be_smaller():
     ]
 
 
-def test_a_tokenizer_that_says_more_than_the_model_knows_is_refused(mini):
-    few = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
-    with pytest.raises(InputError, match=r"token id \d+ is too large: the model has 100"):
-        few([{"tokens": ["interleukin"]}])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(mini):
+    small = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
+    with pytest.raises(
+        InputError,
+        match=r"token id \d+ is too large: the model has 100",
+    ):
+        small([{"tokens": ["interleukin"]}])

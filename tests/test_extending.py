@@ -30,8 +30,11 @@ LN_F = {"transformer.ln_f.weight", "transformer.ln_f.bias"}
 
 @pytest.fixture
 def add(monkeypatch):
-    """What runs the blocks of a section, and returns what its user's blocks make. The tables are
-    afterwards as they were."""
+    """Return a function that runs the Python blocks of a section of the page.
+
+    A block that names a file runs in that module. The function returns the variables of the other
+    blocks. The registries are restored after the test.
+    """
     tables = [(table, dict(table)) for table in (METHODS, TASKS, LOADERS, door.COMMANDS)]
     made = {}
 
@@ -44,7 +47,7 @@ def add(monkeypatch):
             if not name:
                 exec(code, made)
             elif (ROOT / f"{path[1]}.py").exists():
-                exec(code, dict(vars(import_module(name))))  # as lines at the file's end
+                exec(code, dict(vars(import_module(name))))  # as if added at the end of the file
             else:
                 module = ModuleType(name)
                 monkeypatch.setitem(sys.modules, name, module)
@@ -69,13 +72,13 @@ def test_every_block_is_in_a_section_that_a_test_runs():
     assert sections == ["A method", "A task", "A corpus, a file format", "A command"]
 
 
-def test_a_method(add):
+def test_the_new_method_trains_its_parameters_and_is_saved_and_loaded(add):
     made = add("A method")
     tuned, again, rows = made["tuned"], made["again"], made["rows"]
     trunk = load_base("neo-mini").trunk
     started = load_untuned(made["settings"], with_method=True)
     assert torch.equal(logits(started, rows), logits(load_untuned(made["settings"]), rows))
-    # only the norm and the head move
+    # only the norm and the head change
     before = dict(started.model.named_parameters())
     moved = {
         name
@@ -86,13 +89,13 @@ def test_a_method(add):
         moved == LN_F | {"classifier.weight", "classifier.bias"} == tuned.model.trainable().keys()
     )
     assert not torch.equal(tuned.model.transformer.ln_f.weight, trunk.ln_f.weight)
-    # what is saved is loaded
+    # the loaded run is the saved one
     assert torch.equal(logits(again, rows), logits(tuned, rows))
     assert not torch.equal(logits(again, rows), logits(started, rows))
     assert [path.name for path in Path("my-norm").iterdir()] == ["adapter_model.safetensors"]
 
 
-def test_a_combination(add):
+def test_the_new_method_can_be_combined_with_lora(add):
     made = add("A method")
     assert made["summary"]["method"] == "lora+norm" and made["summary"]["trainable"] == 32768 + 512
     stored = {
@@ -108,7 +111,7 @@ def test_a_combination(add):
         AdapterSet(["both"])
 
 
-def test_a_run_that_stops_is_resumed_to_the_same_bits(add):
+def test_a_stopped_run_is_resumed_to_the_same_bits(add):
     add("A method")
 
     class Halt(Exception):
@@ -118,17 +121,17 @@ def test_a_run_that_stops_is_resumed_to_the_same_bits(add):
         if line.startswith("epoch 2"):
             raise Halt
 
-    given = {"task": "ner", "method": "norm", "epochs": 3, "train_limit": 8, "eval_limit": 4}
-    run(make_settings(**given, out="whole"))
+    flags = {"task": "ner", "method": "norm", "epochs": 3, "train_limit": 8, "eval_limit": 4}
+    run(make_settings(**flags, out="whole"))
     with pytest.raises(Halt):
-        run(make_settings(**given, out="halted"), print_line)
+        run(make_settings(**flags, out="halted"), print_line)
     assert Path("halted/checkpoints/step-1").exists() and not Path("halted/run.json").exists()
     run(settings_to_resume(Path("halted"), json=False))
     name = "adapter_model.safetensors"
     assert Path("halted", name).read_bytes() == Path("whole", name).read_bytes()
 
 
-def test_a_whole_model_has_what_the_method_changed(add, monkeypatch, capsys):
+def test_a_merged_export_has_the_changes_of_the_method(add, monkeypatch, capsys):
     add("A method")
     rows = [{"sentence": "Profit rose to EUR 5 mn ."}, {"sentence": "Sales fell ."}]
     monkeypatch.setattr(sys, "argv", ["neo_peft", "export", "both", "peft"])
@@ -140,7 +143,7 @@ def test_a_whole_model_has_what_the_method_changed(add, monkeypatch, capsys):
     assert torch.allclose(logits(whole, rows), logits(load("both"), rows), atol=1e-4)
 
 
-def test_a_task_and_a_corpus(add):
+def test_the_new_task_is_trained_on_the_new_corpus(add):
     folder = Path("DATA/questions")
     folder.mkdir(parents=True)
     lines = [f"{word}: {word} is number {n} ?" for n in range(20) for word in ("who", "where")]
@@ -159,7 +162,7 @@ def test_a_task_and_a_corpus(add):
         add("A corpus, a file format")
 
 
-def test_a_command(add, monkeypatch, capsys):
+def test_the_new_command_runs_and_refuses_bad_input(add, monkeypatch, capsys):
     add("A command")
     monkeypatch.setattr(sys, "argv", ["neo_peft", "labels", "sentiment"])
     assert door.main() == 0

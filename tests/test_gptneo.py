@@ -1,8 +1,8 @@
-"""The trunk against transformers.GPTNeoForCausalLM: logits, and the gradients of embeddings, prefix
-and every weight.
+"""The trunk, compared with transformers' GPTNeoForCausalLM: logits, and gradients of embeddings,
+prefix and weights.
 
-The oracle reads each text alone, without padding, and a prefix repeated in front of it; we read a
-batch at once.
+Our trunk gets packed batches. transformers gets one text at a time, without padding, with the
+prefix in front of it.
 """
 
 import copy
@@ -23,7 +23,7 @@ from neo_peft.packing import Packing
 from neo_peft.runs.generation import forward_and_keep, next_tokens
 
 WINDOW = 11  # the tiny model's
-# Texts of one token; texts below, at, just above and far above the window.
+# Lengths: one token; below, at, just above and far above the window.
 BATCHES = [(3, 1, 11), (5, 12, 1), (30, 1, 17, 12, 2), (40,)]
 WORDS = [
     "Profit rose",
@@ -35,12 +35,12 @@ WORDS = [
 ]
 
 
-# ---- The oracle
+# ---- Our model and transformers'
 
 
 @dataclass
 class Pair:
-    """Our trunk and theirs, from one folder."""
+    """Our trunk and transformers' model, loaded from the same folder."""
 
     ours: GPTNeo
     theirs: GPTNeoForCausalLM
@@ -71,8 +71,9 @@ def texts_of(*lengths: int, size: int = 24) -> list[Tensor]:
 
 def our_logits(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
     past = None if prefix is None else trunk.prefix(prefix)
-    rows = Packing.of_texts(torch.tensor([len(text) for text in texts]), past.length if past else 0)
-    return F.linear(trunk(torch.cat(texts), rows, past), trunk.wte.weight)
+    lengths = torch.tensor([len(text) for text in texts])
+    packing = Packing.of_texts(lengths, past.length if past else 0)
+    return F.linear(trunk(torch.cat(texts), packing, past), trunk.wte.weight)
 
 
 def their_logits(
@@ -84,8 +85,8 @@ def their_logits(
 
 
 def with_gradients(logits, model: nn.Module, texts: list[Tensor], prefix: Tensor | None):
-    """Compute logits, and the gradients of embeddings and every weight by name; each logit has a
-    weight of its own."""
+    """Return logits, and the gradients of embeddings and weights by name, of the logits' sum with
+    random weights."""
     model = copy.deepcopy(model).requires_grad_()
     leaves = {f"text {index}": text.clone().requires_grad_() for index, text in enumerate(texts)}
     inputs = list(leaves.values())
@@ -98,7 +99,7 @@ def with_gradients(logits, model: nn.Module, texts: list[Tensor], prefix: Tensor
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
-    """Equal within tolerance × max(1, largest); all zero is no evidence."""
+    """Assert that tensors are equal within tolerance × max(1, largest) and not all zero."""
     largest = theirs.abs().max().item()
     assert ours.shape == theirs.shape and largest > 0
     assert (ours - theirs).abs().max().item() <= tolerance * max(1.0, largest)
@@ -110,7 +111,7 @@ def assert_parity(pair: Pair, texts: list[Tensor], prefix: Tensor | None = None)
     assert_close(logits, expected)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
-        # Back through four layers, rounding in fp32 alone moves either side by up to 2e-5.
+        # In the backward pass of four layers fp32 rounding alone changes either side by up to 2e-5.
         assert_close(gradient, expected_gradients[name], 1e-4)
 
 
@@ -123,7 +124,9 @@ def test_logits_and_gradients_are_transformers_on_uneven_texts(pair, lengths):
 
 
 @pytest.mark.parametrize("form", ["shards", "without transformer.", "bf16", "fp16"])
-def test_every_form_that_save_pretrained_writes_computes_the_same(tiny_folder, tmp_path, form):
+def test_every_form_of_weights_that_save_pretrained_writes_gives_the_same_logits(
+    tiny_folder, tmp_path, form
+):
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(form, torch.float32)
     model = GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=dtype)
     model = model.transformer if form == "without transformer." else model
@@ -154,23 +157,23 @@ def test_layers_window_epsilon_and_inner_size_come_from_the_config(tiny_folder, 
     assert both.ours.config.eos_token_id == 7 and both.ours.config.initializer_range == 0.3
 
 
-def test_neo_mini_reads_real_words_as_transformers_does():
+def test_neo_mini_has_the_logits_of_transformers_on_real_texts():
     base = load_base("neo-mini")
     theirs = GPTNeoForCausalLM.from_pretrained(BUNDLED["neo-mini"], dtype=torch.float32).eval()
     ids = [torch.tensor(base.tokenizer.encode(text)) for text in WORDS]
     assert len(ids[1]) == 1 and len(ids[3]) > base.trunk.config.window_size
     embedded = [base.trunk.embed(text) for text in ids]
-    with torch.no_grad():  # from ids, so that the look-up is theirs
+    with torch.no_grad():  # from ids, to compare the embedding too
         expected = torch.cat([theirs(input_ids=text[None]).logits[0] for text in ids])
         assert_close(our_logits(base.trunk, embedded), expected)
     assert_parity(Pair(base.trunk, theirs), embedded)
 
 
-def test_only_the_rows_that_are_read_are_returned_in_their_order(pair):
-    texts, read = texts_of(5, 14, 2), torch.tensor([20, 4, 4, 11])
-    rows = Packing.of_texts(torch.tensor([5, 14, 2]))
-    hidden = pair.ours(torch.cat(texts), rows, wanted=read)
-    assert_close(F.linear(hidden, pair.ours.wte.weight), their_logits(pair.theirs, texts)[read])
+def test_only_the_wanted_tokens_are_returned_in_the_given_order(pair):
+    texts, wanted = texts_of(5, 14, 2), torch.tensor([20, 4, 4, 11])
+    packing = Packing.of_texts(torch.tensor([5, 14, 2]))
+    hidden = pair.ours(torch.cat(texts), packing, wanted=wanted)
+    assert_close(F.linear(hidden, pair.ours.wte.weight), their_logits(pair.theirs, texts)[wanted])
 
 
 def no_window(trunk: GPTNeo) -> None:
@@ -182,7 +185,7 @@ def shift_window(trunk: GPTNeo, by: int) -> None:
         block.window_size = block.window_size and block.window_size + by
 
 
-def usual_scale(trunk: GPTNeo) -> None:
+def divided_scores(trunk: GPTNeo) -> None:
     for block in trunk.h:
         block.attn.attention.q_proj.weight.data /= (24 / 3) ** 0.5
 
@@ -191,13 +194,13 @@ def usual_scale(trunk: GPTNeo) -> None:
 @pytest.mark.parametrize(
     "mistake",
     [
-        usual_scale,
+        divided_scores,
         no_window,
         lambda trunk: shift_window(trunk, 1),
         lambda trunk: shift_window(trunk, -1),
     ],
 )
-def test_the_comparison_sees_another_scale_and_another_window(pair, mistake, prefix_length):
+def test_the_comparison_detects_a_wrong_scale_and_a_wrong_window(pair, mistake, prefix_length):
     wrong = copy.deepcopy(pair.ours)
     mistake(wrong)
     texts, prefix = texts_of(3, 25), texts_of(prefix_length)[0] if prefix_length else None
@@ -222,125 +225,133 @@ def test_the_comparison_sees_another_scale_and_another_window(pair, mistake, pre
         (25, (4,)),
     ],
 )
-def test_a_shared_prefix_is_the_prefix_repeated_in_front_of_each_text(pair, prefix_length, lengths):
+def test_a_shared_prefix_equals_the_prefix_in_front_of_each_text(pair, prefix_length, lengths):
     assert_parity(pair, texts_of(*lengths), texts_of(prefix_length)[0])
 
 
-def test_what_a_query_sees_worked_by_hand():
+def test_the_causal_mask_worked_by_hand():
     keys = torch.tensor([[0, 1, 2, 3, NOWHERE]])
     queries = torch.tensor([[1, 3], [4, 0]])
     assert causal_mask(queries, keys, None).int().tolist() == [
         [[[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]],
         [[[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]],
     ]
-    # A window of 2 holds the query itself and one token before it.
+    # A window of 2: the query itself and one token before it.
     assert causal_mask(queries, keys, 2).int().tolist() == [
         [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]]],
         [[[0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]],
     ]
 
 
-# ---- Token after token
+# ---- Token by token
 
-STEPS = 16  # further than the window
-FIRST = [4, 1, 13]  # what of each text is read at once
+STEPS = 16  # more tokens than the window
+FIRST = [4, 1, 13]  # number of tokens of each text in the first call
 
 
-def read_on(
+def hidden_states_by_steps(
     trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None, drop_at: int | None = None
 ) -> list[Tensor]:
-    """Read FIRST of each text at once, then STEPS one by one; from `drop_at` on only texts 2 and 0,
-    in that order."""
+    """Return the hidden states of each text: FIRST tokens in one call, then STEPS single tokens.
+
+    From the step `drop_at` on only texts 2 and 0 continue, in this order.
+    """
     start = 0 if prefix is None else len(prefix)
     before = None if prefix is None else trunk.prefix(prefix)
     heads = torch.cat([text[:first] for text, first in zip(texts, FIRST)])
     hidden, past = forward_and_keep(
         trunk, heads, Packing.of_texts(torch.tensor(FIRST), start, together=True), before
     )
-    said = [[rows] for rows in hidden.split(FIRST)]
+    states = [[part] for part in hidden.split(FIRST)]
     past = (
         past if before is None else before.select(torch.zeros(len(texts), dtype=int)).concat(past)
     )
-    going = [0, 1, 2]
+    active = [0, 1, 2]
     for step in range(STEPS):
         if step == drop_at:
-            going, past = [2, 0], past.select(torch.tensor([2, 0]))
-        rows = next_tokens(torch.tensor([start + FIRST[text] + step for text in going]))
+            active, past = [2, 0], past.select(torch.tensor([2, 0]))
+        packing = next_tokens(torch.tensor([start + FIRST[text] + step for text in active]))
         hidden, now = forward_and_keep(
-            trunk, torch.stack([texts[i][FIRST[i] + step] for i in going]), rows, past
+            trunk, torch.stack([texts[i][FIRST[i] + step] for i in active]), packing, past
         )
         past = past.concat(now)
-        for text, row in zip(going, hidden):
-            said[text].append(row[None])
+        for text, state in zip(active, hidden):
+            states[text].append(state[None])
     assert past.length == start + max(FIRST) + STEPS
-    return [torch.cat(rows) for rows in said]
+    return [torch.cat(parts) for parts in states]
 
 
 @pytest.mark.parametrize("drop_at", [None, 5])
 @pytest.mark.parametrize("prefix_length", [0, 4, 17])
-def test_reading_token_by_token_is_reading_at_once(pair, prefix_length, drop_at):
+def test_token_by_token_gives_the_logits_of_one_call(pair, prefix_length, drop_at):
     texts = texts_of(*(first + STEPS for first in FIRST))
     prefix = texts_of(prefix_length)[0] if prefix_length else None
     with torch.no_grad():
-        read = read_on(pair.ours, texts, prefix, drop_at)
-        assert [len(rows) for rows in read] == [20, 17 if drop_at is None else 1 + drop_at, 29]
-        for text, hidden in zip(texts, read):
+        states = hidden_states_by_steps(pair.ours, texts, prefix, drop_at)
+        assert [len(hidden) for hidden in states] == [
+            20,
+            17 if drop_at is None else 1 + drop_at,
+            29,
+        ]
+        for text, hidden in zip(texts, states):
             ours = F.linear(hidden, pair.ours.wte.weight)
             assert_close(ours, their_logits(pair.theirs, [text], prefix)[: len(ours)])
 
 
-def test_padding_is_kept_at_no_position():
-    # Keys of padding stand between a short text and its next token, which must not see them.
+def test_the_keys_of_padding_have_no_position():
+    # Keys of padding are between a short text and its next token, which must not attend to them.
     both = Past((), (), torch.tensor([[0, 1, NOWHERE]])).select(torch.tensor([0, 0]))
-    kept = both.concat(Past((), (), torch.tensor([[2], [3]])))
-    assert kept.positions.tolist() == [[0, 1, NOWHERE, 2], [0, 1, NOWHERE, 3]]
-    assert kept.select(torch.tensor([1])).positions.tolist() == [[0, 1, NOWHERE, 3]]
-    assert kept.length == 4
+    longer = both.concat(Past((), (), torch.tensor([[2], [3]])))
+    assert longer.positions.tolist() == [[0, 1, NOWHERE, 2], [0, 1, NOWHERE, 3]]
+    assert longer.select(torch.tensor([1])).positions.tolist() == [[0, 1, NOWHERE, 3]]
+    assert longer.length == 4
 
 
 # ---- Low precision
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
-def test_scores_far_over_65504_are_finite_and_summed_in_fp32(tiny_folder, dtype, tolerance):
+def test_attention_with_scores_far_over_65504_is_finite_and_softmax_is_in_fp32(
+    tiny_folder, dtype, tolerance
+):
     trunk = load_base(str(tiny_folder), dtype).trunk
-    calls = [[] for _ in trunk.h]  # a layer's q, k, v and result, of the prefix and of the text
-    for block, kept in zip(trunk.h, calls):
+    calls = [[] for _ in trunk.h]  # q, k, v and output of each layer, for the prefix and the text
+    for block, stored in zip(trunk.h, calls):
         attention = block.attn.attention
         attention.q_proj.weight.data *= 100
         attention.k_proj.weight.data *= 100
         for name in ("q_proj", "k_proj", "v_proj"):
             getattr(attention, name).register_forward_hook(
-                lambda _, __, out, kept=kept: kept.append(out.detach())
+                lambda _, __, out, stored=stored: stored.append(out.detach())
             )
         attention.out_proj.register_forward_pre_hook(
-            lambda _, x, kept=kept: kept.append(x[0].detach())
+            lambda _, x, stored=stored: stored.append(x[0].detach())
         )
-    text, prefix = (rows.requires_grad_() for rows in texts_of(17, 5))
+    text, prefix = (embeddings.requires_grad_() for embeddings in texts_of(17, 5))
     with torch.autocast("cpu", dtype):
         hidden = trunk(text, Packing.of_texts(torch.tensor([17]), start=5), trunk.prefix(prefix))
     hidden.float().pow(2).sum().backward()
     assert hidden.isfinite().all() and text.grad.isfinite().all() and prefix.grad.isfinite().all()
 
-    for block, kept in zip(trunk.h, calls):
-        assert {rows.dtype for rows in kept} == {dtype}
+    for block, stored in zip(trunk.h, calls):
+        assert {tensor.dtype for tensor in stored} == {dtype}
         q, k, v, out = (
-            torch.cat(rows).view(-1, 3, 8).transpose(0, 1).float()
-            for rows in zip(kept[:4], kept[4:])
+            torch.cat(parts).view(-1, 3, 8).transpose(0, 1).float()
+            for parts in zip(stored[:4], stored[4:])
         )
-        computed = out.shape[1]  # of the prefix the last layer keeps keys and values alone
+        computed = out.shape[1]  # the last layer computes only keys and values of the prefix
         assert computed == (17 if block is trunk.h[-1] else 22)
         scores = q @ k.transpose(1, 2)
         assert scores.abs().max() > 2 * 65504
-        unseen = torch.ones(22, 22).triu(1).bool()
+        masked = torch.ones(22, 22).triu(1).bool()
         if block.window_size:
-            unseen |= torch.ones(22, 22).tril(-WINDOW).bool()
-        expected = scores.masked_fill(unseen, -torch.inf).softmax(2) @ v
+            masked |= torch.ones(22, 22).tril(-WINDOW).bool()
+        expected = scores.masked_fill(masked, -torch.inf).softmax(2) @ v
         assert_close(out, expected[:, -computed:], tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)])
-def test_the_residual_rows_stay_fp32_in_low_precision(tiny_folder, pair, dtype, tolerance):
+def test_the_residual_stream_stays_fp32_in_low_precision(tiny_folder, pair, dtype, tolerance):
     trunk, blocks = load_base(str(tiny_folder), dtype).trunk, []
     for block in trunk.h:
         block.register_forward_hook(lambda _, x, out: blocks.append(out[0].dtype))

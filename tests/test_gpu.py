@@ -1,4 +1,4 @@
-"""What a CUDA device must compute as a CPU does. Skipped without one."""
+"""A CUDA device gives the results of a CPU. Skipped without one."""
 
 import pytest
 import torch
@@ -34,13 +34,13 @@ def tuned_on(device: str, method: str, precision: str = "fp32", **more):
 
 def losses(device: str, method: str, precision: str = "fp32", **more) -> list[float]:
     tuned, examples, settings = tuned_on(device, method, precision, **more)
-    state, found = loop.make_state(tuned.model, settings), []
+    state, step_losses = loop.make_state(tuned.model, settings), []
     for event in loop.steps(tuned.model, examples, settings, state, no_progress):
         if isinstance(event, loop.EpochEnd):
             state.next_epoch()
         else:
-            found.append(event.loss)
-    return found
+            step_losses.append(event.loss)
+    return step_losses
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,31 +54,31 @@ def test_five_training_steps_have_the_losses_of_a_cpu(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_fp16_training_stays_near_fp32(method):
-    found, expected = losses("cuda", method, "fp16"), losses("cpu", method)
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0.02, atol=0.02)
+def test_fp16_training_has_nearly_the_losses_of_fp32(method):
+    fp16, fp32 = losses("cuda", method, "fp16"), losses("cpu", method)
+    torch.testing.assert_close(torch.tensor(fp16), torch.tensor(fp32), rtol=0.02, atol=0.02)
 
 
 def test_recomputed_activations_give_the_same_losses():
-    plain, again = losses("cuda", "lora"), losses("cuda", "lora", checkpoint_activations=True)
-    torch.testing.assert_close(torch.tensor(again), torch.tensor(plain), rtol=1e-4, atol=1e-5)
+    plain, recomputed = losses("cuda", "lora"), losses("cuda", "lora", checkpoint_activations=True)
+    torch.testing.assert_close(torch.tensor(recomputed), torch.tensor(plain), rtol=1e-4, atol=1e-5)
 
 
 def test_predictions_are_those_of_a_cpu():
-    found = {}
+    results = {}
     for device in ("cuda", "cpu"):
         tuned, examples, _ = tuned_on(device, "lora")
-        found[device] = evaluate(tuned.model, tuned.encoder, examples)
-    assert found["cuda"].predicted == found["cpu"].predicted
+        results[device] = evaluate(tuned.model, tuned.encoder, examples)
+    assert results["cuda"].predicted == results["cpu"].predicted
     torch.testing.assert_close(
-        torch.tensor(found["cuda"].probabilities),
-        torch.tensor(found["cpu"].probabilities),
+        torch.tensor(results["cuda"].probabilities),
+        torch.tensor(results["cpu"].probabilities),
         rtol=1e-3,
         atol=1e-4,
     )
 
 
-def test_the_frozen_matrices_are_fp16_and_what_trains_is_fp32():
+def test_frozen_matrices_are_fp16_and_trainable_parameters_are_fp32():
     tuned, _, _ = tuned_on("cuda", "lora", "fp16")
     matrices = [p for p in tuned.model.parameters() if not p.requires_grad and p.dim() == 2]
     assert {p.dtype for p in matrices} == {torch.float16}

@@ -1,4 +1,4 @@
-"""The loop: it overfits, accumulates exactly, moves only the adapter, and goes by its schedule."""
+"""The training loop: overfitting, gradient accumulation, frozen weights, schedule, checks."""
 
 import json
 import math
@@ -28,8 +28,7 @@ RATES = {"lora": 2e-2, "prompt": 2e-1, "full": 5e-3, "head": 3e-2, "lora+prompt"
 
 
 def sixteen(task):
-    """Take 16 short examples of the sample: sentences with entities, or answers of every label in
-    turn."""
+    """Return 16 short rows of the sample: sentences with entities, or each label in turn."""
     rows = load_splits(TASKS[task], "sample").train
     if task == "ner":
         return sorted(
@@ -37,7 +36,7 @@ def sixteen(task):
         )[:16]
     by_label = [[row for row in rows if row["label"] == label] for label in TASKS[task].labels]
     short = [sorted(part, key=lambda row: sum(map(len, row.values())))[:8] for part in by_label]
-    return [row for in_turn in zip(*short, strict=True) for row in in_turn][:16]
+    return [row for one_of_each in zip(*short, strict=True) for row in one_of_each][:16]
 
 
 def start(folder, task, method, precision="fp32", **flags):
@@ -68,7 +67,7 @@ def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method
     losses = [step.loss for step in train(tuned.model, examples, settings)]
     result = evaluate(tuned.model, tuned.encoder, examples)
     scores = score(TASKS[task], rows, result.predicted)
-    # linear in a frozen trunk's states: below the labels' own entropy is what it can do
+    # A linear head on a frozen trunk cannot learn all, but its loss is below the labels' entropy.
     if method == "head":
         counts = np.unique(examples.targets, return_counts=True)[1] / len(examples.targets)
         assert losses[-1] < -(counts * np.log(counts)).sum()
@@ -79,8 +78,10 @@ def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method
 @pytest.mark.parametrize(
     ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("similarity", "full")]
 )
-def test_four_batches_of_two_are_one_batch_of_eight(tiny_folder, task, method):
-    """Their labelled tokens are uneven, so that a mean of the batches' means would differ."""
+def test_a_step_with_four_batches_of_two_equals_a_step_with_one_batch_of_eight(
+    tiny_folder, task, method
+):
+    """The batches have different numbers of targets, so the mean of their means would differ."""
     rows, trained = sixteen(task)[:8], []
     for batch_size, accumulation in ((8, 1), (2, 4)):
         tuned, settings = start(
@@ -91,47 +92,49 @@ def test_four_batches_of_two_are_one_batch_of_eight(tiny_folder, task, method):
             gradient_accumulation=accumulation,
             epochs=3,
         )
-        taken = train(tuned.model, tuned.encoder(rows), settings)
-        trained.append((taken, tuned.model.trainable()))
-    (one, a), (four, b) = trained
-    assert [step.step for step in one] == [step.step for step in four] == [1, 2, 3]
-    for left, right in zip(one, four, strict=True):
+        steps = train(tuned.model, tuned.encoder(rows), settings)
+        trained.append((steps, tuned.model.trainable()))
+    (one_batch, a), (four_batches, b) = trained
+    assert [step.step for step in one_batch] == [step.step for step in four_batches] == [1, 2, 3]
+    for left, right in zip(one_batch, four_batches, strict=True):
         assert left.loss == pytest.approx(right.loss, rel=1e-5)
         assert left.gradient_norm == pytest.approx(right.gradient_norm, rel=1e-4)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5)
 
 
-def test_the_loss_of_a_window_is_its_sum_over_its_labelled_tokens(tiny_folder):
+def test_the_loss_of_a_step_is_the_sum_divided_by_the_number_of_targets(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "lora")
     examples = tuned.encoder(sixteen("ner"))
-    window = [collate(examples, [0, 1]), collate(examples, [2])]
-    sums = [tuned.model.loss(batch, None).item() for batch in window]
-    tokens = [len(batch.targets) for batch in window]
-    assert tokens[0] != tokens[1]
+    step_batches = [collate(examples, [0, 1]), collate(examples, [2])]
+    sums = [tuned.model.loss(batch, None).item() for batch in step_batches]
+    targets = [len(batch.targets) for batch in step_batches]
+    assert targets[0] != targets[1]
     optimizer, scaler = loop.make_optimizer(tuned.model, settings), GradScaler("cpu", enabled=False)
-    loss, _ = loop.take_step(tuned.model, optimizer, scaler, window, sum(tokens), clip_norm=0)
-    assert loss == pytest.approx(sum(sums) / sum(tokens), rel=1e-6)
-    assert loss != pytest.approx((sums[0] / tokens[0] + sums[1] / tokens[1]) / 2, rel=1e-3)
+    loss, _ = loop.take_step(
+        tuned.model, optimizer, scaler, step_batches, sum(targets), clip_norm=0
+    )
+    assert loss == pytest.approx(sum(sums) / sum(targets), rel=1e-6)
+    assert loss != pytest.approx((sums[0] / targets[0] + sums[1] / targets[1]) / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_the_adapter_moves(tiny_folder, method):
+def test_training_changes_only_the_adapter(tiny_folder, method):
     flags = {"bias": "all"} if "lora" in method else {}
     tuned, settings = start(tiny_folder, "similarity", method, max_steps=2, batch_size=4, **flags)
     before = {name: tensor.detach().clone() for name, tensor in tuned.model.named_parameters()}
     trainable = set(tuned.model.trainable())
     loop.fit(tuned.model, tuned.encoder(sixteen("similarity")), settings)
-    moved = {
+    changed = {
         name
         for name, tensor in tuned.model.named_parameters()
         if not torch.equal(tensor, before[name])
     }
-    assert moved == trainable
+    assert changed == trainable
 
 
-def test_the_gradient_is_clipped_to_its_norm(tiny_folder):
-    moves = {}
+def test_the_gradient_is_clipped_to_the_given_norm(tiny_folder):
+    results = {}  # clip_norm: length of the change, norm before clipping
     for clip_norm in (0, 1e-3):
         tuned, settings = start(tiny_folder, "sentiment", "prompt")
         optimizer = torch.optim.SGD(tuned.model.trainable().values(), lr=1.0)
@@ -139,13 +142,13 @@ def test_the_gradient_is_clipped_to_its_norm(tiny_folder):
         batch = collate(tuned.encoder(sixteen("sentiment")), range(4))
         scaler = GradScaler("cpu", enabled=False)
         _, norm = loop.take_step(tuned.model, optimizer, scaler, [batch], batch.labelled, clip_norm)
-        moves[clip_norm] = (tuned.model.prompt.embeddings.detach() - before).norm().item(), norm
-    assert moves[0][0] == pytest.approx(moves[0][1], rel=1e-4)
-    assert moves[1e-3][0] == pytest.approx(1e-3, rel=1e-3)
-    assert moves[1e-3][1] == moves[0][1] > 1e-3
+        results[clip_norm] = (tuned.model.prompt.embeddings.detach() - before).norm().item(), norm
+    assert results[0][0] == pytest.approx(results[0][1], rel=1e-4)
+    assert results[1e-3][0] == pytest.approx(1e-3, rel=1e-3)
+    assert results[1e-3][1] == results[0][1] > 1e-3
 
 
-def test_matrices_decay_and_biases_and_norms_do_not(tiny_folder):
+def test_matrices_have_weight_decay_and_biases_and_norms_do_not(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "full", weight_decay=0.25)
     groups = loop.make_optimizer(tuned.model, settings).param_groups
     decay = {
@@ -156,7 +159,7 @@ def test_matrices_decay_and_biases_and_norms_do_not(tiny_folder):
         assert decay[id(parameter)] == (0.25 if matrix else 0), name
 
 
-def test_the_rate_is_transformers_linear_schedule():
+def test_the_learning_rate_follows_transformers_linear_schedule():
     from transformers import get_linear_schedule_with_warmup
 
     settings = make_settings(task="ner", method="lora", learning_rate=0.3, warmup_ratio=0.2)
@@ -170,14 +173,14 @@ def test_the_rate_is_transformers_linear_schedule():
     assert loop.learning_rate_at(500, 10_390, source) == pytest.approx(1e-3 * (1 - 500 / 10_390))
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_the_order_of_examples_depends_on_seed_and_epoch_only():
     orders = [loop.epoch_order(50, seed, epoch) for seed, epoch in ((3, 1), (3, 1), (3, 2), (4, 1))]
     assert np.array_equal(orders[0], orders[1])
     assert not np.array_equal(orders[0], orders[2]) and not np.array_equal(orders[0], orders[3])
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-def test_max_steps_ends_inside_an_epoch(tiny_folder):
+def test_max_steps_can_end_training_inside_an_epoch(tiny_folder):
     tuned, settings = start(tiny_folder, "sentiment", "head", max_steps=5, batch_size=4, epochs=9)
     epochs = []
     examples = tuned.encoder(sixteen("sentiment"))
@@ -193,20 +196,20 @@ def test_max_steps_ends_inside_an_epoch(tiny_folder):
     )
 
 
-def test_each_epoch_trains_with_dropout_though_an_evaluation_came_between(tiny_folder):
+def test_each_epoch_trains_with_dropout_even_after_an_evaluation(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "lora", epochs=3, batch_size=8, dropout=0.3)
-    training_now = []
+    modes = []
     train(
         tuned.model,
         tuned.encoder(sixteen("ner")),
         settings,
-        lambda step: training_now.append(tuned.model.training),
+        lambda step: modes.append(tuned.model.training),
         lambda end: tuned.model.eval(),
     )
-    assert training_now == [True] * 6
+    assert modes == [True] * 6
 
 
-def test_dropout_is_drawn_from_the_seed_whatever_was_drawn_before(tiny_folder):
+def test_dropout_depends_on_the_seed_and_not_on_earlier_random_numbers(tiny_folder):
     losses = []
     for before in (1, 2):
         tuned, settings = start(tiny_folder, "ner", "lora", epochs=2, batch_size=8, dropout=0.3)
@@ -216,7 +219,7 @@ def test_dropout_is_drawn_from_the_seed_whatever_was_drawn_before(tiny_folder):
     assert losses[0] == losses[1]
 
 
-def test_an_epochs_loss_is_the_mean_over_its_labelled_tokens(tiny_folder):
+def test_the_loss_of_an_epoch_is_the_mean_over_its_targets(tiny_folder):
     tuned, settings = start(tiny_folder, "ner", "lora", epochs=1, batch_size=3)
     examples, means = tuned.encoder(sixteen("ner")[:7]), []
     taken = train(tuned.model, examples, settings, after_epoch=lambda end: means.append(end.loss))
@@ -245,7 +248,9 @@ def test_nothing_to_train_on_is_refused(tiny_folder):
         loop.fit(tuned.model, tuned.encoder([]), settings)
 
 
-def test_of_equal_epochs_the_first_is_kept_and_nothing_learnt_is_said(tiny_folder, tmp_path):
+def test_of_equal_epochs_the_first_is_kept_and_a_line_tells_that_nothing_was_learnt(
+    tiny_folder, tmp_path
+):
     settings = make_settings(
         task="sentiment",
         method="head",
@@ -283,20 +288,22 @@ def test_half_precision_trains_on_a_cpu(tiny_folder, method, precision):
     assert all(parameter.dtype == torch.float32 for parameter in tuned.model.trainable().values())
 
 
-def test_under_fp16_the_gradient_is_scaled_and_unscaled(tiny_folder):
-    """Without a scaler small gradients vanish in fp16; with one, the norm is that of fp32."""
+def test_in_fp16_the_gradient_is_scaled_and_unscaled(tiny_folder):
+    """Without a loss scale small gradients become 0 in fp16; with one the norm is that of fp32."""
     norms = {}
     for precision in ("fp32", "fp16"):
         tuned, settings = start(tiny_folder, "sentiment", "prompt", precision)
         scaler = GradScaler("cpu", init_scale=256.0, enabled=precision == "fp16")
         batch = collate(tuned.encoder(sixteen("sentiment")), range(8))
         optimizer = loop.make_optimizer(tuned.model, settings)
-        taken = loop.take_step(tuned.model, optimizer, scaler, [batch], batch.labelled, clip_norm=0)
-        norms[precision] = taken.norm
+        result = loop.take_step(
+            tuned.model, optimizer, scaler, [batch], batch.labelled, clip_norm=0
+        )
+        norms[precision] = result.norm
     assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.05)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tiny_folder):
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_in_the_message(tiny_folder):
     tuned, settings = start(tiny_folder, "sentiment", "prompt", epochs=3, batch_size=16)
 
     def poison(step):
@@ -332,8 +339,8 @@ def test_a_saved_and_loaded_run_scores_the_same(tiny_folder, tmp_path, task, met
         assert score(TASKS[task], rows, predicted) == summary["after"][split]
 
 
-def test_the_best_epoch_is_kept_and_the_last_one_where_it_is_asked_for(tiny_folder, tmp_path):
-    """A rate that grows too high spoils the later epochs."""
+def test_the_best_epoch_is_kept_by_default_and_the_last_one_with_keep_last(tiny_folder, tmp_path):
+    """The learning rate is too high: it makes later epochs worse."""
     kept = {}
     for keep in ("best", "last"):
         settings = make_settings(
@@ -379,19 +386,19 @@ def test_the_same_seed_gives_the_same_bits(tiny_folder, method):
             **dropout,
         )
         training.run(settings, print_line=lambda line: None)
-    clocks = {Path("run.json"), Path("timings.jsonl")}
+    with_times = {Path("run.json"), Path("timings.jsonl")}
     a, b = (
         {path.relative_to(name): path for path in Path(name).rglob("*") if path.is_file()}
         for name in ("a", "b")
     )
     assert a.keys() == b.keys() and Path("metrics.jsonl") in a
-    for name in a.keys() - clocks:
+    for name in a.keys() - with_times:
         assert a[name].read_bytes() == b[name].read_bytes(), name
     scores = [json.loads(Path(name, "run.json").read_text())["scores"] for name in ("a", "b")]
     assert scores[0] == scores[1]
 
 
-def test_a_run_that_ends_before_it_trains_leaves_nothing_but_what_others_have_made(tmp_path):
+def test_a_run_that_ends_before_training_removes_only_its_own_files(tmp_path):
     settings = make_settings(task="ner", method="lora", data="sample")
     first, second = make_folder(settings), make_folder(settings)
     for folder, _ in (first, second):

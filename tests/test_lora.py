@@ -1,4 +1,4 @@
-"""LoRA against the formula written out, and against peft on the same weights and seeds."""
+"""LoRA, compared with the formula and with peft for the same weights and seeds."""
 
 import copy
 import math
@@ -30,7 +30,7 @@ from neo_peft.model import TunedModel
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
-IN, OUT, RANK, ALPHA, ROWS = 7, 11, 3, 5.0, 4  # no two are equal, r < in, and alpha != r
+IN, OUT, RANK, ALPHA, TOKENS = 7, 11, 3, 5.0, 4  # all different, and r < in
 
 Q_V = ("q_proj", "v_proj")
 ALL = ("all-linear",)
@@ -41,15 +41,15 @@ KINDS = ["k_proj", "v_proj", "q_proj", "out_proj", "c_fc", "c_proj"]
 
 
 def adapted_layer(bias=True, dropout=0.0, rslora=False, dtype=torch.float32):
-    """One adapted layer in which B is away from zero, and frozen."""
+    """Return one linear layer with LoRA, whose B is random instead of zero."""
     net = nn.ModuleDict({"fc": nn.Linear(IN, OUT, bias, dtype=dtype)})
     add_lora(net, ["fc"], RANK, ALPHA, dropout, rslora=rslora)
     nn.init.normal_(net["fc"].lora_B.weight)
     return net["fc"]
 
 
-def written_out(layer, x, scaling, dropped=None):
-    """W x + b + scaling · B A x in float64, with leaves of its own: {name: leaf}, output."""
+def formula(layer, x, scaling, dropped=None):
+    """Return copies of the weights by name, and W x + b + scaling · B A x, in float64."""
     leaves = {name: p.detach().double().requires_grad_() for name, p in layer.named_parameters()}
     x = x.double()
     out = x @ leaves["base_layer.weight"].T + leaves.get("base_layer.bias", 0)
@@ -61,11 +61,11 @@ def written_out(layer, x, scaling, dropped=None):
 @pytest.mark.parametrize(
     ("rslora", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))]
 )
-def test_the_layer_is_the_formula_in_value_and_gradient(bias, rslora, scaling):
+def test_the_layer_has_the_outputs_and_gradients_of_the_formula(bias, rslora, scaling):
     layer = adapted_layer(bias, rslora=rslora)
-    x = torch.randn(ROWS, IN, requires_grad=True)
+    x = torch.randn(TOKENS, IN, requires_grad=True)
     their_x = x.detach().double().requires_grad_()
-    leaves, expected = written_out(layer, their_x, scaling)
+    leaves, expected = formula(layer, their_x, scaling)
     out = layer(x)
     assert out.dtype == torch.float32
     assert_close(out, expected)
@@ -79,8 +79,8 @@ def test_the_layer_is_the_formula_in_value_and_gradient(bias, rslora, scaling):
 
 
 def test_a_is_uniform_within_one_over_the_root_of_its_inputs_and_b_is_zero():
-    # kaiming_uniform_(a=sqrt(5)) is U(-1/sqrt(in), 1/sqrt(in)); with r for in the bound would be
-    # 4.5 times as wide.
+    # kaiming_uniform_(a=sqrt(5)) is U(-1/sqrt(in), 1/sqrt(in)). With r instead of in, the bound
+    # would be 4.5 times as large.
     net = nn.ModuleDict({"fc": nn.Linear(100, 30)})
     add_lora(net, ["fc"], rank=5, alpha=3)
     a, bound = net["fc"].lora_A.weight, 1 / math.sqrt(100)
@@ -90,7 +90,7 @@ def test_a_is_uniform_within_one_over_the_root_of_its_inputs_and_b_is_zero():
     assert not net["fc"].lora_B.weight.any()
 
 
-def test_gaussian_a_has_the_spread_one_over_r():
+def test_gaussian_a_has_the_standard_deviation_one_over_r():
     net = nn.ModuleDict({"fc": nn.Linear(400, 30)})
     add_lora(net, ["fc"], rank=5, alpha=3, init="gaussian")
     assert net["fc"].lora_A.weight.std().item() == pytest.approx(1 / 5, rel=0.1)
@@ -99,32 +99,32 @@ def test_gaussian_a_has_the_spread_one_over_r():
 
 
 def dropped_ones(*shape):
-    """What dropout of 0.4 makes of ones; its draws are tested in test_elementwise.py."""
+    """Return ones after dropout of 0.4, which test_elementwise.py tests."""
     ones, share = drop(torch.ones(shape), 0.4)
     assert share == pytest.approx(0.6, abs=1e-5)
     return ones / share
 
 
-def test_dropout_falls_on_the_input_of_a_alone_scaled_up():
-    layer, x = adapted_layer(dropout=0.4).train(), torch.randn(ROWS, IN)
+def test_dropout_applies_to_the_input_of_a_only_and_scales_it_up():
+    layer, x = adapted_layer(dropout=0.4).train(), torch.randn(TOKENS, IN)
     torch.manual_seed(3)
     out = layer(x)
     torch.manual_seed(3)
-    dropped = dropped_ones(ROWS, IN)
-    assert 0 < (dropped == 0).sum() < ROWS * IN
-    assert_close(out, written_out(layer, x, ALPHA / RANK, dropped)[1])
+    dropped = dropped_ones(TOKENS, IN)
+    assert 0 < (dropped == 0).sum() < TOKENS * IN
+    assert_close(out, formula(layer, x, ALPHA / RANK, dropped)[1])
 
 
-def test_nothing_is_dropped_in_eval():
-    layer, x = adapted_layer(dropout=0.4).eval(), torch.randn(ROWS, IN)
-    assert_close(layer(x), written_out(layer, x, ALPHA / RANK)[1])
+def test_there_is_no_dropout_in_eval_mode():
+    layer, x = adapted_layer(dropout=0.4).eval(), torch.randn(TOKENS, IN)
+    assert_close(layer(x), formula(layer, x, ALPHA / RANK)[1])
 
 
-def test_two_steps_of_sgd_move_b_then_a_and_never_w():
+def test_two_steps_of_sgd_change_first_b_then_a_and_never_w():
     net = nn.ModuleDict({"fc": nn.Linear(IN, OUT)})
     add_lora(net, ["fc"], RANK, ALPHA)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    x, y = torch.randn(ROWS, IN), torch.randn(ROWS, OUT)
+    x, y = torch.randn(TOKENS, IN), torch.randn(TOKENS, OUT)
     for expected in ({"fc.lora_B.weight"}, {"fc.lora_A.weight", "fc.lora_B.weight"}):
         before = bits(net)
         optimizer.zero_grad()
@@ -138,7 +138,7 @@ def test_two_steps_of_sgd_move_b_then_a_and_never_w():
 
 @pytest.mark.parametrize("rslora", [False, True])
 def test_a_merged_layer_is_plain_and_computes_what_the_unmerged_does(rslora):
-    layer, x = adapted_layer(rslora=rslora, dropout=0.4).eval(), torch.randn(ROWS, IN)
+    layer, x = adapted_layer(rslora=rslora, dropout=0.4).eval(), torch.randn(TOKENS, IN)
     merged, bias = layer.merged(), layer.bias.detach().clone()
     assert type(merged) is nn.Linear and (merged.in_features, merged.out_features) == (IN, OUT)
     assert not merged.weight.requires_grad
@@ -156,7 +156,7 @@ def test_merging_sums_in_fp32_and_rounds_once(dtype):
     merged = layer.merged()
     assert merged.weight.dtype == dtype and merged.bias is None
     assert torch.equal(merged.weight, (layer.base_layer.weight.float() + correction).to(dtype))
-    # the numbers can tell the two apart
+    # rounding the correction first gives other numbers
     assert not torch.equal(merged.weight, layer.base_layer.weight + correction.to(dtype))
 
 
@@ -174,14 +174,15 @@ def test_a_merge_that_is_not_finite_is_refused():
             merge_lora(net)
 
 
-# ---- A model, against peft
+# ---- A model, compared with peft
 
 
 def trunk_of(base):
     return copy.deepcopy(base.trunk)
 
 
-def pefts(oracle, targets=Q_V, rank=5, alpha=7, task_type="CAUSAL_LM", seed=5, **options):
+def peft_lora(oracle, targets=Q_V, rank=5, alpha=7, task_type="CAUSAL_LM", seed=5, **options):
+    """Return a copy of transformers' model with LoRA by peft."""
     targets = targets[0] if targets == ALL else list(targets)
     config = peft.LoraConfig(task_type, target_modules=targets, r=rank, lora_alpha=alpha, **options)
     torch.manual_seed(seed)
@@ -189,24 +190,26 @@ def pefts(oracle, targets=Q_V, rank=5, alpha=7, task_type="CAUSAL_LM", seed=5, *
 
 
 def our_name(name):
-    """Translate peft's name of a parameter, or of a module."""
+    """Return our name of a parameter or module from peft's."""
     for theirs in ("base_model.model.", ".default", ".modules_to_save"):
         name = name.replace(theirs, "")
     return name
 
 
 def trainable_of(theirs):
+    """Return the trainable parameters of peft's model by our names."""
     return {our_name(name): p for name, p in theirs.named_parameters() if p.requires_grad}
 
 
 def our_lora(base, **options):
+    """Return our model with LoRA, and the names of its layers."""
     trunk = trunk_of(base)
     names = add_lora(trunk, **{"rank": 5, "alpha": 7, **options})
     return TunedModel(trunk), names
 
 
-def away_from_zero(ours, theirs):
-    """Draw new values for everything that trains, B above all, and give peft the same."""
+def change_both(ours, theirs):
+    """Add the same random values to the trainable parameters of both models: B is then not zero."""
     with torch.no_grad():
         for name, parameter in trainable_of(theirs).items():
             parameter.copy_(ours.trainable()[name].add_(0.1 * torch.randn(parameter.shape)))
@@ -222,11 +225,11 @@ def away_from_zero(ours, theirs):
     ],
 )
 def test_one_seed_draws_the_same_matrices_as_peft(base, oracle, targets, init):
-    theirs = pefts(oracle, targets, init_lora_weights=True if init == "kaiming" else "gaussian")
+    theirs = peft_lora(oracle, targets, init_lora_weights=True if init == "kaiming" else "gaussian")
     after = torch.rand(1)
     torch.manual_seed(5)
     ours, _ = our_lora(base, target_modules=targets, init=init)
-    assert torch.equal(torch.rand(1), after)  # as many draws altogether
+    assert torch.equal(torch.rand(1), after)  # the same number of draws
     trainable = trainable_of(theirs)
     assert ours.trainable().keys() == trainable.keys()
     assert all(
@@ -235,7 +238,7 @@ def test_one_seed_draws_the_same_matrices_as_peft(base, oracle, targets, init):
 
 
 @pytest.mark.parametrize("targets", [Q_V, ALL])
-def test_a_model_with_a_fresh_adapter_gives_the_logits_of_its_base(base, targets):
+def test_a_model_with_a_fresh_adapter_has_the_logits_of_its_base(base, targets):
     batch = batch_of(random_texts())
     with torch.no_grad():
         expected = all_logits(TunedModel(trunk_of(base)), batch)
@@ -246,19 +249,19 @@ def test_a_model_with_a_fresh_adapter_gives_the_logits_of_its_base(base, targets
         assert not torch.equal(all_logits(ours, batch), expected)
 
 
-def test_build_model_draws_the_head_first_and_seeds_again_before_the_adapter(base, oracle):
+def test_build_model_draws_head_and_adapter_each_from_the_seed(base, oracle):
     settings = make_settings(task="ner", method="lora", rank=5, alpha=7, seed=9, target_modules=ALL)
     ours = build_model(trunk_of(base), base.tokenizer, TASKS["ner"], settings)
     torch.manual_seed(9)
     head = nn.init.normal_(torch.empty(11, 24), 0, 0.3)  # the tiny model's initializer_range
     assert torch.equal(ours.classifier.weight, head)
     assert not ours.classifier.bias.any()
-    theirs = trainable_of(pefts(oracle, ALL, seed=9))
+    theirs = trainable_of(peft_lora(oracle, ALL, seed=9))
     assert ours.trainable().keys() - theirs.keys() == {"classifier.weight", "classifier.bias"}
     assert all(torch.equal(ours.trainable()[name], parameter) for name, parameter in theirs.items())
 
 
-def test_build_model_hands_every_setting_on_to_every_layer(base, oracle):
+def test_build_model_uses_every_setting_in_every_layer(base, oracle):
     settings = make_settings(
         task="sentiment",
         method="lora",
@@ -271,30 +274,30 @@ def test_build_model_hands_every_setting_on_to_every_layer(base, oracle):
         bias="all",
     )
     ours = build_model(trunk_of(base), base.tokenizer, TASKS["sentiment"], settings)
-    theirs = trainable_of(pefts(oracle, seed=9, init_lora_weights="gaussian", bias="all"))
+    theirs = trainable_of(peft_lora(oracle, seed=9, init_lora_weights="gaussian", bias="all"))
     assert ours.trainable().keys() == theirs.keys()
     assert all(torch.equal(ours.trainable()[name], parameter) for name, parameter in theirs.items())
     layers = [module for module in ours.modules() if isinstance(module, LoRALinear)]
     assert len(layers) == 8
     for layer in layers:
         nn.init.normal_(layer.lora_B.weight)
-        x = torch.randn(ROWS, 24)
+        x = torch.randn(TOKENS, 24)
         torch.manual_seed(3)
         out = layer(x)
         torch.manual_seed(3)
-        dropped = dropped_ones(ROWS, 24)
-        assert_close(out, written_out(layer, x, 7 / math.sqrt(5), dropped)[1])
+        dropped = dropped_ones(TOKENS, 24)
+        assert_close(out, formula(layer, x, 7 / math.sqrt(5), dropped)[1])
 
 
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
 @pytest.mark.parametrize("targets", [Q_V, ALL])
 def test_trainable_tensors_logits_and_gradients_are_pefts(base, oracle, targets, bias, rslora):
-    theirs = pefts(oracle, targets, bias=bias, use_rslora=rslora)
+    theirs = peft_lora(oracle, targets, bias=bias, use_rslora=rslora)
     ours, _ = our_lora(base, target_modules=targets, bias=bias, rslora=rslora)
     trainable = trainable_of(theirs)
     assert ours.trainable().keys() == trainable.keys()
-    away_from_zero(ours, theirs)
+    change_both(ours, theirs)
 
     texts = random_texts()
     logits = all_logits(ours, batch_of(texts))
@@ -302,7 +305,7 @@ def test_trainable_tensors_logits_and_gradients_are_pefts(base, oracle, targets,
     with torch.no_grad():
         assert (
             expected - real_rows(oracle(padded(texts)).logits, texts)
-        ).abs().max() > 1  # the adapter matters
+        ).abs().max() > 1  # the adapter changes the logits
     assert_close(logits, expected)
     backward(logits)
     backward(expected)
@@ -310,20 +313,20 @@ def test_trainable_tensors_logits_and_gradients_are_pefts(base, oracle, targets,
         assert_close(parameter.grad, trainable[name].grad, tolerance=1e-4)
 
 
-def test_the_biases_that_train_are_the_ones_named(base):
+def test_the_option_bias_selects_the_trainable_biases(base):
     trainable = {
         bias: our_lora(base, bias=bias)[0].trainable() for bias in ("none", "all", "lora_only")
     }
-    every = {
+    all_biases = {
         f"transformer.{name}" for name, _ in base.trunk.named_parameters() if name.endswith(".bias")
     }
-    # out_proj, c_fc, c_proj and two norms a layer, and the last norm
-    assert len(every) == 4 * 5 + 1
-    assert trainable["all"].keys() - trainable["none"].keys() == every
+    # out_proj, c_fc, c_proj and two norms in each layer, and the last norm
+    assert len(all_biases) == 4 * 5 + 1
+    assert trainable["all"].keys() - trainable["none"].keys() == all_biases
     assert trainable["lora_only"].keys() == trainable["none"].keys()  # q and v have no bias
 
 
-def test_a_merged_model_has_the_bases_names_and_the_unmerged_ones_logits(base):
+def test_a_merged_model_has_the_names_of_the_base_and_the_logits_of_the_unmerged_model(base):
     ours, _ = our_lora(base, target_modules=ALL, bias="all", dropout=0.3)
     with torch.no_grad():
         for parameter in ours.trainable().values():
@@ -347,8 +350,8 @@ def test_a_merged_model_has_the_bases_names_and_the_unmerged_ones_logits(base):
     assert all(torch.equal(merged[name], bias) for name, bias in biases.items())
 
 
-def theirs_decaying(model, rate, decay):
-    """AdamW as transformers' Trainer sets it up: biases and norms do not decay."""
+def optimizer_of_trainer(model, rate, decay):
+    """Return AdamW as transformers' Trainer makes it: no weight decay for biases and norms."""
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = [p for name, p in trainable if name.endswith("bias") or "ln_" in name]
     others = [p for name, p in trainable if not (name.endswith("bias") or "ln_" in name)]
@@ -357,7 +360,7 @@ def theirs_decaying(model, rate, decay):
     )
 
 
-def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny_folder):
+def test_twenty_steps_on_packed_batches_have_pefts_losses_on_padded_batches(base, tiny_folder):
     steps, rate, decay = 20, 1e-2, 0.1
     settings = make_settings(
         task="ner",
@@ -376,17 +379,17 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
         tiny_folder, num_labels=11, classifier_dropout=0.0, dtype=torch.float32
     )
     classifier.classifier.load_state_dict(ours.classifier.state_dict())
-    theirs = pefts(classifier, bias="all", task_type="TOKEN_CLS", seed=9)
+    theirs = peft_lora(classifier, bias="all", task_type="TOKEN_CLS", seed=9)
     optimizer, their_optimizer = (
         make_optimizer(ours, settings),
-        theirs_decaying(theirs, rate, decay),
+        optimizer_of_trainer(theirs, rate, decay),
     )
     schedule = get_linear_schedule_with_warmup(their_optimizer, 3, steps)
 
     losses = []
     for step in range(steps):
-        # Four batches, again and again, so that the loss falls and a wrong step is seen; one token
-        # in three is read.
+        # Four batches, again and again, so that the loss falls and a wrong step is detected. One
+        # token in three is a target position.
         texts = random_texts([(17, 5, 26), (9, 30), (3, 21, 12), (14, 14)][step % 4], seed=step % 4)
         labels = [torch.where(text % 3 == 0, text % 11, -100) for text in texts]
         flat = torch.cat(labels)
@@ -429,14 +432,14 @@ def test_twenty_steps_on_our_rows_give_pefts_losses_on_padded_batches(base, tiny
         r".*h\.0\.attn.*proj",
     ],
 )
-def test_a_target_means_the_layers_that_it_means_to_peft(base, oracle, target):
+def test_a_target_matches_the_same_layers_as_in_peft(base, oracle, target):
     config = peft.LoraConfig(target_modules=target if "*" in target else [target])
     expected = peft.get_peft_model(copy.deepcopy(oracle), config).targeted_module_names
-    found = match_targets(base.trunk, [target])
-    assert {f"transformer.{name}" for name in found} == set(expected)
+    names = match_targets(base.trunk, [target])
+    assert {f"transformer.{name}" for name in names} == set(expected)
 
 
-def test_all_linear_is_the_trunk_and_never_a_head(base):
+def test_all_linear_means_the_layers_of_the_trunk_without_the_head(base):
     settings = make_settings(task="ner", method="lora", target_modules=ALL)
     model = build_model(trunk_of(base), base.tokenizer, TASKS["ner"], settings)
     adapted = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
@@ -445,7 +448,7 @@ def test_all_linear_is_the_trunk_and_never_a_head(base):
     assert type(model.transformer.wte) is nn.Embedding
 
 
-def test_layers_are_adapted_in_the_trunks_own_order_whatever_the_targets(base):
+def test_layers_are_adapted_in_the_order_of_the_trunk_not_of_the_targets(base):
     expected = [
         f"h.{layer}.attn.attention.{kind}" for layer in range(4) for kind in ("v_proj", "q_proj")
     ]
@@ -458,30 +461,33 @@ def test_layers_are_adapted_in_the_trunks_own_order_whatever_the_targets(base):
 
 
 @pytest.mark.parametrize(
-    ("targets", "lost"),
+    ("targets", "unmatched"),
     [
         (("q_proj", "qproj"), "'qproj'"),
         (("query", "q_proj", "h.7.mlp.c_fc"), "'query', 'h.7.mlp.c_fc'"),
-        (("_proj",), "'_proj'"),  # a suffix begins behind a dot
-        ((r"h\.0",), r"'h\\.0'"),  # a regular expression is for the whole name
-        (("wte",), "'wte'"),  # no linear layer: its merge would change the logits of the tied head
+        (("_proj",), "'_proj'"),  # a suffix starts after a dot
+        ((r"h\.0",), r"'h\\.0'"),  # a regular expression must match the whole name
+        (
+            ("wte",),
+            "'wte'",
+        ),  # an embedding: merging would change the language model head, which shares it
         (("attn.attention",), "'attn.attention'"),
         ((), "an empty list"),
     ],
 )
-def test_each_target_must_match_and_the_error_says_what_there_is(base, targets, lost):
+def test_each_target_must_match_and_the_error_lists_the_choices(base, targets, unmatched):
     trunk = trunk_of(base)
     before = [name for name, _ in trunk.named_modules()]
     with pytest.raises(InputError) as error:
         add_lora(trunk, targets)
     assert str(error.value) == (
-        f"no linear layer matches {lost}; give the end of a name (c_fc, c_proj, k_proj, out_proj, "
-        "q_proj, v_proj), a full name such as h.0.attn.attention.k_proj, or all-linear"
+        f"no linear layer matches {unmatched}; give the end of a name (c_fc, c_proj, k_proj, "
+        "out_proj, q_proj, v_proj), a full name such as h.0.attn.attention.k_proj, or all-linear"
     )
     assert [name for name, _ in trunk.named_modules()] == before
 
 
-def test_a_target_that_is_no_regular_expression_is_refused_with_the_reason(base):
+def test_a_target_that_is_no_valid_regular_expression_is_refused_with_the_reason(base):
     with pytest.raises(
         InputError,
         match=r"the target 'q_proj\(' is neither a module's name nor a regular expression: miss",
@@ -496,19 +502,19 @@ def test_a_target_that_is_no_regular_expression_is_refused_with_the_reason(base)
         ({"init": "pissa"}, "lora_init must be one of kaiming, gaussian, not 'pissa'"),
         (
             {"rank": 0},
-            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; not rank 0, alpha 7, dropout 0.0",
+            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1, not rank 0, alpha 7, dropout 0.0",
         ),
         (
             {"alpha": -7},
-            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; not rank 5, alpha -7, dropout 0.0",
+            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1, not rank 5, alpha -7, dropout 0.0",
         ),
         (
             {"dropout": 1},
-            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1; not rank 5, alpha 7, dropout 1",
+            "LoRA needs rank >= 1, alpha > 0, 0 <= dropout < 1, not rank 5, alpha 7, dropout 1",
         ),
     ],
 )
-def test_options_that_mean_nothing_are_refused_before_anything_is_changed(base, options, message):
+def test_invalid_options_are_refused_before_anything_is_changed(base, options, message):
     trunk = trunk_of(base).requires_grad_(True)
     with pytest.raises(InputError) as error:
         add_lora(trunk, **{"rank": 5, "alpha": 7, **options})
@@ -530,13 +536,13 @@ def test_a_second_lora_on_the_same_trunk_is_refused_until_the_first_is_merged(ba
 # ---- What is frozen
 
 
-def test_steps_move_everything_that_trains_and_no_bit_of_the_rest(base):
+def test_steps_change_all_trainable_parameters_and_no_others(base):
     settings = make_settings(task="ner", method="lora", bias="all", dropout=0.2)
     model = build_model(trunk_of(base), base.tokenizer, TASKS["ner"], settings).train()
     optimizer = make_optimizer(model, settings)
     before = bits(model)
     texts = random_texts()
-    for _ in range(2):  # A moves from the second on
+    for _ in range(2):  # A changes from the second step on
         batch = batch_of(texts, torch.tensor([0, 9, 16, 20, 40]), torch.tensor([3, 0, 10, 5, 1]))
         scaler = GradScaler("cpu", enabled=False)
         take_step(model, optimizer, scaler, [batch], batch.labelled, clip_norm=0.0)
@@ -544,7 +550,7 @@ def test_steps_move_everything_that_trains_and_no_bit_of_the_rest(base):
     assert len(model.trainable()) == 2 * 8 + 21 + 2
 
 
-def test_train_and_eval_never_touch_a_weight(base):
+def test_switching_train_and_eval_mode_changes_no_weight(base):
     model, _ = our_lora(base, target_modules=ALL, dropout=0.3)
     with torch.no_grad():
         for parameter in model.trainable().values():

@@ -1,4 +1,4 @@
-"""Scores against seqeval and scikit-learn on random input, and against cases worked by hand."""
+"""Scores, compared with seqeval and scikit-learn on random input, and with cases worked by hand."""
 
 import random
 from itertools import product
@@ -17,13 +17,12 @@ TAGS = [
 
 
 def random_tags(rng, length):
-    """Draw tags with every transition, legal or not, as likely as any other."""
+    """Return random tags: all transitions are equally probable, valid or not."""
     return [rng.choice(TAGS) for _ in range(length)]
 
 
 def random_corpus(rng, sentences):
-    """Draw gold sentences of 0 to 14 words, and predictions that are right at about two words in
-    three."""
+    """Return gold tags of sentences of 0 to 14 words, and predicted tags: about 2/3 are right."""
     gold = [random_tags(rng, rng.randrange(15)) for _ in range(sentences)]
     predicted = [[tag if rng.random() < 0.6 else rng.choice(TAGS) for tag in tags] for tags in gold]
     return gold, predicted
@@ -44,30 +43,30 @@ def random_corpus(rng, sentences):
         ("", [], []),
     ],
 )
-def test_entities_are_conllevals_or_iob2s(tags, default, strict):
+def test_entities_follow_conlleval_or_with_strict_iob2(tags, default, strict):
     assert entities(tags.split()) == default
     assert entities(tags.split(), strict=True) == strict
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_entities_of_random_tags_are_seqevals(strict):
+def test_entities_of_random_tags_equal_seqevals(strict):
     rng = random.Random(0)
     corpus = [random_tags(rng, rng.randrange(15)) for _ in range(2000)]
-    seen = {pair for tags in corpus for pair in zip(["start", *tags], [*tags, "end"])}
-    assert seen >= set(product(["start", *TAGS], [*TAGS, "end"]))
+    transitions = {pair for tags in corpus for pair in zip(["start", *tags], [*tags, "end"])}
+    assert transitions >= set(product(["start", *TAGS], [*TAGS, "end"]))
     for tags in corpus:
         assert entities(tags, strict) == seqeval_entities(tags, strict)
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_scores_of_a_random_corpus_are_seqevals(strict):
+def test_scores_of_a_random_corpus_equal_seqevals(strict):
     assert_scores_like_seqeval(*random_corpus(random.Random(1), 2000), strict)
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_scores_of_few_sentences_are_seqevals(strict):
-    # In small corpora some types stand in gold only or in predictions only, where averages go
-    # wrong.
+def test_scores_of_few_sentences_equal_seqevals(strict):
+    # In a small corpus some types are in gold only or in predictions only: a special case for the
+    # averages.
     rng = random.Random(2)
     only_gold = only_predicted = 0
     for _ in range(200):
@@ -106,7 +105,7 @@ def test_strict_scores_without_an_entity_are_zero():
     assert scores["accuracy"] == pytest.approx(2 / 3)
 
 
-def test_false_alarms_without_gold_entities_are_zeros():
+def test_predicted_entities_without_gold_entities_score_zero():
     zeros = dict.fromkeys(THREE, 0.0)
     scores = entity_scores([["O", "O", "O"]], [["B-A", "I-A", "O"]])
     assert scores["per_label"] == {"A": {**zeros, "support": 0}}
@@ -114,40 +113,40 @@ def test_false_alarms_without_gold_entities_are_zeros():
     assert scores["f1"] == scores["span_f1"] == 0.0
 
 
-def test_words_lost_to_truncation_count_as_o():
+def test_words_that_were_cut_count_as_o():
     gold = [
         ["B-A", "I-A", "O", "B-B", "I-B", "B-B", "O"],  # A 0-1, B 3-4, B 5-5
         ("O", "B-A", "I-A", "O"),  # A 1-2
         ["B-B", "O"],  # B 0-0
     ]
     predicted = [
-        ["B-A", "I-A", "O", "B-B"],  # A 0-1 is a hit; B 3-3 is cut off inside an entity and misses
-        ("O", "B-A", "I-A", "I-A"),  # A 1-3 misses
+        ["B-A", "I-A", "O", "B-B"],  # A 0-1 is a hit; B 3-3 was cut inside the entity: a miss
+        ("O", "B-A", "I-A", "I-A"),  # A 1-3: a miss
         [],
     ]
     scores = entity_scores(gold, predicted)
-    # 1 hit, 3 predicted, 5 gold. Without the lost words gold would have 3 entities and 2 hits:
-    # recall 2/3.
+    # 1 hit, 3 predicted, 5 gold. Without the cut words gold would have 3 entities and 2 hits, a
+    # recall of 2/3.
     assert scores["recall"] == pytest.approx(1 / 5)
     assert scores["precision"] == pytest.approx(1 / 3)
     assert scores["f1"] == pytest.approx(2 / 8)
-    # of the 5 lost words the 2 O are right
+    # 2 of the 5 cut words are O in gold, so they are right
     assert scores["accuracy"] == pytest.approx((5 + 3 + 1) / 13)
     assert scores["per_label"] == {
         "A": pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "support": 2}),
         "B": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 3},
     }
-    assert [len(tags) for tags in predicted] == [4, 4, 0]  # the caller's lists are left alone
+    assert [len(tags) for tags in predicted] == [4, 4, 0]  # the caller's lists are unchanged
 
 
-def test_an_entity_does_not_join_the_next_sentence():
+def test_an_entity_ends_with_its_sentence():
     gold = [["O", "B-A"], ["I-A", "O"]]
     assert entity_scores(gold, gold)["per_label"]["A"]["support"] == 2
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_span_f1_is_seqevals_with_one_type(strict):
-    def of_one_type(corpus):  # the entities that seqeval reads, written again with the type X
+def test_span_f1_is_seqevals_f1_with_one_type(strict):
+    def of_one_type(corpus):  # the same entities, all with the type X
         rewritten = []
         for tags in corpus:
             rewritten.append(["O"] * len(tags))
@@ -163,7 +162,7 @@ def test_span_f1_is_seqevals_with_one_type(strict):
     assert scores["span_f1"] > scores["f1"] + 0.01
 
 
-def test_span_f1_ignores_types_and_nothing_else():
+def test_span_f1_ignores_types_but_not_boundaries():
     gold = [["B-A", "I-A", "O", "B-B"], ["B-A", "O", "B-A", "I-A"]]
     predicted = [["B-B", "I-B", "O", "B-B"], ["O", "O", "B-A", "O"]]
     scores = entity_scores(gold, predicted)
@@ -199,7 +198,7 @@ def test_class_scores_of_three_labels_by_hand():
     }
 
 
-def test_class_scores_of_two_labels_have_the_f1_of_the_last():
+def test_class_scores_of_two_labels_have_the_f1_of_the_last_label():
     gold = ["no"] * 4 + ["yes"] * 6
     predicted = ["no", "yes", "yes", "yes"] + ["no", "yes", "yes", "yes", "yes", None]
     scores = class_scores(gold, predicted, ["no", "yes"])
@@ -210,31 +209,31 @@ def test_class_scores_of_two_labels_have_the_f1_of_the_last():
     assert class_scores(gold, predicted, ["yes", "no"])["f1"] == pytest.approx(2 / 6)
 
 
-def test_class_scores_of_random_answers_are_scikit_learns():
+def test_class_scores_of_random_predictions_equal_scikit_learns():
     rng = random.Random(4)
     labels = ["d", "a", "c", "b"]  # not sorted; "b" is never gold
     gold = rng.choices(labels[:3], weights=[5, 3, 1], k=200)
     predicted = [label if rng.random() < 0.4 else rng.choice([*labels, None]) for label in gold]
     scores = class_scores(gold, predicted, labels)
-    answered = [label or "none" for label in predicted]
-    theirs = precision_recall_fscore_support(gold, answered, labels=labels, zero_division=0)
+    with_none = [label or "none" for label in predicted]
+    theirs = precision_recall_fscore_support(gold, with_none, labels=labels, zero_division=0)
     assert list(scores["per_label"]) == labels
     for row, *expected in zip(scores["per_label"].values(), *theirs):
         assert [row[key] for key in (*THREE, "support")] == pytest.approx(expected)
     assert scores["macro_f1"] == pytest.approx(theirs[2].mean())
     assert (
         scores["confusion"]
-        == confusion_matrix(gold, answered, labels=[*labels, "none"])[:4].tolist()
+        == confusion_matrix(gold, with_none, labels=[*labels, "none"])[:4].tolist()
     )
 
 
-def test_matthews_is_scikit_learns_and_none_is_a_class_of_its_own():
+def test_matthews_equals_scikit_learns_and_none_is_a_class():
     rng = random.Random(5)
-    for answers in (["no", "yes"], ["no", "yes", None]) * 10:
+    for choices in (["no", "yes"], ["no", "yes", None]) * 10:
         gold = rng.choices(["no", "yes"], weights=[3, 2], k=50)
-        predicted = [label if rng.random() < 0.5 else rng.choice(answers) for label in gold]
-        found = class_scores(gold, predicted, ["no", "yes"])["matthews"]
-        assert found == pytest.approx(
+        predicted = [label if rng.random() < 0.5 else rng.choice(choices) for label in gold]
+        matthews = class_scores(gold, predicted, ["no", "yes"])["matthews"]
+        assert matthews == pytest.approx(
             matthews_corrcoef(gold, [label or "none" for label in predicted])
         )
     # 3 of 4 no and 2 of 3 yes are right: (3 · 2 - 1 · 1) / sqrt(4 · 3 · 4 · 3)
@@ -244,7 +243,7 @@ def test_matthews_is_scikit_learns_and_none_is_a_class_of_its_own():
     assert class_scores(["no", "yes"], [None, None], ["no", "yes"])["matthews"] == 0
 
 
-def test_class_scores_of_nothing_are_zero():
+def test_class_scores_without_examples_are_zero():
     row = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     assert class_scores([], [], ["no", "yes"]) == {
         "accuracy": 0.0,
@@ -262,8 +261,8 @@ def test_class_scores_of_nothing_are_zero():
 @pytest.mark.parametrize(
     "tag", ["A", "B", "B-", "I-", "BA", "E-A", "b-A", "o", "OO", "O-A", "", 3, None]
 )
-def test_a_tag_of_another_form_is_an_error(tag):
-    message = rf"^{tag!r} is not a BIO tag; use 'O', 'B-type' and 'I-type'"
+def test_a_tag_that_is_not_bio_is_an_error(tag):
+    message = rf"^{tag!r} is not a BIO tag; use 'O', 'B-type' or 'I-type'"
     with pytest.raises(ValueError, match=message):
         entities(["O", tag, "O"])
     with pytest.raises(ValueError, match=message):
@@ -272,14 +271,14 @@ def test_a_tag_of_another_form_is_an_error(tag):
         entity_scores([["O", tag]], [["O", "O"]])
 
 
-def test_a_longer_prediction_is_an_error():
+def test_more_predicted_tags_than_words_are_an_error():
     with pytest.raises(
         ValueError, match="^sentence 1 has 2 gold tags and 3 predicted ones: give one"
     ):
         entity_scores([["O"], ["O", "O"]], [["O"], ["O", "O", "O"]])
 
 
-def test_another_number_is_an_error():
+def test_different_numbers_of_gold_and_predicted_are_an_error():
     with pytest.raises(ValueError, match="^2 gold sentences and 1 predicted ones: give both"):
         entity_scores([["O"], ["O"]], [["O"]])
     with pytest.raises(ValueError, match="^1 gold labels and 2 predicted ones: give both"):

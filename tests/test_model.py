@@ -1,4 +1,4 @@
-"""The tuned model: heads, readout, loss, dtypes, and the counts of the published sizes."""
+"""The tuned model: heads, target positions, loss, dtypes, and parameters of published sizes."""
 
 import copy
 
@@ -33,21 +33,21 @@ def built(base, task, method, compute_dtype=torch.float32, **settings):
 # ---- The heads
 
 
-def test_ner_reads_a_classifier_and_the_method_head_of_the_others_a_score():
-    def named(task, method, **more):
+def test_tagging_uses_a_classifier_and_the_method_head_of_other_tasks_a_score():
+    def kind_of(task, method, **more):
         return head_kind(TASKS[task], Settings(task=task, method=method, **more))
 
-    names = {(task, method): named(task, method) for task in TASKS for method in METHODS}
+    kinds = {(task, method): kind_of(task, method) for task in TASKS for method in METHODS}
     tagging = {"ner", "tagging"}
     with_score = {(task, "head") for task in TASKS if task not in tagging}
-    assert {pair for pair, name in names.items() if name == "score"} == with_score
+    assert {pair for pair, kind in kinds.items() if kind == "score"} == with_score
     with_classifier = {(task, method) for task in tagging for method in METHODS}
-    assert {pair for pair, name in names.items() if name == "classifier"} == with_classifier
-    assert {named("sentiment", method, readout="head") for method in METHODS} == {"score"}
+    assert {pair for pair, kind in kinds.items() if kind == "classifier"} == with_classifier
+    assert {kind_of("sentiment", method, readout="head") for method in METHODS} == {"score"}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_classifier_is_drawn_with_the_models_own_spread_and_its_bias_is_zero(base, method):
+def test_the_classifier_has_the_models_initializer_range_and_a_zero_bias(base, method):
     model = (
         built(base, "ner", method, seed=4, bias="all")
         if method == "lora"
@@ -61,21 +61,21 @@ def test_the_classifier_is_drawn_with_the_models_own_spread_and_its_bias_is_zero
 
 
 @pytest.mark.parametrize("task", ["sentiment", "similarity"])
-def test_a_row_of_score_starts_as_the_mean_of_its_labels_token_rows(base, task):
+def test_the_score_of_a_label_starts_as_the_mean_embedding_of_its_label_words(base, task):
     model = built(base, task, "head")
     assert type(model.head) is nn.Linear and model.head is model.score and model.score.bias is None
     tokens = [
         base.tokenizer(" " + label, add_special_tokens=False)["input_ids"]
         for label in TASKS[task].labels
     ]
-    assert task != "similarity" or len(tokens[0]) == 2  # a mean that is no single row
-    rows = [sum(base.trunk.wte.weight[token] for token in ids) / len(ids) for ids in tokens]
-    assert_close(model.score.weight, torch.stack(rows), tolerance=1e-5)
+    assert task != "similarity" or len(tokens[0]) == 2  # a mean of two embeddings
+    means = [sum(base.trunk.wte.weight[token] for token in ids) / len(ids) for ids in tokens]
+    assert_close(model.score.weight, torch.stack(means), tolerance=1e-5)
     assert model.trainable().keys() == {"score.weight"}
     assert model.score.weight.data_ptr() != model.transformer.wte.weight.data_ptr()
 
 
-def test_head_dropout_falls_on_the_hidden_state_and_only_in_training(base):
+def test_head_dropout_applies_to_the_hidden_state_in_training_only(base):
     model = built(base, "ner", "lora", head_dropout=0.4)
     nn.init.normal_(model.classifier.bias)
     hidden = torch.randn(5, 24)
@@ -88,19 +88,19 @@ def test_head_dropout_falls_on_the_hidden_state_and_only_in_training(base):
     assert_close(model.eval().logits(hidden), hidden @ weight.T + bias, tolerance=1e-5)
 
 
-# ---- What is read and lost
+# ---- Target positions and loss
 
 
-# of all three texts, out of order, and one of them twice
-READS = torch.tensor([40, 3, 16, 17, 21, 47, 16])
+# in all three texts, not in order, and one of them twice
+TARGET_INDICES = torch.tensor([40, 3, 16, 17, 21, 47, 16])
 
 
-def test_the_rows_that_are_read_have_the_full_models_logits_and_gradients(base, oracle):
+def test_target_positions_have_the_logits_and_gradients_of_the_full_model(base, oracle):
     ours, texts = TunedModel(copy.deepcopy(base.trunk).requires_grad_(True)), random_texts()
     theirs = copy.deepcopy(oracle)
-    logits = all_logits(ours, batch_of(texts, READS))
-    expected = torch.cat([theirs(input_ids=text[None]).logits[0] for text in texts])[READS]
-    assert logits.shape == (len(READS), 8192)
+    logits = all_logits(ours, batch_of(texts, TARGET_INDICES))
+    expected = torch.cat([theirs(input_ids=text[None]).logits[0] for text in texts])[TARGET_INDICES]
+    assert logits.shape == (len(TARGET_INDICES), 8192)
     assert_close(logits, expected)
     backward(logits)
     backward(expected)
@@ -111,9 +111,9 @@ def test_the_rows_that_are_read_have_the_full_models_logits_and_gradients(base, 
 
 
 @pytest.mark.parametrize("with_head", [False, True])
-def test_logits_are_computed_for_the_rows_that_are_read_and_for_no_others(base, with_head):
+def test_logits_are_computed_at_the_target_positions_only(base, with_head):
     model = built(base, "ner", "lora") if with_head else TunedModel(base.trunk)
-    hidden = model(batch_of(random_texts(), READS), None)
+    hidden = model(batch_of(random_texts(), TARGET_INDICES), None)
     assert hidden.shape == (7, 24)
     assert model.logits(hidden).shape == (7, 11 if with_head else 8192)
 
@@ -121,8 +121,8 @@ def test_logits_are_computed_for_the_rows_that_are_read_and_for_no_others(base, 
 def test_the_loss_is_the_summed_cross_entropy_of_the_known_targets(base):
     model, texts = TunedModel(base.trunk).eval(), random_texts()
     targets = torch.tensor([5, -1, 8191, 0, -1, 77, 4000])
-    loss = model.loss(batch_of(texts, READS, targets), None)
-    logits = all_logits(model, batch_of(texts, READS)).double()
+    loss = model.loss(batch_of(texts, TARGET_INDICES, targets), None)
+    logits = all_logits(model, batch_of(texts, TARGET_INDICES)).double()
     expected = sum(
         logits[i].exp().sum().log() - logits[i, target]
         for i, target in enumerate(targets)
@@ -135,8 +135,8 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_known_targets(base):
 def test_a_head_has_its_loss_over_classes(base):
     model, texts = built(base, "ner", "lora").eval(), random_texts()
     targets = torch.tensor([0, 10, -1, 3, 3, -1, 1])
-    loss = model.loss(batch_of(texts, READS, targets), None)
-    hidden = model(batch_of(texts, READS), None).double()
+    loss = model.loss(batch_of(texts, TARGET_INDICES, targets), None)
+    hidden = model(batch_of(texts, TARGET_INDICES), None).double()
     logits = hidden @ model.classifier.weight.double().T
     expected = -sum(
         logits.log_softmax(1)[i, target] for i, target in enumerate(targets) if target >= 0
@@ -144,24 +144,24 @@ def test_a_head_has_its_loss_over_classes(base):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_batch_without_any_known_target_has_no_loss_and_no_gradient(base):
+def test_a_batch_without_known_targets_has_loss_zero_and_gradient_zero(base):
     model = built(base, "ner", "lora")
-    loss = model.loss(batch_of(random_texts(), READS), None)
+    loss = model.loss(batch_of(random_texts(), TARGET_INDICES), None)
     loss.backward()
     assert loss.item() == 0
     assert not model.classifier.weight.grad.any()
 
 
-def test_a_text_in_front_is_the_same_as_its_tokens_in_front_of_every_text(base, oracle):
-    model, texts, front = TunedModel(base.trunk), random_texts(), random_texts((13,), seed=5)[0]
-    prefix = model.text_prefix(front.tolist())
+def test_a_text_prefix_equals_its_tokens_in_front_of_every_text(base, oracle):
+    model, texts, first = TunedModel(base.trunk), random_texts(), random_texts((13,), seed=5)[0]
+    prefix = model.text_prefix(first.tolist())
     assert prefix.length == 13
     logits = model.logits(model(batch_of(texts), prefix))
-    expected = torch.cat([oracle(torch.cat([front, text])[None]).logits[0, 13:] for text in texts])
+    expected = torch.cat([oracle(torch.cat([first, text])[None]).logits[0, 13:] for text in texts])
     assert_close(logits, expected)
 
 
-def test_a_prefix_that_is_kept_gives_what_a_fresh_one_gives(base):
+def test_a_stored_prefix_can_be_used_for_several_batches(base):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(13, 24)))
     prefix, texts = model.prefix(), random_texts()
     together = model(batch_of(texts), prefix)
@@ -171,33 +171,33 @@ def test_a_prefix_that_is_kept_gives_what_a_fresh_one_gives(base):
 
 
 @pytest.mark.parametrize("length", [4, 13])  # shorter and longer than the window
-def test_a_prompt_in_front_of_the_batch_is_the_prefix_that_is_kept_in_value_and_gradient(
-    base, length
-):
+def test_a_prompt_in_the_batch_gives_the_logits_and_gradients_of_the_stored_prefix(base, length):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(length, 24)))
-    batch, found = batch_of(random_texts(), READS), []
+    batch, results = batch_of(random_texts(), TARGET_INDICES), []
     for prefix in (None, model.prefix()):
         logits = model.logits(model(batch, prefix))
         backward(logits)
-        found.append((logits.detach(), model.prompt.embeddings.grad.clone()))
+        results.append((logits.detach(), model.prompt.embeddings.grad.clone()))
         model.prompt.embeddings.grad = None
-    for together, kept in zip(*found, strict=True):
-        assert_close(together, kept)
+    for in_batch, stored in zip(*results, strict=True):
+        assert_close(in_batch, stored)
 
 
 @pytest.mark.parametrize("in_training", [True, False])
-def test_on_a_cpu_attention_pads_nothing(base, monkeypatch, in_training):
+def test_on_a_cpu_attention_has_no_padding(base, monkeypatch, in_training):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(3, 24)))
-    real, seen = Packing.of_texts, []
+    of_texts, packings = Packing.of_texts, []
     monkeypatch.setattr(
-        Packing, "of_texts", lambda *args, **more: seen.append(real(*args, **more)) or seen[-1]
+        Packing,
+        "of_texts",
+        lambda *args, **more: packings.append(of_texts(*args, **more)) or packings[-1],
     )
     model(batch_of(random_texts(LENGTHS)), None if in_training else model.prefix())
-    assert all(grid.slots is None for grid in seen[-1].grids) and len(seen[-1].grids) > 1
+    assert all(grid.slots is None for grid in packings[-1].grids) and len(packings[-1].grids) > 1
 
 
-def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
-    batch = batch_of(random_texts(), READS).to(torch.device("meta"))
+def test_the_lengths_of_a_batch_stay_on_the_cpu(base):
+    batch = batch_of(random_texts(), TARGET_INDICES).to(torch.device("meta"))
     assert {batch.ids.device.type, batch.target_indices.device.type, batch.targets.device.type} == {
         "meta"
     }
@@ -205,7 +205,7 @@ def test_moving_a_batch_leaves_its_lengths_on_the_cpu(base):
     assert batch.target_counts.tolist() == [3, 2, 2]
 
 
-# ---- What trains, in what
+# ---- Trainable parameters and dtypes
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_method_trains_its_own_parts_and_no_others(base, task, method, options
 
 
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
-def test_full_trains_everything(base, task):
+def test_full_trains_all_parameters(base, task):
     model = built(base, task, "full")
     names = {f"transformer.{name}" for name, _ in base.trunk.named_parameters()}
     head = {"classifier.weight", "classifier.bias"} if task == "ner" else set()
@@ -251,7 +251,7 @@ def test_full_trains_everything(base, task):
     )
 
 
-def test_what_trains_may_change_later_and_is_said_at_once(base):
+def test_trainable_follows_requires_grad_at_any_time(base):
     model = built(base, "sentiment", "lora")
     model.transformer.ln_f.weight.requires_grad_(True)
     model.transformer.h[0].attn.attention.q_proj.lora_A.weight.requires_grad_(False)
@@ -260,13 +260,13 @@ def test_what_trains_may_change_later_and_is_said_at_once(base):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32(dtype):
-    def held(method, dtype):
+def test_frozen_matrices_have_the_compute_dtype_and_full_training_has_fp32(dtype):
+    def dtype_of(method, dtype):
         return base_dtype(make_settings(task="ner", method=method), dtype)
 
-    assert {held(method, dtype) for method in METHODS if method != "full"} == {dtype}
-    assert held("full", dtype) == torch.float32
-    assert held("lora", torch.float32) == torch.float32
+    assert {dtype_of(method, dtype) for method in METHODS if method != "full"} == {dtype}
+    assert dtype_of("full", dtype) == torch.float32
+    assert dtype_of("lora", torch.float32) == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_frozen_matrices_are_held_in_the_compute_dtype_and_full_training_in_fp32
     [("ner", "lora"), ("ner", "lora+prompt"), ("similarity", "head"), ("sentiment", "prompt")],
 )
 @pytest.mark.parametrize("dtype", HALVES)
-def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(
+def test_in_half_precision_trainable_parameters_and_the_residual_stream_are_fp32(
     base, tiny_folder, task, method, dtype
 ):
     half = load_base(str(tiny_folder), dtype)
@@ -284,48 +284,52 @@ def test_in_half_precision_what_trains_and_the_residual_stream_are_fp32(
         frozen_matrix = not parameter.requires_grad and parameter.dim() > 1
         assert parameter.dtype == (dtype if frozen_matrix else torch.float32), name
 
-    seen = {}
+    dtypes_of = {}  # module: dtype of its input and output
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.LayerNorm)):
             module.register_forward_hook(
-                lambda _, inputs, out, name=name: seen.update({name: (inputs[0].dtype, out.dtype)})
+                lambda _, inputs, out, name=name: dtypes_of.update(
+                    {name: (inputs[0].dtype, out.dtype)}
+                )
             )
-    batch = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 1, 0, 1, 1]))
+    batch = batch_of(random_texts(), TARGET_INDICES, torch.tensor([1, 0, -1, 1, 0, 1, 1]))
     hidden = model(batch, model.prefix())
     assert hidden.dtype == torch.float32
     logits = model.logits(hidden)
     assert logits.dtype == dtype
     assert model.loss(batch, model.prefix()).dtype == torch.float32
-    norms = {name: dtypes for name, dtypes in seen.items() if name.split(".")[-1].startswith("ln_")}
-    # they read the stream
-    assert len(norms) == 9 and all(read == torch.float32 for read, _ in norms.values())
-    low = {name: dtypes for name, dtypes in seen.items() if name.endswith(("lora_A", "lora_B"))}
-    assert len(low) == (2 * 24 if "lora" in method else 0)
-    # multiplied in the compute dtype, though held in fp32
-    assert all(said == dtype for _, said in low.values())
+    norms = [pair for name, pair in dtypes_of.items() if name.split(".")[-1].startswith("ln_")]
+    # their input is the residual stream
+    assert len(norms) == 9 and all(of_input == torch.float32 for of_input, _ in norms)
+    lora = [pair for name, pair in dtypes_of.items() if name.endswith(("lora_A", "lora_B"))]
+    assert len(lora) == (2 * 24 if "lora" in method else 0)
+    # their weights are fp32, but the products have the compute dtype
+    assert all(of_output == dtype for _, of_output in lora)
 
-    # The same numbers as fp32's, to the precision of the format: 8 bits of bfloat16, 11 of float16.
-    whole = built(base, task, method, **options)
-    whole.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
-    expected = whole.logits(whole(batch, whole.prefix()))
+    # The same as in fp32, except for rounding: bfloat16 has 8 bits of precision, float16 has 11.
+    fp32_model = built(base, task, method, **options)
+    fp32_model.load_state_dict(
+        {name: tensor.float() for name, tensor in model.state_dict().items()}
+    )
+    expected = fp32_model.logits(fp32_model(batch, fp32_model.prefix()))
     error = (logits.float() - expected).norm() / expected.norm()
     assert 0 < error < (0.1 if dtype == torch.bfloat16 else 0.02)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_gradients_under_half_precision_are_fp32_and_near_those_of_fp32(base, tiny_folder, dtype):
+def test_gradients_in_half_precision_are_fp32_and_near_those_of_fp32(base, tiny_folder, dtype):
     half = built(load_base(str(tiny_folder), dtype), "ner", "lora+prompt", dtype, head_dropout=0)
     with torch.no_grad():
         for name, parameter in half.trainable().items():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
-    whole = built(base, "ner", "lora+prompt", head_dropout=0)
-    whole.load_state_dict({name: tensor.float() for name, tensor in half.state_dict().items()})
-    batch = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 10, 0, 5, 1]))
-    for model in (half, whole):
+    fp32_model = built(base, "ner", "lora+prompt", head_dropout=0)
+    fp32_model.load_state_dict({name: tensor.float() for name, tensor in half.state_dict().items()})
+    batch = batch_of(random_texts(), TARGET_INDICES, torch.tensor([1, 0, -1, 10, 0, 5, 1]))
+    for model in (half, fp32_model):
         model.loss(batch).backward()
     for name, parameter in half.trainable().items():
-        expected = whole.trainable()[name].grad
+        expected = fp32_model.trainable()[name].grad
         assert parameter.grad.dtype == torch.float32
         assert torch.cosine_similarity(parameter.grad.flatten(), expected.flatten(), dim=0) > 0.9, (
             name
@@ -336,7 +340,7 @@ def test_gradients_under_half_precision_are_fp32_and_near_those_of_fp32(base, ti
 
 
 def published(hidden_size, layers, num_heads):
-    """A trunk of the published shape that holds no numbers."""
+    """Return a trunk of a published size, on the device meta: without values."""
     config = Config(
         vocab_size=50257,
         hidden_size=hidden_size,
@@ -377,14 +381,14 @@ def test_the_trunk_has_the_published_number_of_parameters(shape, total):
     assert count(published(*shape).parameters()) == total
 
 
-def test_the_studys_prompt_trains_its_share_to_the_last_digit():
+def test_the_studys_prompt_has_the_published_share_of_parameters():
     model = on_meta(LARGE, "sentiment", "prompt", prompt_length=8)
     trainable, total = count(model.trainable().values()), count(model.parameters())
     assert (trainable, total) == (16_384, 1_315_592_192)
     assert 100 * trainable / total == 0.001245370723513689
 
 
-def test_the_studys_ner_recipe_trains_lora_biases_and_head():
+def test_the_studys_ner_recipe_trains_lora_biases_and_a_head():
     model = on_meta(LARGE, "ner", "lora", preset="paper")
     parts = {"lora": 0, "head": 0, "biases": 0}
     for name, parameter in model.trainable().items():
@@ -404,7 +408,7 @@ def test_the_studys_ner_recipe_trains_lora_biases_and_head():
         ("sentiment", "prompt", {"prompt_length": 20}, 15_360),
     ],
 )
-def test_the_small_model_trains_as_many_as_the_shapes_say(task, method, settings, trainable):
+def test_the_number_of_trainable_parameters_of_the_small_model(task, method, settings, trainable):
     assert count(on_meta(SMALL, task, method, **settings).trainable().values()) == trainable
 
 
@@ -418,35 +422,37 @@ def test_adapted_modules_are_grouped_by_kind_shape_and_rank(base):
     assert adapted_layers(TunedModel(base.trunk)) == {}
 
 
-# ---- Checkpoints of activations
+# ---- Activation checkpointing
 
 
-def kept_bytes(model, batch) -> int:
-    """Count the bytes that the trunk keeps for backward beside its own weights, each storage
-    once."""
+def stored_bytes(model, batch) -> int:
+    """Return the bytes that a forward pass stores for the backward pass, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
+    stored = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            stored[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         hidden = model(batch)
     del hidden
-    return sum(kept.values())
+    return sum(stored.values())
 
 
 @pytest.mark.parametrize(
     ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("ner", "lora+prompt")]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_checkpoints_of_activations_change_no_bit_of_loss_and_gradients(
+def test_activation_checkpointing_changes_no_bit_of_loss_and_gradients(
     tiny_folder, task, method, dtype
 ):
-    batch, found = batch_of(random_texts(), READS, torch.tensor([1, 0, -1, 10, 0, 5, 1])), []
+    batch, results = (
+        batch_of(random_texts(), TARGET_INDICES, torch.tensor([1, 0, -1, 10, 0, 5, 1])),
+        [],
+    )
     for checkpoint in (False, True):
         options = {"dropout": 0.3, "target_modules": "all-linear"} if "lora" in method else {}
         base = load_base(str(tiny_folder), dtype)
@@ -457,22 +463,22 @@ def test_checkpoints_of_activations_change_no_bit_of_loss_and_gradients(
             for name, parameter in model.trainable().items():
                 if "lora_B" in name:
                     parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(5))
-        torch.manual_seed(7)  # of dropout
+        torch.manual_seed(7)  # for dropout
         loss = model.loss(batch)
         loss.backward()
-        after = torch.rand(1)  # what is drawn next must be the same too
-        found.append(
+        after = torch.rand(1)  # the next random number must be the same too
+        results.append(
             [loss.detach(), after, *(parameter.grad for parameter in model.trainable().values())]
         )
-        found[-1].append(kept_bytes(model, batch))
-    *plain, kept = found[0]
-    *again, kept_again = found[1]
-    assert len(plain) == len(again) > 2
-    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
-    assert kept_again < 0.5 * kept
+        results[-1].append(stored_bytes(model, batch))
+    *plain, plain_bytes = results[0]
+    *recomputed, recomputed_bytes = results[1]
+    assert len(plain) == len(recomputed) > 2
+    assert all(torch.equal(a, b) for a, b in zip(plain, recomputed, strict=True))
+    assert recomputed_bytes < 0.5 * plain_bytes
 
 
-def test_evaluation_makes_no_checkpoints(base, monkeypatch):
+def test_evaluation_uses_no_activation_checkpointing(base, monkeypatch):
     model = built(base, "ner", "lora", checkpoint_activations=True)
     monkeypatch.setattr("neo_peft.gptneo.checkpoint", None)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The layout that the README promises: imports go strictly to lower levels, and slow ones wait."""
+"""The structure of the package: which folder imports which, short files, and fast help."""
 
 import ast
 import os
@@ -13,22 +13,22 @@ import neo_peft
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neo_peft"
-# The door: what a newcomer sees first. A new file is put here on purpose only.
+# The files that a new reader sees first. Do not add a file directly in neo_peft/ without need.
 READING_PATH = (
     *("tasks", "packing", "gptneo", "lora", "prompt", "model"),
     *("methods", "encoding", "loop", "decoding", "viterbi", "metrics"),
 )
-DOOR = {
+TOP_LEVEL = {
     *READING_PATH,
     *("elementwise", "settings", "defaults", "processes", "progress", "errors"),
     *("__init__", "__main__"),
 }
-# Where a method's own names may stand: the files of the door below, and the formats of peft.
-KNOW_METHODS = {"lora", "prompt", "methods", "defaults", "__init__"}
-# "head" is a value of --readout too.
+# The top-level files that can use a method's name; the files in formats/ can too.
+USE_METHOD_NAMES = {"lora", "prompt", "methods", "defaults", "__init__"}
+# Without "head", which is also a value of --readout.
 METHOD_NAMES = {"lora", "prompt", "full", "lora+prompt"}
 TENSOR_NAMES = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "prompt_embeddings"}
-# A folder imports the door and the folders named here; formats and corpora do not know each other.
+# A folder can import the top-level files ("") and these folders.
 MAY_IMPORT = {
     "": "",
     "system": "",
@@ -41,7 +41,7 @@ MAY_IMPORT = {
 
 
 def imported_folders(path: Path) -> set[str]:
-    """Name the folders that a file imports from, in functions too; "" is the door."""
+    """Return the folders that a file imports from, in functions too; "" is the top level."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "neo_peft":
@@ -49,7 +49,7 @@ def imported_folders(path: Path) -> set[str]:
     return {name if name in MAY_IMPORT else "" for name in names}
 
 
-def test_imports_go_one_way():
+def test_a_folder_imports_only_the_allowed_folders():
     for path in PACKAGE.rglob("*.py"):
         folder = path.parent.name if path.parent != PACKAGE else ""
         if path.name != "__main__.py":
@@ -57,11 +57,11 @@ def test_imports_go_one_way():
             assert imported_folders(path) <= allowed, f"{path} imports {imported_folders(path)}"
 
 
-def test_the_door_has_these_files_and_no_others():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == DOOR
+def test_the_top_level_has_these_files_and_no_others():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == TOP_LEVEL
 
 
-def test_the_door_and_the_reading_path_stay_short():
+def test_the_top_level_and_the_reading_path_stay_short():
     lines = {path.stem: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
     assert sum(lines.values()) <= 3000
     assert sum(lines[name] for name in READING_PATH) <= 2100
@@ -75,7 +75,7 @@ def test_a_folders_docstring_lists_its_files():
         assert set(listed) == files and len(listed) == len(files), folder
 
 
-def test_the_loop_and_the_run_name_no_task_and_no_method():
+def test_the_loop_and_the_run_do_not_depend_on_names_of_tasks_and_methods():
     texts = [
         (ROOT / "neo_peft" / name).read_text()
         for name in (
@@ -86,21 +86,21 @@ def test_the_loop_and_the_run_name_no_task_and_no_method():
             "runs/training.py",
         )
     ]
-    names = [
+    constants = [
         node.value
         for text in texts
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Constant)
     ]
     forbidden = {"ner", "sentiment", "similarity", "lora", "prompt", "full", "head", "lora+prompt"}
-    assert not forbidden & {name for name in names if isinstance(name, str)}
+    assert not forbidden & {value for value in constants if isinstance(value, str)}
 
 
-def test_methods_are_named_in_their_own_files_alone():
-    """Elsewhere a method is asked what it is: see `Method`."""
+def test_method_names_are_used_only_in_the_methods_own_files():
+    """Other files use the fields of `Method`."""
     for path in PACKAGE.rglob("*.py"):
         folder = path.parent.name if path.parent != PACKAGE else ""
-        if folder == "formats" or (not folder and path.stem in KNOW_METHODS):
+        if folder == "formats" or (not folder and path.stem in USE_METHOD_NAMES):
             continue
         constants = {
             node.value
@@ -108,11 +108,11 @@ def test_methods_are_named_in_their_own_files_alone():
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         parts = {part for text in constants for part in text.split(".")}
-        named = (constants & METHOD_NAMES) | (parts & TENSOR_NAMES)
-        assert not named, f"{path} names {named}"
+        names = (constants & METHOD_NAMES) | (parts & TENSOR_NAMES)
+        assert not names, f"{path} has {names}"
 
 
-def test_help_and_a_bad_flag_answer_without_torch():
+def test_help_and_bad_flags_do_not_import_torch():
     for command in (
         ["train.py", "--help"],
         ["evaluate.py", "--help"],
@@ -142,15 +142,14 @@ def test_help_and_a_bad_flag_answer_without_torch():
             "except SystemExit: pass\n"
             "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
         )
-        # In an empty folder: the checkout's own may hold runs, of which predict would load the
-        # newest.
+        # In an empty folder: predict would load the newest run of the repository, if it has one.
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run(
             [sys.executable, "-c", code, str(ROOT / command[0]), *command[1:]], check=True, env=env
         )
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_can_be_imported():
     for name in neo_peft.__all__:
         assert callable(getattr(neo_peft, name))
 
@@ -166,7 +165,7 @@ def test_the_python_block_of_the_usage_page_runs(tmp_path, monkeypatch, capsys):
     assert "'B-" in capsys.readouterr().out
 
 
-def test_the_readme_names_the_reading_path_in_its_order_and_the_folders():
+def test_the_readme_lists_the_reading_path_in_order_and_the_folders():
     text = (ROOT / "README.md").read_text()
     listed = re.findall(r"^    neo_peft/(\w+)\.py ", text, re.MULTILINE)
     assert listed == list(READING_PATH)

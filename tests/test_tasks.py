@@ -1,4 +1,4 @@
-"""Tasks: templates, instructions, and the metrics of GLUE."""
+"""Tasks: templates, instructions, and the metrics of the GLUE tasks."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from neo_peft.tasks import TASKS
 CLASSIFICATION = TASKS["classification"]
 
 
-def test_many_labels_are_not_listed_in_front_of_every_text():
+def test_an_instruction_does_not_list_many_labels():
     few, many = (tuple(f"label {i}" for i in range(count)) for count in (7, 70))
     instructions = [with_labels(CLASSIFICATION, labels).instruction for labels in (few, many)]
     assert instructions == [
@@ -26,14 +26,14 @@ def test_many_labels_are_not_listed_in_front_of_every_text():
     )
 
 
-def test_a_template_names_its_fields():
+def test_a_template_has_the_names_of_its_fields():
     task = task_of(make_settings(task="glue/qnli", method="lora"))
     texts = task.texts({"question": "Why ?", "sentence": "So it is ."})
     assert "".join(texts) == "Question : Why ? Sentence : So it is . Label :"
     assert task.label_text("not entailment") == " not entailment"
 
 
-def test_the_metrics_are_glues_own():
+def test_the_metrics_of_the_glue_tasks_are_those_of_glue():
     metrics = {name: task.metric for name, task in TASKS.items() if name.startswith("glue/")}
     assert len(metrics) == 8
     assert metrics == dict.fromkeys(metrics, "accuracy") | {

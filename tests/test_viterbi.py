@@ -1,5 +1,4 @@
-"""The best allowed tags: against all sequences written out, and against what no search is needed
-for."""
+"""The best allowed sequence of tags, compared with a search over all sequences."""
 
 import math
 from itertools import product
@@ -19,11 +18,11 @@ LABELS = ("O", "B-A", "I-A", "B-B-C", "I-B-C")
 
 
 def is_bio(tags) -> bool:
-    """Strict IOB2 finds all that the default finds only where no I- stands alone."""
+    """Return whether tags follow IOB2: strict IOB2 and the default then find the same entities."""
     return entities(tags) == entities(tags, strict=True)
 
 
-def test_what_may_follow_what_worked_by_hand():
+def test_the_allowed_transitions_worked_by_hand():
     first, step = transitions(LABELS)
     no = -math.inf
     assert first.tolist() == [0, 0, no, 0, no]
@@ -36,36 +35,36 @@ def test_what_may_follow_what_worked_by_hand():
     ]
 
 
-def test_a_type_without_a_beginning_begins_with_what_it_has():
+def test_a_type_without_a_b_label_can_start_with_i():
     first, step = transitions(("O", "I-A", "B-C", "I-C"))
     no = -math.inf
     assert first.tolist() == [0, 0, 0, no]
     assert step.tolist() == [[0, 0, 0, no], [0, 0, 0, no], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_it_is_the_best_of_all_sequences_that_are_allowed():
-    counts, changed = [3, 1, 5, 4, 2], 0
+def test_the_result_is_the_best_of_all_allowed_sequences():
+    counts, not_greedy = [3, 1, 5, 4, 2], 0
     for seed in range(20):
         scores = torch.randn(
             sum(counts), len(LABELS), generator=torch.Generator().manual_seed(seed)
         ).log_softmax(1)
-        found = best_sequences(scores, counts, LABELS).split(counts)
-        for sentence, own in zip(found, scores.split(counts)):
-            every = (
+        results = best_sequences(scores, counts, LABELS).split(counts)
+        for result, words in zip(results, scores.split(counts)):
+            allowed = (
                 tags
-                for tags in product(range(len(LABELS)), repeat=len(own))
+                for tags in product(range(len(LABELS)), repeat=len(words))
                 if is_bio([LABELS[t] for t in tags])
             )
             best = max(
-                every,
-                key=lambda tags: sum(own[place, tag].item() for place, tag in enumerate(tags)),
+                allowed,
+                key=lambda tags: sum(words[index, tag].item() for index, tag in enumerate(tags)),
             )
-            assert tuple(sentence.tolist()) == best
-            changed += best != tuple(own.argmax(1).tolist())
-    assert changed > 20
+            assert tuple(result.tolist()) == best
+            not_greedy += best != tuple(words.argmax(1).tolist())
+    assert not_greedy > 20
 
 
-def test_where_each_words_best_tags_are_allowed_they_are_the_answer():
+def test_the_best_tags_of_the_words_are_returned_if_they_are_allowed():
     tags = torch.tensor([0, 1, 2, 2, 0, 3, 4, 1])
     scores = torch.randn(8, 5).log_softmax(1)
     scores[torch.arange(8), tags] = 0.0
@@ -73,7 +72,7 @@ def test_where_each_words_best_tags_are_allowed_they_are_the_answer():
 
 
 @pytest.mark.parametrize("counts", [[0, 2, 0], [0], []])
-def test_a_sentence_whose_words_were_all_cut_away_has_no_tags(counts):
+def test_a_sentence_without_words_has_no_tags(counts):
     scores = torch.randn(sum(counts), 5)
     assert (
         best_sequences(scores, counts, LABELS).tolist()
@@ -81,9 +80,9 @@ def test_a_sentence_whose_words_were_all_cut_away_has_no_tags(counts):
     )
 
 
-def test_a_run_that_asks_for_it_answers_so(tiny_folder):
-    """Of a random head few greedy answers are allowed, and all of the others'."""
-    rows, found = load_splits(TASKS["ner"], "sample").validation[:40], {}
+def test_a_run_with_tag_decoding_viterbi_predicts_allowed_tags(tiny_folder):
+    """With a random head few greedy sequences are allowed, but all of Viterbi are."""
+    rows, results = load_splits(TASKS["ner"], "sample").validation[:40], {}
     for decoding in ("greedy", "viterbi"):
         settings = make_settings(
             task="ner",
@@ -94,12 +93,12 @@ def test_a_run_that_asks_for_it_answers_so(tiny_folder):
             max_length=40,
         )
         tuned = load_untuned(settings, with_method=True)
-        found[decoding] = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows))
-    greedy, viterbi = (found[decoding].predicted for decoding in ("greedy", "viterbi"))
+        results[decoding] = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows))
+    greedy, viterbi = (results[decoding].predicted for decoding in ("greedy", "viterbi"))
     assert [*map(len, greedy)] == [*map(len, viterbi)]
     assert all(map(is_bio, viterbi)) and sum(map(is_bio, greedy)) < 20
     same = sum(a == b for a, b in zip(greedy, viterbi))
     assert same == sum(map(is_bio, greedy))
-    # The probability beside a tag is that tag's own, which is at most the best one's.
-    for chosen, best in zip(found["viterbi"].probabilities, found["greedy"].probabilities):
+    # Each probability is that of the predicted tag, so at most that of the best tag.
+    for chosen, best in zip(results["viterbi"].probabilities, results["greedy"].probabilities):
         assert all(0 < a <= b * (1 + 1e-6) for a, b in zip(chosen, best, strict=True))

@@ -1,4 +1,4 @@
-"""What the tests of a base's files share."""
+"""The fixture of the tests of a base model's files."""
 
 import shutil
 from pathlib import Path
@@ -8,5 +8,5 @@ import pytest
 
 @pytest.fixture
 def folder(tiny_folder, tmp_path) -> Path:
-    """A copy of the tiny model, to be changed."""
+    """Return a copy of the tiny model's folder, which a test can change."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))

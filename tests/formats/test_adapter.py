@@ -1,5 +1,4 @@
-"""Files: peft loads ours, we load peft's, the tensors are bit-equal and the logits agree; refusals,
-by their text."""
+"""Adapter files: peft loads ours, we load peft's, the logits are equal; bad files are refused."""
 
 import dataclasses
 import json
@@ -40,7 +39,7 @@ CASES = {
     "every linear layer": dict(
         task="sentiment", method="lora", rank=3, alpha=8, target_modules=("all-linear",)
     ),
-    "biases of the adapted": dict(
+    "biases of the adapted layers": dict(
         task="sentiment",
         method="lora",
         rank=3,
@@ -51,8 +50,10 @@ CASES = {
     "one layer by its name": dict(
         task="sentiment", method="lora", target_modules=(r".*h\.2.*q_proj",)
     ),
-    "a score beside LoRA": dict(task="sentiment", method="lora", rank=3, alpha=5, readout="head"),
-    "a score beside a prompt": dict(
+    "LoRA with a score head": dict(
+        task="sentiment", method="lora", rank=3, alpha=5, readout="head"
+    ),
+    "a prompt with a score head": dict(
         task="similarity", method="prompt", prompt_length=6, readout="head"
     ),
     "a prompt": dict(task="sentiment", method="prompt", prompt_length=6, prompt_init="vocab"),
@@ -60,7 +61,7 @@ CASES = {
 
 
 def build(folder, **flags):
-    """Build a model whose adapter is not at its start, as if it had been trained."""
+    """Return a model whose adapter has random changes, as if trained, its settings and its base."""
     settings = make_settings(model=str(folder), head_dropout=0, **flags)
     base = load_base(str(folder))
     model = build_model(base.trunk, base.tokenizer, TASKS[settings.task], settings).eval()
@@ -72,26 +73,26 @@ def build(folder, **flags):
 
 
 def logits(model):
-    """Compute all rows' logits of TEXTS, (N, K or V); a score is read at their last rows alone, (B,
-    K)."""
+    """Return the logits of TEXTS at all tokens (N, K or V); for a score head at the last (B, K)."""
     lengths = torch.tensor([len(text) for text in TEXTS])
-    at_the_end = model.head_kind == HeadKind.SCORE
-    indices = lengths.cumsum(0) - 1 if at_the_end else torch.arange(int(lengths.sum()))
+    last_only = model.head_kind == HeadKind.SCORE
+    indices = lengths.cumsum(0) - 1 if last_only else torch.arange(int(lengths.sum()))
     batch = Batch(torch.cat(TEXTS), lengths, indices, torch.zeros(len(indices)), lengths)
     with torch.no_grad():
         return model.logits(model(batch, model.prefix()))
 
 
 def peft_logits(model):
-    """Compute the same in peft, one text at a time, without the prompt's own rows."""
+    """Return the same logits from peft, one text at a time, without those of the prompt."""
     with torch.no_grad():
-        found = [model(input_ids=text[None]).logits for text in TEXTS]
+        outputs = [model(input_ids=text[None]).logits for text in TEXTS]
     return torch.cat(
-        [one[0, -len(text) :] if one.dim() == 3 else one for one, text in zip(found, TEXTS)]
+        [out[0, -len(text) :] if out.dim() == 3 else out for out, text in zip(outputs, TEXTS)]
     )
 
 
 def oracle(folder, task, readout="words"):
+    """Return the untuned model of transformers, with the head of the task."""
     kind = GPTNeoForTokenClassification if task == "ner" else GPTNeoForCausalLM
     kind = GPTNeoForSequenceClassification if readout == "head" else kind
     extra = {"num_labels": len(TASKS[task].labels)} if kind is not GPTNeoForCausalLM else {}
@@ -168,7 +169,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tiny_folder, tmp_path, task, method
     )
 
 
-def test_the_adapter_is_what_trains_and_nothing_else(tiny_folder, tmp_path):
+def test_the_adapter_file_has_all_trainable_tensors_and_no_others(tiny_folder, tmp_path):
     model, settings, _ = build(tiny_folder, **CASES["a head and all biases"])
     adapter.save_adapter(tmp_path, model, settings)
     stored = load_file(tmp_path / adapter.ADAPTER_FILE)
@@ -194,7 +195,7 @@ def test_the_adapter_is_what_trains_and_nothing_else(tiny_folder, tmp_path):
     )
 
 
-def test_a_prompt_beside_a_head_has_pefts_two_prefixes(tiny_folder, tmp_path):
+def test_a_prompt_with_a_head_is_saved_under_pefts_two_names(tiny_folder, tmp_path):
     model, settings, _ = build(tiny_folder, task="ner", method="prompt")
     adapter.save_adapter(tmp_path, model, settings)
     assert set(load_file(tmp_path / adapter.ADAPTER_FILE)) == {
@@ -204,7 +205,7 @@ def test_a_prompt_beside_a_head_has_pefts_two_prefixes(tiny_folder, tmp_path):
     }
 
 
-def test_lora_and_prompt_are_two_folders_of_pefts(tiny_folder, tmp_path):
+def test_lora_and_prompt_are_saved_as_two_folders_that_peft_loads(tiny_folder, tmp_path):
     model, settings, _ = build(tiny_folder, task="sentiment", method="lora+prompt", prompt_length=6)
     adapter.save_adapter(tmp_path, model, settings)
     theirs = PeftModel.from_pretrained(
@@ -224,7 +225,7 @@ def test_transformers_loads_a_fully_tuned_model(tiny_folder, tmp_path, task):
         assert theirs.config.id2label[1] == "B-DNA"
 
 
-def test_a_merged_adapter_answers_as_the_adapter_does(tiny_folder):
+def test_a_merged_adapter_has_the_logits_of_the_adapter(tiny_folder):
     model, _, _ = build(tiny_folder, **CASES["a head and all biases"])
     before = logits(model)
     merge_lora(model)
@@ -236,6 +237,7 @@ def test_a_merged_adapter_answers_as_the_adapter_does(tiny_folder):
 
 @pytest.fixture
 def saved(tiny_folder, tmp_path):
+    """Return the folder of a finished run with LoRA, a head and all biases."""
     model, settings, base = build(tiny_folder, **CASES["a head and all biases"])
     folder = tmp_path / "run"
     adapter.save_adapter(folder, model, settings)
@@ -303,7 +305,7 @@ def test_another_order_of_labels_is_refused(saved):
         loading.load(saved)
 
 
-def test_settings_that_are_not_the_adapters_are_refused(saved, tiny_folder):
+def test_settings_that_differ_from_the_adapters_are_refused(saved, tiny_folder):
     (saved / runs.RUN).unlink()
     settings = make_settings(
         model=str(tiny_folder), **{**CASES["a head and all biases"], "alpha": 9}
@@ -314,7 +316,7 @@ def test_settings_that_are_not_the_adapters_are_refused(saved, tiny_folder):
         loading.load(saved, settings)
 
 
-def test_tensors_that_are_not_the_runs_own_are_refused(saved):
+def test_tensors_that_changed_since_the_run_are_refused(saved):
     record = runs.read_record(saved)
     record["files"] = {adapter.ADAPTER_FILE: "0" * 64}
     runs.write_record(saved, record)
@@ -341,6 +343,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, saved, tiny_folder):
         loading.load(saved, loading.settings_in(saved, str(tiny_folder), "ner"))
 
 
+# Options of peft with values that are not supported.
 OPTIONS = {
     "use_dora": True,
     "rank_pattern": {"q_proj": 4},
@@ -362,7 +365,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_that_changes_the_maths_is_refused_by_name(saved, option):
+def test_an_option_that_changes_the_computation_is_refused_by_name(saved, option):
     config = json.loads((saved / adapter.CONFIG).read_text())
     path = saved / adapter.CONFIG
     neutral = {"init_lora_weights": True, "modules_to_save": ["classifier"]}.get(option)
@@ -371,9 +374,8 @@ def test_an_option_that_changes_the_maths_is_refused_by_name(saved, option):
         peft_settings({**config, option: OPTIONS[option]}, path)
 
 
-def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
-    """And what old versions wrote: keys that are gone, null where there is a value today, most keys
-    not there yet."""
+def test_all_defaults_of_peft_are_accepted(tmp_path):
+    """Files of old versions too: keys that were removed since, null for a value, or few keys."""
     path = tmp_path / "adapter_config.json"
     LoraConfig(task_type="TOKEN_CLS", target_modules=["v_proj"]).save_pretrained(tmp_path)
     PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6).save_pretrained(
@@ -410,23 +412,21 @@ def test_whatever_peft_writes_by_default_is_neutral(tmp_path):
     assert peft_settings({"peft_type": "LORA"}, path)["target_modules"] == tuple(DEFAULT["gpt_neo"])
 
 
-def test_every_option_of_pefts_is_known_or_refused_by_name(tmp_path):
-    """A value that is not an option's default: those that are read or have no effect are these; the
-    rest is refused."""
-    read = {
+def test_every_option_of_peft_is_used_or_harmless_or_refused_by_name(tmp_path):
+    """Each option outside the two lists is refused if its value is not the default."""
+    used = {
         "LORA": "r lora_alpha lora_dropout bias target_modules use_rslora",
         "PROMPT_TUNING": "num_virtual_tokens token_dim num_layers num_attention_heads "
-        "prompt_tuning_init "
-        "prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs modules_to_save",
+        "prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs "
+        "modules_to_save",
     }
-    idle = (
+    harmless = (
         "base_model_name_or_path inference_mode auto_mapping peft_version revision megatron_core "
-        "qalora_group_size "
-        "runtime_config ensure_weight_tying eva_config"
+        "qalora_group_size runtime_config ensure_weight_tying eva_config"
     )
     for kind, config in (("LORA", LoraConfig), ("PROMPT_TUNING", PromptTuningConfig)):
         for field in dataclasses.fields(config):
-            if field.name in ("peft_type", *read[kind].split(), *idle.split()):
+            if field.name in ("peft_type", *used[kind].split(), *harmless.split()):
                 continue
             with pytest.raises(InputError, match=f": {field.name} is "):
                 peft_settings({"peft_type": kind, field.name: ["something"]}, tmp_path)

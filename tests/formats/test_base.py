@@ -1,5 +1,4 @@
-"""Bases as they are loaded: what is read, what is refused, with which words, and what names the
-weights."""
+"""Load a base model: its tensors, known variants, error messages, and the fingerprint."""
 
 import hashlib
 import json
@@ -21,26 +20,27 @@ from neo_peft.formats.base_folder import BUNDLED, WEIGHTS
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("asked", [torch.float32, torch.float16, torch.bfloat16])
-def test_matrices_are_held_as_asked_norms_and_biases_in_fp32_and_all_is_frozen(
-    folder, stored, asked
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_matrices_have_the_given_dtype_norms_and_biases_are_fp32_and_all_are_frozen(
+    folder, stored, dtype
 ):
     change_tensors(
         folder, lambda t: t.update({name: tensor.to(stored) for name, tensor in t.items()})
     )
-    loaded, expected = load_base(str(folder), asked).trunk, load_file(folder / WEIGHTS)
+    loaded, expected = load_base(str(folder), dtype).trunk, load_file(folder / WEIGHTS)
     parameters = dict(loaded.named_parameters(prefix="transformer"))
     assert parameters.keys() == expected.keys()
     for name, parameter in parameters.items():
-        held = asked if expected[name].dim() == 2 else torch.float32
-        assert parameter.dtype == held and torch.equal(parameter, expected[name].to(held)), name
+        wanted = dtype if expected[name].dim() == 2 else torch.float32
+        assert parameter.dtype == wanted, name
+        assert torch.equal(parameter, expected[name].to(wanted)), name
         assert not parameter.requires_grad
     assert not loaded.training
 
 
-@pytest.mark.parametrize("asked", [torch.float32, torch.bfloat16])
-def test_only_what_is_cast_is_copied_out_of_the_file(tiny_folder, asked):
-    loaded = load_base(str(tiny_folder), asked).trunk
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_tensors_that_are_cast_are_copied_the_others_stay_mapped(tiny_folder, dtype):
+    loaded = load_base(str(tiny_folder), dtype).trunk
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     mapped = [
         range(*(int(end, 16) for end in entry[0].split("-")))
@@ -48,11 +48,11 @@ def test_only_what_is_cast_is_copied_out_of_the_file(tiny_folder, asked):
         if entry[-1].endswith(WEIGHTS)
     ]
     for name, parameter in loaded.named_parameters():
-        in_the_file = any(parameter.data_ptr() in addresses for addresses in mapped)
-        assert in_the_file == (asked == torch.float32 or parameter.dim() == 1), name
+        is_mapped = any(parameter.data_ptr() in addresses for addresses in mapped)
+        assert is_mapped == (dtype == torch.float32 or parameter.dim() == 1), name
 
 
-def test_training_never_writes_the_file_and_a_new_file_never_changes_what_was_loaded(
+def test_training_never_changes_the_file_and_a_new_file_never_changes_a_loaded_model(
     tiny_folder, folder
 ):
     content, plain = (folder / WEIGHTS).read_bytes(), load_file(tiny_folder / WEIGHTS)
@@ -82,7 +82,7 @@ def test_neo_mini_has_its_published_sizes():
     assert loaded.folder == BUNDLED["neo-mini"] and loaded.notes == []
 
 
-# ---- Variants that are known, and read
+# ---- Known variants of the file
 
 
 def unprefixed(folder):
@@ -131,7 +131,9 @@ def test_a_known_variant_is_the_same_model_with_the_same_fingerprint(tiny_folder
         (GPTNeoForSequenceClassification, ["score.weight"]),
     ],
 )
-def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, published, names):
+def test_a_head_of_transformers_is_not_loaded_and_a_note_names_it(
+    tiny_folder, folder, published, names
+):
     published.from_pretrained(tiny_folder, dtype=torch.float32, num_labels=5).save_pretrained(
         folder
     )
@@ -146,7 +148,7 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (
             lambda t: t.pop("transformer.ln_f.bias"),
@@ -182,15 +184,15 @@ def test_a_head_of_transformers_is_left_out_with_a_note(tiny_folder, folder, pub
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_with_the_tensors_name(folder, change, words):
+def test_weights_that_do_not_fit_are_refused_with_the_tensors_name(folder, change, message):
     change_tensors(folder, change)
-    assert_refused(folder, words)
+    assert_refused(folder, message)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 3000, -1])
-def test_a_broken_safetensors_file_is_refused(folder, keep):
+@pytest.mark.parametrize("end", [0, 5, 3000, -1])
+def test_a_safetensors_file_that_was_cut_short_is_refused(folder, end):
     content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[:keep])
+    (folder / WEIGHTS).write_bytes(content[:end])
     assert_refused(folder, f"{folder / WEIGHTS} is not a readable safetensors file")
 
 
@@ -198,8 +200,7 @@ def test_a_broken_safetensors_file_is_refused(folder, keep):
 
 
 def file_parts(path: Path) -> dict[str, tuple[dict, bytes]]:
-    """Read a safetensors file by its published layout: the header's length, the header, the
-    bytes."""
+    """Return {name: (header entry, bytes)} of a safetensors file, read by its published format."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -210,7 +211,7 @@ def file_parts(path: Path) -> dict[str, tuple[dict, bytes]]:
     }
 
 
-def test_the_fingerprint_is_its_definition_written_out(folder):
+def test_the_fingerprint_follows_its_definition(folder):
     change_tensors(folder, lambda t: t.update({WPE: t[WPE].half()}))
     parts, whole = file_parts(folder / WEIGHTS), hashlib.sha256()
     for name in sorted(parts):
@@ -224,12 +225,13 @@ def test_the_fingerprint_is_its_definition_written_out(folder):
 
 
 def flip(tensor: Tensor, byte: int) -> None:
+    """Flip one bit of a byte of a tensor."""
     tensor.view(-1).view(torch.uint8)[byte] ^= 1
 
 
-def test_one_changed_byte_in_a_sampled_block_is_another_fingerprint(tiny_folder, folder):
-    # wte holds 192 blocks, of which 64 are read: the first, the fourth, the last. A bias is read
-    # whole.
+def test_one_changed_byte_in_a_sampled_block_changes_the_fingerprint(tiny_folder, folder):
+    # wte has 192 blocks. 64 of them are sampled, among them the first, the fourth and the last. A
+    # bias is sampled whole.
     plain, size = load_base(str(tiny_folder)).fingerprint, 8192 * 24 * 4
     seen = {plain}
     for name, byte in [
@@ -244,20 +246,20 @@ def test_one_changed_byte_in_a_sampled_block_is_another_fingerprint(tiny_folder,
     assert len(seen) == 5 and load_base(str(folder)).fingerprint == plain
 
 
-def test_the_fingerprint_reads_64_blocks_of_a_large_tensor():
-    # Quick at 5 GB: it finds mistakes, not attackers.
-    large = torch.zeros(300 * 1024 + 5)  # 300 blocks of 4 KiB, and a part of one
-    plain, seen = base._digest("x", large), 0
+def test_the_fingerprint_samples_64_blocks_of_a_large_tensor():
+    # So it is fast for 5 GB. It detects mistakes, not attacks.
+    large = torch.zeros(300 * 1024 + 5)  # 300 blocks of 4 KiB and a part of one
+    plain, sampled = base._digest("x", large), 0
     for block in range(301):
         flip(large, block * 4096)
-        seen += base._digest("x", large) != plain
+        sampled += base._digest("x", large) != plain
         flip(large, block * 4096)
-    assert seen == 64
+    assert sampled == 64
 
 
 @pytest.mark.parametrize("other", [(torch.float16, (6, 4)), (torch.bfloat16, (4, 6))])
-def test_another_shape_or_dtype_of_the_same_bytes_is_another_fingerprint(other):
-    # Zeros are the same bytes in each: only the name, the shape and the dtype can tell.
+def test_another_name_shape_or_dtype_of_the_same_bytes_changes_the_fingerprint(other):
+    # The bytes are all zero: only name, shape and dtype differ.
     dtype, shape = other
     zeros = torch.zeros(4, 6, dtype=torch.float16)
     assert base._digest("x", zeros) == base._digest("x", zeros.clone())
@@ -265,7 +267,7 @@ def test_another_shape_or_dtype_of_the_same_bytes_is_another_fingerprint(other):
     assert base._digest("x", zeros) != base._digest("y", zeros)
 
 
-def test_another_stored_dtype_or_shape_is_another_fingerprint(tiny_folder, folder):
+def test_another_stored_dtype_or_shape_changes_the_fingerprint(tiny_folder, folder):
     plain = load_base(str(tiny_folder)).fingerprint
     change_tensors(folder, lambda t: t.update({WPE: t[WPE][:100].clone()}))
     change_config(folder, max_position_embeddings=100)
@@ -273,5 +275,5 @@ def test_another_stored_dtype_or_shape_is_another_fingerprint(tiny_folder, folde
     change_tensors(folder, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
     halved = load_base(str(folder)).fingerprint
     assert len({plain, shorter, halved}) == 3
-    # What it is held in is no matter: the file is the same.
+    # The dtype in memory does not matter: the file is the same.
     assert load_base(str(folder), torch.bfloat16).fingerprint == halved

@@ -1,11 +1,11 @@
-"""Where a base's files are found, in a folder or on the hub, and what is refused there."""
+"""Find the files of a base model in a folder or on the hub, and refuse incomplete ones."""
 
 import json
 import re
 
 import pytest
 import torch
-from base_files import SHARDED, WTE, assert_refused, change_config, shard
+from base_files import SHARDS, WTE, assert_refused, change_config, shard
 from safetensors.torch import load_file
 
 from neo_peft.errors import InputError
@@ -17,33 +17,33 @@ from neo_peft.system import hub
 # ---- Folders
 
 
-def test_a_folder_without_weights_says_what_it_needs(folder):
+def test_a_folder_without_weights_is_refused_with_the_files_it_needs(folder):
     (folder / WEIGHTS).unlink()
     assert_refused(
         folder, f"{folder} has no weights: it needs model.safetensors, or {INDEX} with its shards"
     )
 
 
-def test_pickled_weights_are_refused_with_the_line_that_converts_them(tiny_folder, folder):
+def test_pickled_weights_are_refused_with_a_command_that_converts_them(tiny_folder, folder):
     (folder / WEIGHTS).unlink()
     torch.save(load_file(tiny_folder / WEIGHTS), folder / "pytorch_model.bin")
     with pytest.raises(
         InputError, match="has only pickled weights, which are never loaded; convert them"
     ) as error:
         load_base(str(folder))
-    # the line does what it promises
+    # run the command of the message
     exec(re.search(r'python -c "(.*)"$', str(error.value)).group(1), {})
     assert load_base(str(folder)).fingerprint == load_base(str(tiny_folder)).fingerprint
 
 
 def test_a_missing_shard_is_named(folder):
     shard(folder)
-    (folder / SHARDED[1]).unlink()
-    assert_refused(folder, f"{folder / SHARDED[1]} is missing; {INDEX} lists it")
+    (folder / SHARDS[1]).unlink()
+    assert_refused(folder, f"{folder / SHARDS[1]} is missing; {INDEX} lists it")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "deeper/x", ".."])
-def test_an_index_may_name_no_file_outside_its_folder(folder, name):
+def test_an_index_that_names_a_file_outside_its_folder_is_refused(folder, name):
     (folder / WEIGHTS).rename(folder.parent / "x")
     (folder / INDEX).write_text(json.dumps({"weight_map": {WTE: name}}))
     assert_refused(folder, f"{INDEX} lists {name}, which is not a file of its own folder")
@@ -56,7 +56,7 @@ def test_an_index_without_a_weight_map_is_refused(folder, index):
     assert_refused(folder, f"{INDEX} has no weight_map")
 
 
-def test_a_folder_without_a_tokenizer_says_what_it_needs(folder):
+def test_a_folder_without_a_tokenizer_is_refused_with_the_files_it_needs(folder):
     (folder / "tokenizer.json").unlink()
     assert_refused(
         folder, f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
@@ -67,8 +67,10 @@ def test_a_folder_without_a_tokenizer_says_what_it_needs(folder):
     "model",
     ["a/b/c", "a/b/c@v1", "a/b@", "./nothing", "../nothing", "/nothing", "~/nothing", "a_file"],
 )
-def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(tmp_path, monkeypatch, model):
-    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
+def test_a_model_that_is_no_folder_and_no_hub_id_is_refused_without_a_request(
+    tmp_path, monkeypatch, model
+):
+    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("a request to the hub"))
     (tmp_path / "a_file").touch()
     assert_refused(
         model,
@@ -76,7 +78,7 @@ def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(tmp_path, m
     )
 
 
-def test_a_folder_may_have_an_at_sign_in_its_name(folder):
+def test_a_folder_can_have_an_at_sign_in_its_name(folder):
     folder = folder.rename(folder.with_name("tiny@v1"))
     assert load_base(str(folder)).folder == folder
     assert split_revision(str(folder)) == (str(folder), None)
@@ -86,8 +88,9 @@ def test_a_folder_may_have_an_at_sign_in_its_name(folder):
 
 
 @pytest.fixture
-def asked(folder, monkeypatch) -> list[str]:
-    """What the hub is asked for; it serves the folder, which also holds what nobody needs."""
+def requested(folder, monkeypatch) -> list[str]:
+    """Replace the hub by a folder, which also has files that are not needed; return the list of
+    requested files."""
     files = []
     for name in (
         "pytorch_model.bin",
@@ -109,43 +112,45 @@ def asked(folder, monkeypatch) -> list[str]:
     return files
 
 
-def test_from_the_hub_come_config_tokenizer_and_one_file_of_weights(tiny_folder, folder, asked):
+def test_from_the_hub_config_tokenizer_and_one_file_of_weights_are_fetched(
+    tiny_folder, folder, requested
+):
     weights = (folder / WEIGHTS).read_bytes()
-    shard(folder)  # a repository that holds both
+    shard(folder)  # a repository with shards and with one file
     (folder / WEIGHTS).write_bytes(weights)
     loaded = load_base("owner/tiny")
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS])
+    assert sorted(requested) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS])
     assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
     assert loaded.tokenizer.encode(" gene") == load_tokenizer(tiny_folder).encode(" gene")
 
 
-def test_from_the_hub_shards_come_by_their_index_each_once(tiny_folder, folder, asked):
+def test_from_the_hub_each_shard_of_the_index_is_fetched_once(tiny_folder, folder, requested):
     shard(folder)
     (folder / "model-00003-of-00002.safetensors").write_text("in no index")
     loaded = load_base("owner/tiny")
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED])
+    assert sorted(requested) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDS])
     assert loaded.fingerprint == load_base(str(tiny_folder)).fingerprint
 
 
-def test_from_the_hub_every_file_is_of_the_named_revision(folder, monkeypatch):
+def test_from_the_hub_every_file_is_fetched_from_the_given_revision(folder, monkeypatch):
     shard(folder)
-    seen = []
+    requests = []
 
     def hub_file(repository, filename, kind="model", revision=None):
-        seen.append((repository, revision))
+        requests.append((repository, revision))
         if not (folder / filename).exists():
             raise FileNotFoundError
         return folder / filename
 
     monkeypatch.setattr(hub, "hub_file", hub_file)
     load_base("owner/tiny@refs/pr/1")
-    assert seen == [("owner/tiny", "refs/pr/1")] * len(
-        ["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDED]
+    assert requests == [("owner/tiny", "refs/pr/1")] * len(
+        ["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDS]
     )
 
 
-def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_them(
-    tiny_folder, folder, asked
+def test_from_the_hub_pickled_weights_are_refused_with_a_command_that_converts_them(
+    tiny_folder, folder, requested
 ):
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
@@ -153,45 +158,45 @@ def test_from_the_hub_pickled_weights_are_refused_with_the_line_that_converts_th
         InputError, match=f"owner/tiny has neither {WEIGHTS} nor {INDEX}; pickled weights"
     ) as error:
         load_base("owner/tiny")
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
-    line = re.search(r'python -c "(.*)"$', str(error.value)).group(1)
-    exec(line.replace("owner/tiny", str(folder)), {})  # the line does what it promises
+    assert sorted(requested) == sorted(["config.json", *TOKENIZER_FILES, WEIGHTS, INDEX])
+    command = re.search(r'python -c "(.*)"$', str(error.value)).group(1)
+    exec(command.replace("owner/tiny", str(folder)), {})
     converted, tiny = load_base("converted"), load_base(str(tiny_folder))
     assert converted.fingerprint == tiny.fingerprint
     assert converted.tokenizer.encode(" gene") == tiny.tokenizer.encode(" gene")
 
 
-def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, asked):
+def test_from_the_hub_no_weights_are_fetched_without_a_tokenizer(folder, requested):
     (folder / "tokenizer.json").unlink()
     assert_refused(
         "owner/tiny",
         f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt",
     )
-    assert sorted(asked) == sorted(["config.json", *TOKENIZER_FILES])
+    assert sorted(requested) == sorted(["config.json", *TOKENIZER_FILES])
 
 
-def test_of_another_model_on_the_hub_the_config_alone_is_fetched(folder, asked):
+def test_from_the_hub_only_the_config_of_another_model_is_fetched(folder, requested):
     change_config(folder, model_type="llama")
     assert_refused("owner/tiny", "model_type is 'llama'; only gpt_neo is supported")
-    assert asked == ["config.json"]
+    assert requested == ["config.json"]
 
 
 @pytest.mark.parametrize(
-    ("index", "words"),
+    ("index", "message"),
     [
         ({}, f"{INDEX} has no weight_map"),
         ({"weight_map": {WTE: "../x"}}, f"{INDEX} lists ../x, which is not a file of"),
     ],
 )
-def test_a_hub_index_is_checked_before_it_is_followed(folder, asked, index, words):
+def test_a_hub_index_is_checked_before_it_is_followed(folder, requested, index, message):
     (folder / WEIGHTS).unlink()
     (folder / INDEX).write_text(json.dumps(index))
-    assert_refused("owner/tiny", words)
-    assert asked[-1] == INDEX
+    assert_refused("owner/tiny", message)
+    assert requested[-1] == INDEX
 
 
-def test_bundled_and_local_models_never_ask_the_hub(tiny_folder, monkeypatch):
-    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("the hub was asked"))
+def test_bundled_and_local_models_make_no_request_to_the_hub(tiny_folder, monkeypatch):
+    monkeypatch.setattr(hub, "hub_file", lambda *_: pytest.fail("a request to the hub"))
     assert (
         load_base("neo-mini").folder.name == "neo-mini"
         and load_base(str(tiny_folder)).folder == tiny_folder

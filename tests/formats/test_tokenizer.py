@@ -1,4 +1,4 @@
-"""Tokenizers: the space in front of a text, GPT-2's two files, and a broken one."""
+"""Load a tokenizer: no space is added in front, GPT-2's two files, and a broken file."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from neo_peft.formats.tokenizer import load_tokenizer
 
 @pytest.fixture
 def vocabulary(tiny_folder, tmp_path) -> Path:
-    """The tiny tokenizer as GPT-2's two files, which is how the larger GPT-Neos are published."""
+    """Return a folder with the tiny tokenizer in two files, like those of the larger GPT-Neos."""
     model = json.loads((tiny_folder / "tokenizer.json").read_text())["model"]
     (tmp_path / "vocabulary").mkdir()
     (tmp_path / "vocabulary" / "vocab.json").write_text(json.dumps(model["vocab"]))
@@ -30,7 +30,7 @@ def test_a_tokenizer_saved_with_a_prefix_space_adds_none_here(tiny_folder, vocab
         tmp_path / "spaced"
     )
     theirs = AutoTokenizer.from_pretrained(tmp_path / "spaced")
-    assert theirs.encode("a") == theirs.encode(" a")  # the trap is set
+    assert theirs.encode("a") == theirs.encode(" a")  # transformers adds a space
     ours, plain = load_tokenizer(tmp_path / "spaced"), load_tokenizer(tiny_folder)
     assert ours.encode("a") != ours.encode(" a")
     for text in ("a", " a", " IL-2 gene", "Profit rose.", "  two", "Zürich"):

@@ -1,4 +1,4 @@
-"""Changes to the files of a base, and how it is then refused."""
+"""Change the files of a base model, and check that it is then refused."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from neo_peft.formats.base import load_base
 from neo_peft.formats.base_folder import INDEX, WEIGHTS
 
 WTE, WPE = "transformer.wte.weight", "transformer.wpe.weight"
-SHARDED = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
 def change_config(folder: Path, removed: tuple[str, ...] = (), **entries) -> None:
@@ -31,18 +31,20 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
 
 
 def shard(folder: Path) -> None:
-    """Split a folder's weights into SHARDED and their index, by turns: their order over the files
-    is another one."""
+    """Split the weights of a folder into two shards with an index.
+
+    The tensors go to the two shards in turn, so their order changes.
+    """
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
-    weight_map = {name: SHARDED[index % 2] for index, name in enumerate(sorted(tensors))}
-    for file in SHARDED:
+    weight_map = {name: SHARDS[index % 2] for index, name in enumerate(sorted(tensors))}
+    for file in SHARDS:
         save_file(
             {name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file
         )
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def assert_refused(model: str | Path, words: str) -> None:
-    with pytest.raises(InputError, match=re.escape(words)):
+def assert_refused(model: str | Path, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         load_base(str(model))

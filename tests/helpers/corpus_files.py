@@ -1,4 +1,4 @@
-"""Small files laid out as the data sets' own, what loads them, and the real data sets."""
+"""Small files in the formats of the data sets, functions to load them, and the real data sets."""
 
 import zipfile
 from functools import cache
@@ -60,7 +60,7 @@ FILES = {
     },
 }
 
-CORPORA = tuple(FILES)  # the tasks with a corpus of their own, which the sample has too
+CORPORA = tuple(FILES)  # the tasks with their own corpus; the sample has them too
 
 TAG_IDS = {
     "O": 0,
@@ -85,7 +85,7 @@ HUB_JSON = {
     "dataset/label.json": str(TAG_IDS).replace("'", '"').encode(),
 }
 
-# What bad files are refused with
+# Error messages for bad files
 NO_ROWS = ": the file has no rows; add rows, or use the original file"
 EMPTY = "a token or sentence is empty or not valid text; correct or remove it"
 TAGS = (
@@ -107,12 +107,12 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 def load(
     folder: Path, task: str, changed: dict[str, bytes] | None = None, protocol="clean"
 ) -> Splits:
-    """Load a folder of FILES, some of them changed."""
+    """Write FILES into a folder, with the changed ones, and load them."""
     return load_splits(TASKS[task], str(write(folder, FILES[task] | (changed or {}))), protocol)
 
 
 def refusal(task, data, protocol="clean") -> str:
-    """What a load is refused with, which must be one line."""
+    """Return the error message of a load that is refused; it must be one line."""
     with pytest.raises(InputError) as refused:
         load_splits(task, str(data), protocol)
     assert "\n" not in str(refused.value)
@@ -121,11 +121,12 @@ def refusal(task, data, protocol="clean") -> str:
 
 @cache
 def real(data_folder: Path, task: str, protocol: str = "clean") -> Splits:
+    """Load the real data set of a task."""
     return load_splits(TASKS[task], str(data_folder), protocol)
 
 
 def raw_lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    """A corpus file's lines, without the package's readers."""
+    """Return the lines of a corpus file, read without the package."""
     with open(path, encoding=encoding, newline="\n") as file:
         return [line.rstrip("\r\n") for line in file]
 
@@ -146,7 +147,10 @@ def sample_folder(folder: Path, task: str, content: bytes | None = None) -> Path
 
 
 def write_glue(folder: Path, **changed) -> None:
-    """Write MRPC's rows of FILES as GLUE has them: parquet, the label a class."""
+    """Write the MRPC rows of FILES in GLUE's format: parquet, with the label as a class.
+
+    `changed` replaces columns of a split; a column that is None is removed.
+    """
     import datasets
 
     columns = {

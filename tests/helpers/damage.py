@@ -1,5 +1,5 @@
-"""How the fuzz tests damage a file: bytes, JSON values, safetensors headers, lines; and what one
-case may cost."""
+"""Damage files for the fuzz tests: bytes, JSON values, safetensors headers, lines. Each case has
+limits of time and memory."""
 
 import copy
 import json
@@ -18,8 +18,8 @@ import torch
 
 from neo_peft.model import Batch, TunedModel
 
-CASES = int(os.environ.get("NEO_PEFT_CASES", 300))  # of each kind of file
-SECONDS, GIGABYTES = 10, 4  # what one case may take, beyond what the process holds already
+CASES = int(os.environ.get("NEO_PEFT_CASES", 300))  # number of damaged files of each kind
+SECONDS, GIGABYTES = 10, 4  # limits of one case; memory is added to what the process already uses
 
 # ---- How to damage
 
@@ -45,71 +45,71 @@ ODD_NUMBERS += (math.inf, -math.inf, math.nan)
 
 
 def damaged(whole: bytes, draw: random.Random, reach: int | None = None) -> bytes:
-    """Change some bytes, within the first `reach` if it is given: one to three times, each in one
-    of seven ways."""
+    """Return the bytes with one to three random changes, only in the first `reach` if given."""
     for _ in range(draw.choice((1, 1, 2, 3))):
         end = min(reach or len(whole), len(whole))
         start = draw.randrange(end + 1)
         size = draw.choice((1, 1, 2, 8, 40))
-        behind, other = whole[start + size :], draw.randrange(end + 1)
-        piece, elsewhere = whole[start : start + size], whole[other : other + size]
+        rest, other = whole[start + size :], draw.randrange(end + 1)
+        piece, copied = whole[start : start + size], whole[other : other + size]
         odd = bytes(draw.choice(ODD_BYTES) for _ in range(size))
-        ways = (
-            bytes(byte ^ 1 << draw.randrange(8) for byte in piece) + behind,  # bits flipped
-            behind,  # cut out
-            b"" if draw.random() < 0.3 else piece[: size // 2] + behind,  # cut off, or short
-            elsewhere + behind,  # another place's bytes over these
-            elsewhere + piece + behind,  # and between these
-            odd + piece + behind,
-            odd[:4] * len(piece) + behind,
+        ends = (
+            bytes(byte ^ 1 << draw.randrange(8) for byte in piece) + rest,  # flip bits
+            rest,  # remove bytes
+            b"" if draw.random() < 0.3 else piece[: size // 2] + rest,  # cut the file, or shorten
+            copied + rest,  # overwrite bytes with those of another place
+            copied + piece + rest,  # insert the bytes of another place
+            odd + piece + rest,  # insert odd bytes
+            odd[:4] * len(piece) + rest,  # overwrite bytes with odd ones, and more of them
         )
-        whole = whole[:start] + draw.choice(ways)
+        whole = whole[:start] + draw.choice(ends)
     return whole
 
 
 def damaged_json(whole: bytes, draw: random.Random) -> bytes:
-    """Change one to three values of a JSON text, at any depth: dropped, retyped, out of range,
-    nested, twice."""
+    """Return a JSON text with one to three changed values, at any depth: removed, of another type,
+    out of range, nested, or repeated."""
     root = [json.loads(whole)]
     for _ in range(draw.choice((1, 1, 2, 3))):
         places = list(_places(root))[1:] or [(root, 0)]
-        holder, key = draw.choice(places)
-        value, way = holder[key], draw.randrange(9)
-        if way == 0:
-            del holder[key]
-        elif way == 1:
-            holder[key] = draw.choice(ODD_NUMBERS)
-        elif way == 2:
-            holder[key] = draw.choice(ODD_TEXTS)
-        elif way == 3:
-            holder[key] = draw.choice(
+        parent, key = draw.choice(places)
+        value, change = parent[key], draw.randrange(9)
+        if change == 0:
+            del parent[key]
+        elif change == 1:
+            parent[key] = draw.choice(ODD_NUMBERS)
+        elif change == 2:
+            parent[key] = draw.choice(ODD_TEXTS)
+        elif change == 3:
+            parent[key] = draw.choice(
                 (None, True, False, [], {}, [value], {"": value}, [value, value])
             )
-        elif way == 4:
-            holder[key] = _nested(draw.choice((5, 40)), value)
-        elif way == 5 and isinstance(value, int | float):
-            holder[key] = draw.choice(
+        elif change == 4:
+            parent[key] = _nested(draw.choice((5, 40)), value)
+        elif change == 5 and isinstance(value, int | float):
+            parent[key] = draw.choice(
                 (-value, value + 1, value * 2, value / 3, str(value), float(value))
             )
-        elif way == 6 and isinstance(holder, dict):
-            holder[draw.choice(ODD_TEXTS)] = holder.pop(key)
-        elif way == 7:
-            other, at = draw.choice(places)
-            holder[key] = copy.deepcopy(other[at])  # which may be around it
+        elif change == 6 and isinstance(parent, dict):
+            parent[draw.choice(ODD_TEXTS)] = parent.pop(key)
+        elif change == 7:
+            other, other_key = draw.choice(places)
+            # the copied value can contain the changed one
+            parent[key] = copy.deepcopy(other[other_key])
         elif isinstance(value, str):
-            holder[key] = draw.choice(
+            parent[key] = draw.choice(
                 (value + " ", value.upper(), value[1:], value + draw.choice(ODD_TEXTS))
             )
     text = json.dumps(root[0] if root else None).encode()
-    if draw.random() < 0.05:  # deeper than Python's own stack
+    if draw.random() < 0.05:  # deeper than Python's recursion limit
         text = text[:-1] + b', "deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     if draw.random() < 0.05:
-        text = text[:-1] + b", " + text[1:]  # every name twice
+        text = text[:-1] + b", " + text[1:]  # repeat every name
     return text
 
 
 def _places(value: object) -> Iterator[tuple]:
-    """Walk over all places of a JSON value that can hold another: (list or dict, index or name)."""
+    """Yield (list or dict, index or name) for each value inside a JSON value, at any depth."""
     items = (
         enumerate(value)
         if isinstance(value, list)
@@ -129,13 +129,13 @@ def _nested(depth: int, value: object) -> object:
 
 
 def damaged_header(whole: bytes, draw: random.Random) -> bytes:
-    """Change a safetensors file where it says what it holds: lying names, dtypes, shapes, offsets,
-    lengths."""
+    """Return a safetensors file with a damaged header: wrong names, dtypes, shapes, offsets or
+    length."""
     length = struct.unpack("<Q", whole[:8])[0]
     header, data = whole[8 : 8 + length], whole[8 + length :]
-    way = draw.randrange(4)
-    # one tensor as another dtype of the same size, or as another shape of as many numbers
-    if way == 0:
+    change = draw.randrange(4)
+    # another dtype for one tensor, often with a shape that fits its number of bytes
+    if change == 0:
         tensors = json.loads(header)
         entry = tensors[draw.choice([name for name in tensors if name != "__metadata__"])]
         entry["dtype"] = draw.choice(
@@ -149,74 +149,81 @@ def damaged_header(whole: bytes, draw: random.Random) -> bytes:
                 (end - begin) * 8 // bits // max(1, math.prod(entry["shape"][:-1])),
             ]
         header = json.dumps(tensors).encode()
-    elif way == 1:
+    elif change == 1:
         header = damaged_json(header, draw)
-    elif way == 2:
+    elif change == 2:
         header = damaged(header, draw)
-    stated = (
-        draw.choice((length, 2**63, 2**64 - 1, 0, len(whole), 10**8)) if way == 3 else len(header)
+    stated_length = (
+        draw.choice((length, 2**63, 2**64 - 1, 0, len(whole), 10**8))
+        if change == 3
+        else len(header)
     )
-    return struct.pack("<Q", stated) + header + data
+    return struct.pack("<Q", stated_length) + header + data
 
 
 def damaged_lines(whole: bytes, draw: random.Random, damage: Callable | None = None) -> bytes:
-    """Change one line: its fields dropped, swapped or doubled, the line twice, away or glued to the
-    next; or, by `damage`, what stands in it."""
+    """Return the text with one damaged line.
+
+    Its fields are removed, shuffled or repeated, or the line is repeated, removed, joined to the
+    next one or changed to upper case. A function `damage` changes the line instead.
+    """
     lines = whole.split(b"\n")
-    at = draw.randrange(len(lines) - 1)
+    index = draw.randrange(len(lines) - 1)
     if damage:
-        return b"\n".join([*lines[:at], damage(lines[at], draw), *lines[at + 1 :]])
-    fields = re.split(rb"(\t|@)", lines[at])
+        return b"\n".join([*lines[:index], damage(lines[index], draw), *lines[index + 1 :]])
+    fields = re.split(rb"(\t|@)", lines[index])
     other = draw.randrange(len(fields))
-    ways = (
+    replacements = (
         [b"".join(fields[:other] + fields[other + 1 :])],
         [b"".join(draw.sample(fields, len(fields)))],
-        [lines[at] + b"".join(fields[other:])],
-        [lines[at]] * 2,
+        [lines[index] + b"".join(fields[other:])],
+        [lines[index]] * 2,
         [],
-        [lines[at] + lines.pop(at + 1)],
-        [lines[at].upper()],
+        [lines[index] + lines.pop(index + 1)],
+        [lines[index].upper()],
     )
-    return b"\n".join([*lines[:at], *draw.choice(ways), *lines[at + 1 :]])
+    return b"\n".join([*lines[:index], *draw.choice(replacements), *lines[index + 1 :]])
 
 
-def mixed(*ways: Callable) -> Callable:
-    return lambda whole, draw: draw.choice(ways)(whole, draw)
+def mixed(*damages: Callable) -> Callable:
+    """Return a function that applies one of these functions, chosen at random."""
+    return lambda whole, draw: draw.choice(damages)(whole, draw)
 
 
-# ---- What holds
+# ---- Limits
 
 
 class Late(BaseException):
-    """A case that takes too long; no `except Exception` may swallow it."""
+    """Raised if a case takes too long; a BaseException, so `except Exception` does not catch it."""
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Stop what hangs, and refuse memory that a small file cannot need."""
+    """Raise Late if the block takes too long, and MemoryError if it takes too much memory."""
 
-    def late(*_):
+    def stop(*_):
         raise Late
 
-    before = signal.signal(signal.SIGALRM, late)
+    previous = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
     limits = None
     if sys.platform == "linux":
         import resource
 
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limits = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (held + GIGABYTES * 2**30, limits[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (used + GIGABYTES * 2**30, limits[1]))
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
         if limits:
             resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def is_json(content: bytes) -> bool:
+    """Return whether a text is a JSON object."""
     try:
         return isinstance(json.loads(content), dict)
     except (ValueError, RecursionError):
@@ -224,18 +231,18 @@ def is_json(content: bytes) -> bool:
 
 
 def has_header(content: bytes) -> bool:
-    """Say whether a safetensors file's first bytes state the length of a header that is JSON."""
+    """Return whether a safetensors file starts with the length of a JSON header and the header."""
     return len(content) > 8 and is_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
 
 
-# ---- What comes of it
+# ---- The loss of a loaded model
 
-# longer than a window
+# more tokens than the window
 IDS = torch.tensor([5, 300, 31, 7, 44, 60, 299, 12, 13, 14, 15, 16, 17, 77, 9, 8, 0])
 
 
 def loss_of(model: TunedModel) -> float:
-    """Compute the loss of two texts, each of whose tokens is said to be followed by itself."""
+    """Return the loss of two texts. The target at each token is the token itself."""
     lengths = torch.tensor([len(IDS) - 1, 1])
     batch = Batch(IDS, lengths, torch.arange(len(IDS)), IDS, lengths)
     with torch.no_grad():

@@ -1,9 +1,7 @@
-"""A hub on the loopback: what huggingface_hub asks of the real one, for repositories that a test
-makes up.
+"""A hub on the loopback address: it answers huggingface_hub, for repositories that a test makes up.
 
-As on the real one, small files are answered at once, large ones by a redirect to a storage on
-another host, and what stands behind a branch is named by `X-Repo-Commit`. Every request is written
-down.
+Like the real hub, it sends small files directly and large ones by a redirect to a storage on
+another host, and it sends the commit of a branch in `X-Repo-Commit`. It records every request.
 """
 
 import hashlib
@@ -20,21 +18,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import unquote
 
-LARGE = (".safetensors", ".bin", ".msgpack", ".parquet", ".zip")  # what the storage holds
+LARGE = (".safetensors", ".bin", ".msgpack", ".parquet", ".zip")  # files that the storage sends
 
 
 class Request(NamedTuple):
-    """A request: HEAD or GET, the path without its origin, the first byte of a Range, the bearer's
-    token."""
+    """A recorded request."""
 
-    method: str
-    path: str
-    start: int
-    token: str
+    method: str  # HEAD or GET
+    path: str  # without scheme and host
+    start: int  # the first byte of its Range, 0 without one
+    token: str  # the bearer token, "" without one
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer HEAD and GET, one connection after another's request, as `answer` says."""
+    """Record each HEAD and GET request, then call `answer` of the subclass."""
 
     protocol_version = "HTTP/1.1"
 
@@ -45,10 +42,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self):
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        self.asked = Request(self.command, self.path, int(start.group(1)) if start else 0, token)
-        self.hub.requests.append(self.asked)
-        self.hub.after(self.asked)
-        if self.hub.silent(self.asked):
+        self.received = Request(self.command, self.path, int(start.group(1)) if start else 0, token)
+        self.hub.requests.append(self.received)
+        self.hub.after(self.received)
+        if self.hub.silent(self.received):
             self.close_connection = True
             while not self.hub._stopping.wait(1):
                 self.wfile.write(b"H" * self.hub.drips)
@@ -57,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD
 
-    def say(self, status: int, **headers: str):
+    def respond(self, status: int, **headers: str):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -65,13 +62,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def give(self, name: str, content: bytes, **headers: str):
-        """Send a file, from where its Range starts; or the first bytes of it, where a cut is
-        due."""
-        start, end = self.asked.start, len(content)
+    def send_file(self, name: str, content: bytes, **headers: str):
+        """Send a file from the start of the Range. If `cuts` has the file, stop early, once."""
+        start, end = self.received.start, len(content)
         if start:
             headers["Content_Range"] = f"bytes {start}-{end - 1}/{end}"
-        self.say(206 if start else 200, Content_Length=str(end - start), **headers)
+        self.respond(206 if start else 200, Content_Length=str(end - start), **headers)
         if self.command == "HEAD":
             return
         if name not in self.hub.cuts:
@@ -80,8 +76,8 @@ class Handler(BaseHTTPRequestHandler):
         size, reset = self.hub.cuts.pop(name)
         self.wfile.write(memoryview(content)[start:size])
         self.close_connection = True
-        if reset:  # the connection ends with an error on the other side, not in good order
-            time.sleep(0.2)  # or the bytes before it are lost too
+        if reset:  # the client gets an error, not a regular end of the connection
+            time.sleep(0.2)  # without this the bytes sent before are lost too
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(self.connection.detach())
 
@@ -90,35 +86,37 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Hub(Handler):
-    """Who may read which file of which commit; small files, and where large ones are."""
+    """Check the access to a file; send a small file, or redirect to the storage."""
 
     def answer(self):
         path = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if self.hub.status != 200:
-            return self.say(self.hub.status)
+            return self.respond(self.hub.status)
         if path is None:
-            return self.say(404)
+            return self.respond(404)
         name, revision, file = map(unquote, path.groups())
         if name in self.hub.renamed:
-            return self.say(307, Location=self.path.replace(name, self.hub.renamed[name], 1))
+            return self.respond(307, Location=self.path.replace(name, self.hub.renamed[name], 1))
         repository = self.hub.repositories.get(name)
-        closed = repository is None or (repository.token and repository.token != self.asked.token)
+        closed = repository is None or (
+            repository.token and repository.token != self.received.token
+        )
         if closed and repository and repository.gated:
-            return self.say(403 if self.asked.token else 401, X_Error_Code="GatedRepo")
+            return self.respond(403 if self.received.token else 401, X_Error_Code="GatedRepo")
         if closed:
-            return self.say(404 if self.asked.token else 401, X_Error_Code="RepoNotFound")
+            return self.respond(404 if self.received.token else 401, X_Error_Code="RepoNotFound")
         commit = repository.refs.get(revision, revision)
         if commit not in repository.commits:
-            return self.say(404, X_Error_Code="RevisionNotFound")
+            return self.respond(404, X_Error_Code="RevisionNotFound")
         content = repository.commits[commit].get(file)
         if content is None:
-            return self.say(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+            return self.respond(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         if not file.endswith(LARGE):
-            return self.give(
+            return self.send_file(
                 file, content, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(content).hexdigest()}"'
             )
         digest = hashlib.sha256(content).hexdigest()
-        self.say(
+        self.respond(
             302,
             Location=f"{self.hub.storage}/{digest}/{file}",
             X_Repo_Commit=commit,
@@ -129,54 +127,55 @@ class Hub(Handler):
 
 
 class Storage(Handler):
-    """Large files by their sha256, for whoever knows it."""
+    """Send large files by their sha256, without a token."""
 
     def answer(self):
-        _, digest, file = self.asked.path.split("/", 2)
+        _, digest, file = self.received.path.split("/", 2)
         commits = [
             files for each in self.hub.repositories.values() for files in each.commits.values()
         ]
         contents = [files[file] for files in commits if file in files]
-        held = [content for content in contents if hashlib.sha256(content).hexdigest() == digest]
-        if held:
-            self.give(file, held[0], ETag='"of the storage"')
+        matching = [
+            content for content in contents if hashlib.sha256(content).hexdigest() == digest
+        ]
+        if matching:
+            self.send_file(file, matching[0], ETag='"of the storage"')
         else:
-            self.say(404)
+            self.respond(404)
 
 
 @dataclass
 class Repository:
-    """The files of each commit, the commit of each branch and tag, and the token that opens a
-    private or gated one."""
+    """A model or data set on the hub."""
 
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-    token: str = ""
-    gated: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # the files of each commit
+    refs: dict[str, str] = field(default_factory=dict)  # the commit of each branch and tag
+    token: str = ""  # the token that a private or gated repository needs
+    gated: bool = False  # whether its existence is public, but not its files
 
 
 class HubServer:
-    """The hub and its storage, both on the loopback, from `with` to its end."""
+    """The hub and its storage on the loopback address, as a context manager."""
 
     def __init__(self):
         self.repositories: dict[str, Repository] = {}  # datasets under "datasets/owner/name"
-        self.renamed: dict[str, str] = {}
-        self.requests: list[Request] = []
-        # called when a request is written down
+        self.renamed: dict[str, str] = {}  # old name: new name
+        self.requests: list[Request] = []  # all requests, in order
+        # called after each request is recorded
         self.after: Callable[[Request], None] = lambda request: None
-        self.status = 200  # any other: the hub is out of order
+        self.status = 200  # with any other value the hub answers only this status
         self.delay = 0.0  # seconds before each answer
-        self.silent: Callable[[Request], bool] = lambda request: False  # what is never answered
-        self.drips = 0  # bytes a second that come in place of such an answer
-        self.cuts: dict[
-            str, tuple[int, bool]
-        ] = {}  # file: the bytes after which its connection ends once, and how
+        # whether a request is never answered
+        self.silent: Callable[[Request], bool] = lambda request: False
+        self.drips = 0  # bytes per second sent instead of such an answer
+        # file: number of bytes after which its connection ends, once; and whether with an error
+        self.cuts: dict[str, tuple[int, bool]] = {}
         self._stopping, self._numbers = threading.Event(), itertools.count(1)
         self._servers = [
             ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Hub, Storage)
         ]
         hub, storage = (server.server_port for server in self._servers)
-        # Two names of the loopback: a redirect to the storage leaves the hub.
+        # Two names of the loopback address, so that the storage is another host.
         self.endpoint, self.storage = f"http://127.0.0.1:{hub}", f"http://localhost:{storage}"
 
     def __enter__(self) -> "HubServer":
@@ -194,18 +193,17 @@ class HubServer:
     def push(
         self, name: str, files: dict[str, bytes | None], ref: str = "main", **of_repository
     ) -> str:
-        """Commit files on top of what a branch holds; one that is None goes. Return the commit."""
+        """Commit files to a branch and return the commit; a file that is None is removed."""
         repository = self.repositories.setdefault(name, Repository(**of_repository))
-        held = repository.commits.get(repository.refs.get(ref), {}) | files
+        merged = repository.commits.get(repository.refs.get(ref), {}) | files
         commit = hashlib.sha1(str(next(self._numbers)).encode()).hexdigest()
         repository.commits[commit] = {
-            path: content for path, content in held.items() if content is not None
+            path: content for path, content in merged.items() if content is not None
         }
         repository.refs[ref] = commit
         return commit
 
-    def asked(self, method: str = "GET") -> list[str]:
-        """What was asked for by a method, in order: a path without its revision or its place in the
-        storage."""
+    def requested(self, method: str = "GET") -> list[str]:
+        """Return the paths requested with a method, in order, without revision and sha256."""
         paths = (request.path for request in self.requests if request.method == method)
         return [re.sub(r"/resolve/[^/]+/|^/[0-9a-f]{64}/", "/", path).lstrip("/") for path in paths]

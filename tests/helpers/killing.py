@@ -1,4 +1,4 @@
-"""Runs in processes of their own, which a test may kill."""
+"""Run commands in separate processes, which a test can kill."""
 
 import json
 import os
@@ -29,18 +29,18 @@ SMALL = [
     "2",
 ]
 
-CLOCK = ("seconds", "finished", "memory", "sha256")
+# The entries of run.json that differ between two equal runs.
+VARYING = ("seconds", "finished", "memory", "sha256")
 
 
 def start(argv, before=lambda: None, main=train.main) -> int:
-    """Begin `python train.py ARGV`, or another command, in a process of its own, and return the
-    process's number."""
+    """Start `python train.py ARGV`, or another command, in a new process; return the process id."""
     if process := os.fork():
         return process
     status = 1
     try:
         sys.stdout, sys.stderr = (open(name, "w") for name in ("stdout", "stderr"))  # noqa: SIM115
-        # tqdm's own is shared by all forks: one that is killed holds it for ever
+        # tqdm's own lock is shared by all forks: a process that is killed never releases it
         tqdm.set_lock(threading.RLock())
         stopping.listen()
         before()
@@ -51,16 +51,16 @@ def start(argv, before=lambda: None, main=train.main) -> int:
 
 
 def end(process: int) -> int:
-    """Wait for a process's end; return its exit status, or minus the signal that killed it."""
+    """Wait for a process; return its exit status, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def result(folder: Path) -> dict:
-    """Read all that a run has left but its clocks."""
+    """Return the contents of a run's files, without the entries that vary."""
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     content = {name: (folder / name).read_bytes() for name in names - {"run.json", "timings.jsonl"}}
     record = json.loads((folder / "run.json").read_text())
-    content["run.json"] = {name: value for name, value in record.items() if name not in CLOCK}
+    content["run.json"] = {name: value for name, value in record.items() if name not in VARYING}
     content["run.json"]["files"].pop("timings.jsonl")
     content["timings.jsonl"] = [
         {name: value for name, value in json.loads(line).items() if name != "seconds"}
@@ -70,13 +70,15 @@ def result(folder: Path) -> dict:
 
 
 def resumed(name: str, expected: dict, argv: list | None = None) -> None:
-    """Go on with a run, or begin it anew by `argv` where it was killed before it had its settings;
-    compare its bits."""
-    begun = argv is None or Path(name, "settings.json").exists()
-    assert end(start(["--resume", name] if begun else [*argv, "--out", name])) == 0, Path(
+    """Resume a run to its end and assert that its files are the expected ones.
+
+    A run that was killed before it wrote its settings is started again with `argv`.
+    """
+    can_resume = argv is None or Path(name, "settings.json").exists()
+    assert end(start(["--resume", name] if can_resume else [*argv, "--out", name])) == 0, Path(
         "stderr"
     ).read_text()
-    found = result(Path(name))
-    assert found.keys() == expected.keys()
+    actual = result(Path(name))
+    assert actual.keys() == expected.keys()
     for file in expected:
-        assert found[file] == expected[file], file
+        assert actual[file] == expected[file], file

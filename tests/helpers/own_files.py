@@ -1,4 +1,4 @@
-"""A user's own rows: files of them, with labels that no task here knows."""
+"""Files of own rows, with labels that no built-in task has."""
 
 import json
 from pathlib import Path

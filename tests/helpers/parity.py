@@ -1,12 +1,11 @@
-"""What the tests against transformers and peft share: the same texts as our rows and as their
-rectangle."""
+"""The same random texts as packed and as padded batches, to compare with transformers and peft."""
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from neo_peft.model import Batch
 
-LENGTHS = (17, 5, 26)  # uneven, and two of them longer than the tiny model's window of 11
+LENGTHS = (17, 5, 26)  # all different; two are longer than the tiny model's window of 11
 
 
 def random_texts(lengths=LENGTHS, seed=11, vocab_size=8192):
@@ -15,7 +14,7 @@ def random_texts(lengths=LENGTHS, seed=11, vocab_size=8192):
 
 
 def batch_of(texts, indices=None, targets=None):
-    """Lay texts out as our batch. All rows are read, unless `reads` says which."""
+    """Return the packed batch of texts. Without `indices` all tokens are target positions."""
     lengths = torch.tensor([len(text) for text in texts])
     indices = torch.arange(int(lengths.sum())) if indices is None else indices
     targets = torch.full((len(indices),), -1) if targets is None else targets
@@ -30,13 +29,13 @@ def batch_of(texts, indices=None, targets=None):
 
 
 def padded(texts, value=0):
-    """Lay texts out as a rectangle (B, T), padded on the right."""
+    """Return the texts as one tensor (B, T), padded on the right."""
     return pad_sequence(texts, batch_first=True, padding_value=value)
 
 
-def real_rows(rectangle, texts):
-    """Take the rows of the real tokens out of (B, T, C), in our order."""
-    return torch.cat([row[: len(text)] for row, text in zip(rectangle, texts, strict=True)])
+def real_rows(padded_batch, texts):
+    """Return the entries (N, C) of all tokens from (B, T, C), without padding."""
+    return torch.cat([row[: len(text)] for row, text in zip(padded_batch, texts, strict=True)])
 
 
 def all_logits(model, batch):
@@ -44,24 +43,25 @@ def all_logits(model, batch):
 
 
 def backward(logits):
-    """Give every logit its own weight: no error can cancel in the gradients."""
+    """Backpropagate the logits' sum with random weights, so that errors do not cancel."""
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(12))
     (logits * weights).sum().backward()
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
-    """Equal within a tolerance of the largest entry; all zero is no evidence."""
+    """Assert that tensors are equal within tolerance × the largest entry, which must not be 0."""
     assert ours.shape == theirs.shape
     assert theirs.abs().max() > 0
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
 def bits(model):
+    """Return copies of all parameters by name."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def moved(before, model):
-    """Name the parameters of which any bit has changed."""
+    """Return the names of the parameters that have changed since `bits`."""
     return {
         name
         for name, parameter in model.named_parameters()

@@ -1,4 +1,4 @@
-"""What the tests of bad input share: what is refused, how, and without loading anything."""
+"""Run commands with bad input and check how they refuse it."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ NER, TEXT = "train --task ner --method lora", "train --task sentiment --method p
 
 
 def run(command: str) -> int:
-    """Run a command as its last line does; return its exit status."""
+    """Run a command line in this process; return its exit status."""
     script, *argv = shlex.split(command)
     try:
         return exit_status(lambda: SCRIPTS[script].main(argv))
@@ -35,12 +35,15 @@ def run(command: str) -> int:
 
 
 def refused(capfd, command: str, message: str) -> None:
-    """Hold a command to its one line, in which {here} is the folder that it runs in."""
+    """Assert that a command prints one error line, exits with status 2 and writes no file.
+
+    In `message`, {here} is the current folder and … is any text.
+    """
     before = sorted(Path().rglob("*"))
     capfd.readouterr()
     status = run(command)
     out, err = capfd.readouterr()
-    # as a terminal shows it: a progress bar that stood there is wiped
+    # what a terminal shows: the error line overwrites a progress bar
     line = err.rsplit("\r", 1)[-1]
     expected = f"error: {message.replace('{here}', str(Path().resolve()))}\n"
     assert line == expected or re.fullmatch(re.escape(expected).replace("…", r"[^\n]*"), line)
@@ -48,14 +51,14 @@ def refused(capfd, command: str, message: str) -> None:
 
 
 def cases(table: list) -> pytest.MarkDecorator:
-    """Make a test of each case, named by what stands first in it."""
+    """Parametrize a test with the cases of a table; the first item of a case is its id."""
     return pytest.mark.parametrize(
         "case", table, ids=[str(case[0]).removeprefix(NER).strip() for case in table]
     )
 
 
 def forbid_loading(monkeypatch) -> None:
-    """Let the search for a base's folder, which load_base begins with, be a failure."""
+    """Fail the test if a base model is loaded: `load_base` first calls `find_folder`."""
     monkeypatch.setattr(base, "find_folder", lambda *_: pytest.fail("a base was loaded"))
 
 

@@ -1,4 +1,4 @@
-"""seqeval as the referee of entity scores."""
+"""Compare entity scores with those of seqeval."""
 
 import pytest
 import seqeval.metrics as seqeval
@@ -9,11 +9,11 @@ from neo_peft.metrics import entity_scores
 
 THREE = ("precision", "recall", "f1")
 
-STRICT = {False: {}, True: {"mode": "strict", "scheme": IOB2}}  # ours -> seqeval's
+STRICT = {False: {}, True: {"mode": "strict", "scheme": IOB2}}  # our `strict`: seqeval's options
 
 
 def seqeval_entities(tags, strict):
-    if strict:  # its strict end is one past the last word
+    if strict:  # here seqeval's end is one past the last word
         return [(e.tag, e.start, e.end - 1) for e in Tokens(tags, IOB2).entities]
     return get_entities(tags)
 

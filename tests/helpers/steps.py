@@ -1,4 +1,4 @@
-"""Training to the end, with what a test looks at on the way."""
+"""Train to the end, with callbacks after each step and epoch."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def train(
     after_epoch: Callable[[EpochEnd], None] = lambda end: None,
     state: State | None = None,
 ) -> list[Step]:
-    """Train to the end, and return the steps that were taken."""
+    """Train to the end and return all steps."""
     state, taken = state or make_state(model, settings), []
     for event in steps(model, examples, settings, state, no_progress):
         if isinstance(event, EpochEnd):

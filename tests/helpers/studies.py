@@ -1,4 +1,4 @@
-"""Made-up finished studies."""
+"""Write finished studies with made-up predictions."""
 
 import random
 from pathlib import Path
@@ -17,7 +17,8 @@ from neo_peft.system.files import sha256
 from neo_peft.tasks import get_task
 
 BEFORE, AFTER = PredictionKind("before"), PredictionKind("after")
-RIGHT = {
+# The probability of a right prediction, before the effect of epochs.
+ACCURACY = {
     BEFORE: 0.2,
     AFTER: 0.6,
     PredictionKind("before", generated=True): 0.0,
@@ -25,26 +26,26 @@ RIGHT = {
 }
 
 
-def answers_to(
-    run: dict, answers: PredictionKind, split: str, rows: list[dict], labels: tuple
+def make_predictions(
+    run: dict, kind: PredictionKind, split: str, rows: list[dict], labels: tuple
 ) -> list:
     """Return made-up predictions of a run.
 
-    More of them are right after more epochs. Generated text may name no label. Predictions before
-    tuning depend on the seed and the batch size, as they would depend on a swept model.
+    With more epochs more of them are right. Generated text matches the right label or none. Before
+    tuning, predictions depend on the seed and the batch size, like those of another base model.
     """
-    tuned = answers.when == "after"
-    changes = run["name"] if tuned else (run["seed"], run["flags"]["batch_size"])
-    rng = random.Random(f"{changes} {answers.title} {split}")
-    right = RIGHT[answers] + (0.01 * run["flags"]["epochs"] if tuned else 0)
-    wrong = [None] if answers.generated else labels
+    tuned = kind.when == "after"
+    seed = run["name"] if tuned else (run["seed"], run["flags"]["batch_size"])
+    rng = random.Random(f"{seed} {kind.title} {split}")
+    right = ACCURACY[kind] + (0.01 * run["flags"]["epochs"] if tuned else 0)
+    wrong = [None] if kind.generated else labels
     return [row["label"] if rng.random() < right else rng.choice(wrong) for row in rows]
 
 
 def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
-    """Write the run folders of a plan for sentiment as training leaves them.
+    """Write the run folders of a plan for sentiment, with the files that training writes.
 
-    Return which predictions are right, by value, kind of answers and split: (seeds, rows).
+    Return which predictions are right: {(value, kind, split): booleans (seeds, rows)}.
     """
     right: dict[tuple, list] = {}
     for run in plan["runs"]:
@@ -60,13 +61,15 @@ def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
             rows = limit_rows(splits.named()[split], settings.eval_limit)
             majority = majority_scores(task, splits.train, rows)
             record["scores"]["majority"][split] = majority
-            for answers in RIGHT:
-                predicted = answers_to(run, answers, split, rows, task.labels)
-                write_predictions(path, answers, split, rows, Evaluation(predicted))
+            for kind in ACCURACY:
+                predicted = make_predictions(run, kind, split, rows, task.labels)
+                write_predictions(path, kind, split, rows, Evaluation(predicted))
                 gold = [row["label"] for row in rows]
-                answers.scores(record)[split] = class_scores(gold, predicted, task.labels)
-                hits = [answer == row["label"] for answer, row in zip(predicted, rows, strict=True)]
-                right.setdefault((run["value"], answers, split), []).append(hits)
+                kind.scores(record)[split] = class_scores(gold, predicted, task.labels)
+                hits = [
+                    label == gold_label for label, gold_label in zip(predicted, gold, strict=True)
+                ]
+                right.setdefault((run["value"], kind, split), []).append(hits)
         files = {str(file.relative_to(path)): sha256(file) for file in path.rglob("*.jsonl")}
         write_record(
             path,
@@ -90,5 +93,5 @@ def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
 
 
 def named_lines(results: dict, split: str) -> dict[str, dict]:
-    """Return the lines of a split by their names."""
+    """Return the result lines of a split by their names."""
     return {line["name"]: line for line in results["protocols"]["single"]["lines"][split]}

@@ -1,10 +1,10 @@
-"""Tags without a model."""
+"""A tagging baseline that needs no model."""
 
 from collections import Counter, defaultdict
 
 
 def most_frequent_tags(train: list[dict], rows: list[dict]) -> list[list[str]]:
-    """Give each word the tag that it has most often in train, O where it is new."""
+    """Return for each word its most frequent tag in train, or O if train does not have the word."""
     counts = defaultdict(Counter)
     for row in train:
         for word, tag in zip(row["tokens"], row["tags"], strict=True):

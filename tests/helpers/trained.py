@@ -1,4 +1,4 @@
-"""A finished run of any method, on the tiny model."""
+"""Write a finished run of any method, on the tiny model."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from neo_peft.tasks import TASKS
 
 
 def make_run(folder, model, task, method, **flags):
-    """Make a finished run whose adapter, or model, has moved away from its start."""
+    """Write a finished run whose trainable parameters have random changes; return its folder."""
     settings = make_settings(task=task, method=method, model=str(model), threads=1, **flags)
     tuned = load_untuned(settings, with_method=True)
     torch.manual_seed(7)

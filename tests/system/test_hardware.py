@@ -1,4 +1,4 @@
-"""Device, precision and threads: what is chosen on machines that are made up."""
+"""The choice of device, precision and threads, on simulated machines."""
 
 import os
 from pathlib import Path
@@ -20,8 +20,7 @@ from neo_peft.system.hardware import (
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Make up a machine: which accelerators torch finds, how many CPUs there are, and what limits
-    them."""
+    """Return a function that simulates a machine: accelerators, number of CPUs, limits of CPUs."""
 
     def make(cuda=False, mps=False, cpus=16, quota=None, omp=None):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -36,22 +35,24 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "found"),
+    ("accelerators", "flag", "device"),
     [
         ({"cuda": True, "mps": True}, "auto", "cuda"),
-        ({"mps": True}, "auto", "cpu"),  # mps only where it is asked for
+        ({"mps": True}, "auto", "cpu"),  # mps is never chosen by auto
         ({}, "auto", "cpu"),
         ({"cuda": True}, "cpu", "cpu"),
         ({"cuda": True}, "cuda", "cuda"),
         ({"mps": True}, "mps", "mps"),
     ],
 )
-def test_auto_is_cuda_or_the_cpu_and_a_device_is_what_was_asked(machine, there, asked, found):
-    machine(**there)
-    assert find_device(asked) == found
+def test_auto_is_cuda_or_the_cpu_and_other_values_are_the_device(
+    machine, accelerators, flag, device
+):
+    machine(**accelerators)
+    assert find_device(flag) == device
 
 
-def test_a_device_that_is_not_there_is_refused_with_what_there_is(machine):
+def test_a_missing_device_is_refused_with_the_available_ones(machine):
     machine(mps=True)
     with pytest.raises(
         InputError, match="^--device cuda is not available to torch here; available: mps, cpu$"
@@ -64,13 +65,13 @@ def test_a_device_that_is_not_there_is_refused_with_what_there_is(machine):
         find_device("mps")
 
 
-def test_auto_precision_is_fp16_on_cuda_alone():
+def test_auto_precision_is_fp16_on_cuda_only():
     assert [find_precision("auto", device) for device in ("cuda", "cpu", "mps")] == [
         "fp16",
         "fp32",
         "fp32",
     ]
-    assert [find_precision(asked, "cuda") for asked in ("fp32", "bf16", "fp16")] == [
+    assert [find_precision(flag, "cuda") for flag in ("fp32", "bf16", "fp16")] == [
         "fp32",
         "bf16",
         "fp16",
@@ -78,15 +79,17 @@ def test_auto_precision_is_fp16_on_cuda_alone():
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_cpu_without_products_of_a_half_precision_is_named_and_no_other(monkeypatch, precision):
-    for there in (False, True):
+def test_a_cpu_without_products_in_half_precision_gets_a_warning(monkeypatch, precision):
+    for supported in (False, True):
         monkeypatch.setattr(
-            torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda there=there: there
+            torch.ops.mkldnn,
+            f"_is_mkldnn_{precision}_supported",
+            lambda supported=supported: supported,
         )
-        warned = slow_precision(precision, "cpu")
-        assert warned == (
+        warning = slow_precision(precision, "cpu")
+        assert warning == (
             None
-            if there
+            if supported
             else f"this CPU has no {precision} matrix products: --precision fp32 is many times "
             "faster here"
         )
@@ -100,15 +103,15 @@ def test_a_cpu_without_products_of_a_half_precision_is_named_and_no_other(monkey
         ({"cpus": 3}, 3),
         ({"quota": 5}, 5),
         ({"omp": "6"}, 6),
-        ({"omp": "7,2"}, 7),  # OpenMP's list of nested levels: the first counts
+        ({"omp": "7,2"}, 7),  # OpenMP's list of nested levels: the first one is used
         ({"omp": "0"}, 16),
         ({"omp": "all"}, 16),
         ({"omp": ""}, 16),
-        ({"quota": 20, "omp": "30"}, 16),  # a limit takes away, it never adds
+        ({"quota": 20, "omp": "30"}, 16),  # a limit never adds threads
         ({"cpus": 12, "quota": 9, "omp": "11"}, 9),
     ],
 )
-def test_auto_threads_are_the_least_of_cpus_quota_and_openmp_and_four_for_a_small_model(
+def test_auto_threads_are_the_minimum_of_cpus_quota_openmp_and_four_for_a_small_model(
     machine, limits, threads
 ):
     machine(**limits)
@@ -120,20 +123,20 @@ def test_small_is_below_50_million_parameters():
     assert SMALL == 50_000_000
 
 
-def test_a_number_of_threads_is_taken_as_asked(machine):
+def test_a_given_number_of_threads_is_used(machine):
     machine(cpus=2, quota=1, omp="1")
     assert thread_count(7, 1000) == 7
 
 
 @pytest.mark.parametrize(("count", "threads"), [(6, 6), (None, 1)])
-def test_without_affinity_all_cpus_count(machine, monkeypatch, count, threads):
+def test_without_cpu_affinity_all_cpus_are_used(machine, monkeypatch, count, threads):
     machine()
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert thread_count("auto", SMALL) == threads
 
 
-def test_the_processes_of_a_host_share_its_cores_and_a_one_of_torchruns_own_is_no_limit(
+def test_the_processes_of_a_host_share_its_cores_and_the_default_1_of_torchrun_is_ignored(
     machine, monkeypatch
 ):
     monkeypatch.setattr(processes, "local_world", 3)
@@ -148,19 +151,19 @@ def test_the_processes_of_a_host_share_its_cores_and_a_one_of_torchruns_own_is_n
     assert thread_count(7, SMALL) == 7
 
 
-def test_several_processes_need_a_gpu_each_and_do_not_share_mps(machine, monkeypatch):
+def test_several_processes_need_one_gpu_each_and_cannot_share_mps(machine, monkeypatch):
     machine(cuda=True, mps=True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(processes, "world", 6)
     monkeypatch.setattr(processes, "local_world", 2)
     assert find_device("auto") == "cuda"
     monkeypatch.setattr(processes, "local_world", 3)
-    for asked in ("auto", "cuda"):
+    for flag in ("auto", "cuda"):
         with pytest.raises(
             InputError,
             match="^3 processes on a host with 2 GPUs: start fewer, or use --device cpu$",
         ):
-            find_device(asked)
+            find_device(flag)
     assert find_device("cpu") == "cpu"
     with pytest.raises(
         InputError, match="^--device mps works with one process only; for several use cuda or cpu$"
@@ -175,7 +178,7 @@ V2, V1_QUOTA, V1_PERIOD = "cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period
     ("files", "quota"),
     [
         ({V2: "300000 100000\n"}, 3),
-        ({V2: "250000 100000\n"}, 2),  # rounded down: a thread that must wait holds up the others
+        ({V2: "250000 100000\n"}, 2),  # rounded down: a thread that waits delays all others
         ({V2: "50000 100000\n"}, 1),
         ({V2: "max 100000\n"}, None),
         ({V2: ""}, None),

@@ -1,7 +1,6 @@
-"""The hub's real path, through huggingface_hub, against a hub on the loopback: what is fetched,
-kept and refused.
+"""Downloads by huggingface_hub from a hub on the loopback address: requests, cache, error messages.
 
-huggingface_hub reads its settings at its import, so each test asks in a process of its own.
+huggingface_hub reads its settings at import, so each test runs it in a separate process.
 """
 
 import hashlib
@@ -26,18 +25,18 @@ ADVICE = (
     "without network use --model neo-mini and --data sample, or name local folders with "
     "--model and --data"
 )
-ASK = """
+FETCH = """
 import hashlib, json, sys, time
 from neo_peft.system.hub import hub_file
-for asked in json.load(sys.stdin):
-    begin = time.monotonic()
+for file in json.load(sys.stdin):
+    start = time.monotonic()
     try:
-        path = hub_file(**asked)
+        path = hub_file(**file)
         print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     except Exception as error:
         print(type(error).__name__, *str(error).split())
     if sys.argv[1:] == ["time"]:
-        print(int(time.monotonic() - begin))
+        print(int(time.monotonic() - start))
 """
 
 
@@ -48,8 +47,7 @@ def hub():
 
 
 def environment(endpoint: str, home: Path, **others: str) -> dict[str, str]:
-    """This process's environment with another hub and cache, without what would keep it off the
-    network."""
+    """Return this process's environment with another hub and cache, and with network access."""
     ours = {
         name: value
         for name, value in os.environ.items()
@@ -62,37 +60,39 @@ def environment(endpoint: str, home: Path, **others: str) -> dict[str, str]:
 def start(
     hub, home: Path, *files: str, repository=TINY, kind="model", revision=None, mode="", **env: str
 ):
-    """Start a process that asks for files of a repository, one after another."""
-    asked = [
+    """Start a process that fetches files of a repository, one after another."""
+    arguments = [
         {"repository": repository, "filename": file, "kind": kind, "revision": revision}
         for file in files
     ]
     process = subprocess.Popen(
-        [sys.executable, "-c", ASK, mode],
+        [sys.executable, "-c", FETCH, mode],
         env=environment(hub.endpoint, home, **env),
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    process.stdin.write(json.dumps(asked))
+    process.stdin.write(json.dumps(arguments))
     process.stdin.close()
     process.stdin = None
     return process
 
 
-def ask(hub: HubServer, home: Path, *files: str, said: str = "", **options) -> list[str]:
-    """Ask for files in a process of its own; return of each its name and sha256, or the error."""
+def fetch(hub: HubServer, home: Path, *files: str, warning: str = "", **options) -> list[str]:
+    """Fetch files in a separate process; return a line for each: name and sha256, or the error."""
     output, errors = start(hub, home, *files, **options).communicate(timeout=60)
-    assert (said in errors) if said else (errors == "")
+    assert (warning in errors) if warning else (errors == "")
     return output.splitlines()
 
 
-def got(**files: bytes) -> list[str]:
+def fetched(**files: bytes) -> list[str]:
+    """Return the lines that `fetch` returns for these files."""
     return [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in files.items()]
 
 
 def refused(reason: str, file: str = "config.json", repository: str = TINY) -> list[str]:
+    """Return the line that `fetch` returns for a file that is refused."""
     return [f"InputError {repository}: {reason}, and {file} is not in the cache; {ADVICE}"]
 
 
@@ -100,46 +100,49 @@ ABSENT = "the hub has no such repository, or a private one that needs a token in
 CONFIG, BOTH = {"config.json": SMALL}, {"config.json": SMALL, WEIGHTS: LARGE}
 
 
-# ---- What is fetched
+# ---- Downloads
 
 
-def test_small_files_come_from_the_hub_and_large_ones_by_its_redirect(hub, tmp_path):
+def test_small_files_are_fetched_from_the_hub_and_large_ones_by_its_redirect(hub, tmp_path):
     hub.push(TINY, BOTH)
     hub.push("datasets/owner/rows", {"dataset/a.json": b"[1]", "b/c.zip": LARGE[::-1]})
     hub.renamed["old/tiny"] = TINY
-    assert ask(hub, tmp_path, *BOTH) == got(**BOTH)
-    assert hub.asked() == [f"{TINY}/config.json", WEIGHTS]  # the second one from the storage
-    rows = ask(hub, tmp_path, "dataset/a.json", "b/c.zip", kind="dataset", repository="owner/rows")
-    assert rows == got(**{"a.json": b"[1]", "c.zip": LARGE[::-1]})
-    assert ask(hub, tmp_path, *BOTH, repository="old/tiny") == got(**BOTH)
+    assert fetch(hub, tmp_path, *BOTH) == fetched(**BOTH)
+    assert hub.requested() == [f"{TINY}/config.json", WEIGHTS]  # the weights from the storage
+    rows = fetch(
+        hub, tmp_path, "dataset/a.json", "b/c.zip", kind="dataset", repository="owner/rows"
+    )
+    assert rows == fetched(**{"a.json": b"[1]", "c.zip": LARGE[::-1]})
+    assert fetch(hub, tmp_path, *BOTH, repository="old/tiny") == fetched(**BOTH)
 
 
-def test_what_is_unchanged_is_not_fetched_again_and_what_was_pushed_is(hub, tmp_path):
+def test_unchanged_files_are_not_fetched_again_but_changed_ones_are(hub, tmp_path):
     hub.push(TINY, BOTH)
-    assert ask(hub, tmp_path, *BOTH, "vocab.json")[:2] == got(**BOTH)
+    assert fetch(hub, tmp_path, *BOTH, "vocab.json")[:2] == fetched(**BOTH)
     hub.requests.clear()
-    assert ask(hub, tmp_path, *BOTH, "vocab.json")[:2] == got(**BOTH)
-    assert hub.asked() == [] and set(hub.asked("HEAD")) == {f"{TINY}/config.json"}
+    assert fetch(hub, tmp_path, *BOTH, "vocab.json")[:2] == fetched(**BOTH)
+    assert hub.requested() == [] and set(hub.requested("HEAD")) == {f"{TINY}/config.json"}
     changed = {"config.json": b"{}", "vocab.json": b"[]"}
     hub.push(TINY, changed)
     hub.requests.clear()
-    assert ask(hub, tmp_path, *BOTH, "vocab.json") == got(**(BOTH | changed))
-    # the weights' etag is what it was
-    assert hub.asked() == [f"{TINY}/config.json", f"{TINY}/vocab.json"]
+    assert fetch(hub, tmp_path, *BOTH, "vocab.json") == fetched(**(BOTH | changed))
+    # the weights have the same etag as before
+    assert hub.requested() == [f"{TINY}/config.json", f"{TINY}/vocab.json"]
 
 
-def test_a_push_at_any_time_does_not_mix_two_commits(hub, tmp_path):
+def test_a_push_during_a_download_does_not_mix_two_commits(hub, tmp_path):
     first = {"config.json": b"first", WEIGHTS: LARGE, "vocab.json": b"first"}
-    # of the same sizes, which give nothing away
+    # with the same sizes
     second = {name: content[::-1] for name, content in first.items()}
-    # before the answers to: where is config.json? twice; config.json; where are ...
+    # The push comes before the answer to this request. The requests: two for the metadata of
+    # config.json, config.json, then the metadata of the next file, and so on.
     for number in (1, 2, 3, 4, 6):
         hub.push(f"owner/{number}", first)
         hub.requests.clear()
         hub.after = lambda _, n=number: len(hub.requests) == n and hub.push(f"owner/{n}", second)
-        lines = ask(hub, tmp_path, *first, repository=f"owner/{number}")
-        assert lines == got(**(second if number == 1 else first))  # the first answer settles it
-    assert ask(hub, tmp_path, *first, repository="owner/6") == got(**second)  # the push was there
+        lines = fetch(hub, tmp_path, *first, repository=f"owner/{number}")
+        assert lines == fetched(**(second if number == 1 else first))  # by the first answer
+    assert fetch(hub, tmp_path, *first, repository="owner/6") == fetched(**second)  # after the push
 
 
 def test_a_revision_is_a_branch_a_pull_request_or_a_commit(hub, tmp_path):
@@ -148,82 +151,86 @@ def test_a_revision_is_a_branch_a_pull_request_or_a_commit(hub, tmp_path):
     for ref in ("v1", "refs/pr/3"):
         files = {"config.json": ref.encode(), WEIGHTS: LARGE + ref.encode()}
         hub.push(TINY, files, ref=ref)
-        assert ask(hub, tmp_path, *files, revision=ref) == got(**files)
-    assert ask(hub, tmp_path, *BOTH, revision=old) == got(**BOTH)
+        assert fetch(hub, tmp_path, *files, revision=ref) == fetched(**files)
+    assert fetch(hub, tmp_path, *BOTH, revision=old) == fetched(**BOTH)
     hub.requests.clear()
-    assert ask(hub, tmp_path, *BOTH, revision=old) == got(**BOTH)
+    assert fetch(hub, tmp_path, *BOTH, revision=old) == fetched(**BOTH)
     assert hub.requests == []  # a commit never changes
 
 
-# ---- What is refused
+# ---- Refusals
 
 
-def test_what_is_not_there_is_said_to_be_absent(hub, tmp_path):
+def test_a_missing_file_repository_or_revision_is_refused(hub, tmp_path):
     hub.push(TINY, BOTH)
     absent = ["FileNotFoundError owner/tiny has no file vocab.json"]
-    assert ask(hub, tmp_path, "vocab.json", "config.json", "vocab.json") == [
+    assert fetch(hub, tmp_path, "vocab.json", "config.json", "vocab.json") == [
         *absent,
-        *got(**CONFIG),
+        *fetched(**CONFIG),
         *absent,
     ]
     for repository in ("owner/absent", "no name/at all"):
-        assert ask(hub, tmp_path, "config.json", repository=repository) == refused(
+        assert fetch(hub, tmp_path, "config.json", repository=repository) == refused(
             ABSENT, repository=repository
         )
-    lines = ask(hub, tmp_path / "new", "config.json", revision="v2")
+    lines = fetch(hub, tmp_path / "new", "config.json", revision="v2")
     assert lines == refused("the hub has no revision v2 of it")
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_a_private_repository_opens_to_its_token_which_the_storage_never_sees(hub, tmp_path, gated):
+def test_a_private_repository_needs_its_token_which_is_never_sent_to_the_storage(
+    hub, tmp_path, gated
+):
     hub.push(TINY, BOTH, token="hf_secret", gated=gated)
     for token in ("", "hf_wrong"):
-        assert ask(hub, tmp_path, "config.json", HF_TOKEN=token) == refused(ABSENT)
-    hub.status = 401  # what an invalid token is told, and no more
-    assert ask(hub, tmp_path, "config.json", HF_TOKEN="no token") == refused(ABSENT)
+        assert fetch(hub, tmp_path, "config.json", HF_TOKEN=token) == refused(ABSENT)
+    hub.status = 401  # the whole answer to an invalid token
+    assert fetch(hub, tmp_path, "config.json", HF_TOKEN="no token") == refused(ABSENT)
     hub.status = 200
-    assert hub.asked() == []
-    assert ask(hub, tmp_path, *BOTH, HF_TOKEN="hf_secret") == got(**BOTH)
-    fetched = [
+    assert hub.requested() == []
+    assert fetch(hub, tmp_path, *BOTH, HF_TOKEN="hf_secret") == fetched(**BOTH)
+    downloads = [
         (request.path.split("/")[-1], request.token)
         for request in hub.requests
         if request.method == "GET"
     ]
-    assert fetched == [("config.json", "hf_secret"), (WEIGHTS, "")]
+    assert downloads == [("config.json", "hf_secret"), (WEIGHTS, "")]
 
 
-def test_offline_nothing_is_asked(hub, tmp_path):
+def test_offline_there_are_no_requests(hub, tmp_path):
     hub.push(TINY, BOTH)
-    assert ask(hub, tmp_path, "config.json", HF_HUB_OFFLINE="1") == refused("HF_HUB_OFFLINE is set")
+    assert fetch(hub, tmp_path, "config.json", HF_HUB_OFFLINE="1") == refused(
+        "HF_HUB_OFFLINE is set"
+    )
     assert hub.requests == []
-    ask(hub, tmp_path, *BOTH, "vocab.json")
+    fetch(hub, tmp_path, *BOTH, "vocab.json")
     hub.requests.clear()
-    lines = ask(hub, tmp_path, *BOTH, "vocab.json", "merges.txt", HF_HUB_OFFLINE="1")
+    lines = fetch(hub, tmp_path, *BOTH, "vocab.json", "merges.txt", HF_HUB_OFFLINE="1")
     absent = "FileNotFoundError owner/tiny has no file vocab.json"
-    assert lines == [*got(**BOTH), absent, *refused("HF_HUB_OFFLINE is set", "merges.txt")]
+    assert lines == [*fetched(**BOTH), absent, *refused("HF_HUB_OFFLINE is set", "merges.txt")]
     assert hub.requests == []
 
 
-def test_a_filled_cache_is_enough_when_the_hub_is_gone_or_out_of_order(tmp_path):
+def test_a_filled_cache_is_enough_if_the_hub_fails_or_cannot_be_reached(tmp_path):
     with HubServer() as hub:
         hub.push(TINY, BOTH)
-        ask(hub, tmp_path, *BOTH, "vocab.json")
+        fetch(hub, tmp_path, *BOTH, "vocab.json")
         hub.status = 503
         filled, empty = (
-            ask(hub, tmp_path, *BOTH, "vocab.json"),
-            ask(hub, tmp_path / "empty", "config.json"),
+            fetch(hub, tmp_path, *BOTH, "vocab.json"),
+            fetch(hub, tmp_path / "empty", "config.json"),
         )
     absent = "FileNotFoundError owner/tiny has no file vocab.json"
-    assert filled == [*got(**BOTH), absent]
+    assert filled == [*fetched(**BOTH), absent]
     assert empty == refused(f"the hub at {hub.endpoint} cannot be reached (HTTP 503)")
     gone = f"the hub at {hub.endpoint} cannot be reached (ConnectError)"
-    lines = ask(hub, tmp_path, *BOTH, "vocab.json", "merges.txt")
-    assert lines == [*got(**BOTH), absent, *refused(gone, "merges.txt")]
-    assert ask(hub, tmp_path / "empty", "config.json") == refused(gone)
+    lines = fetch(hub, tmp_path, *BOTH, "vocab.json", "merges.txt")
+    assert lines == [*fetched(**BOTH), absent, *refused(gone, "merges.txt")]
+    assert fetch(hub, tmp_path / "empty", "config.json") == refused(gone)
 
 
 @pytest.mark.slow
-def test_a_slow_hub_is_waited_for_and_a_silent_one_given_up_within_ten_seconds(hub, tmp_path):
+def test_a_slow_hub_is_waited_for_and_a_silent_one_for_less_than_ten_seconds(hub, tmp_path):
     both = CONFIG | {"vocab.json": b"[]"}
     for name in ("slow", "silent", "half"):
         hub.push(f"owner/{name}", both)
@@ -231,30 +238,30 @@ def test_a_slow_hub_is_waited_for_and_a_silent_one_given_up_within_ten_seconds(h
     hub.silent = lambda request: (
         "silent" in request.path or "half/resolve" in request.path and "vocab" in request.path
     )
-    asked = {"slow": [*both], "silent": ["config.json"], "half": [*both]}
+    files = {"slow": [*both], "silent": ["config.json"], "half": [*both]}
     processes = [
-        start(hub, tmp_path, *asked[name], repository=f"owner/{name}", mode="time")
-        for name in asked
+        start(hub, tmp_path, *files[name], repository=f"owner/{name}", mode="time")
+        for name in files
     ]
     with HubServer() as dripping:
         dripping.silent, dripping.drips = lambda request: True, 1
         processes.append(start(dripping, tmp_path, "config.json", mode="time"))
-        answers = [process.communicate(timeout=60) for process in processes]
-    assert "".join(errors for _, errors in answers) == ""
-    slow, silent, half, drops = (output.splitlines() for output, _ in answers)
-    assert slow[::2] == got(**both)
-    said = f"the hub at {hub.endpoint} cannot be reached (ReadTimeout)"
-    assert silent[::2] == refused(said, repository="owner/silent")
-    assert half[::2] == got(**CONFIG) + refused(said, "vocab.json", "owner/half")
+        outputs = [process.communicate(timeout=60) for process in processes]
+    assert "".join(errors for _, errors in outputs) == ""
+    slow, silent, half, drops = (output.splitlines() for output, _ in outputs)
+    assert slow[::2] == fetched(**both)
+    reason = f"the hub at {hub.endpoint} cannot be reached (ReadTimeout)"
+    assert silent[::2] == refused(reason, repository="owner/silent")
+    assert half[::2] == fetched(**CONFIG) + refused(reason, "vocab.json", "owner/half")
     assert drops[::2] == refused(f"the hub at {dripping.endpoint} cannot be reached (TimeoutError)")
     assert max(map(int, silent[1::2] + half[1::2] + drops[1::2])) < 10
 
 
-# ---- What breaks off
+# ---- Interrupted downloads
 
 
 def cached(home: Path) -> list[bytes]:
-    """Read what the cache holds whole."""
+    """Return the contents of the complete files in the cache."""
     return [
         path.read_bytes()
         for path in home.rglob("*")
@@ -262,28 +269,31 @@ def cached(home: Path) -> list[bytes]:
     ]
 
 
-def test_a_download_that_breaks_off_goes_on_from_where_it_was(hub, tmp_path):
-    # 10 MiB is what huggingface_hub writes at once, and so the first place to go on from.
+def test_an_interrupted_download_is_resumed(hub, tmp_path):
+    # huggingface_hub writes pieces of 10 MiB, so it resumes after a whole piece.
     content, piece = os.urandom(12 << 20), 10 << 20
     hub.push(TINY, {WEIGHTS: content})
     hub.cuts[WEIGHTS] = (piece + 1000, False)
-    assert ask(hub, tmp_path, WEIGHTS, said="Trying to resume") == got(**{WEIGHTS: content})
+    assert fetch(hub, tmp_path, WEIGHTS, warning="Trying to resume") == fetched(
+        **{WEIGHTS: content}
+    )
     assert [request.start for request in hub.requests if request.method == "GET"] == [0, piece]
     assert cached(tmp_path) == [content]
 
 
-def test_after_a_broken_connection_the_next_start_fetches_the_file_whole(hub, tmp_path):
+def test_after_a_connection_error_the_next_process_fetches_the_whole_file(hub, tmp_path):
     hub.push(TINY, BOTH)
     hub.cuts[WEIGHTS] = (len(LARGE) // 2, True)
-    lines = ask(hub, tmp_path, *BOTH)
-    assert lines == got(**CONFIG) + refused("the download was interrupted (ReadError)", WEIGHTS)
+    lines = fetch(hub, tmp_path, *BOTH)
+    assert lines == fetched(**CONFIG) + refused("the download was interrupted (ReadError)", WEIGHTS)
     assert cached(tmp_path) == [SMALL]
-    assert ask(hub, tmp_path, *BOTH) == got(**BOTH)
+    assert fetch(hub, tmp_path, *BOTH) == fetched(**BOTH)
 
 
-# ---- The commands
+# ---- Commands
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+# Files that are never fetched.
 NEVER = (
     "pytorch_model.bin",
     "flax_model.msgpack",
@@ -301,7 +311,7 @@ sys.exit(max([exit_status(functools.partial(train.main, argv)) for argv in json.
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder) -> dict[str, bytes]:
-    """The tiny model's files, weights in one file and in shards, and what nobody needs."""
+    """Return the tiny model's files: weights in one file and in shards, and files of no use."""
     files = {path.name: path.read_bytes() for path in tiny_folder.iterdir()} | {
         name: b"never" for name in NEVER
     }
@@ -316,8 +326,7 @@ def tiny(tiny_folder) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def filled(tiny, tmp_path_factory):
-    """A hub; the folder of three runs that one process made from it, and of the cache they filled;
-    what they said."""
+    """Return a hub, a folder with three runs that used it and their cache, and the output lines."""
     folder = tmp_path_factory.mktemp("hub")
     write_glue(folder)
     write_zip(folder, FILES["sentiment"])
@@ -344,8 +353,7 @@ def filled(tiny, tmp_path_factory):
 
 
 def train(folder: Path, hub: HubServer, *runs: list[str]) -> subprocess.CompletedProcess:
-    """Train one after another in one process, as train.py does, since torch takes seconds to
-    import."""
+    """Train runs one after another with train.py, in one process: torch takes seconds to import."""
     return subprocess.run(
         [sys.executable, "-c", TRAIN],
         input=json.dumps(runs),
@@ -358,7 +366,7 @@ def train(folder: Path, hub: HubServer, *runs: list[str]) -> subprocess.Complete
 
 
 def command(folder: Path, endpoint: str, home: Path, *argv: str, **env: str) -> subprocess.Popen:
-    """Start one of the two commands in a folder."""
+    """Start train.py or evaluate.py in a folder."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / argv[0]), *argv[1:]],
         cwd=folder,
@@ -370,22 +378,22 @@ def command(folder: Path, endpoint: str, home: Path, *argv: str, **env: str) -> 
 
 
 @pytest.mark.slow
-def test_each_task_trains_on_the_hubs_files_and_asks_for_no_other(filled, tiny):
-    hub, folder, said = filled
-    assert len(said) == 3
+def test_training_fetches_the_needed_files_of_the_hub_and_no_others(filled, tiny):
+    hub, folder, lines = filled
+    assert len(lines) == 3
     present = ["config.json", "tokenizer.json", "tokenizer_config.json"]
     expected = [
         *(f"{TINY}/{name}" for name in present),
         WEIGHTS,
         *(f"datasets/{TNER}/{name}" for name in HUB_JSON),
         WEIGHTS,
-        "data/FinancialPhraseBank-v1.0.zip",  # the rest of v1 is main's, by its etags
+        "data/FinancialPhraseBank-v1.0.zip",  # other files of v1 have the etags of main
         *(f"owner/sharded/{name}" for name in present),
         f"owner/sharded/{INDEX}",
         *SHARDS,
         *(f"mrpc/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")),
     ]
-    assert sorted(hub.asked()) == sorted(expected)
+    assert sorted(hub.requested()) == sorted(expected)
     refs = hub.repositories[TINY].refs
     stored = [
         hashlib.sha256(hub.repositories[TINY].commits[refs[ref]][WEIGHTS]).hexdigest()
@@ -395,8 +403,10 @@ def test_each_task_trains_on_the_hubs_files_and_asks_for_no_other(filled, tiny):
     assert [path for path in paths if path.endswith("/" + WEIGHTS)] == [
         f"/{digest}/{WEIGHTS}" for digest in stored
     ]
-    looked_for = {path.split("/", 2)[2] for path in hub.asked("HEAD") if path.startswith("owner/")}
-    assert looked_for == {"config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDS}
+    looked_up = {
+        path.split("/", 2)[2] for path in hub.requested("HEAD") if path.startswith("owner/")
+    }
+    assert looked_up == {"config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDS}
 
 
 @pytest.mark.slow
@@ -411,7 +421,7 @@ def test_each_run_has_the_hubs_rows_and_the_weights_of_its_revision(filled, tiny
     of_v1 = load_base(str(tmp_path)).fingerprint
     for task, rows, fingerprint, base in (
         ("ner", (2, 1, 2), main, (TINY, None)),
-        ("sentiment", (24, 3, 3), of_v1, (TINY, "v1")),  # 80/10/10 of ten of each label
+        ("sentiment", (24, 3, 3), of_v1, (TINY, "v1")),  # 80/10/10 % of 30 rows
         ("similarity", (2, 1, 1), main, ("owner/sharded", None)),
     ):
         record = json.loads((folder / f"runs/{task}-lora/run.json").read_text())
@@ -421,11 +431,11 @@ def test_each_run_has_the_hubs_rows_and_the_weights_of_its_revision(filled, tiny
         assert (
             config["base_model_name_or_path"],
             config["revision"],
-        ) == base  # as peft looks for it
+        ) == base  # the entries that peft reads
 
 
 @pytest.mark.slow
-def test_a_run_is_scored_again_offline(filled):
+def test_a_run_is_evaluated_again_offline(filled):
     hub, folder, _ = filled
     before = len(hub.requests)
     argv = ["evaluate.py", "runs/sentiment-lora", "--json"]
@@ -438,7 +448,7 @@ def test_a_run_is_scored_again_offline(filled):
 
 
 @pytest.mark.slow
-def test_what_the_hub_does_not_give_is_one_line_and_status_2(tiny, tmp_path):
+def test_a_failed_download_is_one_error_line_and_status_2(tiny, tmp_path):
     flags = ["--task", "ner", "--method", "lora", *FLAGS]
     with HubServer() as hub, HubServer() as silent:
         silent.silent = lambda request: True
@@ -465,13 +475,15 @@ def test_what_the_hub_does_not_give_is_one_line_and_status_2(tiny, tmp_path):
         f"error: {TINY}: the hub at {silent.endpoint} cannot be reached (ReadTimeout), "
     )
     assert (done.returncode, done.stdout) == (2, "")
-    for error, (model, words) in zip(done.stderr.splitlines(), cases.items(), strict=True):
+    for error, (model, message) in zip(done.stderr.splitlines(), cases.items(), strict=True):
         assert error.startswith(
-            f"error: {words}" if words == pickled else f"error: {model.split('@')[0]}: {words}, "
+            f"error: {message}"
+            if message == pickled
+            else f"error: {model.split('@')[0]}: {message}, "
         )
-        assert words == pickled or error.endswith(ADVICE)
+        assert message == pickled or error.endswith(ADVICE)
     assert (
-        f"{TINY}/pytorch_model.bin" not in hub.asked("HEAD")
-        and "pytorch_model.bin" not in hub.asked()
+        f"{TINY}/pytorch_model.bin" not in hub.requested("HEAD")
+        and "pytorch_model.bin" not in hub.requested()
     )
     assert not list(tmp_path.glob("runs/*"))

@@ -1,7 +1,7 @@
-"""Two real processes do what one does: losses, gradients, weights, scores, files; and they end
+"""Two processes have the same results as one: losses, gradients, weights, scores, files. They end
 together.
 
-They stand in folders of their own, as on two hosts without a common disk.
+Each process has its own folder, as on two hosts without a shared disk.
 """
 
 import json
@@ -24,8 +24,8 @@ from neo_peft.system import torchrun
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"epochs": 2, "eval_limit": 13, "head_dropout": 0, "threads": 1, "precision": "fp32"}
-# Of 21 examples in eights, the last update has 5; of 17 it has one, and a process has none.
-RUNS = {  # name: the settings of one process; two take half of its batch each
+# With 21 examples in batches of 8 the last step has 5. With 17 it has 1, so one process has none.
+RUNS = {  # name: the settings for one process; each of two processes has half of the batch size
     "lora": {"task": "ner", "method": "lora", "batch_size": 8, "train_limit": 21, "bias": "all"},
     "prompt": {"task": "sentiment", "method": "prompt", "batch_size": 8, "train_limit": 21},
     "both": {
@@ -81,43 +81,43 @@ def main():
     from neo_peft import decoding
     from neo_peft.runs import training
     from neo_peft.settings import make_settings
-    seen, collate = [], decoding.collate
+    scored, collate = [], decoding.collate
     def watch(examples, chosen):
-        seen.extend(chosen)
+        scored.extend(chosen)
         return collate(examples, chosen)
     decoding.collate = watch
-    half, lone, none = (torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
-    half.grad = torch.full((2, 3), 1.0 + processes.process_index)
-    lone.grad = torch.ones(2, 3) if processes.process_index else None
-    processes.sum_gradients([half, lone, none])
-    assert half.grad.tolist() == [[3.0] * 3] * 2
-    assert lone.grad.tolist() == [[1.0] * 3] * 2 and none.grad is None
-    told = {}
+    both, one, none = (torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
+    both.grad = torch.full((2, 3), 1.0 + processes.process_index)
+    one.grad = torch.ones(2, 3) if processes.process_index else None
+    processes.sum_gradients([both, one, none])
+    assert both.grad.tolist() == [[3.0] * 3] * 2
+    assert one.grad.tolist() == [[1.0] * 3] * 2 and none.grad is None
+    results = {}
     for name, flags in json.loads(sys.argv[1]).items():
-        seen.clear()
-        summary = training.run(make_settings(**flags), print_line=print)
-        parts = processes.gather((len(seen), torch.initial_seed(), summary))
-        scored, seeds, summaries = zip(*parts)
-        told[name] = {"scored": scored, "seeds": seeds, "same": summaries[0] == summaries[1]}
+        scored.clear()
+        summary = training.run(make_settings(**flags), print_line=lambda line: print(line))
+        parts = processes.gather((len(scored), torch.initial_seed(), summary))
+        counts, seeds, summaries = zip(*parts)
+        results[name] = {"scored": counts, "seeds": seeds, "same": summaries[0] == summaries[1]}
         if processes.process_index == 0:
-            print("told " + json.dumps(told), flush=True)
+            print("results " + json.dumps(results), flush=True)
 
 sys.exit(torchrun.run_together(main))
 """
 
 
 def start_two(folder: Path, *command) -> list[subprocess.Popen]:
-    """Start a Python command as two processes, as torchrun would, but without its agent."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Start a Python command as two processes, with the environment that torchrun would set."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
     started = []
-    for rank in (0, 1):
-        place = folder / str(rank)
-        place.mkdir(parents=True, exist_ok=True)
+    for index in (0, 1):
+        own_folder = folder / str(index)
+        own_folder.mkdir(parents=True, exist_ok=True)
         env = os.environ | {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
+            "RANK": index,
+            "LOCAL_RANK": index,
             "WORLD_SIZE": 2,
             "LOCAL_WORLD_SIZE": 2,
             "MASTER_ADDR": "127.0.0.1",
@@ -129,7 +129,7 @@ def start_two(folder: Path, *command) -> list[subprocess.Popen]:
             subprocess.Popen(
                 [sys.executable, *map(str, command)],
                 env={name: str(value) for name, value in env.items()},
-                cwd=place,
+                cwd=own_folder,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -138,14 +138,14 @@ def start_two(folder: Path, *command) -> list[subprocess.Popen]:
     return started
 
 
-def ends(started: list[subprocess.Popen], seconds: float = 120) -> list[tuple[int, str, str]]:
-    """Wait for processes; return of each its status, standard output and standard error."""
+def wait_for(started: list[subprocess.Popen], seconds: float = 120) -> list[tuple[int, str, str]]:
+    """Wait for processes; return the status, standard output and standard error of each."""
     try:
-        said = [process.communicate(timeout=seconds) for process in started]
+        outputs = [process.communicate(timeout=seconds) for process in started]
     finally:
         for process in started:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(started, said)]
+    return [(process.returncode, *texts) for process, texts in zip(started, outputs)]
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -163,8 +163,10 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def together(tiny_folder, tmp_path_factory) -> dict:
-    """Run all of RUNS in two processes, one after the other, and last one whose loss is not
-    finite."""
+    """Train all RUNS in two processes, one run in the default folder, and one that diverges.
+
+    Return their folder, the result of each process (`wait_for`), and the results of each run.
+    """
     folder = tmp_path_factory.mktemp("together") / "two"
     runs = {
         name: flags | {"batch_size": flags["batch_size"] // 2, "out": name}
@@ -173,21 +175,22 @@ def together(tiny_folder, tmp_path_factory) -> dict:
     runs["a default folder"] = runs["lora"] | {"out": None, "epochs": 1}
     runs["not finite"] = runs["prompt"] | {"learning_rate": 1e30, "clip_norm": 0, "out": "bad"}
     runs = {name: {**SMALL, "model": str(tiny_folder), **flags} for name, flags in runs.items()}
-    ended = ends(start_two(folder, "-c", WORKER, json.dumps(runs)))
-    told = [line for line in ended[0][1].splitlines() if line.startswith("told ")]
-    assert told, ended[0][2]
-    return {"folder": folder, "ended": ended, "told": json.loads(told[-1].removeprefix("told "))}
+    ended = wait_for(start_two(folder, "-c", WORKER, json.dumps(runs)))
+    lines = [line for line in ended[0][1].splitlines() if line.startswith("results ")]
+    assert lines, ended[0][2]
+    results = json.loads(lines[-1].removeprefix("results "))
+    return {"folder": folder, "ended": ended, "results": results}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_two_processes_with_half_the_batch_are_one(together, tiny_folder, name):
+def test_two_processes_with_half_the_batch_size_equal_one(together, tiny_folder, name):
     training.run(
         make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": "one"}),
         print_line=lambda _: None,
     )
     one, two = Path("one"), together["folder"] / "0" / name
-    # in which a row's rounding depends on the rows beside it
+    # In half precision the rounding of a text's results depends on the other texts of its batch.
     half = RUNS[name].get("precision") == "fp16"
     close = {"gradient_norm": 1e-2 if half else 1e-4}
     assert len(lines_of(one)) == len(lines_of(two)) > 2
@@ -211,47 +214,50 @@ def test_two_processes_with_half_the_batch_are_one(together, tiny_folder, name):
 
 
 @pytest.mark.slow
-def test_the_work_is_shared_and_dropout_drawn_apart(together):
-    for name, told in together["told"].items():
-        assert told["same"]  # every process returns the summary
-        assert told["seeds"] == [0, 1]
-        assert sum(told["scored"]) > 0 and abs(told["scored"][0] - told["scored"][1]) <= 0.25 * max(
-            told["scored"]
-        ), name
+def test_the_work_is_shared_and_each_process_has_its_own_dropout_seed(together):
+    for name, result in together["results"].items():
+        assert result["same"]  # every process returns the same summary
+        assert result["seeds"] == [0, 1]
+        first, second = result["scored"]
+        assert first + second > 0 and abs(first - second) <= 0.25 * max(first, second), name
 
 
 @pytest.mark.slow
-def test_only_the_first_process_speaks_and_writes(together):
-    (_, out, _), (_, nothing, _) = together["ended"]
-    assert out.count("Before tuning") == len(RUNS) + 2 and nothing == ""
+def test_only_the_first_process_prints_and_writes(together):
+    (_, out, _), (_, second_out, _) = together["ended"]
+    assert out.count("Before tuning") == len(RUNS) + 2 and second_out == ""
     assert list((together["folder"] / "1").iterdir()) == []
     assert [path.name for path in (together["folder"] / "0" / "runs").iterdir()] == ["ner-lora"]
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_both_and_is_said_once(together):
-    (first, _, said), (second, _, nothing) = together["ended"]
-    assert (first, second, nothing) == (2, 2, "")
-    assert said.startswith("error: the loss is nan at step ") and said.count("\n") == 1
+def test_a_loss_that_is_not_finite_ends_both_processes_with_one_error_line(together):
+    (first, _, error), (second, _, second_error) = together["ended"]
+    assert (first, second, second_error) == (2, 2, "")
+    assert error.startswith("error: the loss is nan at step ") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 17, 21, 24])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_every_update_holds_the_examples_of_one_process(monkeypatch, count, accumulation):
+def test_every_step_of_several_processes_has_the_examples_of_one_process(
+    monkeypatch, count, accumulation
+):
     order = loop.epoch_order(count, seed=3, epoch=1)
     flags = {"task": "ner", "method": "lora", "gradient_accumulation": accumulation}
     one = loop.split_into_steps(order, make_settings(batch_size=9, **flags))
     monkeypatch.setattr(processes, "world", 3)
     shares = []
-    for rank in range(3):
-        monkeypatch.setattr(processes, "process_index", rank)
+    for index in range(3):
+        monkeypatch.setattr(processes, "process_index", index)
         shares.append(loop.split_into_steps(order, make_settings(batch_size=3, **flags)))
-        assert all(len(batch) <= 3 for window in shares[-1] for batch in window.batches)
+        assert all(len(batch) <= 3 for step in shares[-1] for batch in step.batches)
     assert [len(share) for share in shares] == [len(one)] * 3
     for whole, *parts in zip(one, *shares):
-        mine = [[i for batch in window.batches for i in batch] for window in (whole, *parts)]
-        assert sorted(mine[0]) == sorted(sum(mine[1:], []))
-        assert all(window.all.tolist() == whole.all.tolist() for window in parts)
+        expected, *shared = (
+            [i for batch in step.batches for i in batch] for step in (whole, *parts)
+        )
+        assert sorted(expected) == sorted(sum(shared, []))
+        assert all(step.all.tolist() == whole.all.tolist() for step in parts)
 
 
 @pytest.mark.slow
@@ -277,7 +283,7 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path, train, evaluate):
         "16",
     ]
     flags += ["--eval-limit", "8", "--threads", "1", "--json", "--model", str(tiny_folder)]
-    told = []
+    results = []
     for command in ([*train, *flags], [*evaluate, "runs/ner-lora", "--json"]):
         done = subprocess.run(
             [sys.executable, *launch, *command],
@@ -286,16 +292,19 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path, train, evaluate):
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        told.append(json.loads(done.stdout))
-    assert told[0]["after"]["test"] == told[1]["scores"] | {"per_label": told[1]["per_label"]}
+        results.append(json.loads(done.stdout))
+    trained, evaluated = results
+    assert trained["after"]["test"] == evaluated["scores"] | {"per_label": evaluated["per_label"]}
     assert len((tmp_path / "runs/ner-lora/predictions.jsonl").read_text().splitlines()) == 8
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
+    ("index", "signal_number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
 )
-def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path, which, how):
+def test_if_one_process_ends_the_other_ends_with_one_error_line(
+    tiny_folder, tmp_path, index, signal_number
+):
     flags = [
         "--task",
         "ner",
@@ -314,10 +323,10 @@ def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path,
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < until:
         time.sleep(0.1)
     assert all(process.poll() is None for process in started)
-    started[which].send_signal(how)
-    ended = ends(started, seconds=20)
+    started[index].send_signal(signal_number)
+    ended = wait_for(started, seconds=20)
     assert not (tmp_path / "run" / "run.json").exists()
-    if how == signal.SIGTERM:  # in order: all finish the step
+    if signal_number == signal.SIGTERM:  # a regular end: all processes finish the step
         assert [status for status, _, _ in ended] == [143, 143]
         assert (
             ended[0][2]
@@ -326,16 +335,15 @@ def test_a_process_that_ends_ends_the_other_with_one_line(tiny_folder, tmp_path,
         assert ended[1][2] == ""
         assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
         return
-    status, _, said = ended[1 - which]
-    assert status == 1
-    assert (
-        said.startswith(f"error: process {1 - which} of 2 ends, because another one has ended: ")
-        and said.count("\n") == 1
+    status, _, error = ended[1 - index]
+    assert status == 1 and error.count("\n") == 1
+    assert error.startswith(
+        f"error: process {1 - index} of 2 ends, because another one has ended: "
     )
 
 
 @pytest.mark.slow
-def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp_path):
+def test_two_stopped_processes_are_resumed_to_the_same_bits(tiny_folder, tmp_path):
     flags = [
         "--task",
         "ner",
@@ -362,23 +370,25 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp
     ]
     assert [
         end[0]
-        for end in ends(start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole"))
+        for end in wait_for(
+            start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole")
+        )
     ] == [0, 0]
     started = start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "run")
     until = time.monotonic() + 90
     while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < until:
         time.sleep(0.02)
     started[0].send_signal(signal.SIGINT)
-    assert [end[0] for end in ends(started)] == [130, 143]
+    assert [end[0] for end in wait_for(started)] == [130, 143]
     resume = start_two(tmp_path, ROOT / "train.py", "--resume", tmp_path / "run")
-    assert [end[0] for end in ends(resume)] == [0, 0]
+    assert [end[0] for end in wait_for(resume)] == [0, 0]
     for name in ("metrics.jsonl", "adapter_model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "message"),
     [
         (["--task", "nre"], "error: --task 'nre' is none of ner, sentiment, similarity"),
         (
@@ -387,13 +397,15 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_bits(tiny_folder, tmp
         ),
     ],
 )
-def test_bad_input_of_all_is_said_once(tmp_path, flags, words):
-    (first, _, said), (second, _, nothing) = ends(start_two(tmp_path, ROOT / "train.py", *flags))
-    assert (first, second, nothing) == (2, 2, "")
-    assert said.startswith(words) and said.count("\n") == 1
+def test_bad_input_of_all_processes_is_one_error_line(tmp_path, flags, message):
+    (first, _, error), (second, _, second_error) = wait_for(
+        start_two(tmp_path, ROOT / "train.py", *flags)
+    )
+    assert (first, second, second_error) == (2, 2, "")
+    assert error.startswith(message) and error.count("\n") == 1
 
 
-LONE = """
+BAD_INPUT = """
 import sys
 from neo_peft import processes
 from neo_peft.errors import InputError
@@ -409,24 +421,23 @@ sys.exit(torchrun.run_together(main))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [0, 1])
-def test_bad_input_of_one_is_said_by_it_and_the_other_ends_in_one_line(tmp_path, which):
-    ended = ends(start_two(tmp_path, "-c", LONE, which))
-    assert ended[which] == (2, "", f"error: no file on host {which}\n")
-    status, _, said = ended[1 - which]
-    assert (
-        status == 1
-        and said.startswith(f"error: process {1 - which} of 2 ends, because another")
-        and said.count("\n") == 1
-    )
+@pytest.mark.parametrize("index", [0, 1])
+def test_bad_input_of_one_process_is_its_error_line_and_the_other_ends_with_another(
+    tmp_path, index
+):
+    ended = wait_for(start_two(tmp_path, "-c", BAD_INPUT, index))
+    assert ended[index] == (2, "", f"error: no file on host {index}\n")
+    status, _, error = ended[1 - index]
+    assert status == 1 and error.count("\n") == 1
+    assert error.startswith(f"error: process {1 - index} of 2 ends, because another")
 
 
 @pytest.mark.slow
-def test_processes_that_hold_different_things_are_refused_once(tmp_path):
-    (first, _, said), (second, _, nothing) = ends(start_two(tmp_path, "-c", LONE, 9))
-    assert (first, second, nothing) == (2, 2, "")
+def test_processes_with_different_data_are_refused_with_one_error_line(tmp_path):
+    (first, _, error), (second, _, second_error) = wait_for(start_two(tmp_path, "-c", BAD_INPUT, 9))
+    assert (first, second, second_error) == (2, 2, "")
     assert (
-        said == f"error: process 1 on {socket.gethostname()} has a different base than process 0\n"
+        error == f"error: process 1 on {socket.gethostname()} has a different base than process 0\n"
     )
 
 
@@ -443,7 +454,7 @@ def test_one_process_needs_no_torch_distributed_and_no_environment(monkeypatch):
     )
 
 
-def test_an_environment_that_is_not_whole_is_one_line(tmp_path):
+def test_an_incomplete_environment_is_one_error_line(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
     done = subprocess.run(
         [sys.executable, ROOT / "train.py"],
