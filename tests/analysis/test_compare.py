@@ -1,5 +1,5 @@
-"""Comparing runs and studies: the numbers are those of metrics.py and bootstrap.py. Runs that cannot
-be compared are refused."""
+"""Comparing runs and studies: the numbers are those of metrics.py and bootstrap.py. Runs that
+cannot be compared are refused."""
 
 import json
 import random

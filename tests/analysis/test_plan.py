@@ -70,7 +70,7 @@ def test_preset_paper_uses_the_epochs_of_the_study():
         ("prompt", "EleutherAI/gpt-neo-1.3B", epochs, 8, 3e-2, 0.0, "last", 64)
         for epochs in (1, 5, 10)
     ]
-    # With a preset, `keep` is the preset's. The preset best has none, so train.py's default is used.
+    # With a preset, `keep` is the preset's. The preset best has none, so it is train.py's default.
     plan = make_plan({"task": "sentiment", "preset": "best"}, seeds=1, epochs=[5])
     assert flags_of(plan, "keep", "learning_rate", "readout") == [("best", 1.5e-3, "head")]
 

@@ -98,8 +98,8 @@ def test_the_page_of_a_tagger_shows_scores_types_and_mistakes(tmp_path, capsys):
     validation, test, types, flags = shown.tables
     assert validation[0] == ["", "majority", "before", "after"] and test == validation
     found = {row[0]: row[1:] for row in test[1:]}
-    # The majority predicts no entity, so F1 is 0 in every bootstrap resample. After tuning, a
-    # resample of the three sentences can have any F1 from 0 to 1.
+    # The majority class and the untuned model predict no entity, so all their bootstrap resamples
+    # have F1 0. After tuning, a resample of the three sentences can have any F1 from 0 to 1.
     assert found["typed f1"][:2] == ["0.000", "0.0000.000–0.000"] and found["typed f1"][
         2
     ].startswith("0.333")
@@ -107,13 +107,9 @@ def test_the_page_of_a_tagger_shows_scores_types_and_mistakes(tmp_path, capsys):
         "0.333"
     )
     bars = [attributes["style"] for tag, attributes in shown.elements if tag == "i"]
-    assert (
-        bars[2] == bars[0] == "--at:0.0%;--low:0.0%;--high:0.0%"
-    )  # before tuning, all resamples score 0
-    assert (
-        bars[1] == "--at:33.3%;--low:0.0%;--high:100.0%"
-        and bars[7] == "--at:66.7%;--low:0.0%;--high:100.0%"
-    )
+    assert bars[2] == bars[0] == "--at:0.0%;--low:0.0%;--high:0.0%"  # before tuning
+    assert bars[1] == "--at:33.3%;--low:0.0%;--high:100.0%"
+    assert bars[7] == "--at:66.7%;--low:0.0%;--high:100.0%"
     assert "3 gold entities in 3 sentences, 1 predicted correctly." in shown.text
     assert types[0] == ["type", "precision", "recall", "f1", "gold entities"]
     assert types[1:] == [
@@ -209,8 +205,8 @@ def test_the_page_shows_what_was_trained_its_cost_and_its_recipe(tmp_path):
 
 
 def test_missing_numbers_are_shown_as_a_dash(tmp_path):
-    """The memory, which an older run did not record, and the tokens per second of a run whose epochs
-    have one step each."""
+    """An older run did not record its memory. If each epoch has one step, tokens per second are
+    unknown."""
     run = tagger(tmp_path / "run", changes={"memory": "left out"}, times=[TIMES[0], TIMES[2]])
     assert "tokens per second–peak memory–" in page(run).text
 
@@ -275,8 +271,8 @@ def test_the_page_loads_no_other_files(tmp_path):
 
 
 def test_text_from_files_is_never_html(tmp_path):
-    """The text is in rows, labels, flags, names of splits, kinds and scores, warnings, versions, and
-    in the name of the folder."""
+    """The text is in rows, labels, flags, names of splits, kinds and scores, warnings, versions,
+    and in the name of the folder."""
     labels = ("O", "B-" + EVIL)
     rows = [
         {"tokens": [EVIL, "b"], "tags": [labels[1], "O"]},

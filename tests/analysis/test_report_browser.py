@@ -41,7 +41,7 @@ DARK = "--blink-settings=preferredColorScheme=0"
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    """Return a function that runs the browser with flags and returns its standard output and log."""
+    """Return a function that runs the browser with flags and returns its output and its log."""
     if os.environ.get("NEO_PEFT_BROWSER") != "1":
         pytest.skip("set NEO_PEFT_BROWSER=1 to open the report in chromium")
     program = shutil.which("chromium") or pytest.fail(
