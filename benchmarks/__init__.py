@@ -1,1 +1,1 @@
-"""What neo_peft costs beside its peers: python -m benchmarks.peers"""
+"""Speed and memory of neo_peft, compared with its peers: python -m benchmarks.peers"""

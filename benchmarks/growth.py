@@ -1,16 +1,16 @@
 """How the cost of our training step grows: python -m benchmarks.growth --shape 125m
 
-Four curves of four points: over the tokens of a batch, the length of a prompt, LoRA's rank, and the
-number of layers. Beside the seconds of each point stands what arithmetic predicts: the step's
-counted operations, at the rate of plain products of as many rows that is measured between the
-steps. Beside its peak memory stands what the code is counted to keep. A table is printed; a record
-and its plot are written under benchmarks/records/.
+There are four curves of four points each: over the tokens of a batch, the prompt length, LoRA's
+rank, and the number of layers. Each point has two measured numbers and two predicted ones. The
+predicted seconds are the step's counted operations divided by the machine's rate of matrix
+products, which is measured between the steps. The predicted memory is the counted bytes of the
+tensors that autograd saves, of the optimizer and of the gradients. Prints a table, and writes a
+record and its plot in benchmarks/records/.
 
-Where a curve leaves its line: the count knows products alone. A step also passes over its rows for
-norms, gelu, dropout and residuals, which is not counted, and lies above the line throughout. Memory
-lies above its line on a CPU because freed pieces between kept ones stay with the C library: with
-MALLOC_MMAP_THRESHOLD_=131072 in the environment they go back, and the peak is the counted bytes and
-some 25 MB.
+The measured values are above the predicted ones. Seconds: only matrix products are counted, not the
+element-wise work of norms, gelu, dropout and residuals. Memory on a CPU: the C library does not
+return freed blocks that lie between used ones. With MALLOC_MMAP_THRESHOLD_=131072 in the
+environment it returns them, and the peak is the counted bytes and about 25 MB.
 """
 
 import json
@@ -41,8 +41,8 @@ from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import write_json, write_whole
 from neo_peft.system.hardware import find_device
 
-# Each curve: its task, which decides the method, what grows, and how; layers are multiples of the
-# shape's own.
+# For each curve: the task (which decides the method), what grows, and its values. Those of "layers"
+# are multiples of the shape's number of layers.
 CURVES = {
     "tokens a batch": ("ner", "batch_size", (4, 8, 16, 32)),
     "prompt length": ("sentiment", "prompt_length", (8, 20, 50, 100)),
@@ -53,20 +53,19 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Point(Job):
-    """A step on a batch of equal texts, of the task's median length. `sizes` are hidden size,
-    layers and heads; `given` are the settings in which it differs from the task's own."""
+    """One point of a curve: a training step on copies of the text with the task's median length."""
 
-    sizes: tuple[int, int, int] = (0, 0, 0)
-    given: dict = field(default_factory=dict)
+    sizes: tuple[int, int, int] = (0, 0, 0)  # hidden size, layers, heads
+    changed: dict = field(default_factory=dict)  # settings that differ from the task's in `sides`
 
     def __post_init__(self):
         size, layers, heads = self.sizes
-        # which come in pairs; `make_step` takes one off again
+        # Layers come in pairs (global, local). `make_step` removes the one that is too many.
         SHAPES[self.shape] = (size, layers + layers % 2, heads)
 
     @cached_property
     def settings(self) -> Settings:
-        return replace(super().settings, **self.given)
+        return replace(super().settings, **self.changed)
 
     @property
     def config(self) -> Config:
@@ -83,151 +82,132 @@ class Point(Job):
         return collate(self.examples, self.chosen)
 
     @property
-    def prompt_rows(self) -> int:
+    def prompt_length(self) -> int:  # 0 without a prompt
         return self.settings.prompt_length if self.settings.method == "prompt" else 0
 
     @property
-    def rows(self) -> int:
-        return len(self.batch.ids) + self.prompt_rows
+    def tokens(self) -> int:  # of the batch, with the prompt
+        return len(self.batch.ids) + self.prompt_length
 
 
 def points_of(curve: str, flags: dict) -> list[tuple[float, Point]]:
-    """Make a curve's points, each with its place on the axis."""
-    task, grows, values = CURVES[curve]
+    """Return the points of a curve, each with its x."""
+    task, varied, values = CURVES[curve]
     size, layers, heads = SHAPES[flags["shape"]]
-    found = []
+    points = []
     for value in values:
-        deep = max(1, round(value * layers)) if grows == "layers" else layers
-        given = {} if grows == "layers" else {grows: value}
-        name = f"{flags['shape']}, {deep} layers"
-        point = Point(
-            task, name, flags["precision"], flags["device"], sizes=(size, deep, heads), given=given
-        )
-        x = {"layers": deep, "batch_size": len(point.batch.ids)}.get(grows, value)
-        found.append((x, point))
-    return found
+        depth = max(1, round(value * layers)) if varied == "layers" else layers
+        changed = {} if varied == "layers" else {varied: value}
+        name, sizes = f"{flags['shape']}, {depth} layers", (size, depth, heads)
+        point = Point(task, name, flags["precision"], flags["device"], sizes=sizes, changed=changed)
+        x = {"layers": depth, "batch_size": len(point.batch.ids)}.get(varied, value)
+        points.append((x, point))
+    return points
 
 
-# ---- What arithmetic predicts
+# ---- Predictions. The last layer's out_proj and MLP are computed at the target positions only.
 
 
 def operations(point: Point) -> int:
-    """Count a step's floating point operations in products: two for each of a product's
-    multiply-adds.
-
-    B texts of T tokens, a prompt's P rows once in front of them all, M rows that are read.
-    """
-    config, settings, batch = point.config, point.settings, point.batch
-    size, layers, prompt, rows = (
-        config.hidden_size,
-        config.num_layers,
-        point.prompt_rows,
-        point.rows,
-    )
-    indices = len(batch.target_indices)
-    # q, k, v; out_proj and the MLP
-    seeing, behind = (3 * size**2, size**2 + 2 * size * config.intermediate_size)
-    # the last layer: what is read
-    forward = 2 * layers * seeing * rows + 2 * behind * ((layers - 1) * rows + indices)
-    backward = forward  # the gradient of the inputs; a frozen matrix has none of its own
+    """Return the floating point operations of a step's matrix products: two per multiply-add."""
+    config, settings, tokens = point.config, point.settings, point.tokens
+    size, layers, prompt = config.hidden_size, config.num_layers, point.prompt_length
+    target_count = len(point.batch.target_indices)
+    qkv = 3 * size**2
+    out_and_mlp = size**2 + 2 * size * config.intermediate_size
+    forward = 2 * layers * qkv * tokens
+    forward += 2 * out_and_mlp * ((layers - 1) * tokens + target_count)
+    backward = forward  # the gradients of the inputs; frozen matrices get no gradient
     if not prompt:
-        backward -= 2 * seeing * rows  # nothing before the first layer's q, k, v trains
-    # Forward, the gradients of A and B, and of their inputs, but for the first layer's A.
-    lora = (
-        0
-        if prompt
-        else len(settings.target_modules) * 2 * rows * size * settings.rank * (6 * layers - 1)
-    )
-    # `wte` is frozen
-    head = 4 * indices * size * config.vocab_size if prompt else 6 * indices * size * LABELS
-    return forward + backward + attention(point) + lora + head
+        backward -= 2 * qkv * tokens  # nothing before the first layer's q, k, v trains
+    lora = 0
+    if not prompt:
+        # Forward, the gradients of A and B, and those of their inputs, except the first layer's A.
+        lora = len(settings.target_modules) * 2 * tokens * size * settings.rank * (6 * layers - 1)
+    # `wte` is frozen, and a linear head is not.
+    head = 4 * size * config.vocab_size if prompt else 6 * size * LABELS
+    return forward + backward + attention(point) + lora + target_count * head
 
 
 def attention(point: Point) -> int:
-    """Count the operations of scores and their sum of values; backward computes the scores again,
-    and four gradients.
+    """Return the operations of attention: Q K^T, and the weighted sum of V. Backward computes Q K^T
+    again, and four gradients.
 
-    A causal mask saves nothing at these lengths: the kernels compute whole tiles.
+    The causal mask saves nothing at these lengths, since the kernels compute whole tiles.
     """
     config, texts, length = point.config, len(point.batch.lengths), int(point.batch.lengths[0])
-    # pairs of query and key
-    seen = point.prompt_rows**2 + texts * length * (point.prompt_rows + length)
-    return 7 * 2 * config.hidden_size * config.num_layers * seen
+    # number of pairs of a query and a key
+    pairs = point.prompt_length**2 + texts * length * (point.prompt_length + length)
+    return 7 * 2 * config.hidden_size * config.num_layers * pairs
 
 
-def kept(point: Point) -> dict[str, int]:
-    """Count the bytes that a step's forward pass keeps for backward, beside the parameters
-    themselves.
+def saved_bytes(point: Point) -> dict[str, int]:
+    """Return the bytes that autograd saves for backward in a step, without the parameters.
 
-    Frozen matrices keep no input. A row keeps in each layer, in fp32 whatever the precision: both
-    norms' inputs with mean and deviation, and attention's logsumexp a head; in the precision: q, k,
-    v and attention's output, gelu's derivative (elementwise.py), and for each LoRA layer its input,
-    with a byte a place that says what dropout left, and what is between A and B, scaled. Behind a
-    prompt each text's keys and values are kept again, joined to the prompt's, and its mask as
-    numbers. The parts: `last`, a last layer up to its MLP, that MLP, the `head`, and all.
+    Saved for each token, in each layer:
+      in fp32        the inputs of both norms, with mean and deviation; logsumexp of each head
+      in the dtype   q, k, v and attention's output; the derivative of gelu (elementwise.py)
+      for each LoRA layer, its input, the dropout mask (a byte for each element), and the scaled
+      output of A
+
+    With a prompt, also the keys and values of each text joined to the prompt's, and the mask as
+    numbers. The inputs of frozen matrices are not saved.
+
+    Returns the bytes of these parts: "last", the last layer without its MLP; "last_mlp", its MLP;
+    "head"; and "all".
     """
     config, width, batch, settings = point.config, point.dtype.itemsize, point.batch, point.settings
-    size, layers, prompt, rows = (
-        config.hidden_size,
-        config.num_layers,
-        point.prompt_rows,
-        point.rows,
-    )
-    texts, length, indices = (len(batch.lengths), int(batch.lengths[0]), len(batch.target_indices))
-    targets, norm, mlp = (
-        len(settings.target_modules),
-        4 * size + 8,
-        width * config.intermediate_size,
-    )
-    last = rows * (norm + 4 * width * size + 4 * config.num_heads)
+    size, layers, tokens = config.hidden_size, config.num_layers, point.tokens
+    prompt, texts, length = point.prompt_length, len(batch.lengths), int(batch.lengths[0])
+    target_count, lora_layers = len(batch.target_indices), len(settings.target_modules)
+    norm, mlp = 4 * size + 8, width * config.intermediate_size
+    last = tokens * (norm + 4 * width * size + 4 * config.num_heads)
     # ln_f, log-probabilities, two indices
-    head = indices * (norm + 4 * (config.vocab_size if prompt else LABELS) + 16)
-    first = 0
+    head = target_count * (norm + 4 * (config.vocab_size if prompt else LABELS) + 16)
+    not_in_first = 0
     if prompt:
-        # The prompt's own q, k and v are views, which hold all rows' alive.
+        # The prompt's q, k and v are views, which keep those of all tokens alive.
         last += width * (2 * texts * (prompt + length) * size + length * (prompt + length))
     else:
-        last += rows * targets * (width * (size + settings.rank) + size)
-        # A and B are fp32: their casts
-        last += 0 if width == 4 else targets * 2 * size * settings.rank * width
-        head += indices * (4 + width) * size  # the head's input, and its dropout
-        # which the first layer spares: nothing before LoRA's A trains
-        first = rows * (norm + targets * size)
-    whole = layers * last + ((layers - 1) * rows + indices) * (norm + mlp) + head - first
-    return {"last": last, "last_mlp": indices * (norm + mlp), "head": head, "all": whole}
+        last += tokens * lora_layers * (width * (size + settings.rank) + size)
+        # A and B are fp32: in another dtype their casts are saved
+        last += 0 if width == 4 else lora_layers * 2 * size * settings.rank * width
+        head += target_count * (4 + width) * size  # the head's input, and its dropout
+        # The first layer saves less, since nothing before its LoRA trains.
+        not_in_first = tokens * (norm + lora_layers * size)
+    last_mlp = target_count * (norm + mlp)
+    total = layers * last + (layers - 1) * tokens * (norm + mlp) + last_mlp + head - not_in_first
+    return {"last": last, "last_mlp": last_mlp, "head": head, "all": total}
 
 
 def predicted_memory(point: Point) -> int:
-    """Predict the peak beyond the loaded model: AdamW's two averages, and the most of what else is
-    there at once.
+    """Return the predicted peak of a step, in addition to the loaded model.
 
-    That is: all that is kept, and the logits' two gradients; or what is kept and, on a CPU, gelu's
-    own numbers in the last MLP, or in the one before, which may have more rows; or the gradients,
-    which are whole when nothing is kept.
+    It is AdamW's two averages, and the largest of these:
+      - all saved tensors, and the two gradients of the logits
+      - the saved tensors of the trunk, and the temporary tensors of gelu in the last MLP
+      - the same one layer earlier, where the MLP is computed for all tokens
+      - the gradients of the parameters, when nothing is saved any more
     """
-    config, found, indices = point.config, kept(point), len(point.batch.target_indices)
-    size, width, classes = (
-        config.hidden_size,
-        point.dtype.itemsize,
-        config.vocab_size if point.prompt_rows else LABELS,
-    )
+    config, saved, target_count = point.config, saved_bytes(point), len(point.batch.target_indices)
+    size, width = config.hidden_size, point.dtype.itemsize
+    classes = config.vocab_size if point.prompt_length else LABELS
+    # bytes of gelu for each element: input, gate and output; on a CPU they are computed in fp32
     gelu = (12 if width == 4 else 16 + width) if point.device == "cpu" else 2 * width
-    # bytes a row: its input, the gate, the output; in fp32, whatever it is given
     gelu *= config.intermediate_size
-    trunk = found["all"] - found["head"]
-    parameters = point.prompt_rows * size
-    if not point.prompt_rows:
-        lora = (
-            config.num_layers * len(point.settings.target_modules) * 2 * size * point.settings.rank
-        )
-        parameters = lora + LABELS * (size + 1)
-    before = (
-        trunk - found["last"] - found["last_mlp"] + point.rows * gelu
-        if config.num_layers > 1
-        else 0
-    )
+    trunk = saved["all"] - saved["head"]
+    parameters = point.prompt_length * size
+    if not point.prompt_length:
+        layers = config.num_layers * len(point.settings.target_modules)
+        parameters = layers * 2 * size * point.settings.rank + LABELS * (size + 1)
+    one_earlier = 0
+    if config.num_layers > 1:
+        one_earlier = trunk - saved["last"] - saved["last_mlp"] + point.tokens * gelu
     return 8 * parameters + max(
-        found["all"] + 8 * indices * classes, trunk + indices * gelu, before, 4 * parameters
+        saved["all"] + 8 * target_count * classes,
+        trunk + target_count * gelu,
+        one_earlier,
+        4 * parameters,
     )
 
 
@@ -235,8 +215,8 @@ def predicted_memory(point: Point) -> int:
 
 
 def make_step(point: Point, frozen: dict) -> Callable[[], float]:
-    """Make a point's step. Equal frozen parameters of a curve's points are held once, in
-    `frozen`."""
+    """Return a function that computes a point's step. The points of a curve share their frozen
+    parameters, which are stored in `frozen`."""
     ours = Ours(point)
     del point.__dict__["weights"]
     trunk = ours.model.transformer
@@ -249,28 +229,31 @@ def make_step(point: Point, frozen: dict) -> Callable[[], float]:
 
 
 def in_turn(points: list[Point], repeats: int, warm_up: int = 2) -> tuple[list[float], list[float]]:
-    """Measure the points A B C D A B C D, each with the rate of products beside it: a drift of the
-    machine hits all."""
+    """Return the median seconds of each point's step, and the median rate of matrix products.
+
+    The points are measured in turn (A B C D A B C D), each followed by a measurement of the rate.
+    So a change in the machine's speed affects all points alike.
+    """
     frozen = {}
     steps = [make_step(point, frozen) for point in points]
-    taken = [([], []) for _ in points]
+    measured = [([], []) for _ in points]
     for turn in range(-warm_up, repeats):
-        for point, step, (seconds, rates) in zip(points, steps, taken):
+        for point, step, (seconds, rates) in zip(points, steps, measured):
             elapsed = seconds_of(step, point.device)
-            rate = matmul_rate(point.config, point.rows, point.dtype, point.device, repeats=1)
+            rate = matmul_rate(point.config, point.tokens, point.dtype, point.device, repeats=1)
             if turn >= 0:
                 seconds.append(elapsed)
                 rates.append(rate)
-    of_rows = {}  # points of as many rows share their rate
-    for point, (_, rates) in zip(points, taken):
-        of_rows.setdefault(point.rows, []).extend(rates)
-    return [median(seconds) for seconds, _ in taken], [
-        median(of_rows[point.rows]) for point in points
+    rates_by_tokens = {}  # points with equally many tokens share their rates
+    for point, (_, rates) in zip(points, measured):
+        rates_by_tokens.setdefault(point.tokens, []).extend(rates)
+    return [median(seconds) for seconds, _ in measured], [
+        median(rates_by_tokens[point.tokens]) for point in points
     ]
 
 
 def peak(point: Point) -> int:
-    """Measure a point's peak memory in a process of its own."""
+    """Return a point's peak memory in bytes, measured in a separate process."""
     command = [sys.executable, "-m", "benchmarks.growth", "--point", json.dumps(asdict(point))]
     root = Path(__file__).parents[1]
     return int(
@@ -279,20 +262,22 @@ def peak(point: Point) -> int:
 
 
 def peak_here(point: Point) -> int:
+    """Return a point's peak memory in bytes, measured in this process."""
     step = make_step(point, {})
-    # in the second the optimizer's averages are
+    # two steps: in the second, AdamW's averages are allocated
     return peak_memory(lambda: [step() for _ in range(2)], point.device)
 
 
 def measure(curve: str, flags: dict) -> list[dict]:
-    found = points_of(curve, flags)
-    points = [point for _, point in found]
-    memory = [peak(point) for point in points]  # before this process holds anything large
+    """Return a line of the record for each point of a curve."""
+    xs, points = zip(*points_of(curve, flags))
+    peaks = [peak(point) for point in points]  # first, while this process needs little memory
     lines = []
-    for (x, point), seconds, rate, most in zip(found, *in_turn(points, flags["repeats"]), memory):
+    timed = in_turn(points, flags["repeats"])
+    for x, point, seconds, rate, peak_bytes in zip(xs, points, *timed, peaks):
         line = {
             "x": x,
-            "rows": point.rows,
+            "rows": point.tokens,
             "seconds": seconds,
             "operations": operations(point),
             "matmul_rate": rate,
@@ -300,7 +285,7 @@ def measure(curve: str, flags: dict) -> list[dict]:
         line["predicted_seconds"] = line["operations"] / rate
         line |= {
             "ratio": seconds / line["predicted_seconds"],
-            "bytes": most,
+            "bytes": peak_bytes,
             "predicted_bytes": predicted_memory(point),
         }
         lines.append(line)
@@ -308,7 +293,7 @@ def measure(curve: str, flags: dict) -> list[dict]:
     return lines
 
 
-# ---- Showing
+# ---- Output
 
 HEADER = ("curve", "x", "seconds", "predicted s", "ratio", "peak MB", "predicted MB")
 
@@ -324,15 +309,15 @@ def cells(curve: str, line: dict) -> list[str]:
 
 
 def draw(curves: dict[str, list[dict]], plot: Path) -> None:
-    """Draw the points and the predicted lines: seconds above, memory below."""
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+    """Draw the measured points and the predicted lines: seconds in the upper row, memory below."""
+    from matplotlib.figure import Figure  # not pyplot, which needs a display
 
     figure = Figure(figsize=(14, 6), layout="constrained")
     panels = figure.subplots(2, len(curves), squeeze=False)
     for column, (curve, lines) in enumerate(curves.items()):
         x = [line["x"] for line in lines]
-        rows = (("seconds", "seconds a step", 1), ("bytes", "peak memory, MB", 1e6))
-        for axes, (name, label, unit) in zip(panels[:, column], rows):
+        panel_rows = (("seconds", "seconds per step", 1), ("bytes", "peak memory (MB)", 1e6))
+        for axes, (name, label, unit) in zip(panels[:, column], panel_rows):
             axes.plot(x, [line[name] / unit for line in lines], "o", label="measured")
             axes.plot(
                 x, [line[f"predicted_{name}"] / unit for line in lines], lw=1, label="predicted"
@@ -346,13 +331,13 @@ def draw(curves: dict[str, list[dict]], plot: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m benchmarks.growth", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--shape", choices=("125m", "1.3b"), default="125m", help="a published GPT-Neo's"
+        "--shape", choices=("125m", "1.3b"), default="125m", help="that of a published GPT-Neo"
     )
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16"),
         default="fp32",
-        help="of the frozen matrices",
+        help="dtype of the frozen matrices",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute")
     parser.add_argument(
@@ -360,26 +345,30 @@ def main(argv: list[str] | None = None) -> None:
         metavar="N",
         type=argument(whole(1)),
         default=6,
-        help="steps of each point; the median counts",
+        help="number of steps of each point; the median is reported",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
     )
     parser.add_argument(
-        "--point", help="print one point's peak bytes: what this program calls itself with"
+        "--point", help="internal: print the peak memory of one point, given as JSON"
     )
     flags = parser.parse_args(argv)
     torch.set_num_threads(1)
     if flags.point:
         return print(peak_here(Point(**json.loads(flags.point))))
-    find_device(flags.device)
-    said = {name: value for name, value in vars(flags).items() if name != "point"}
-    record = {"flags": said, "hardware": peers.hardware(flags.device), "versions": peers.versions()}
+    find_device(flags.device)  # raises InputError where there is none
+    settings = {name: value for name, value in vars(flags).items() if name != "point"}
+    record = {
+        "flags": settings,
+        "hardware": peers.hardware(flags.device),
+        "versions": peers.versions(),
+    }
     record |= {
         "commit": peers.commit(),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    record["curves"] = {curve: measure(curve, said) for curve in CURVES}
+    record["curves"] = {curve: measure(curve, settings) for curve in CURVES}
     peers.RECORDS.mkdir(parents=True, exist_ok=True)
     path = peers.RECORDS / f"growth-{flags.shape}-{flags.precision}-{flags.device}.json"
     write_json(path, record)

@@ -1,5 +1,5 @@
-"""What is compared: each job here returns a line of the table, with its goals beside what was
-measured."""
+"""The jobs of benchmarks.peers. Each returns one line of the table, or several: the goal and the
+measured values. `at` has the command's flags."""
 
 import dataclasses
 import json
@@ -19,13 +19,13 @@ from benchmarks.lengths import END
 from benchmarks.measure import Comparison, alternate, block_parameters, matmul_rate
 from benchmarks.sides import Job, Ours, Peer, as_batches, shape, tokens_of
 
-# of both sides' losses on a right-padded pass without dropout
+# largest relative difference of the two sides' losses, right-padded and without dropout
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 
 def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> list[dict]:
-    """Compare a training step with a peer's; in bf16 also with a peer that was loaded in it, which
-    has no goal."""
+    """Compare our training step with a peer's. In bf16, also with a peer whose model was loaded in
+    bf16; that line has no goal."""
     job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
     line = against(job, Peer(job, careful), at) | {"goal": goal.get(at["precision"])}
     if at["precision"] != "bf16":
@@ -34,43 +34,47 @@ def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> list[dic
 
 
 def against(job: Job, peer: Peer, at: dict) -> dict:
-    """Run our step and a peer's in turn. The ratio counts where both losses of a batch agree,
+    """Time our step and a peer's in turn. `agrees` is whether both have the same loss on a batch,
     without dropout."""
     ours, batch = Ours(job), job.order(1)[0]
     for side in (ours, peer):
-        stir(side.model)
+        set_lora(side.model)
     losses = [side.plain_loss(batch) for side in (ours, peer)]
     sides = (as_batches(job, side, at["pairs"]) for side in (ours, peer))
-    found = alternate(*sides, at["pairs"], 2, job.device)
-    line = compared(found, None) | {"loss": losses[0], "peers_loss": losses[1]}
+    times = alternate(*sides, at["pairs"], 2, job.device)
+    line = compared(times, None) | {"loss": losses[0], "peers_loss": losses[1]}
     line["agrees"] = abs(losses[0] - losses[1]) <= TOLERANCE[job.precision] * max(1, abs(losses[1]))
-    return line | share(job, found, at)
+    return line | share(job, times, at)
 
 
-def stir(model: nn.Module) -> None:
-    """Give LoRA's A and B, the latter of which starts at zero, the same numbers on both sides: so
-    its loss shows."""
+def set_lora(model: nn.Module) -> None:
+    """Set LoRA's A and B to fixed values. B starts at zero, so otherwise the compared losses would
+    not depend on LoRA."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.copy_(torch.linspace(-0.05, 0.05, parameter.numel()).view_as(parameter))
 
 
-def compared(found: Comparison, goal: float | None) -> dict:
+def compared(times: Comparison, goal: float | None) -> dict:
+    """Return a line with a goal, the ratio and the seconds."""
     return {
         "goal": goal,
-        **found.summary(),
-        "seconds": median(found.ours),
-        "peers_seconds": median(found.theirs),
+        **times.summary(),
+        "seconds": median(times.ours),
+        "peers_seconds": median(times.theirs),
     }
 
 
-def share(job: Job, found: Comparison, at: dict) -> dict:
-    """Say which share of the machine's own matrix products the step reaches: forward and the
-    inputs' gradients are four operations a parameter and token."""
+def share(job: Job, times: Comparison, at: dict) -> dict:
+    """Return our step's tokens per second, and its share of the machine's rate of matrix products.
+
+    A step has four operations for each parameter and token: two for the forward pass, and two for
+    the gradients of the inputs.
+    """
     config, tokens = shape(job.shape), tokens_of(job, at["pairs"])
     rate = matmul_rate(config, round(tokens), job.dtype, job.device)
-    seconds = median(found.ours)
+    seconds = median(times.ours)
     return {
         "tokens_per_second": tokens / seconds,
         "share": 4 * block_parameters(config) * tokens / seconds / rate,
@@ -82,31 +86,36 @@ def share(job: Job, found: Comparison, at: dict) -> dict:
 
 
 def evaluation(decode: str, careful: bool, goal: float, at: dict) -> dict:
-    """Compare scoring with a tuned prompt, in chunks of 16 examples, with one-at-a-time or batched
-    generation."""
-    from neo_peft.decoding import evaluate
+    """Compare our predictions with a tuned prompt, for 16 examples, with a peer that generates.
 
+    `decode` is "labels" or "generate", as in evaluate.py. The careful peer generates for all 16 in
+    one batch, the source for one example at a time.
+    """
+    from neo_peft.decoding import evaluate
+    from neo_peft.runs.generation import evaluate_generated
+
+    predict = {"labels": evaluate, "generate": evaluate_generated}[decode]
     job = Job("sentiment", at["shape"], at["precision"], at["device"])
     ours, peer = Ours(job), Peer(job, careful)
-    encoder, examples = AnswersOf(job), job.examples
+    encoder, examples = FakeEncoder(job), job.examples
     chunks = [np.arange(start, start + 16) for start in range(0, 16 * at["pairs"], 16)]
     parts = [take(examples, chunk) for chunk in chunks]
 
-    def theirs(number: int) -> None:
+    def peer_side(number: int) -> None:
         texts = [text_of(examples, index) for index in chunks[number]]
         for group in [texts] if careful else [[text] for text in texts]:
             generate(peer, job, group)
 
-    def own(number: int) -> None:
-        evaluate(ours.model, encoder, parts[number], decode=decode, batch_size=16)
+    def our_side(number: int) -> None:
+        predict(ours.model, encoder, parts[number], batch_size=16)
 
-    return compared(alternate(own, theirs, at["pairs"], 1, job.device), goal)
+    return compared(alternate(our_side, peer_side, at["pairs"], 1, job.device), goal)
 
 
-class AnswersOf:
-    """What `decoding.evaluate` asks an encoder for, where there is no tokenizer."""
+class FakeEncoder:
+    """The part of an `Encoder` that predicting needs, without a tokenizer."""
 
-    class Words:
+    class FakeTokenizer:
         @staticmethod
         def decode(ids: list[int]) -> str:
             return " ".join(map(str, ids))
@@ -115,12 +124,12 @@ class AnswersOf:
         from benchmarks.lengths import ANSWERS
         from neo_peft.tasks import get_task
 
-        self.task, self.end_token, self.tokenizer = get_task(job.task), END, self.Words
+        self.task, self.end_token, self.tokenizer = get_task(job.task), END, self.FakeTokenizer
         self.label_tokens = dict(zip(self.task.labels, ANSWERS[job.task], strict=True))
 
 
 def take(examples, chosen: np.ndarray):
-    """Take some of the examples as examples of their own."""
+    """Return the chosen examples as new `Examples`."""
     from neo_peft.encoding import Examples
 
     parts = [(examples.ids, examples.starts), (examples.target_indices, examples.target_starts)]
@@ -136,14 +145,14 @@ def take(examples, chosen: np.ndarray):
 
 
 def text_of(examples, index: int) -> np.ndarray:
+    """Return an example's tokens, without its label text."""
     begin = examples.starts[index]
     return examples.ids[begin : begin + examples.target_indices[examples.target_starts[index]] + 1]
 
 
 @torch.no_grad()
 def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
-    """Let peft generate ten tokens behind texts, padded on the left as its generation wants
-    them."""
+    """Generate ten tokens for each text with peft, which needs left padding."""
     longest = max(map(len, texts))
     ids = torch.full((len(texts), longest), END)
     mask = torch.zeros_like(ids)
@@ -161,11 +170,11 @@ def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
     )
 
 
-# ---- Memory, each side in a process of its own
+# ---- Memory. Each side is measured in a separate process.
 
 
 def memory(task: str, careful: bool, goal: float, at: dict) -> dict:
-    """Compare the peak memory of a training step beyond the loaded model's."""
+    """Compare the peak memory of a training step, in addition to the loaded model."""
     job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
     ours, theirs = (peak_of(side, job) for side in ("ours", "careful" if careful else "source"))
     return {
@@ -178,69 +187,67 @@ def memory(task: str, careful: bool, goal: float, at: dict) -> dict:
 
 
 def peak_of(side: str, job: Job) -> int:
+    """Return the peak bytes of a side: "ours", "careful" or "source"."""
     command = [sys.executable, "-m", "benchmarks.memory", side, json.dumps(dataclasses.asdict(job))]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(said.splitlines()[-1])["bytes"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])["bytes"]
 
 
-# ---- Our own methods
+# ---- Our methods, compared with each other
 
 
 def methods(method: str, goals: tuple[float, float, float], at: dict) -> list[dict]:
-    """Compare LoRA or a prompt with our own full tuning: seconds, peak memory, bytes that are
-    saved."""
+    """Compare LoRA or a prompt with our full fine-tuning: seconds, peak memory, saved bytes."""
     task = "ner" if method == "lora" else "sentiment"
-    part, whole = (
+    adapter_job, full_job = (
         Job(task, at["shape"], at["precision"], at["device"], method=name)
         for name in (method, "full")
     )
-    ours, full = Ours(part), Ours(whole)
-    sides = (as_batches(part, side, at["pairs"]) for side in (full, ours))
-    # the ratio is that of the second over the first
-    found = alternate(*sides, at["pairs"], 2, part.device)
+    ours, full = Ours(adapter_job), Ours(full_job)
+    # The ratio is the second side's seconds over the first's.
+    sides = (as_batches(adapter_job, side, at["pairs"]) for side in (full, ours))
+    times = alternate(*sides, at["pairs"], 2, adapter_job.device)
     saved = [sum(p.numel() * 4 for p in side.model.trainable().values()) for side in (ours, full)]
     del ours, full
-    peaks = [peak_of("ours", job) for job in (part, whole)]
+    peaks = [peak_of("ours", job) for job in (adapter_job, full_job)]
     return [
-        {"measure": "seconds", "at_most": True, **compared(found, goals[0])},
+        {"measure": "seconds", "at_most": True, **compared(times, goals[0])},
         {"measure": "memory", "at_most": True, "goal": goals[1], "ratio": peaks[0] / peaks[1]},
         {"measure": "saved bytes", "at_most": True, "goal": goals[2], "ratio": saved[0] / saved[1]},
     ]
 
 
 def checkpointing(task: str, at: dict) -> list[dict]:
-    """Say what `--checkpoint-activations` costs in seconds, and what is left of a step's memory."""
-    plain = Job(task, at["shape"], at["precision"], at["device"])
-    again = dataclasses.replace(plain, checkpoint=True)
-    sides = [as_batches(plain, Ours(job), at["pairs"]) for job in (plain, again)]
-    # the ratio is that of the second over the first
-    found = alternate(*sides, at["pairs"], 2, plain.device)
-    peaks = [peak_of("ours", job) for job in (again, plain)]
+    """Compare a step with and without `--checkpoint-activations`: seconds and peak memory."""
+    without = Job(task, at["shape"], at["precision"], at["device"])
+    with_it = dataclasses.replace(without, checkpoint=True)
+    # The ratio is the second side's seconds over the first's.
+    sides = [as_batches(without, Ours(job), at["pairs"]) for job in (without, with_it)]
+    times = alternate(*sides, at["pairs"], 2, without.device)
+    peaks = [peak_of("ours", job) for job in (with_it, without)]
     return [
-        {"measure": "seconds", "goal": None, **found.summary()},
+        {"measure": "seconds", "goal": None, **times.summary()},
         {"measure": "memory", "goal": None, "ratio": peaks[0] / peaks[1]},
     ]
 
 
 def inference(at: dict) -> list[dict]:
-    """Compare merged LoRA with the bare model; unmerged LoRA and a prompt are shown beside it."""
+    """Compare the seconds of merged LoRA, unmerged LoRA and a prompt with the untuned base's."""
     from neo_peft.encoding import collate
     from neo_peft.lora import merge_lora
 
     lines, job = [], Job("ner", at["shape"], at["precision"], at["device"])
     for name in ("merged", "unmerged", "prompt"):
-        sides = []
-        for tuned in (False, True):
-            method = "prompt" if tuned and name == "prompt" else "lora" if tuned else "head"
-            side = Ours(
-                Job("ner", at["shape"], at["precision"], at["device"], method=method)
-            ).model.eval()
-            if tuned and name == "merged":
-                merge_lora(side)
-            sides.append(side)
-        bare, tuned = (reader(job, side, side.prefix(), collate) for side in sides)
-        found = alternate(tuned, bare, at["pairs"], 2, job.device)
-        ratios = [own / other for own, other in zip(found.ours, found.theirs, strict=True)]
+        models = []
+        for method in ("head", "prompt" if name == "prompt" else "lora"):
+            method_job = Job("ner", at["shape"], at["precision"], at["device"], method=method)
+            model = Ours(method_job).model.eval()
+            if method == "lora" and name == "merged":
+                merge_lora(model)
+            models.append(model)
+        untuned, tuned = (predictor(job, model, model.prefix(), collate) for model in models)
+        times = alternate(tuned, untuned, at["pairs"], 2, job.device)
+        ratios = [ours / theirs for ours, theirs in zip(times.ours, times.theirs, strict=True)]
         lines.append(
             {
                 "measure": name,
@@ -254,22 +261,23 @@ def inference(at: dict) -> list[dict]:
     return lines
 
 
-def reader(job: Job, model, prefix, collate: Callable) -> Callable[[int], None]:
+def predictor(job: Job, model, prefix, collate: Callable) -> Callable[[int], None]:
+    """Return a function that computes the logits of a batch by its number."""
     order = job.order(64)
 
-    def read(number: int) -> None:
+    def predict(number: int) -> None:
         with torch.inference_mode():
             model.logits(model(collate(job.examples, order[number]).to(model.device), prefix))
 
-    return read
+    return predict
 
 
-# ---- Around the step
+# ---- Loading, encoding, metrics, one layer
 
 
 def load(at: dict) -> list[dict]:
-    """Compare loading a checkpoint with `from_pretrained`: seconds, and private memory over the
-    weights' bytes."""
+    """Compare loading a checkpoint with `from_pretrained`: seconds, and private memory divided by
+    the bytes of the weights."""
     from benchmarks.sides import published
 
     job = Job("sentiment", at["shape"])
@@ -280,19 +288,19 @@ def load(at: dict) -> list[dict]:
             (Path(folder) / name).write_bytes((tokenizer / name).read_bytes())
         runs = {side: [] for side in ("ours", "transformers")}
         for _ in range(max(3, at["pairs"] // 3)):
-            for side, found in runs.items():
+            for side, results in runs.items():
                 command = [sys.executable, "-m", "benchmarks.memory", f"load-{side}", folder]
-                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                found.append(json.loads(said.splitlines()[-1]))
+                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                results.append(json.loads(output.splitlines()[-1]))
     lines = []
-    # Either side may leave the weights in the mapped file, so that what it has only put off is on
-    # its bill too.
+    # A side can map the weights and read them later. So the goal is for the seconds until every
+    # weight has been used.
     for measure, name, goal in (
         ("seconds to the last weight", "touched", 0.6),
         ("the call alone", "seconds", None),
     ):
-        ratios = [own[name] / peer[name] for own, peer in zip(*runs.values(), strict=True)]
-        seconds = [median(one[name] for one in found) for found in runs.values()]
+        ratios = [ours[name] / theirs[name] for ours, theirs in zip(*runs.values(), strict=True)]
+        seconds = [median(result[name] for result in results) for results in runs.values()]
         lines.append(
             {
                 "measure": measure,
@@ -305,23 +313,24 @@ def load(at: dict) -> list[dict]:
                 "peers_seconds": seconds[1],
             }
         )
-    held, theirs = ([one["bytes"] / one["weights"] for one in found] for found in runs.values())
+    ours, theirs = (
+        [result["bytes"] / result["weights"] for result in results] for results in runs.values()
+    )
     return [
         *lines,
         {
             "measure": "memory over weights",
             "at_most": True,
             "goal": 1.05,
-            "ratio": median(held),
+            "ratio": median(ours),
             "peers_ratio": median(theirs),
         },
     ]
 
 
 def encode(at: dict) -> list[dict]:
-    """Compare encoding the sample's rows with the source's per-row Python: tagged words, and
-    sentences that the language model answers. Both sides must come to the same tokens and
-    labels."""
+    """Compare encoding the sample's rows with the source's code, which encodes row by row: words to
+    tag, and sentences to classify. Both sides must have the same tokens and labels."""
     from neo_peft.corpora.sources import load_splits
     from neo_peft.formats.base_config import read_config
     from neo_peft.formats.base_folder import BUNDLED
@@ -331,19 +340,20 @@ def encode(at: dict) -> list[dict]:
     from neo_peft.tasks import get_task
 
     folder, lines = BUNDLED["neo-mini"], []
-    # The sentences four times, since in all of JNLPBA a word comes again far more often than in the
-    # sample.
-    for name, by_hand, times, goal in (
-        ("ner", tag_rows, 4, 5),
-        ("sentiment", answer_rows, 1, None),
+    # The tagged sentences are taken four times, since in JNLPBA a word is repeated far more often
+    # than in the sample.
+    for name, encode_by_row, times, goal in (
+        ("ner", encode_tagging, 4, 5),
+        ("sentiment", encode_classification, 1, None),
     ):
         task, settings = get_task(name), make_settings(task=name, method="lora")
         rows = load_splits(task, "sample").train * times
         encoder = make_encoder(
             task, load_tokenizer(folder), read_config(folder), settings, with_head=name == "ner"
         )
-        theirs = by_hand(load_tokenizer(folder), task)
-        pair = alternate(lambda _: encoder(rows), lambda _: theirs(rows), at["pairs"], 1)  # noqa: B023
+        theirs = encode_by_row(load_tokenizer(folder), task)
+        encode_both = (lambda _: encoder(rows), lambda _: theirs(rows))  # noqa: B023
+        pair = alternate(*encode_both, at["pairs"], 1)
         line = compared(pair, goal)
         lines.append(
             {"measure": name, **line, "agrees": same_examples(encoder(rows), theirs(rows))}
@@ -351,15 +361,15 @@ def encode(at: dict) -> list[dict]:
     return lines
 
 
-def tag_rows(tokenizer, task) -> Callable[[list[dict]], list]:
-    """Encode as transformers' token classification example does, a row at a time: tokenise the
-    words, and walk over the sub-tokens to find where each word begins."""
+def encode_tagging(tokenizer, task) -> Callable[[list[dict]], list]:
+    """Return a function that encodes row by row, as transformers' token classification example: it
+    tokenises the words, and loops over the sub-tokens to find the first one of each word."""
     before_words = tokenizer.backend_tokenizer.pre_tokenizer
     before_words.add_prefix_space = tokenizer.add_prefix_space = True
     tokenizer.backend_tokenizer.pre_tokenizer = before_words
 
     def encode_rows(rows: list[dict]) -> list:
-        found = []
+        encoded_rows = []
         for row in rows:
             encoded = tokenizer(
                 row["tokens"], is_split_into_words=True, truncation=True, max_length=256
@@ -371,33 +381,33 @@ def tag_rows(tokenizer, task) -> Callable[[list[dict]], list]:
                 )
                 before = word
             encoded["labels"] = labels
-            found.append(encoded)
-        return found
+            encoded_rows.append(encoded)
+        return encoded_rows
 
     return encode_rows
 
 
-def answer_rows(tokenizer, task) -> Callable[[list[dict]], list]:
-    """Encode as peft's prompt tuning example does, a row at a time: tokenise the text in its
-    template and the label, and lay them one behind the other."""
+def encode_classification(tokenizer, task) -> Callable[[list[dict]], list]:
+    """Return a function that encodes row by row, as peft's prompt tuning example: it tokenises the
+    text in its template and the label, and concatenates them."""
 
     def encode_rows(rows: list[dict]) -> list:
-        found = []
+        encoded_rows = []
         for row in rows:
             encoded = tokenizer(f"Sentence : {row['sentence']} Label :")
             label = tokenizer(f" {row['label']}")["input_ids"] + [tokenizer.eos_token_id]
             text = encoded["input_ids"]
             encoded["input_ids"], encoded["labels"] = text + label, [-100] * len(text) + label
             encoded["attention_mask"] = [1] * len(encoded["input_ids"])
-            found.append(encoded)
-        return found
+            encoded_rows.append(encoded)
+        return encoded_rows
 
     return encode_rows
 
 
 def same_examples(ours, theirs: list) -> bool:
-    """Say whether both sides have the same tokens (theirs may end in one that is never read) and
-    the same labels."""
+    """Return whether both sides have the same tokens and labels. Theirs can have the end token in
+    addition, which is predicted and never an input."""
     for index, encoded in enumerate(theirs):
         ids = ours.ids[ours.starts[index] : ours.starts[index + 1]].tolist()
         targets = ours.targets[ours.target_starts[index] : ours.target_starts[index + 1]].tolist()
@@ -409,7 +419,7 @@ def same_examples(ours, theirs: list) -> bool:
 
 
 def metrics(at: dict) -> dict:
-    """Compare the scores of as many sentences as JNLPBA's test has with seqeval's."""
+    """Compare scoring with seqeval, on as many sentences as JNLPBA's test split has."""
     from seqeval.metrics import classification_report
 
     from neo_peft.metrics import entity_scores
@@ -417,29 +427,28 @@ def metrics(at: dict) -> dict:
     rng = np.random.default_rng(0)
     kinds = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 
-    def tags(length: int) -> list[str]:
-        found = []
-        while len(found) < length:
+    def random_tags(length: int) -> list[str]:
+        tags = []
+        while len(tags) < length:
             if rng.random() < 0.8:
-                found.append("O")
+                tags.append("O")
             else:
                 kind = kinds[rng.integers(5)]
-                found += [f"B-{kind}", *[f"I-{kind}"] * int(rng.integers(4))]
-        return found[:length]
+                tags += [f"B-{kind}", *[f"I-{kind}"] * int(rng.integers(4))]
+        return tags[:length]
 
-    gold = [tags(26) for _ in range(3856)]
-    predicted = [tags(26) if rng.random() < 0.5 else sentence for sentence in gold]
+    gold = [random_tags(26) for _ in range(3856)]
+    predicted = [random_tags(26) if rng.random() < 0.5 else sentence for sentence in gold]
 
     def theirs(_: int) -> None:
-        # which holds all that our scores hold
+        # it has all scores that ours has
         classification_report(gold, predicted, output_dict=True)
 
     return compared(alternate(lambda _: entity_scores(gold, predicted), theirs, at["pairs"], 1), 5)
 
 
 def layer(at: dict) -> list[dict]:
-    """Compare one adapted projection, forward and backward, with peft's and with loralib's form
-    written out."""
+    """Compare one layer with LoRA, forward and backward, with peft's and with loralib's formula."""
     from peft import LoraConfig
     from peft.tuners.lora import Linear as PeftLinear
 

@@ -1,9 +1,9 @@
-"""Batches with the real lengths of the three data sets, and without their text.
+"""Examples with the real lengths of the three data sets, and random tokens.
 
-lengths.json holds, for 512 evenly spaced training rows of each, the tokens that GPT-2's tokenizer
-makes of them: of JNLPBA one number a word, of PhraseBank and MRPC the tokens of the text in its
-template, and the label's number. The token ids are random: what a step costs does not depend on
-them.
+lengths.json describes 512 evenly spaced training rows of each data set, tokenized by GPT-2's
+tokenizer. For JNLPBA it has the number of tokens of each word. For PhraseBank and MRPC it has the
+number of tokens of the text in its template, and the label's index. The token ids are drawn at
+random, since the cost of a step does not depend on them.
 """
 
 import json
@@ -14,15 +14,15 @@ import numpy as np
 from neo_peft.encoding import Examples
 
 END = 50256
-ANSWERS = {  # GPT-2's tokens of the labels' words, and the end token
+ANSWERS = {  # for each label, GPT-2's tokens of its words, and the end token
     "sentiment": [[4633, END], [8500, END], [3967, END]],
     "similarity": [[407, 7548, END], [7548, END]],
 }
-LABELS = 11  # of ner
+LABELS = 11  # number of labels of ner
 
 
 def load_examples(task: str, rows: int = 512) -> Examples:
-    """Make encoded examples of a task's real lengths, their ids drawn from GPT-2's vocabulary."""
+    """Return encoded examples with a task's real lengths and random token ids."""
     lengths = json.loads(Path(__file__).with_name("lengths.json").read_text())[task][:rows]
     rng = np.random.default_rng(0)
     ids, indices, targets = [], [], []

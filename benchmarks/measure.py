@@ -1,5 +1,5 @@
-"""How anything here is measured: two sides in turn, A B A B, in one process; peak memory in a
-process of its own."""
+"""How the benchmarks measure: two sides run in turn (A B A B) in one process. Peak memory is
+measured in a separate process."""
 
 import ctypes
 import gc
@@ -17,16 +17,18 @@ from neo_peft.gptneo import Config
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds of our side and of the peer's, pair by pair."""
+    """The seconds that two sides took. Index i of both is pair i."""
 
-    ours: list[float]
-    theirs: list[float]
+    ours: list[float]  # seconds of our side
+    theirs: list[float]  # seconds of the peer
 
     @property
     def ratios(self) -> list[float]:
+        """The peer's seconds over ours, for each pair."""
         return [peer / own for own, peer in zip(self.ours, self.theirs, strict=True)]
 
     def summary(self) -> dict:
+        """Return the median and the range of the ratios."""
         ratios = self.ratios
         return {"ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
 
@@ -34,23 +36,24 @@ class Comparison:
 def alternate(
     ours: Callable, theirs: Callable, pairs: int, warm_up: int = 2, device: str = "cpu"
 ) -> Comparison:
-    """Run both sides in turn. Each is called with the number of the pair, so that both see the same
-    batch."""
-    taken = ([], [])
+    """Time both sides in turn. Each is called with the pair's number, so that both use the same
+    batch. The warm-up pairs are not counted."""
+    measured = ([], [])
     for pair in range(-warm_up, pairs):
-        for side, seconds in zip((ours, theirs), taken):
+        for side, seconds in zip((ours, theirs), measured):
             elapsed = seconds_of(lambda: side(pair % pairs), device)  # noqa: B023
             if pair >= 0:
                 seconds.append(elapsed)
-    return Comparison(*taken)
+    return Comparison(*measured)
 
 
 def seconds_of(call: Callable, device: str = "cpu") -> float:
-    """Time a call: on a GPU by its own events, since its work goes on when the call is over."""
+    """Return the seconds of a call. On a GPU they are measured by CUDA events, since kernels still
+    run after the call returns."""
     if device == "cpu":
-        began = time.perf_counter()
+        started = time.perf_counter()
         call()
-        return time.perf_counter() - began
+        return time.perf_counter() - started
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     call()
@@ -60,15 +63,15 @@ def seconds_of(call: Callable, device: str = "cpu") -> float:
 
 
 def matmul_rate(
-    config: Config, rows: int, dtype: torch.dtype, device: str = "cpu", repeats: int = 12
+    config: Config, tokens: int, dtype: torch.dtype, device: str = "cpu", repeats: int = 12
 ) -> float:
-    """Measure the machine's own rate, in floating point operations a second: a block's products, of
-    as many rows."""
+    """Return how many floating point operations per second this machine computes in matrix
+    products: those of one transformer block, for this number of tokens."""
     size, inner = config.hidden_size, config.intermediate_size
     shapes = [(size, size)] * 4 + [(inner, size), (size, inner)]
     weights = [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
     inputs = {
-        width: torch.randn(rows, width, device=device, dtype=dtype) for width in (size, inner)
+        width: torch.randn(tokens, width, device=device, dtype=dtype) for width in (size, inner)
     }
 
     def products() -> None:
@@ -76,36 +79,37 @@ def matmul_rate(
             for weight in weights:
                 F.linear(inputs[weight.shape[1]], weight)
 
-    taken = [seconds_of(products, device) for _ in range(repeats + 2)][2:]
-    return 2 * rows * sum(weight.numel() for weight in weights) / median(taken)
+    seconds = [seconds_of(products, device) for _ in range(repeats + 2)][2:]
+    return 2 * tokens * sum(weight.numel() for weight in weights) / median(seconds)
 
 
 def block_parameters(config: Config) -> int:
+    """Return the number of parameters in the matrices of all blocks."""
     return config.num_layers * (
         4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
     )
 
 
 def peak_memory(call: Callable, device: str = "cpu") -> int:
-    """Measure the bytes that a call needs at its peak, beyond what is held before it."""
+    """Return the bytes that a call needs at its peak, in addition to those allocated before it."""
     if device != "cpu":
         torch.cuda.synchronize()
-        held = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         call()
-        return torch.cuda.max_memory_allocated() - held
+        return torch.cuda.max_memory_allocated() - before
     gc.collect()
-    # what building the model has freed would else serve the step, and not be seen
+    # Return freed memory to the system. Otherwise the call reuses it, and its peak looks too small.
     ctypes.CDLL(None).malloc_trim(0)
-    held = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is held
+    before = memory_of_process("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
     call()
-    return resident("VmHWM") - held
+    return memory_of_process("VmHWM") - before
 
 
-def resident(name: str) -> int:
-    """Read one of this process's sizes in bytes: VmRSS is what it holds, VmHWM the most it has
-    held, RssAnon what it shares with no file."""
+def memory_of_process(name: str) -> int:
+    """Return a field of /proc/self/status in bytes: VmRSS (resident memory), VmHWM (its peak), or
+    RssAnon (the resident memory that belongs to no file)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What one side needs at its peak, in a process of its own: prints one JSON object."""
+"""Measure one side's memory in a separate process. Prints one JSON object."""
 
 import gc
 import json
@@ -7,13 +7,14 @@ import time
 
 import torch
 
-from benchmarks.measure import peak_memory, resident
+from benchmarks.measure import memory_of_process, peak_memory
 from benchmarks.sides import Job, Ours, Peer
 from neo_peft.formats.base_folder import BUNDLED
 
 
 def training(side: str, job: str) -> dict:
-    """Measure two steps of the largest batch: in the second the optimizer's averages are there."""
+    """Return the peak bytes of two steps on the largest batch. In the second step AdamW's averages
+    are allocated."""
     job = Job(**json.loads(job))
     step = Ours(job) if side == "ours" else Peer(job, careful=side == "careful")
     del job.__dict__["weights"]
@@ -25,11 +26,11 @@ def training(side: str, job: str) -> dict:
 
 
 def loading(side: str, folder: str) -> dict:
-    """Time the loading of a folder, and count what the process then holds for itself alone.
+    """Return the seconds that loading a checkpoint takes, and the private memory that it needs.
 
-    Both sides may leave the weights in the mapped file, which is read only where it is used:
-    `touched` are the seconds until every weight has been. Before the clock each side loads
-    neo-mini, which imports all that it needs.
+    Both sides can map the file into memory, and a mapped weight is read from disk only when it is
+    used. `touched` has the seconds until every weight has been used. Each side first loads
+    neo-mini, without timing, so that all imports are done.
     """
     if side == "ours":
         from neo_peft.formats.base import load_base
@@ -43,18 +44,18 @@ def loading(side: str, folder: str) -> dict:
             AutoTokenizer.from_pretrained(folder),
         )[0]
     load(BUNDLED["neo-mini"])
-    gc.collect()  # or what the imports left behind is collected while the clock runs
-    held, began = resident("RssAnon"), time.perf_counter()
+    gc.collect()  # so that no garbage of the imports is collected during the timing
+    before, started = memory_of_process("RssAnon"), time.perf_counter()
     model = load(folder)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     for parameter in model.parameters():
         parameter.detach().sum()
-    touched = time.perf_counter() - began
+    touched = time.perf_counter() - started
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return {
         "seconds": seconds,
         "touched": touched,
-        "bytes": resident("RssAnon") - held,
+        "bytes": memory_of_process("RssAnon") - before,
         "weights": weights,
     }
 

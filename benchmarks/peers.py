@@ -1,10 +1,15 @@
-"""Compare neo_peft with what users would take instead: python -m benchmarks.peers --job ner
+"""Compare neo_peft with what users would use instead: python -m benchmarks.peers --job ner
 
-In one process and one thread the two sides run in turn (A B A B) on the same batches of real
-lengths, at a published GPT-Neo's shape with random weights. Printed are the median of the peer's
-seconds over ours with its range, real tokens a second, the share of the machine's own
-matrix-product rate, and whether both sides' losses agree; a record is written under
-benchmarks/records/.
+The two sides run in turn (A B A B), in one process and one thread, on the same batches of real
+lengths. The model has a published GPT-Neo's shape and random weights. The table has
+
+  ratio          the peer's seconds over ours: the median over the pairs, and the range
+  share          the step's rate of floating point operations over the machine's rate in matrix
+                 products
+  tokens/s       tokens of our step per second, padding not counted
+  losses agree   whether both sides have the same loss
+
+A record is written in benchmarks/records/.
 """
 
 import argparse
@@ -29,8 +34,8 @@ from neo_peft.settings import whole
 RECORDS = Path(__file__).with_name("records")
 BOTH = ("fp32", "bf16")
 
-# Each job's lines: what is compared, and how; goals are the peer's seconds over ours, unless a line
-# says otherwise.
+# For each job: what we compare with, and the function that measures it. A goal is for the peer's
+# seconds over ours, except where a line has "at_most" or "within".
 JOBS: dict[str, list[tuple[str, Callable]]] = {
     "ner": [("the source", partial(jobs.step, "ner", False, {"fp32": 2.1, "bf16": 2.2}))],
     "ner_careful": [("careful", partial(jobs.step, "ner", True, dict.fromkeys(BOTH, 1.15)))],
@@ -45,10 +50,10 @@ JOBS: dict[str, list[tuple[str, Callable]]] = {
         ("careful", partial(jobs.step, "similarity", True, dict.fromkeys(BOTH, 1.3)))
     ],
     "evaluate": [
-        ("rank, the source", partial(jobs.evaluation, "rank", False, 8)),
-        ("generate, the source", partial(jobs.evaluation, "generate", False, 5)),
-        ("rank, careful", partial(jobs.evaluation, "rank", True, 2)),
-        ("generate, careful", partial(jobs.evaluation, "generate", True, 1.2)),
+        ("labels scored, the source", partial(jobs.evaluation, "labels", False, 8)),
+        ("generated, the source", partial(jobs.evaluation, "generate", False, 5)),
+        ("labels scored, careful", partial(jobs.evaluation, "labels", True, 2)),
+        ("generated, careful", partial(jobs.evaluation, "generate", True, 1.2)),
     ],
     "memory": [
         (
@@ -66,7 +71,7 @@ JOBS: dict[str, list[tuple[str, Callable]]] = {
         (f"{task} with over without", partial(jobs.checkpointing, task))
         for task in ("ner", "sentiment")
     ],
-    "inference": [("over the bare model", jobs.inference)],
+    "inference": [("over the untuned base", jobs.inference)],
     "load": [("over from_pretrained", jobs.load)],
     "encode": [("the source's rows", jobs.encode)],
     "metrics": [("seqeval", jobs.metrics)],
@@ -84,28 +89,28 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--shape", choices=tuple(SHAPES), default="125m", help="a published GPT-Neo's"
+        "--shape", choices=tuple(SHAPES), default="125m", help="that of a published GPT-Neo"
     )
     parser.add_argument(
-        "--pairs", type=argument(whole(1)), default=12, help="how often both sides run in turn"
+        "--pairs", type=argument(whole(1)), default=12, help="number of times that each side runs"
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
     )
     flags = parser.parse_args(argv)
-    at_home = (flags.precision, flags.device) == ("fp32", "cpu")
-    if flags.job in ON_CPU_IN_FP32 and not at_home:
-        parser.error(f"--job {flags.job} is measured on a CPU in fp32 alone")
+    on_cpu_in_fp32 = (flags.precision, flags.device) == ("fp32", "cpu")
+    if flags.job in ON_CPU_IN_FP32 and not on_cpu_in_fp32:
+        parser.error(f"--job {flags.job} is only measured with --device cpu --precision fp32")
     torch.set_num_threads(1)
-    found = {}
-    every = [name for name in JOBS if at_home or name not in ON_CPU_IN_FP32]
-    for name in every if flags.job == "all" else [flags.job]:
-        found[name] = [
-            {"beside": what, **line}
-            for what, measure in JOBS[name]
-            for line in listed(measure(vars(flags)))
+    results = {}
+    all_jobs = [name for name in JOBS if on_cpu_in_fp32 or name not in ON_CPU_IN_FP32]
+    for name in all_jobs if flags.job == "all" else [flags.job]:
+        results[name] = [
+            {"beside": peer, **line}
+            for peer, measure in JOBS[name]
+            for line in as_list(measure(vars(flags)))
         ]
-        for line in found[name]:
+        for line in results[name]:
             print(as_text(name, line), file=sys.stderr, flush=True)
     record = {
         "flags": vars(flags),
@@ -113,27 +118,39 @@ def main(argv: list[str] | None = None) -> None:
         "versions": versions(),
         "commit": commit(),
     }
-    record |= {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "jobs": found}
+    record |= {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "jobs": results}
     RECORDS.mkdir(parents=True, exist_ok=True)
     stem = f"{flags.job}-{flags.shape}-{flags.precision}-{flags.device}"
     (RECORDS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
     if flags.json:
-        print(json.dumps({name: first(lines) for name, lines in found.items()}))
+        print(json.dumps({name: with_headline(lines) for name, lines in results.items()}))
     else:
-        print(table(HEADER, [cells(name, line) for name, lines in found.items() for line in lines]))
+        print(
+            table(HEADER, [cells(name, line) for name, lines in results.items() for line in lines])
+        )
 
 
-def listed(lines: dict | list[dict]) -> list[dict]:
+def as_list(lines: dict | list[dict]) -> list[dict]:
     return lines if isinstance(lines, list) else [lines]
 
 
-def first(lines: list[dict]) -> dict:
-    """Take a job's first line, with the names that `--json` promises, and the others beside it."""
+def with_headline(lines: list[dict]) -> dict:
+    """Return what `--json` prints for a job: the main fields of its first line, and all lines."""
     names = ("ratio", "ratio_min", "ratio_max", "share")
     return {name: lines[0].get(name) for name in names} | {"lines": lines}
 
 
-HEADER = ("job", "beside", "goal", "ratio", "range", "met", "share", "tokens/s", "losses agree")
+HEADER = (
+    "job",
+    "compared with",
+    "goal",
+    "ratio",
+    "range",
+    "met",
+    "share",
+    "tokens/s",
+    "losses agree",
+)
 
 
 def cells(name: str, line: dict) -> list[str]:
@@ -149,8 +166,8 @@ def cells(name: str, line: dict) -> list[str]:
     share = f"{line['share']:.2f}" if "share" in line else ""
     speed = f"{line['tokens_per_second']:,.0f}" if "tokens_per_second" in line else ""
     agrees = {True: "yes", False: "NO"}.get(line.get("agrees"), "")
-    what = ", ".join(filter(None, (line["beside"], line.get("measure"))))
-    return [name, what, goal, f"{line['ratio']:.3f}", spread, met(line), share, speed, agrees]
+    peer = ", ".join(filter(None, (line["beside"], line.get("measure"))))
+    return [name, peer, goal, f"{line['ratio']:.3f}", spread, met(line), share, speed, agrees]
 
 
 def as_text(name: str, line: dict) -> str:
@@ -158,7 +175,8 @@ def as_text(name: str, line: dict) -> str:
 
 
 def met(line: dict) -> str:
-    """Say whether a goal is met; a ratio does not count where the losses differ."""
+    """Return "yes" or "no": whether a line's goal is met. It is not where the losses differ. Return
+    "" without a goal."""
     if line.get("goal") is None:
         return ""
     if "within" in line:
@@ -176,8 +194,8 @@ def hardware(device: str) -> dict:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if "model name" in line
     ]
-    found = {"cpu": names[0] if names else platform.processor(), "cores": len(names)}
-    return found | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+    cpu = {"cpu": names[0] if names else platform.processor(), "cores": len(names)}
+    return cpu | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def versions() -> dict:

@@ -1,10 +1,11 @@
-"""Both sides of a training step, on the same weights and the same batches: ours, and what users
-would take instead.
+"""The two sides of a comparison, with the same weights and the same batches.
 
-Ours is the step of train.py itself: `collate` and `loop.take_step`, with its optimizer. Two peers:
-the source's pipeline (peft as the study used it: padded, logits everywhere) and a careful user's
-(right-padded, no cache, logits only at the labels; its batches are grouped by length, for both
-sides).
+Our side is the training step of train.py: `collate`, `loop.take_step`, and its optimizer. There are
+two peers, both with peft:
+
+the source   the pipeline of the study: padded, logits at all positions
+careful      a careful user's: right-padded, no cache, logits only at the labels. Then the batches
+             of both sides are grouped by length.
 """
 
 from collections.abc import Callable
@@ -34,10 +35,11 @@ SETTINGS = {
     "sentiment": {"task": "sentiment", "method": "prompt", "prompt_length": 8, "batch_size": 8},
     "similarity": {"task": "similarity", "method": "prompt", "prompt_length": 8, "batch_size": 8},
 }
-PADDED_TO = {"sentiment": 64, "similarity": 128}  # the source's lengths
+PADDED_TO = {"sentiment": 64, "similarity": 128}  # the source's lengths, in tokens
 
 
 def shape(name: str) -> Config:
+    """Return the config of a published GPT-Neo's shape."""
     size, layers, heads = SHAPES[name]
     kinds = ("global", "local") * (layers // 2)
     return Config(50257, size, heads, 2048, 256, 4 * size, kinds, 1e-5, 0.02, END)
@@ -45,26 +47,22 @@ def shape(name: str) -> Config:
 
 @dataclass(frozen=True)
 class Job:
-    """A task's step at a model's shape. `settings` are those of train.py; `precision` is the frozen
-    matrices'."""
+    """What is measured: the training step of a task, for a model of some shape."""
 
     task: str
-    shape: str = "125m"
-    precision: str = "fp32"
+    shape: str = "125m"  # a key of SHAPES
+    precision: str = "fp32"  # the dtype of the frozen matrices
     device: str = "cpu"
-    grouped: bool = False  # batches of like lengths, as a careful user makes them
-    method: str | None = None
+    grouped: bool = False  # batches of texts of similar length, as for the careful peer
+    method: str | None = None  # None for the task's method in SETTINGS
     checkpoint: bool = False  # --checkpoint-activations
 
     @cached_property
     def settings(self) -> Settings:
-        given = SETTINGS[self.task] | ({"method": self.method} if self.method else {})
-        given = (
-            given
-            if "lora" in given["method"]
-            else {k: v for k, v in given.items() if k not in ("rank", "dropout")}
-        )
-        return make_settings(model="EleutherAI/gpt-neo-125m", precision=self.precision, **given)
+        flags = SETTINGS[self.task] | ({"method": self.method} if self.method else {})
+        if "lora" not in flags["method"]:
+            flags = {k: v for k, v in flags.items() if k not in ("rank", "dropout")}
+        return make_settings(model="EleutherAI/gpt-neo-125m", precision=self.precision, **flags)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,16 +74,15 @@ class Job:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Random weights under the published names: normal matrices, norms and biases a little off
-        1 and 0."""
+        """Random weights with the published names. Norm weights are near 1, all others near 0."""
         with torch.device("meta"):
             trunk = GPTNeo(shape(self.shape))
-        draw = torch.Generator().manual_seed(0)
-        made = {}
+        generator = torch.Generator().manual_seed(0)
+        weights = {}
         for name, parameter in trunk.named_parameters():
-            start = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
-            made[name] = start + 0.02 * torch.randn(parameter.shape, generator=draw)
-        return made
+            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+            weights[name] = mean + 0.02 * torch.randn(parameter.shape, generator=generator)
+        return weights
 
     @cached_property
     def head(self) -> Tensor:
@@ -98,36 +95,32 @@ class Job:
         return self.weights["wte.weight"][: self.settings.prompt_length].clone()
 
     def order(self, count: int) -> list[np.ndarray]:
-        """Choose `count` batches: shuffled, or grouped by length and then shuffled, as a Trainer
-        groups them."""
+        """Return the example indices of `count` batches: shuffled; if `grouped`, sorted by length,
+        with shuffled batches."""
         shuffled = np.random.default_rng(0).permutation(len(self.examples))
         if self.grouped:
             lengths = np.diff(self.examples.starts)
             shuffled = shuffled[np.argsort(lengths[shuffled], kind="stable")]
-        cut = list(batches(shuffled, self.settings.batch_size))
+        chosen = list(batches(shuffled, self.settings.batch_size))
         if self.grouped:
-            cut = [cut[i] for i in np.random.default_rng(1).permutation(len(cut))]
-        return cut[:count]
+            chosen = [chosen[i] for i in np.random.default_rng(1).permutation(len(chosen))]
+        return chosen[:count]
 
 
 # ---- Our side
 
 
 def our_model(job: Job) -> TunedModel:
-    """Put the method onto a trunk of our own, held as train.py holds it, its start that of
-    `job`."""
+    """Return our model with the method, in the dtypes of train.py, with the weights of `job`."""
     config, settings = shape(job.shape), job.settings
     with torch.device("meta"):
         trunk = GPTNeo(config)
-    held = base_dtype(settings, job.dtype)
+    matrix_dtype = base_dtype(settings, job.dtype)
     for name, tensor in job.weights.items():
         parent, _, leaf = name.rpartition(".")
-        kept = tensor.to(job.device, held if tensor.dim() > 1 else torch.float32, copy=True)
-        setattr(
-            trunk.get_submodule(parent),
-            leaf,
-            nn.Parameter(kept, requires_grad=settings.trains_base),
-        )
+        dtype = matrix_dtype if tensor.dim() > 1 else torch.float32
+        parameter = nn.Parameter(tensor.to(job.device, dtype, copy=True), settings.trains_base)
+        setattr(trunk.get_submodule(parent), leaf, parameter)
     head = prompt = None
     if job.task == "ner":
         head = nn.Linear(config.hidden_size, LABELS, device=job.device)
@@ -151,7 +144,7 @@ def our_model(job: Job) -> TunedModel:
 
 
 class Ours:
-    """Our training step: called with the examples of a batch."""
+    """Our training step. A call takes the example indices of a batch, and returns the loss."""
 
     def __init__(self, job: Job):
         self.job, self.model = job, our_model(job)
@@ -168,6 +161,7 @@ class Ours:
 
     @torch.no_grad()
     def plain_loss(self, chosen: np.ndarray) -> float:
+        """Return the loss without dropout."""
         self.model.eval()
         batch = collate(self.job.examples, chosen).to(self.model.device)
         return float(self.model.loss(batch)) / len(batch.targets)
@@ -177,7 +171,7 @@ class Ours:
 
 
 def published(job: Job, tags: bool, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Make transformers' GPT-Neo of the same shape and weights."""
+    """Return transformers' GPT-Neo with the same shape and weights."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoForTokenClassification
 
     config = shape(job.shape)
@@ -201,7 +195,10 @@ def published(job: Job, tags: bool, dtype: torch.dtype = torch.float32) -> nn.Mo
 
 
 class Peer:
-    """peft's training step. `careful` chooses which of the two users it belongs to."""
+    """A peer's training step with peft: that of the careful user, or that of the source.
+
+    A call takes the example indices of a batch, and returns the loss.
+    """
 
     def __init__(self, job: Job, careful: bool, dtype: torch.dtype = torch.float32):
         from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -242,12 +239,13 @@ class Peer:
 
     @torch.no_grad()
     def plain_loss(self, chosen: np.ndarray) -> float:
+        """Return the loss without dropout, padded on the right."""
         self.model.eval()
         with torch.autocast(self.job.device, self.job.dtype, enabled=self.job.precision != "fp32"):
             return float(self.loss(chosen, left=False))
 
     def loss(self, chosen: np.ndarray, left: bool) -> Tensor:
-        """The mean cross-entropy of a batch's labels; `left` pads as the source does, to its fixed
+        """Return the mean cross-entropy of a batch. `left` pads on the left, to the source's fixed
         length."""
         length = PADDED_TO[self.job.task] if left else None
         ids, mask, labels = padded(self.job, chosen, length)
@@ -264,13 +262,18 @@ class Peer:
         seen = torch.cat([mask.new_ones(len(ids), prompt.shape[1]), mask], dim=1)
         hidden = trunk(inputs_embeds=inputs, attention_mask=seen, use_cache=False).last_hidden_state
         hidden, targets = hidden[:, prompt.shape[1] :][:, :-1], labels[:, 1:]
-        read = targets != -100
-        return F.cross_entropy(self.model.base_model.lm_head(hidden[read]).float(), targets[read])
+        labelled = targets != -100
+        logits = self.model.base_model.lm_head(hidden[labelled])
+        return F.cross_entropy(logits.float(), targets[labelled])
 
 
 def padded(job: Job, chosen: np.ndarray, left_to: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad a batch on the right to its longest, or on the left to a length, its texts shortened so
-    that the answer fits; labels stand at the words' first sub-tokens, or at the answer's tokens."""
+    """Return a padded batch: token ids, attention mask and labels, each (B, T).
+
+    It is padded on the right to its longest example, or on the left to the length `left_to`, to
+    which texts are cut. Labels are at the words' first sub-tokens, or at the tokens of the label
+    text; elsewhere they are -100.
+    """
     examples, rows = job.examples, []
     for index in chosen:
         ids = examples.ids[examples.starts[index] : examples.starts[index + 1]]
@@ -282,26 +285,26 @@ def padded(job: Job, chosen: np.ndarray, left_to: int | None) -> tuple[Tensor, T
         else:
             text = ids[: indices[0] + 1]
             text = text[: left_to - len(targets)] if left_to else text
-            ids = np.concatenate([text, targets])  # with the end token, which the source feeds too
+            ids = np.concatenate([text, targets])  # with the end token, as the source has it
             labels = np.concatenate([np.full(len(text), -100), targets])
         rows.append((ids, labels))
     longest = left_to or max(len(ids) for ids, _ in rows)
-    made = np.full((3, len(rows), longest), 0)
-    made[0], made[2] = END, -100
+    padded_rows = np.zeros((3, len(rows), longest), dtype=np.int64)
+    padded_rows[0], padded_rows[2] = END, -100
     for i, (ids, labels) in enumerate(rows):
         place = slice(longest - len(ids), longest) if left_to else slice(0, len(ids))
-        made[0, i, place], made[1, i, place], made[2, i, place] = ids, 1, labels
-    return tuple(torch.from_numpy(part) for part in made)
+        padded_rows[:, i, place] = ids, np.ones_like(ids), labels
+    return tuple(torch.from_numpy(part) for part in padded_rows)
 
 
 def as_batches(job: Job, side: Callable, count: int) -> Callable[[int], float]:
-    """Make a side that is called with a batch's number."""
+    """Return a function that calls a side with batch number i of `count`."""
     order = job.order(count)
     return lambda number: side(order[number])
 
 
 def tokens_of(job: Job, count: int) -> float:
-    """Count the real tokens of a step, on average: what the text holds, with its answer but for the
-    last token."""
+    """Return the mean number of tokens of a step, without padding: those of the texts and their
+    label texts, except the last one, which is only predicted."""
     lengths = np.diff(job.examples.starts)
     return float(np.mean([lengths[chosen].sum() for chosen in job.order(count)]))

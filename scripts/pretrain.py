@@ -1,11 +1,10 @@
-"""Pretrain neo-mini, tokenizer and weights, from text files (plain or .xz, one document a line):
+"""Pretrain neo-mini, tokenizer and weights, on text files (plain or .xz, one document per line).
 
     python scripts/pretrain.py --text bio.txt.xz news.txt:0.5 --heldout heldout.txt --out my-mini
-    torchrun --nproc-per-node 2 scripts/pretrain.py ...     # the same, each batch shared by two
-    processes
 
-`FILE:0.5` takes half of a file's documents, `FILE:2` all twice. Started again, it goes on from its
-checkpoint.
+`FILE:0.5` uses half of a file's documents, `FILE:2` all of them twice. If --out has a checkpoint,
+the run resumes from it. `torchrun --nproc-per-node 2 scripts/pretrain.py ...` splits each batch
+between two processes.
 """
 
 import argparse
@@ -27,16 +26,19 @@ from neo_peft.packing import Packing
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import read_json, write_json, write_whole
 
-# not the marks in 1,000, 0.5 and IL-2
+# punctuation, but not the marks in 1,000, 0.5 and IL-2
 PUNCTUATION = re.compile(r"""([()\[\];:!?"]|,(?!\d)|\.(?=\s|$)|'s\b)""")
-# steps; share of the steps in which the rate falls (Hu et al. 2024); steps
-WARMUP, DECAY, SAVE_EVERY = (100, 0.5, 100)
+WARMUP = 100  # number of steps in which the learning rate rises
+DECAY = 0.5  # share of the steps, the last ones, in which it falls (Hu et al. 2024)
+SAVE_EVERY = 100  # steps between two checkpoints
 RANK, LOCAL, WORLD = (
-    int(os.environ.get(*of)) for of in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+    int(os.environ.get(*variable))
+    for variable in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
 )
 
 
 def read_documents(file: str) -> tuple[list[str], float]:
+    """Return the documents and the weight of FILE or FILE:WEIGHT; the weight defaults to 1."""
     path, _, weight = file.partition(":")
     try:
         with (
@@ -52,8 +54,8 @@ def read_documents(file: str) -> tuple[list[str], float]:
 
 
 def choose_documents(files: list[str], spaced: float, seed: int) -> list[str]:
-    """Draw each file's share of documents, put spaces around the punctuation of some, and shuffle
-    them all."""
+    """Return documents of all files, drawn by the files' weights and shuffled. A share `spaced` of
+    them has spaces around the punctuation."""
     random, chosen = np.random.default_rng(seed), []
     for documents, weight in map(read_documents, files):
         order = random.permutation(len(documents))
@@ -66,8 +68,7 @@ def choose_documents(files: list[str], spaced: float, seed: int) -> list[str]:
 
 
 def start(model: str | None, documents: list[str], seed: int) -> Base:
-    """Load the model to go on from; without one draw weights in neo-mini's shape, and train a
-    tokenizer."""
+    """Load `model`. Without one, draw random weights in neo-mini's shape, and train a tokenizer."""
     base = load_base(model or "neo-mini")
     if not model:
         torch.manual_seed(seed)
@@ -81,27 +82,27 @@ def start(model: str | None, documents: list[str], seed: int) -> Base:
 
 
 def losses(trunk: torch.nn.Module, texts: torch.Tensor) -> torch.Tensor:
-    """Compute the cross-entropy of each token of texts (B, T + 1) but the first, in nats (B *
-    T,)."""
+    """Return the cross-entropy in nats (B * T,) of the tokens of texts (B, T + 1), without each
+    text's first token."""
     texts = texts.to(trunk.wte.weight.device)
-    rows = Packing.of_texts(torch.full((len(texts),), texts.shape[1] - 1, device=texts.device))
+    packing = Packing.of_texts(torch.full((len(texts),), texts.shape[1] - 1, device=texts.device))
     with torch.autocast(texts.device.type, torch.bfloat16, enabled=texts.is_cuda):
-        logits = trunk(trunk.embed(texts[:, :-1].flatten()), rows) @ trunk.wte.weight.T
+        logits = trunk(trunk.embed(texts[:, :-1].flatten()), packing) @ trunk.wte.weight.T
         return torch.nn.functional.cross_entropy(logits, texts[:, 1:].flatten(), reduction="none")
 
 
 @torch.no_grad()
-def update(
+def optimizer_step(
     trunk: torch.nn.Module, averages: dict[str, torch.Tensor], step: int, rate: float
 ) -> None:
-    """Move the blocks' matrices by Muon (Jordan et al. 2024), everything else by Adam at 0.15 of
-    the rate."""
+    """Take an optimizer step: the blocks' matrices with Muon (Jordan et al. 2024), all other
+    parameters with Adam at 0.15 of the learning rate."""
     for name, p in trunk.named_parameters():
         first, second = averages["first " + name], averages["second " + name]
         if name.startswith("h.") and p.dim() == 2:
             x = p.grad.lerp(first.lerp_(p.grad, 0.05), 0.95)
             x = (x.T if (tall := len(p) > p.shape[1]) else x) / (x.norm() + 1e-7)
-            # Newton-Schulz: brings every singular value near 1. In fp32: not every CPU has bf16
+            # Newton-Schulz: moves all singular values near 1. In fp32: not all CPUs have bf16.
             for _ in range(5):
                 gram = x @ x.T
                 x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
@@ -114,28 +115,28 @@ def update(
 
 @torch.no_grad()
 def bits_per_byte(base: Base, documents: list[str]) -> float:
-    """Measure bits a byte, in windows of the end token and a document; a window's first token is
-    not counted."""
+    """Return the bits per byte of documents. The end token and a document are split into windows,
+    and a window's first token is not counted."""
     nats, count, config = 0.0, 0, base.trunk.config
     for ids in base.tokenizer(documents, verbose=False)["input_ids"]:
         for window in torch.tensor([config.eos_token_id, *ids]).split(
             config.max_position_embeddings
         ):
             nats += float(losses(base.trunk, window[None]).sum())
-            # a character a byte
+            # The tokens of a byte-level BPE have one character for each byte.
             count += sum(map(len, base.tokenizer.convert_ids_to_tokens(window[1:].tolist())))
     return nats / np.log(2) / count
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(",")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--text", nargs="+", required=True, metavar="FILE[:WEIGHT]")
     parser.add_argument(
-        "--heldout", required=True, metavar="FILE", help="measured on, never trained on"
+        "--heldout", required=True, metavar="FILE", help="documents for evaluation only"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument(
-        "--model", help="go on from this GPT-Neo's weights and tokenizer, not from random ones"
+        "--model", help="start from this GPT-Neo's weights and tokenizer, not from random ones"
     )
     for name, default in {
         "steps": 2400,
@@ -165,7 +166,7 @@ def main() -> None:
     stream = torch.tensor([i for ids in tokens for i in (trunk.config.eos_token_id, *ids)])
     if len(stream) <= flags.batch_size * size:
         raise InputError(
-            f"--text holds {len(stream)} tokens; a batch of {flags.batch_size} needs more"
+            f"--text has {len(stream)} tokens; a batch of {flags.batch_size} needs more"
         )
     texts = stream.unfold(0, size + 1, size)  # a text's last token is the next one's first
     weights = {name: p.detach() for name, p in trunk.named_parameters()}
@@ -174,7 +175,7 @@ def main() -> None:
         for name, p in weights.items()
         for which in ("first", "second")
     }
-    # what a checkpoint holds
+    # the tensors of a checkpoint
     state = {**weights, **averages, "step": torch.zeros(1, dtype=torch.long)}
     if (checkpoint := flags.out / "checkpoint.safetensors").exists():
         for name, tensor in load_file(checkpoint).items():
@@ -198,13 +199,15 @@ def main() -> None:
             torch.distributed.all_reduce(p.grad)
         torch.nn.utils.clip_grad_norm_(trunk.parameters(), 1.0)
         rate = min(1, (step + 1) / WARMUP, (flags.steps - step) / (DECAY * flags.steps))
-        update(trunk, averages, step + 1, rate * flags.learning_rate)
+        optimizer_step(trunk, averages, step + 1, rate * flags.learning_rate)
         trunk.zero_grad()
         bar.set_postfix_str(f"loss {loss.item() * WORLD:.3f}")
         if RANK == 0 and (step + 1) % SAVE_EVERY == 0:
             state["step"].fill_(step + 1)
             write_whole(checkpoint, lambda path: save_file(state, path))
-            bar.write(f"step {step + 1}: {bits_per_byte(base, heldout):.4f} bits a byte held out")
+            bar.write(
+                f"step {step + 1}: {bits_per_byte(base, heldout):.4f} bits per byte on --heldout"
+            )
     if RANK == 0:
         stored = {f"transformer.{name}": p.half() for name, p in weights.items()}
         write_whole(
@@ -213,8 +216,8 @@ def main() -> None:
         write_json(flags.out / "config.json", read_json(base.folder / "config.json"))
         base.tokenizer.save_pretrained(flags.out)
         print(
-            f"as stored: {bits_per_byte(load_base(str(flags.out)), heldout):.4f} bits a byte held "
-            "out"
+            f"saved in fp16: {bits_per_byte(load_base(str(flags.out)), heldout):.4f} bits per byte "
+            "on --heldout"
         )
 
 

@@ -320,7 +320,7 @@ def test_what_fits_is_the_positions_less_the_longer_prefix_and_the_answer(mini, 
     assert longest("sentiment", instruction + 5) == 128 - instruction - 5 - 10
     assert longest("ner", 7) == 121
     assert longest("ner", 7, max_length=40) == 40
-    with pytest.raises(InputError, match="a prompt of 115 rows.* do not fit into the model"):
+    with pytest.raises(InputError, match="a prompt of 115 embeddings.* do not fit"):
         longest("sentiment", 115)
     with pytest.raises(
         InputError, match="--max-length 122 does not fit: this model and prompt allow 1 to 121"

@@ -133,7 +133,7 @@ def test_a_whole_model_has_what_the_method_changed(add, monkeypatch, capsys):
     rows = [{"sentence": "Profit rose to EUR 5 mn ."}, {"sentence": "Sales fell ."}]
     monkeypatch.setattr(sys, "argv", ["neo_peft", "export", "both", "peft"])
     assert door.main() == 2
-    assert "which does not know the method lora+norm" in capsys.readouterr().err
+    assert "peft has no adapter for the method lora+norm" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["neo_peft", "export", "both", "whole", "--merge"])
     assert door.main() == 0
     whole = load_untuned(make_settings(task="sentiment", method="head", model="whole"))

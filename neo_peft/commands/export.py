@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     from neo_peft.runs import export  # after the flags: torch takes seconds to import
     from neo_peft.runs.loading import load
 
-    export.refuse_what_cannot_be(run, settings, flags.merge)
+    export.check_exportable(run, settings, flags.merge)
     # Always fp32: LoRA merged in half precision would give a different model.
     tuned = load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))
     for note in tuned.notes:

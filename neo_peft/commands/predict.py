@@ -171,7 +171,8 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
 
     with open(flags.file, "rb") as file:
         total = sum(1 for _ in file)
-    return enumerate(show_progress(open(flags.file, "rb"), "predict", total), start=1)  # noqa: SIM115
+    lines = open(flags.file, "rb")  # noqa: SIM115
+    return enumerate(show_progress(lines, "predict", total), start=1)
 
 
 def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:

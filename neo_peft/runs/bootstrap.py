@@ -1,12 +1,12 @@
-"""The bootstrap over examples: how far chance alone could move a score (Efron & Tibshirani 1993,
-chapters 6 and 13).
+"""The bootstrap over examples: how uncertain a score is (Efron & Tibshirani 1993, chapters 6, 13).
 
 A test set is a sample of examples, and another sample would have given other scores. A resample
-draws n of the n examples with replacement. The scores of many resamples show how uncertain a score
-is. Two runs are compared on the same resamples, since an example that is hard for one is often hard
-for the other (Koehn 2004; Berg-Kirkpatrick et al. 2012).
+draws n of the n examples with replacement. The scores of many resamples show how much a score
+varies by chance. Two runs are compared on the same resamples, since an example that is hard for one
+is often hard for the other (Koehn 2004; Berg-Kirkpatrick et al. 2012).
 
-Each example is a few counts, and a score needs only their sums. `metrics.py` defines the counts.
+A score is computed from sums of counts (such as hits), so each example is stored as its counts. The
+metrics are those of `metrics.py`.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,10 @@ from neo_peft.metrics import entities
 from neo_peft.tasks import Task
 
 LEVEL = 0.95
-# Rows that two sides must predict differently. With fewer, intervals exclude zero too often.
+# Least number of rows that two sides predict differently. With fewer, an interval excludes zero too
+# often.
 FEWEST = 10
-AT_ONCE = 250  # resamples whose weights are in memory at a time
+CHUNK = 250  # number of resamples that are computed at a time, to limit memory
 
 Interval = tuple[float, float]
 
@@ -30,11 +31,11 @@ def intervals(
     """Return the 95 % bootstrap interval of each metric.
 
     With several runs (the seeds of one recipe) it is the interval of their mean. All runs must have
-    predicted the same rows. Each resample is used for all runs; the runs are not resampled.
-    `measures` has the metrics.
+    predicted the same rows. `answers` are the predictions of each run. Each resample is used for
+    all runs; the runs are not resampled.
     """
-    drawn = _drawn(task, rows, answers, resamples, seed)
-    return {name: _interval(values.mean(0)[1:]) for name, values in drawn.items()}
+    values_of = _metrics_of_resamples(task, rows, answers, resamples, seed)
+    return {name: _interval(values.mean(0)[1:]) for name, values in values_of.items()}
 
 
 def paired(
@@ -45,47 +46,45 @@ def paired(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict]:
-    """Return the comparison of two sides by each metric.
+    """Return the comparison of two sides for each metric.
 
-    A side is one run, or several (the seeds of one recipe). All have predicted the same rows. For
-    each metric there are
+    A side is one run, or several (the seeds of one recipe). All runs must have predicted the same
+    rows. For each metric there are
 
-      a, b         the means of the two sides
+      a, b         the score of each side: the mean over its runs
       difference   b - a
-      low, high    its 95 % percentile interval
+      low, high    the 95 % percentile interval of the difference
       p            min(1, 2 · (1 + min(#(difference <= 0), #(difference >= 0))) / (resamples + 1))
 
-    p is two-sided, and # counts resamples. It is below 0.05 where the interval excludes zero, to
-    within one resample. Where fewer than `FEWEST` rows differ (`differing`), that happens more than
-    once in twenty although neither side is better.
+    # counts resamples. p is two-sided. It is below 0.05 where the interval excludes zero, up to one
+    resample. If fewer than `FEWEST` rows differ (`count_differing`), that happens in more than 5 %
+    of the cases where neither side is better.
     """
     compared, count = {}, len(answers_a)
-    for name, values in _drawn(task, rows, answers_a + answers_b, resamples, seed).items():
-        of_a, of_b = values[:count].mean(0), values[count:].mean(0)
-        a, b, differences = float(of_a[0]), float(of_b[0]), (of_b - of_a)[1:]
+    values_of = _metrics_of_resamples(task, rows, answers_a + answers_b, resamples, seed)
+    for name, values in values_of.items():
+        side_a, side_b = values[:count].mean(0), values[count:].mean(0)
+        a, b, differences = float(side_a[0]), float(side_b[0]), (side_b - side_a)[1:]
         low, high = _interval(differences)
-        other_side = min(np.sum(differences <= 0), np.sum(differences >= 0))
-        p = min(1.0, 2 * (1 + int(other_side)) / (resamples + 1))
+        smaller_tail = min(np.sum(differences <= 0), np.sum(differences >= 0))
+        p = min(1.0, 2 * (1 + int(smaller_tail)) / (resamples + 1))
         compared[name] = {"a": a, "b": b, "difference": b - a, "low": low, "high": high, "p": p}
     return compared
 
 
 def count_differing(answers_a: list[list], answers_b: list[list]) -> int:
-    """Return how many rows not all runs of both sides predicted alike.
-
-    The other rows tell nothing about a difference.
-    """
+    """Return the number of rows for which the runs of both sides have different predictions."""
     return sum(
-        any(answer != of_row[0] for answer in of_row)
-        for of_row in zip(*answers_a, *answers_b, strict=True)
+        any(answer != first for answer in others)
+        for first, *others in zip(*answers_a, *answers_b, strict=True)
     )
 
 
 def same_rows(task: Task, answered: list[list[dict]]) -> tuple[list[dict], list[list]] | None:
     """Return the rows that several runs predicted, and the predictions of each run.
 
-    Return None where the runs did not predict the same rows. A split that is drawn by the seed
-    differs from run to run.
+    Return None where the runs did not predict the same rows. For example, runs with different seeds
+    can have different random splits.
     """
     if any(data_fields(task, rows) != data_fields(task, answered[0]) for rows in answered):
         return None
@@ -101,15 +100,15 @@ def data_fields(task: Task, rows: list[dict]) -> list[list]:
 
 
 def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
-    """Return the counts of each example, (n, S).
+    """Return the S counts of each example, (n, S).
 
-    A tagged sentence has six counts: hits, predicted and gold entities, hits of the span alone,
-    right words, and words. Any other example has three counts for each label: hit, predicted, gold.
-    A prediction of None counts for no label.
+    A tagged sentence has six: entities that are right, predicted, gold; spans that are right
+    whatever their type; words that are right; words. Any other example has three for each label:
+    whether it is right, predicted, gold. The prediction None counts for no label.
     """
     if task.tags_words:
         return np.array(
-            [_of_sentence(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)]
+            [_sentence_counts(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)]
         )
     gold = [row[task.fields[-1]] for row in rows]
     is_gold, is_guess = (
@@ -119,7 +118,7 @@ def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
     return np.hstack([is_gold & is_guess, is_guess, is_gold]).astype(int)
 
 
-def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
+def _sentence_counts(gold_tags: list[str], tags: list[str]) -> list[int]:
     gold, guessed = set(entities(gold_tags)), set(entities(tags))
     span_hits = {entity[1:] for entity in gold} & {entity[1:] for entity in guessed}
     right = sum(a == b for a, b in zip(gold_tags, tags, strict=True))
@@ -127,10 +126,10 @@ def _of_sentence(gold_tags: list[str], tags: list[str]) -> list[int]:
 
 
 def metrics_of_counts(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the metrics of summed counts, (…, S) -> (…) each, as `metrics.py` defines them.
+    """Return the metrics of summed counts (…, S), each (…), as `metrics.py` defines them.
 
-    Tags have f1, precision, recall, span_f1 and accuracy. Labels have accuracy and macro_f1, and
-    two labels f1 and matthews as well.
+    Tagging has f1, precision, recall, span_f1 and accuracy. Classification has accuracy and
+    macro_f1, and with two labels also f1 and matthews.
     """
     if task.tags_words:
         hits, guesses, support, span_hits, right, words = np.moveaxis(sums, -1, 0)
@@ -143,14 +142,14 @@ def metrics_of_counts(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
         }
     hits, guesses, support = np.split(sums, 3, axis=-1)  # (…, K) each
     f1, total = _ratios(2 * hits, guesses + support), support.sum(-1)
-    found = {"accuracy": _ratios(hits.sum(-1), total), "macro_f1": f1.mean(-1)}
+    scores = {"accuracy": _ratios(hits.sum(-1), total), "macro_f1": f1.mean(-1)}
     if len(task.labels) == 2:
         unanswered = total - guesses.sum(-1)
         spread_of_guesses = total**2 - (guesses**2).sum(-1) - unanswered**2
         spread = np.sqrt(spread_of_guesses.astype(float) * (total**2 - (support**2).sum(-1)))
         covariance = hits.sum(-1) * total - (support * guesses).sum(-1)
-        found |= {"f1": f1[..., 1], "matthews": _ratios(covariance, spread)}
-    return found
+        scores |= {"f1": f1[..., 1], "matthews": _ratios(covariance, spread)}
+    return scores
 
 
 def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -160,11 +159,11 @@ def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 # ---- The resamples
 
 
-def _drawn(
+def _metrics_of_resamples(
     task: Task, rows: list[dict], answers: list[list], resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Return each run's metrics, (runs, 1 + R) each: those of all examples at index 0, then those
-    of the resamples. Each resample is used for all runs."""
+    """Return the values of each metric, (runs, 1 + R): at index 0 the score on all examples, then
+    the scores on R resamples, which are the same for all runs."""
     counts = np.hstack([example_counts(task, rows, predicted) for predicted in answers])
     parts = [
         metrics_of_counts(task, np.stack(np.split(sums, len(answers), axis=1)))
@@ -174,16 +173,17 @@ def _drawn(
 
 
 def _sums(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the summed counts of all examples (1, S), then of the resamples, (R, S) at a time."""
+    """Yield the summed counts of all examples (1, S), then those of the resamples in chunks
+    (R, S)."""
     yield counts.sum(0, keepdims=True)
-    # Examples with the same counts are one kind. How often each kind is drawn is multinomial, and
-    # there are few kinds.
-    kinds, sizes = np.unique(counts, axis=0, return_counts=True)
+    # Many examples have the same counts, so the distinct counts are drawn in place of the examples.
+    # How often each is drawn has a multinomial distribution.
+    distinct, sizes = np.unique(counts, axis=0, return_counts=True)
     random, n = np.random.default_rng(seed), len(counts)
-    for begin in range(0, resamples, AT_ONCE):
-        weights = random.multinomial(n, sizes / n, size=min(AT_ONCE, resamples - begin))
-        # numpy multiplies matrices of integers slowly. Floats are exact below 2^53.
-        yield (weights.astype(float) @ kinds).astype(int)
+    for begin in range(0, resamples, CHUNK):
+        draws = random.multinomial(n, sizes / n, size=min(CHUNK, resamples - begin))
+        # numpy is slow in multiplying matrices of integers. Floats are exact below 2^53.
+        yield (draws.astype(float) @ distinct).astype(int)
 
 
 def _interval(values: np.ndarray) -> Interval:

@@ -17,32 +17,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OF_A_STEP = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
-OF_AN_EPOCH = {"step", "epoch", "train_loss", "validation_loss", "validation"}
+# the fields of the two kinds of lines in metrics.jsonl
+STEP_FIELDS = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
+EPOCH_FIELDS = {"step", "epoch", "train_loss", "validation_loss", "validation"}
 
 
 def read_metrics(path: Path) -> list[dict]:
     """Return the lines of a run's metrics.jsonl, one for each step and each epoch.
 
-    Raises InputError where the file holds something else.
+    Raises InputError where a line is neither.
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no record of a run's steps: {error}") from None
-    of_an_epoch = None  # with the names of the first one's validation scores
+        raise InputError(f"{path} is no metrics.jsonl of a run: {error}") from None
+    epoch_fields = None  # with the metrics of the first epoch, which every epoch must have
     for number, line in enumerate(lines, start=1):
-        names = OF_A_STEP
+        names = STEP_FIELDS
         if isinstance(line, dict) and isinstance(scores := line.get("validation"), dict):
-            names = of_an_epoch = of_an_epoch or OF_AN_EPOCH | scores.keys()
+            names = epoch_fields = epoch_fields or EPOCH_FIELDS | scores.keys()
             line = line | scores | {"validation": None}
         if not _has_numbers(line, names):
-            raise InputError(f"{path}, line {number}: neither a step nor an epoch")
+            raise InputError(f"{path}, line {number}: these are not the fields of a step or epoch")
     return lines
 
 
 def _has_numbers(line: object, names: set[str]) -> bool:
-    """Return whether a line has all fields of these names, and only finite numbers or None."""
+    """Return whether a line has all fields `names`, and each value is a finite number or None."""
     if not isinstance(line, dict) or not names <= line.keys():
         return False
     numbers = [value for value in line.values() if value is not None]
@@ -51,7 +52,7 @@ def _has_numbers(line: object, names: set[str]) -> bool:
 
 def new_figure(**options: object) -> "Figure":
     """Return an empty figure."""
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+    from matplotlib.figure import Figure  # not pyplot, which needs a display
 
     return Figure(layout="constrained", **options)
 
@@ -62,7 +63,7 @@ def write_figure(figure: "Figure", path: Path) -> None:
 
 
 def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
-    """Draw the loss and the validation scores of a metrics.jsonl, as a PNG."""
+    """Draw the losses and the validation scores in a metrics.jsonl, and write them as a PNG."""
     lines, figure = read_metrics(metrics), new_figure(figsize=(9, 3.5))
     loss, validation = figure.subplots(1, 2)
     draw_loss(loss, lines)
@@ -71,39 +72,39 @@ def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
 
 
 def draw_loss(axes: "Axes", lines: list[dict]) -> None:
-    """Draw the training loss of each step, and both losses of each epoch."""
+    """Draw the training loss of each step, and the training and validation loss of each epoch."""
     steps = [line for line in lines if "loss" in line]
     losses = [line["loss"] for line in steps]
-    axes.plot([line["step"] for line in steps], losses, lw=0.8, alpha=0.6, label="train, a step")
+    axes.plot([line["step"] for line in steps], losses, lw=0.8, alpha=0.6, label="train, each step")
     epochs = [line for line in lines if "validation" in line]
-    for name, label in (("train_loss", "train, an epoch"), ("validation_loss", "validation")):
+    for name, label in (("train_loss", "train, each epoch"), ("validation_loss", "validation")):
         draw_epochs(axes, epochs, [line[name] for line in epochs], label)
-    finish(axes, xlabel="step", ylabel="loss, nats a label token", ylim=(0, None))
+    finish(axes, xlabel="step", ylabel="loss (nats per target)", ylim=(0, None))
 
 
 def draw_validation(axes: "Axes", lines: list[dict], task: Task) -> None:
     """Draw the validation scores of each epoch."""
     epochs = [line for line in lines if "validation" in line]
     for name in epochs[0]["validation"]:
-        label = shown_name(task, name).replace("$", r"\$")  # which would begin a formula
+        label = shown_name(task, name).replace("$", r"\$")  # "$" would start a formula
         draw_epochs(axes, epochs, [line["validation"][name] for line in epochs], label)
     finish(axes, xlabel="step", ylabel="validation", ylim=(0, 1))
 
 
 def draw_epochs(axes: "Axes", epochs: list[dict], values: list[float], label: str) -> None:
-    """Draw a value for each epoch, at its last step."""
+    """Draw one value for each epoch, at the epoch's last step."""
     axes.plot([line["step"] for line in epochs], values, marker="o", ms=3, label=label)
 
 
 def finish(axes: "Axes", **labels: object) -> None:
-    """Add a plot's labels, legend and grid."""
+    """Add the labels, the legend and the grid to a plot."""
     axes.set(**labels)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
 
 
-# The page of a report has a light and a dark theme. A plot is drawn in these placeholder colours,
-# which are then replaced by the page's variables.
+# A report's page has a light and a dark theme. A plot is drawn in these placeholder colours, which
+# are then replaced by the page's CSS variables.
 THEME = {
     "#010101": "var(--ink)",
     "#020202": "var(--first)",
@@ -115,13 +116,15 @@ THEME = {
 
 
 def as_svg(draw: Callable[..., None], *what: object) -> str:
-    """Return the plot of `draw(axes, *what)` as an SVG element, for a page that defines --ink,
-    --soft, --first, …"""
+    """Return the plot that `draw(axes, *what)` draws, as an SVG element.
+
+    The page must define the CSS variables of `THEME`.
+    """
     import matplotlib
 
     ink, *colours, soft = THEME
-    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    style = dict.fromkeys(inked, ink) | {
+    in_ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style = dict.fromkeys(in_ink, ink) | {
         "axes.prop_cycle": matplotlib.cycler(color=colours),
         "axes.facecolor": "none",
         "grid.color": soft,
@@ -136,7 +139,7 @@ def as_svg(draw: Callable[..., None], *what: object) -> str:
         figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    # These ids are the same in every figure, but a page's ids must be unique.
+    # matplotlib gives the same ids in every figure, but ids must be unique in a page.
     text = re.sub('<g id="[^"]*"', "<g", text)
     for colour, variable in THEME.items():
         text = text.replace(colour, variable)

@@ -1,7 +1,7 @@
-"""Free generation: what the language model itself says, greedily, behind a text.
+"""Free generation: the language model continues a text greedily.
 
-The answer is the label whose words begin what was said. Where none does, the example is unanswered,
-which counts as wrong. Read decoding.py first.
+The prediction is the label whose words the generated text starts with. If it starts with no label,
+the prediction is None, which counts as wrong. Read decoding.py first.
 """
 
 import numpy as np
@@ -27,13 +27,13 @@ def evaluate_generated(
     batch_size: int = 32,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Answer encoded examples as `evaluate` does, by what the model says."""
+    """Return the predictions for encoded examples, as `evaluate` does, but by free generation."""
     prefix = make_prefix(model, encoder, instruction)
 
-    def answer(chosen: np.ndarray) -> list[str]:
+    def generate_batch(chosen: np.ndarray) -> list[str]:
         return generate(model, encoder, texts_without_labels(examples, chosen), prefix)
 
-    texts = in_batches(answer, examples, batch_size, progress, "generate")
+    texts = in_batches(generate_batch, examples, batch_size, progress, "generate")
     predicted = [match_label(text, encoder.task) for text in texts]
     return Evaluation(predicted, generated=texts, cut=examples.cut)
 
@@ -41,20 +41,22 @@ def evaluate_generated(
 def forward_and_keep(
     trunk: GPTNeo, x: Tensor, packing: Packing, past: Past | None = None
 ) -> tuple[Tensor, Past]:
-    """Return the last hidden states of all tokens, which share one grid, and their keys and values
-    for the tokens to come."""
-    x, kept = trunk.layers(x, packing, past)
+    """Return the last layer's hidden states of all tokens (N, H), and the tokens' keys and values.
+
+    The packing must have a single grid. Its padding has the position NOWHERE in the returned past.
+    """
+    x, keys_values = trunk.layers(x, packing, past)
     (grid,) = packing.grids
     positions = grid.positions.expand(grid.batch, -1)
     if grid.slots is not None:
         filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
         filled[grid.slots] = True
         positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
-    return trunk.ln_f(x), Past(*zip(*kept, strict=True), positions)
+    return trunk.ln_f(x), Past(*zip(*keys_values, strict=True), positions)
 
 
 def next_tokens(positions: Tensor) -> Packing:
-    """Return the layout of one more token for each of B texts, at its own position (B,)."""
+    """Return the layout of a batch of one token for each of B texts, at `positions` (B,)."""
     batch = len(positions)
     return Packing((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
 
@@ -63,48 +65,47 @@ def next_tokens(positions: Tensor) -> Packing:
 def generate(
     model: TunedModel, encoder: Encoder, texts: list[np.ndarray], prefix: Past | None
 ) -> list[str]:
-    """Continue each text greedily by up to 10 tokens, or to the end token, and return what was
-    said.
+    """Continue each text greedily, and return the generated texts.
 
-    Every example keeps its keys and values; a token is computed once. Texts that have ended leave
-    the batch.
+    A text ends with the end token, or after 10 tokens. Keys and values are cached, so each token is
+    computed once. A text that has ended is removed from the batch.
     """
     trunk, start = model.transformer, prefix.length if prefix else 0
     lengths = torch.tensor([len(text) for text in texts])
     packing = Packing.of_texts(lengths, start, together=True).to(model.device)
     ids = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(model.device)
-    said = [[] for _ in texts]
-    going = torch.arange(len(texts), device=model.device)
-    positions = start + lengths.to(model.device)  # of the next token
+    generated = [[] for _ in texts]  # token ids
+    active = torch.arange(len(texts), device=model.device)  # indices of the texts in the batch
+    positions = start + lengths.to(model.device)  # the position of each text's next token
     with model.autocast():
         hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix)
-        past = prefix.select(torch.zeros_like(going)).concat(past) if prefix else past
+        past = prefix.select(torch.zeros_like(active)).concat(past) if prefix else past
         last = hidden[torch.cumsum(lengths, 0).to(model.device) - 1]
         for step in range(MAX_NEW_TOKENS):
             tokens = F.linear(last, trunk.wte.weight).argmax(1)
-            for index, token in zip(going.tolist(), tokens.tolist(), strict=True):
-                said[index].append(token)
-            alive = (tokens != encoder.end_token).nonzero().squeeze(1)
-            if step == MAX_NEW_TOKENS - 1 or not len(alive):
+            for index, token in zip(active.tolist(), tokens.tolist(), strict=True):
+                generated[index].append(token)
+            unended = (tokens != encoder.end_token).nonzero().squeeze(1)
+            if step == MAX_NEW_TOKENS - 1 or not len(unended):
                 break
-            if len(alive) < len(tokens):
-                past, tokens = past.select(alive), tokens[alive]
-                positions, going = positions[alive], going[alive]
+            if len(unended) < len(tokens):
+                past, tokens = past.select(unended), tokens[unended]
+                positions, active = positions[unended], active[unended]
             packing = next_tokens(positions)
             last, new = forward_and_keep(trunk, trunk.embed(tokens), packing, past)
             past, positions = past.concat(new), positions + 1
     return [
-        encoder.tokenizer.decode([token for token in ids if token != encoder.end_token])
-        for ids in said
+        encoder.tokenizer.decode([token for token in tokens if token != encoder.end_token])
+        for tokens in generated
     ]
 
 
 def match_label(text: str, task: Task) -> str | None:
-    """Find the label whose words begin a text, the longest first: "not equivalent" before
-    "equivalent", else None."""
-    said = text.strip().lower()
-    words = {task.label_text(label).strip().lower(): label for label in task.labels}
-    for word in sorted(words, key=len, reverse=True):
-        if said.startswith(word):
-            return words[word]
+    """Return the label whose words the text starts with, or None. Where several match, the longest
+    is returned. Case is ignored."""
+    text = text.strip().lower()
+    labels = {task.label_text(label).strip().lower(): label for label in task.labels}
+    for words in sorted(labels, key=len, reverse=True):
+        if text.startswith(words):
+            return labels[words]
     return None

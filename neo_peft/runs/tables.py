@@ -1,4 +1,4 @@
-"""Plain text tables: what a run trains, its scores and its predictions."""
+"""Plain text: the tables of a run's layers and scores, and its predictions."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,7 +15,7 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table in Markdown, aligned so that it is readable as plain text too."""
+    """Return a table in Markdown. Its columns are aligned in plain text too."""
     head, *lines = _aligned(header, rows, least=3)
     rule = ["-" * (len(cell) - 1) + ":" for cell in head]
     rule[0] = "-" * len(head[0])
@@ -25,13 +25,14 @@ def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 def _aligned(
     header: Sequence[object], rows: Iterable[Sequence[object]], least: int = 0
 ) -> list[list[str]]:
-    """Return the lines of a table; the cells of a column are of one width, of at least `least`."""
+    """Return the cells of each line. The cells of a column are padded to the same width, at least
+    `least`."""
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(least, *map(len, column)) for column in zip(*cells, strict=True)]
     return [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
 
 
-# How the metrics of tags are named for a reader.
+# The printed names of the metrics of tagging.
 TAG_METRICS = {
     "f1": "typed f1",
     "precision": "typed precision",
@@ -42,25 +43,26 @@ TAG_METRICS = {
 
 
 def metrics_shown(task: Task) -> list[str]:
-    """Return the names of the metrics that a table of scores has, in order."""
-    of_answers = list(dict.fromkeys((task.metric, "accuracy", "macro_f1")))
-    return ["f1", "precision", "recall", "span_f1"] if task.tags_words else of_answers
+    """Return the names of the metrics in a table of scores, in order."""
+    if task.tags_words:
+        return ["f1", "precision", "recall", "span_f1"]
+    return list(dict.fromkeys((task.metric, "accuracy", "macro_f1")))
 
 
 def shown_name(task: Task, metric: str) -> str:
-    """Return the name of a metric as a reader sees it."""
+    """Return the printed name of a metric."""
     return TAG_METRICS.get(metric, metric) if task.tags_words else metric.replace("_", " ")
 
 
 def number(value: float | None) -> str:
-    """Return a score as text."""
+    """Return a score as text, with three decimals; a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
-    """Return a table of scores, with a column for each of "majority", "before", "after", …
+    """Return a table of scores. Its columns are "majority", "before", "after", …
 
-    `splits` is {split: {column: scores}}.
+    `splits` has the scores as {split: {column: scores}}.
     """
     columns = list(next(iter(splits.values())))
     rows = [
@@ -72,15 +74,15 @@ def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
 
 
 def rates(scores: dict) -> list[str]:
-    """Return precision, recall and F1 as text."""
+    """Return precision, recall and F1, each as text."""
     return [number(scores[name]) for name in RATES]
 
 
 def per_label(task: Task, scores: dict) -> str:
-    """Return a table of the scores of each entity type or label. Labels have a confusion matrix
-    as well."""
-    of_labels = scores["per_label"].items()
-    rows = [[label, *rates(of), of["support"]] for label, of in of_labels]
+    """Return a table with the scores of each entity type or label. Classification has a confusion
+    matrix too."""
+    per_label = scores["per_label"].items()
+    rows = [[label, *rates(values), values["support"]] for label, values in per_label]
     text = table(["", *RATES, "support"], rows)
     if task.tags_words:
         return text
@@ -91,62 +93,63 @@ def per_label(task: Task, scores: dict) -> str:
 
 def confusion_header(task: Task) -> list[str]:
     """Return the header of a confusion matrix."""
-    return ["gold \\ answer", *task.labels, "unanswered"]
+    return ["gold \\ predicted", *task.labels, "unanswered"]
 
 
 def adapted(modules: dict[str, list[str]]) -> str:
-    """Return a table of the layers with LoRA: for each kind the number, the first and the last."""
+    """Return a table of the adapted layers. A line has a kind of layer, the number of them, the
+    name of the first and the name of the last."""
     rows = [[kind, len(names), names[0], names[-1]] for kind, names in modules.items()]
     return table(["adapted layer", "number", "first", "last"], rows)
 
 
 def scores(task: Task, scores: dict) -> str:
-    """Return the scores of one split in a few lines."""
+    """Return the main scores of one split as text, in one to three lines."""
     accuracy = number(scores["accuracy"])
     if task.tags_words:
         lines = [
-            f"{kind} f1 {number(of['f1'])} (precision {number(of['precision'])}, recall "
-            f"{number(of['recall'])})"
-            for kind, of in (("micro", scores), ("macro", scores["macro"]))
+            f"{kind} f1 {number(values['f1'])} (precision {number(values['precision'])}, recall "
+            f"{number(values['recall'])})"
+            for kind, values in (("micro", scores), ("macro", scores["macro"]))
         ]
-        lines.append(f"spans alone f1 {number(scores['span_f1'])}, words accuracy {accuracy}")
+        lines.append(f"span-only f1 {number(scores['span_f1'])}, accuracy of words {accuracy}")
         return "\n".join(lines)
-    of_two = "".join(
+    two_label_scores = "".join(
         f", {name} {number(scores[name])}" for name in ("f1", "matthews") if name in scores
     )
     return (
-        f"accuracy {accuracy}{of_two}, macro f1 {number(scores['macro_f1'])}: total "
+        f"accuracy {accuracy}{two_label_scores}, macro f1 {number(scores['macro_f1'])}: total "
         f"{scores['total']}, hits {scores['hits']}, unanswered {scores['unanswered']}"
     )
 
 
 def answers(
-    task: Task, rows: Sequence[dict], predicted: Sequence, said: Sequence[str] | None
+    task: Task, rows: Sequence[dict], predicted: Sequence, generated: Sequence[str] | None
 ) -> list[str]:
-    """Return lines that show each row with its gold labels and the prediction."""
+    """Return lines that show each row: its gold labels, its prediction and the generated text."""
     lines = []
-    for index, (row, answer) in enumerate(zip(rows, predicted)):
+    for index, (row, prediction) in enumerate(zip(rows, predicted)):
         *texts, gold = (row[field] for field in task.fields)
         if task.tags_words:
-            lines.append("gold    " + marked(*texts, gold))
-            lines += ["answer  " + marked(*texts, answer), ""]
+            lines.append("gold       " + marked(*texts, gold))
+            lines += ["predicted  " + marked(*texts, prediction), ""]
             continue
-        verdict = "Right" if answer == gold else "Wrong"
-        lines += [" | ".join(texts), f"  <{gold}> <{answer or 'unanswered'}> [{verdict}]"]
-        if said:
-            lines.append(f"  said: {said[index]!r}")
+        verdict = "Right" if prediction == gold else "Wrong"
+        lines += [" | ".join(texts), f"  <{gold}> <{prediction or 'unanswered'}> [{verdict}]"]
+        if generated:
+            lines.append(f"  generated: {generated[index]!r}")
     return lines
 
 
 def entity_types(task: Task) -> list[str]:
-    """Return the types of a tagging task's entities, in the order of its labels."""
+    """Return the entity types of a tagging task, in the order of its labels."""
     return list(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
 
 
 def marked(words: Sequence[str], tags: Sequence[str], kinds: Sequence[str] = ()) -> str:
     """Return a sentence with its entities marked, as in `the [DNA IL-2 promoter] binds`.
 
-    With `kinds`, the entity types in order, each type has a colour of the terminal.
+    `kinds` are the entity types in order. If they are given, each type has its own terminal colour.
     """
     text = list(words)
     for kind, first, last in entities(tags):
@@ -157,5 +160,5 @@ def marked(words: Sequence[str], tags: Sequence[str], kinds: Sequence[str] = ())
 
 
 def paint(text: str, index: int) -> str:
-    """Return a text in one of six colours of a terminal."""
+    """Return a text with the codes for one of six terminal colours."""
     return f"\033[{(31, 34, 32, 35, 36, 33)[index % 6]}m{text}\033[0m"

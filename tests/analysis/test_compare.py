@@ -367,7 +367,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(run):
             "ner",
             "--split",
             "dev",
-        ): "ner/predictions/after-dev.jsonl is missing: of its answers the run left "
+        ): "ner/predictions/after-dev.jsonl is missing; the run has the predictions "
         "predictions/after-test.jsonl",
     }.items():
         assert run(*argv) == (2, "", f"error: {message}\n")

@@ -161,7 +161,7 @@ def test_the_page_of_a_classifier_shows_scored_labels_generated_text_and_the_con
     labels = ["bad", "so-so", "good"]
     gold, answers = [row["label"] for row in SAID], [answer or "unanswered" for answer in ANSWERS]
     expected = confusion_matrix(gold, answers, labels=[*labels, "unanswered"])[:3]
-    assert matrix[0] == ["gold \\ answer", *labels, "unanswered"]
+    assert matrix[0] == ["gold \\ predicted", *labels, "unanswered"]
     assert [row[1:] for row in matrix[1:]] == expected.astype(str).tolist()
     cells = [
         attributes

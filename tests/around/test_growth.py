@@ -1,5 +1,5 @@
-"""What the growth curves predict, against torch's own count of a real step; where their points
-stand."""
+"""The growth benchmark: its predictions, compared with torch's own counts of a real step, and the x
+of its points."""
 
 import json
 
@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from benchmarks import growth, peers, sides
 
-# torch's counter knows attention's kernels of a GPU alone; these are the CPU's, whose arguments
-# begin alike.
+# torch's counter only knows the attention kernels of a GPU. These are the CPU's, whose first
+# arguments are the same.
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 OF_CPU_ATTENTION = {
     FLASH: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v),
@@ -25,7 +25,7 @@ AT = {"shape": "125m", "precision": "fp32", "device": "cpu"}
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    for name in list(sides.SHAPES):  # points add shapes of their own
+    for name in list(sides.SHAPES):  # points add shapes
         monkeypatch.setitem(sides.SHAPES, name, sides.SHAPES[name])
     monkeypatch.setitem(sides.SHAPES, "125m", (36, 4, 3))
     monkeypatch.setattr(peers, "RECORDS", tmp_path)
@@ -41,34 +41,35 @@ def test_the_counted_operations_are_those_that_torch_counts_in_a_step(curve):
 
 
 @pytest.mark.parametrize("curve", ["tokens a batch", "prompt length", "LoRA rank"])
-def test_the_counted_bytes_are_those_that_a_forward_pass_keeps(curve):
+def test_the_counted_bytes_are_those_that_autograd_saves(curve):
     for _, point in growth.points_of(curve, AT)[1:3]:
-        model, kept = growth.make_step(point, {}).func.model.train(), []
+        model, saved = growth.make_step(point, {}).func.model.train(), []
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda t, kept=kept: kept.append(t) or t, lambda t: t
+            lambda t, saved=saved: saved.append(t) or t, lambda t: t
         ):
             loss = model.loss(point.batch)
         weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         storages = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for tensor in kept
+            for tensor in saved
         }
-        found = sum(size for place, size in storages.items() if place not in weights)
-        assert found == growth.kept(point)["all"] + 4  # the loss keeps the number of its targets
+        total = sum(size for address, size in storages.items() if address not in weights)
+        loss_count = 4  # bytes: the loss saves the number of its targets
+        assert total == growth.saved_bytes(point)["all"] + loss_count
         del loss
 
 
-def test_points_stand_where_the_curves_say():
-    places = {curve: [x for x, _ in growth.points_of(curve, AT)] for curve in growth.CURVES}
-    assert places["prompt length"] == [8, 20, 50, 100] and places["LoRA rank"] == [4, 16, 64, 256]
-    assert places["layers"] == [1, 2, 4, 8]
-    tokens = places["tokens a batch"]
+def test_the_points_have_the_x_of_their_curve():
+    xs = {curve: [x for x, _ in growth.points_of(curve, AT)] for curve in growth.CURVES}
+    assert xs["prompt length"] == [8, 20, 50, 100] and xs["LoRA rank"] == [4, 16, 64, 256]
+    assert xs["layers"] == [1, 2, 4, 8]
+    tokens = xs["tokens a batch"]
     assert tokens == [tokens[0] * times for times in (1, 2, 4, 8)]
     for x, point in growth.points_of("layers", AT):
         assert len(growth.make_step(point, {}).func.model.transformer.h) == x
 
 
-def test_a_record_and_its_plot_are_left_and_the_table_is_printed(monkeypatch, tmp_path, capsys):
+def test_a_record_and_its_plot_are_written_and_the_table_is_printed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(growth, "CURVES", {"prompt length": ("sentiment", "prompt_length", (4, 9))})
     growth.main(["--repeats", "1"])
     lines = json.loads((tmp_path / "growth-125m-fp32-cpu.json").read_text())["curves"][

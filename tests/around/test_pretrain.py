@@ -1,5 +1,4 @@
-"""How neo-mini is made: documents, updates, resume, processes, and what held-out bits a byte
-count."""
+"""scripts/pretrain.py: its documents, optimizer, resuming, processes, and bits per byte."""
 
 import importlib.util
 import math
@@ -32,7 +31,7 @@ def pretrain(monkeypatch):
 
 @pytest.fixture
 def text(tmp_path) -> Path:
-    """Sentences of the bundled sample, four a document: about 6,500 tokens."""
+    """Return a file with sentences of the bundled sample, four per document: about 6,500 tokens."""
     lines = (ROOT / "neo_peft/assets/sample/ner/train.txt").read_text(encoding="utf-8").splitlines()
     lines = [line for line in lines if line.strip()]
     documents = [" ".join(lines[i : i + 4]) for i in range(0, len(lines), 4)][:60]
@@ -44,7 +43,7 @@ def text(tmp_path) -> Path:
 @pytest.fixture
 def run(pretrain, monkeypatch, text):
     def run(out: str, *flags: str) -> int:
-        given = [
+        arguments = [
             "--text",
             str(text),
             "--heldout",
@@ -55,27 +54,27 @@ def run(pretrain, monkeypatch, text):
             "4",
             *flags,
         ]
-        monkeypatch.setattr(sys, "argv", ["pretrain.py", *given])
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
         return exit_status(pretrain.main)
 
     return run
 
 
-def test_a_killed_run_ends_in_the_same_bits(pretrain, run, monkeypatch, tiny_folder):
+def test_a_resumed_run_ends_in_the_same_bits(pretrain, run, monkeypatch, tiny_folder):
     flags = ("--model", str(tiny_folder), "--steps", "7")
     assert run("whole", *flags) == 0
-    update = pretrain.update
+    optimizer_step = pretrain.optimizer_step
 
     def killed(trunk, averages, step, rate):
         if step == 6:
             raise KeyboardInterrupt
-        update(trunk, averages, step, rate)
+        optimizer_step(trunk, averages, step, rate)
 
-    monkeypatch.setattr(pretrain, "update", killed)
+    monkeypatch.setattr(pretrain, "optimizer_step", killed)
     assert run("cut", *flags) == 130
     assert int(load_file("cut/checkpoint.safetensors")["step"]) == 4
     assert not Path("cut/model.safetensors").exists()
-    monkeypatch.setattr(pretrain, "update", update)
+    monkeypatch.setattr(pretrain, "optimizer_step", optimizer_step)
     assert run("cut", *flags) == 0
     whole, cut = load_file("whole/model.safetensors"), load_file("cut/model.safetensors")
     before = load_file(tiny_folder / "model.safetensors")
@@ -91,7 +90,7 @@ def test_a_model_from_random_weights_learns_and_loads_in_transformers(run, capsy
     measured = [
         float(line.split(": ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()
     ]
-    # after 2, 4, 6 steps, and as stored
+    # after 2, 4, 6 steps, and of the saved model
     assert len(measured) == 4 and measured == sorted(measured, reverse=True)
     tokenizer = AutoTokenizer.from_pretrained("made")
     assert tokenizer.eos_token_id == 0
@@ -104,7 +103,7 @@ def test_a_model_from_random_weights_learns_and_loads_in_transformers(run, capsy
     assert float(model(ids, labels=ids).loss.detach()) < math.log(8192)
 
 
-def test_updates_are_torchs_muon_and_adam(pretrain, tiny_folder):
+def test_the_optimizer_is_torchs_muon_and_adam(pretrain, tiny_folder):
     trunk = load_base(str(tiny_folder)).trunk.requires_grad_(True)
     parameters = dict(trunk.named_parameters())
     mlp = "h.0.mlp."
@@ -130,23 +129,23 @@ def test_updates_are_torchs_muon_and_adam(pretrain, tiny_folder):
         for p in parameters.values():
             p.grad = torch.zeros_like(p)
         for key, p in ours.items():
-            # Singular values of about one size: Newton-Schulz in bf16 and in fp32 then agree.
+            # With similar singular values, Newton-Schulz gives the same in bf16 and in fp32.
             p.grad = (
                 torch.nn.init.orthogonal_(torch.empty_like(p))
                 if p.dim() > 1
                 else torch.randn_like(p)
             )
             theirs[key].grad = p.grad.clone()
-        pretrain.update(trunk, averages, step, 0.02)
+        pretrain.optimizer_step(trunk, averages, step, 0.02)
         muon.step()
         adam.step()
     for key, p in ours.items():
-        moved, wanted = p.detach() - first[key], theirs[key].detach() - first[key]
+        change, expected = p.detach() - first[key], theirs[key].detach() - first[key]
         tolerance = 1e-5 if key in ("bias", "wpe") else 0.02
-        assert float((moved - wanted).norm()) < tolerance * float(wanted.norm()), key
+        assert float((change - expected).norm()) < tolerance * float(expected.norm()), key
 
 
-def test_bits_a_byte_are_those_of_transformers(pretrain, base, oracle):
+def test_bits_per_byte_are_those_of_transformers(pretrain, base, oracle):
     documents = ["The IL-2 gene — 2 µg/ml — is active in T cells . " * 12, "Profit rose ."]
     nats = count = 0
     for document in documents:
@@ -176,9 +175,11 @@ def test_bits_a_byte_are_those_of_transformers(pretrain, base, oracle):
     )
 
 
-def test_the_rate_rises_stays_and_falls(pretrain, run, monkeypatch, tiny_folder):
+def test_the_learning_rate_rises_stays_and_falls(pretrain, run, monkeypatch, tiny_folder):
     rates = []
-    monkeypatch.setattr(pretrain, "update", lambda trunk, averages, step, rate: rates.append(rate))
+    monkeypatch.setattr(
+        pretrain, "optimizer_step", lambda trunk, averages, step, rate: rates.append(rate)
+    )
     monkeypatch.setattr(pretrain, "WARMUP", 4)
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 100)
     assert run("out", "--model", str(tiny_folder), "--steps", "16", "--learning-rate", "0.8") == 0
@@ -215,14 +216,14 @@ def test_bad_input_is_one_line(run, capsys, tiny_folder, tmp_path):
         )
     (tmp_path / "short.txt").write_text("Too short .")
     assert run("out", "--model", str(tiny_folder), "--text", "short.txt") == 2
-    assert "holds 5 tokens; a batch of 4 needs more" in capsys.readouterr().err
+    assert "has 5 tokens; a batch of 4 needs more" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(run, text, tiny_folder):
     flags = ["--model", str(tiny_folder), "--steps", "3"]
     assert run("one", *flags) == 0
-    given = [
+    arguments = [
         "--text",
         str(text),
         "--heldout",
@@ -242,18 +243,18 @@ def test_two_processes_are_one(run, text, tiny_folder):
         "2",
         str(SCRIPT),
     ]
-    subprocess.run([*launch, *given], check=True)
+    subprocess.run([*launch, *arguments], check=True)
     one, two = load_file("one/model.safetensors"), load_file("two/model.safetensors")
     before = load_file(tiny_folder / "model.safetensors")
     for name in one:
-        moved = (one[name].float() - before[name]).norm()
-        # A sum in another order moves a tensor by rounding alone; half of the batch would move it
-        # elsewhere.
-        assert (one[name].float() - two[name].float()).norm() < 0.05 * moved, name
+        change = (one[name].float() - before[name]).norm()
+        # The sum in another order changes only the rounding. Half of the batch would change a
+        # tensor much more.
+        assert (one[name].float() - two[name].float()).norm() < 0.05 * change, name
 
 
 def test_the_script_stays_short():
-    """In tokens, which no formatter moves, but for commas: it is read in one go."""
+    """Counted in tokens, since a formatter changes the number of lines."""
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     layout |= {tokenize.ENCODING, tokenize.ENDMARKER}
     with open(SCRIPT, "rb") as file:
@@ -261,18 +262,18 @@ def test_the_script_stays_short():
     assert len(tokens) <= 1_900
 
 
-def test_every_text_is_seen_once_an_epoch(pretrain, run, monkeypatch, tiny_folder):
-    seen = []
+def test_every_text_is_used_once_per_epoch(pretrain, run, monkeypatch, tiny_folder):
+    used = []
     losses = pretrain.losses
 
-    def watch(trunk, texts):
+    def record_texts(trunk, texts):
         if torch.is_grad_enabled():
-            seen.append(texts[:, :-1].clone())
+            used.append(texts[:, :-1].clone())
         return losses(trunk, texts)
 
-    monkeypatch.setattr(pretrain, "losses", watch)
-    monkeypatch.setattr(pretrain, "update", lambda *_: None)
+    monkeypatch.setattr(pretrain, "losses", record_texts)
+    monkeypatch.setattr(pretrain, "optimizer_step", lambda *_: None)
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 100)
     assert run("out", "--model", str(tiny_folder), "--steps", "30") == 0
-    rows = np.unique(torch.cat(seen).numpy(), axis=0, return_counts=True)[1]
-    assert len(rows) > 20 and rows.max() - rows.min() <= math.ceil(4 * 30 / len(rows))
+    counts = np.unique(torch.cat(used).numpy(), axis=0, return_counts=True)[1]
+    assert len(counts) > 20 and counts.max() - counts.min() <= math.ceil(4 * 30 / len(counts))

@@ -1,5 +1,5 @@
-"""Export: peft and transformers load the folders, by the lines on their cards, and compute our
-logits; refusals."""
+"""Export: peft and transformers load the folders with the code of their model cards, and compute
+our logits. Some runs are refused."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ AUTO = {
 
 
 def exported(*argv):
-    """Run the command; its folder is the last argument."""
+    """Run the command. Return its last argument, the folder."""
     assert exit_status(lambda: export.main([str(part) for part in argv])) == 0
     return Path(argv[-1])
 
@@ -54,7 +54,7 @@ def rows_of(task, count=5):
 
 
 def loaded_by_its_card(folder, monkeypatch):
-    """Run the Python on a folder's card inside it, and return the names that it makes."""
+    """Run the Python code of a folder's model card inside it. Return its variables."""
     block = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(
         1
     )
@@ -66,8 +66,8 @@ def loaded_by_its_card(folder, monkeypatch):
 
 
 def our_logits(run, task, merged=False):
-    """Compute a run's logits of some rows of unlike lengths, at every token, and return their ids
-    with them."""
+    """Return a run's logits at every token of some rows of different lengths, and the rows' token
+    ids."""
     tuned = load(run)
     if merged:
         merge_lora(tuned.model)
@@ -83,7 +83,7 @@ def our_logits(run, task, merged=False):
 
 
 def their_logits(model, texts, prompt=0):
-    """Compute the same in one rectangle, padded on the right."""
+    """Return the logits of another model, which computes them in one right-padded batch."""
     ids, mask = padded(texts), padded([torch.ones_like(text) for text in texts])
     with torch.no_grad():
         return real_rows(model(input_ids=ids, attention_mask=mask).logits[:, prompt:], texts)
@@ -108,13 +108,13 @@ ADAPTERS = [
 
 
 @pytest.mark.parametrize(("task", "method", "flags"), ADAPTERS)
-def test_peft_computes_our_logits_by_the_lines_on_the_card(
+def test_peft_computes_our_logits_with_the_code_of_the_card(
     tiny_folder, tmp_path, monkeypatch, task, method, flags
 ):
     run = make_run(tmp_path / "run", tiny_folder, task, method, **flags)
     folder = exported(run, tmp_path / "a folder" / "out")
-    # Beside a prompt the card's lines merge LoRA, so ours is merged too: this trunk enlarges what
-    # rounding leaves.
+    # With a prompt too, the card's code merges LoRA. Ours is merged as well, since this trunk
+    # amplifies rounding errors.
     ours, texts = our_logits(run, task, merged=method == "lora+prompt")
     model = loaded_by_its_card(folder, monkeypatch)["model"]
     agree(ours, their_logits(model, texts, prompt=6 if "prompt" in method else 0))
@@ -123,14 +123,14 @@ def test_peft_computes_our_logits_by_the_lines_on_the_card(
     assert not [path for path in folder.rglob("*") if path.name in ("run.json", "metrics.jsonl")]
 
 
-def test_what_is_exported_is_what_the_run_holds(tiny_folder, tmp_path):
+def test_the_exported_files_are_those_of_the_run(tiny_folder, tmp_path):
     run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", rank=5, alpha=7)
     folder = exported(run, tmp_path / "out")
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (folder / name).read_bytes() == (run / name).read_bytes()
 
 
-def test_an_adapter_of_the_bundled_model_names_a_folder_that_is_there(tmp_path, monkeypatch):
+def test_an_adapter_of_the_bundled_model_names_an_existing_folder(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", "neo-mini", "ner", "lora")
     folder = exported(run, tmp_path / "out")
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -202,8 +202,7 @@ def test_a_run_in_half_precision_of_a_base_in_half_precision_is_merged_in_fp32(
 
 
 def slow_files(folder):
-    """Keep a tokenizer's vocab.json and merges.txt in place of its tokenizer.json, as GPT-Neo's
-    repositories have."""
+    """Replace a tokenizer.json by vocab.json and merges.txt, as in GPT-Neo's repositories."""
     content = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "vocab.json").write_text(json.dumps(content["vocab"]))
     (folder / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in content["merges"]))
@@ -272,62 +271,64 @@ def test_the_pipeline_tags_words_as_we_do(tiny_folder, tmp_path, files):
     assert kinds[0] == kinds[1]
 
 
-def test_the_model_of_an_answer_task_says_what_our_generation_says(
-    tiny_folder, tmp_path, monkeypatch
-):
+def test_a_classification_model_generates_what_we_generate(tiny_folder, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", tiny_folder, "sentiment", "lora", target_modules="all-linear")
     folder = exported(run, "--merge", tmp_path / "out")
     assert "`Sentence : <sentence> Label :`" in (folder / "README.md").read_text()
-    answer = loaded_by_its_card(folder, monkeypatch)["answer"]
+    predict_by_card = loaded_by_its_card(folder, monkeypatch)["predict"]
     tuned, rows = load(run), rows_of("sentiment", 3)
     examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
-    said = generate(tuned.model, tuned.encoder, texts_without_labels(examples, range(3)), None)
-    assert len(set(said)) == 3
-    for row, text in zip(rows, said, strict=True):
-        given = answer(
+    generated = generate(tuned.model, tuned.encoder, texts_without_labels(examples, range(3)), None)
+    assert len(set(generated)) == 3
+    for row, text in zip(rows, generated, strict=True):
+        continued = predict_by_card(
             f"Sentence : {row['sentence']} Label :",
             max_new_tokens=10,
             do_sample=False,
             return_full_text=False,
         )
-        assert given[0]["generated_text"] == text
+        assert continued[0]["generated_text"] == text
 
 
-def test_the_cards_say_how_a_model_is_read(tiny_folder, tmp_path, monkeypatch, capsys):
+def test_the_cards_describe_input_and_predictions(tiny_folder, tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path / "last", tiny_folder, "ner", "lora", tag_subtoken="last")
     assert (
-        "tag stands at its last sub-token"
+        "tag of a word is predicted at its last sub-token"
         in (exported(run, tmp_path / "a") / "README.md").read_text()
     )
     run = make_run(tmp_path / "score", tiny_folder, "similarity", "head")
     folder = exported(run, "--merge", tmp_path / "b")
-    assert "a linear head reads its last token" in (folder / "README.md").read_text()
+    assert (
+        "A linear head predicts the label at the text's last token"
+        in (folder / "README.md").read_text()
+    )
     loaded_by_its_card(folder, monkeypatch)
     assert "equivalent" in capsys.readouterr().out
     run = make_run(tmp_path / "echo", tiny_folder, "ner", "lora", echo=True, tag_decoding="viterbi")
     card = (exported(run, "--merge", tmp_path / "d") / "README.md").read_text()
     assert (
-        "tags of its second copy count" in card
-        and "(Viterbi), which transformers does not do" in card
+        "Use the tags of the second copy." in card
+        and "(Viterbi); transformers chooses each word's tag alone." in card
     )
     assert card.count("The IL-2 gene is active in T cells .") == 2
     run = make_run(tmp_path / "score-prompt", tiny_folder, "sentiment", "prompt", readout="head")
     card = (exported(run, tmp_path / "e") / "README.md").read_text()
-    assert "A batch is of texts of one length." in card and "the prompt's own" not in card
+    assert "All texts of a batch must have the same length" in card
+    assert "belong to the prompt" not in card
     run = make_run(
         tmp_path / "paper", tiny_folder, "sentiment", "lora", preset="paper", data="sample"
     )
     assert (
-        "one of `negative`, `neutral`, `positive` and"
+        "one of `negative`, `neutral`, `positive` and then"
         in (exported(run, tmp_path / "c") / "README.md").read_text()
     )
 
 
-def test_the_newest_run_is_exported_where_none_is_named(tiny_folder, tmp_path):
+def test_the_newest_run_is_exported_by_default(tiny_folder, tmp_path):
     make_run(tmp_path / "runs" / "ner-lora", tiny_folder, "ner", "lora")
     make_run(tmp_path / "runs" / "sentiment-lora", tiny_folder, "sentiment", "lora")
     os.utime(tmp_path / "runs" / "ner-lora" / "run.json", (1, 1))
-    Path("out").mkdir()  # empty, which is as good as new
+    Path("out").mkdir()  # an empty folder is allowed
     assert "# sentiment, lora" in (exported("out") / "README.md").read_text()
 
 
@@ -342,30 +343,31 @@ def runs(tiny_folder, tmp_path_factory):
     return make_run(folder / "tags", tiny_folder, "ner", "lora+prompt").parent
 
 
-IN_FRONT = (
-    "--merge: .*{} has a prompt in front of every text, which a model of transformers has no place "
-    "for; export it without --merge, for peft"
+UNMERGEABLE = (
+    "--merge: .*{} has a prompt in front of every text, which a transformers model cannot hold; "
+    "export it without --merge, for peft"
 )
 NO_ADAPTER = (
-    "{0} is no adapter of peft's, which does not know the method {0}; export it with --merge, for "
-    "transformers"
+    "{0}: peft has no adapter for the method {0}; export the run with --merge, for transformers"
 )
 REFUSALS = {
-    ("prompt", "--merge"): IN_FRONT.format("prompt"),
-    ("lora+prompt", "--merge"): IN_FRONT.format(r"lora\+prompt"),
+    ("prompt", "--merge"): UNMERGEABLE.format("prompt"),
+    ("lora+prompt", "--merge"): UNMERGEABLE.format(r"lora\+prompt"),
     ("full",): NO_ADAPTER.format("full"),
     ("head",): NO_ADAPTER.format("head"),
-    ("tags",): r"tags has lora\+prompt and a head; peft loads the second of two adapters only with "
-    "a head of its own, so that this run cannot be exported",
+    (
+        "tags",
+    ): r"tags has lora\+prompt and a head. Of two adapters, peft loads the second only with "
+    "a second head, so this run cannot be exported",
 }
 
 
-def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, tmp_path, capsys):
-    """peft's format has no place for how words are read; a run's folder says it, an export's card
-    does."""
-    how = {"echo": True, "tag_decoding": "viterbi", "tag_subtoken": "last"}
-    run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **how)
-    told = [
+def test_an_exported_run_is_scored_as_the_run_with_the_same_flags(tiny_folder, tmp_path, capsys):
+    """peft's format has no field for the target positions and the decoding of tags, so evaluate.py
+    needs flags for an exported adapter."""
+    options = {"echo": True, "tag_decoding": "viterbi", "tag_subtoken": "last"}
+    run = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **options)
+    flags = [
         "--echo",
         "--tag-decoding",
         "viterbi",
@@ -377,7 +379,7 @@ def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, 
         tiny_folder,
     ]
     found = []
-    for argv in ([run], [exported(run, tmp_path / "out"), *told], [tmp_path / "out", *told[5:]]):
+    for argv in ([run], [exported(run, tmp_path / "out"), *flags], [tmp_path / "out", *flags[5:]]):
         assert (
             exit_status(
                 lambda argv=argv: evaluate.main([*map(str, argv), "--eval-limit", "20", "--json"])
@@ -395,15 +397,15 @@ def test_an_exported_run_is_scored_as_the_run_where_it_is_told_how(tiny_folder, 
 
 
 @pytest.mark.parametrize("argv", REFUSALS)
-def test_what_the_other_side_cannot_express_is_refused_in_one_line(runs, argv, capsys):
-    method, *more = argv
-    assert exit_status(lambda: export.main([str(runs / method), "out", *more])) == 2
+def test_runs_that_peft_or_transformers_cannot_load_are_refused_in_one_line(runs, argv, capsys):
+    method, *flags = argv
+    assert exit_status(lambda: export.main([str(runs / method), "out", *flags])) == 2
     error = capsys.readouterr().err
     assert re.search(REFUSALS[argv], error) and error.count("\n") == 1
     assert not list(Path().iterdir())
 
 
-def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path, capsys):
+def test_a_folder_with_files_is_not_changed(runs, tmp_path, capsys):
     Path("kept").mkdir()
     Path("kept/file").write_text("mine")
     for target, message in (

@@ -161,7 +161,7 @@ def test_generate_counts_what_names_no_label(small, capsys):
     capsys.readouterr()
     assert main(evaluate, ["runs/similarity-prompt", "--decode", "generate", "--show", 2]) == 0
     out = capsys.readouterr().out
-    assert "--decode generate" in out and out.count("said: ") == 2 and "unanswered" in out
+    assert "--decode generate" in out and out.count("generated: ") == 2 and "unanswered" in out
     assert "total 12, hits" in out and "[Wrong]" in out
     lines = Path("runs/similarity-prompt/predictions.jsonl").read_text().splitlines()
     assert len(lines) == 12 and all("generated" in json.loads(line) for line in lines)

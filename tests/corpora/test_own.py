@@ -69,7 +69,7 @@ BAD_ROWS = {
         "classification",
         '{"sentence": "\\ud800 a", "label": "b"}',
     ): "expected a JSON object with 'sentence'",
-    ("classification", '{"sentence": "a", "label": "\\udc00"}'): "expected in 'label' a label",
+    ("classification", '{"sentence": "a", "label": "\\udc00"}'): "expected in 'label' a text",
     (
         "tagging",
         '{"tokens": ["a", "\\ud800"], "tags": ["O", "O"]}',

@@ -55,7 +55,7 @@ def main(script, argv) -> int:
         ),
         (
             {"task": "classification", "data": "nowhere"},
-            "--data nowhere: there is no such folder; --data may",
+            "--data nowhere: there is no such folder; --data can",
         ),
         ({"task": "classification", "adapter": ""}, "--adapter is empty"),
         (

@@ -121,7 +121,7 @@ def test_too_few_rows_for_a_split_are_refused(tmp_path):
         == f"--data {folder}: too few rows, none remain for train; add more rows"
     )
     folder = write(tmp_path / "all", FILES["similarity"] | {DEV_IDS: b"11\t12\n12\t11\n13\t14\n"})
-    assert "none is left for train" in refusal(SIMILARITY, folder)
+    assert "none remain for train" in refusal(SIMILARITY, folder)
 
 
 @pytest.mark.parametrize("task", CORPORA)

@@ -465,10 +465,7 @@ OPTIONS = [
     (LORA | {"target_modules": 5}, "target_modules is 5; expected a list of names"),
     (LORA | {"r": 0}, f"r is 0; {COUNT}"),
     (LORA | {"lora_alpha": -1}, "lora_alpha is -1; expected a number above 0"),
-    (
-        LORA | {"lora_dropout": 1},
-        "lora_dropout is 1; expected a number of at least 0 and below 1",
-    ),
+    (LORA | {"lora_dropout": 1}, "lora_dropout is 1; expected a number of at least 0 and below 1"),
     (LORA | {"bias": "some"}, "bias is 'some'; expected one of none, all, lora_only"),
     (SOFT, f"num_virtual_tokens is None; {COUNT}"),
 ]

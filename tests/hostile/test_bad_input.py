@@ -415,13 +415,13 @@ RUNS = [
     ),
     (
         "export prompt out --merge",
-        "--merge: prompt has a prompt in front of every text, which a model of transformers has no "
-        "place for; export it without --merge, for peft",
+        "--merge: prompt has a prompt in front of every text, which a transformers model cannot "
+        "hold; export it without --merge, for peft",
     ),
     (
         "export full out",
-        "full is no adapter of peft's, which does not know the method full; export it with "
-        "--merge, for transformers",
+        "full: peft has no adapter for the method full; export the run with --merge, for "
+        "transformers",
     ),
     ("evaluate d", "d is an adapter without a run.json: name its --task and its --model"),
     (

@@ -416,7 +416,7 @@ def test_what_is_copied_is_checked_for_numbers_that_are_not_finite(folder):
     ("entries", "words"),
     [
         ({"vocab_size": float("inf")}, "vocab_size is inf; expected a number"),
-        ({"eos_token_id": []}, r"eos_token_id is \[\]; expected a token below"),
+        ({"eos_token_id": []}, r"eos_token_id is \[\]; expected a token id below"),
         (
             {"eos_token_id": 8192},
             "eos_token_id is 8192; expected a token id below vocab_size, 8192",
@@ -434,7 +434,7 @@ def test_what_is_copied_is_checked_for_numbers_that_are_not_finite(folder):
         ),
         (
             {"attention_layers": ["global"] * 2000, "num_layers": 2000},
-            "2,000 attention layers are listed; 1024 are",
+            "2,000 attention layers are listed; at most 1024 are",
         ),
         (
             {"attention_layers": None, "attention_types": [[["global"], 10**12]]},

@@ -1,5 +1,5 @@
-"""Several runs on one base: a mixed batch against each run loaded alone, one pass, the base once
-and untouched."""
+"""AdapterSet: a mixed batch predicts what each run alone predicts, in one pass, and the base is
+loaded once and never changed."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from neo_peft.formats.base import Base, load_base
 from neo_peft.gptneo import NOWHERE, Block
 from neo_peft.lora import merge_lora
 from neo_peft.model import TunedModel
-from neo_peft.runs.adapter_set import AdapterSet, side_by_side
+from neo_peft.runs.adapter_set import AdapterSet, pad_prefixes
 from neo_peft.runs.folder import write_record
 from neo_peft.runs.generation import generate
 from neo_peft.runs.loading import load, load_untuned, settings_in
@@ -26,11 +26,11 @@ from neo_peft.settings import make_settings
 from neo_peft.system.hardware import DTYPES
 from neo_peft.tasks import TASKS
 
-# No two alike: ranks, scalings, targets, biases; prompts shorter and longer than the window, which
-# is 11.
+# All differ in rank, scaling, targets and biases. Some prompts are shorter and some longer than the
+# local attention window, which is 11.
 RUNS = {
     "tags-qv": {"task": "ner", "method": "lora", "rank": 5, "alpha": 7.0, "dropout": 0.2},
-    "says-long": {"task": "sentiment", "method": "prompt", "prompt_length": 17},
+    "label-long": {"task": "sentiment", "method": "prompt", "prompt_length": 17},
     "tags-all": {
         "task": "ner",
         "method": "lora",
@@ -40,7 +40,7 @@ RUNS = {
         "tag_subtoken": "last",
     },
     "pairs-short": {"task": "similarity", "method": "prompt", "prompt_length": 3},
-    "says-only": {
+    "label-only": {
         "task": "sentiment",
         "method": "lora",
         "rank": 2,
@@ -49,7 +49,7 @@ RUNS = {
         "bias": "lora_only",
         "target_modules": "h.1.mlp.c_fc,out_proj",
     },
-    "says-both": {
+    "label-both": {
         "task": "sentiment",
         "method": "lora+prompt",
         "rank": 4,
@@ -72,17 +72,17 @@ RUNS = {
         "echo": True,
         "tag_decoding": "viterbi",
     },
-    "says-head": {"task": "sentiment", "method": "head"},
+    "label-head": {"task": "sentiment", "method": "head"},
     "pairs-head": {"task": "similarity", "method": "head"},
     "tags-head": {"task": "ner", "method": "head"},
 }
-HEADS = ("says-head", "pairs-head", "tags-head")
-# eleven bits of a mantissa, or eight, after four layers
+HEADS = ("label-head", "pairs-head", "tags-head")
+# relative to the largest value, after four layers; fp16 has 11 significant bits, bf16 has 8
 TOLERANCE = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.1}
 
 
 def save_run(folder: Path, base: Base, **flags) -> Path:
-    """Save a run whose adapter was moved away from its start, as training would."""
+    """Save a run whose adapter was changed at random, as training would change it."""
     flags |= {"model": str(base.folder), "threads": 1}
     settings = make_settings(**flags)
     tuned = load_untuned(settings, True, dataclasses.replace(base, trunk=copy.deepcopy(base.trunk)))
@@ -106,7 +106,7 @@ def folders(base, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def alone(folders) -> dict:
-    """Each run loaded alone, on a base of its own."""
+    """Return each run loaded alone, on its own base."""
     return {name: load(folder) for name, folder in folders.items()}
 
 
@@ -116,59 +116,58 @@ def runs(folders) -> AdapterSet:
 
 
 def rows_of(names, each=3) -> list[dict]:
-    """Take rows of the sample, of every length, for each run; those of one run do not stand
-    together."""
+    """Return `each` rows of the sample for each run. The rows of a run are not consecutive."""
     texts = {task: iter(load_splits(TASKS[task], "sample").test) for task in CORPORA}
     return [{"run": name, **next(texts[RUNS[name]["task"]])} for _ in range(each) for name in names]
 
 
-def answers_alone(tuned, rows):
+def evaluate_alone(tuned, rows):
     task = tuned.encoder.task
     unlabelled = [{field: row[field] for field in task.fields[:-1]} for row in rows]
     return evaluate(tuned.model, tuned.encoder, tuned.encoder(unlabelled))
 
 
-def assert_answers_are_those_of_each_alone(runs, alone, rows, batch_size):
+def assert_predictions_are_those_of_each_alone(runs, alone, rows, batch_size):
     found = runs.evaluate(rows, batch_size)
     for name in {row["run"] for row in rows}:
         mine = [index for index, row in enumerate(rows) if row["run"] == name]
-        expected = answers_alone(alone[name], [rows[index] for index in mine])
+        expected = evaluate_alone(alone[name], [rows[index] for index in mine])
         assert [found.predicted[index] for index in mine] == expected.predicted
         for index, probabilities in zip(mine, expected.probabilities, strict=True):
             assert found.probabilities[index] == pytest.approx(probabilities, abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50])
-def test_a_mixed_batch_gets_the_answers_of_each_run_alone(runs, alone, batch_size):
+def test_a_mixed_batch_has_the_predictions_of_each_run_alone(runs, alone, batch_size):
     rows = rows_of(RUNS)
     assert len({len(str(row)) for row in rows}) > 20
-    assert_answers_are_those_of_each_alone(runs, alone, rows, batch_size)
+    assert_predictions_are_those_of_each_alone(runs, alone, rows, batch_size)
 
 
 @pytest.mark.parametrize(
     "names",
     [
         HEADS,
-        ("tags-qv", "says-only"),
-        ("tags-all", "says-long"),
-        ("pairs-short", "says-both"),
+        ("tags-qv", "label-only"),
+        ("tags-all", "label-long"),
+        ("pairs-short", "label-both"),
         ("tags-both",),
     ],
     ids=lambda names: "+".join(names),
 )
-def test_so_does_every_smaller_mixture(folders, alone, names):
-    """With no prompt at all, a prompt beside none, two prompts, one run; and rows whose run comes
-    last come first."""
+def test_so_do_other_mixtures(folders, alone, names):
+    """Without a prompt, with one, with two, and with a single run. The rows of the last run come
+    first."""
     runs = AdapterSet({name: folders[name] for name in names})
-    assert_answers_are_those_of_each_alone(
+    assert_predictions_are_those_of_each_alone(
         runs, alone, rows_of(reversed(names), each=5), batch_size=50
     )
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_hidden_states_are_those_of_each_run_alone(folders, base, precision):
-    """In every precision; and each run but a head's is far away from the base."""
-    runs, parts, alone, bare = AdapterSet(), {}, {}, {}
+    """In every precision. All runs except those of the method head differ much from the base."""
+    runs, parts, alone, untuned = AdapterSet(), {}, {}, {}
     for name, folder in folders.items():
         settings = dataclasses.replace(settings_in(folder), precision=precision)
         runs.add(folder, settings=settings)
@@ -177,7 +176,7 @@ def test_hidden_states_are_those_of_each_run_alone(folders, base, precision):
         parts[name] = collate(tuned.encoder(rows), range(len(rows)))
         with torch.inference_mode():
             alone[name] = tuned.model(parts[name], tuned.model.prefix())
-            bare[name] = TunedModel(base.trunk)(parts[name], None)
+            untuned[name] = TunedModel(base.trunk)(parts[name], None)
     with torch.inference_mode():
         found = runs.hidden(parts).split([len(hidden) for hidden in alone.values()])
     assert runs.base.trunk.wte.weight.dtype == DTYPES[precision]
@@ -185,7 +184,9 @@ def test_hidden_states_are_those_of_each_run_alone(folders, base, precision):
         assert mixed.shape == alone[name].shape and mixed.dtype == torch.float32
         largest = float(alone[name].abs().max())
         assert float((mixed - alone[name]).abs().max()) <= TOLERANCE[precision] * largest, name
-        assert name in HEADS or float((bare[name] - alone[name]).abs().max()) > 0.5 * largest, name
+        assert name in HEADS or float((untuned[name] - alone[name]).abs().max()) > 0.5 * largest, (
+            name
+        )
 
 
 def test_a_mixed_batch_is_one_pass_through_the_trunk(runs, monkeypatch):
@@ -204,28 +205,28 @@ def test_a_mixed_batch_is_one_pass_through_the_trunk(runs, monkeypatch):
 
 
 def storages(modules) -> dict[int, int]:
-    """Name the memory behind tensors: {its place: its bytes}."""
+    """Return the memory of all parameters as {address: bytes}."""
     tensors = [tensor for module in modules for tensor in module.parameters()]
     return {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
     }
 
 
-def test_the_base_is_held_once(runs, alone):
-    """All the bytes there are: the base's, and for each run those of what it trained."""
+def test_the_base_is_in_memory_once(runs, alone):
+    """All memory is that of the base, and of what each run trained."""
     base = storages([runs.base.trunk])
-    everything = storages([runs.base.trunk, runs._trunk, *(runs[name].model for name in runs)])
+    total = storages([runs.base.trunk, runs._trunk, *(runs[name].model for name in runs)])
     adapters = sum(
         p.numel() * 4 for tuned in alone.values() for p in tuned.model.trainable().values()
     )
-    assert sum(everything.values()) == sum(base.values()) + adapters
+    assert sum(total.values()) == sum(base.values()) + adapters
     for name in runs:
         assert runs[name].model.trainable().keys() == alone[name].model.trainable().keys()
         assert runs[name].model.transformer.wte.weight is runs.base.trunk.wte.weight
 
 
-def test_the_base_is_never_touched(folders, base):
-    """Added, used and removed: the trunk is bit for bit the untuned base, and has its plain layers."""
+def test_the_base_is_never_changed(folders, base):
+    """After runs were added, used and removed, the trunk is bit for bit the untuned base."""
     runs = AdapterSet(folders.values())
     runs.predict(rows_of(RUNS))
     for name in list(runs):
@@ -241,75 +242,75 @@ def test_the_base_is_never_touched(folders, base):
             assert torch.equal(found, expected) and not found.requires_grad, name
 
 
-def test_a_run_alone_is_unmoved_by_the_others(folders, alone):
-    """Switching is to pick another: the answers are bit for bit those of the run loaded alone,
-    before and after."""
+def test_a_run_is_not_changed_by_the_others(folders, alone):
+    """Before and after other runs are added and removed, the predictions are bit for bit those of
+    the run loaded alone."""
     runs = AdapterSet([folders["tags-all"]])
-    for others in ("says-both", "says-only", None):
+    for others in ("label-both", "label-only", None):
         if others:
             runs.add(folders[others])
         else:
-            runs.remove("says-both")
+            runs.remove("label-both")
         for name in ["tags-all", *list(runs), "tags-all"]:
             rows = rows_of([name], each=4)
-            assert answers_alone(runs[name], rows) == answers_alone(alone[name], rows)
-    assert_answers_are_those_of_each_alone(
-        runs, alone, rows_of(["says-only", "tags-all"]), batch_size=9
+            assert evaluate_alone(runs[name], rows) == evaluate_alone(alone[name], rows)
+    assert_predictions_are_those_of_each_alone(
+        runs, alone, rows_of(["label-only", "tags-all"]), batch_size=9
     )
     with pytest.raises(
-        InputError, match="there is no run 'says-both' here; the runs are tags-all, says-only"
+        InputError, match="there is no run 'label-both' here; the runs are tags-all, label-only"
     ):
-        runs["says-both"]
-    with pytest.raises(InputError, match="there is no run 'says-both' here"):
-        runs.remove("says-both")
+        runs["label-both"]
+    with pytest.raises(InputError, match="there is no run 'label-both' here"):
+        runs.remove("label-both")
 
 
-def test_a_runs_model_generates_merges_and_saves_as_ever(folders, alone, runs, tmp_path):
-    rows = rows_of(["says-both"])
+def test_a_runs_model_can_generate_merge_and_save(folders, alone, runs, tmp_path):
+    rows = rows_of(["label-both"])
     for tuned in (
-        own := AdapterSet([folders["says-both"], folders["tags-all"]])["says-both"],
-        alone["says-both"],
+        shared := AdapterSet([folders["label-both"], folders["tags-all"]])["label-both"],
+        alone["label-both"],
     ):
         examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
         texts = texts_without_labels(examples, range(len(rows)))
-        said = generate(tuned.model, tuned.encoder, texts, tuned.model.prefix())
-        assert said == generate(own.model, own.encoder, texts, own.model.prefix())
-    save_adapter(tmp_path, own.model, own.settings)
+        generated = generate(tuned.model, tuned.encoder, texts, tuned.model.prefix())
+        assert generated == generate(shared.model, shared.encoder, texts, shared.model.prefix())
+    save_adapter(tmp_path, shared.model, shared.settings)
     for part in ("lora", "prompt"):
         name = f"{part}/adapter_model.safetensors"
-        assert (tmp_path / name).read_bytes() == (folders["says-both"] / name).read_bytes()
-    merge_lora(own.model)
-    assert predict(own.model, own.encoder, rows) == predict(
-        alone["says-both"].model, own.encoder, rows
+        assert (tmp_path / name).read_bytes() == (folders["label-both"] / name).read_bytes()
+    merge_lora(shared.model)
+    assert predict(shared.model, shared.encoder, rows) == predict(
+        alone["label-both"].model, shared.encoder, rows
     )
 
 
 def test_words_that_were_cut_away_get_o(runs, alone):
     row = {"run": "tags-both", "tokens": ["IL-2", "gene", "binds"] * 60}
-    short = rows_of(["says-long"], each=1)
+    short = rows_of(["label-long"], each=1)
     found = runs.evaluate([row, *short, row])
-    read = len(found.probabilities[0])  # words whose tags were read: the others were cut away
-    assert found.cut == 2 and read < 128 - 12
-    assert set(found.predicted[0][read:]) == {"O"}
-    tags, said, again = runs.predict([row, *short, row])
+    predicted_words = len(found.probabilities[0])  # the other words were cut away
+    assert found.cut == 2 and predicted_words < 128 - 12
+    assert set(found.predicted[0][predicted_words:]) == {"O"}
+    tags, label, again = runs.predict([row, *short, row])
     assert len(tags) == 180 and tags[-1] == "O" and tags == again
-    expected = answers_alone(alone["tags-both"], [row]).predicted
+    expected = evaluate_alone(alone["tags-both"], [row]).predicted
     assert tags == expected[0] and len(set(tags)) > 1
-    assert said == answers_alone(alone["says-long"], short).predicted[0]
+    assert label == evaluate_alone(alone["label-long"], short).predicted[0]
 
 
-def test_labels_are_not_needed_and_no_row_is_no_answer(runs):
+def test_labels_are_not_needed_and_no_rows_give_no_predictions(runs):
     row = {"run": "pairs-short", "sentence1": "One .", "sentence2": "Two ."}
     assert runs.predict([row]) == runs.predict([row | {"label": "whatever"}])
     assert runs.predict([]) == []
 
 
-def test_no_dropout_and_one_precision_whatever_a_run_says(folders, alone):
+def test_there_is_no_dropout_and_one_precision_for_all_runs(folders, alone):
     runs = AdapterSet([folders["tags-qv"]])
     settings = dataclasses.replace(
-        settings_in(folders["says-only"]), precision="bf16", threads=7, model="elsewhere"
+        settings_in(folders["label-only"]), precision="bf16", threads=7, model="elsewhere"
     )
-    added = runs.add(folders["says-only"], settings=settings)
+    added = runs.add(folders["label-only"], settings=settings)
     assert (added.precision, added.threads, added.settings.model) == (
         "fp32",
         1,
@@ -317,20 +318,20 @@ def test_no_dropout_and_one_precision_whatever_a_run_says(folders, alone):
     )
     for name in list(runs):
         runs.remove(name)
-    for name in ("tags-qv", "says-only"):  # the base is what it was, in the precision that it was
+    for name in ("tags-qv", "label-only"):  # the base keeps its precision
         runs.add(
             folders[name],
             settings=dataclasses.replace(settings_in(folders[name]), precision="bf16"),
         )
         runs[name].model.train()  # as after training it further
-    assert_answers_are_those_of_each_alone(runs, alone, rows_of(runs), batch_size=4)
+    assert_predictions_are_those_of_each_alone(runs, alone, rows_of(runs), batch_size=4)
 
 
-def test_prefixes_lie_side_by_side_worked_by_hand(runs):
-    """An example without a prefix has no place; keys stand at their own positions, the rest is
-    nowhere."""
-    long, short = runs._prefixes["pairs-short"], runs._prefixes["says-both"]
-    past = side_by_side([long, None, short])
+def test_padded_prefixes_worked_by_hand(runs):
+    """Keys have their own positions. Padding has the position NOWHERE, as has all of a missing
+    prefix."""
+    long, short = runs._prefixes["pairs-short"], runs._prefixes["label-both"]
+    past = pad_prefixes([long, None, short])
     assert past.positions.tolist() == [[0, 1, 2] + [NOWHERE] * 6, [NOWHERE] * 9, list(range(9))]
     for joined, first, last in (
         (past.keys, long.keys, short.keys),
@@ -342,7 +343,7 @@ def test_prefixes_lie_side_by_side_worked_by_hand(runs):
 
 
 def test_a_run_of_another_base_is_refused(folders, tiny_folder, tmp_path):
-    """Moved in one weight, so that everything else fits. The set goes on as it was."""
+    """The other base differs in one weight only. The set of runs stays as it was."""
     from safetensors.torch import load_file, save_file
 
     other = tmp_path / "other"
@@ -363,10 +364,10 @@ def test_a_run_of_another_base_is_refused(folders, tiny_folder, tmp_path):
     assert list(runs) == ["tags-qv"] and len(runs.predict(rows_of(["tags-qv"]))) == 3
 
 
-def test_a_wholly_tuned_model_and_a_second_of_a_name_are_refused(folders, base, tmp_path):
-    whole = save_run(tmp_path / "whole", base, task="ner", method="full")
-    with pytest.raises(InputError, match=r"whole was trained by full: it cannot share a base"):
-        AdapterSet([whole])
+def test_full_fine_tuning_and_a_name_used_twice_are_refused(folders, base, tmp_path):
+    full = save_run(tmp_path / "full", base, task="ner", method="full")
+    with pytest.raises(InputError, match=r"full was trained by full: it cannot share a base"):
+        AdapterSet([full])
     with pytest.raises(
         InputError, match="two runs are called tags-qv; the second is .*: rename it"
     ):
@@ -378,24 +379,24 @@ def test_a_wholly_tuned_model_and_a_second_of_a_name_are_refused(folders, base, 
     assert one == two
 
 
-def test_labels_that_share_a_first_token_are_ranked_behind_their_own_prompt(folders):
-    """Of one run in the middle of a batch; the other's labels differ in their first tokens."""
+def test_labels_that_share_a_first_token_are_scored_with_their_own_prompt(folders):
+    """Two labels of one run share their first token; those of the other run do not."""
     answers = {"negative": [50, 60, 0], "neutral": [50, 70, 80, 0], "positive": [90, 0]}
     runs, alone = (
         AdapterSet(folders.values()),
-        {name: load(folders[name]) for name in ("says-both", "says-long")},
+        {name: load(folders[name]) for name in ("label-both", "label-long")},
     )
-    for tuned in (runs["says-both"], alone["says-both"]):
+    for tuned in (runs["label-both"], alone["label-both"]):
         vars(tuned.encoder)["answers"] = answers  # where the frozen encoder keeps its own
-    assert_answers_are_those_of_each_alone(
-        runs, alone, rows_of(["says-both", "says-long"], each=4), batch_size=8
+    assert_predictions_are_those_of_each_alone(
+        runs, alone, rows_of(["label-both", "label-long"], each=4), batch_size=8
     )
 
 
 @pytest.mark.parametrize("run", [{}, {"run": "nobody"}, {"run": None}, {"run": ["tags-qv"]}])
 def test_a_row_must_name_its_run(runs, run):
     with pytest.raises(
-        InputError, match='row 1 names the run .*; "run" is one of tags-qv, says-long'
+        InputError, match='row 1: its "run" is .*; it must be one of tags-qv, label-long'
     ):
         runs.predict([*rows_of(["tags-qv"], 1), {"tokens": ["x"], **run}])
 
@@ -406,8 +407,8 @@ def test_an_adapter_of_pefts_own_can_be_added(folders, alone, tiny_folder, tmp_p
     settings = dataclasses.replace(
         settings_in(tmp_path, str(tiny_folder), "ner"), tag_subtoken="last"
     )
-    runs = AdapterSet([folders["says-long"]])
+    runs = AdapterSet([folders["label-long"]])
     assert "has no fingerprint" in runs.add(tmp_path, "tags-all", settings).notes[-1]
-    assert_answers_are_those_of_each_alone(
-        runs, alone, rows_of(["tags-all", "says-long"]), batch_size=4
+    assert_predictions_are_those_of_each_alone(
+        runs, alone, rows_of(["tags-all", "label-long"]), batch_size=4
     )

@@ -1,5 +1,5 @@
-"""The baselines, compared with scikit-learn's TF-IDF and logistic regression, with cases worked by
-hand, and on the real data."""
+"""The baselines: compared with scikit-learn's TF-IDF and logistic regression, compared with cases
+worked by hand, and scored on the real data."""
 
 import numpy as np
 import pytest
@@ -34,21 +34,21 @@ def numbered(task, rows):
 
 
 def dense(features):
-    """Return a matrix, sparse or not, as numpy's, without the constant in its last column."""
+    """Return features as a numpy matrix, without the last column, which is 1."""
     features = features.to_dense().numpy()
     assert (features[:, -1] == 1).all()
     return features[:, :-1]
 
 
 def few(name):
-    """Take 300 rows of a sample's train, and all of the others."""
+    """Return the splits of a sample, train limited to 300 rows."""
     splits = load_splits(TASKS[name], "sample")
     return limit_rows(splits.train, 300), splits.validation, splits.test
 
 
 def scikit_learns(task, strength):
-    """Of two labels it has one vector of weights, where two of half its length have half the
-    penalty."""
+    """Return scikit-learn's model. For two labels it has one weight vector. Our two vectors have
+    half its length, and so half the penalty."""
     return LogisticRegression(
         C=strength * (2 if len(task.labels) == 2 else 1), max_iter=5000, tol=1e-6
     )
@@ -61,14 +61,14 @@ def scikit_learns(task, strength):
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_the_linear_model_is_scikit_learns(name, strength):
     task, (train, _, test) = TASKS[name], few(name)
-    features, asked = FEATURES[name](task.fields[:-1], train, test)
+    features, test_features = FEATURES[name](task.fields[:-1], train, test)
     weights = logistic_regression(features, numbered(task, train), len(task.labels), strength)
-    logits = (asked @ weights).numpy()
+    logits = (test_features @ weights).numpy()
     ours = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = (
         scikit_learns(task, strength)
         .fit(dense(features), numbered(task, train))
-        .predict_proba(dense(asked))
+        .predict_proba(dense(test_features))
     )
     assert np.abs(ours - expected).max() < 1e-3
     assert expected.std() > 0.05
@@ -85,8 +85,8 @@ def test_word_counts_are_scikit_learns_tfidf():
     for ours, rows in zip(word_counts(["sentence"], train, test), (train, test)):
         expected, found = theirs.transform(rows).toarray(), dense(ours)
         assert found.shape == expected.shape
-        # The columns are in another order: every text has the same values, and is as like every
-        # other.
+        # The columns are in another order. So we compare the sorted values of each text, and the
+        # products of all pairs of texts.
         assert np.abs(np.sort(found, axis=1) - np.sort(expected, axis=1)).max() < 1e-12
         assert np.abs(found @ found.T - expected @ expected.T).max() < 1e-12
 
@@ -112,8 +112,8 @@ def test_overlaps_are_those_counted_by_hand():
         {"sentence1": "The dog saw a cat.", "sentence2": "the dog saw the bird"},
         {"sentence1": "one", "sentence2": "one two three"},
     ]
-    # {the, dog, saw, a, cat} and {the, dog, saw, bird} share 3 of 6; of 4 and 4 neighbours 2 are
-    # shared, of 6.
+    # {the, dog, saw, a, cat} and {the, dog, saw, bird} share 3 words of 6. They have 4 word pairs
+    # each, and share 2 of 6.
     by_hand = np.array([[3 / 5, 3 / 4, 3 / 6, 2 / 4, 2 / 4, 2 / 6], [1, 1 / 3, 1 / 3, 0, 0, 0]])
     [found] = word_overlap(["sentence1", "sentence2"], rows)
     expected = (by_hand - by_hand.mean(0)) / by_hand.std(0)
@@ -126,30 +126,31 @@ def test_overlaps_are_those_counted_by_hand():
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_validation_chooses_how_far_the_weights_go(name):
+def test_the_penalty_is_chosen_on_validation(name):
     task, (train, validation, test) = TASKS[name], few(name)
-    features, held_out, asked = map(
+    features, validation_features, test_features = map(
         dense, FEATURES[name](task.fields[:-1], train, validation, test)
     )
     models = [
         scikit_learns(task, strength).fit(features, labels_in(train)) for strength in STRENGTHS
     ]
-    scores = [model.score(held_out, labels_in(validation)) for model in models]
-    chosen = models[scores.index(max(scores))].predict(asked)
+    scores = [model.score(validation_features, labels_in(validation)) for model in models]
+    chosen = models[scores.index(max(scores))].predict(test_features)
     # the choice matters
-    assert any(np.mean(model.predict(asked) == chosen) < 0.97 for model in models)
+    assert any(np.mean(model.predict(test_features) == chosen) < 0.97 for model in models)
     found = predict_baseline(task, train, validation, test)
     assert found[0] == {"sentiment": "word counts", "similarity": "word overlap"}[name]
     assert np.mean(chosen == found[1]) > 0.99
 
 
-def test_the_choice_is_by_the_tasks_own_measure(monkeypatch):
+def test_the_choice_is_by_the_tasks_metric(monkeypatch):
     task, rows = get_task("glue/cola"), [{"sentence": "he goes", "label": "acceptable"}]
     assert task.metric == "matthews" and task.labels == ("unacceptable", "acceptable")
     scores = {0.1: (0, 0), 1.0: (0, 1), 10.0: (1, 0), 100.0: (0, 0)}  # accuracy, matthews
 
     def always(features, gold, labels, strength):
-        """The strength that matthews chooses answers acceptable, the others do not."""
+        """Return weights that always predict acceptable for the strength with the best matthews,
+        and unacceptable for the others."""
         weights = torch.zeros(features.shape[1], labels, dtype=features.dtype)
         weights[-1, int(strength == 1.0)] = 1
         return weights
@@ -158,14 +159,14 @@ def test_the_choice_is_by_the_tasks_own_measure(monkeypatch):
         [{"accuracy": accuracy, "matthews": matthews} for accuracy, matthews in scores.values()]
     )
     monkeypatch.setattr(baselines, "logistic_regression", always)
-    monkeypatch.setattr(baselines, "score", lambda *given: next(measured))
+    monkeypatch.setattr(baselines, "score", lambda *_: next(measured))
     assert tuple(scores) == STRENGTHS and predict_baseline(task, rows, rows, rows) == (
         "word counts",
         ["acceptable"],
     )
 
 
-def test_a_word_is_tagged_as_it_was_most_often():
+def test_a_word_gets_its_most_frequent_tag():
     def row(words, tags):
         return {"tokens": words.split(), "tags": tags.split()}
 
@@ -174,31 +175,31 @@ def test_a_word_is_tagged_as_it_was_most_often():
         row("IL-2 binds", "B-protein O"),
         row("IL-2", "B-protein"),
     ]
-    asked = [row("IL-2 gene binds il-2", "O O O O"), row("", "")]
+    test = [row("IL-2 gene binds il-2", "O O O O"), row("", "")]
     expected = [["B-protein", "I-DNA", "O", "O"], []]
-    assert predict_baseline(TASKS["ner"], train, [], asked) == ("commonest tags", expected)
+    assert predict_baseline(TASKS["ner"], train, [], test) == ("most frequent tags", expected)
     assert (
-        predict_baseline(
-            with_labels(get_task("tagging"), ["O", "B-DNA"]), train[:1], [], asked[:1]
-        )[1][0][1]
+        predict_baseline(with_labels(get_task("tagging"), ["O", "B-DNA"]), train[:1], [], test[:1])[
+            1
+        ][0][1]
         == "I-DNA"
     )
 
 
 def test_other_tasks_of_the_same_shapes_have_baselines():
     marks = {"good": "yes", "bad": "no", "fair": "may be"}
-    own = with_labels(get_task("classification"), ["no", "yes", "may be", "never seen"])
+    task = with_labels(get_task("classification"), ["no", "yes", "may be", "never seen"])
     rows = [
         {"sentence": f"{word} film number {n}", "label": label}
         for n in range(5)
         for word, label in marks.items()
     ]
-    assert predict_baseline(own, rows, rows, rows) == (
+    assert predict_baseline(task, rows, rows, rows) == (
         "word counts",
         [row["label"] for row in rows],
     )
     empty = [{"sentence": "… !", "label": "no"}, {"sentence": "good … unseen", "label": "no"}]
-    assert predict_baseline(own, rows, rows, empty)[1][1] == "yes"
+    assert predict_baseline(task, rows, rows, empty)[1][1] == "yes"
     cola = TASKS["glue/cola"]
     rows = [
         {"sentence": f"he {word} {n}", "label": cola.labels[word == "goes"]}

@@ -1,6 +1,6 @@
-"""Intervals and paired differences: the counts make the scores of `metrics.py`; the resamples are
-those of a plain loop over examples, the normal approximation and, in a simulation, right as often
-as they say."""
+"""Bootstrap intervals and paired differences. The summed counts give the scores of `metrics.py`.
+The intervals are compared with a plain loop over examples and with the normal approximation. A
+simulation shows that a 95 % interval contains the true score in 95 % of cases."""
 
 import math
 import random
@@ -20,8 +20,8 @@ THREE_LABELS, TWO_LABELS = ("accuracy", "macro_f1"), ("accuracy", "macro_f1", "f
 NAMES = {NER: TAGGED, SENTIMENT: THREE_LABELS, SIMILARITY: TWO_LABELS}
 
 
-def drawn_rows(task, rng, count):
-    """Draw rows of a task that hold their labels alone: uneven classes, or sentences of 0 to 14
+def random_rows(task, rng, count):
+    """Return random rows of a task, with labels only: unbalanced classes, or sentences of 0 to 14
     words."""
     if task.tags_words:
         lengths = [rng.randrange(15) for _ in range(count)]
@@ -33,8 +33,8 @@ def drawn_rows(task, rng, count):
     return [{"label": label} for label in rng.choices(task.labels, weights, k=count)]
 
 
-def drawn_answers(task, rng, rows, right):
-    """Answer rows rightly with a probability, else by any label, or by none at all."""
+def random_predictions(task, rng, rows, right):
+    """Return random predictions: right with probability `right`, else any label, or None."""
     if task.tags_words:
         return [
             [tag if rng.random() < right else rng.choice(task.labels) for tag in row["tags"]]
@@ -55,25 +55,27 @@ def scores(task, rows, predicted):
 
 
 def plain_bootstrap(task, rows, answers, seed, resamples=1000):
-    """Draw examples one by one, score each draw from the beginning, and return {measure: (draws,
-    sets of answers)}."""
+    """Draw the examples of each resample one by one, and score it with `metrics.py`. Return
+    {metric: (resamples, runs)}."""
     rng, found = random.Random(seed), {name: [] for name in NAMES[task]}
     for _ in range(resamples):
         chosen = rng.choices(range(len(rows)), k=len(rows))
         drawn = [rows[index] for index in chosen]
-        of_draw = [scores(task, drawn, [one[index] for index in chosen]) for one in answers]
+        run_scores = [
+            scores(task, drawn, [predicted[index] for index in chosen]) for predicted in answers
+        ]
         for name, values in found.items():
-            values.append([one[name] for one in of_draw])
+            values.append([each[name] for each in run_scores])
     return {name: np.array(values) for name, values in found.items()}
 
 
 @pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
-def test_summed_counts_make_the_scores_of_metrics(task):
+def test_summed_counts_give_the_scores_of_metrics(task):
     rng = random.Random(0)
     for count in (1, 2, 3, 50, 400):
         for right in (0, 0.5, 1):
-            rows = drawn_rows(task, rng, count)
-            predicted = drawn_answers(task, rng, rows, right)
+            rows = random_rows(task, rng, count)
+            predicted = random_predictions(task, rng, rows, right)
             found = metrics_of_counts(
                 task, example_counts(task, rows, predicted).sum(0, keepdims=True)
             )
@@ -86,8 +88,8 @@ def test_summed_counts_make_the_scores_of_metrics(task):
 def test_many_labels_are_counted_as_metrics_does():
     task = with_labels(get_task("classification"), [f"label {number}" for number in range(23)])
     rng = random.Random(1)
-    rows = drawn_rows(task, rng, 300)
-    predicted = drawn_answers(task, rng, rows, 0.4)
+    rows = random_rows(task, rng, 300)
+    predicted = random_predictions(task, rng, rows, 0.4)
     found = metrics_of_counts(task, example_counts(task, rows, predicted).sum(0, keepdims=True))
     expected = scores(task, rows, predicted)
     assert {name: value[0] for name, value in found.items()} == pytest.approx(
@@ -98,13 +100,12 @@ def test_many_labels_are_counted_as_metrics_does():
 @pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
 def test_intervals_are_those_of_a_plain_bootstrap(task):
     rng = random.Random(2)
-    rows = drawn_rows(task, rng, 60)
-    predicted = drawn_answers(task, rng, rows, 0.7)
+    rows = random_rows(task, rng, 60)
+    predicted = random_predictions(task, rng, rows, 0.7)
     found = intervals(task, rows, [predicted], resamples=20_000)
     for name, draws in plain_bootstrap(task, rows, [predicted], seed=3).items():
         low, high = np.quantile(draws, [0.025, 0.975])
-        # Of 1,000 draws a quantile is itself uncertain, by a twentieth of the interval (one
-        # standard error).
+        # A quantile of 1,000 resamples has a standard error of a twentieth of the interval.
         assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
         assert high - low > 0.05
 
@@ -112,8 +113,8 @@ def test_intervals_are_those_of_a_plain_bootstrap(task):
 @pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
 def test_the_interval_of_a_mean_over_runs_draws_the_same_examples_for_each(task):
     rng = random.Random(8)
-    rows = drawn_rows(task, rng, 60)
-    answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
+    rows = random_rows(task, rng, 60)
+    answers = [random_predictions(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
     found = intervals(task, rows, answers, resamples=20_000)
     for name, draws in plain_bootstrap(task, rows, answers, seed=9).items():
         low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
@@ -128,22 +129,22 @@ def test_the_interval_of_an_accuracy_is_the_normal_approximation():
     assert found == pytest.approx((0.73 - spread, 0.73 + spread), abs=0.0015)
 
 
-def test_the_interval_holds_the_true_score_as_often_as_it_says():
-    """Draw 300 test sets of 200 answers that are right with probability 0.7; 95 % of the intervals
-    should hold it."""
-    rng, held = random.Random(4), 0
+def test_95_percent_of_the_intervals_contain_the_true_score():
+    """Draw 300 test sets of 200 predictions that are right with probability 0.7. Count the
+    intervals that contain 0.7."""
+    rng, contain = random.Random(4), 0
     for number in range(300):
         rows = [{"label": "neutral"}] * 200
         predicted = ["neutral" if rng.random() < 0.7 else "positive" for _ in rows]
         low, high = intervals(SENTIMENT, rows, [predicted], resamples=500, seed=number)["accuracy"]
-        held += low <= 0.7 <= high
-    assert 0.92 <= held / 300 <= 0.98  # 0.95, give or take three of its own standard errors
+        contain += low <= 0.7 <= high
+    assert 0.92 <= contain / 300 <= 0.98  # 0.95 ± two to three standard errors
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_another():
     rng = random.Random(5)
-    rows = drawn_rows(NER, rng, 40)
-    predicted = drawn_answers(NER, rng, rows, 0.7)
+    rows = random_rows(NER, rng, 40)
+    predicted = random_predictions(NER, rng, rows, 0.7)
     first, again, other = (intervals(NER, rows, [predicted], seed=seed) for seed in (0, 0, 1))
     assert first == again != other
 
@@ -151,9 +152,10 @@ def test_the_same_seed_gives_the_same_interval_and_another_another():
 @pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
 def test_a_paired_difference_is_that_of_a_plain_bootstrap(task):
     rng = random.Random(6)
-    rows = drawn_rows(task, rng, 60)
-    a = drawn_answers(task, rng, rows, 0.6)
-    # b answers as a does, and some rows better: differences are much narrower than either score.
+    rows = random_rows(task, rng, 60)
+    a = random_predictions(task, rng, rows, 0.6)
+    # b predicts as a does, but is right on some more rows. So the interval of the difference is
+    # much narrower than that of a score.
     b = [row[task.fields[-1]] if rng.random() < 0.15 else answer for row, answer in zip(rows, a)]
     compared = paired(task, rows, [a], [b])
     for name, draws in plain_bootstrap(task, rows, [a, b], seed=7).items():
@@ -168,15 +170,16 @@ def test_a_paired_difference_is_that_of_a_plain_bootstrap(task):
 
 
 @pytest.mark.parametrize("task", NAMES, ids=lambda task: task.name)
-def test_of_several_runs_a_side_the_difference_is_that_of_their_means(task):
+def test_with_several_runs_the_difference_is_that_of_their_means(task):
     rng = random.Random(10)
-    rows = drawn_rows(task, rng, 60)
-    answers = [drawn_answers(task, rng, rows, right) for right in (0.5, 0.7, 0.6, 0.7, 0.8)]
+    rows = random_rows(task, rng, 60)
+    answers = [random_predictions(task, rng, rows, right) for right in (0.5, 0.7, 0.6, 0.7, 0.8)]
     compared = paired(task, rows, answers[:2], answers[2:])
     for name, draws in plain_bootstrap(task, rows, answers, seed=11).items():
-        found, of_each = compared[name], [scores(task, rows, of_run)[name] for of_run in answers]
+        found = compared[name]
+        run_scores = [scores(task, rows, predicted)[name] for predicted in answers]
         assert (found["a"], found["b"]) == pytest.approx(
-            (sum(of_each[:2]) / 2, sum(of_each[2:]) / 3)
+            (sum(run_scores[:2]) / 2, sum(run_scores[2:]) / 3)
         )
         differences = draws[:, 2:].mean(axis=1) - draws[:, :2].mean(axis=1)
         low, high = np.quantile(differences, [0.025, 0.975])
@@ -184,8 +187,8 @@ def test_of_several_runs_a_side_the_difference_is_that_of_their_means(task):
 
 
 def test_p_is_that_of_a_sign_test_for_accuracies():
-    """On the rows where two runs differ, 60 for b and 36 for a, resampling does what a coin does:
-    24 / sqrt(96)."""
+    """The runs differ on 96 rows: b is right on 60 of them, a on 36. p is that of the normal
+    approximation."""
     rows = [{"label": "positive"}] * 500
     a = ["positive"] * 300 + ["neutral"] * 60 + ["positive"] * 36 + ["neutral"] * 104
     b = ["positive"] * 300 + ["positive"] * 60 + ["neutral"] * 36 + ["neutral"] * 104
@@ -201,7 +204,7 @@ def test_p_is_that_of_a_sign_test_for_accuracies():
     )
 
 
-def test_p_is_never_zero_and_is_one_for_equal_answers():
+def test_p_is_never_zero_and_is_one_for_equal_predictions():
     rows = [{"label": "positive"}] * 50
     right, wrong = ["positive"] * 50, ["neutral"] * 50
     found = paired(SENTIMENT, rows, [wrong], [right], resamples=999)["accuracy"]
@@ -211,11 +214,11 @@ def test_p_is_never_zero_and_is_one_for_equal_answers():
         assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1), name
 
 
-def test_p_is_below_a_twentieth_where_the_interval_leaves_zero_out():
+def test_p_is_below_5_percent_where_the_interval_excludes_zero():
     rng, sides = random.Random(8), set()
-    rows = drawn_rows(SIMILARITY, rng, 200)
+    rows = random_rows(SIMILARITY, rng, 200)
     for _ in range(40):
-        a, b = (drawn_answers(SIMILARITY, rng, rows, right) for right in (0.5, 0.6))
+        a, b = (random_predictions(SIMILARITY, rng, rows, right) for right in (0.5, 0.6))
         for found in paired(SIMILARITY, rows, [a], [b], resamples=2000).values():
             if abs(found["p"] - 0.05) > 0.002:
                 outside = found["low"] > 0 or found["high"] < 0
@@ -224,9 +227,9 @@ def test_p_is_below_a_twentieth_where_the_interval_leaves_zero_out():
     assert sides == {True, False}
 
 
-def test_resamples_are_not_held_at_once():
-    """2,000 resamples of 1,200 sentences, no two alike: all weights would fill 19 MB, and again as
-    floats."""
+def test_resamples_are_not_all_in_memory_at_once():
+    """For 2,000 resamples of 1,200 different sentences, all draws would need 19 MB, and as floats
+    the same again."""
     rng = random.Random(9)
     rows = [{"tags": ["O"] * (index + 1)} for index in range(1200)]
     predicted = [[rng.choice(["O", "B-DNA"])] + row["tags"][1:] for row in rows]

@@ -1,5 +1,5 @@
-"""The curves of a run: what is drawn is what its log holds; as SVG in the colours of the page that
-they stand in."""
+"""The learning curves of a run: they show the values of metrics.jsonl, and as SVG they have the
+colours of the page."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from neo_peft.tasks import get_task
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
+def test_the_plot_shows_the_values_of_the_log(tmp_path, monkeypatch):
     step = {"learning_rate": 0.1, "gradient_norm": None}
     lines = [
         {"step": number, "epoch": 1 + number // 3, "loss": 1 / number, **step}
@@ -44,8 +44,8 @@ def test_the_plot_shows_what_the_log_holds(tmp_path, monkeypatch):
     curves = {
         line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in loss.lines
     }
-    assert curves["train, a step"] == ([1, 2, 3, 4], [1, 1 / 2, 1 / 3, 1 / 4])
-    assert curves["train, an epoch"] == ([2, 4], [0.5, 0.25]) and curves["validation"] == (
+    assert curves["train, each step"] == ([1, 2, 3, 4], [1, 1 / 2, 1 / 3, 1 / 4])
+    assert curves["train, each epoch"] == ([2, 4], [0.5, 0.25]) and curves["validation"] == (
         [2, 4],
         [0.6, 0.3],
     )
@@ -64,12 +64,12 @@ def test_curves_are_svg_in_the_pages_colours():
         partial(draw_loss, lines=lines),
         partial(draw_validation, lines=lines, task=get_task("ner")),
     )
-    measures = ["typed f1", "typed precision", "span-only f1", "$x_1$", "<b>&"]
-    for draw, words in ((loss, ["train, a step", "validation"]), (validation, measures)):
+    metrics = ["typed f1", "typed precision", "span-only f1", "$x_1$", "<b>&"]
+    for draw, words in ((loss, ["train, each step", "validation"]), (validation, metrics)):
         text = as_svg(draw)
         root = ET.fromstring(text)
-        said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-        assert {*words} <= {*said} and text == as_svg(draw)
+        texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {*words} <= {*texts} and text == as_svg(draw)
         assert not re.search("#[0-9a-f]{6}", text) and {"var(--ink)", "var(--first)"} <= {
             *re.findall(r"var\(.*?\)", text)
         }
@@ -77,8 +77,8 @@ def test_curves_are_svg_in_the_pages_colours():
         assert len(names) == len({*names})
 
 
-def test_each_measure_of_a_tagger_has_a_colour_of_its_own():
-    # what an epoch's line holds
+def test_each_metric_of_tagging_has_its_own_colour():
+    # the scores in an epoch's line
     scores = {"f1": 0.5, "precision": 0.4, "recall": 0.3, "span_f1": 0.6}
     assert scores.keys() == headline(get_task("ner"), entity_scores([["O"]], [["O"]])).keys()
     lines = [{**line, "validation": scores} for line in EPOCHS]
@@ -89,8 +89,7 @@ def test_each_measure_of_a_tagger_has_a_colour_of_its_own():
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_colours_have_enough_contrast(theme):
-    """At least 4.5 to 1 for text, as WCAG 2.2 has it, 1.4.3; 3 to 1 for the lines of a graph,
-    1.4.11."""
+    """WCAG 2.2 requires 4.5 to 1 for text (1.4.3), and 3 to 1 for the lines of a graph (1.4.11)."""
 
     def luminance(colour):
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
@@ -114,7 +113,7 @@ def test_colours_have_enough_contrast(theme):
         assert contrast(colours[name], paper) >= 4.5, name
     for name in ("first", "second", "third", "fourth"):
         assert contrast(colours[name], paper) >= 3, name
-    for number in range(6):  # an entity's words, and its type, on the mark of one that is wrong
+    for number in range(6):  # a wrong entity: its words and its type, on its marking
         kind = colours[f"type-{number}"]
         for text in (ink, mixed(kind, ink, 0.5)):
             assert contrast(text, mixed(kind, paper, 0.25)) >= 4.5, number

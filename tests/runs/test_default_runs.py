@@ -23,10 +23,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def printed(text: str, when: str) -> list[tuple[str, str]]:
-    """Read the (gold, answer) pairs under a heading."""
+    """Return the (gold, predicted) pairs under a heading."""
     lines = text.split(f"{when} tuning, three examples of test:\n")[1].splitlines()
-    golds = [line.removeprefix("gold    ") for line in lines if line.startswith("gold    ")][:3]
-    answers = [line.removeprefix("answer  ") for line in lines if line.startswith("answer  ")][:3]
+    golds = [line.removeprefix("gold       ") for line in lines if line.startswith("gold       ")][
+        :3
+    ]
+    answers = [
+        line.removeprefix("predicted  ") for line in lines if line.startswith("predicted  ")
+    ][:3]
     return list(zip(golds, answers, strict=True))
 
 
@@ -74,7 +78,7 @@ def test_the_untuned_model_generates_after_the_instruction(tiny_folder, oracle):
         expected = job.tuned.base.tokenizer.decode(out[: out.index(0)] if 0 in out else out)
         sentence, verdict, words = lines[2 + 3 * index : 5 + 3 * index]
         assert sentence == row["sentence"] and verdict.startswith(f"  <{row['label']}> <")
-        assert words == f"  said: {expected!r}"
+        assert words == f"  generated: {expected!r}"
 
 
 def test_the_examples_shown_are_chosen_only_by_their_labels():
@@ -141,5 +145,5 @@ def test_a_run_without_a_test_split_shows_validation(tiny_folder):
     )
     assert (
         said[0] == "Before tuning, three examples of validation:\n"
-        and said[1].count("gold    ") == 3
+        and said[1].count("gold       ") == 3
     )

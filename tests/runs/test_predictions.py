@@ -1,4 +1,4 @@
-"""The answers that a run leaves: its scores are theirs, and what is no answer is refused."""
+"""A run's prediction files: its scores can be computed from them, and broken files are refused."""
 
 import json
 from pathlib import Path
@@ -32,27 +32,27 @@ def make_run(tiny_folder, **settings) -> dict:
         ({"task": "similarity", "method": "head"}, False),
     ],
 )
-def test_scores_are_those_of_the_answers_that_the_run_left(tiny_folder, given, generates):
+def test_scores_are_those_of_the_written_predictions(tiny_folder, given, generates):
     record, task = make_run(tiny_folder, **given), TASKS[given["task"]]
     assert list(record["scores"]) == ["majority", "before", "after"]
     assert list(record["generated"]) == (["before", "after"] if generates else [])
-    ways = [("scores", "before"), ("scores", "after")]
-    ways += [("generated", when) for when in record["generated"]]
+    kinds = [("scores", "before"), ("scores", "after")]
+    kinds += [("generated", when) for when in record["generated"]]
     for split in ("validation", "test"):
         rows = limit_rows(load_splits(task, "sample").named()[split], SMALL["eval_limit"])
-        for field, when in ways:
-            answers = PredictionKind(when, generated=field == "generated")
-            answered = read_predictions(Path("run"), answers, split)
-            assert [{name: row[name] for name in task.fields} for row in answered] == rows
-            predicted = [row["predicted"] for row in answered]
+        for field, when in kinds:
+            kind = PredictionKind(when, generated=field == "generated")
+            rows_read = read_predictions(Path("run"), kind, split)
+            assert [{name: row[name] for name in task.fields} for row in rows_read] == rows
+            predicted = [row["predicted"] for row in rows_read]
             assert (
                 json.loads(json.dumps(score(task, rows, predicted))) == record[field][when][split]
             )
-            assert ("generated" in answered[0]) == answers.generated
+            assert ("generated" in rows_read[0]) == kind.generated
     assert record["memory"]["peak_bytes"] > 1e8  # torch alone
 
 
-def test_a_preset_generates_only_where_a_language_model_answers():
+def test_a_preset_generates_only_without_a_head():
     assert make_settings(task="sentiment", preset="paper").generate
     assert not make_settings(task="sentiment", preset="paper", method="head").generate
 
@@ -65,19 +65,19 @@ def test_a_preset_generates_only_where_a_language_model_answers():
         {"task": "sentiment", "method": "lora", "readout": "head"},
     ],
 )
-def test_generating_is_refused_where_a_head_answers(given):
+def test_generating_is_refused_with_a_head(given):
     with pytest.raises(
         InputError, match="^--generate needs the language model to predict the label; here a linear"
     ):
         make_settings(generate=True, **given)
 
 
-def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
+def test_predictions_that_are_missing_or_changed_are_refused(tiny_folder):
     make_run(tiny_folder, task="sentiment", method="head")
     run, path = Path("run"), Path("run") / PredictionKind("after").path("test")
     with pytest.raises(
         InputError,
-        match="^run/predictions/after-train.jsonl is missing: of its answers the run left "
+        match="^run/predictions/after-train.jsonl is missing; the run has the predictions "
         "predictions/after-test",
     ):
         read_predictions(run, PredictionKind("after"), "train")
@@ -93,7 +93,9 @@ def test_answers_that_are_missing_or_changed_are_refused(tiny_folder):
 
 
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
-def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_folder, task):
+def test_a_line_that_is_no_row_with_a_prediction_is_refused_whatever_the_checksum(
+    tiny_folder, task
+):
     record = make_run(tiny_folder, task=task, method="lora" if task == "ner" else "head")
     path = Path("run") / PredictionKind("after").path("test")
     first, *others = path.read_text().splitlines()
@@ -125,7 +127,7 @@ def test_a_line_that_is_no_answered_row_is_refused_whatever_the_checksum(tiny_fo
 
     for line in wrong:
         with pytest.raises(
-            InputError, match=rf"^{path}, line 10: no row of {task} with its answer$"
+            InputError, match=rf"^{path}, line 10: no row of {task} with its prediction$"
         ):
             read(line)
     with pytest.raises(InputError, match=rf"^{path}, line 10: Expecting value"):
