@@ -159,8 +159,9 @@ def test_the_page_of_a_classifier_shows_scored_labels_generated_text_and_the_con
     )
     assert scores[-1] == ["unanswered", "1", "1", "5", "1", "1"]
     labels = ["bad", "so-so", "good"]
-    gold, answers = [row["label"] for row in SAID], [answer or "unanswered" for answer in ANSWERS]
-    expected = confusion_matrix(gold, answers, labels=[*labels, "unanswered"])[:3]
+    gold = [row["label"] for row in SAID]
+    predicted = [label or "unanswered" for label in ANSWERS]
+    expected = confusion_matrix(gold, predicted, labels=[*labels, "unanswered"])[:3]
     assert matrix[0] == ["gold \\ predicted", *labels, "unanswered"]
     assert [row[1:] for row in matrix[1:]] == expected.astype(str).tolist()
     cells = [

@@ -104,10 +104,10 @@ def test_a_study_of_tagging_has_the_scores_of_its_runs(small, capsys):
 
 def test_a_study_of_classification_can_be_stopped_and_resumed(small, capsys, monkeypatch):
     argv = ["--task", "sentiment", "--epochs", "1", "2", "--seeds", "1", *small]
-    command.main([*argv, "--out", "whole"])
-    whole = read_checked_json(Path("whole/results.json"))
-    record = json.loads(Path("whole/epochs-2-seed-0/run.json").read_text())
-    text = Path("whole/table.md").read_text()
+    command.main([*argv, "--out", "finished"])
+    finished = read_checked_json(Path("finished/results.json"))
+    record = json.loads(Path("finished/epochs-2-seed-0/run.json").read_text())
+    text = Path("finished/table.md").read_text()
     cells = numbers(text, "test: 10 rows", "before")
     before, generated = (record[field]["before"]["test"] for field in ("scores", "generated"))
     assert [cells[0], *cells[2:4], cells[5]] == [
@@ -143,8 +143,8 @@ def test_a_study_of_classification_can_be_stopped_and_resumed(small, capsys, mon
     ]
     again = read_checked_json(Path("stopped/results.json"))
     # The results differ only in the folder's name in the command, and in the seconds.
-    assert again["command"] == whole["command"].replace("whole", "stopped")
-    assert {**again, "seconds": 0, "command": ""} == {**whole, "seconds": 0, "command": ""}
+    assert again["command"] == finished["command"].replace("finished", "stopped")
+    assert {**again, "seconds": 0, "command": ""} == {**finished, "seconds": 0, "command": ""}
     command.main(["--resume", "stopped"])  # a finished study does no run again
     assert len(calls) == 3 and read_checked_json(Path("stopped/results.json")) == again
 
@@ -185,7 +185,7 @@ def test_a_study_that_is_killed_at_any_moment_has_the_same_results(small):
     argv = ["--task", "ner", "--epochs", "2", "--seeds", "2", "--out", "study", *small]
     start_time = time.monotonic()
     assert end(start(argv, main=command.main)) == 0, Path("stderr").read_text()
-    seconds, whole = time.monotonic() - start_time, read_checked_json(Path("study/results.json"))
+    seconds, finished = time.monotonic() - start_time, read_checked_json(Path("study/results.json"))
     for share in (0.3, 0.6, 0.9):
         shutil.rmtree("study")
         process = start(argv, main=command.main)
@@ -194,7 +194,7 @@ def test_a_study_that_is_killed_at_any_moment_has_the_same_results(small):
         end(process)
         assert end(start(["--resume", "study"], main=command.main)) == 0, Path("stderr").read_text()
         again = read_checked_json(Path("study/results.json"))
-        assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+        assert {**again, "seconds": 0} == {**finished, "seconds": 0}
         assert not [
             path
             for path in Path("study").rglob("*")

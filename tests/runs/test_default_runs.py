@@ -28,10 +28,10 @@ def printed(text: str, when: str) -> list[tuple[str, str]]:
     golds = [line.removeprefix("gold       ") for line in lines if line.startswith("gold       ")][
         :3
     ]
-    answers = [
+    predictions = [
         line.removeprefix("predicted  ") for line in lines if line.startswith("predicted  ")
     ][:3]
-    return list(zip(golds, answers, strict=True))
+    return list(zip(golds, predictions, strict=True))
 
 
 @pytest.mark.slow
@@ -56,8 +56,8 @@ def test_the_default_run_tags_better_than_the_baseline(tmp_path, capsys):
 
 
 def test_the_untuned_model_generates_after_the_instruction(tiny_folder, oracle):
-    """`Before tuning` shows the text that transformers generates greedily after instruction and
-    example."""
+    """`Before tuning` shows the text that transformers generates greedily after the
+    instruction and the example."""
     settings = make_settings(
         task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20
     )
@@ -137,13 +137,11 @@ def test_a_run_without_a_test_split_shows_validation(tiny_folder):
     settings = make_settings(
         task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9
     )
-    said = []
-    job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
+    printed_texts = []
+    job = jobs.prepare(settings, jobs.Output(Path(), printed_texts.append, no_progress, 0.0))
     rows = {name: part for name, part in job.rows.items() if name != "test"}
     jobs.show_predictions(
         dataclasses.replace(job, rows=rows), jobs.untuned_base(job), "Before tuning"
     )
-    assert (
-        said[0] == "Before tuning, three examples of validation:\n"
-        and said[1].count("gold       ") == 3
-    )
+    assert printed_texts[0] == "Before tuning, three examples of validation:\n"
+    assert printed_texts[1].count("gold       ") == 3

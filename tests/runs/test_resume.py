@@ -86,10 +86,10 @@ def killed_after(process: int, seconds: float) -> bool:
 
 
 @pytest.fixture(scope="module", params=RUNS)
-def whole(request, tiny_folder, tmp_path_factory):
+def finished(request, tiny_folder, tmp_path_factory):
     """Return the flags, the result and the seconds of CPU time of a run that nothing stops."""
     argv = ["--method", request.param, "--model", str(tiny_folder), *RUNS[request.param], *SMALL]
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("finished")
     os.chdir(folder)
     run = start([*argv, "--out", "run"])
     os.waitid(os.P_PID, run, os.WEXITED | os.WNOWAIT)
@@ -99,8 +99,8 @@ def whole(request, tiny_folder, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_has_the_same_result(whole, tmp_path):
-    argv, expected, seconds = whole
+def test_a_run_that_is_killed_at_any_moment_has_the_same_result(finished, tmp_path):
+    argv, expected, seconds = finished
     moments = [seconds * (number + 0.5) / KILLS for number in range(KILLS)]
     killed, checkpoint_counts = 0, []
     for moment in moments:
@@ -142,10 +142,12 @@ def kill_at_call(function: str, call: int, kill_before: bool, kill_after: bool):
 @pytest.mark.parametrize(
     ("function", "after"), [("fsync", False), ("replace", False), ("replace", True)]
 )
-def test_a_run_that_is_killed_while_it_writes_has_the_same_result(whole, tmp_path, function, after):
+def test_a_run_that_is_killed_while_it_writes_has_the_same_result(
+    finished, tmp_path, function, after
+):
     """Kill it before a file is on the disk, before the file gets its final name, or right after.
     The kills are spread evenly over all writes of the run."""
-    argv, expected, _ = whole
+    argv, expected, _ = finished
     assert end(start([*argv, "--out", "run"], kill_at_call(function, 0, False, False))) == 0
     calls, kills = int(Path(f"calls of {function}").read_text()), max(1, KILLS // 3)
     print(f"killed {'after' if after else 'before'} {kills} of {calls} calls of {function}")
@@ -175,19 +177,19 @@ def test_a_run_that_is_killed_in_its_first_write_can_start_again_in_its_folder(
     tiny_folder, tmp_path, function, call, left
 ):
     argv = ["--method", "head", "--model", str(tiny_folder), *RUNS["head"], *SMALL]
-    assert end(start([*argv, "--out", "whole"])) == 0, Path("stderr").read_text()
+    assert end(start([*argv, "--out", "finished"])) == 0, Path("stderr").read_text()
     assert (
         end(start([*argv, "--out", "run"], kill_at_call(function, call, True, False)))
         == -signal.SIGKILL
     )
     assert [path.name.rstrip("0123456789") for path in Path("run").iterdir()] == left
-    resumed("run", result(Path("whole")), argv)
+    resumed("run", result(Path("finished")), argv)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_the_run_after_it_wrote_a_checkpoint(tiny_folder, tmp_path, number, status):
     argv = ["--method", "lora", "--model", str(tiny_folder), *RUNS["lora"], *SMALL]
-    assert end(start([*argv, "--out", "whole"])) == 0
+    assert end(start([*argv, "--out", "finished"])) == 0
     for step in (1, 4, 5):  # the first step, the last one of an epoch, and one inside an epoch
 
         def stop_after(step=step) -> None:
@@ -207,4 +209,4 @@ def test_a_signal_stops_the_run_after_it_wrote_a_checkpoint(tiny_folder, tmp_pat
             == f"stopped; resume it: python -m neo_peft train --resume {name}"
         )
         assert checkpoints.newest_checkpoint(Path(name)).record["step"] == step
-        resumed(name, result(Path("whole")))
+        resumed(name, result(Path("finished")))
