@@ -84,8 +84,8 @@ def test_renewing_a_page_stops_at_a_command_that_fails(tmp_path):
 
 
 def test_each_requirement_has_a_pin_and_the_same_bound_in_pyproject():
-    """requirements.txt has lower bounds, to keep an installed torch. constraints.txt pins the versions
-    that the tests ran with."""
+    """requirements.txt has lower bounds, to keep an installed torch. constraints.txt pins the
+    versions that the tests ran with."""
     pins = dict(
         line.split("==")
         for line in (ROOT / "constraints.txt").read_text().splitlines()
