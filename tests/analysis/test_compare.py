@@ -1,5 +1,5 @@
-"""Comparing two runs: what is shown is what metrics and resampling say, in plain words; what cannot
-be is refused."""
+"""Comparing runs and studies: the numbers are those of metrics.py and bootstrap.py. Runs that
+cannot be compared are refused."""
 
 import json
 import random
@@ -30,7 +30,7 @@ TAGS = [
 
 
 def make_run(name, task, splits, **flags):
-    """Leave what a finished run of a task leaves of its answers: {split: (rows, predicted)}."""
+    """Write the folder of a finished run. `splits` is {split: (rows, predicted)}."""
     folder = Path(name)
     folder.mkdir()
     for split, (rows, predicted) in splits.items():
@@ -44,6 +44,7 @@ def make_run(name, task, splits, **flags):
 
 
 def tagged():
+    """Return rows of ner, predictions for them, and better predictions."""
     rows = [{"tokens": [f"word{n}" for n in range(len(tags))], "tags": tags} for tags in TAGS]
     rng = random.Random(0)
     worse = [
@@ -54,6 +55,7 @@ def tagged():
 
 
 def labelled(count=100):
+    """Return rows of sentiment."""
     return [
         {"sentence": f"Text {n} .", "label": TASKS["sentiment"].labels[n % 3]} for n in range(count)
     ]
@@ -61,13 +63,13 @@ def labelled(count=100):
 
 @pytest.fixture
 def run(capsys):
-    """Run the command, and return its exit status and what it printed."""
+    """Return a function that runs the command and returns (exit status, output, error output)."""
 
-    def of(*argv):
+    def run_compare(*argv):
         status = exit_status(lambda: compare.main(argv))
         return (status, *capsys.readouterr())
 
-    return of
+    return run_compare
 
 
 def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
@@ -86,7 +88,7 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
         "accuracy of words",
     ]
     found = paired(TASKS["ner"], rows, [worse], [better])
-    for line, measure in zip(
+    for line, metric in zip(
         lines[4:9], ("f1", "precision", "recall", "span_f1", "accuracy"), strict=True
     ):
         numbers = [
@@ -95,10 +97,10 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
         expected = []
         for predicted in (worse, better):
             expected += [
-                entity_scores(TAGS, predicted)[measure],
-                *intervals(TASKS["ner"], rows, [predicted])[measure],
+                entity_scores(TAGS, predicted)[metric],
+                *intervals(TASKS["ner"], rows, [predicted])[metric],
             ]
-        expected += [found[measure][name] for name in ("difference", "low", "high", "p")]
+        expected += [found[metric][name] for name in ("difference", "low", "high", "p")]
         assert numbers == pytest.approx(expected, abs=0.0011)
     assert lines[10].startswith(
         f"b is better: its typed f1 is {found['f1']['difference']:.3f} higher, "
@@ -107,11 +109,11 @@ def test_tags_are_compared_by_typed_and_by_span_only_f1(run):
         f", 95 % interval {found['f1']['low']:.3f} to {found['f1']['high']:.3f}, p <0.001."
     )
     assert len(lines) == 11
-    # The other way around the same run is better, by the same.
+    # if a and b are swapped, the same run is better
     assert run("b", "a")[1].splitlines()[10].startswith("b is better: its typed f1 is")
 
 
-def test_json_holds_each_measure_with_its_intervals(run):
+def test_json_has_each_metric_with_its_intervals(run):
     rows, worse, better = tagged()
     make_run("a", "ner", {"test": (rows, worse)})
     make_run("b", "ner", {"test": (rows, better)})
@@ -119,19 +121,19 @@ def test_json_holds_each_measure_with_its_intervals(run):
     found = json.loads(out)
     metrics = found.pop("metrics")
     assert (status, err) == (0, "")
-    differ = sum(one != other for one, other in zip(worse, better, strict=True))
-    sides = {"a": "a", "b": "b", "a_runs": ["a"], "b_runs": ["b"], "better": "b"}
-    assert found == {"task": "ner", "split": "test", "rows": 80, "rows_that_differ": differ} | sides
+    differ = sum(tags_a != tags_b for tags_a, tags_b in zip(worse, better, strict=True))
+    names = {"a": "a", "b": "b", "a_runs": ["a"], "b_runs": ["b"], "better": "b"}
+    assert found == {"task": "ner", "split": "test", "rows": 80, "rows_that_differ": differ} | names
     assert 10 < differ < 80
     expected = paired(TASKS["ner"], rows, [worse], [better])
     for name, low_high in intervals(TASKS["ner"], rows, [better]).items():
-        of_a = metrics[name].pop("a_interval")
-        assert metrics[name].pop("b_interval") == list(low_high) != of_a
+        a_interval = metrics[name].pop("a_interval")
+        assert metrics[name].pop("b_interval") == list(low_high) != a_interval
         assert metrics[name] == expected[name]
     assert json.loads(run("b", "a", "--json")[1])["better"] == "a"
 
 
-def test_what_chance_alone_could_do_is_said(run):
+def test_a_difference_that_chance_could_explain_makes_no_side_better(run):
     rows = labelled()
     gold = [row["label"] for row in rows]
     a, b = gold[:70] + [None] * 30, gold[:68] + [None] * 30 + gold[98:]
@@ -154,31 +156,30 @@ def test_what_chance_alone_could_do_is_said(run):
 
 
 @pytest.mark.parametrize("fixed", [4, 9, 10])
-def test_a_few_rows_do_not_make_one_side_better(run, fixed):
-    """Four rows, all for one side: the exact sign test has 2 · (1/2)^4 = 0.125, the bootstrap's
-    interval no zero."""
+def test_too_few_differing_rows_make_no_side_better(run, fixed):
+    """The predictions differ in a few rows, and b is right in all of them. The bootstrap interval
+    excludes 0, but for 4 rows the exact sign test has p = 2 · (1/2)^4 = 0.125."""
     rows = labelled()
     gold = [row["label"] for row in rows]
     a = [None] * fixed + gold[fixed:]
     make_run("a", "sentiment", {"test": (rows, a)})
     make_run("b", "sentiment", {"test": (rows, gold)})
     assert paired(TASKS["sentiment"], rows, [a], [gold])["accuracy"]["low"] > 0
-    said, found = run("a", "b")[1].splitlines()[-1], json.loads(run("a", "b", "--json")[1])
+    conclusion, found = run("a", "b")[1].splitlines()[-1], json.loads(run("a", "b", "--json")[1])
     assert found["rows_that_differ"] == fixed
     if fixed < 10:
-        rows_said = (
+        too_few = (
             f"accuracy differs by +0.0{fixed}0, but the predictions differ in {fixed} rows only: "
             "too few to tell which is better."
         )
-        assert (said, found["better"]) == (rows_said, None)
+        assert (conclusion, found["better"]) == (too_few, None)
     else:
-        assert (
-            said.startswith("b is better: its accuracy is 0.100 higher") and found["better"] == "b"
-        )
+        assert conclusion.startswith("b is better: its accuracy is 0.100 higher")
+        assert found["better"] == "b"
 
 
-def test_a_difference_that_is_the_same_in_every_resample_is_a_difference(run):
-    """Five rows, all of them wrong in one run and correct in the other."""
+def test_a_difference_that_is_the_same_in_every_resample_is_reported(run):
+    """All five rows are wrong in one run and right in the other."""
     rows = labelled(5)
     make_run("a", "sentiment", {"test": (rows, [None] * 5)})
     make_run("b", "sentiment", {"test": (rows, [row["label"] for row in rows])})
@@ -188,7 +189,7 @@ def test_a_difference_that_is_the_same_in_every_resample_is_a_difference(run):
     )
 
 
-def test_test_is_compared_where_there_is_one_and_else_validation(run):
+def test_test_is_compared_if_both_runs_have_it_else_validation(run):
     rows = labelled()
     splits = {"validation": (rows[:30], ["neutral"] * 30), "test": (rows, ["neutral"] * 100)}
     make_run("both", "sentiment", splits)
@@ -199,11 +200,11 @@ def test_test_is_compared_where_there_is_one_and_else_validation(run):
 
 
 def make_study(name, runs, best, protocols=("clean",)):
-    """Leave what a study leaves: its runs are {(value, seed): (rows, predicted)}, None of one that
-    diverged."""
+    """Write the folder of a finished study. `runs` is {(value, seed): (rows, predicted)}, with None
+    for a run that diverged."""
     folder, plan = Path(name), []
     folder.mkdir()
-    for (value, seed), of_test in runs.items():
+    for (value, seed), test in runs.items():
         plan.append(
             {
                 "name": f"rank-{value}-seed-{seed}",
@@ -212,34 +213,34 @@ def make_study(name, runs, best, protocols=("clean",)):
                 "flags": {"rank": value},
             }
         )
-        if of_test:
-            make_run(folder / plan[-1]["name"], "sentiment", {"test": of_test}, rank=value)
-    made = {
+        if test:
+            make_run(folder / plan[-1]["name"], "sentiment", {"test": test}, rank=value)
+    study = {
         "task": "sentiment",
         "method": "lora",
         "model": "neo-mini",
         "data": "sample",
         "swept": "rank",
     }
-    made |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
-    write_checked_json(folder / PLAN, made)
-    ended = [run["name"] for run in plan if runs[run["value"], run["seed"]]]
+    study |= {"values": [4, 8], "seeds": 2, "command": "", "runs": plan}
+    write_checked_json(folder / PLAN, study)
+    finished = [run["name"] for run in plan if runs[run["value"], run["seed"]]]
     write_checked_json(
         folder / RESULTS,
-        {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": ended},
+        {"protocols": {protocol: {"best": best} for protocol in protocols}, "runs": finished},
     )
     return folder
 
 
-def test_a_study_stands_for_the_seeds_of_its_best_value(run):
+def test_of_a_study_the_seeds_of_its_best_value_are_compared(run):
     rows = labelled()
     gold = [row["label"] for row in rows]
-    answers = {
+    predictions = {
         (value, seed): gold[: 10 * value + seed] + [None] * (100 - 10 * value - seed)
         for value in (4, 8)
         for seed in (0, 1, 2)
     }
-    make_study("study", {key: (rows, of_run) for key, of_run in answers.items()}, best=8)
+    make_study("study", {key: (rows, predicted) for key, predicted in predictions.items()}, best=8)
     make_run("alone", "sentiment", {"test": (rows, gold[:60] + [None] * 40)})
     status, out, _ = run("alone", "study")
     assert status == 0
@@ -253,19 +254,19 @@ def test_a_study_stands_for_the_seeds_of_its_best_value(run):
     expected = paired(
         TASKS["sentiment"],
         rows,
-        [answers[8, seed] for seed in (0, 1, 2)],
+        [predictions[8, seed] for seed in (0, 1, 2)],
         [gold[:60] + [None] * 40],
     )
     assert expected["accuracy"]["a"] == pytest.approx(0.81)
-    for name, of in expected.items():
-        assert {key: found["metrics"][name][key] for key in of} == of
-    low, high = intervals(TASKS["sentiment"], rows, [answers[8, seed] for seed in (0, 1, 2)])[
+    for name, comparison in expected.items():
+        assert {key: found["metrics"][name][key] for key in comparison} == comparison
+    low, high = intervals(TASKS["sentiment"], rows, [predictions[8, seed] for seed in (0, 1, 2)])[
         "accuracy"
     ]
     assert found["metrics"]["accuracy"]["a_interval"] == [low, high]
 
 
-def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run):
+def test_diverged_runs_of_a_study_are_left_out_and_unclear_studies_are_refused(run):
     rows = labelled()
     right = rows, [row["label"] for row in rows]
     make_study("diverged", {(8, 0): right, (8, 1): None}, best=8)
@@ -293,21 +294,16 @@ def test_of_a_study_what_diverged_is_left_out_and_what_is_unclear_is_refused(run
         assert run("diverged", name) == (2, "", f"error: {message}\n")
 
 
-def test_no_run_of_a_study_may_have_answered_other_rows_or_be_of_another_task(run):
+def test_runs_of_a_study_with_other_rows_or_another_task_are_refused(run):
     rows = labelled()
     right, fewer = (rows, [row["label"] for row in rows]), (rows[:90], ["neutral"] * 90)
     for place in range(3):
-        answers = [right] * 3
-        answers[place] = fewer
-        make_study(
-            f"rows-{place}", {(8, seed): of_run for seed, of_run in enumerate(answers)}, best=8
-        )
+        tests = [right] * 3
+        tests[place] = fewer
+        make_study(f"rows-{place}", {(8, seed): test for seed, test in enumerate(tests)}, best=8)
         status, out, err = run(f"rows-{place}", f"rows-{place}")
-        assert (
-            (status, out) == (2, "")
-            and "predicted different rows of test: " in err
-            and err.count("\n") == 1
-        )
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "predicted different rows of test: " in err
         folder = make_study(f"task-{place}", {(8, seed): right for seed in range(3)}, best=8)
         shutil.rmtree(folder / f"rank-8-seed-{place}")
         make_run(folder / f"rank-8-seed-{place}", "ner", {"test": tagged()[:2]})
@@ -315,7 +311,7 @@ def test_no_run_of_a_study_may_have_answered_other_rows_or_be_of_another_task(ru
         assert (status, out) == (2, "") and "have different tasks: " in err and err.count("\n") == 1
 
 
-def test_a_run_that_is_gone_is_not_taken_for_one_that_diverged(run):
+def test_a_missing_run_is_not_counted_as_diverged(run):
     rows = labelled()
     right = rows, [row["label"] for row in rows]
     (make_study("study", {(8, 0): right, (8, 1): right}, best=8) / "rank-8-seed-1" / RUN).unlink()
@@ -408,6 +404,6 @@ def test_runs_that_were_trained_are_compared(run, tiny_folder):
     assert list(found["metrics"]) == ["accuracy", "macro_f1", "f1", "matthews"]
     for name in "ab":
         scores = json.loads(Path(name, "run.json").read_text())["scores"]["after"]["test"]
-        assert {measure: of[name] for measure, of in found["metrics"].items()} == pytest.approx(
-            {measure: scores[measure] for measure in found["metrics"]}
-        )
+        assert {
+            metric: comparison[name] for metric, comparison in found["metrics"].items()
+        } == pytest.approx({metric: scores[metric] for metric in found["metrics"]})

@@ -1,4 +1,4 @@
-"""A study's plan: which runs it makes of its flags, worked by hand; and a plan that is none."""
+"""A study's plan: the runs that its flags give, worked by hand. Invalid plans are refused."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from neo_peft.system.files import write_checked_json
 
 
 def flags_of(plan: dict, *names: str) -> list[tuple]:
+    """Return the values of some flags for each run."""
     return [tuple(run["flags"][name] for name in names) for run in plan["runs"]]
 
 
@@ -40,7 +41,7 @@ def test_a_classification_task_has_a_run_for_each_number_of_epochs_and_each_seed
     )
 
 
-def test_the_other_tasks_plans():
+def test_the_plans_of_other_tasks_and_flags():
     assert make_plan({"task": "similarity"}, seeds=1)["values"] == [1, 5, 10, 20]
     plan = make_plan({"task": "ner", "rank": "4"})
     assert flags_of(plan, "epochs", "seed", "keep", "generate", "method", "rank") == [
@@ -53,7 +54,7 @@ def test_the_other_tasks_plans():
     ]
 
 
-def test_the_papers_recipe_gets_the_studys_epochs():
+def test_preset_paper_uses_the_epochs_of_the_study():
     plan = make_plan({"task": "sentiment", "preset": "paper", "data": "sample"}, seeds=1)
     names = (
         "method",
@@ -65,15 +66,16 @@ def test_the_papers_recipe_gets_the_studys_epochs():
         "keep",
         "max_length",
     )
-    recipe = ("prompt", "EleutherAI/gpt-neo-1.3B"), (8, 3e-2, 0.0, "last", 64)
-    assert flags_of(plan, *names) == [(*recipe[0], epochs, *recipe[1]) for epochs in (1, 5, 10)]
-    # A preset says itself which epoch is kept; that of the best names none, and train.py keeps the
-    # best.
+    assert flags_of(plan, *names) == [
+        ("prompt", "EleutherAI/gpt-neo-1.3B", epochs, 8, 3e-2, 0.0, "last", 64)
+        for epochs in (1, 5, 10)
+    ]
+    # With a preset, `keep` is the preset's. The preset best has none, so it is train.py's default.
     plan = make_plan({"task": "sentiment", "preset": "best"}, seeds=1, epochs=[5])
     assert flags_of(plan, "keep", "learning_rate", "readout") == [("best", 1.5e-3, "head")]
 
 
-def test_phrasebank_is_studied_by_both_protocols():
+def test_phrasebank_is_studied_with_both_protocols():
     Path("bank").mkdir()
     lines = [
         f"Profit {word} by {n} .@{label}\r\n"
@@ -119,7 +121,7 @@ def test_a_sweep_is_over_one_flag_at_the_largest_number_of_epochs(tiny_folder):
     ]
 
 
-def test_what_can_be_swept_are_numbers_and_choices_that_make_a_run():
+def test_read_sweep_accepts_only_flags_that_can_be_swept():
     for name in (
         "rank",
         "prompt-length",
@@ -148,7 +150,7 @@ def test_what_can_be_swept_are_numbers_and_choices_that_make_a_run():
             read_sweep(f"{name}=a,b")
 
 
-def test_a_flag_that_is_there_or_not_is_swept_off_and_on():
+def test_a_flag_without_a_value_is_swept_with_off_and_on():
     plan = make_plan({"task": "ner"}, 1, [2], read_sweep("echo=off,on"))
     assert flags_of(plan, "echo") == [(False,), (True,)] and plan["values"] == ["off", "on"]
     assert [run["name"] for run in plan["runs"]] == ["echo-off-seed-0", "echo-on-seed-0"]
@@ -163,27 +165,27 @@ def test_a_flag_that_is_there_or_not_is_swept_off_and_on():
     ]
 
 
-def test_an_adapter_settles_the_method_of_its_study(tiny_folder):
+def test_the_method_of_a_study_is_taken_from_its_adapter(tiny_folder):
     Path("d").mkdir()
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": ["k_proj"]}
     Path("d/adapter_config.json").write_text(json.dumps(config))
-    given = {"task": "sentiment", "adapter": "d", "model": str(tiny_folder)}
-    plan = make_plan(given, seeds=1, epochs=[2])
+    flags = {"task": "sentiment", "adapter": "d", "model": str(tiny_folder)}
+    plan = make_plan(flags, seeds=1, epochs=[2])
     assert flags_of(plan, "method", "rank", "adapter") == [("lora", 4, str(Path("d").resolve()))]
     with pytest.raises(
         InputError, match=r"--rank is fixed by --adapter d \(4\); leave out one of them"
     ):
-        make_plan(given, 1, [2], ("rank", ["4", "8"]))
+        make_plan(flags, 1, [2], ("rank", ["4", "8"]))
 
 
-def test_a_plan_that_is_none():
+def test_an_invalid_plan_is_refused():
     plan = make_plan({"task": "ner"}, seeds=1)
     Path("study").mkdir()
-    named = [plan["runs"][0] | {"name": "../elsewhere"}]
+    outside = [plan["runs"][0] | {"name": "../elsewhere"}]
     for broken, message in (
         ({"task": "ner"}, "study/study.json is not a study's plan: it has no valid 'method'"),
         (plan | {"runs": []}, "each run needs a name, a value, a seed and flags"),
-        (plan | {"runs": named}, "each run needs a name, a value, a seed and flags"),
+        (plan | {"runs": outside}, "each run needs a name, a value, a seed and flags"),
     ):
         write_checked_json(Path("study/study.json"), broken)
         with pytest.raises(InputError, match=re.escape(message)):

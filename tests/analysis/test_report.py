@@ -1,5 +1,5 @@
-"""The report: what it shows is what the run's files hold, worked by hand; foreign text stays text;
-refusals."""
+"""The report shows the contents of the run's files, worked by hand. Text from files is never HTML.
+Folders that are no finished run are refused."""
 
 import re
 from html.parser import HTMLParser
@@ -31,8 +31,14 @@ from neo_peft.system.files import read_checked_json
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it: its elements, its text, its tables as rows of cells, its folded
-    groups."""
+    """A parsed page.
+
+    elements: (tag, attributes) of each element.
+    texts: the text between the tags.
+    tables: each table as a list of rows of cells.
+    folded: the title and the texts of each folded group.
+    open: tags that are not closed yet.
+    """
 
     def __init__(self, path: Path):
         super().__init__()
@@ -70,20 +76,20 @@ class Page(HTMLParser):
 
     @property
     def groups(self):
-        """List each folded group: its title, and the texts in it."""
+        """Return the title and the texts of each folded group, with spaces normalized."""
         return [[" ".join(text.split()) for text in group if text] for group in self.folded]
 
 
 def page(*argv) -> Page:
-    """Run the command, and read the page that it says it wrote."""
-    report.main([str(one) for one in argv])
+    """Run the command, and parse the page that it wrote."""
+    report.main([str(word) for word in argv])
     return Page(Path(argv[-1]) if "--out" in argv else Path(argv[0]) / "report.html")
 
 
-# ---- What is shown
+# ---- Content
 
 
-def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
+def test_the_page_of_a_tagger_shows_scores_types_and_mistakes(tmp_path, capsys):
     shown = page(tagger(tmp_path / "run"))
     assert (
         capsys.readouterr().out
@@ -92,20 +98,18 @@ def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
     validation, test, types, flags = shown.tables
     assert validation[0] == ["", "majority", "before", "after"] and test == validation
     found = {row[0]: row[1:] for row in test[1:]}
-    # Nothing answered scores 0, and whatever rows are drawn; of three sentences any F1 from 0 to 1
-    # can be drawn.
+    # The majority class and the untuned model predict no entity, so all their bootstrap resamples
+    # have F1 0. After tuning, a resample of the three sentences can have any F1 from 0 to 1.
     assert found["typed f1"][:2] == ["0.000", "0.0000.000–0.000"] and found["typed f1"][
         2
     ].startswith("0.333")
     assert found["span-only f1"][2].startswith("0.667") and found["typed precision"][2].startswith(
         "0.333"
     )
-    bars = [given["style"] for tag, given in shown.elements if tag == "i"]
-    assert bars[2] == bars[0] == "--at:0.0%;--low:0.0%;--high:0.0%"  # before: every draw scores 0
-    assert (
-        bars[1] == "--at:33.3%;--low:0.0%;--high:100.0%"
-        and bars[7] == "--at:66.7%;--low:0.0%;--high:100.0%"
-    )
+    bars = [attributes["style"] for tag, attributes in shown.elements if tag == "i"]
+    assert bars[2] == bars[0] == "--at:0.0%;--low:0.0%;--high:0.0%"  # before tuning
+    assert bars[1] == "--at:33.3%;--low:0.0%;--high:100.0%"
+    assert bars[7] == "--at:66.7%;--low:0.0%;--high:100.0%"
     assert "3 gold entities in 3 sentences, 1 predicted correctly." in shown.text
     assert types[0] == ["type", "precision", "recall", "f1", "gold entities"]
     assert types[1:] == [
@@ -115,9 +119,9 @@ def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
         ["all, span only", "", "", "0.667", "3"],
     ]
     assert ["--rank", "8", "assumed"] in flags and ["--seed", "0", ""] in flags
-    boundary, kind, missed, spurious, _ = shown.groups
+    boundary, wrong_type, missed, spurious, _ = shown.groups
     assert boundary == ["boundary 0 the type is correct, the first or last word is wrong"]
-    assert kind[0].startswith("type 1 ") and kind[1:] == [
+    assert wrong_type[0].startswith("type 1 ") and wrong_type[1:] == [
         "The gene p53 gene sleeps",
         "The drug p53 gene sleeps",
     ]
@@ -127,10 +131,11 @@ def test_a_taggers_scores_types_and_errors(tmp_path, capsys):
     )
 
 
-def test_only_the_entity_that_is_wrong_is_outlined(tmp_path):
+def test_only_wrong_entities_are_outlined(tmp_path):
     shown = page(tagger(tmp_path / "run"))
     marks = [attributes["class"] for tag, attributes in shown.elements if tag == "mark"]
-    # type: both; missed: gold's alone; spurious: the answer's alone. drug is type 0, gene 1.
+    # Outlined are: both entities for a wrong type, the gold one if missed, the predicted one if
+    # spurious. type-0 is drug, type-1 is gene.
     assert marks == [
         "type-1 wrong",
         "type-0 wrong",
@@ -141,7 +146,9 @@ def test_only_the_entity_that_is_wrong_is_outlined(tmp_path):
     ]
 
 
-def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
+def test_the_page_of_a_classifier_shows_scored_labels_generated_text_and_the_confusion_matrix(
+    tmp_path,
+):
     shown = page(answerer(tmp_path / "run"))
     scores, _, matrix, _ = shown.tables
     assert scores[0] == ["", "majority", "before", "before, generate", "after", "after, generate"]
@@ -152,8 +159,9 @@ def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
     )
     assert scores[-1] == ["unanswered", "1", "1", "5", "1", "1"]
     labels = ["bad", "so-so", "good"]
-    gold, answers = [row["label"] for row in SAID], [answer or "unanswered" for answer in ANSWERS]
-    expected = confusion_matrix(gold, answers, labels=[*labels, "unanswered"])[:3]
+    gold = [row["label"] for row in SAID]
+    predicted = [label or "unanswered" for label in ANSWERS]
+    expected = confusion_matrix(gold, predicted, labels=[*labels, "unanswered"])[:3]
     assert matrix[0] == ["gold \\ predicted", *labels, "unanswered"]
     assert [row[1:] for row in matrix[1:]] == expected.astype(str).tolist()
     cells = [
@@ -167,7 +175,7 @@ def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
         "--share:50%",
         "--share:50%",
     ]
-    # the diagonal
+    # cells of the diagonal have a class
     assert [index for index, cell in enumerate(cells) if "class" in cell] == [0, 5, 10]
     assert "3 of 5 predictions are wrong." in shown.text
     assert shown.groups[:3] == [
@@ -177,7 +185,7 @@ def test_answers_by_rank_and_by_generation_and_their_confusion(tmp_path):
     ]
 
 
-def test_what_was_run_what_it_took_and_its_recipe(tmp_path):
+def test_the_page_shows_what_was_trained_its_cost_and_its_recipe(tmp_path):
     text = page(tagger(tmp_path / "run", epochs=4)).text
     for part in (
         "tagging, lora",
@@ -197,13 +205,14 @@ def test_what_was_run_what_it_took_and_its_recipe(tmp_path):
         assert part in text
 
 
-def test_what_an_older_run_did_not_write_is_a_dash(tmp_path):
-    """Its memory; and the tokens per second of a run whose epochs have one step each."""
+def test_missing_numbers_are_shown_as_a_dash(tmp_path):
+    """An older run did not record its memory. If each epoch has one step, tokens per second are
+    unknown."""
     run = tagger(tmp_path / "run", changes={"memory": "left out"}, times=[TIMES[0], TIMES[2]])
     assert "tokens per second–peak memory–" in page(run).text
 
 
-def test_of_many_errors_some_are_shown_and_all_are_counted(tmp_path):
+def test_all_mistakes_are_counted_but_only_some_are_shown(tmp_path):
     rows = [{"sentence": f"text {n}", "label": "good"} for n in range(120)] + [
         {"sentence": "x", "label": "bad"}
     ]
@@ -215,16 +224,17 @@ def test_of_many_errors_some_are_shown_and_all_are_counted(tmp_path):
     assert "validation, 121 rows" in shown.text and "matthews" in shown.text
 
 
-def test_runs_side_by_side(tmp_path):
+def test_several_runs_are_compared_on_one_page(tmp_path):
     runs = tagger(tmp_path / "one"), answerer(tmp_path / "two")
     shown = page(*runs, "--out", tmp_path / "both.html")
-    header, one, two = shown.tables[0]
+    header, first, second = shown.tables[0]
     assert header == ["run", "metric", "validation", "test", "trained parameters", "seconds"]
     assert (
-        one[:2] == [f"{tmp_path}/onetagging, lora", "typed f1"]
-        and two[0] == f"{tmp_path}/twoclassification, lora"
+        first[:2] == [f"{tmp_path}/onetagging, lora", "typed f1"]
+        and second[0] == f"{tmp_path}/twoclassification, lora"
     )
-    assert one[2].startswith("0.333") and two[3].startswith("0.400") and one[4:] == ["0.02 %", "61"]
+    assert first[2].startswith("0.333") and second[3].startswith("0.400")
+    assert first[4:] == ["0.02 %", "61"]
     links = [attributes["href"][1:] for tag, attributes in shown.elements if tag == "a"]
     assert links == [
         attributes["id"]
@@ -240,10 +250,10 @@ def test_the_newest_run_is_shown_by_default(tmp_path):
     assert (tmp_path / "runs" / "tagging-lora" / "report.html").is_file()
 
 
-# ---- Alone, and only text
+# ---- Safety
 
 
-def test_the_page_stands_alone(tmp_path):
+def test_the_page_loads_no_other_files(tmp_path):
     run = tagger(tmp_path / "run")
     elements = page(run).elements
     assert {tag for tag, _ in elements}.isdisjoint(
@@ -261,18 +271,18 @@ def test_the_page_stands_alone(tmp_path):
     assert not re.search(r"@import|url\((?!#)", (run / "report.html").read_text())
 
 
-def test_foreign_text_is_text_wherever_it_stands(tmp_path):
-    """In rows, labels, flags, names of splits, kinds and scores, warnings, versions, and the
-    folder's own name."""
+def test_text_from_files_is_never_html(tmp_path):
+    """The text is in rows, labels, flags, names of splits, kinds and scores, warnings, versions,
+    and in the name of the folder."""
     labels = ("O", "B-" + EVIL)
     rows = [
         {"tokens": [EVIL, "b"], "tags": [labels[1], "O"]},
         {"tokens": ["c", EVIL], "tags": ["O", "O"]},
     ]
-    answers = [["O", labels[1]], [labels[1], "O"]]
+    predicted = [["O", labels[1]], [labels[1], "O"]]
     plain = "te<evil>st"
     splits = {
-        kind: {"validation": answers, plain: answers, "test": answers}
+        kind: {"validation": predicted, plain: predicted, "test": predicted}
         for kind in (BEFORE, AFTER, PredictionKind(plain))
     }
     names = (
@@ -294,17 +304,17 @@ def test_foreign_text_is_text_wherever_it_stands(tmp_path):
         {**line, "validation": {EVIL.strip("\0"): 0.5, "$x": 0.1, "_y": 0.2}} for line in EPOCHS
     ]
     folder = tmp_path / "<evil>&$body"
-    more = {"data": EVIL, "model": EVIL, "prompt_text": None}
-    run = make_run(folder, "tagging", rows, splits, labels, changes, (*STEPS, *epochs), **more)
+    flags = {"data": EVIL, "model": EVIL, "prompt_text": None}
+    run = make_run(folder, "tagging", rows, splits, labels, changes, (*STEPS, *epochs), **flags)
     shown = page(run)
-    known = page(tagger(tmp_path / "plain"))
-    assert {tag for tag, _ in shown.elements} <= {tag for tag, _ in known.elements}
-    assert {name for _, given in shown.elements for name in given} <= {
-        name for _, given in known.elements for name in given
+    expected = page(tagger(tmp_path / "plain"))
+    assert {tag for tag, _ in shown.elements} <= {tag for tag, _ in expected.elements}
+    assert {name for _, attributes in shown.elements for name in attributes} <= {
+        name for _, attributes in expected.elements for name in attributes
     }
     assert shown.text.count(" ".join(EVIL.split())) >= len(names) + 8
     assert shown.text.startswith(f"neo_peft report: {folder}")
-    # A text that UTF-8 has no bytes for, as JSON may hold one: shown as a question mark.
+    # JSON can contain a character that UTF-8 cannot encode. It is shown as a question mark.
     assert (
         "half of a pair: ?"
         in page(tagger(tmp_path / "half", changes={"warnings": ["half of a pair: \ud800"]})).text
@@ -315,11 +325,10 @@ def test_foreign_text_is_text_wherever_it_stands(tmp_path):
 
 
 def refused(capsys, *argv) -> str:
-    """Run the command; return its one line, and hold it to its status and to having written
-    nothing."""
+    """Run a command that fails. Return its error message, which is one line. No file is written."""
     before = sorted(Path().rglob("*"))
     try:
-        status = exit_status(lambda: report.main([str(one) for one in argv]))
+        status = exit_status(lambda: report.main([str(word) for word in argv]))
     except SystemExit as stop:
         status = stop.code
     out, err = capsys.readouterr()
@@ -327,11 +336,11 @@ def refused(capsys, *argv) -> str:
     return err.removeprefix("error: ").rstrip()
 
 
-def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
+def test_bad_folders_and_bad_output_files_are_refused(tmp_path, capsys):
     run = tagger(tmp_path / "run")
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    (begun / "settings.json").write_text("{}")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "settings.json").write_text("{}")
     assert (
         refused(capsys, "one", "two")
         == "several runs need --out FILE for the page that compares them; see --help"
@@ -340,19 +349,21 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     assert refused(capsys, tmp_path).endswith(
         f"a report needs finished runs; name runs inside it, such as {run}"
     )
-    assert refused(capsys, begun).startswith(
-        f"{begun} is a run that is not finished; resume it: python -m neo_peft train"
+    assert refused(capsys, unfinished).startswith(
+        f"{unfinished} is a run that is not finished; resume it: python -m neo_peft train"
     )
-    assert refused(capsys, run, begun, "--out", "x.html").startswith(
-        f"{begun} is a run that is not finished"
+    assert refused(capsys, run, unfinished, "--out", "x.html").startswith(
+        f"{unfinished} is a run that is not finished"
     )
     assert refused(capsys).startswith("there is no finished run in runs/")
     assert (
         refused(capsys, run, "--out", "no/x.html")
         == f"{tmp_path}/no is no folder; make it first, or name another"
     )
-    record = f"{run}/run.json exists and is not a report, so it is not replaced; name another --out"
-    assert refused(capsys, run, "--out", f"{run}/run.json") == record
+    message = (
+        f"{run}/run.json exists and is not a report, so it is not replaced; name another --out"
+    )
+    assert refused(capsys, run, "--out", f"{run}/run.json") == message
     (tmp_path / "mine.html").write_text("<!doctype html><title>mine</title>")
     assert refused(capsys, run, "--out", "mine.html").startswith(
         "mine.html exists and is not a report"
@@ -367,12 +378,12 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
 def test_a_damaged_run_is_refused(tmp_path, capsys):
     run = tagger(tmp_path / "run")
     for name in ("metrics.jsonl", "timings.jsonl", "predictions/after-test.jsonl"):
-        whole = (run / name).read_bytes()
-        (run / name).write_bytes(whole[:-9])
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[:-9])
         assert refused(capsys, run) == f"{run / name} was changed since the run: its sha256 differs"
         (run / name).unlink()
         assert refused(capsys, run).startswith(f"{run / name}")
-        (run / name).write_bytes(whole)
+        (run / name).write_bytes(content)
     (run / "adapter_model.safetensors").unlink()
     assert refused(capsys, run) == f"{run}/adapter_model.safetensors: No such file or directory"
     (run / "run.json").write_text((run / "run.json").read_text().replace("lora", "Lora", 1))
@@ -382,12 +393,12 @@ def test_a_damaged_run_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys, monkeypatch):
-    """Each field of run.json left out, or something else, under a right checksum: a page, or
-    InputError."""
-    monkeypatch.setattr(analysis, "as_svg", lambda draw, *what: "<svg></svg>")
+def test_a_record_with_wrong_values_is_shown_or_refused(tmp_path, capsys, monkeypatch):
+    """Each field of run.json is left out or has another value, with a correct checksum. The command
+    writes a page, or raises InputError."""
+    monkeypatch.setattr(analysis, "as_svg", lambda draw, *_: "<svg></svg>")
     run = tagger(tmp_path / "run")
-    record, shown, wrong = read_checked_json(run / "run.json"), 0, {}
+    record, shown, messages = read_checked_json(run / "run.json"), 0, {}
     for name in record:
         for value in ("left out", None, "x", -1, 1e999, [], {"x": "x"}, {"after": {}}):
             damaged = {
@@ -400,17 +411,19 @@ def test_whatever_a_checksum_says_a_record_is_shown_or_refused(tmp_path, capsys,
                 report.main([str(run)])
                 shown += 1
             except InputError as error:
-                wrong[name, str(value)] = str(error)
-    assert wrong["scores", "left out"] == f"{run} has no valid results of a run: KeyError, 'scores'"
-    assert wrong["seconds", "x"].startswith(
+                messages[name, str(value)] = str(error)
+    assert (
+        messages["scores", "left out"] == f"{run} has no valid results of a run: KeyError, 'scores'"
+    )
+    assert messages["seconds", "x"].startswith(
         f"{run} has no valid results of a run: ValueError, Unknown format code"
     )
-    assert shown > 50 and len(wrong) > 100
+    assert shown > 50 and len(messages) > 100
 
 
 @pytest.mark.parametrize(
     "line", [{}, 1, {"step": 1, "seconds": "x", "tokens": 1}, {"step": 9}], ids=str
 )
-def test_times_that_are_none_are_refused(tmp_path, capsys, line):
+def test_invalid_lines_of_timings_are_refused(tmp_path, capsys, line):
     run = tagger(tmp_path / "run", times=[line, line])
     assert refused(capsys, run).startswith(f"{run} has no valid results of a run: ")

@@ -1,8 +1,8 @@
-"""The report in a real browser, Debian's chromium, at a phone's width and a desk's: no error,
-nothing that hangs over the page's edge, and something to see, in light and in dark.
+"""The report in chromium, as wide as a phone and as a desktop screen. There is no error, nothing is
+wider than the page, and the page is not empty, in the light and in the dark theme.
 
-A page is looked at in a frame of a page of ours, which opens what is folded away, measures it, and
-prints what it found as its own text: the report's policy lets no script run in it.
+No script can run in the report. So a test page loads it in a frame: it opens the folded groups,
+measures all elements, and writes the results into its own text.
 """
 
 import json
@@ -24,13 +24,14 @@ LOOK = """<!doctype html><title>look</title><body style="margin: 0"><pre id="fou
 <script>
 frame.onload = () => {{
   const page = frame.contentDocument, edge = page.documentElement.clientWidth;
-  page.querySelectorAll("details").forEach(one => one.open = true);
-  const boxed = one => one.closest(".wide, svg") && !one.matches(".wide, svg");
+  page.querySelectorAll("details").forEach(group => group.open = true);
+  const boxed = element =>
+    element.closest(".wide, svg") && !element.matches(".wide, svg");
   const over = [...page.body.querySelectorAll("*")].filter(
-    one => !boxed(one) && one.getBoundingClientRect().right > edge + 1);
+    element => !boxed(element) && element.getBoundingClientRect().right > edge + 1);
   found.textContent = JSON.stringify({{
     width: edge, scroll: page.documentElement.scrollWidth,
-    over: over.map(one => one.outerHTML.slice(0, 200)),
+    over: over.map(element => element.outerHTML.slice(0, 200)),
     shown: page.body.innerText.length, ran: typeof frame.contentWindow.ran,
   }});
 }};
@@ -40,9 +41,9 @@ DARK = "--blink-settings=preferredColorScheme=0"
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    """Run the browser with flags; return its standard output, and its log."""
+    """Return a function that runs the browser with flags and returns its output and its log."""
     if os.environ.get("NEO_PEFT_BROWSER") != "1":
-        pytest.skip("NEO_PEFT_BROWSER=1 lets chromium look at the report")
+        pytest.skip("set NEO_PEFT_BROWSER=1 to open the report in chromium")
     program = shutil.which("chromium") or pytest.fail(
         "NEO_PEFT_BROWSER=1, but there is no chromium"
     )
@@ -72,7 +73,8 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def look(chromium, tmp_path):
-    """Measure a page in a frame of a width; return what was found, and what the console said."""
+    """Return a function that measures report.html in a frame. It returns the measurements and the
+    lines of the console."""
 
     def measure(width: int) -> tuple[dict, list[str]]:
         (tmp_path / "look.html").write_text(LOOK.format(width=width))
@@ -80,34 +82,35 @@ def look(chromium, tmp_path):
             "--allow-file-access-from-files", "--dump-dom", f"file://{tmp_path}/look.html"
         )
         found = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL).group(1)
-        return json.loads(
-            found.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        ), said_in(log)
+        found = found.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+        return json.loads(found), console_lines(log)
 
     return measure
 
 
-def said_in(log: str) -> list[str]:
+def console_lines(log: str) -> list[str]:
     return [line for line in log.splitlines() if "CONSOLE" in line]
 
 
 @pytest.fixture(params=["tagger", "answerer", "both", "foreign text", "long words"])
 def page(request, tmp_path):
-    """Write tmp_path/report.html of runs made by hand."""
-    one, two = tmp_path / "one", tmp_path / "two"
+    """Write tmp_path/report.html for made-up runs, and return its path."""
+    first, second = tmp_path / "one", tmp_path / "two"
     if request.param == "foreign text":
-        runs = [tagger(one, changes={"warnings": [EVIL, "<script>ran = 1</script>"], "data": EVIL})]
+        runs = [
+            tagger(first, changes={"warnings": [EVIL, "<script>ran = 1</script>"], "data": EVIL})
+        ]
     elif request.param == "long words":
         rows = [
             {"tokens": [word * 99 for word in row["tokens"]], "tags": row["tags"]} for row in TAGGED
         ]
         texts = [{"sentence": row["sentence"] * 999, "label": row["label"]} for row in SAID]
-        answers = {kind: {"validation": ANSWERED} for kind in (BEFORE, AFTER)}
+        predicted = {kind: {"validation": ANSWERED} for kind in (BEFORE, AFTER)}
         wrong = {kind: {"validation": ["bad"] * len(texts)} for kind in (BEFORE, AFTER)}
         runs = [
-            make_run(one / ("x" * 200), "tagging", rows, answers, LABELS),
+            make_run(first / ("x" * 200), "tagging", rows, predicted, LABELS),
             make_run(
-                two,
+                second,
                 "classification",
                 texts,
                 wrong,
@@ -119,13 +122,13 @@ def page(request, tmp_path):
         makers = {"tagger": [tagger], "answerer": [answerer], "both": [tagger, answerer]}[
             request.param
         ]
-        runs = [make(folder) for make, folder in zip(makers, (one, two))]
+        runs = [make(folder) for make, folder in zip(makers, (first, second))]
     report.main([*map(str, runs), "--out", str(tmp_path / "report.html")])
     return tmp_path / "report.html"
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_fits_and_the_console_is_silent(page, look, width):
+def test_the_page_fits_and_the_console_is_empty(page, look, width):
     found, console = look(width)
     assert console == [] and found["ran"] == "undefined"
     assert (found["width"], found["scroll"], found["over"]) == (width, width, []) and found[
@@ -133,7 +136,7 @@ def test_the_page_fits_and_the_console_is_silent(page, look, width):
     ] > 500
 
 
-def test_what_is_wrong_with_a_page_would_be_seen(tmp_path, look):
+def test_the_test_page_finds_errors_and_wide_elements(tmp_path, look):
     (tmp_path / "report.html").write_text(
         "<p style='width: 500px'>wide<script>ran = 1; missing()</script>"
     )
@@ -144,9 +147,9 @@ def test_what_is_wrong_with_a_page_would_be_seen(tmp_path, look):
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_there_is_something_to_see(tmp_path, chromium, width, theme):
+def test_the_page_is_not_empty(tmp_path, chromium, width, theme):
     report.main([str(tagger(tmp_path / "run")), "--out", str(tmp_path / "report.html")])
-    # A window is at least 500 wide, so a narrow page stands in a frame.
+    # A window is at least 500 pixels wide, so a narrower page must be in a frame.
     frame = (
         f'<body style="margin: 0"><iframe src="report.html" style="border: 0" width="{width}" '
         'height="1500"></iframe>'
@@ -159,9 +162,9 @@ def test_there_is_something_to_see(tmp_path, chromium, width, theme):
         f"file://{tmp_path}/frame.html",
     )
     picture = imread(tmp_path / "shot.png")[:, :width, :3]
-    ground = picture[1, 1]
-    assert (ground.mean() > 0.9) if theme == "light" else (ground.mean() < 0.2)
-    drawn = abs(picture - ground).max(axis=2) > 0.2  # what stands out from the ground
+    background = picture[1, 1]
+    assert (background.mean() > 0.9) if theme == "light" else (background.mean() < 0.2)
+    drawn = abs(picture - background).max(axis=2) > 0.2  # pixels that differ from the background
     assert 0.005 < drawn.mean() < 0.5
-    # the head, the scores, the curves
+    # the heading, the scores, the curves
     assert all(part.any() for part in (drawn[:300], drawn[300:800], drawn[800:]))

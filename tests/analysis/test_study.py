@@ -1,4 +1,4 @@
-"""The study command, run for real: to its end, stopped, killed, resumed, and refused."""
+"""The study command with real runs: finished, stopped, killed, resumed, and refused."""
 
 import json
 import os
@@ -28,23 +28,24 @@ SMALL = ["--train-limit", "20", "--eval-limit", "10", "--threads", "1"]
 
 @pytest.fixture
 def small(tiny_folder):
+    """Return flags that make each run small."""
     return ["--model", str(tiny_folder), *SMALL]
 
 
 def numbers(text: str, heading: str, row: str) -> list[str]:
-    """Read a row of a table in a page: its cells without its name."""
+    """Return the cells of a row of the table under a heading, without the name of the row."""
     part = text.split(f"## {heading}")[1].split("\n## ")[0]
     [line] = [line for line in part.splitlines() if re.match(rf"\| {re.escape(row)} +\|", line)]
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
 def shown(values: list[float]) -> str:
-    """Show a mean and its deviation, as a table does."""
+    """Return a mean and its standard deviation, formatted as in the tables."""
     deviation = f" ± {np.std(values, ddof=1):.3f}" if np.std(values) else ""
     return f"{np.mean(values):.3f}{deviation}"
 
 
-def test_a_study_of_tagging(small, capsys):
+def test_a_study_of_tagging_has_the_scores_of_its_runs(small, capsys):
     command.main(["--task", "ner", "--epochs", "2", "--seeds", "2", *small])
     out, folder = capsys.readouterr().out, Path("studies/ner-lora")
     assert {path.name for path in folder.iterdir()} == {
@@ -70,8 +71,8 @@ def test_a_study_of_tagging(small, capsys):
             ("tuned, the kept epoch", "after"),
             ("majority", "majority"),
         ):
-            of = [record["scores"][kind][split] for record in records]
-            expected = [shown([scores[measure] for scores in of]) for measure in metrics]
+            run_scores = [record["scores"][kind][split] for record in records]
+            expected = [shown([scores[metric] for scores in run_scores]) for metric in metrics]
             cells = numbers(text, f"{split}: 10 rows", row)
             assert [cells[0], *cells[2:]] == expected
     assert "typed f1 |" in text and "typed recall |" in text and "span-only f1 |" in text
@@ -80,7 +81,7 @@ def test_a_study_of_tagging(small, capsys):
             [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             for run in runs
         ]
-        of = [
+        epoch_scores = [
             [line["validation"] for line in run if "validation" in line][epoch - 1] for run in lines
         ]
         kept = sum(record["kept_epoch"] == epoch for record in records)
@@ -88,35 +89,34 @@ def test_a_study_of_tagging(small, capsys):
             text, "validation: 10 rows", f"epoch {epoch}" + (f", kept by {kept}" if kept else "")
         )
         assert [cells[0], *cells[2:]] == [
-            shown([scores[measure] for scores in of]) for measure in metrics
+            shown([scores[metric] for scores in epoch_scores]) for metric in metrics
         ]
         assert f"epoch {epoch}" not in text.split("## test")[1]
     assert "python -m neo_peft study --task ner --epochs 2 --seeds 2 --model" in text
-    metrics = runs[1] / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().replace('"epoch": 2', '"epoch": 1'))
+    log = runs[1] / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"epoch": 2', '"epoch": 1'))
     assert exit_status(lambda: command.main(["--resume", str(folder)])) == 2
     assert (
-        f"error: {metrics} was changed since the run: its sha256 differs\n"
-        in capsys.readouterr().err
+        f"error: {log} was changed since the run: its sha256 differs\n" in capsys.readouterr().err
     )
     assert (folder / "table.md").read_text() == text
 
 
-def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
+def test_a_study_of_classification_can_be_stopped_and_resumed(small, capsys, monkeypatch):
     argv = ["--task", "sentiment", "--epochs", "1", "2", "--seeds", "1", *small]
-    command.main([*argv, "--out", "whole"])
-    whole = read_checked_json(Path("whole/results.json"))
-    record = json.loads(Path("whole/epochs-2-seed-0/run.json").read_text())
-    text = Path("whole/table.md").read_text()
+    command.main([*argv, "--out", "finished"])
+    finished = read_checked_json(Path("finished/results.json"))
+    record = json.loads(Path("finished/epochs-2-seed-0/run.json").read_text())
+    text = Path("finished/table.md").read_text()
     cells = numbers(text, "test: 10 rows", "before")
-    before, said = record["scores"]["before"]["test"], record["generated"]["before"]["test"]
+    before, generated = (record[field]["before"]["test"] for field in ("scores", "generated"))
     assert [cells[0], *cells[2:4], cells[5]] == [
         f"{value:.3f}"
         for value in (
             before["accuracy"],
             before["macro_f1"],
-            said["accuracy"],
-            said["unanswered"] / said["total"],
+            generated["accuracy"],
+            generated["unanswered"] / generated["total"],
         )
     ]
 
@@ -134,7 +134,7 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
     advice = "stopped; resume it: python -m neo_peft study --resume stopped"
     assert capsys.readouterr().err.splitlines()[-1].split("\r")[-1] == advice
     assert not Path("stopped/results.json").exists()
-    # the same command, and --resume
+    # the same command with --resume
     command.main([*argv, "--out", "stopped", "--resume", "stopped"])
     assert calls == [
         "stopped/epochs-1-seed-0",
@@ -142,14 +142,14 @@ def test_a_study_of_answers_that_is_stopped_goes_on(small, capsys, monkeypatch):
         "stopped/epochs-2-seed-0",
     ]
     again = read_checked_json(Path("stopped/results.json"))
-    # The command names its folder; the seconds are a clock's.
-    assert again["command"] == whole["command"].replace("whole", "stopped")
-    assert {**again, "seconds": 0, "command": ""} == {**whole, "seconds": 0, "command": ""}
-    command.main(["--resume", "stopped"])  # of a study that is done: its runs are kept
+    # The results differ only in the folder's name in the command, and in the seconds.
+    assert again["command"] == finished["command"].replace("finished", "stopped")
+    assert {**again, "seconds": 0, "command": ""} == {**finished, "seconds": 0, "command": ""}
+    command.main(["--resume", "stopped"])  # a finished study does no run again
     assert len(calls) == 3 and read_checked_json(Path("stopped/results.json")) == again
 
 
-def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
+def test_a_sweep_reports_runs_that_diverge(small, capsys):
     argv = [
         "--task",
         "ner",
@@ -161,8 +161,8 @@ def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
         "learning_rate=1e30,0.001",
         *small,
     ]
-    for again in ([], ["--resume", "studies/ner-lora"]):
-        command.main([*argv, *again])
+    for resume in ([], ["--resume", "studies/ner-lora"]):
+        command.main([*argv, *resume])
         out = capsys.readouterr().out
         assert re.search(
             r"\n3/4  learning-rate-1e\+30-seed-1: diverged: the loss is \w+ at step 2 "
@@ -181,11 +181,11 @@ def test_a_run_that_diverges_is_a_result_of_a_sweep(small, capsys):
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
+def test_a_study_that_is_killed_at_any_moment_has_the_same_results(small):
     argv = ["--task", "ner", "--epochs", "2", "--seeds", "2", "--out", "study", *small]
-    began = time.monotonic()
+    start_time = time.monotonic()
     assert end(start(argv, main=command.main)) == 0, Path("stderr").read_text()
-    seconds, whole = time.monotonic() - began, read_checked_json(Path("study/results.json"))
+    seconds, finished = time.monotonic() - start_time, read_checked_json(Path("study/results.json"))
     for share in (0.3, 0.6, 0.9):
         shutil.rmtree("study")
         process = start(argv, main=command.main)
@@ -194,7 +194,7 @@ def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
         end(process)
         assert end(start(["--resume", "study"], main=command.main)) == 0, Path("stderr").read_text()
         again = read_checked_json(Path("study/results.json"))
-        assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+        assert {**again, "seconds": 0} == {**finished, "seconds": 0}
         assert not [
             path
             for path in Path("study").rglob("*")
@@ -205,129 +205,136 @@ def test_a_study_that_is_killed_at_any_moment_gives_the_same_results(small):
 # ---- Bad input
 
 
-STUDY, ANSWERS = "study --task ner", "study --task sentiment"
+TAGGING, CLASSIFICATION = "study --task ner", "study --task sentiment"
 
 
 @cases(
     [
         ("study", f"--task is missing; the tasks are {TASKS}"),
         ("study --task nre", f"there is no task 'nre'; the tasks are {TASKS}"),
-        (f"{STUDY} --method X", f"--method 'X' is none of {METHODS}"),
-        (f"{STUDY} --rank 0", "--rank 0 is not a whole number of at least 1"),
+        (f"{TAGGING} --method X", f"--method 'X' is none of {METHODS}"),
+        (f"{TAGGING} --rank 0", "--rank 0 is not a whole number of at least 1"),
         (
-            f"{STUDY} --prompt-length 4",
+            f"{TAGGING} --prompt-length 4",
             "--prompt-length belongs to the method prompt; the method here is lora",
         ),
-        (f"{STUDY} --seed 3", "--seed: a study has several seeds; --seeds N uses 0 to N - 1"),
-        (f"{STUDY} --json", "--json: leave it out; a study writes results.json into its folder"),
+        (f"{TAGGING} --seed 3", "--seed: a study has several seeds; --seeds N uses 0 to N - 1"),
+        (f"{TAGGING} --json", "--json: leave it out; a study writes results.json into its folder"),
         (
-            f"{STUDY} --seeds 0",
+            f"{TAGGING} --seeds 0",
             "argument --seeds: 0 is not a whole number of at least 1; see --help",
         ),
         (
-            f"{STUDY} --epochs 0",
+            f"{TAGGING} --epochs 0",
             "argument --epochs: 0 is not a whole number of at least 1; see --help",
         ),
         (
-            f"{STUDY} --epochs 1 5",
+            f"{TAGGING} --epochs 1 5",
             "--epochs 1 5: a study of ner has one run, which is scored after each epoch; give one "
             "number",
         ),
         (
-            f"{ANSWERS} --epochs 5 5",
+            f"{CLASSIFICATION} --epochs 5 5",
             "--epochs 5 is given twice, or is too similar to another value; give each value once",
         ),
         (
-            f"{STUDY} --models a/b a/b",
+            f"{TAGGING} --models a/b a/b",
             "--model a/b is given twice, or is too similar to another value; give each value once",
         ),
         (
-            f"{STUDY} --sweep rank=4 --models a b",
+            f"{TAGGING} --sweep rank=4 --models a b",
             "--sweep and --models are two sweeps; give only one of them",
         ),
         (
-            f"{ANSWERS} --epochs 1 5 --sweep rank=4,8",
+            f"{CLASSIFICATION} --epochs 1 5 --sweep rank=4,8",
             "--epochs 1 5: a sweep has one number of epochs; give only one",
         ),
         (
-            f"{STUDY} --epochs 1 --sweep epochs=1,2",
+            f"{TAGGING} --epochs 1 --sweep epochs=1,2",
             "--epochs is the swept flag; do not give it as well",
         ),
-        (f"{STUDY} --rank 4 --sweep rank=4,8", "--rank is the swept flag; do not give it as well"),
-        (f"{STUDY} --model a --models a b", "--model is the swept flag; do not give it as well"),
-        (f"{STUDY} --sweep bias", "'bias' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
-        (f"{STUDY} --sweep rank=4,", "'rank=4,' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
-        (f"{STUDY} --sweep seed=1,2", "'seed' cannot be swept; the flags that can are wording, …"),
-        (f"{STUDY} --sweep rank=4,x", "--rank x is not a whole number of at least 1"),
         (
-            f"{STUDY} --sweep prompt-length=4,8",
+            f"{TAGGING} --rank 4 --sweep rank=4,8",
+            "--rank is the swept flag; do not give it as well",
+        ),
+        (f"{TAGGING} --model a --models a b", "--model is the swept flag; do not give it as well"),
+        (f"{TAGGING} --sweep bias", "'bias' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
+        (f"{TAGGING} --sweep rank=4,", "'rank=4,' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
+        (
+            f"{TAGGING} --sweep seed=1,2",
+            "'seed' cannot be swept; the flags that can are wording, …",
+        ),
+        (f"{TAGGING} --sweep rank=4,x", "--rank x is not a whole number of at least 1"),
+        (
+            f"{TAGGING} --sweep prompt-length=4,8",
             "--prompt-length belongs to the method prompt; the method here is lora",
         ),
         (
-            f"{STUDY} --data no",
+            f"{TAGGING} --data no",
             "--data no: there is no such folder; --data can be sample, hub or a folder",
         ),
         ("study --resume no", "--resume no has no study.json: no study was started there"),
-        (f"{STUDY} --out ' '", "argument --out: is empty; see --help"),
+        (f"{TAGGING} --out ' '", "argument --out: is empty; see --help"),
     ]
 )
-def test_bad_flags(capfd, case):
+def test_bad_flags_are_refused(capfd, case):
     refused(capfd, *case)
 
 
-def test_a_folder_that_holds_something(capfd, small):
+def test_a_folder_that_is_not_empty_is_refused_without_resume(capfd, small):
     plan = make_plan({"task": "ner"}, seeds=1)
-    study.make_study_folder(plan, "held")
+    study.make_study_folder(plan, "old")
     refused(
         capfd,
-        f"{STUDY} --out held",
-        "--out held already has a study; resume it with --resume held, or name another folder",
+        f"{TAGGING} --out old",
+        "--out old already has a study; resume it with --resume old, or name another folder",
     )
     refused(
         capfd,
-        f"{STUDY} --resume held --rank 4",
-        "--resume held was started with other flags; give only --resume, or start a new study",
+        f"{TAGGING} --resume old --rank 4",
+        "--resume old was started with other flags; give only --resume, or start a new study",
     )
     refused(
         capfd,
-        "study --resume held --seeds 3",
-        "--resume held was started with other flags; give only --resume, or start a new study",
+        "study --resume old --seeds 3",
+        "--resume old was started with other flags; give only --resume, or start a new study",
     )
     refused(
         capfd,
-        "study --resume held --out other",
-        "--out other: --resume held continues in that folder; leave out --out",
+        "study --resume old --out other",
+        "--out other: --resume old continues in that folder; leave out --out",
     )
     Path("used").mkdir()
     Path("used/file").touch()
     refused(
         capfd,
-        f"{STUDY} --out used",
+        f"{TAGGING} --out used",
         "--out used exists and is not an empty folder; name a new folder",
     )
 
 
-def test_a_study_that_cannot_go_on_loses_nothing(capsys, small, monkeypatch):
-    """Before its first run has a folder, too, and what others have put there."""
-    Path("held").mkdir()
+def test_a_study_whose_run_fails_keeps_its_files(capsys, small, monkeypatch):
+    """The first run fails before it has a folder. The study keeps its plan, and other files in its
+    folder."""
+    Path("resumed").mkdir()
     plan = make_plan({"task": "ner"}, seeds=1)
     study.make_study_folder(plan, "other")
-    shutil.copy("other/study.json", "held")
-    Path("held/notes.log").write_text("mine")
+    shutil.copy("other/study.json", "resumed")
+    Path("resumed/notes.log").write_text("mine")
 
-    def full(*given):
+    def fail(*_):
         raise InputError("the disk is full")
 
-    monkeypatch.setattr(study.training, "run", full)
+    monkeypatch.setattr(study.training, "run", fail)
     with pytest.raises(InputError, match="epochs-10-seed-0: the disk is full"):
-        command.main(["--resume", "held"])
-    assert {path.name for path in Path("held").iterdir()} >= {"study.json", "notes.log"}
-    assert Path("held/notes.log").read_text() == "mine"
+        command.main(["--resume", "resumed"])
+    assert {path.name for path in Path("resumed").iterdir()} >= {"study.json", "notes.log"}
+    assert Path("resumed/notes.log").read_text() == "mine"
     study.remove_unstarted_study(Path("other"), [], plan)
     assert not list(Path("other").iterdir())
 
 
-def test_a_study_whose_first_run_is_refused_leaves_nothing(capsys, small):
+def test_a_study_whose_first_run_is_refused_leaves_no_files(capsys, small):
     argv = ["--task", "sentiment", "--prompt-length", "200", *small]
     assert exit_status(lambda: command.main(argv)) == 2
     line = capsys.readouterr().err.rsplit("\r", 1)[-1]
@@ -337,7 +344,7 @@ def test_a_study_whose_first_run_is_refused_leaves_nothing(capsys, small):
     assert not list(Path().iterdir())
 
 
-def test_a_later_run_that_is_refused_costs_no_other_its_results(capsys, small):
+def test_a_later_run_that_is_refused_does_not_change_the_results_of_others(capsys, small):
     argv = [
         "--task",
         "sentiment",
@@ -349,8 +356,8 @@ def test_a_later_run_that_is_refused_costs_no_other_its_results(capsys, small):
         "prompt_length=4,200",
         *small,
     ]
-    for again in ([], ["--resume", "studies/sentiment-prompt"]):
-        assert exit_status(lambda again=again: command.main([*argv, *again])) == 2
+    for resume in ([], ["--resume", "studies/sentiment-prompt"]):
+        assert exit_status(lambda resume=resume: command.main([*argv, *resume])) == 2
         out, err = capsys.readouterr()
         assert (
             "\n2/2  prompt-length-200-seed-0: refused: the prefix (a prompt of 200 embeddings"

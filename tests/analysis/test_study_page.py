@@ -1,5 +1,4 @@
-"""A study's page and plot, of results that are made up: what a reader sees is what the results
-hold."""
+"""A study's page and plot show the values of its results. The results are made up."""
 
 from pathlib import Path
 
@@ -13,17 +12,15 @@ from neo_peft.analysis.study_page import page, write_page
 from neo_peft.analysis.study_results import collect
 
 
-def test_a_page_says_where_tuning_is_beaten(tmp_path):
+def test_the_page_compares_tuning_with_the_baseline_and_the_majority(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1, 5])
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
     block = results["protocols"]["single"]
     [tuned] = [line for line in block["lines"]["test"] if line.get("best")]
-    tuned["scores"]["accuracy"]["mean"], majority = (
-        0.7999,
-        block["lines"]["test"][0]["scores"]["accuracy"],
-    )
-    begin = (
+    tuned["scores"]["accuracy"]["mean"] = 0.7999
+    majority = block["lines"]["test"][0]["scores"]["accuracy"]
+    beginning = (
         "Compared with the baseline, word counts, the tuned model's accuracy on test differs by "
     )
     for low, high, ending in (
@@ -53,10 +50,14 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
             "differ": 10,
         }
         majority["mean"] = 0.5
-        assert f"\n{begin}{ending}\n" in page(results) and "The majority class" not in page(results)
+        assert f"\n{beginning}{ending}\n" in page(results) and "The majority class" not in page(
+            results
+        )
         majority["mean"] = 0.8
-        said = "The majority class has 0.800 on test, at least as much as the tuned model (0.800)."
-        assert f"\n{said}\n" in page(results)
+        sentence = (
+            "The majority class has 0.800 on test, at least as much as the tuned model (0.800)."
+        )
+        assert f"\n{sentence}\n" in page(results)
 
     block["over_baseline"] |= {"differ": 9}
     assert "paired bootstrap): the predictions differ in 9 rows only, too few to tell." in page(
@@ -65,8 +66,8 @@ def test_a_page_says_where_tuning_is_beaten(tmp_path):
 
 
 def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
-    """Draw a study's plot; return its curves, {name: (xs, ys, ends of the bars)}, and its level
-    lines, {name: y}."""
+    """Draw a study's plot. Return its curves, {name: (xs, ys, ends of the error bars)}, and its
+    horizontal lines, {name: y}."""
     figures, save = [], Figure.savefig
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
@@ -84,24 +85,24 @@ def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
     return curves, levels
 
 
-def test_a_plot_shows_the_means_their_deviation_and_what_needs_no_tuning(tmp_path, monkeypatch):
+def test_the_plot_shows_means_standard_deviations_and_scores_without_tuning(tmp_path, monkeypatch):
     plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
     right = make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
     curves, levels = drawn(results, tmp_path, monkeypatch)
     assert list(curves) == ["validation", "test"]
     for split, (xs, ys, ends) in curves.items():
-        of = [right[value, AFTER, split].mean(1) for value in (1, 12)]
-        assert xs == [0, 1] and ys == pytest.approx([one.mean() for one in of])
-        for (low, high), one in zip(ends, of, strict=True):
-            reach = np.std(one, ddof=1)
-            assert (low, high) == pytest.approx((one.mean() - reach, one.mean() + reach))
+        accuracies = [right[value, AFTER, split].mean(1) for value in (1, 12)]  # of each seed
+        assert xs == [0, 1] and ys == pytest.approx([seeds.mean() for seeds in accuracies])
+        for (low, high), seeds in zip(ends, accuracies, strict=True):
+            mean, deviation = seeds.mean(), np.std(seeds, ddof=1)
+            assert (low, high) == pytest.approx((mean - deviation, mean + deviation))
     lines = named_lines(results, "test")
     names = ("majority", "baseline, word counts", "before")
     assert levels == {f"{name}, test": lines[name]["scores"]["accuracy"]["mean"] for name in names}
 
 
-def test_of_a_sweep_a_plot_shows_what_the_best_value_began_from(tmp_path, monkeypatch):
+def test_the_plot_of_a_sweep_shows_the_score_before_tuning_of_the_best_value(tmp_path, monkeypatch):
     plan = make_plan({"task": "sentiment"}, 2, [5], ("batch_size", ["4", "8", "16"]))
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
@@ -114,13 +115,15 @@ def test_of_a_sweep_a_plot_shows_what_the_best_value_began_from(tmp_path, monkey
     ]
 
 
-def test_a_page_says_which_epoch_is_kept(tmp_path):
-    for keep, said in (("best", True), ("last", False)):
+def test_the_page_tells_which_epoch_is_kept(tmp_path):
+    for keep, keeps_best in (("best", True), ("last", False)):
         plan = make_plan({"task": "sentiment", "keep": keep}, seeds=1, epochs=[1])
         make_up(tmp_path / keep, plan)
         results = collect(tmp_path / keep, plan, {})
-        assert ("Each run keeps its best epoch on validation." in page(results)) == said
-        results["protocols"]["single"]["kept_epochs"] = [1]  # as of tags, where an epoch is a line
+        assert ("Each run keeps its best epoch on validation." in page(results)) == keeps_best
+        results["protocols"]["single"]["kept_epochs"] = [
+            1
+        ]  # as for tagging, where each epoch has a line
         kept = "the best one on validation" if keep == "best" else "the last one"
         assert (
             f'"Kept by" counts the seeds that keep this epoch ({kept}); only the kept epoch is '

@@ -1,4 +1,4 @@
-"""A study's results and its page, from runs whose answers are made up, against numpy."""
+"""A study's results, from made-up predictions, are compared with numpy."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from neo_peft.tasks import get_task
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_results_are_numpys_over_the_runs_answers(tmp_path):
+def test_means_deviations_and_intervals_are_those_of_numpy(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
     right = make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
@@ -38,13 +38,13 @@ def test_results_are_numpys_over_the_runs_answers(tmp_path):
             ("12 epochs", 12, AFTER),
         ):
             generated = kind._replace(generated=True)
-            for measure, answers in (("accuracy", kind), ("generated", generated)):
-                hits, found = right[value, answers, split], lines[name]["scores"][measure]
+            for metric, predictions in (("accuracy", kind), ("generated", generated)):
+                hits, found = right[value, predictions, split], lines[name]["scores"][metric]
                 assert found["seeds"] == pytest.approx(hits.mean(1))
                 assert found["mean"] == pytest.approx(hits.mean())
                 assert found["sd"] == pytest.approx(np.std(hits.mean(1), ddof=1))
-                # An example enters the mean by its own mean over the seeds, whose standard error is
-                # known.
+                # A resample draws examples, each with the results of all seeds. So the interval is
+                # that of a mean over examples, where each has its mean over the seeds.
                 reach = 1.96 * np.std(hits.mean(0)) / np.sqrt(hits.shape[1])
                 assert found["low"] == pytest.approx(hits.mean() - reach, abs=0.015)
                 assert found["high"] == pytest.approx(hits.mean() + reach, abs=0.015)
@@ -55,7 +55,7 @@ def test_results_are_numpys_over_the_runs_answers(tmp_path):
     assert results["seconds"] == 60.2
 
 
-def test_one_seed_has_no_deviation(tmp_path):
+def test_one_seed_has_no_standard_deviation(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
     right = make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
@@ -64,8 +64,8 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert "One seed." in page(results) and "±" not in page(results)
 
 
-def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
-    """As of a validation split that the seed draws."""
+def test_seeds_with_different_rows_have_no_common_interval(tmp_path):
+    """For example, where the seed draws the validation split."""
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
     plan["runs"][1]["flags"]["eval_limit"] = 40
     make_up(tmp_path, plan)
@@ -76,25 +76,25 @@ def test_seeds_with_rows_of_their_own_have_no_common_interval(tmp_path):
             "sd",
             "seeds",
         }
-    # Nor is the floor compared by a bootstrap, and is named where its mean alone is the higher one.
+    # The baseline is not compared with a bootstrap either. The page names it if its mean is higher.
     assert results["protocols"]["single"][
         "over_baseline"
     ] is None and "paired bootstrap" not in page(results)
     assert "There are no intervals, because each seed has its own validation rows" in page(results)
     assert "The interval is a 95 % bootstrap interval" not in page(results)
-    floor, tuned = (
+    baseline, tuned = (
         named_lines(results, "test")[name]["scores"]["accuracy"]
         for name in ("baseline, word counts", "1 epoch")
     )
-    for floor["mean"], tuned["mean"], said in ((0.7, 0.6, True), (0.6, 0.7, False)):
+    for baseline["mean"], tuned["mean"], named in ((0.7, 0.6, True), (0.6, 0.7, False)):
         assert (
             "The baseline, word counts, has 0.700 on test, at least as much as the tuned model "
             "(0.600)." in page(results)
-        ) == said
+        ) == named
 
 
-def test_seeds_that_learn_from_rows_of_their_own_have_baselines_of_their_own(tmp_path):
-    """As where the seed draws validation from the training rows: the rows that are asked are the
+def test_seeds_with_different_training_rows_have_different_baselines(tmp_path):
+    """For example, where the seed draws validation from the training rows. The test rows are the
     same."""
     plan = make_plan({"task": "sentiment"}, seeds=2, epochs=[1])
     plan["runs"][1]["flags"]["train_limit"] = 30
@@ -102,9 +102,9 @@ def test_seeds_that_learn_from_rows_of_their_own_have_baselines_of_their_own(tmp
     block, hits = collect(tmp_path, plan, {})["protocols"]["single"], []
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     for train in (splits.train, limit_rows(splits.train, 30)):
-        _, answers = predict_baseline(task, train, splits.validation, splits.test)
+        _, predicted = predict_baseline(task, train, splits.validation, splits.test)
         hits.append(
-            [answer == row["label"] for answer, row in zip(answers, splits.test, strict=True)]
+            [label == row["label"] for label, row in zip(predicted, splits.test, strict=True)]
         )
     hits = np.array(hits)
     [line] = [line for line in block["lines"]["test"] if line["kind"] == "baseline"]
@@ -141,17 +141,18 @@ def test_a_sweep_that_changes_the_training_rows_has_a_baseline_for_each(tmp_path
     )
 
 
-def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_it(
+def test_the_tuned_model_is_compared_on_test_even_if_there_are_other_test_splits(
     tmp_path, monkeypatch
 ):
-    """As GLUE's mnli has a mismatched one."""
+    """For example, mnli of GLUE also has a mismatched split."""
     load = load_splits
     for module in (study_results, studies):
 
-        def beside(*given):
-            return dataclasses.replace(load(*given), extra_tests={"other": load(*given).test[:50]})
+        def load_with_other(*args):
+            splits = load(*args)
+            return dataclasses.replace(splits, extra_tests={"other": splits.test[:50]})
 
-        monkeypatch.setattr(module, "load_splits", beside)
+        monkeypatch.setattr(module, "load_splits", load_with_other)
     plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
     make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
@@ -163,22 +164,24 @@ def test_what_is_tuned_is_judged_on_test_also_where_another_split_stands_beside_
     )
 
 
-def test_a_study_whose_data_was_changed_meanwhile_says_so(tmp_path, monkeypatch):
+def test_data_that_changed_after_the_runs_is_refused(tmp_path, monkeypatch):
     plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
     make_up(tmp_path, plan)
     load = study_results.load_splits
     for changed in (lambda rows: rows[1:], lambda rows: rows[::-1]):
-        other = lambda *given, changed=changed: dataclasses.replace(  # noqa: E731
-            load(*given), test=changed(load(*given).test)
-        )
-        monkeypatch.setattr(study_results, "load_splits", other)
+
+        def load_changed(*args, changed=changed):
+            splits = load(*args)
+            return dataclasses.replace(splits, test=changed(splits.test))
+
+        monkeypatch.setattr(study_results, "load_splits", load_changed)
         with pytest.raises(
             InputError, match="sample was changed since .*/epochs-1-seed-0: test has other rows; "
         ):
             collect(tmp_path, plan, {})
 
 
-def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
+def test_only_the_best_value_on_validation_of_a_sweep_is_scored_on_test(tmp_path):
     plan = make_plan({"task": "sentiment"}, 2, [5], ("batch_size", ["4", "8", "16"]))
     right = make_up(tmp_path, plan)
     results = collect(tmp_path, plan, {})
@@ -200,16 +203,14 @@ def test_of_a_sweep_the_best_on_validation_alone_is_tested(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
 
 
-def test_the_baseline_stands_beside_the_best_with_its_interval_and_their_paired_difference(
-    tmp_path,
-):
+def test_the_baseline_has_an_interval_and_a_paired_difference_to_the_best_value(tmp_path):
     plan = make_plan({"task": "sentiment"}, seeds=3, epochs=[1, 12])
     right = make_up(tmp_path, plan)
     block = collect(tmp_path, plan, {})["protocols"]["single"]
     task, splits = get_task("sentiment"), load_splits(get_task("sentiment"), "sample")
     rows = splits.test
-    _, answers = predict_baseline(task, splits.train, splits.validation, rows)
-    hits = np.array([answer == row["label"] for answer, row in zip(answers, rows, strict=True)])
+    _, predicted = predict_baseline(task, splits.train, splits.validation, rows)
+    hits = np.array([label == row["label"] for label, row in zip(predicted, rows, strict=True)])
     [line] = [line for line in block["lines"]["test"] if line["kind"] == "baseline"]
     found, reach = line["scores"]["accuracy"], 1.96 * np.std(hits) / np.sqrt(len(hits))
     assert found["mean"] == hits.mean()
@@ -224,7 +225,7 @@ def test_the_baseline_stands_beside_the_best_with_its_interval_and_their_paired_
     )
 
 
-def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
+def test_failed_runs_are_left_out_and_a_value_with_fewer_seeds_is_not_the_best(tmp_path):
     plan = make_plan({"task": "sentiment"}, 2, [1, 5, 12])
     right = make_up(tmp_path, plan)
     assert right[12, AFTER, "validation"].mean() > right[5, AFTER, "validation"].mean()
@@ -260,8 +261,8 @@ def test_what_failed_with_a_seed_is_left_out_and_is_not_the_best(tmp_path):
     assert "* is the best value on validation." in page(collect(tmp_path, plan, {}))
 
 
-def test_a_baseline_is_fitted_to_the_rows_that_the_runs_were_given(tmp_path):
-    """`--train-limit` and `--eval-limit` are of different splits."""
+def test_a_baseline_is_fitted_to_the_rows_of_the_runs(tmp_path):
+    """`--train-limit` limits train, `--eval-limit` limits validation and test."""
     flags = dataclasses.asdict(
         make_settings(task="ner", method="lora", train_limit=7, eval_limit=5, out="x")
     )

@@ -1,5 +1,4 @@
-"""The growth benchmark: its predictions, compared with torch's own counts of a real step, and the x
-of its points."""
+"""The growth benchmark: its predictions are compared with torch's counts of a real step."""
 
 import json
 
@@ -9,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from benchmarks import growth, peers, sides
 
-# torch's counter only knows the attention kernels of a GPU. These are the CPU's, whose first
+# torch's counter only knows the attention kernels of a GPU. So we add those of the CPU. Their first
 # arguments are the same.
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-OF_CPU_ATTENTION = {
+CPU_ATTENTION_FLOPS = {
     FLASH: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda gradient, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(
@@ -25,7 +24,7 @@ AT = {"shape": "125m", "precision": "fp32", "device": "cpu"}
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    for name in list(sides.SHAPES):  # points add shapes
+    for name in list(sides.SHAPES):  # the points of a curve change SHAPES
         monkeypatch.setitem(sides.SHAPES, name, sides.SHAPES[name])
     monkeypatch.setitem(sides.SHAPES, "125m", (36, 4, 3))
     monkeypatch.setattr(peers, "RECORDS", tmp_path)
@@ -35,7 +34,7 @@ def small(monkeypatch, tmp_path):
 def test_the_counted_operations_are_those_that_torch_counts_in_a_step(curve):
     for _, point in growth.points_of(curve, AT)[1:3]:
         step = growth.make_step(point, {})
-        with FlopCounterMode(display=False, custom_mapping=OF_CPU_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION_FLOPS) as counter:
             step()
         assert growth.operations(point) == counter.get_total_flops()
 

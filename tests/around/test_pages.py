@@ -1,4 +1,4 @@
-"""The pages that a newcomer reads: short, and each command in them has the flags that it names."""
+"""The README and the pages of docs/: the flags, files and links in them exist."""
 
 import re
 import subprocess
@@ -61,7 +61,7 @@ def test_every_test_that_the_readme_names_exists():
         assert (ROOT / name).is_file(), name
 
 
-def test_pages_puts_what_a_command_prints_behind_it(tmp_path):
+def test_renewing_a_page_replaces_the_output_of_each_command(tmp_path):
     page = (
         "Before.\n\n```console\n$ echo one; echo two\nold\n\n$ cat n 2>&1 || true\n```\n\n"
         "<!-- lines: ^t -->\n```console\n$ printf 'two\\nsix\\n' \\\n    | cat > n; cat n\n```\n"
@@ -78,13 +78,14 @@ def test_pages_puts_what_a_command_prints_behind_it(tmp_path):
     assert pages.renew(first, tmp_path) == first
 
 
-def test_a_command_that_fails_ends_the_renewal(tmp_path):
+def test_renewing_a_page_stops_at_a_command_that_fails(tmp_path):
     with pytest.raises(SystemExit, match="exit status 3: exit 3"):
         pages.renew("```console\n$ exit 3\n```", tmp_path)
 
 
-def test_requirements_have_a_pin_each_and_pyproject_has_their_bounds():
-    """requirements.txt keeps an installed torch; constraints.txt pins what the tests ran with."""
+def test_each_requirement_has_a_pin_and_the_same_bound_in_pyproject():
+    """requirements.txt has lower bounds, to keep an installed torch. constraints.txt pins the
+    versions that the tests ran with."""
     pins = dict(
         line.split("==")
         for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -102,7 +103,7 @@ def test_requirements_have_a_pin_each_and_pyproject_has_their_bounds():
     assert listed == {*bounds["requirements.txt"], *bounds["requirements-dev.txt"]}
 
 
-def test_the_pages_command_names_its_pages():
+def test_the_help_of_the_pages_command_describes_its_argument():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.pages", "--help"],
         cwd=ROOT,

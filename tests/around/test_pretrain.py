@@ -60,38 +60,38 @@ def run(pretrain, monkeypatch, text):
     return run
 
 
-def test_a_resumed_run_ends_in_the_same_bits(pretrain, run, monkeypatch, tiny_folder):
+def test_a_resumed_run_has_the_same_weights(pretrain, run, monkeypatch, tiny_folder):
     flags = ("--model", str(tiny_folder), "--steps", "7")
-    assert run("whole", *flags) == 0
+    assert run("finished", *flags) == 0
     optimizer_step = pretrain.optimizer_step
 
-    def killed(trunk, averages, step, rate):
+    def stop_at_step_6(trunk, averages, step, rate):
         if step == 6:
             raise KeyboardInterrupt
         optimizer_step(trunk, averages, step, rate)
 
-    monkeypatch.setattr(pretrain, "optimizer_step", killed)
-    assert run("cut", *flags) == 130
-    assert int(load_file("cut/checkpoint.safetensors")["step"]) == 4
-    assert not Path("cut/model.safetensors").exists()
+    monkeypatch.setattr(pretrain, "optimizer_step", stop_at_step_6)
+    assert run("stopped", *flags) == 130
+    assert int(load_file("stopped/checkpoint.safetensors")["step"]) == 4
+    assert not Path("stopped/model.safetensors").exists()
     monkeypatch.setattr(pretrain, "optimizer_step", optimizer_step)
-    assert run("cut", *flags) == 0
-    whole, cut = load_file("whole/model.safetensors"), load_file("cut/model.safetensors")
+    assert run("stopped", *flags) == 0
+    finished, resumed = (load_file(f"{name}/model.safetensors") for name in ("finished", "stopped"))
     before = load_file(tiny_folder / "model.safetensors")
-    assert whole.keys() == cut.keys() == before.keys()
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert all(not torch.equal(whole[name].float(), before[name]) for name in whole)
+    assert finished.keys() == resumed.keys() == before.keys()
+    assert all(torch.equal(finished[name], resumed[name]) for name in finished)
+    assert all(not torch.equal(finished[name].float(), before[name]) for name in finished)
 
 
 def test_a_model_from_random_weights_learns_and_loads_in_transformers(run, capsys):
     from transformers import AutoTokenizer, GPTNeoForCausalLM
 
     assert run("made", "--steps", "6", "--seed", "3") == 0
-    measured = [
+    bits_per_byte = [
         float(line.split(": ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()
     ]
     # after 2, 4, 6 steps, and of the saved model
-    assert len(measured) == 4 and measured == sorted(measured, reverse=True)
+    assert len(bits_per_byte) == 4 and bits_per_byte == sorted(bits_per_byte, reverse=True)
     tokenizer = AutoTokenizer.from_pretrained("made")
     assert tokenizer.eos_token_id == 0
     assert tokenizer.decode(tokenizer(" IL-2 (α)")["input_ids"]) == " IL-2 (α)"
@@ -220,7 +220,7 @@ def test_bad_input_is_one_line(run, capsys, tiny_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(run, text, tiny_folder):
+def test_two_processes_train_the_same_weights_as_one(run, text, tiny_folder):
     flags = ["--model", str(tiny_folder), "--steps", "3"]
     assert run("one", *flags) == 0
     arguments = [

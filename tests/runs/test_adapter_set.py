@@ -1,5 +1,5 @@
-"""AdapterSet: a mixed batch predicts what each run alone predicts, in one pass, and the base is
-loaded once and never changed."""
+"""AdapterSet: the predictions of a mixed batch are those of each run loaded alone. They need one
+forward pass. The base is in memory once, and is never changed."""
 
 import copy
 import dataclasses
@@ -77,7 +77,8 @@ RUNS = {
     "tags-head": {"task": "ner", "method": "head"},
 }
 HEADS = ("label-head", "pairs-head", "tags-head")
-# relative to the largest value, after four layers; fp16 has 11 significant bits, bf16 has 8
+# Largest error after four layers, relative to the largest value. fp16 has 11 significant bits, bf16
+# has 8.
 TOLERANCE = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.1}
 
 
@@ -130,10 +131,10 @@ def evaluate_alone(tuned, rows):
 def assert_predictions_are_those_of_each_alone(runs, alone, rows, batch_size):
     found = runs.evaluate(rows, batch_size)
     for name in {row["run"] for row in rows}:
-        mine = [index for index, row in enumerate(rows) if row["run"] == name]
-        expected = evaluate_alone(alone[name], [rows[index] for index in mine])
-        assert [found.predicted[index] for index in mine] == expected.predicted
-        for index, probabilities in zip(mine, expected.probabilities, strict=True):
+        indices = [index for index, row in enumerate(rows) if row["run"] == name]
+        expected = evaluate_alone(alone[name], [rows[index] for index in indices])
+        assert [found.predicted[index] for index in indices] == expected.predicted
+        for index, probabilities in zip(indices, expected.probabilities, strict=True):
             assert found.probabilities[index] == pytest.approx(probabilities, abs=1e-5)
 
 
@@ -155,9 +156,9 @@ def test_a_mixed_batch_has_the_predictions_of_each_run_alone(runs, alone, batch_
     ],
     ids=lambda names: "+".join(names),
 )
-def test_so_do_other_mixtures(folders, alone, names):
-    """Without a prompt, with one, with two, and with a single run. The rows of the last run come
-    first."""
+def test_other_mixed_batches_have_the_predictions_of_each_run_alone(folders, alone, names):
+    """The runs have no prompt, one prompt, or two prompts, or there is a single run. The rows of
+    the last run are first."""
     runs = AdapterSet({name: folders[name] for name in names})
     assert_predictions_are_those_of_each_alone(
         runs, alone, rows_of(reversed(names), each=5), batch_size=50
@@ -166,7 +167,8 @@ def test_so_do_other_mixtures(folders, alone, names):
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_hidden_states_are_those_of_each_run_alone(folders, base, precision):
-    """In every precision. All runs except those of the method head differ much from the base."""
+    """This holds in each precision. The hidden states of all runs, except those of the method head,
+    differ a lot from those of the base."""
     runs, parts, alone, untuned = AdapterSet(), {}, {}, {}
     for name, folder in folders.items():
         settings = dataclasses.replace(settings_in(folder), precision=precision)
@@ -213,7 +215,7 @@ def storages(modules) -> dict[int, int]:
 
 
 def test_the_base_is_in_memory_once(runs, alone):
-    """All memory is that of the base, and of what each run trained."""
+    """The memory is that of the base and of the trained parameters of each run."""
     base = storages([runs.base.trunk])
     total = storages([runs.base.trunk, runs._trunk, *(runs[name].model for name in runs)])
     adapters = sum(
@@ -246,9 +248,9 @@ def test_a_run_is_not_changed_by_the_others(folders, alone):
     """Before and after other runs are added and removed, the predictions are bit for bit those of
     the run loaded alone."""
     runs = AdapterSet([folders["tags-all"]])
-    for others in ("label-both", "label-only", None):
-        if others:
-            runs.add(folders[others])
+    for added in ("label-both", "label-only", None):
+        if added:
+            runs.add(folders[added])
         else:
             runs.remove("label-both")
         for name in ["tags-all", *list(runs), "tags-all"]:
@@ -328,8 +330,8 @@ def test_there_is_no_dropout_and_one_precision_for_all_runs(folders, alone):
 
 
 def test_padded_prefixes_worked_by_hand(runs):
-    """Keys have their own positions. Padding has the position NOWHERE, as has all of a missing
-    prefix."""
+    """Real keys keep their positions. Padding has the position NOWHERE; a missing prefix is only
+    padding."""
     long, short = runs._prefixes["pairs-short"], runs._prefixes["label-both"]
     past = pad_prefixes([long, None, short])
     assert past.positions.tolist() == [[0, 1, 2] + [NOWHERE] * 6, [NOWHERE] * 9, list(range(9))]
@@ -373,21 +375,20 @@ def test_full_fine_tuning_and_a_name_used_twice_are_refused(folders, base, tmp_p
     ):
         AdapterSet([folders["tags-qv"], folders["tags-qv"]])
     runs = AdapterSet({"a": folders["tags-qv"], "b": folders["tags-qv"]})
-    one, two = runs.predict(
-        [row | {"run": name} for row in rows_of(["tags-qv"], 1) for name in "ab"]
-    )
-    assert one == two
+    a, b = runs.predict([row | {"run": name} for row in rows_of(["tags-qv"], 1) for name in "ab"])
+    assert a == b
 
 
 def test_labels_that_share_a_first_token_are_scored_with_their_own_prompt(folders):
     """Two labels of one run share their first token; those of the other run do not."""
-    answers = {"negative": [50, 60, 0], "neutral": [50, 70, 80, 0], "positive": [90, 0]}
+    label_tokens = {"negative": [50, 60, 0], "neutral": [50, 70, 80, 0], "positive": [90, 0]}
     runs, alone = (
         AdapterSet(folders.values()),
         {name: load(folders[name]) for name in ("label-both", "label-long")},
     )
     for tuned in (runs["label-both"], alone["label-both"]):
-        vars(tuned.encoder)["answers"] = answers  # where the frozen encoder keeps its own
+        vars(tuned.encoder)["label_tokens"] = label_tokens  # sets the cached property
+        assert tuned.encoder.label_tokens is label_tokens
     assert_predictions_are_those_of_each_alone(
         runs, alone, rows_of(["label-both", "label-long"], each=4), batch_size=8
     )
@@ -401,7 +402,7 @@ def test_a_row_must_name_its_run(runs, run):
         runs.predict([*rows_of(["tags-qv"], 1), {"tokens": ["x"], **run}])
 
 
-def test_an_adapter_of_pefts_own_can_be_added(folders, alone, tiny_folder, tmp_path):
+def test_an_adapter_in_peft_format_can_be_added(folders, alone, tiny_folder, tmp_path):
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / name).write_bytes((folders["tags-all"] / name).read_bytes())
     settings = dataclasses.replace(

@@ -1,5 +1,5 @@
-"""The baselines: compared with scikit-learn's TF-IDF and logistic regression, compared with cases
-worked by hand, and scored on the real data."""
+"""The baselines are compared with scikit-learn and with cases worked by hand, and are scored on the
+real data."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ from neo_peft.tasks import TASKS, get_task
 FEATURES = {"sentiment": word_counts, "similarity": word_overlap}
 
 
-def labels_in(rows):
+def gold_labels(rows):
     return [row["label"] for row in rows]
 
 
-def numbered(task, rows):
-    return torch.tensor([task.labels.index(label) for label in labels_in(rows)])
+def label_indices(task, rows):
+    return torch.tensor([task.labels.index(label) for label in gold_labels(rows)])
 
 
 def dense(features):
@@ -40,15 +40,18 @@ def dense(features):
     return features[:, :-1]
 
 
-def few(name):
+def small_splits(name):
     """Return the splits of a sample, train limited to 300 rows."""
     splits = load_splits(TASKS[name], "sample")
     return limit_rows(splits.train, 300), splits.validation, splits.test
 
 
-def scikit_learns(task, strength):
-    """Return scikit-learn's model. For two labels it has one weight vector. Our two vectors have
-    half its length, and so half the penalty."""
+def scikit_learn_model(task, strength):
+    """Return scikit-learn's model with the same penalty as ours.
+
+    For two labels scikit-learn has one weight vector. We have two vectors of half the length, and
+    so half the penalty.
+    """
     return LogisticRegression(
         C=strength * (2 if len(task.labels) == 2 else 1), max_iter=5000, tol=1e-6
     )
@@ -59,23 +62,23 @@ def scikit_learns(task, strength):
 
 @pytest.mark.parametrize("name", FEATURES)
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_the_linear_model_is_scikit_learns(name, strength):
-    task, (train, _, test) = TASKS[name], few(name)
+def test_the_linear_model_is_that_of_scikit_learn(name, strength):
+    task, (train, _, test) = TASKS[name], small_splits(name)
     features, test_features = FEATURES[name](task.fields[:-1], train, test)
-    weights = logistic_regression(features, numbered(task, train), len(task.labels), strength)
+    weights = logistic_regression(features, label_indices(task, train), len(task.labels), strength)
     logits = (test_features @ weights).numpy()
     ours = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = (
-        scikit_learns(task, strength)
-        .fit(dense(features), numbered(task, train))
+        scikit_learn_model(task, strength)
+        .fit(dense(features), label_indices(task, train))
         .predict_proba(dense(test_features))
     )
     assert np.abs(ours - expected).max() < 1e-3
     assert expected.std() > 0.05
 
 
-def test_word_counts_are_scikit_learns_tfidf():
-    train, _, test = few("sentiment")
+def test_word_counts_are_the_tfidf_of_scikit_learn():
+    train, _, test = small_splits("sentiment")
 
     def analyzer(row):
         found = ["0" if word[0].isdigit() else word for word in words(row["sentence"])]
@@ -127,14 +130,15 @@ def test_overlaps_are_those_counted_by_hand():
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_the_penalty_is_chosen_on_validation(name):
-    task, (train, validation, test) = TASKS[name], few(name)
+    task, (train, validation, test) = TASKS[name], small_splits(name)
     features, validation_features, test_features = map(
         dense, FEATURES[name](task.fields[:-1], train, validation, test)
     )
     models = [
-        scikit_learns(task, strength).fit(features, labels_in(train)) for strength in STRENGTHS
+        scikit_learn_model(task, strength).fit(features, gold_labels(train))
+        for strength in STRENGTHS
     ]
-    scores = [model.score(validation_features, labels_in(validation)) for model in models]
+    scores = [model.score(validation_features, gold_labels(validation)) for model in models]
     chosen = models[scores.index(max(scores))].predict(test_features)
     # the choice matters
     assert any(np.mean(model.predict(test_features) == chosen) < 0.97 for model in models)
@@ -229,7 +233,7 @@ def test_the_baselines_of_the_real_data(data_folder):
     for name, least in (("sentiment", 0.77), ("similarity", 0.73)):
         task, splits = TASKS[name], load_splits(TASKS[name], str(data_folder))
         _, predicted = predict_baseline(task, splits.train, splits.validation, splits.test)
-        accuracy = class_scores(labels_in(splits.test), predicted, task.labels)["accuracy"]
+        accuracy = class_scores(gold_labels(splits.test), predicted, task.labels)["accuracy"]
         print(f"{name}: accuracy {accuracy:.4f} on test")
         assert accuracy > least
     splits = load_splits(TASKS["ner"], str(data_folder))

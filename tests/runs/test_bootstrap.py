@@ -21,8 +21,7 @@ NAMES = {NER: TAGGED, SENTIMENT: THREE_LABELS, SIMILARITY: TWO_LABELS}
 
 
 def random_rows(task, rng, count):
-    """Return random rows of a task, with labels only: unbalanced classes, or sentences of 0 to 14
-    words."""
+    """Return random rows that have only labels: of unbalanced classes, or tags of 0 to 14 words."""
     if task.tags_words:
         lengths = [rng.randrange(15) for _ in range(count)]
         return [
@@ -54,15 +53,15 @@ def scores(task, rows, predicted):
     )
 
 
-def plain_bootstrap(task, rows, answers, seed, resamples=1000):
-    """Draw the examples of each resample one by one, and score it with `metrics.py`. Return
-    {metric: (resamples, runs)}."""
+def plain_bootstrap(task, rows, predictions, seed, resamples=1000):
+    """Draw each example of a resample in a loop, and score the resample with `metrics.py`. Return
+    {metric: array (resamples, runs)}."""
     rng, found = random.Random(seed), {name: [] for name in NAMES[task]}
     for _ in range(resamples):
         chosen = rng.choices(range(len(rows)), k=len(rows))
         drawn = [rows[index] for index in chosen]
         run_scores = [
-            scores(task, drawn, [predicted[index] for index in chosen]) for predicted in answers
+            scores(task, drawn, [predicted[index] for index in chosen]) for predicted in predictions
         ]
         for name, values in found.items():
             values.append([each[name] for each in run_scores])
@@ -114,9 +113,9 @@ def test_intervals_are_those_of_a_plain_bootstrap(task):
 def test_the_interval_of_a_mean_over_runs_draws_the_same_examples_for_each(task):
     rng = random.Random(8)
     rows = random_rows(task, rng, 60)
-    answers = [random_predictions(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
-    found = intervals(task, rows, answers, resamples=20_000)
-    for name, draws in plain_bootstrap(task, rows, answers, seed=9).items():
+    predictions = [random_predictions(task, rng, rows, right) for right in (0.5, 0.7, 0.8)]
+    found = intervals(task, rows, predictions, resamples=20_000)
+    for name, draws in plain_bootstrap(task, rows, predictions, seed=9).items():
         low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
         assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low))
 
@@ -156,7 +155,7 @@ def test_a_paired_difference_is_that_of_a_plain_bootstrap(task):
     a = random_predictions(task, rng, rows, 0.6)
     # b predicts as a does, but is right on some more rows. So the interval of the difference is
     # much narrower than that of a score.
-    b = [row[task.fields[-1]] if rng.random() < 0.15 else answer for row, answer in zip(rows, a)]
+    b = [row[task.fields[-1]] if rng.random() < 0.15 else label for row, label in zip(rows, a)]
     compared = paired(task, rows, [a], [b])
     for name, draws in plain_bootstrap(task, rows, [a, b], seed=7).items():
         found, of_a, of_b = compared[name], scores(task, rows, a)[name], scores(task, rows, b)[name]
@@ -173,11 +172,13 @@ def test_a_paired_difference_is_that_of_a_plain_bootstrap(task):
 def test_with_several_runs_the_difference_is_that_of_their_means(task):
     rng = random.Random(10)
     rows = random_rows(task, rng, 60)
-    answers = [random_predictions(task, rng, rows, right) for right in (0.5, 0.7, 0.6, 0.7, 0.8)]
-    compared = paired(task, rows, answers[:2], answers[2:])
-    for name, draws in plain_bootstrap(task, rows, answers, seed=11).items():
+    predictions = [
+        random_predictions(task, rng, rows, right) for right in (0.5, 0.7, 0.6, 0.7, 0.8)
+    ]
+    compared = paired(task, rows, predictions[:2], predictions[2:])
+    for name, draws in plain_bootstrap(task, rows, predictions, seed=11).items():
         found = compared[name]
-        run_scores = [scores(task, rows, predicted)[name] for predicted in answers]
+        run_scores = [scores(task, rows, predicted)[name] for predicted in predictions]
         assert (found["a"], found["b"]) == pytest.approx(
             (sum(run_scores[:2]) / 2, sum(run_scores[2:]) / 3)
         )

@@ -1,5 +1,5 @@
-"""What a run goes on from: refused where it does not fit, passed over where it is damaged; a full
-disk; two at once."""
+"""Checkpoints: one that does not fit the run is refused, a damaged one is skipped. A full disk, two
+runs in one folder, and a loss that is not finite stop a run with one line."""
 
 import ctypes
 import json
@@ -32,13 +32,13 @@ from neo_peft.system import files
 from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
-# 5 updates an epoch
+# 5 steps in each epoch
 FLAGS = ["--task", "sentiment", "--method", "lora", "--batch-size", "5", *SMALL]
 STEP_7 = "checkpoints/step-7"
 
 
 def stop_at(*steps, number=signal.SIGTERM):
-    """Make what sends the process a signal after these steps."""
+    """Return a patch that sends the process a signal after each of these steps."""
 
     def patch() -> None:
         real = training.Log.step
@@ -55,8 +55,8 @@ def stop_at(*steps, number=signal.SIGTERM):
 
 @pytest.fixture(scope="module")
 def stopped(tiny_folder, tmp_path_factory):
-    """A run that was stopped at step 7, with checkpoints of 6 and 7; and what it comes to when
-    nothing stops it."""
+    """Return the folder of a run that was stopped at step 7, with checkpoints of steps 6 and 7, and
+    the result of the same run without a stop."""
     folder = tmp_path_factory.mktemp("stopped")
     os.chdir(folder)
     model = folder / "model"
@@ -71,20 +71,20 @@ def stopped(tiny_folder, tmp_path_factory):
 
 @pytest.fixture
 def run(stopped, tmp_path) -> Path:
-    """A copy of the stopped run, to be harmed."""
+    """Return a copy of the stopped run, which a test can damage."""
     shutil.copytree(stopped[0], tmp_path / "run")
     return tmp_path / "run"
 
 
 def refused(argv: list, script=train) -> str:
-    """Return the one line with which a command refuses its input."""
-    said = []
-    assert exit_status(lambda: script.main([str(word) for word in argv]), said.append) == 2
-    assert len(said) == 1 and "\n" not in said[0]
-    return said[0]
+    """Run a command that refuses its input. Return its error message, which is one line."""
+    printed = []
+    assert exit_status(lambda: script.main([str(word) for word in argv]), printed.append) == 2
+    assert len(printed) == 1 and "\n" not in printed[0]
+    return printed[0]
 
 
-def test_the_last_two_are_kept_and_a_finished_run_keeps_none(run, stopped):
+def test_the_last_two_checkpoints_are_kept_and_a_finished_run_has_none(run, stopped):
     assert [path.name for path in checkpoints.list_checkpoints(run / "checkpoints")] == [
         "step-6",
         "step-7",
@@ -94,10 +94,10 @@ def test_the_last_two_are_kept_and_a_finished_run_keeps_none(run, stopped):
 
 
 def test_the_record_is_written_after_all_other_files(run, stopped):
-    """A run that has a run.json is finished: a kill before it is written leaves all else."""
+    """A run with a run.json is finished. A run that is killed just before has all other files."""
 
     def kill_at_the_record() -> None:
-        record.write_record = lambda *what: os.kill(os.getpid(), signal.SIGKILL)
+        record.write_record = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
     assert end(start(["--resume", "run"], kill_at_the_record)) == -signal.SIGKILL
     left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
@@ -112,15 +112,16 @@ def test_a_checkpoint_is_safetensors_and_json(run, tiny_folder):
     assert names == {"state.json", "tensors.safetensors", "best.safetensors"}
     tensors = load_file(run / "checkpoints/step-7/tensors.safetensors")
     lora = {name for name in tensors if "lora_" in name}
-    # A and B of q and v in four layers; the weight and three of AdamW's
+    # A and B of q and v in four layers: for each the weight and three tensors of AdamW
     assert len(lora) == 2 * 2 * 4 * 4
     assert tensors.keys() - lora == {"random cpu 0"}
     best = load_file(run / "checkpoints/step-7/best.safetensors")
     assert {f"weight {name}" for name in best} < lora and len(best) == 16
 
 
-def test_a_checkpoint_holds_the_weights_of_the_best_epoch(run, stopped, tmp_path):
-    """The first, which step 5 ended: what trains on in the second is another."""
+def test_a_checkpoint_has_the_weights_of_the_best_epoch(run, stopped, tmp_path):
+    """The best epoch is the first, which ends at step 5. Training in the second epoch changes the
+    weights, but not those of best.safetensors."""
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "first"]
     assert end(start(argv, stop_at(5))) == 143
     at_5, at_7 = (
@@ -133,7 +134,7 @@ def test_a_checkpoint_holds_the_weights_of_the_best_epoch(run, stopped, tmp_path
         assert not any(torch.equal(tensor, at_7[f"weight {name}"]) for name, tensor in best.items())
 
 
-def test_an_epoch_that_none_has_beaten_stays_the_best_one(run):
+def test_the_best_epoch_is_kept_after_resuming(run):
     best = load_file(run / STEP_7 / "best.safetensors")
     change_state(run, lambda record: record["best"].update(score=1.0))
     assert end(start(["--resume", "run"])) == 0, Path("stderr").read_text()
@@ -145,7 +146,7 @@ def test_an_epoch_that_none_has_beaten_stays_the_best_one(run):
     )
 
 
-def test_each_number_of_a_checkpoint_is_restored(run):
+def test_each_number_of_the_training_state_is_restored(run):
     change_state(run, lambda record: record.update(skipped=4, skipped_last=3))
     settings = settings_to_resume(run, json=False)
     model = load_untuned(settings, with_method=True).model
@@ -166,11 +167,11 @@ def test_each_number_of_a_checkpoint_is_restored(run):
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "best.safetensors"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, stopped, name):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(run, stopped, name):
     path = run / "checkpoints/step-7" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.unlink()  # it may have a second name
+    path.unlink()  # other checkpoints can have hard links to the same file
     path.write_bytes(content)
     resumed("run", stopped[1])
     assert (
@@ -179,14 +180,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, stopped, na
     )
 
 
-def test_a_run_is_not_begun_anew_where_all_its_checkpoints_are_damaged(run):
+def test_a_run_does_not_start_again_if_all_its_checkpoints_are_damaged(run):
     for path in run.glob("checkpoints/*/state.json"):
         path.write_text(path.read_text()[:-9])
     assert "step-7/state.json is not a JSON file" in refused(["--resume", run])
 
 
 def change_state(run: Path, change) -> None:
-    """Change the newest state.json, and make its checksum right again."""
+    """Change the newest state.json, and correct its checksum."""
     path = run / "checkpoints/step-7/state.json"
     record = files.read_checked_json(path)
     change(record)
@@ -194,6 +195,7 @@ def change_state(run: Path, change) -> None:
 
 
 def change_tensors(run: Path, change) -> None:
+    """Change the newest tensors.safetensors, and correct its checksum."""
     path = run / "checkpoints/step-7/tensors.safetensors"
     tensors = load_file(path)
     change(tensors)
@@ -205,7 +207,7 @@ A = "transformer.h.0.attn.attention.q_proj.lora_A.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda t: t.pop(f"weight {A}"),
@@ -235,13 +237,13 @@ A = "transformer.h.0.attn.attention.q_proj.lora_A.weight"
         ),
     ],
 )
-def test_tensors_that_do_not_fit_the_run_are_refused(run, change, said):
+def test_tensors_that_do_not_fit_the_run_are_refused(run, change, message):
     change_tensors(run, change)
-    assert said in refused(["--resume", run])
+    assert message in refused(["--resume", run])
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda r: r.update(step=-1),
@@ -267,13 +269,13 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, said):
         ),
     ],
 )
-def test_a_state_that_does_not_fit_the_run_is_refused(run, change, said):
+def test_a_state_that_does_not_fit_the_run_is_refused(run, change, message):
     shutil.rmtree(run / "checkpoints/step-6")
     change_state(run, change)
-    assert said in refused(["--resume", run])
+    assert message in refused(["--resume", run])
 
 
-def test_another_base_and_a_changed_record_of_steps_are_refused(run, stopped):
+def test_another_base_and_a_changed_log_of_steps_are_refused(run, stopped):
     metrics = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(metrics.replace('"step": 3', '"step": 4', 1))
     assert (
@@ -282,7 +284,7 @@ def test_another_base_and_a_changed_record_of_steps_are_refused(run, stopped):
     )
     (run / "metrics.jsonl").write_text(metrics)
     model = stopped[0].parent / "model" / "model.safetensors"
-    whole = model.read_bytes()
+    content = model.read_bytes()
     try:
         tensors = load_file(model)
         save_file({name: tensor + 1 for name, tensor in tensors.items()}, model, {"format": "pt"})
@@ -290,17 +292,17 @@ def test_another_base_and_a_changed_record_of_steps_are_refused(run, stopped):
             ["--resume", run]
         )
     finally:
-        model.write_bytes(whole)
+        model.write_bytes(content)
     resumed("run", stopped[1])
 
 
-def test_lines_after_the_checkpoint_are_cut(run, stopped):
+def test_log_lines_after_the_checkpoint_are_removed(run, stopped):
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "loss": 1')
     resumed("run", stopped[1])
 
 
-def test_settings_that_were_changed_or_are_gone_are_refused(run):
+def test_changed_or_missing_settings_are_refused(run):
     text = (run / "settings.json").read_text()
     (run / "settings.json").write_text(text.replace('"epochs": 3', '"epochs": 4'))
     assert "settings.json was changed since it was written, or cut short" in refused(
@@ -320,15 +322,15 @@ def test_settings_that_were_changed_or_are_gone_are_refused(run):
     )
 
 
-def test_an_unfinished_run_is_refused_naming_resume(run):
-    said = (
+def test_commands_refuse_an_unfinished_run_and_name_resume(run):
+    message = (
         f"error: {run} is a run that is not finished; resume it: python -m neo_peft train --resume "
         f"{run}"
     )
-    assert refused([run], evaluate) == said
-    assert refused([run, "a text"], predict) == said
-    assert refused([run, "out"], export) == said
-    assert refused(["--task", "sentiment", "--adapter", run]) == said
+    assert refused([run], evaluate) == message
+    assert refused([run, "a text"], predict) == message
+    assert refused([run, "out"], export) == message
+    assert refused(["--task", "sentiment", "--adapter", run]) == message
     assert refused([*FLAGS, "--out", run]).startswith(
         f"error: --out {run} already has a run; resume it with --resume {run}, or name another "
         "folder"
@@ -352,24 +354,24 @@ def test_a_finished_run_prints_its_table_again(run, stopped, capsys):
 
 def test_the_second_of_two_runs_in_one_folder_is_refused(run, tmp_path):
     def wait() -> None:
-        training.Log.step = lambda *_: (Path("there").touch(), time.sleep(60))
+        training.Log.step = lambda *_: (Path("started").touch(), time.sleep(60))
 
     first = start(["--resume", "run"], wait)
     until = time.monotonic() + 60
-    while not Path("there").exists() and time.monotonic() < until:
+    while not Path("started").exists() and time.monotonic() < until:
         time.sleep(0.05)
     try:
-        said = refused(["--resume", run])
-        assert (
-            said
-            == f"error: {run} is in use by another run; wait for its end, or name another folder"
+        assert refused(["--resume", run]) == (
+            f"error: {run} is in use by another run; wait for its end, or name another folder"
         )
     finally:
         os.kill(first, signal.SIGKILL)
         end(first)
 
 
-def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, stopped, tmp_path):
+def test_a_run_can_be_stopped_before_its_first_step_and_while_an_epoch_is_scored(
+    run, stopped, tmp_path
+):
     def at_once() -> None:
         training.prepare = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 
@@ -384,36 +386,36 @@ def test_a_signal_before_the_first_step_and_one_while_an_epoch_is_scored(run, st
     def while_scoring() -> None:
         real = training.evaluate
 
-        def scored(*args, **named):
+        def evaluate_stopped(*args, **named):
             os.kill(os.getpid(), signal.SIGTERM)
             return real(*args, **named)
 
-        training.evaluate = scored
+        training.evaluate = evaluate_stopped
 
     assert end(start(["--resume", "run"], while_scoring)) == 143
     state = checkpoints.newest_checkpoint(run).record
-    # the epoch is done and not scored
+    # all steps of the epoch are done, but it is not scored
     assert (state["step"], state["epoch"], state["done"]) == (10, 2, 5)
     resumed("run", stopped[1])
 
 
-def test_a_second_signal_does_not_wait(run, stopped):
-    def two() -> None:
+def test_a_second_signal_stops_the_run_without_a_checkpoint(run, stopped):
+    def two_signals() -> None:
         stop_at(8, number=signal.SIGINT)()
         checkpoints.save = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
 
-    assert end(start(["--resume", "run"], two)) == 130
+    assert end(start(["--resume", "run"], two_signals)) == 130
     assert checkpoints.newest_checkpoint(run).record["step"] == 7
     resumed("run", stopped[1])
 
 
-# ---- A disk that is full
+# ---- A full disk
 
 
-def test_what_a_run_makes_is_on_the_disk_with_its_name(stopped, tmp_path, monkeypatch):
-    """A name is its folder's content: after an fsync of a file alone, losing power may lose the
-    file."""
-    real, names = os.fsync, {}
+def test_the_names_of_new_files_are_flushed_to_the_disk(stopped, tmp_path, monkeypatch):
+    """A file's name belongs to its folder. If only the file is flushed, the file can be missing
+    after a power failure. So the folder is flushed, too."""
+    real, names = os.fsync, {}  # {path: names in it when it was flushed}
 
     def watched(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -430,21 +432,21 @@ def test_what_a_run_makes_is_on_the_disk_with_its_name(stopped, tmp_path, monkey
 
 
 def on_a_disk_of(kilobytes: int, options: str = "") -> None:
-    """Mount a small disk at `disk`, for this process alone. Raise OSError where that is not
+    """Mount a small disk at `disk` that only this process sees. Raise OSError if that is not
     allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     new_mounts, new_user, private = 0x20000, 0x10000000, 1 << 18 | 0x4000
     size = f"size={kilobytes}k".encode()
-    for done in (
+    for failed in (
         libc.unshare(new_mounts | (new_user if os.getuid() else 0)),
         libc.mount(b"none", b"/", None, private, None),
         libc.mount(b"tmpfs", b"disk", b"tmpfs", 0, size),
     ):
-        if done:
+        if failed:
             raise OSError(ctypes.get_errno(), "no disk can be mounted here")
 
 
-def may_mount(tmp_path) -> bool:
+def can_mount(tmp_path) -> bool:
     if child := os.fork():
         return end(child) == 0
     try:
@@ -456,76 +458,81 @@ def may_mount(tmp_path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_run_with_one_line_and_what_was_saved_stays_valid(stopped, tmp_path):
-    if not may_mount(tmp_path):
+def test_a_full_disk_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(stopped, tmp_path):
+    if not can_mount(tmp_path):
         pytest.skip("no disk can be mounted here")
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "disk/run"]
     ends = []
-    # kilobytes; a finished run takes about 150, a checkpoint 70
-    for left in (0, 12, 60, 120, 200, 290, 400):
+    # free kilobytes; a finished run takes about 150, a checkpoint 70
+    for free in (0, 12, 60, 120, 200, 290, 400):
 
-        def fill(left=left) -> None:
+        def fill(free=free) -> None:
             on_a_disk_of(1000)
-            Path("disk/filler").write_bytes(bytes(1000 * (1000 - left)))
-            said = []
-            status = exit_status(lambda: train.main(argv), said.append)
-            there = sorted(str(path) for path in Path("disk").rglob("*"))
+            Path("disk/filler").write_bytes(bytes(1000 * (1000 - free)))
+            printed = []
+            status = exit_status(lambda: train.main(argv), printed.append)
+            paths = sorted(str(path) for path in Path("disk").rglob("*"))
             Path("disk/filler").unlink()
             again = ["--resume", "disk/run"] if Path("disk/run/settings.json").exists() else argv
-            then = (
+            second_status = (
                 exit_status(lambda: train.main(again))
                 if not Path("disk/run/run.json").exists()
                 else 0
             )
-            shutil.copytree("disk/run", f"run-{left}")
-            Path(f"told-{left}").write_text(json.dumps([status, said, there, then]))
+            shutil.copytree("disk/run", f"run-{free}")
+            Path(f"report-{free}").write_text(json.dumps([status, printed, paths, second_status]))
             os._exit(0)
 
         assert end(start([], fill)) == 0, Path("stderr").read_text()
-        status, said, there, then = json.loads(Path(f"told-{left}").read_text())
-        assert then == 0 and (
-            not said if status == 0 else len(said) == 1 and "No space left on device" in said[0]
-        )
-        assert not [path for path in there if ".tmp" in path]
-        assert result(Path(f"run-{left}")) == stopped[1]
-        ends.append((status, any("step-" in path for path in there)))
+        status, printed, paths, second_status = json.loads(Path(f"report-{free}").read_text())
+        assert second_status == 0
+        if status == 0:
+            assert not printed
+        else:
+            assert len(printed) == 1 and "No space left on device" in printed[0]
+        assert not [path for path in paths if ".tmp" in path]
+        assert result(Path(f"run-{free}")) == stopped[1]
+        ends.append((status, any("step-" in path for path in paths)))
     assert (2, False) in ends and (2, True) in ends and (0, False) in ends
 
 
 @pytest.mark.slow
-def test_a_file_that_may_not_grow_stops_the_run_with_one_line_and_what_was_saved_stays_valid(
+def test_a_file_size_limit_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(
     stopped, tmp_path
 ):
-    """A quota, so to speak: where no disk can be mounted, too."""
+    """This is similar to a full disk, and can also be tested where no disk can be mounted."""
     ends = set()
-    # bytes; the settings take 1,000, an adapter 20,000
-    for most in (0, 2000, 12_000, 30_000, 10**6):
+    # allowed bytes; the settings take 1,000, an adapter 20,000
+    for limit in (0, 2000, 12_000, 30_000, 10**6):
 
-        def limited(most=most) -> None:
-            sys.stdout, sys.stderr = open(os.devnull, "w"), open(os.devnull, "w")  # noqa: SIM115, which have no end
-            whole, said, out = resource.getrlimit(resource.RLIMIT_FSIZE), [], f"run-{most}"
+        def limited(limit=limit) -> None:
+            sys.stdout, sys.stderr = open(os.devnull, "w"), open(os.devnull, "w")  # noqa: SIM115
+            no_limit, printed, out = resource.getrlimit(resource.RLIMIT_FSIZE), [], f"run-{limit}"
             argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", out]
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, whole[1]))
-            status = exit_status(lambda: train.main(argv), said.append)
-            resource.setrlimit(resource.RLIMIT_FSIZE, whole)
-            there = sorted(str(path) for path in Path(out).rglob("*"))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, no_limit[1]))
+            status = exit_status(lambda: train.main(argv), printed.append)
+            resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+            paths = sorted(str(path) for path in Path(out).rglob("*"))
             argv = ["--resume", out] if Path(out, "settings.json").exists() else argv
-            then = exit_status(lambda: train.main(argv))
-            Path(f"told-{most}").write_text(json.dumps([status, said, there, then]))
+            second_status = exit_status(lambda: train.main(argv))
+            report = json.dumps([status, printed, paths, second_status])
+            Path(f"report-{limit}").write_text(report)
             os._exit(0)
 
         assert end(start([], limited)) == 0, Path("stderr").read_text()
-        status, said, there, then = json.loads(Path(f"told-{most}").read_text())
-        assert then == 0 and (
-            not said if status == 0 else len(said) == 1 and "File too large" in said[0]
-        ), said
-        assert not [path for path in there if ".tmp" in path]
-        assert result(Path(f"run-{most}")) == stopped[1]
+        status, printed, paths, second_status = json.loads(Path(f"report-{limit}").read_text())
+        assert second_status == 0, printed
+        if status == 0:
+            assert not printed
+        else:
+            assert len(printed) == 1 and "File too large" in printed[0], printed
+        assert not [path for path in paths if ".tmp" in path]
+        assert result(Path(f"run-{limit}")) == stopped[1]
         ends.add(
             (
                 status,
-                any("settings" in path for path in there),
-                any("step-" in path for path in there),
+                any("settings" in path for path in paths),
+                any("step-" in path for path in paths),
             )
         )
     assert ends >= {(2, False, False), (2, True, False), (0, True, False)}
@@ -533,22 +540,22 @@ def test_a_file_that_may_not_grow_stops_the_run_with_one_line_and_what_was_saved
 
 @pytest.mark.slow
 def test_a_read_only_folder_stops_the_run_with_one_line(run, tmp_path):
-    if not may_mount(tmp_path):
+    if not can_mount(tmp_path):
         pytest.skip("no disk can be mounted here")
 
-    def fill() -> None:
+    def resume_read_only() -> None:
         on_a_disk_of(2000)
         shutil.copytree("run", "disk/run")
-        # read-only, mounted again
+        # mount the disk again, read-only
         ctypes.CDLL(None).mount(b"tmpfs", b"disk", b"tmpfs", 1 | 32, None)
-        Path("told").write_text(refused(["--resume", "disk/run"]))
+        Path("message").write_text(refused(["--resume", "disk/run"]))
         os._exit(0)
 
-    assert end(start([], fill)) == 0, Path("stderr").read_text()
-    assert "Read-only file system" in Path("told").read_text()
+    assert end(start([], resume_read_only)) == 0, Path("stderr").read_text()
+    assert "Read-only file system" in Path("message").read_text()
 
 
-# ---- Numbers gone wrong
+# ---- A loss or gradient that is not finite
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(run):
@@ -591,12 +598,14 @@ def fp16(tiny_folder, **flags):
     )
 
 
-def test_fp16_skips_what_is_not_finite_and_goes_on(tiny_folder):
+def test_fp16_skips_a_step_whose_gradients_are_not_finite_and_continues(tiny_folder):
     model, examples, settings = fp16(tiny_folder, epochs=1)
-    bad, weights = {2, 3, 7}, [model.prompt.embeddings.detach().clone()]
+    bad_steps, weights = {2, 3, 7}, [model.prompt.embeddings.detach().clone()]
     state = loop.make_state(model, settings)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    model.prompt.embeddings.register_hook(lambda g: g * math.inf if state.step + 1 in bad else g)
+    model.prompt.embeddings.register_hook(
+        lambda g: g * math.inf if state.step + 1 in bad_steps else g
+    )
 
     def after(step):
         weights.append(model.prompt.embeddings.detach().clone())
@@ -604,14 +613,14 @@ def test_fp16_skips_what_is_not_finite_and_goes_on(tiny_folder):
     for number, step in enumerate(
         train_steps(model, examples, settings, after, state=state), start=1
     ):
-        assert (step.gradient_norm is None) == (number in bad)
-        assert torch.equal(weights[number - 1], weights[number]) == (number in bad)
-        # The schedule goes on.
+        assert (step.gradient_norm is None) == (number in bad_steps)
+        assert torch.equal(weights[number - 1], weights[number]) == (number in bad_steps)
+        # a skipped step counts in the schedule
         assert step.learning_rate == loop.learning_rate_at(number - 1, 15, settings)
     assert (state.step, state.skipped, state.skipped_last) == (15, 3, 0)
 
 
-def test_ten_on_end_stop_the_run(tiny_folder):
+def test_ten_skipped_steps_in_a_row_stop_the_run(tiny_folder):
     model, examples, settings = fp16(tiny_folder, epochs=2)
     model.prompt.embeddings.register_hook(lambda gradient: gradient * math.nan)
     taken = []

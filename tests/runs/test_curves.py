@@ -98,12 +98,12 @@ def test_colours_have_enough_contrast(theme):
         ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    def mixed(colour, ground, share):  # as color-mix(in srgb, …) does
-        pairs = [(int(colour[at : at + 2], 16), int(ground[at : at + 2], 16)) for at in (1, 3, 5)]
-        return "#" + "".join(f"{round(share * one + (1 - share) * two):02x}" for one, two in pairs)
+    def mixed(colour, background, share):  # as color-mix(in srgb, …) does
+        values = [[int(text[at : at + 2], 16) for at in (1, 3, 5)] for text in (colour, background)]
+        return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in zip(*values))
 
-    def contrast(one, two):
-        high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    def contrast(first, second):
+        high, low = sorted((luminance(first), luminance(second)), reverse=True)
         return (high + 0.05) / (low + 0.05)
 
     block = re.findall(r":root \{(.*?)\}", report.TEMPLATE.read_text(), re.DOTALL)[theme]

@@ -1,5 +1,5 @@
-"""What a newcomer sees: the answers before and after, the verdict, and that the default run
-learns."""
+"""What a run prints for a new user: predictions before and after tuning, and a verdict. The default
+run learns."""
 
 import dataclasses
 import json
@@ -28,45 +28,45 @@ def printed(text: str, when: str) -> list[tuple[str, str]]:
     golds = [line.removeprefix("gold       ") for line in lines if line.startswith("gold       ")][
         :3
     ]
-    answers = [
+    predictions = [
         line.removeprefix("predicted  ") for line in lines if line.startswith("predicted  ")
     ][:3]
-    return list(zip(golds, answers, strict=True))
+    return list(zip(golds, predictions, strict=True))
 
 
 @pytest.mark.slow
-def test_the_default_run_makes_a_tagger_of_a_model_that_says_nonsense(tmp_path, capsys):
+def test_the_default_run_tags_better_than_the_baseline(tmp_path, capsys):
     train.main(["--task", "ner", "--method", "lora", "--threads", "1"])
     text = capsys.readouterr().out
     before, after = printed(text, "Before"), printed(text, "After")
     assert [gold for gold, _ in before] == [gold for gold, _ in after]
-    assert all(answer.count("[") > 5 for _, answer in before)
-    assert sum(gold == answer for gold, answer in before) == 0
+    assert all(predicted.count("[") > 5 for _, predicted in before)
+    assert sum(gold == predicted for gold, predicted in before) == 0
     assert "It learnt: on validation f1 is 0." in text
     record = json.loads((tmp_path / "runs/ner-lora/run.json").read_text())
     scores, splits = record["scores"], load_splits(TASKS["ner"], "sample")
-    floor = entity_scores(
+    baseline = entity_scores(
         [row["tags"] for row in splits.test], most_frequent_tags(splits.train, splits.test)
     )["f1"]
-    assert scores["after"]["test"]["f1"] >= floor + 0.08
+    assert scores["after"]["test"]["f1"] >= baseline + 0.08
     assert scores["before"]["test"]["f1"] < 0.05
     plot = (tmp_path / "runs/ner-lora/plot.png").read_bytes()
     assert plot.startswith(PNG) and len(plot) > 10_000
     assert "plot.png" in record["files"]
 
 
-def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
-    """The text under `Before tuning` is transformers' greedy continuation of instruction and
-    example."""
+def test_the_untuned_model_generates_after_the_instruction(tiny_folder, oracle):
+    """`Before tuning` shows the text that transformers generates greedily after the
+    instruction and the example."""
     settings = make_settings(
         task="sentiment", method="lora", model=str(tiny_folder), threads=1, eval_limit=20
     )
-    said = []
-    job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
+    printed_texts = []
+    job = jobs.prepare(settings, jobs.Output(Path(), printed_texts.append, no_progress, 0.0))
     jobs.show_predictions(job, jobs.untuned_base(job), "Before tuning")
     task, rows = job.task, jobs.examples_to_show(job.task, job.rows["test"])
     assert [row["label"] for row in rows] == ["negative", "neutral", "positive"]
-    lines = "\n".join(said).splitlines()
+    lines = "\n".join(printed_texts).splitlines()
     assert lines[0] == "Before tuning, three examples of test:"
     for index, row in enumerate(rows):
         text = f"Sentence : {row['sentence']} Label :"
@@ -81,7 +81,7 @@ def test_the_frozen_model_generates_behind_the_instruction(tiny_folder, oracle):
         assert words == f"  generated: {expected!r}"
 
 
-def test_the_examples_are_chosen_by_their_labels_alone():
+def test_the_examples_shown_are_chosen_only_by_their_labels():
     for name, task in ((name, TASKS[name]) for name in CORPORA):
         rows = load_splits(task, "sample").test
         shown = jobs.examples_to_show(task, rows)
@@ -90,12 +90,12 @@ def test_the_examples_are_chosen_by_their_labels_alone():
             assert all(len(row["tokens"]) <= 25 and set(row["tags"]) != {"O"} for row in shown)
         else:
             assert {row["label"] for row in shown} == set(task.labels)
-    only = [{"sentence": str(i), "label": "neutral"} for i in range(2)]
-    assert len(jobs.examples_to_show(TASKS["sentiment"], only)) == 2
+    neutral = [{"sentence": str(i), "label": "neutral"} for i in range(2)]
+    assert len(jobs.examples_to_show(TASKS["sentiment"], neutral)) == 2
     assert len(jobs.examples_to_show(TASKS["ner"], [{"tokens": ["a"], "tags": ["O"]}])) == 1
 
 
-def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
+def test_the_verdict_for_another_metric_uses_the_interval_of_accuracy():
     # 1.96 · sqrt(.67 · .33 / 200) = .065
     for accuracy, verdict in {
         0.69: "Little was learnt, if anything: on validation f1 is 0.812",
@@ -124,7 +124,7 @@ def test_the_verdict_of_another_metric_goes_by_accuracys_chance():
         ("ner", 5, 0.0, 0.0, "Nothing was learnt: "),
     ],
 )
-def test_the_verdict_is_plain(task, rows, after, majority, verdict):
+def test_the_verdict_compares_the_score_with_the_majority(task, rows, after, majority, verdict):
     metric = TASKS[task].metric
     scores = {
         kind: {"validation": {metric: value}}
@@ -133,17 +133,15 @@ def test_the_verdict_is_plain(task, rows, after, majority, verdict):
     assert summary.verdict(TASKS[task], scores, rows).startswith(verdict)
 
 
-def test_a_run_without_test_shows_validation(tiny_folder):
+def test_a_run_without_a_test_split_shows_validation(tiny_folder):
     settings = make_settings(
         task="ner", method="lora", model=str(tiny_folder), threads=1, eval_limit=9
     )
-    said = []
-    job = jobs.prepare(settings, jobs.Output(Path(), said.append, no_progress, 0.0))
+    printed_texts = []
+    job = jobs.prepare(settings, jobs.Output(Path(), printed_texts.append, no_progress, 0.0))
     rows = {name: part for name, part in job.rows.items() if name != "test"}
     jobs.show_predictions(
         dataclasses.replace(job, rows=rows), jobs.untuned_base(job), "Before tuning"
     )
-    assert (
-        said[0] == "Before tuning, three examples of validation:\n"
-        and said[1].count("gold       ") == 3
-    )
+    assert printed_texts[0] == "Before tuning, three examples of validation:\n"
+    assert printed_texts[1].count("gold       ") == 3

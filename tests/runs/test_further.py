@@ -1,5 +1,4 @@
-"""Adapters that peft made, and runs of ours, are evaluated and trained further; refusals, by their
-text."""
+"""Adapters made by peft and our own runs are evaluated and trained further. Others are refused."""
 
 import json
 import shlex
@@ -32,7 +31,7 @@ from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
 LORA = {"r": 5, "lora_alpha": 7, "bias": "all"}
-CASES = {  # what peft made: the task, its config
+CASES = {  # adapters made by peft: the task, the peft config
     "LoRA with a head": ("ner", LoraConfig(task_type="TOKEN_CLS", **LORA)),
     "LoRA": (
         "sentiment",
@@ -48,7 +47,7 @@ FEW += ["--eval-limit", "3"]
 
 
 def made_by_peft(base, folder, task, config):
-    """Make an adapter with peft, moved away from its start, and return peft's model."""
+    """Save an adapter of peft with random weights, and return peft's model."""
     kind = GPTNeoForTokenClassification if task == "ner" else GPTNeoForCausalLM
     extra = {"num_labels": 11} if task == "ner" else {}
     torch.manual_seed(3)
@@ -66,7 +65,7 @@ def train_rows(task):
 
 
 def loss_of(tuned):
-    """Compute the mean loss of the training rows by a loaded model."""
+    """Return the mean loss of a loaded model over the training rows."""
     examples = tuned.encoder(train_rows(tuned.encoder.task.name))
     batch = collate(examples, range(len(examples)))
     with torch.no_grad():
@@ -74,18 +73,18 @@ def loss_of(tuned):
 
 
 def trained(folder, *flags, capsys):
-    """Run train.py, and return its summary and the losses of its updates."""
+    """Run train.py. Return its JSON summary, the losses of its steps, and its standard error."""
     assert exit_status(lambda: train.main([*flags, *FEW, "--out", str(folder), "--json"])) == 0
-    out, said = capsys.readouterr()
+    out, err = capsys.readouterr()
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return json.loads(out), [line["loss"] for line in lines if "loss" in line], said
+    return json.loads(out), [line["loss"] for line in lines if "loss" in line], err
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_path, case, capsys):
+def test_adapters_made_by_peft_are_scored_and_trained_further(tiny_folder, tmp_path, case, capsys):
     task, config = CASES[case]
     theirs = made_by_peft(tiny_folder, tmp_path / "peft", task, config)
-    named = ["--task", task, "--model", str(tiny_folder)]
+    task_and_model = ["--task", task, "--model", str(tiny_folder)]
     tuned = loading.load(
         tmp_path / "peft", loading.settings_in(tmp_path / "peft", str(tiny_folder), task)
     )
@@ -96,8 +95,8 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
     mask = padded([torch.ones_like(text) for text in texts])
     prompt = len(tuned.model.prompt) if tuned.model.prompt else 0
     with torch.no_grad():
-        rectangle = theirs(input_ids=padded(texts), attention_mask=mask).logits[:, prompt:]
-        expected = real_rows(rectangle, texts)[batch.target_indices]
+        padded_logits = theirs(input_ids=padded(texts), attention_mask=mask).logits[:, prompt:]
+        expected = real_rows(padded_logits, texts)[batch.target_indices]
         ours = tuned.model.logits(tuned.model(batch, tuned.model.prefix()))
     difference = (ours - expected).abs().max().item() / max(1, expected.abs().max().item())
     print(f"largest difference of logits: {difference:.2e}")
@@ -105,35 +104,38 @@ def test_what_peft_made_is_loaded_scored_and_trained_further(tiny_folder, tmp_pa
 
     assert (
         exit_status(
-            lambda: evaluate.main([str(tmp_path / "peft"), *named, "--eval-limit", "3", "--json"])
+            lambda: evaluate.main(
+                [str(tmp_path / "peft"), *task_and_model, "--eval-limit", "3", "--json"]
+            )
         )
         == 0
     )
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["task"] == task
 
-    summary, losses, said = trained(
-        "further", "--adapter", str(tmp_path / "peft"), *named, capsys=capsys
+    summary, losses, err = trained(
+        "further", "--adapter", str(tmp_path / "peft"), *task_and_model, capsys=capsys
     )
     assert losses[0] == pytest.approx(loss_of(tuned), rel=1e-5)
     expected_loss = torch.nn.functional.cross_entropy(expected, batch.targets).item()
     assert losses[0] == pytest.approx(expected_loss, rel=1e-4) and losses[1] < losses[0]
-    assert f"has no fingerprint of its base: whether this is {tiny_folder} was not checked" in said
+    assert f"has no fingerprint of its base: whether this is {tiny_folder} was not checked" in err
     method = summary["method"]
-    bare, started, _ = trained("bare", *named, "--method", method, capsys=capsys)
-    assert summary["before"] == bare["before"] and started[0] != pytest.approx(losses[0], rel=1e-3)
-    shutil.rmtree(tmp_path / "peft")  # a run stands on its own
+    fresh, fresh_losses, _ = trained("fresh", *task_and_model, "--method", method, capsys=capsys)
+    assert summary["before"] == fresh["before"]
+    assert fresh_losses[0] != pytest.approx(losses[0], rel=1e-3)
+    shutil.rmtree(tmp_path / "peft")  # the new run does not need the adapter that it started from
     again = loading.load("further")
     assert again.settings.method == method and again.settings.adapter == str(tmp_path / "peft")
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt", "full", "head", "lora+prompt"])
-def test_a_run_of_ours_is_trained_further_from_its_own_base(tiny_folder, tmp_path, method, capsys):
+def test_our_own_run_is_trained_further_on_its_recorded_base(tiny_folder, tmp_path, method, capsys):
     flags = {"alpha": 5} if "lora" in method else {"prompt_length": 6} if method == "prompt" else {}
     run = make_run(tmp_path / "run", tiny_folder, "sentiment", method, seed=3, **flags)
     tuned = loading.load(run)
-    _, losses, said = trained("further", "--adapter", "run", capsys=capsys)
+    _, losses, err = trained("further", "--adapter", "run", capsys=capsys)
     assert losses[0] == pytest.approx(loss_of(tuned), rel=1e-5)
-    assert losses[1] != losses[0] and "was not checked" not in said
+    assert losses[1] != losses[0] and "was not checked" not in err
     settings = loading.load("further").settings
     assert (settings.method, settings.model, settings.task) == (
         method,
@@ -146,7 +148,7 @@ def test_a_run_of_ours_is_trained_further_from_its_own_base(tiny_folder, tmp_pat
     )
 
 
-def test_a_prompt_that_we_trained_is_trained_further(tiny_folder, capsys):
+def test_our_own_prompt_is_trained_further(tiny_folder, capsys):
     first = [
         "--task",
         "sentiment",
@@ -163,7 +165,7 @@ def test_a_prompt_that_we_trained_is_trained_further(tiny_folder, capsys):
     assert more[1] < more[0] < losses[0]
 
 
-def test_the_settings_are_the_adapters(tiny_folder, tmp_path):
+def test_settings_are_taken_from_the_adapter(tiny_folder, tmp_path):
     run = make_run(
         tmp_path / "run",
         tiny_folder,
@@ -206,7 +208,8 @@ def test_the_settings_are_the_adapters(tiny_folder, tmp_path):
 
 
 def test_an_exported_run_is_scored_and_trained_further(tmp_path, capsys):
-    """LoRA and a prompt are two folders; and the bundled model is known again by its folder."""
+    """The export of LoRA and a prompt has a folder for each. The path of the bundled model in its
+    config is read as the model's name."""
     make_run(tmp_path / "run", "neo-mini", "sentiment", "lora+prompt", prompt_length=5)
     export.main(["run", "out"])
     assert runs.is_run("out")
@@ -231,7 +234,7 @@ def test_an_exported_run_is_scored_and_trained_further(tmp_path, capsys):
     assert loss_of(again) == pytest.approx(loss_of(tuned), rel=1e-6)
 
 
-def test_an_adapter_without_a_head_gets_a_fresh_one(tiny_folder, tmp_path, capsys):
+def test_an_adapter_without_a_head_gets_an_untrained_head(tiny_folder, tmp_path, capsys):
     made_by_peft(
         tiny_folder, tmp_path / "peft", "sentiment", LoraConfig(task_type="CAUSAL_LM", r=3)
     )
@@ -254,20 +257,18 @@ def test_an_adapter_without_a_head_gets_a_fresh_one(tiny_folder, tmp_path, capsy
         loading.load("peft", loading.settings_in(Path("peft"), str(tiny_folder), "ner"))
 
 
-def test_the_base_that_pefts_file_names_is_taken(tiny_folder, tmp_path):
+def test_the_base_is_taken_from_pefts_config(tiny_folder, tmp_path):
     made_by_peft(
         tiny_folder, tmp_path / "peft", "sentiment", LoraConfig(task_type="CAUSAL_LM", r=3)
     )
-    path, given = (
-        tmp_path / "peft" / "adapter_config.json",
-        ["--adapter", "peft", "--task", "sentiment"],
-    )
-    assert parse_train_flags(given).model == str(tiny_folder)
-    for name, taken in (("owner/gpt-neo", "owner/gpt-neo"), (str(BUNDLED["neo-mini"]), "neo-mini")):
+    path = tmp_path / "peft" / "adapter_config.json"
+    flags = ["--adapter", "peft", "--task", "sentiment"]
+    assert parse_train_flags(flags).model == str(tiny_folder)
+    for name, model in (("owner/gpt-neo", "owner/gpt-neo"), (str(BUNDLED["neo-mini"]), "neo-mini")):
         path.write_text(
             json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name})
         )
-        assert parse_train_flags(given).model == taken
+        assert parse_train_flags(flags).model == model
     for name in ("/no/such/folder", None):
         path.write_text(
             json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name})
@@ -276,11 +277,11 @@ def test_the_base_that_pefts_file_names_is_taken(tiny_folder, tmp_path):
             InputError,
             match="--adapter peft: its base is not recorded or not found; name it with --model",
         ):
-            parse_train_flags(given)
-        assert parse_train_flags([*given, "--model", "neo-mini"]).model == "neo-mini"
+            parse_train_flags(flags)
+        assert parse_train_flags([*flags, "--model", "neo-mini"]).model == "neo-mini"
 
 
-def test_pickled_tensors_are_refused_with_the_line_that_converts_them(tiny_folder, tmp_path):
+def test_pickled_tensors_are_refused_with_a_command_that_converts_them(tiny_folder, tmp_path):
     from safetensors.torch import load_file
 
     made_by_peft(tiny_folder, tmp_path / "peft", *CASES["LoRA"])
@@ -297,8 +298,8 @@ def test_pickled_tensors_are_refused_with_the_line_that_converts_them(tiny_folde
     assert loading.load("peft", settings).model.trainable().keys()
 
 
-def record(folder, flags):
-    """Write the record of a run of which nothing else is there."""
+def write_run_record(folder, flags):
+    """Write the folder of a run that has only a run.json."""
     folder.mkdir(exist_ok=True)
     runs.write_record(folder, {"labels": [], "flags": flags, "base": {}, "files": {}})
 
@@ -323,13 +324,13 @@ FIXED = {
 
 @pytest.mark.parametrize("flags", FIXED)
 def test_a_flag_that_the_adapter_fixes_is_refused(tmp_path, flags):
-    record(tmp_path / "run", vars(make_settings(task="ner", method="lora")))
+    write_run_record(tmp_path / "run", vars(make_settings(task="ner", method="lora")))
     assert parse_train_flags(["--adapter", "run"]).rank == 8
     with pytest.raises(InputError, match=FIXED[flags]):
         parse_train_flags(["--adapter", "run", *flags.split()])
 
 
-def test_what_is_no_adapter_is_refused(tmp_path):
+def test_a_folder_without_a_valid_adapter_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(
         InputError,
@@ -345,7 +346,7 @@ def test_what_is_no_adapter_is_refused(tmp_path):
         ({}, "run.json holds no settings of a run: --task is missing"),
         ({"method": 3}, "run.json holds no settings of a run: --method 3 is none of lora"),
     ):
-        record(tmp_path / "run", flags)
+        write_run_record(tmp_path / "run", flags)
         with pytest.raises(InputError, match=message):
             parse_train_flags(["--adapter", "run"])
     path = tmp_path / "run" / "run.json"
@@ -365,20 +366,20 @@ def test_another_base_and_another_tasks_head_are_refused(tiny_folder, tmp_path):
     runs.write_record(run, record | {"labels": record["labels"][::-1]})
     with pytest.raises(InputError, match=r"run.json lists other labels than the task ner has"):
         loading.load_to_train(parse_train_flags(["--adapter", "run"]))
-    # LoRA without a head serves another task, too
+    # LoRA without a head can be used for another task
     make_run(tmp_path / "lora", tiny_folder, "sentiment", "lora")
     assert loading.load_to_train(
         parse_train_flags(["--adapter", "lora", "--task", "similarity"])
     ).start
 
 
-def test_a_runs_own_labels_and_their_words_are_kept_but_for_another_task(tmp_path):
+def test_labels_and_label_words_are_kept_except_for_another_task(tmp_path):
     recorded = vars(
         make_settings(
             task="pairs", method="prompt", labels="0,1", label_words="no,yes", model="neo-mini"
         )
     )
-    record(tmp_path / "run", recorded)
+    write_run_record(tmp_path / "run", recorded)
     settings = parse_train_flags(["--adapter", "run"])
     assert (settings.task, settings.labels, settings.label_words) == (
         "pairs",
@@ -399,7 +400,7 @@ def test_a_runs_own_labels_and_their_words_are_kept_but_for_another_task(tmp_pat
         ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]; expected LORA or PROMPT_TUNING"),
     ],
 )
-def test_a_config_of_another_shape_is_refused(changed, message):
+def test_a_config_with_wrong_values_is_refused(changed, message):
     with pytest.raises(InputError, match=message):
         peft_settings(
             {"peft_type": "LORA", "modules_to_save": "classifier"} | changed,
@@ -411,7 +412,7 @@ def test_a_config_of_another_shape_is_refused(changed, message):
     )
 
 
-def test_a_head_of_another_task_is_refused_in_words(tiny_folder, tmp_path):
+def test_a_head_of_another_task_is_refused(tiny_folder, tmp_path):
     make_run(tmp_path / "run", tiny_folder, "sentiment", "lora", readout="head")
     assert parse_train_flags(["--adapter", "run"]).readout == "head"
     with pytest.raises(

@@ -81,8 +81,8 @@ def test_predictions_that_are_missing_or_changed_are_refused(tiny_folder):
         "predictions/after-test",
     ):
         read_predictions(run, PredictionKind("after"), "train")
-    whole = path.read_text()
-    path.write_text(whole + "\n")
+    content = path.read_text()
+    path.write_text(content + "\n")
     with pytest.raises(
         InputError, match="^run/predictions/after-test.jsonl was changed since the run: its sha256"
     ):
@@ -93,9 +93,7 @@ def test_predictions_that_are_missing_or_changed_are_refused(tiny_folder):
 
 
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
-def test_a_line_that_is_no_row_with_a_prediction_is_refused_whatever_the_checksum(
-    tiny_folder, task
-):
+def test_a_line_without_a_valid_row_and_prediction_is_refused(tiny_folder, task):
     record = make_run(tiny_folder, task=task, method="lora" if task == "ner" else "head")
     path = Path("run") / PredictionKind("after").path("test")
     first, *others = path.read_text().splitlines()

@@ -1,8 +1,7 @@
-"""A run that was killed at any moment and resumed ends in the same bits as one that was not. Real
-processes are killed.
+"""A run that is killed at any moment and resumed has bit for bit the result of a run that is not.
 
-They are forked after all imports, those that a run puts off too, to be quick. NEO_PEFT_KILLS is how
-often each method's run is killed, 5 unless set.
+The tests kill real processes. These are forked after all imports, including those that a run makes
+late, to save time. NEO_PEFT_KILLS is the number of kills for each method, 5 by default.
 """
 
 import os
@@ -69,14 +68,16 @@ RUNS = {
 
 
 def computed_for(process: int) -> float:
-    """Say how many seconds a process has computed, by the clock that clock_getcpuclockid(3) names
-    for it: other load on the machine moves a wall's clock, and with it all kills to before the
-    first checkpoint, or behind the end."""
+    """Return the seconds of CPU time of a process (its clock is that of clock_getcpuclockid(3)).
+
+    With wall time, other load on the machine could move all kills to before the first checkpoint,
+    or to after the end of the run.
+    """
     return time.clock_gettime(~process << 3 | 2)
 
 
 def killed_after(process: int, seconds: float) -> bool:
-    """Kill a process once it has computed for so long; say whether it had not ended before."""
+    """Kill a process after this CPU time. Return False if it ended before."""
     ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while computed_for(process) < seconds and not os.waitid(os.P_PID, process, ended):
         time.sleep(0.002)
@@ -85,10 +86,10 @@ def killed_after(process: int, seconds: float) -> bool:
 
 
 @pytest.fixture(scope="module", params=RUNS)
-def whole(request, tiny_folder, tmp_path_factory):
-    """A run that nothing stops: its flags, what it has left, and how many seconds it computed."""
+def finished(request, tiny_folder, tmp_path_factory):
+    """Return the flags, the result and the seconds of CPU time of a run that nothing stops."""
     argv = ["--method", request.param, "--model", str(tiny_folder), *RUNS[request.param], *SMALL]
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("finished")
     os.chdir(folder)
     run = start([*argv, "--out", "run"])
     os.waitid(os.P_PID, run, os.WEXITED | os.WNOWAIT)
@@ -98,25 +99,26 @@ def whole(request, tiny_folder, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_ends_in_the_same_bits(whole, tmp_path):
-    argv, expected, seconds = whole
+def test_a_run_that_is_killed_at_any_moment_has_the_same_result(finished, tmp_path):
+    argv, expected, seconds = finished
     moments = [seconds * (number + 0.5) / KILLS for number in range(KILLS)]
-    killed, reached = 0, []
+    killed, checkpoint_counts = 0, []
     for moment in moments:
         killed += killed_after(start([*argv, "--out", "run"]), moment)
-        reached.append(len(list(Path("run").glob("checkpoints/step-*"))))
+        checkpoint_counts.append(len(list(Path("run").glob("checkpoints/step-*"))))
         resumed("run", expected, argv)
         shutil.rmtree("run")
+    after_checkpoint = sum(map(bool, checkpoint_counts))
     print(
-        f"{killed} of {KILLS} killed within {seconds:.1f} seconds, {sum(map(bool, reached))} after "
-        "a checkpoint"
+        f"{killed} of {KILLS} killed within {seconds:.1f} seconds, {after_checkpoint} after a "
+        "checkpoint"
     )
-    assert any(reached), "no kill came after a checkpoint"
+    assert after_checkpoint, "no kill came after a checkpoint"
 
 
-def at_call(function: str, call: int, kill_before: bool, kill_after: bool):
-    """Make what replaces a function of os by one that kills the process at its so-manyth call, or
-    counts its calls."""
+def kill_at_call(function: str, call: int, kill_before: bool, kill_after: bool):
+    """Return a patch of a function of os. It kills the process before or after call number `call`,
+    and writes the number of calls to a file."""
 
     def patch() -> None:
         real, calls = getattr(os, function), 0
@@ -140,15 +142,15 @@ def at_call(function: str, call: int, kill_before: bool, kill_after: bool):
 @pytest.mark.parametrize(
     ("function", "after"), [("fsync", False), ("replace", False), ("replace", True)]
 )
-def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(
-    whole, tmp_path, function, after
+def test_a_run_that_is_killed_while_it_writes_has_the_same_result(
+    finished, tmp_path, function, after
 ):
-    """Before a file is on the disk, between that and its new name, and right after it; evenly over
-    a run's writes."""
-    argv, expected, _ = whole
-    assert end(start([*argv, "--out", "run"], at_call(function, 0, False, False))) == 0
+    """Kill it before a file is on the disk, before the file gets its final name, or right after.
+    The kills are spread evenly over all writes of the run."""
+    argv, expected, _ = finished
+    assert end(start([*argv, "--out", "run"], kill_at_call(function, 0, False, False))) == 0
     calls, kills = int(Path(f"calls of {function}").read_text()), max(1, KILLS // 3)
-    print(f"{kills} of {calls} calls of {function} killed {'after' if after else 'before'} it")
+    print(f"killed {'after' if after else 'before'} {kills} of {calls} calls of {function}")
     shift = {("fsync", False): 0.2, ("replace", False): 0.5, ("replace", True): 0.8}[
         function, after
     ]
@@ -156,7 +158,7 @@ def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(
         shutil.rmtree("run")
         call = 1 + int(calls * (number + shift) / kills)
         assert (
-            end(start([*argv, "--out", "run"], at_call(function, call, not after, after)))
+            end(start([*argv, "--out", "run"], kill_at_call(function, call, not after, after)))
             == -signal.SIGKILL
         )
         resumed("run", expected, argv)
@@ -171,23 +173,24 @@ def test_a_run_that_is_killed_inside_a_write_ends_in_the_same_bits(
         ("replace", 1, [".settings.json.tmp"]),
     ],
 )
-def test_a_run_that_is_killed_inside_its_first_write_is_begun_anew_in_its_folder(
+def test_a_run_that_is_killed_in_its_first_write_can_start_again_in_its_folder(
     tiny_folder, tmp_path, function, call, left
 ):
     argv = ["--method", "head", "--model", str(tiny_folder), *RUNS["head"], *SMALL]
-    assert end(start([*argv, "--out", "whole"])) == 0, Path("stderr").read_text()
+    assert end(start([*argv, "--out", "finished"])) == 0, Path("stderr").read_text()
     assert (
-        end(start([*argv, "--out", "run"], at_call(function, call, True, False))) == -signal.SIGKILL
+        end(start([*argv, "--out", "run"], kill_at_call(function, call, True, False)))
+        == -signal.SIGKILL
     )
     assert [path.name.rstrip("0123456789") for path in Path("run").iterdir()] == left
-    resumed("run", result(Path("whole")), argv)
+    resumed("run", result(Path("finished")), argv)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_obeyed_after_a_checkpoint(tiny_folder, tmp_path, number, status):
+def test_a_signal_stops_the_run_after_it_wrote_a_checkpoint(tiny_folder, tmp_path, number, status):
     argv = ["--method", "lora", "--model", str(tiny_folder), *RUNS["lora"], *SMALL]
-    assert end(start([*argv, "--out", "whole"])) == 0
-    for step in (1, 4, 5):  # the first, the end of an epoch, and one inside of one
+    assert end(start([*argv, "--out", "finished"])) == 0
+    for step in (1, 4, 5):  # the first step, the last one of an epoch, and one inside an epoch
 
         def stop_after(step=step) -> None:
             real = training.Log.step
@@ -206,4 +209,4 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tiny_folder, tmp_path, number, st
             == f"stopped; resume it: python -m neo_peft train --resume {name}"
         )
         assert checkpoints.newest_checkpoint(Path(name)).record["step"] == step
-        resumed(name, result(Path("whole")))
+        resumed(name, result(Path("finished")))

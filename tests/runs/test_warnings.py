@@ -1,4 +1,4 @@
-"""What makes a run worth little is said at its end, and stands in its run.json."""
+"""The warnings of a run whose scores are worthless: printed at its end, and written to run.json."""
 
 import json
 import re
@@ -27,23 +27,23 @@ SMALL = [
 
 
 def warned(capsys, tiny_folder, *flags) -> list[str]:
-    """Do a small run and return its warnings, which are printed and recorded alike."""
+    """Do a small run. Return its warnings, which are the same in the output and in run.json."""
     train.main([*SMALL, "--model", str(tiny_folder), *map(str, flags)])
     printed = re.findall(r"^warning: (.*)$", capsys.readouterr().out, re.MULTILINE)
     assert printed == json.loads(Path("run/run.json").read_text())["warnings"]
     return printed
 
 
-def test_a_sound_run_warns_of_nothing(capsys, tiny_folder):
+def test_a_good_run_has_no_warnings(capsys, tiny_folder):
     assert (
         warned(capsys, tiny_folder, "--task", "ner", "--method", "lora", "--learning-rate", 1e-3)
         == []
     )
 
 
-def test_a_b_that_is_still_zero(capsys, tiny_folder):
-    """The one update is the warm-up's first, whose rate is zero."""
-    said = warned(
+def test_a_run_warns_of_a_lora_b_that_is_still_zero(capsys, tiny_folder):
+    """The only step is the first of the warm-up. Its learning rate is zero."""
+    lines = warned(
         capsys,
         tiny_folder,
         "--task",
@@ -58,12 +58,12 @@ def test_a_b_that_is_still_zero(capsys, tiny_folder):
     name = "transformer.h.0.attn.attention.v_proj.lora_B.weight"
     assert (
         f"LoRA's B is still zero in 8 layers; the first is {name}. These layers learned nothing"
-        in said
+        in lines
     )
 
 
-def test_a_rate_that_diverges(capsys, tiny_folder):
-    said = warned(
+def test_a_run_warns_of_a_rising_training_loss(capsys, tiny_folder):
+    lines = warned(
         capsys,
         tiny_folder,
         "--task",
@@ -77,27 +77,27 @@ def test_a_rate_that_diverges(capsys, tiny_folder):
     )
     assert any(
         re.fullmatch(r"the training loss rose from .* to .*: try a smaller --learning-rate", line)
-        for line in said
+        for line in lines
     )
 
 
-def test_a_validation_set_of_one_label_and_a_model_that_says_one_thing(capsys, tiny_folder):
-    rows = load_splits(TASKS["sentiment"], "sample")
+def test_a_run_warns_of_a_validation_split_with_one_label(capsys, tiny_folder):
+    rows = load_splits(TASKS["sentiment"], "sample").train
     Path("data").mkdir()
     for name, part in (
-        ("train", rows.train),
-        ("validation", [r for r in rows.train if r["label"] == "neutral"]),
+        ("train", rows),
+        ("validation", [row for row in rows if row["label"] == "neutral"]),
     ):
         lines = [
             json.dumps({"sentence": row["sentence"], "label": row["label"]}) for row in part[:40]
         ]
         Path(f"data/{name}.jsonl").write_text("\n".join(lines))
     flags = ["--task", "sentiment", "--method", "head", "--data", "data", "--learning-rate", 0.5]
-    said = warned(capsys, tiny_folder, *flags)
-    assert "validation has only one label, neutral: its scores mean nothing" in said
+    lines = warned(capsys, tiny_folder, *flags)
+    assert "validation has only one label, neutral: its scores mean nothing" in lines
 
 
-def test_a_validation_set_without_an_entity(capsys, tiny_folder):
+def test_a_run_warns_of_a_validation_split_without_entities(capsys, tiny_folder):
     Path("data").mkdir()
     tagged = [
         {"tokens": ["aspirin", "helps"], "tags": ["B-drug", "O"]},
@@ -105,12 +105,12 @@ def test_a_validation_set_without_an_entity(capsys, tiny_folder):
     ]
     for name, rows in (("train", tagged), ("validation", tagged[1:])):
         Path(f"data/{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    said = warned(capsys, tiny_folder, "--task", "tagging", "--method", "head", "--data", "data")
-    assert "validation has only one label, O: its scores mean nothing" in said
+    lines = warned(capsys, tiny_folder, "--task", "tagging", "--method", "head", "--data", "data")
+    assert "validation has only one label, O: its scores mean nothing" in lines
 
 
 @pytest.mark.parametrize(
-    ("confusion", "said"),
+    ("confusion", "expected"),
     [
         (
             [[3, 0, 0, 0], [5, 0, 0, 0], [1, 0, 0, 0]],
@@ -123,8 +123,9 @@ def test_a_validation_set_without_an_entity(capsys, tiny_folder):
         ([[3, 0, 0, 0], [4, 0, 1, 0], [1, 0, 0, 0]], []),
     ],
 )
-def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
-    """The table's rows are gold labels, its columns the answers, the last of them none."""
+def test_a_run_warns_of_a_prediction_that_is_always_the_same(tmp_path, confusion, expected):
+    """`confusion` has a row for each gold label and a column for each predicted label. The last
+    column counts rows without a predicted label."""
     step = {"step": 1, "epoch": 1, "loss": 2.0, "learning_rate": 0.1, "gradient_norm": 1.0}
     epoch = {
         "step": 1,
@@ -144,7 +145,7 @@ def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
         settings = make_settings(task="sentiment", method="head")
 
         class tuned:
-            model = None  # a head has no tensors that could warn
+            model = None  # the method head has no warnings of its own
 
         class output:
             folder = Path()
@@ -153,8 +154,8 @@ def test_a_model_that_has_not_left_one_class(tmp_path, confusion, said):
         skipped, step = 0, 2
 
     found = record.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
-    assert len(found) == len(said) and all(
-        line.startswith(begin) for line, begin in zip(found, said)
+    assert len(found) == len(expected) and all(
+        line.startswith(beginning) for line, beginning in zip(found, expected)
     )
     State.skipped = 1
     found = record.warnings(Job, {"after": {"validation": {"confusion": confusion}}}, State)
