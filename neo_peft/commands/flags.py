@@ -88,7 +88,7 @@ def add_run_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
     """Add flags that replace settings of a finished run. Their values are checked at once."""
     group = parser.add_argument_group(
         "settings",
-        "default: as in RUN's run.json; an adapter made by peft has no run.json, so it needs --task "
+        "default: as in RUN's run.json; a peft adapter has no run.json, so it needs --task "
         "and --model",
     )
     for item in map(FIELDS.get, names):

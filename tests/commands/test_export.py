@@ -90,6 +90,7 @@ def their_logits(model, texts, prompt=0):
 
 
 def agree(ours, theirs):
+    """Check that logits differ by at most 1e-5 of the largest one, and are not all the same."""
     difference = (ours - theirs).abs().max().item() / max(1, theirs.abs().max().item())
     print(f"largest difference of logits: {difference:.2e}")
     assert ours.shape == theirs.shape and difference <= 1e-5
@@ -244,15 +245,15 @@ def test_the_pipeline_tags_words_as_we_do(tiny_folder, tmp_path, files):
             each.tokenizer(row["tokens"], is_split_into_words=True)["input_ids"]
             == each.tokenizer(text)["input_ids"]
         )
-        at = {}
+        first_tags = {}
         for token in each(text):
             word = max(
                 index
                 for index, start in enumerate(starts)
                 if start <= max(token["start"], token["end"] - 1)
             )
-            at.setdefault(word, token["entity"])  # its first sub-token comes first
-        assert [at[index] for index in range(len(tags))] == tags
+            first_tags.setdefault(word, token["entity"])  # keeps the tag of the first sub-token
+        assert [first_tags[index] for index in range(len(tags))] == tags
         assert [group["entity_group"] for group in whole(text)] == [
             kind for kind, _, _ in entities(tags)
         ]
@@ -265,7 +266,7 @@ def test_the_pipeline_tags_words_as_we_do(tiny_folder, tmp_path, files):
         }
     texts = [" ".join(row["tokens"]) for row in rows]
     kinds = [
-        [[group["entity_group"] for group in found] for found in simple(texts, batch_size=n)]
+        [[group["entity_group"] for group in groups] for groups in simple(texts, batch_size=n)]
         for n in (1, 3)
     ]
     assert kinds[0] == kinds[1]
@@ -378,7 +379,7 @@ def test_an_exported_run_is_scored_as_the_run_with_the_same_flags(tiny_folder, t
         "--model",
         tiny_folder,
     ]
-    found = []
+    scores = []
     for argv in ([run], [exported(run, tmp_path / "out"), *flags], [tmp_path / "out", *flags[5:]]):
         assert (
             exit_status(
@@ -386,8 +387,8 @@ def test_an_exported_run_is_scored_as_the_run_with_the_same_flags(tiny_folder, t
             )
             == 0
         )
-        found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["scores"])
-    assert found[0] == found[1] != found[2]
+        scores.append(json.loads(capsys.readouterr().out.splitlines()[-1])["scores"])
+    assert scores[0] == scores[1] != scores[2]
     run = make_run(tmp_path / "answers", tiny_folder, "sentiment", "lora")
     assert exit_status(lambda: evaluate.main([str(run), "--echo"])) == 2
     assert (

@@ -1,5 +1,4 @@
-"""Answering new text: lines to rows, words and their places, probabilities, what is wrong with a
-line, streaming."""
+"""Predicting new text: rows from lines, positions of words, probabilities, bad lines, streaming."""
 
 import io
 import json
@@ -35,7 +34,7 @@ FLAGS = {
 
 @pytest.fixture(scope="module")
 def adapters(tiny_folder, tmp_path_factory) -> dict[str, Path]:
-    """A peft adapter, or a head, for each task, moved away from its start."""
+    """Write a run for each task, with weights that are not the initial ones. Return the folders."""
     folders = {}
     for task, method in FLAGS.values():
         settings = make_settings(task=task, method=method, model=str(tiny_folder), threads=1)
@@ -56,9 +55,11 @@ def adapters(tiny_folder, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def answers(capsys, monkeypatch):
-    """Run the command, give its standard input, and return its exit status, its JSON lines and its
-    errors."""
+def run_predict(capsys, monkeypatch):
+    """Return a function that runs the command with some standard input.
+
+    It returns the exit status, the printed JSON lines and the standard error.
+    """
 
     def run(*argv: str, stdin: bytes = b"") -> tuple[int, list[dict], str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -69,43 +70,44 @@ def answers(capsys, monkeypatch):
     return run
 
 
-def test_answers_are_those_of_evaluation(adapters, answers):
-    """Whatever the batch size: rows of the sample, their labels and other fields left as they
-    are."""
+def test_predictions_are_those_of_evaluate(adapters, run_predict):
+    """For every batch size. The labels and other fields of the rows are printed as they are."""
     for task, folder in adapters.items():
         rows = load_splits(TASKS[task], "sample").test[:7]
         lines = "".join(json.dumps({**row, "id": index}) + "\n" for index, row in enumerate(rows))
         tuned = load(folder)
-        found = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows))
-        expected = found.predicted
-        assert len({str(answer) for answer in expected}) > 1
+        evaluation = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows))
+        expected = evaluation.predicted
+        assert len({str(prediction) for prediction in expected}) > 1
         for size in ("1", "3", "50"):
-            status, given, _ = answers(
+            status, printed, _ = run_predict(
                 "--run", str(folder), "--jsonl", "--batch-size", size, stdin=lines.encode()
             )
-            assert status == 0 and [line["predicted"] for line in given] == expected
-            assert [line["line"] for line in given] == list(range(1, 8))
+            assert status == 0 and [line["predicted"] for line in printed] == expected
+            assert [line["line"] for line in printed] == list(range(1, 8))
             assert all(
                 line.items() >= {**row, "id": index}.items()
-                for index, (line, row) in enumerate(zip(given, rows))
+                for index, (line, row) in enumerate(zip(printed, rows))
             )
 
 
-def test_probabilities_of_labels_are_those_of_the_language_model(adapters, answers, tiny_folder):
-    """Sentiment by a prompt: softmax over the labels' first tokens, at the mark, as transformers
-    computes it."""
-    _, given, _ = answers(
+def test_probabilities_of_labels_are_those_of_the_language_model(
+    adapters, run_predict, tiny_folder
+):
+    """Transformers, with the prompt before the text, gives the same softmax over the labels' first
+    tokens."""
+    _, printed, _ = run_predict(
         "--run", str(adapters["sentiment"]), "Profit rose sharply .", "The plant is in Oulu ."
     )
     tuned, oracle = (
         load(adapters["sentiment"]),
         GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32),
     )
-    first = [
+    first_tokens = [
         tuned.encoder.tokenizer(f" {label}")["input_ids"][0] for label in TASKS["sentiment"].labels
     ]
-    assert len(set(first)) == 3
-    for line in given:
+    assert len(set(first_tokens)) == 3
+    for line in printed:
         ids = torch.tensor(
             tuned.encoder.tokenizer(f"Sentence : {line['sentence']} Label :")["input_ids"]
         )
@@ -113,52 +115,58 @@ def test_probabilities_of_labels_are_those_of_the_language_model(adapters, answe
             [tuned.model.prompt.embeddings.detach(), oracle.transformer.wte(ids)]
         )[None]
         with torch.no_grad():
-            expected = oracle(inputs_embeds=embeddings).logits[0, -1, first].softmax(0).tolist()
+            expected = (
+                oracle(inputs_embeds=embeddings).logits[0, -1, first_tokens].softmax(0).tolist()
+            )
         assert list(line["probabilities"].values()) == pytest.approx(expected, abs=1e-4)
         assert line["predicted"] == max(line["probabilities"], key=line["probabilities"].get)
 
 
 def test_labels_that_share_a_first_token_share_its_probability(tiny_folder):
-    """The first token's probability, times the share of each label's sum over all of its tokens and
-    the end."""
+    """Its probability is divided in proportion to the probabilities of the whole label texts, each
+    with its end token."""
     tuned = load_untuned(
         make_settings(task="sentiment", method="lora", model=str(tiny_folder)), with_method=True
     )
-    # where the frozen encoder keeps its own
-    vars(tuned.encoder)["answers"] = {
+    # the cached property of the encoder, which is frozen
+    vars(tuned.encoder)["label_tokens"] = {
         "negative": [50, 60, 0],
         "neutral": [50, 70, 80, 0],
         "positive": [90, 0],
     }
     rows = load_splits(TASKS["sentiment"], "sample").test[:6]
     unlabelled = [{"sentence": row["sentence"]} for row in rows]
-    found = evaluate(tuned.model, tuned.encoder, tuned.encoder(unlabelled), batch_size=4)
+    evaluation = evaluate(tuned.model, tuned.encoder, tuned.encoder(unlabelled), batch_size=4)
     oracle = GPTNeoForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    for row, label, given in zip(rows, found.predicted, found.probabilities, strict=True):
+    for row, label, probabilities in zip(
+        rows, evaluation.predicted, evaluation.probabilities, strict=True
+    ):
         ids = tuned.encoder.tokenizer(f"Sentence : {row['sentence']} Label :")["input_ids"]
 
-        def sum_of(answer, ids=ids):
+        def log_probability(label_tokens, ids=ids):
             log_p = (
-                oracle(torch.tensor([ids + answer]))
+                oracle(torch.tensor([ids + label_tokens]))
                 .logits[0, len(ids) - 1 : -1]
                 .detach()
                 .log_softmax(1)
             )
-            return float(log_p.gather(1, torch.tensor(answer)[:, None]).sum())
+            return float(log_p.gather(1, torch.tensor(label_tokens)[:, None]).sum())
 
-        negative, neutral = sum_of([50, 60, 0]), sum_of([50, 70, 80, 0])
+        negative, neutral = log_probability([50, 60, 0]), log_probability([50, 70, 80, 0])
         logits = oracle(torch.tensor([ids])).logits[0, -1].detach()
         shared, positive = logits[[50, 90]].softmax(0).tolist()
         share = 1 / (1 + math.exp(neutral - negative))
-        assert given == pytest.approx([shared * share, shared * (1 - share), positive], abs=1e-4)
+        assert probabilities == pytest.approx(
+            [shared * share, shared * (1 - share), positive], abs=1e-4
+        )
         assert label == (
             "positive" if positive > shared else "negative" if negative > neutral else "neutral"
         )
 
 
-def test_spans_have_places_and_the_product_of_their_tags_probabilities(adapters, answers):
+def test_spans_have_positions_and_the_product_of_their_tags_probabilities(adapters, run_predict):
     text = "The IL-2 promoter (in Jurkat T cells) binds NF-kappa B."
-    _, [line], _ = answers(str(adapters["ner"]), text)
+    _, [line], _ = run_predict(str(adapters["ner"]), text)
     tuned = load(adapters["ner"])
     examples = tuned.encoder([{"tokens": line["tokens"]}])
     ids, indices = torch.tensor(examples.ids[None]), torch.tensor(examples.target_indices)
@@ -182,11 +190,11 @@ def test_spans_have_places_and_the_product_of_their_tags_probabilities(adapters,
         assert span["probability"] == pytest.approx(product, abs=1e-4)
 
 
-def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tmp_path):
-    status, given, errors = answers(
+def test_a_bad_line_is_named_and_the_others_are_predicted(adapters, run_predict, tmp_path):
+    status, printed, errors = run_predict(
         "--run", str(adapters["sentiment"]), stdin=b"Up .\n\n\xff\xfe\nDown .\r\nflat"
     )
-    assert status == 2 and [(line["line"], line["sentence"]) for line in given] == [
+    assert status == 2 and [(line["line"], line["sentence"]) for line in printed] == [
         (1, "Up ."),
         (4, "Down ."),
         (5, "flat"),
@@ -195,65 +203,65 @@ def test_a_wrong_line_is_named_and_the_others_are_answered(adapters, answers, tm
     assert "line 3: not utf-8; save the text as utf-8\n" in errors
     assert errors.endswith("error: 2 of the lines could not be read and have no prediction\n")
     (tmp_path / "pairs.txt").write_text("one\tother\nalone\na\tb\tc\n \tb\nthis\tthat\n")
-    status, given, errors = answers("--run", str(adapters["similarity"]), "--file", "pairs.txt")
-    assert status == 2 and [line["line"] for line in given] == [1, 5]
-    assert given[1]["sentence1"] == "this" and sum(
-        given[1]["probabilities"].values()
+    status, printed, errors = run_predict(
+        "--run", str(adapters["similarity"]), "--file", "pairs.txt"
+    )
+    assert status == 2 and [line["line"] for line in printed] == [1, 5]
+    assert printed[1]["sentence1"] == "this" and sum(
+        printed[1]["probabilities"].values()
     ) == pytest.approx(1, abs=2e-4)
     assert "line 2: 1 parts in 'alone'; expected 2 sentences separated by tabs" in errors
     assert "line 3: 3 parts" in errors and "line 4: " in errors
 
 
-def test_text_may_stand_behind_flags_and_a_byte_order_mark_is_none_of_it(
-    adapters, answers, tmp_path
-):
+def test_text_can_follow_flags_and_a_byte_order_mark_is_removed(adapters, run_predict, tmp_path):
     run = str(adapters["sentiment"])
-    status, [line], _ = answers(run, "--threads", "1", "Up / down .")
+    status, [line], _ = run_predict(run, "--threads", "1", "Up / down .")
     assert status == 0 and line["sentence"] == "Up / down ."
     (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"sentence": "Up ."}\n')
     (tmp_path / "rows.txt").write_bytes(b"\xef\xbb\xbfUp .\n")
     for flags in (["--file", "rows.jsonl", "--jsonl"], ["--file", "rows.txt"]):
-        status, [line], _ = answers("--run", run, *flags)
+        status, [line], _ = run_predict("--run", run, *flags)
         assert status == 0 and line["sentence"] == "Up ."
 
 
-def test_long_text_is_cut_and_counted(adapters, answers):
-    status, [line], errors = answers("--run", str(adapters["ner"]), "IL-2 gene " * 200)
+def test_long_text_is_cut_and_counted(adapters, run_predict):
+    status, [line], errors = run_predict("--run", str(adapters["ner"]), "IL-2 gene " * 200)
     assert status == 0 and "1 texts were cut to 128 tokens" in errors
     assert len(line["predicted"]) == 400 and line["predicted"][-1] == "O"
 
 
-def test_which_run_answers(adapters, answers, tmp_path):
+def test_the_run_is_the_named_one_or_the_newest(adapters, run_predict, tmp_path):
     (tmp_path / "runs").mkdir()
-    status, _, errors = answers("x")
+    status, _, errors = run_predict("x")
     assert status == 2 and "there is no finished run in runs/" in errors
     for name, stamp in (("ner", 1), ("sentiment", 3), ("similarity", 2)):
         (tmp_path / "runs" / name).symlink_to(adapters[name])
         os.utime(adapters[name] / "run.json", (stamp, stamp))
-    _, [line], errors = answers("up")
+    _, [line], errors = run_predict("up")
     assert line["sentence"] == "up" and "with runs/sentiment" in errors
-    _, [line], _ = answers("--task", "ner", "up")
+    _, [line], _ = run_predict("--task", "ner", "up")
     assert line["tokens"] == ["up"]
-    _, [line], errors = answers("runs/similarity", "a\tb")
+    _, [line], errors = run_predict("runs/similarity", "a\tb")
     assert line["sentence2"] == "b" and "with runs" not in errors
-    status, _, errors = answers("--run", "nowhere", "a")
+    status, _, errors = run_predict("--run", "nowhere", "a")
     assert status == 2 and "there is no run folder nowhere" in errors
 
 
-def test_several_runs_answer_the_rows_that_name_them(adapters, answers):
-    """As each run alone, in the order of the lines; by folders in front or by --run, whatever the
-    batches."""
+def test_several_runs_predict_the_rows_that_name_them(adapters, run_predict):
+    """The predictions are those of each run alone, in the order of the lines. Runs are named by
+    their folders or by --run. The batch size changes nothing."""
     rows = [
         {"run": task, **row, "id": number}
-        for number, of_one in enumerate(
+        for number, rows_of_tasks in enumerate(
             zip(*(load_splits(TASKS[task], "sample").test[:5] for task in adapters))
         )
-        for task, row in zip(adapters, of_one)
+        for task, row in zip(adapters, rows_of_tasks)
     ]
     alone = {}
     for task, folder in adapters.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows if row["run"] == task)
-        alone[task] = iter(answers("--run", str(folder), "--jsonl", stdin=lines.encode())[1])
+        alone[task] = iter(run_predict("--run", str(folder), "--jsonl", stdin=lines.encode())[1])
     expected = [next(alone[row["run"]]) for row in rows]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     folders = list(map(str, adapters.values()))
@@ -263,16 +271,18 @@ def test_several_runs_answer_the_rows_that_name_them(adapters, answers):
         ["--jsonl", *flags],
         [*folders, "--jsonl", "--batch-size", "2"],
     ):
-        status, given, errors = answers(*argv, stdin=lines)
-        assert (status, errors) == (0, "") and [line["line"] for line in given] == list(
+        status, printed, errors = run_predict(*argv, stdin=lines)
+        assert (status, errors) == (0, "") and [line["line"] for line in printed] == list(
             range(1, 16)
         )
-        for row, found, wanted in zip(rows, given, expected, strict=True):
-            assert found.keys() == wanted.keys() and found.items() >= row.items()
-            assert found["predicted"] == wanted["predicted"]
+        for row, printed_line, expected_line in zip(rows, printed, expected, strict=True):
+            assert (
+                printed_line.keys() == expected_line.keys() and printed_line.items() >= row.items()
+            )
+            assert printed_line["predicted"] == expected_line["predicted"]
             both = [
                 line["spans"] if row["run"] == "ner" else [line["probabilities"]]
-                for line in (found, wanted)
+                for line in (printed_line, expected_line)
             ]
             for one, other in zip(*both, strict=True):  # rounded to four places
                 assert one == {
@@ -280,7 +290,7 @@ def test_several_runs_answer_the_rows_that_name_them(adapters, answers):
                 }
 
 
-def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
+def test_a_row_without_a_known_run_is_a_bad_line(adapters, run_predict):
     lines = [
         '{"run": "ner", "tokens": ["IL-2"]}',
         '{"tokens": ["IL-2"]}',
@@ -293,10 +303,10 @@ def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
         '{"run": "sentiment", "sentence": "Up ."}',
         '{"run": "ner", "tokens": ' + json.dumps(["gene"] * 400) + "}",
     ]
-    status, given, errors = answers(
+    status, printed, errors = run_predict(
         *map(str, adapters.values()), "--jsonl", stdin="\n".join(lines).encode()
     )
-    assert status == 2 and [line["line"] for line in given] == [1, 9, 10]
+    assert status == 2 and [line["line"] for line in printed] == [1, 9, 10]
     for number in (2, 3, 4, 5):
         expected = "expected a JSON object whose 'run' is one of ner, sentiment, similarity"
         assert (
@@ -305,20 +315,20 @@ def test_a_row_without_its_run_is_a_wrong_line(adapters, answers):
         )
     assert "line 6: not JSON" in errors and "line 7: the line is empty" in errors
     assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
-    assert len(given[2]["predicted"]) == 400 and given[2]["predicted"][-1] == "O"
+    assert len(printed[2]["predicted"]) == 400 and printed[2]["predicted"][-1] == "O"
     assert "1 texts were cut to " in errors and " or 128 tokens" in errors
     assert errors.endswith("error: 7 of the lines could not be read and have no prediction\n")
 
 
-def test_runs_that_cannot_go_together_are_one_line(adapters, answers):
+def test_runs_that_cannot_be_combined_are_refused_in_one_line(adapters, run_predict):
     ner, sentiment = str(adapters["ner"]), str(adapters["sentiment"])
-    status, given, errors = answers("--run", ner, "--run", ner, "--jsonl")
+    status, printed, errors = run_predict("--run", ner, "--run", ner, "--jsonl")
     assert (
-        (status, given) == (2, [])
+        (status, printed) == (2, [])
         and errors.startswith("error: two runs are called ner;")
         and errors.count("\n") == 1
     )
-    status, _, errors = answers(ner, sentiment, "--jsonl", "--task", "ner")
+    status, _, errors = run_predict(ner, sentiment, "--jsonl", "--task", "ner")
     assert status == 2 and "was trained for sentiment, not for ner" in errors
 
 
@@ -351,23 +361,25 @@ def test_a_terminal_gets_colours(adapters, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["tokens"] == ["IL-2", "gene", "."]
 
 
-def test_lines_are_answered_as_they_come():
-    """A pipe that gives one line and then waits: the line is a batch by then. A full one comes in
-    whole batches."""
-    more = threading.Event()
+def test_lines_are_predicted_as_they_arrive():
+    """If a pipe waits after its first line, this line becomes a batch. No batch is larger than the
+    given size."""
+    second_is_ready = threading.Event()
 
     def slow():
         yield 1, b"one"
-        more.wait(10)
+        second_is_ready.wait(10)
         yield 2, b"two"
 
     batches = predict.batches_as_received(slow(), 8)
     assert next(batches) == [(1, b"one")]
-    more.set()
+    second_is_ready.set()
     assert next(batches) == [(2, b"two")] and next(batches, None) is None
     lines = [(number, b"x") for number in range(1, 8)]
-    found = list(predict.batches_as_received(iter(lines), 3))
-    assert [line for batch in found for line in batch] == lines and max(map(len, found)) <= 3
+    all_batches = list(predict.batches_as_received(iter(lines), 3))
+    assert [line for batch in all_batches for line in batch] == lines and max(
+        map(len, all_batches)
+    ) <= 3
 
     def broken():
         yield 1, b"one"
@@ -377,7 +389,7 @@ def test_lines_are_answered_as_they_come():
         list(predict.batches_as_received(broken(), 1))
 
 
-def test_a_reader_who_leaves_ends_the_command_in_silence():
+def test_a_closed_pipe_ends_the_command_without_a_message():
     code = (
         "import sys; from neo_peft.system.exit_status import exit_status\n"
         "sys.exit(exit_status(lambda: print('x\\n' * 99999)))"
@@ -390,7 +402,7 @@ def test_a_reader_who_leaves_ends_the_command_in_silence():
     assert (done.stdout, done.stderr) == ("x\n141\n", "")
 
 
-def test_an_unknown_command_is_one_line():
+def test_an_unknown_command_is_refused_in_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "neo_peft", "predic"], cwd=ROOT, capture_output=True, text=True
     )

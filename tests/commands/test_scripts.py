@@ -1,4 +1,4 @@
-"""Both scripts as a user runs them, to the end, on a tiny model; and what they say to bad input."""
+"""train.py and evaluate.py on a tiny model: whole runs, and the messages for bad input."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def test_help_names_the_program_that_was_started(capsys, main, program):
 
 
 def main(script, argv):
-    """Run a script's main as its last line does; return its exit status."""
+    """Run the main function of a script. Return the exit status."""
     try:
         return exit_status(lambda: script.main([str(word) for word in argv]))
     except SystemExit as stop:
@@ -52,6 +52,7 @@ def main(script, argv):
 
 @pytest.fixture
 def small(tiny_folder):
+    """Return flags for a run of two short epochs."""
     return [
         "--model",
         tiny_folder,
@@ -84,10 +85,12 @@ def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
     assert summary["run"] == f"runs/{task}-{method}"
     for split in ("validation", "test"):
         assert main(evaluate, ["--split", split, "--json"]) == 0
-        again = json.loads(capsys.readouterr().out)
-        assert again.keys() == {"task", "split", "decode", "scores", "per_label"}
-        assert again["scores"] | {"per_label": again["per_label"]} == summary["after"][split]
-        assert again["decode"] == (None if task == "ner" or method == "head" else "labels")
+        evaluated = json.loads(capsys.readouterr().out)
+        assert evaluated.keys() == {"task", "split", "decode", "scores", "per_label"}
+        assert (
+            evaluated["scores"] | {"per_label": evaluated["per_label"]} == summary["after"][split]
+        )
+        assert evaluated["decode"] == (None if task == "ner" or method == "head" else "labels")
     lines = [
         json.loads(line)
         for line in Path(summary["run"], "predictions.jsonl").read_text().splitlines()
@@ -95,10 +98,10 @@ def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
     assert len(lines) == 12 and all("predicted" in line for line in lines)
 
 
-def test_what_a_run_says(small, capsys):
+def test_train_prints_its_progress_and_records_each_step(small, capsys):
     assert main(train, ["--task", "sentiment", "--method", "lora", *small]) == 0
     out = capsys.readouterr().out
-    for words in (
+    for text in (
         "24 train, 12 validation, 12 test",
         "trains 3,072 parameters",
         "q_proj (24 → 24), rank 8",
@@ -107,7 +110,7 @@ def test_what_a_run_says(small, capsys):
         "majority  before  after",
         "the run is in runs/sentiment-lora",
     ):
-        assert words in out
+        assert text in out
     lines = [
         json.loads(line)
         for line in Path("runs/sentiment-lora/metrics.jsonl").read_text().splitlines()
@@ -121,7 +124,7 @@ def test_what_a_run_says(small, capsys):
     assert [line["step"] for line in epochs] == [2, 4] and epochs[0]["validation_perplexity"] > 1
 
 
-def test_a_second_run_gets_a_folder_of_its_own(small, capsys):
+def test_a_second_run_gets_its_own_folder(small, capsys):
     for expected in ("runs/ner-head", "runs/ner-head-2", "runs/ner-head-3"):
         assert main(train, ["--task", "ner", "--method", "head", "--json", *small]) == 0
         assert json.loads(capsys.readouterr().out)["run"] == expected
@@ -132,7 +135,7 @@ def test_a_second_run_gets_a_folder_of_its_own(small, capsys):
     )
 
 
-def test_the_record_tells_what_was_run(small, capsys):
+def test_run_json_records_the_settings_data_and_files_of_the_run(small, capsys):
     assert main(train, ["--task", "ner", "--method", "lora", "--rank", 5, *small]) == 0
     record = json.loads(Path("runs/ner-lora/run.json").read_text())
     assert list(record)[-1] == "sha256"
@@ -156,7 +159,7 @@ def test_the_record_tells_what_was_run(small, capsys):
     assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11
 
 
-def test_generate_counts_what_names_no_label(small, capsys):
+def test_generate_counts_texts_that_match_no_label(small, capsys):
     main(train, ["--task", "similarity", "--method", "prompt", *small])
     capsys.readouterr()
     assert main(evaluate, ["runs/similarity-prompt", "--decode", "generate", "--show", 2]) == 0
@@ -167,7 +170,7 @@ def test_generate_counts_what_names_no_label(small, capsys):
     assert len(lines) == 12 and all("generated" in json.loads(line) for line in lines)
 
 
-def test_a_bare_model_is_scored_with_the_instruction_in_front(tiny_folder, capsys):
+def test_an_untuned_base_model_is_scored_with_the_instruction_before_each_text(tiny_folder, capsys):
     flags = ["--model", tiny_folder, "--eval-limit", 10, "--json"]
     assert (
         main(evaluate, ["--task", "sentiment", "--zero-shot", "--out", "answers.jsonl", *flags])
@@ -180,8 +183,10 @@ def test_a_bare_model_is_scored_with_the_instruction_in_front(tiny_folder, capsy
     assert sorted(Path().iterdir()) == [Path("answers.jsonl")]
 
 
-def test_before_tuning_is_the_bare_model_with_the_instruction(small, tiny_folder, capsys):
-    """The two scripts come to the same score by different ways."""
+def test_scores_before_tuning_are_those_of_the_untuned_base_with_the_instruction(
+    small, tiny_folder, capsys
+):
+    """train.py and evaluate.py compute them in different code."""
     for task, zero_shot in (("sentiment", ["--zero-shot"]), ("ner", [])):
         main(train, ["--task", task, "--method", "lora+prompt", "--json", *small])
         before = json.loads(capsys.readouterr().out)["before"]["test"]
@@ -193,38 +198,40 @@ def test_before_tuning_is_the_bare_model_with_the_instruction(small, tiny_folder
         assert {name: before[name] for name in scores} == scores
 
 
-def test_the_papers_recipe_scores_both_decodings_beside_one_another(small, capsys):
+def test_the_papers_recipe_scores_both_decodings(small, capsys):
     assert (
         main(train, ["--task", "sentiment", "--preset", "paper", "--data", "sample", *small]) == 0
     )
     out = capsys.readouterr().out
     assert "majority  before  before, generate  after  after, generate" in out
     record = json.loads(Path("runs/sentiment-prompt/run.json").read_text())
-    # which a flag gave
+    # the epochs are not assumed: a flag gives them
     assert "learning_rate" in record["assumed"] and "epochs" not in record["assumed"]
     assert record["flags"]["learning_rate"] == 3e-2
     assert record["flags"]["max_length"] == 64 and record["flags"]["clip_norm"] == 0
     assert record["kept_epoch"] == 2  # the last one
-    # which no ranked answer is
     generated = record["generated"]
+    # only generated text can match no label
     assert generated["before"]["test"]["unanswered"] == 12
     assert generated["before"]["test"].keys() == record["scores"]["after"]["test"].keys()
     assert main(evaluate, ["--decode", "generate", "--json"]) == 0
-    again = json.loads(capsys.readouterr().out)
-    assert again["scores"]["accuracy"] == generated["after"]["test"]["accuracy"]
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["scores"]["accuracy"] == generated["after"]["test"]["accuracy"]
 
 
-def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny_folder, capsys):
+def test_an_adapter_made_by_peft_is_scored_if_its_task_and_model_are_named(
+    small, tiny_folder, capsys
+):
     main(train, ["--task", "sentiment", "--method", "lora", "--json", *small])
     after = json.loads(capsys.readouterr().out)["after"]["test"]
     Path("runs/sentiment-lora/run.json").unlink()
     command = ["runs/sentiment-lora", "--eval-limit", 12, "--json"]
     assert main(evaluate, command) == 2
-    said = (
+    message = (
         "is a run that is not finished; resume it: python -m neo_peft train --resume "
         "runs/sentiment-lora"
     )
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     Path("runs/sentiment-lora/settings.json").unlink()
     assert main(evaluate, command) == 2
     assert (
@@ -236,13 +243,13 @@ def test_an_adapter_of_pefts_is_scored_with_its_task_and_model_named(small, tiny
 
 
 @pytest.mark.parametrize("name", ["model", "lora", "prompt"])
-def test_the_name_of_a_runs_folder_decides_nothing(small, name):
+def test_any_name_of_a_runs_folder_gives_the_same_files(small, name):
     for method, out in (("lora", f"a/{name}"), ("prompt", f"b/{name}")):
         assert main(train, ["--task", "sentiment", "--method", method, "--out", out, *small]) == 0
         assert Path(out, "adapter_config.json").exists() and not Path(out, "config.json").exists()
 
 
-def test_an_empty_folder_outlives_bad_input(capsys):
+def test_bad_input_does_not_remove_an_empty_folder(capsys):
     Path("keep").mkdir()
     assert (
         main(train, ["--task", "ner", "--method", "head", "--data", "nowhere", "--out", "keep"])
@@ -251,7 +258,7 @@ def test_an_empty_folder_outlives_bad_input(capsys):
     assert Path("keep").is_dir()
 
 
-def test_what_is_no_plain_file_is_not_replaced(small, tmp_path, capsys):
+def test_only_a_plain_file_is_replaced(small, tmp_path, capsys):
     main(train, ["--task", "ner", "--method", "head", *small])
     os.mkfifo("pipe")
     Path("target").write_text("old")
@@ -269,7 +276,7 @@ def test_what_is_no_plain_file_is_not_replaced(small, tmp_path, capsys):
     assert Path("link").is_symlink() and '"predicted"' in Path("target").read_text()
 
 
-def test_a_run_is_found_its_base_from_any_folder(tiny_folder, tmp_path, monkeypatch):
+def test_a_run_finds_its_base_from_any_folder(tiny_folder, tmp_path, monkeypatch):
     (tmp_path / "base").symlink_to(tiny_folder)
     flags = [
         "--task",
@@ -306,21 +313,21 @@ def test_recorded_settings_make_the_same_settings_again(task, method, preset):
             (5, 1, 0.1, 2.0),
         ),
         ({"preset": "paper"}, (8, 5, 0.0, 0.03)),
-        # The preset goes before the model's defaults.
+        # The preset overrides the model's defaults.
         ({"preset": "paper", "model": "neo-mini"}, (8, 5, 0.0, 0.03)),
         ({"preset": "paper", "epochs": 3}, (8, 3, 0.0, 0.03)),
         ({"method": "lora"}, (8, 10, 0.0, 0.005)),
-        # The preset's rate is another method's.
+        # The preset's learning rate is for another method.
         ({"method": "lora", "preset": "paper"}, (8, 5, 0.0, 0.001)),
     ],
 )
-def test_a_flag_goes_before_the_preset_and_that_before_the_defaults(given, expected):
+def test_a_flag_overrides_the_preset_and_the_preset_overrides_the_defaults(given, expected):
     settings = make_settings(task="sentiment", **given)
     names = ("prompt_length", "epochs", "warmup_ratio", "learning_rate")
     assert tuple(getattr(settings, name) for name in names) == expected
 
 
-def test_the_best_recipes_rate_is_the_bundled_models():
+def test_the_best_preset_has_a_learning_rate_for_the_bundled_model():
     best = make_settings(task="ner", preset="best")
     assert (best.method, best.echo, best.tag_decoding, best.learning_rate) == (
         "lora",
@@ -332,7 +339,7 @@ def test_the_best_recipes_rate_is_the_bundled_models():
         make_settings(task="ner", preset="best", model="EleutherAI/gpt-neo-125m").learning_rate
         == 1e-3
     )
-    # of full, on neo-mini
+    # the default of full on neo-mini
     assert make_settings(task="ner", preset="best", method="full").learning_rate == 1e-3
     assert make_settings(task="ner", preset="best", learning_rate=2).learning_rate == 2
     assert make_settings(task="pairs", preset="best").readout == "head"
@@ -472,7 +479,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_line_and_status_2(capsys, message):
+def test_bad_input_gives_one_line_and_status_2(capsys, message):
     assert main(train, BAD[message]) == 2
     out, err = capsys.readouterr()
     assert message in err
@@ -481,13 +488,13 @@ def test_bad_input_is_one_line_and_status_2(capsys, message):
     assert not Path("runs").exists()
 
 
-def test_bad_input_of_evaluate_is_one_line_and_status_2(small, capsys):
+def test_bad_input_of_evaluate_gives_one_line_and_status_2(small, capsys):
     main(train, ["--task", "ner", "--method", "head", *small])
     for message, argv in {
         "there is no run folder nowhere": ["nowhere"],
         "--decode labels: this model predicts with a head; leave out --decode": [
             "--decode",
-            "rank",
+            "rank",  # the old name of labels
         ],
         "--zero-shot scores an untuned model": ["runs/ner-head", "--zero-shot"],
         "an untuned base model needs both --task and --model": ["--zero-shot", "--task", "ner"],
@@ -512,8 +519,8 @@ def test_without_flags_train_prints_two_examples(capsys):
     assert "python train.py --task ner --method lora" in capsys.readouterr().err
 
 
-def test_a_process_of_its_own_keeps_to_omp_num_threads_and_shows_a_bar(tiny_folder, tmp_path):
-    """In a process of its own, since the library reads the variable at its import."""
+def test_a_new_process_uses_omp_num_threads_and_shows_a_progress_bar(tiny_folder, tmp_path):
+    """In a new process, since PyTorch reads the variable when it is imported."""
     flags = [
         "--task",
         "ner",

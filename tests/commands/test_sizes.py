@@ -1,5 +1,4 @@
-"""The table of sizes: the counts that the published studies print, and formulas worked out on the
-shapes."""
+"""The command sizes: its counts are those of the studies and of formulas on the shapes."""
 
 import json
 from functools import cache
@@ -27,7 +26,7 @@ PROMPT = "--task sentiment --method prompt --prompt-length "
 PAPER = "--task ner --preset paper"
 
 
-def test_the_counts_are_those_of_the_studies():
+def test_the_counts_are_those_of_the_published_studies():
     prompt = size_of(LARGE, PROMPT + "8")
     assert (prompt["trainable"], prompt["total"]) == (16_384, 1_315_592_192)
     assert prompt["percent"] == 0.001245370723513689
@@ -44,13 +43,13 @@ def test_the_counts_are_those_of_the_studies():
         pytest.param("EleutherAI/gpt-neo-2.7B", 2_651_307_520, marks=pytest.mark.slow),
     ],
 )
-def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
-    """H hidden, L layers: q, k, v and out are H × H, c_fc and c_proj H × 4H; LoRA has r (in + out)
-    of each it is on."""
+def test_every_count_equals_a_formula_on_the_shapes(model, trunk):
+    """A model has L layers. q, k, v and out are H × H; c_fc and c_proj are H × 4H. LoRA adds
+    r (in + out) parameters to each of these that it adapts."""
     H, L, _ = PUBLISHED[model]
     lora, linear = L * 8 * 2 * (H + H), L * 8 * (4 * (H + H) + 2 * (H + 4 * H))
     biases = L * (H + 4 * H + H + 2 * H) + H  # of out_proj, c_fc, c_proj and the norms
-    new = {  # beside the trunk's own
+    new = {  # the parameters that each recipe adds to the trunk
         LORA: lora,
         LORA_LINEAR: linear,
         PAPER: 2 * lora + 11 * H + 11,
@@ -74,14 +73,14 @@ def test_every_count_is_that_of_a_formula_on_the_shapes(model, trunk):
         assert size["optimizer_bytes"] == 8 * size["trainable"]  # AdamW's two moments
 
 
-def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
+def test_the_table_and_the_json_have_the_same_numbers(monkeypatch, capsys):
     monkeypatch.setattr(sizes, "PUBLISHED", {LARGE: PUBLISHED[LARGE]})
-    kept = (LORA, WHOLE)
-    monkeypatch.setattr(sizes, "RECIPES", kept)
+    recipes = (LORA, WHOLE)
+    monkeypatch.setattr(sizes, "RECIPES", recipes)
     assert exit_status(lambda: sizes.main([])) == 0
     header, _, *lines, end = capsys.readouterr().out.splitlines()
     assert header.split("  ")[0] == LARGE and end == ""
-    assert [line.split("  ")[0] for line in lines] == [*kept]
+    assert [line.split("  ")[0] for line in lines] == [*recipes]
     assert [line.split()[-5:] for line in lines] == [
         ["1,572,864", "0.1194", "6.291", "12.583", "1/836"],
         ["1,315,575,808", "100", "5,262.303", "10,524.606", "1/1"],
@@ -97,18 +96,19 @@ def test_the_table_and_the_json_say_the_same(monkeypatch, capsys):
     }
 
 
-def test_the_adapters_bytes_are_those_of_the_file_that_is_written(tiny_folder, tmp_path):
-    """On a model of numbers: the tensors of the file that a run leaves, without the names in front
-    of them."""
+def test_the_adapters_bytes_are_those_of_the_tensors_in_its_file(tiny_folder, tmp_path):
+    """The model is not on the meta device here. The header of the file is not counted."""
     settings = parse_train_flags([*PAPER.split(), "--model", str(tiny_folder), "--data", "sample"])
     tuned = load_untuned(settings, with_method=True)
     save_adapter(tmp_path / "run", tuned.model, settings)
     content = (tmp_path / "run" / ADAPTER_FILE).read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
-    assert len(content) - header == 4 * sum(one.numel() for one in tuned.model.trainable().values())
+    assert len(content) - header == 4 * sum(
+        parameter.numel() for parameter in tuned.model.trainable().values()
+    )
 
 
-def test_a_bad_flag_is_one_line(capsys):
+def test_a_bad_flag_is_refused_in_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         sizes.main(["x"])
     assert stopped.value.code == 2

@@ -1,4 +1,4 @@
-"""What the tests of corpora share: a folder in the place of the hub."""
+"""A fixture for the tests of corpora: a folder that replaces the hub."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from neo_peft.system import hub
 
 @pytest.fixture
 def hub_folder(tmp_path, monkeypatch) -> Path:
-    """A folder in the place of the hub: <repository>/<file>."""
+    """Return a folder that replaces the hub: it has the files <repository>/<file>."""
 
     def hub_file(repository, filename, kind="model", revision=None):
         assert kind == "dataset"

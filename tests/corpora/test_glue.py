@@ -1,4 +1,4 @@
-"""GLUE's tasks: its TSV layout as it is distributed, the hub's parquet, and its splits."""
+"""GLUE's tasks: the TSV files as distributed, the parquet files of the hub, and the splits."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ from neo_peft.tasks import TASKS
 
 GLUE = {name.removeprefix("glue/"): TASKS[name] for name in FILES}
 
-# Headings as GLUE's archives have them, and how a row is laid out: from its number, its label as
-# the file writes it.
-MNLI = (
+MNLI_COLUMNS = (
     "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
     "sentence2_parse"
 )
+# For each task: the folder in GLUE's archive, the header (None: no header), the columns of row n,
+# and the labels as the file has them.
 LAYOUT = {
     "cola": ("CoLA", None, ["gj04", "{label}", "", "text {n} ."], "0 1"),
     "sst2": ("SST-2", "sentence label", ["text {n} . ", "{label}"], "0 1"),
@@ -39,7 +39,7 @@ LAYOUT = {
     ),
     "mnli": (
         "MNLI",
-        MNLI + " sentence1 sentence2 label1 gold_label",
+        MNLI_COLUMNS + " sentence1 sentence2 label1 gold_label",
         ["{n}", "p", "q", "g", "(", ")", "(", ")", "a {n}", "b {n}", "neutral", "{label}"],
         "entailment neutral contradiction",
     ),
@@ -62,7 +62,7 @@ LAYOUT = {
         "0 1",
     ),
 }
-# The labels in the order of their numbers on the hub, as its data sets name them.
+# The hub's names of the labels, in the order of their numbers there.
 NAMES = {
     "cola": "unacceptable acceptable",
     "sst2": "negative positive",
@@ -75,42 +75,45 @@ NAMES = {
 }
 
 
-def lines(name: str, first: int, count: int) -> str:
+def tsv_file(name: str, first: int, count: int) -> str:
+    """Return the header, and `count` rows that are numbered from `first`."""
     folder, heading, columns, labels = LAYOUT[name]
     labels = labels.split()
     separator = "," if heading and "," in heading else " "
-    text = [] if heading is None else ["\t".join(heading.split(separator))]
+    lines = [] if heading is None else ["\t".join(heading.split(separator))]
     for n in range(first, first + count):
-        text.append("\t".join(columns).format(n=n, label=labels[n % len(labels)]))
-    return "\n".join(text) + "\n"
+        lines.append("\t".join(columns).format(n=n, label=labels[n % len(labels)]))
+    return "\n".join(lines) + "\n"
 
 
 def write_glue(root: Path, name: str) -> Path:
-    """Write 60 rows of train, and dev sets of 5, 6 and 7 rows, with a public test that has no
-    labels."""
+    """Write GLUE's files: train has 60 rows, each dev set 5 to 7, and the test set has no labels.
+
+    MRPC also gets its original test set, which has labels.
+    """
     folder = root / LAYOUT[name][0]
     folder.mkdir(parents=True)
-    (folder / "train.tsv").write_text(lines(name, 0, 60))
+    (folder / "train.tsv").write_text(tsv_file(name, 0, 60))
     (folder / "test.tsv").write_text("index\tsentence\n0\tno label\n")
     if name == "mnli":
-        (folder / "dev_matched.tsv").write_text(lines(name, 100, 6))
-        (folder / "dev_mismatched.tsv").write_text(lines(name, 200, 7))
+        (folder / "dev_matched.tsv").write_text(tsv_file(name, 100, 6))
+        (folder / "dev_mismatched.tsv").write_text(tsv_file(name, 200, 7))
     else:
-        (folder / "dev.tsv").write_text(lines(name, 100, 5))
+        (folder / "dev.tsv").write_text(tsv_file(name, 100, 5))
     if name == "mrpc":
-        (folder / "msr_paraphrase_test.txt").write_text("\ufeff" + lines(name, 300, 8))
+        (folder / "msr_paraphrase_test.txt").write_text("\ufeff" + tsv_file(name, 300, 8))
     return root
 
 
 def expected(name: str, first: int, count: int) -> list[dict]:
-    """The same rows written out."""
+    """Return the rows of `tsv_file` as the loader returns them."""
     names = [label.replace("_", " ") for label in NAMES[name].split()]
     in_file = LAYOUT[name][3].split()
-    numbers = in_file if in_file[0] == "0" else [label.replace("_", " ") for label in in_file]
+    file_labels = in_file if in_file[0] == "0" else [label.replace("_", " ") for label in in_file]
     rows = []
     for n in range(first, first + count):
-        said = numbers[n % len(numbers)]
-        label = names[int(said)] if said.isdigit() else said
+        file_label = file_labels[n % len(file_labels)]
+        label = names[int(file_label)] if file_label.isdigit() else file_label
         texts = {
             "cola": {"sentence": f"text {n} ."},
             "sst2": {"sentence": f"text {n} . "},
@@ -129,16 +132,16 @@ def expected(name: str, first: int, count: int) -> list[dict]:
 def test_tsv_files_are_read_and_split(tmp_path, name):
     data = write_glue(tmp_path, name)
     splits = load_splits(GLUE[name], str(data))
-    if name == "mrpc":  # GLUE's own validation, and the test set that has labels
+    if name == "mrpc":  # validation is GLUE's dev set, test the original test set
         assert splits.train == expected(name, 0, 60)
         assert splits.validation == expected(name, 100, 5)
         assert splits.test == expected(name, 300, 8)
     else:
         assert splits.test == expected(name, 100, 6 if name == "mnli" else 5)
-        kept = [row for row in expected(name, 0, 60) if row not in splits.validation]
-        assert splits.train == kept and len(kept) == 54
-        of_labels = [row["label"] for row in splits.validation]
-        assert {of_labels.count(label) for label in GLUE[name].labels} == {
+        remaining = [row for row in expected(name, 0, 60) if row not in splits.validation]
+        assert splits.train == remaining and len(remaining) == 54
+        validation_labels = [row["label"] for row in splits.validation]
+        assert {validation_labels.count(label) for label in GLUE[name].labels} == {
             6 // len(GLUE[name].labels)
         }
         assert load_splits(GLUE[name], str(data), seed=1).validation != splits.validation
@@ -148,10 +151,10 @@ def test_tsv_files_are_read_and_split(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", GLUE)
-def test_the_hubs_files_are_read_alike(tmp_path, monkeypatch, name):
+def test_the_hubs_parquet_files_give_the_same_splits(tmp_path, monkeypatch, name):
     import datasets
 
-    asked = []
+    requested = []
     task, stems = GLUE[name], {"train": (0, 60)}
     stems |= (
         {"validation_matched": (100, 6), "validation_mismatched": (200, 7)}
@@ -170,15 +173,15 @@ def test_the_hubs_files_are_read_alike(tmp_path, monkeypatch, name):
         datasets.Dataset.from_dict(columns).to_parquet(str(path))
 
     def hub_file(repository, filename, kind="model", revision=None):
-        asked.append(filename)
+        requested.append(filename)
         return tmp_path / "hub" / repository / filename
 
     monkeypatch.setattr(hub, "hub_file", hub_file)
     assert load_splits(task, "hub") == load_splits(task, str(write_glue(tmp_path / "glue", name)))
-    assert sorted(asked) == sorted(f"{name}/{stem}-00000-of-00001.parquet" for stem in stems)
+    assert sorted(requested) == sorted(f"{name}/{stem}-00000-of-00001.parquet" for stem in stems)
 
 
-def test_lines_that_break_off_are_left_out(tmp_path):
+def test_incomplete_lines_are_skipped(tmp_path):
     data = write_glue(tmp_path, "qqp")
     with open(data / "QQP" / "train.tsv", "a") as file:
         file.write("61\t161\t261\tit breaks off\n62\t162\t262\ta ?\tand so does this\n")
@@ -224,7 +227,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, name, file, content, messag
     assert str(data / LAYOUT[name][0] / file) in str(refused.value)
 
 
-def test_what_glue_is_not_read_from_is_said(tmp_path):
+def test_data_without_glues_files_is_refused(tmp_path):
     with pytest.raises(
         InputError,
         match="--data sample has no data for glue/rte; --data can be hub or GLUE's folder",
@@ -240,7 +243,7 @@ def test_what_glue_is_not_read_from_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cola", "qqp", "mnli"])
-def test_a_run_is_chosen_and_shown_by_glues_metric(tmp_path, tiny_folder, capsys, name):
+def test_glues_metric_chooses_the_epoch_and_is_printed(tmp_path, tiny_folder, capsys, name):
     data = write_glue(tmp_path / "glue", name)
     argv = [
         "--task",
@@ -271,5 +274,7 @@ def test_a_run_is_chosen_and_shown_by_glues_metric(tmp_path, tiny_folder, capsys
         assert (
             exit_status(lambda: evaluate.main([str(run), "--split", "mismatched", "--json"])) == 0
         )
-        again = json.loads(capsys.readouterr().out)
-        assert again["scores"]["accuracy"] == record["scores"]["after"]["mismatched"]["accuracy"]
+        evaluated = json.loads(capsys.readouterr().out)
+        assert (
+            evaluated["scores"]["accuracy"] == record["scores"]["after"]["mismatched"]["accuracy"]
+        )

@@ -1,4 +1,4 @@
-"""JNLPBA: against its published counts, files written out by hand, and what breaks them."""
+"""JNLPBA: its published counts, small files written by hand, and bad files."""
 
 from collections import Counter
 from pathlib import Path
@@ -72,24 +72,23 @@ def test_jnlpba_keeps_every_line_in_order_and_starts_train_at_sentence_1927(data
         .rstrip("\n")
         .split("\n\n")
     )
-    said = [
+    loaded_blocks = [
         "\n".join(map("\t".join, zip(row["tokens"], row["tags"])))
         for row in splits.validation + splits.train
     ]
-    assert said == blocks
+    assert loaded_blocks == blocks
     assert (
         "\n".join(map("\t".join, zip(splits.train[0]["tokens"], splits.train[0]["tags"])))
         == blocks[1927]
     )
-    # The two rows of the hub's copy that are known from print: peft's guide, and the card's example
-    # of train.
+    # peft's guide and the hub's data set card each show a row of train.
     assert splits.train[0]["tokens"][:5] == ["Since", "HUVECs", "released", "superoxide", "anions"]
     assert splits.train[20]["tokens"][:7] == ["In", "the", "presence", "of", "Epo", ",", "c-myb"]
     assert splits.validation[0]["tokens"][:4] == ["IL-2", "gene", "expression", "and"]
     assert splits.validation[0]["tags"][:4] == ["B-DNA", "I-DNA", "O", "O"]
 
 
-def test_jnlpba_says_how_many_test_sentences_stand_in_train(data_folder):
+def test_jnlpba_notes_how_many_test_sentences_are_in_train(data_folder):
     splits = real(data_folder, "ner", "paper")
     train = {" ".join(row["tokens"]) for row in splits.train}
     assert sum(" ".join(row["tokens"]) in train for row in splits.test) == 108
@@ -115,19 +114,21 @@ def test_iob2_lines_become_sentences(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "count, held_out", [(2, 1), (30, 3), (1_927, 192), (1_928, 1_927), (1_930, 1_927)]
+    "count, validation_size", [(2, 1), (30, 3), (1_927, 192), (1_928, 1_927), (1_930, 1_927)]
 )
-def test_validation_is_the_first_1927_sentences_or_the_first_tenth_of_fewer(
-    tmp_path, count, held_out
+def test_validation_is_the_first_1927_sentences_or_a_tenth_of_a_smaller_file(
+    tmp_path, count, validation_size
 ):
     words = [f"w{i}" for i in range(count)]
     train = "\n\n".join(f"{word}\tO" for word in words).encode()
     splits = load(tmp_path, "ner", {IOB2: train})
-    assert [row["tokens"] for row in splits.validation] == [[word] for word in words[:held_out]]
-    assert [row["tokens"] for row in splits.train] == [[word] for word in words[held_out:]]
+    assert [row["tokens"] for row in splits.validation] == [
+        [word] for word in words[:validation_size]
+    ]
+    assert [row["tokens"] for row in splits.train] == [[word] for word in words[validation_size:]]
 
 
-def test_tner_from_the_hub_is_the_folder(tmp_path, hub_folder):
+def test_tner_from_the_hub_has_the_rows_of_the_folder(tmp_path, hub_folder):
     write(hub_folder / TNER, HUB_JSON)
     assert load_splits(NER, "hub") == load(tmp_path / "folder", "ner")
 
@@ -136,7 +137,7 @@ def test_tner_tags_are_read_by_their_names(tmp_path, hub_folder):
     renumbered = {name: 10 - number for name, number in TAG_IDS.items()}
     label_json = str(renumbered).replace("'", '"').replace(",", ",\n").encode()
     write(hub_folder / TNER, HUB_JSON | {"dataset/label.json": label_json})
-    # numbers 5 and 6
+    # the file has the numbers 5 and 6
     assert load_splits(NER, "hub").train[0]["tags"] == ["B-cell_type", "I-protein"]
 
 

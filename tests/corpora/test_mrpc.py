@@ -1,4 +1,4 @@
-"""MRPC: against its published counts, files written out by hand, and what breaks them."""
+"""MRPC: its published counts, small files written by hand, and bad files."""
 
 import csv
 import logging
@@ -61,15 +61,19 @@ def test_mrpc_keeps_every_line_and_validates_on_the_listed_ids(data_folder):
     ]
     assert (len(lines), len(test), len(listed)) == (4_076, 1_725, 408)
 
-    def said(rows):
+    def as_columns(rows):
         return [
             [str(int(row["label"] == "equivalent")), row["sentence1"], row["sentence2"]]
             for row in rows
         ]
 
-    assert said(splits.train) == [[c[0], *c[3:]] for c in lines if f"{c[1]}\t{c[2]}" not in listed]
-    assert said(splits.validation) == [[c[0], *c[3:]] for c in lines if f"{c[1]}\t{c[2]}" in listed]
-    assert said(splits.test) == [[c[0], *c[3:]] for c in test]
+    assert as_columns(splits.train) == [
+        [c[0], *c[3:]] for c in lines if f"{c[1]}\t{c[2]}" not in listed
+    ]
+    assert as_columns(splits.validation) == [
+        [c[0], *c[3:]] for c in lines if f"{c[1]}\t{c[2]}" in listed
+    ]
+    assert as_columns(splits.test) == [[c[0], *c[3:]] for c in test]
     assert splits.train[0] == {
         "sentence1": 'Amrozi accused his brother , whom he called " the witness " , '
         "of deliberately distorting his evidence .",
@@ -79,18 +83,18 @@ def test_mrpc_keeps_every_line_and_validates_on_the_listed_ids(data_folder):
     }
 
 
-@pytest.mark.parametrize("split, lost", [("train", 114), ("test", 75)])
-def test_mrpc_keeps_the_rows_that_csv_quoting_swallows(data_folder, split, lost):
+@pytest.mark.parametrize("split, lost_rows", [("train", 114), ("test", 75)])
+def test_mrpc_keeps_the_rows_that_csv_quoting_loses(data_folder, split, lost_rows):
     with open(
         Path(data_folder, f"mrpc/msr_paraphrase_{split}.txt"), encoding="utf-8-sig", newline=""
     ) as file:
         quoted = len(list(csv.reader(file, delimiter="\t"))) - 1
     splits = real(data_folder, "similarity")
     rows = splits.train + splits.validation if split == "train" else splits.test
-    assert len(rows) - quoted == lost
+    assert len(rows) - quoted == lost_rows
 
 
-def test_mrpc_says_how_many_test_pairs_share_a_sentence_with_train(data_folder):
+def test_mrpc_notes_how_many_test_pairs_share_a_sentence_with_train(data_folder):
     splits = real(data_folder, "similarity")
     train = {row[side] for row in splits.train for side in ("sentence1", "sentence2")}
     assert sum(row["sentence1"] in train or row["sentence2"] in train for row in splits.test) == 245
@@ -99,36 +103,36 @@ def test_mrpc_says_how_many_test_pairs_share_a_sentence_with_train(data_folder):
     )
 
 
-def test_mrpcs_original_files_do_as_well(data_folder):
-    ours, glue = (
+def test_glue_mrpc_loads_the_original_files(data_folder):
+    similarity, glue_mrpc = (
         load_splits(TASKS[name], str(data_folder)) for name in ("similarity", "glue/mrpc")
     )
-    assert ours == glue and len(glue.test) == 1725
+    assert similarity == glue_mrpc and len(glue_mrpc.test) == 1725
 
 
 # ---- Small files
 
 
-def test_mrpc_quotes_are_text_and_validation_is_the_listed_pair_in_that_order(tmp_path):
+def test_mrpc_quotes_are_text_and_validation_is_the_listed_pair_in_the_listed_order(tmp_path):
     splits = load(tmp_path, "similarity")
-    said = {"sentence1": 'He said : " no .', "sentence2": "He said no ."}
-    # ids 11 and 12 that way round are not listed
-    assert splits.train == [said | {"label": "equivalent"}] * 2
-    assert splits.validation == [said | {"label": "not equivalent"}]
+    pair = {"sentence1": 'He said : " no .', "sentence2": "He said no ."}
+    # the list has the pair (12, 11), not (11, 12)
+    assert splits.train == [pair | {"label": "equivalent"}] * 2
+    assert splits.validation == [pair | {"label": "not equivalent"}]
     assert splits.test == [
         {"sentence1": "He said no .", "sentence2": 'She said : " yes .', "label": "not equivalent"}
     ]
     assert splits.notes == ("1 of the 1 test pairs share a sentence with train (2 pairs)",)
 
 
-def test_glue_calls_the_list_of_ids_dev_ids(tmp_path):
+def test_the_list_of_ids_can_have_glues_name_dev_ids(tmp_path):
     files = dict(FILES["similarity"])
     expected = load(tmp_path / "ours", "similarity")
     files["dev_ids.tsv"] = files.pop(DEV_IDS)
     assert load_splits(SIMILARITY, str(write(tmp_path / "glue", files))) == expected
 
 
-def test_glue_from_the_hub_is_the_folder(tmp_path, hub_folder):
+def test_mrpc_from_the_hub_has_the_rows_of_the_folder(tmp_path, hub_folder):
     write_glue(hub_folder)
     expected = load(tmp_path / "folder", "similarity")
     assert load_splits(SIMILARITY, "hub") == expected
@@ -178,7 +182,7 @@ def test_a_bad_file_is_refused_at_its_line(tmp_path, name, content, message):
         ({"sentence1": [7]}, f", row 1: {EMPTY}"),
     ],
 )
-def test_a_bad_row_of_parquet_is_refused(hub_folder, changed, message):
+def test_a_bad_row_of_a_parquet_file_is_refused(hub_folder, changed, message):
     write_glue(hub_folder, test=changed)
     assert refusal(SIMILARITY, "hub").startswith(
         f"{hub_folder / GLUE}/mrpc/test-00000-of-00001.parquet{message}"
@@ -186,7 +190,7 @@ def test_a_bad_row_of_parquet_is_refused(hub_folder, changed, message):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "columns", "rows"])
-def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, caplog, damage):
+def test_a_parquet_file_that_is_not_mrpc_is_refused(hub_folder, capfd, caplog, damage):
     write_glue(hub_folder)
     path = hub_folder / GLUE / "mrpc/train-00000-of-00001.parquet"
     if damage == "columns":
@@ -205,5 +209,5 @@ def test_what_is_not_mrpc_in_parquet_is_refused(hub_folder, capfd, caplog, damag
     logging.getLogger("datasets").addHandler(caplog.handler)
     assert re.fullmatch(re.escape(str(path)) + message, refusal(SIMILARITY, "hub"))
     logging.getLogger("datasets").removeHandler(caplog.handler)
-    # no line of the libraries' own beside it
+    # the libraries print nothing
     assert (*capfd.readouterr(), caplog.records) == ("", "", [])

@@ -1,4 +1,4 @@
-"""New text: words and their places, and lines that are no rows."""
+"""New text: its words and their positions, and JSON lines that are not rows."""
 
 import pytest
 
@@ -18,13 +18,13 @@ from neo_peft.tasks import TASKS
         ("...", ". . ."),
     ],
 )
-def test_punctuation_is_set_apart(text, words):
-    found = split_words(text)
-    assert [word for _, word in found] == (words.split() if text != "..." else ["..."])
-    assert all(text[start : start + len(word)] == word for start, word in found)
+def test_punctuation_marks_are_words(text, words):
+    starts_and_words = split_words(text)
+    assert [word for _, word in starts_and_words] == (words.split() if text != "..." else ["..."])
+    assert all(text[start : start + len(word)] == word for start, word in starts_and_words)
 
 
-def test_the_words_of_the_sample_come_back():
+def test_splitting_the_text_of_the_sample_gives_its_words():
     splits = load_splits(TASKS["ner"], "sample")
     for row in splits.train + splits.validation + splits.test:
         text = " ".join(row["tokens"])
@@ -46,6 +46,6 @@ def test_the_words_of_the_sample_come_back():
         "[" * 9999,
     ],
 )
-def test_a_json_line_that_is_no_row_is_refused(line):
+def test_a_json_line_that_is_not_a_row_is_refused(line):
     with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|not JSON"):
         parse_example(line.encode(), TASKS["ner"], as_json=True)

@@ -1,4 +1,4 @@
-"""A user's own rows: labels that no task here knows, and what is refused."""
+"""Your own rows: labels that no built-in task has, and bad rows."""
 
 import pytest
 from own_files import WEEK, pair_rows, tag_rows, week_rows, write_rows
@@ -12,12 +12,14 @@ from neo_peft.tasks import TASKS, get_task
 TAGGING, CLASSIFICATION, PAIRS = TASKS["tagging"], TASKS["classification"], TASKS["pairs"]
 
 
-def test_labels_stand_in_the_order_in_which_train_has_them(tmp_path):
-    rows = load_splits(
+def test_labels_are_in_the_order_of_their_first_use_in_train(tmp_path):
+    splits = load_splits(
         CLASSIFICATION, str(write_rows(tmp_path, train=week_rows(30), validation=week_rows(3)))
     )
-    assert rows.labels == WEEK[::-1]
-    assert rows.test is None and rows.train == week_rows(30) and rows.validation == week_rows(3)
+    assert splits.labels == WEEK[::-1]
+    assert (
+        splits.test is None and splits.train == week_rows(30) and splits.validation == week_rows(3)
+    )
     assert load_splits(CLASSIFICATION, str(tmp_path), labels=WEEK).labels == WEEK
 
 
@@ -28,7 +30,7 @@ def test_tags_are_o_and_then_b_and_i_of_each_type(tmp_path):
     assert splits.notes == ("3 of the 3 test sentences are also in train (11 sentences)",)
 
 
-def test_numbers_are_labels_too(tmp_path):
+def test_whole_numbers_can_be_labels(tmp_path):
     splits = load_splits(
         PAIRS, str(write_rows(tmp_path, train=pair_rows(6), validation=pair_rows(2)))
     )
@@ -37,20 +39,22 @@ def test_numbers_are_labels_too(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ner", "sentiment", "similarity"])
-def test_the_plain_names_and_the_tasks_read_the_same_rows(tmp_path, name):
-    plain, rows = {
+def test_specific_and_general_tasks_load_own_rows_alike(tmp_path, name):
+    general, rows = {
         "ner": ("tagging", tag_rows(9)),
         "sentiment": ("classification", week_rows(20)),
         "similarity": ("pairs", pair_rows(9)),
     }[name]
     data = str(write_rows(tmp_path, train=rows))
-    assert load_splits(TASKS[name], data) == load_splits(TASKS[plain], data)
+    assert load_splits(TASKS[name], data) == load_splits(TASKS[general], data)
     settings = {"method": "lora", "labels": load_splits(TASKS[name], data).labels}
-    named, plainly = (task_of(make_settings(task=task, **settings)) for task in (name, plain))
-    assert (named.labels, named.template, named.instruction) == (
-        plainly.labels,
-        plainly.template,
-        plainly.instruction,
+    specific_task, general_task = (
+        task_of(make_settings(task=task, **settings)) for task in (name, general)
+    )
+    assert (specific_task.labels, specific_task.template, specific_task.instruction) == (
+        general_task.labels,
+        general_task.template,
+        general_task.instruction,
     )
 
 
@@ -108,7 +112,7 @@ def test_a_bad_row_is_refused_at_its_line(tmp_path, task, line):
     )
 
 
-def test_a_label_that_only_test_holds_is_refused(tmp_path):
+def test_a_label_that_only_test_has_is_refused(tmp_path):
     other = [{"sentence": "on a holiday", "label": "holiday"}]
     data = write_rows(tmp_path, train=week_rows(20), test=week_rows(2) + other)
     with pytest.raises(
@@ -123,7 +127,7 @@ def test_a_label_that_only_test_holds_is_refused(tmp_path):
         load_splits(CLASSIFICATION, str(data), labels=("sunday", "x"))
 
 
-def test_one_label_alone_is_refused(tmp_path):
+def test_a_single_label_is_refused(tmp_path):
     rows = [{"sentence": f"s {i}", "label": "a"} for i in range(20)]
     with pytest.raises(
         InputError, match="train.jsonl: every label is a; expected at least two different labels"
@@ -132,7 +136,7 @@ def test_one_label_alone_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [("good", "good enough"), ("good enough", "good")])
-def test_a_label_that_begins_another_is_told_from_it(labels):
+def test_a_label_and_a_longer_label_that_starts_with_it_are_distinguished(labels):
     task = with_labels(CLASSIFICATION, labels)
     assert match_label(" good enough for", task) == "good enough"
     assert match_label(" Good for", task) == "good"

@@ -1,4 +1,4 @@
-"""A user's own rows to the end: from train.jsonl to a run and its answers."""
+"""Your own rows in the commands: train on train.jsonl, evaluate the run, predict with it."""
 
 import json
 from pathlib import Path
@@ -77,9 +77,7 @@ def test_flags_that_do_not_fit_are_refused(tmp_path, capsys, given, message):
     assert not Path("runs").exists()
 
 
-def test_a_label_is_the_same_with_spaces_around_it_and_may_hold_what_separates_flags(
-    tmp_path, tiny_folder
-):
+def test_spaces_around_a_label_are_removed_and_a_label_can_have_a_comma(tmp_path, tiny_folder):
     texts = ["bad , very", " bad , very ", "größer"] * 10
     rows = [{"sentence": f"s {i}", "label": label} for i, label in enumerate(texts)]
     data = write_rows(tmp_path / "mine", train=rows)
@@ -124,7 +122,7 @@ def test_a_label_is_the_same_with_spaces_around_it_and_may_hold_what_separates_f
         ),
     ],
 )
-def test_own_rows_are_trained_scored_and_predicted(
+def test_train_evaluate_and_predict_work_with_own_rows(
     tmp_path, tiny_folder, capsys, task, method, rows, labels
 ):
     data = write_rows(tmp_path / "mine", train=rows)
@@ -143,24 +141,24 @@ def test_own_rows_are_trained_scored_and_predicted(
     has_test = task != "pairs"
     assert (summary["after"]["test"] is None) == (not has_test)
     assert main(evaluate, [summary["run"], "--json"]) == 0
-    again = json.loads(capsys.readouterr().out)
+    evaluated = json.loads(capsys.readouterr().out)
     split = "test" if has_test else "validation"
-    assert again["split"] == split
-    assert again["scores"] | {"per_label": again["per_label"]} == summary["after"][split]
+    assert evaluated["split"] == split
+    assert evaluated["scores"] | {"per_label": evaluated["per_label"]} == summary["after"][split]
 
     Path("new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
     assert main(predict, ["--run", summary["run"], "--file", "new.jsonl", "--jsonl"]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    found = loading.load(summary["run"])
-    assert found.encoder.task.labels == labels
+    predictions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    tuned = loading.load(summary["run"])
+    assert tuned.encoder.task.labels == labels
     if task in ("tagging", "ner"):
-        assert all(set(answer["predicted"]) <= set(labels) for answer in answers)
-        assert found.model.head.weight.shape == (7, 24)
+        assert all(set(line["predicted"]) <= set(labels) for line in predictions)
+        assert tuned.model.head.weight.shape == (7, 24)
     else:
-        assert [list(answer["probabilities"]) for answer in answers] == [list(labels)] * 3
+        assert [list(line["probabilities"]) for line in predictions] == [list(labels)] * 3
 
 
-def test_label_words_are_what_the_model_says(tmp_path, tiny_folder, capsys):
+def test_the_model_predicts_the_label_words(tmp_path, tiny_folder, capsys):
     data = write_rows(tmp_path / "mine", train=pair_rows(40), test=pair_rows(4))
     argv = [
         "--task",
@@ -192,10 +190,10 @@ def test_label_words_are_what_the_model_says(tmp_path, tiny_folder, capsys):
         and task.instruction == "Classify if the two sentences are no, yes:\n"
     )
     assert main(evaluate, ["runs/pairs-prompt-2", "--show", 1, "--json"]) == 0
-    assert "<0> <" in capsys.readouterr().err  # labels are shown, words are said
+    assert "<0> <" in capsys.readouterr().err  # the labels are printed, not their words
 
 
-def test_a_bare_model_answers_own_rows(tmp_path, tiny_folder, capsys):
+def test_an_untuned_base_model_predicts_own_rows(tmp_path, tiny_folder, capsys):
     data = write_rows(tmp_path / "mine", train=week_rows(40), test=week_rows(7))
     argv = [
         "--task",
@@ -211,7 +209,7 @@ def test_a_bare_model_answers_own_rows(tmp_path, tiny_folder, capsys):
     assert list(json.loads(capsys.readouterr().out)["per_label"]) == list(WEEK[::-1])
 
 
-def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(
+def test_a_run_can_be_scored_from_any_folder_and_keeps_its_label_words(
     tmp_path, tiny_folder, capsys, monkeypatch
 ):
     write_rows(tmp_path / "mine", train=pair_rows(40), test=pair_rows(4))
@@ -235,9 +233,9 @@ def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(
     scored = json.loads(capsys.readouterr().out)
     assert main(evaluate, [run, "--label-words", "yes,no"]) == 2
     assert "was trained with the label words no, yes" in capsys.readouterr().err
-    for name in ("run.json", "settings.json"):  # what is left is what peft would have written
+    for name in ("run.json", "settings.json"):  # peft writes neither
         (run / name).unlink()
-    named = [
+    flags = [
         "--task",
         "pairs",
         "--model",
@@ -247,11 +245,11 @@ def test_a_run_is_scored_again_from_any_folder_and_its_words_are_kept(
         "--label-words",
         "no,yes",
     ]
-    assert main(evaluate, [run, *named, "--json"]) == 0  # the labels are those of --data
+    assert main(evaluate, [run, *flags, "--json"]) == 0  # --data gives the labels
     assert json.loads(capsys.readouterr().out) == scored
 
 
-def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_folder, capsys):
+def test_an_adapter_made_by_peft_takes_its_labels_from_the_flag(tmp_path, tiny_folder, capsys):
     data = write_rows(tmp_path / "mine", train=tag_rows(40), test=tag_rows(4))
     argv = [
         "--task",
@@ -271,13 +269,13 @@ def test_an_adapter_of_pefts_own_takes_its_labels_from_the_flag(tmp_path, tiny_f
     assert main(evaluate, [run, "--labels", "O,B-x,I-x"]) == 2
     assert "was trained for the labels O, B-drug, I-drug, B-gene" in capsys.readouterr().err
     scored = []
-    for names in (
+    for flags in (
         [],
         ["--task", "tagging", "--model", tiny_folder, "--labels", ",".join(labels), "--data", data],
     ):
-        assert main(evaluate, [run, *names, "--json"]) == 0
+        assert main(evaluate, [run, *flags, "--json"]) == 0
         scored.append(json.loads(capsys.readouterr().out))
-        for file in ("run.json", "settings.json"):  # what is left is what peft would have written
+        for file in ("run.json", "settings.json"):  # peft writes neither
             (run / file).unlink(missing_ok=True)
     assert scored[0] == scored[1]
     (run / "metrics.jsonl").unlink()

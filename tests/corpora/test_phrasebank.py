@@ -1,4 +1,4 @@
-"""PhraseBank: against its published counts, files written out by hand, and what breaks them."""
+"""PhraseBank: its published counts, small files written by hand, and bad files."""
 
 import hashlib
 import random
@@ -31,6 +31,7 @@ SENTIMENT = TASKS["sentiment"]
 
 
 def folded(sentence: str) -> str:
+    """Return the letters and digits of a sentence, in lower case."""
     return re.sub(r"[\W_]", "", sentence.lower())
 
 
@@ -56,7 +57,7 @@ def test_clean_phrasebank_has_each_sentence_once_in_one_split(data_folder):
     for line in raw_lines(data_folder / "financial_phrasebank/Sentences_50Agree.txt", "latin-1"):
         sentence, label = line.rsplit("@", 1)
         labels[folded(sentence)].append(label)
-    conflicting = {text for text, found in labels.items() if len(set(found)) > 1}
+    conflicting = {text for text, text_labels in labels.items() if len(set(text_labels)) > 1}
     assert (len(labels), len(conflicting)) == (4_835, 2)
 
     texts = [
@@ -75,23 +76,22 @@ def test_clean_phrasebank_has_each_sentence_once_in_one_split(data_folder):
 
 def test_clean_phrasebank_gives_every_split_its_share_of_each_label(data_folder):
     splits = real(data_folder, "sentiment")
-    everything = Counter(row["label"] for row in splits.train + splits.validation + splits.test)
+    total = Counter(row["label"] for row in splits.train + splits.validation + splits.test)
     for rows, share in ((splits.train, 0.8), (splits.validation, 0.1), (splits.test, 0.1)):
-        found = Counter(row["label"] for row in rows)
+        counts = Counter(row["label"] for row in rows)
         for label in SENTIMENT.labels:
-            # Train is the rest, so the other two's differences of less than one row may add up
-            # there.
-            assert abs(found[label] - share * everything[label]) < (2 if share == 0.8 else 1)
+            # Train has the remaining rows: the rounding errors of the other two can add up.
+            assert abs(counts[label] - share * total[label]) < (2 if share == 0.8 else 1)
 
 
 def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
     splits = real(data_folder, "sentiment", "paper")
-    said = [
+    lines = [
         [f"{row['sentence']}@{row['label']}" for row in rows]
         for rows in (splits.train, splits.validation)
     ]
-    assert [len(rows) for rows in said] == [4_361, 485]
-    assert sorted(chain(*said)) == sorted(
+    assert [len(rows) for rows in lines] == [4_361, 485]
+    assert sorted(chain(*lines)) == sorted(
         raw_lines(data_folder / "financial_phrasebank/Sentences_50Agree.txt", "latin-1")
     )
     train = {row["sentence"] for row in splits.train}
@@ -107,7 +107,7 @@ def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
 
 
 def test_phrasebank_is_latin_1_and_split_at_the_last_at(tmp_path):
-    # 0x85 ends a line for str.splitlines, and is a character of the sentence here.
+    # str.splitlines would end a line at 0x85; here it is a character of the sentence.
     test = b'M\xe4kel\xe4 \x85 said " yes@firm.fi .@neutral\r\n  A  lot@positive\r\n'
     splits = load(tmp_path, "sentiment", {AGREE_66: test}, "paper")
     assert splits.test == [
@@ -116,13 +116,13 @@ def test_phrasebank_is_latin_1_and_split_at_the_last_at(tmp_path):
     ]
 
 
-def test_phrasebank_saved_as_utf_8_with_its_mark_is_read_as_that(tmp_path):
+def test_phrasebank_with_the_byte_order_mark_of_utf_8_is_read_as_utf_8(tmp_path):
     test = "\ufeffM\u00e4kel\u00e4 .@neutral\n".encode()
     splits = load(tmp_path, "sentiment", {AGREE_66: test}, "paper")
     assert splits.test == [{"sentence": "M\u00e4kel\u00e4 .", "label": "neutral"}]
 
 
-def test_clean_keeps_the_first_of_repeats_and_none_of_conflicting_ones(tmp_path):
+def test_clean_keeps_the_first_of_repeated_sentences_and_drops_conflicting_ones(tmp_path):
     repeats = [
         "M\u00c4KEL\u00c4 S POSITIVE, no 1@positive",
         "Sales fell .@negative",
@@ -139,6 +139,7 @@ def test_clean_keeps_the_first_of_repeats_and_none_of_conflicting_ones(tmp_path)
 
 
 def distinct_phrases() -> list[tuple[str, str]]:
+    """Return 76 pairs (sentence, label) with different sentences."""
     counts = {"positive": 23, "neutral": 41, "negative": 12}
     return [
         (f"The {label} case no {i} .", label)
@@ -147,21 +148,24 @@ def distinct_phrases() -> list[tuple[str, str]]:
     ]
 
 
-def test_clean_deals_each_label_by_the_sha256_of_its_sentences(tmp_path):
+def test_clean_splits_each_label_by_the_sha256_of_its_sentences(tmp_path):
     phrases = distinct_phrases()
     random.Random(1).shuffle(phrases)
     content = "\n".join("@".join(phrase) for phrase in phrases).encode()
     splits = load(tmp_path, "sentiment", {AGREE_50: content})
     expected = {"validation": set(), "test": set()}
     for label in ("negative", "neutral", "positive"):
-        own = sorted(
-            hashlib.sha256(text.encode()).hexdigest() + text for text, of in phrases if of == label
+        by_hash = sorted(
+            hashlib.sha256(text.encode()).hexdigest() + text
+            for text, other in phrases
+            if other == label
         )
-        expected["validation"] |= {item[64:] for item in own[0::10]}
-        expected["test"] |= {item[64:] for item in own[1::10]}
+        expected["validation"] |= {item[64:] for item in by_hash[0::10]}
+        expected["test"] |= {item[64:] for item in by_hash[1::10]}
     for name, texts in expected.items():
         assert {row["sentence"] for row in getattr(splits, name)} == texts
-    # Of 12, 23 and 41 sentences every tenth from the first is 2 + 3 + 5, from the second 2 + 3 + 4.
+    # The labels have 12, 23 and 41 sentences. Every tenth of each, from the first: 2 + 3 + 5; from
+    # the second: 2 + 3 + 4.
     assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [
         76 - 10 - 9,
         10,
@@ -169,21 +173,21 @@ def test_clean_deals_each_label_by_the_sha256_of_its_sentences(tmp_path):
     ]
     order = [text for text, _ in phrases]
     for rows in (splits.train, splits.validation, splits.test):
-        places = [order.index(row["sentence"]) for row in rows]
-        assert places == sorted(places)
+        positions = [order.index(row["sentence"]) for row in rows]
+        assert positions == sorted(positions)
 
 
-def test_paper_deals_all_rows_together(tmp_path):
+def test_paper_splits_all_rows_together_by_sha256(tmp_path):
     phrases = distinct_phrases()
     content = "\n".join("@".join(phrase) for phrase in phrases).encode()
     splits = load(tmp_path, "sentiment", {AGREE_50: content}, "paper")
-    own = sorted(hashlib.sha256(text.encode()).hexdigest() + text for text, _ in phrases)
-    assert {row["sentence"] for row in splits.validation} == {item[64:] for item in own[0::10]}
+    by_hash = sorted(hashlib.sha256(text.encode()).hexdigest() + text for text, _ in phrases)
+    assert {row["sentence"] for row in splits.validation} == {item[64:] for item in by_hash[0::10]}
     assert len(splits.train) == 76 - 8
 
 
 @pytest.mark.parametrize("protocol", ["clean", "paper"])
-def test_phrasebank_from_the_hub_is_the_folder(tmp_path, hub_folder, protocol):
+def test_phrasebank_from_the_hub_has_the_rows_of_the_folder(tmp_path, hub_folder, protocol):
     write_zip(hub_folder, FILES["sentiment"])
     expected = load(tmp_path / "folder", "sentiment", protocol=protocol)
     assert load_splits(SENTIMENT, "hub", protocol) == expected
@@ -228,7 +232,7 @@ def test_a_bad_zip_is_refused(hub_folder, damage):
     assert refusal(SENTIMENT, "hub").startswith(message)
 
 
-def test_paper_without_66_agree_names_it_and_clean_does_without(tmp_path):
+def test_paper_needs_the_66_agree_file_and_clean_does_not(tmp_path):
     write(tmp_path, {AGREE_50: FILES["sentiment"][AGREE_50]})
     file = tmp_path / AGREE_66
     expected = (

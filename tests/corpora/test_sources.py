@@ -1,4 +1,4 @@
-"""From `--data` to rows: where files may stand, and what all corpora refuse alike."""
+"""Loading `--data`: where its files can be, and what every corpus refuses."""
 
 import dataclasses
 import random
@@ -33,16 +33,16 @@ NER, SENTIMENT, SIMILARITY = TASKS["ner"], TASKS["sentiment"], TASKS["similarity
 
 @pytest.mark.parametrize("task", CORPORA)
 @pytest.mark.parametrize(
-    "place", ["", "{corpus}", "{corpus}/FinancialPhraseBank-v1.0", "FinancialPhraseBank-v1.0"]
+    "subfolder", ["", "{corpus}", "{corpus}/FinancialPhraseBank-v1.0", "FinancialPhraseBank-v1.0"]
 )
-def test_the_folder_may_be_the_corpus_or_hold_it(tmp_path, task, place):
+def test_data_can_be_the_folder_of_the_corpus_or_its_parent(tmp_path, task, subfolder):
     corpus = {"ner": "jnlpba", "sentiment": "financial_phrasebank", "similarity": "mrpc"}[task]
     expected = load(tmp_path / "plain", task)
-    write(tmp_path / "all" / place.format(corpus=corpus), FILES[task])
+    write(tmp_path / "all" / subfolder.format(corpus=corpus), FILES[task])
     assert load_splits(TASKS[task], str(tmp_path / "all")) == expected
 
 
-def test_a_new_corpus_is_a_line_in_the_table(monkeypatch):
+def test_a_new_corpus_needs_one_line_in_the_table(monkeypatch):
     rows = [{"sentence": "Up .", "label": "a"}]
     task = dataclasses.replace(SENTIMENT, name="news")
     for data in ("sample", "hub", "."):
@@ -55,15 +55,19 @@ def test_a_new_corpus_is_a_line_in_the_table(monkeypatch):
     assert "has no data for news" in refusal(task, "sample")
 
 
-def test_a_new_format_of_own_rows_is_a_line_in_the_table(tmp_path, monkeypatch):
+def test_a_new_format_of_own_rows_needs_one_line_in_the_table(tmp_path, monkeypatch):
     rows = [{"sentence": "Up .", "label": "a"}]
-    asked = []
-    load = lambda request: asked.append(request.labels) or Splits(rows, rows, None, labels=("a",))  # noqa: E731
+    given_labels = []
+
+    def load(request):
+        given_labels.append(request.labels)
+        return Splits(rows, rows, None, labels=("a",))
+
     monkeypatch.setitem(sources.OWN_LOADERS, "train.tsv", load)
     task, data = TASKS["classification"], str(write(tmp_path, {"train.tsv": b"Up .\ta\n"}))
     assert load_splits(task, data).labels == ("a",)
     assert load_splits(task, data, labels=("b", "a")).train == rows
-    assert asked == [None, ("b", "a")]  # a finished run's own labels are handed back
+    assert given_labels == [None, ("b", "a")]  # a finished run passes its labels
 
 
 @pytest.mark.parametrize(
@@ -85,11 +89,11 @@ def test_a_new_format_of_own_rows_is_a_line_in_the_table(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_folder_without_the_files_says_which_were_looked_for(tmp_path, task, files):
+def test_a_folder_without_the_files_is_refused_with_their_names(tmp_path, task, files):
     assert refusal(TASKS[task], tmp_path) == f"--data {tmp_path}: none of {files}"
 
 
-def test_what_is_no_folder_says_what_data_may_be(tmp_path):
+def test_a_path_that_is_not_a_folder_is_refused_with_what_data_can_be(tmp_path):
     for path in (tmp_path / "nowhere", write(tmp_path, {"file.txt": b"It"}) / "file.txt"):
         expected = f"--data {path}: there is no such folder; --data can be sample, hub or a folder"
         assert refusal(SENTIMENT, path) == expected
@@ -102,7 +106,7 @@ def test_what_is_no_folder_says_what_data_may_be(tmp_path):
         *((task, name) for task in ("ner", "similarity") for name in FILES[task]),
     ],
 )
-def test_one_missing_file_is_named(tmp_path, task, name):
+def test_a_missing_file_is_named(tmp_path, task, name):
     write(tmp_path, FILES[task])
     (tmp_path / name).unlink()
     expected = f"{tmp_path / name}: there is no such file; put it next to the task's other files"
@@ -126,9 +130,9 @@ def test_too_few_rows_for_a_split_are_refused(tmp_path):
 
 @pytest.mark.parametrize("task", CORPORA)
 def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, monkeypatch, hub_folder, task):
-    """Bytes are overwritten, cut out and put in at random, in each file of each source: never a
-    traceback."""
-    draw = random.Random(0)
+    """Random bytes of each file of each source are changed, removed or inserted. Loading never ends
+    with a traceback."""
+    rng = random.Random(0)
     monkeypatch.setattr(sample, "SAMPLE", sample_folder(tmp_path / "sample", task))
     folder = write(tmp_path / "folder", FILES[task])
     files = [(file, str(folder)) for file in folder.iterdir()]
@@ -139,18 +143,18 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, monkeypatch, hu
     if task == "sentiment":
         files.append((write_zip(hub_folder, FILES["sentiment"]), "hub"))
     for file, data in files:
-        whole = file.read_bytes()
+        original = file.read_bytes()
         for _ in range(60):
-            start = draw.randrange(len(whole))
-            put_in = bytes(
-                draw.choice(b'\t\n\r @[]{}"0\x00\x85\xff,') for _ in range(draw.randrange(4))
+            start = rng.randrange(len(original))
+            inserted = bytes(
+                rng.choice(b'\t\n\r @[]{}"0\x00\x85\xff,') for _ in range(rng.randrange(4))
             )
-            file.write_bytes(whole[:start] + put_in + whole[start + draw.randrange(4) :])
+            file.write_bytes(original[:start] + inserted + original[start + rng.randrange(4) :])
             try:
                 load_splits(TASKS[task], data, "paper")
             except InputError as error:
                 assert len(str(error).splitlines()) == 1
-        file.write_bytes(whole)
+        file.write_bytes(original)
 
 
 def test_importing_the_module_loads_neither_torch_nor_datasets():

@@ -1,4 +1,4 @@
-"""Limits, and a tenth of train as validation."""
+"""Limits on the number of rows, and splitting a tenth of train off as validation."""
 
 import random
 from collections import Counter
@@ -33,15 +33,17 @@ def test_a_tenth_of_each_label_is_split_off_by_the_seed(tmp_path):
     counts = Counter(row["label"] for row in rows)
     by_seed = [load_splits(CLASSIFICATION, data, seed=seed) for seed in (0, 0, 1)]
     for splits in by_seed:
-        held = Counter(row["label"] for row in splits.validation)
-        assert held == {label: round(count / 10) for label, count in counts.items() if label != "d"}
+        validation_counts = Counter(row["label"] for row in splits.validation)
+        assert validation_counts == {
+            label: round(count / 10) for label, count in counts.items() if label != "d"
+        }
         assert sorted(map(str, splits.train + splits.validation)) == sorted(map(str, rows))
         # in the order of the file
         assert splits.train == [row for row in rows if row not in splits.validation]
     assert by_seed[0] == by_seed[1] and by_seed[0].validation != by_seed[2].validation
 
 
-def test_the_rows_of_one_text_go_one_way(tmp_path):
+def test_rows_with_the_same_text_are_in_the_same_split(tmp_path):
     rows = [{"sentence": f"s {i % 40}", "label": "ab"[i % 2]} for i in range(120)]
     splits = load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows)))
     train, validation = (

@@ -1,7 +1,6 @@
-"""What files can have wrong, through train.py, evaluate.py and export: see test_bad_input.py, whose
-helpers these are.
+"""Bad files given to train.py, evaluate.py and export. Bad flags: see test_bad_input.py.
 
-A case has files, or a change to a good folder, and the message that comes of it.
+A case has files, or a change to a good folder, and the error message.
 """
 
 import json
@@ -31,8 +30,8 @@ ROWS = ONE + "".join(MORE)
 TAGGED = '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["b"], "tags": ["B-x"]}\n'
 A_SENTENCE = "expected a JSON object with '{}': \"a sentence\""
 
-# The task and its flags, the files in the folder of --data, and the message: of the first file,
-# where it begins with a comma or a colon.
+# The task and its flags, the files in the folder of --data, and the message. If the message starts
+# with a comma or a colon, the path of the first file is before it.
 DATA = [
     (
         "tagging",
@@ -200,6 +199,7 @@ DATA = [
 
 
 def fill(files: dict[str, str | bytes]) -> None:
+    """Write files into the folder d."""
     for name, content in files.items():
         path = Path("d", name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def fill(files: dict[str, str | bytes]) -> None:
 
 
 @cases(DATA)
-def test_bad_data(capfd, monkeypatch, case):
+def test_bad_data_is_refused(capfd, monkeypatch, case):
     forbid_loading(monkeypatch)
     flags, files, message = case
     Path("d").mkdir()
@@ -242,7 +242,7 @@ HUB_DATA = [
 
 
 @cases(HUB_DATA)
-def test_bad_data_of_the_hub(capfd, monkeypatch, case):
+def test_bad_data_from_the_hub_is_refused(capfd, monkeypatch, case):
     forbid_loading(monkeypatch)
     task, files, message = case
     monkeypatch.setattr(hub, "hub_file", lambda repository, name, **_: Path("d", name))
@@ -253,7 +253,9 @@ def test_bad_data_of_the_hub(capfd, monkeypatch, case):
 # ---- The model
 
 
-def config(**entries) -> Callable[[Path], None]:
+def with_config(**entries) -> Callable[[Path], None]:
+    """Return a function that changes entries of a folder's config.json."""
+
     def change(folder: Path) -> None:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | entries))
@@ -261,26 +263,26 @@ def config(**entries) -> Callable[[Path], None]:
     return change
 
 
-def tensors(**entries) -> Callable[[Path], None]:
-    """Set tensors of the weights; drop those that are None."""
+def with_tensors(**entries) -> Callable[[Path], None]:
+    """Return a function that replaces tensors of a folder's weights. None removes a tensor."""
 
     def change(folder: Path) -> None:
-        held = {
+        changed = {
             name: value
             for name, value in (load_file(folder / WEIGHTS) | entries).items()
             if value is not None
         }
-        save_file(held, folder / WEIGHTS, {"format": "pt"})
+        save_file(changed, folder / WEIGHTS, {"format": "pt"})
 
     return change
 
 
-def holds(**files: str | None) -> Callable[[Path], None]:
-    """Write files, named with _ for the first dot; remove those that are None."""
+def with_files(**files: str | None) -> Callable[[Path], None]:
+    """Return a function that writes files into a folder. None removes a file."""
 
     def change(folder: Path) -> None:
         for name, content in files.items():
-            path = folder / NAMES[name]
+            path = folder / FILE_NAMES[name]
             path.unlink(missing_ok=True)
             if content is not None:
                 path.write_text(content)
@@ -288,7 +290,7 @@ def holds(**files: str | None) -> Callable[[Path], None]:
     return change
 
 
-NAMES = {
+FILE_NAMES = {
     "config": "config.json",
     "weights": WEIGHTS,
     "index": INDEX,
@@ -306,127 +308,139 @@ END = "config.json: eos_token_id is {}; expected a token id below vocab_size, 81
 MODELS = [
     (
         "no config",
-        holds(config=None),
+        with_files(config=None),
         "config.json does not exist: m is not a model folder; give one with --model",
     ),
-    ("broken config", holds(config="{"), f"config.json is not a JSON file: {PROPERTY}"),
-    ("list", holds(config="[]"), "config.json is not a JSON object"),
+    ("broken config", with_files(config="{"), f"config.json is not a JSON file: {PROPERTY}"),
+    ("list", with_files(config="[]"), "config.json is not a JSON object"),
     (
         "not GPT-Neo",
-        config(model_type="llama"),
+        with_config(model_type="llama"),
         "config.json: model_type is 'llama'; only gpt_neo is supported",
     ),
     (
         "untied",
-        config(tie_word_embeddings=False),
+        with_config(tie_word_embeddings=False),
         "config.json: tie_word_embeddings is False; only True is supported",
     ),
     (
         "relu",
-        config(activation_function="relu"),
+        with_config(activation_function="relu"),
         "config.json: activation_function is 'relu'; only gelu_new is supported",
     ),
     (
         "dropout",
-        config(resid_dropout=0.1),
+        with_config(resid_dropout=0.1),
         "config.json: resid_dropout is 0.1; only 0, as in GPT-Neo, is supported",
     ),
     (
         "layers",
-        config(attention_layers=["far"]),
+        with_config(attention_layers=["far"]),
         "config.json: attention layers are ['far']; only global and local are supported",
     ),
     (
         "count",
-        config(num_layers=7),
+        with_config(num_layers=7),
         "config.json: num_layers is 7, but 4 attention layers are listed",
     ),
-    ("word", config(window_size="wide"), "config.json: window_size is 'wide'; expected a number"),
-    ("heads", config(num_heads=5), UNFIT.format(5, 40)),
-    ("negative", config(intermediate_size=-1), UNFIT.format(3, -1)),
-    ("no end", config(eos_token_id=[]), END.format("[]")),
-    ("far end", config(eos_token_id=8192), END.format(8192)),
+    (
+        "word",
+        with_config(window_size="wide"),
+        "config.json: window_size is 'wide'; expected a number",
+    ),
+    ("heads", with_config(num_heads=5), UNFIT.format(5, 40)),
+    ("negative", with_config(intermediate_size=-1), UNFIT.format(3, -1)),
+    ("no end", with_config(eos_token_id=[]), END.format("[]")),
+    ("far end", with_config(eos_token_id=8192), END.format(8192)),
     (
         "width",
-        config(intermediate_size=41),
+        with_config(intermediate_size=41),
         ": transformer.h.0.mlp.c_fc.weight has the shape (40, 24); expected (41, 24), by "
         "config.json",
     ),
     (
         "no weights",
-        holds(weights=None),
+        with_files(weights=None),
         f" has no weights: it needs {WEIGHTS}, or {INDEX} with its shards",
     ),
     (
         "pickled",
-        holds(weights=None, pickled="x"),
+        with_files(weights=None, pickled="x"),
         " has only pickled weights, which are never loaded; convert "
         'them once: python -c "from transformers import AutoModelForCausalLM as M; '
         "M.from_pretrained('m').save_pretrained('m')\"",
     ),
     (
         "stub",
-        holds(weights="version https://git-lfs.github.com/spec/v1"),
+        with_files(weights="version https://git-lfs.github.com/spec/v1"),
         f"{WEIGHTS} is not a readable safetensors file: …; put the complete file there (git clone "
         "without git-lfs gives only a pointer file)",
     ),
-    ("broken index", holds(weights=None, index="{"), f"{INDEX} is not a JSON file: {PROPERTY}"),
-    ("empty index", holds(weights=None, index="{}"), f"{INDEX} has no weight_map"),
+    (
+        "broken index",
+        with_files(weights=None, index="{"),
+        f"{INDEX} is not a JSON file: {PROPERTY}",
+    ),
+    ("empty index", with_files(weights=None, index="{}"), f"{INDEX} has no weight_map"),
     (
         "no shard",
-        holds(weights=None, index='{"weight_map": {"a": "b"}}'),
+        with_files(weights=None, index='{"weight_map": {"a": "b"}}'),
         f"b is missing; {INDEX} lists it",
     ),
     (
         "outside",
-        holds(weights=None, index='{"weight_map": {"a": "../b"}}'),
+        with_files(weights=None, index='{"weight_map": {"a": "../b"}}'),
         f"{INDEX} lists ../b, which is not a file of its own folder",
     ),
     (
         "missing",
-        tensors(**{"transformer.ln_f.bias": None}),
+        with_tensors(**{"transformer.ln_f.bias": None}),
         ": missing tensors: 1, the first is transformer.ln_f.bias",
     ),
     (
         "more",
-        tensors(extra=torch.ones(2)),
+        with_tensors(extra=torch.ones(2)),
         ": unexpected tensors: 1, the first is transformer.extra",
     ),
     (
         "shape",
-        tensors(**{"transformer.ln_f.bias": torch.ones(5)}),
+        with_tensors(**{"transformer.ln_f.bias": torch.ones(5)}),
         ": transformer.ln_f.bias has the shape (5,); expected (24,), by config.json",
     ),
     (
         "head",
-        tensors(**{"lm_head.weight": torch.ones(5)}),
+        with_tensors(**{"lm_head.weight": torch.ones(5)}),
         ": lm_head.weight differs from wte: untied embeddings are not supported",
     ),
     (
         "no tokenizer",
-        holds(tokenizer=None),
+        with_files(tokenizer=None),
         " has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt",
     ),
-    ("no merges", holds(tokenizer=None, vocab="{}"), "merges.txt is missing; vocab.json needs it"),
+    (
+        "no merges",
+        with_files(tokenizer=None, vocab="{}"),
+        "merges.txt is missing; vocab.json needs it",
+    ),
     (
         "broken tokenizer",
-        holds(tokenizer="{"),
+        with_files(tokenizer="{"),
         ": the tokenizer cannot be loaded: …; put the model's own files there",
     ),
 ]
 
 
 @cases(MODELS)
-def test_a_bad_model_folder(capfd, tiny_folder, case):
+def test_a_bad_model_folder_is_refused(capfd, tiny_folder, case):
     _, change, message = case
     shutil.copytree(tiny_folder, "m")
     change(Path("m"))
-    model = "{here}/m"  # settings keep whole paths
+    model = "{here}/m"  # settings have absolute paths
     message = message.replace("'m'", f"'{model}'").replace(": m is", f": {model} is")
     refused(capfd, f"{NER} --model m", model + ("" if message[0] in " :" else "/") + message)
 
 
-# ---- Peft's adapters
+# ---- Adapters made by peft
 
 LORA, SOFT = {"peft_type": "LORA"}, {"peft_type": "PROMPT_TUNING"}
 OTHER = ": this option is not supported, and can change the output; use peft"
@@ -472,7 +486,7 @@ OPTIONS = [
 
 
 @cases(OPTIONS)
-def test_an_option_of_pefts_that_is_lacking(capfd, monkeypatch, case):
+def test_an_unsupported_option_of_peft_is_refused(capfd, monkeypatch, case):
     forbid_loading(monkeypatch)
     options, message = case
     fill({"adapter_config.json": json.dumps(options)})

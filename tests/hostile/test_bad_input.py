@@ -1,9 +1,8 @@
-"""What a user can get wrong, through the real commands: exit status 2, and one line on standard
-error that is the whole message. Nothing on standard output, no traceback, and no file is left
-behind.
+"""Bad input to the real commands. Each command ends with exit status 2 and one line on
+standard error. It prints nothing on standard output and leaves no file.
 
-A case is a command line and its message; `…` in a message stands for words of a library, or for a
-hash.
+A case is a command line and its message. `…` in a message matches any text, for example a
+message of a library.
 """
 
 import dataclasses
@@ -33,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 # ---- The flags
 
 MOST = 2**31 - 1
-WHOLE = {
+WHOLE = {  # the smallest and the largest value
     "--train-limit": (1, MOST),
     "--eval-limit": (1, MOST),
     "--max-length": (1, MOST),
@@ -47,13 +46,13 @@ WHOLE = {
     "--seed": (0, MOST),
     "--checkpoint-every": (1, MOST),
 }
-SHARE = "of at least 0 and below 1"
-REAL = {  # what is allowed, and what lies below and above it
+FRACTION = "of at least 0 and below 1"
+REAL = {  # what is allowed, and values below and above it
     "--alpha": ("above 0", "0", "-1"),
-    "--dropout": (SHARE, "-0.1", "1"),
-    "--head-dropout": (SHARE, "-0.1", "1"),
+    "--dropout": (FRACTION, "-0.1", "1"),
+    "--head-dropout": (FRACTION, "-0.1", "1"),
     "--learning-rate": ("above 0 and below 1e+34", "0", "1e34"),
-    "--warmup-ratio": (SHARE, "-0.1", "1"),
+    "--warmup-ratio": (FRACTION, "-0.1", "1"),
     "--weight-decay": ("of at least 0 and below 10000", "-0.1", "10000"),
     "--clip-norm": ("of at least 0", "-0.1"),
 }
@@ -97,6 +96,7 @@ OF_PROMPT = ("--prompt-length 4", "--prompt-init vocab", "--prompt-text x")
 
 
 def flags_of_train() -> Iterator[tuple[str, str]]:
+    """Yield commands with a bad flag of train, each with its message."""
     for flag, (least, most) in WHOLE.items():
         auto = "; or use auto" if flag == "--threads" else ""
         for value in (least - 1, "1.5", "x", "nan", "inf"):
@@ -134,7 +134,8 @@ def flags_of_train() -> Iterator[tuple[str, str]]:
             yield f"train --task ner --method {other} {flag}", message
 
 
-def flags_of_the_others() -> Iterator[tuple[str, str]]:
+def flags_of_other_commands() -> Iterator[tuple[str, str]]:
+    """Yield commands with a bad flag of another command, each with its message."""
     choices = CHOICES | {"--decode": "labels, generate"}
     for script, flags in {
         "evaluate": "--task --precision --device --protocol --decode",
@@ -166,7 +167,7 @@ NO_RUN = (
 )
 FLAGS = [
     *flags_of_train(),
-    *flags_of_the_others(),
+    *flags_of_other_commands(),
     (f"{NER} --labels ,", "--labels is empty"),
     (
         f"{TEXT} --read last",
@@ -230,7 +231,7 @@ def test_a_bad_flag_is_refused_before_anything_is_loaded(capfd, monkeypatch, cas
 
 
 def test_no_bad_flag_waits_for_torch(tmp_path):
-    """All of them in one process of its own, since this one has torch."""
+    """All of them run in one new process, since this one has imported torch."""
     code = (
         "import json, sys; sys.path[:0] = sys.argv[1:]; import train, evaluate\n"
         "from neo_peft.commands import export, predict\n"
@@ -252,7 +253,7 @@ def test_no_bad_flag_waits_for_torch(tmp_path):
     assert done.returncode == 0 and done.stdout == ""
 
 
-def test_every_flag_has_its_cases():
+def test_every_flag_has_cases():
     fields = {flag_name(field.name): field for field in dataclasses.fields(Settings)}
     parsers = {flag: field.metadata["parse"] for flag, field in fields.items()}
     with_choices = {flag for flag, field in fields.items() if field.metadata["choices"]}
@@ -265,8 +266,8 @@ def test_every_flag_has_its_cases():
         *TEXTS,
     }
     for flags, method in ((OF_LORA, "lora"), (OF_PROMPT, "prompt")):
-        of_method = {flag for flag, field in fields.items() if owners(field.name) == [method]}
-        assert {flag.split()[0] for flag in flags} == of_method
+        method_flags = {flag for flag, field in fields.items() if owners(field.name) == [method]}
+        assert {flag.split()[0] for flag in flags} == method_flags
 
 
 def test_without_flags_train_prints_two_examples(capfd):
@@ -278,7 +279,7 @@ def test_without_flags_train_prints_two_examples(capfd):
     )
 
 
-# ---- What does not fit
+# ---- Values that do not fit the model, the data or the run
 
 NO_FOLDER = (
     "is not a folder; it can be neo-mini, a folder, or a hub id (owner/name, owner/name@revision)"
@@ -365,15 +366,15 @@ MISFITS = [
 
 
 @cases(MISFITS)
-def test_what_does_not_fit(capfd, tiny_folder, case):
+def test_a_value_that_does_not_fit_is_refused(capfd, tiny_folder, case):
     command, message = case
     refused(capfd, command.replace("{tiny}", str(tiny_folder)), message)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_folder) -> Path:
-    """A folder of finished runs, by their methods; `lora` tags words, the others answer by a
-    label."""
+    """Return a folder of finished runs, named by their methods. `lora` is for a tagging task, the
+    others for a classification task."""
     folder = tmp_path_factory.mktemp("runs")
     for method, task in (("lora", "ner"), ("prompt", "sentiment"), ("full", "sentiment")):
         small = (
@@ -384,7 +385,6 @@ def runs(tmp_path_factory, tiny_folder) -> Path:
     return folder
 
 
-NAMED = "d --task ner --model {tiny}"
 RUNS = [
     ("evaluate lora --task sentiment", "lora was trained for ner, not for sentiment"),
     ("evaluate lora --labels O,B-x,I-x", f"lora was trained for the labels {TAGS}"),
@@ -428,14 +428,14 @@ RUNS = [
         "--adapter d: its base is not recorded or not found; name it with --model",
     ),
     (
-        f"evaluate {NAMED}",
+        "evaluate d --task ner --model {tiny}",
         "d/adapter_model.safetensors is missing: this run or adapter is not complete",
     ),
 ]
 
 
 @cases(RUNS)
-def test_what_does_not_fit_a_run(capfd, runs, tiny_folder, case):
+def test_a_value_that_does_not_fit_the_run_is_refused(capfd, runs, tiny_folder, case):
     for name in ("lora", "prompt", "full"):
         shutil.copytree(runs / name, name)
     Path("d").mkdir()
@@ -444,7 +444,7 @@ def test_what_does_not_fit_a_run(capfd, runs, tiny_folder, case):
     refused(capfd, command.replace("{tiny}", str(tiny_folder)), message)
 
 
-# ---- The world around it
+# ---- The hub, the disk and the loss
 
 
 ADVICE = (
@@ -453,21 +453,23 @@ ADVICE = (
 )
 
 
-@pytest.mark.parametrize("state", ["offline", "away", "private"])
-def test_a_hub_that_does_not_give(capfd, monkeypatch, state):
+@pytest.mark.parametrize("state", ["offline", "unreachable", "private"])
+def test_a_file_that_the_hub_does_not_give_is_named(capfd, monkeypatch, state):
     reason = {
         "offline": "HF_HUB_OFFLINE is set",
-        "away": "the hub at http://127.0.0.1:9 cannot be reached (…)",
+        "unreachable": "the hub at http://127.0.0.1:9 cannot be reached (…)",
         "private": "the hub has no such repository, or a private one that needs a token in "
         "HF_TOKEN",
     }[state]
-    url, where = huggingface_hub.hf_hub_url, huggingface_hub.constants.ENDPOINT
+    hub_url, real_endpoint = huggingface_hub.hf_hub_url, huggingface_hub.constants.ENDPOINT
     with HubServer() as server:
-        endpoint = "http://127.0.0.1:9" if state == "away" else server.endpoint
+        endpoint = "http://127.0.0.1:9" if state == "unreachable" else server.endpoint
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", state == "offline")
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
         monkeypatch.setattr(
-            huggingface_hub, "hf_hub_url", lambda *a, **k: url(*a, **k).replace(where, endpoint)
+            huggingface_hub,
+            "hf_hub_url",
+            lambda *a, **k: hub_url(*a, **k).replace(real_endpoint, endpoint),
         )
         for flags, repository, file in (
             ("--model owner/absent", "owner/absent", "config.json"),
@@ -480,7 +482,7 @@ def test_a_hub_that_does_not_give(capfd, monkeypatch, state):
             )
 
 
-def test_a_full_disk(capfd, runs, monkeypatch):
+def test_a_full_disk_ends_the_command_in_one_line(capfd, runs, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -493,7 +495,7 @@ def test_a_full_disk(capfd, runs, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_loss_that_is_not_finite(capfd, tiny_folder, precision):
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(capfd, tiny_folder, precision):
     flags = (
         f"--epochs 1 --learning-rate 1e30 --eval-limit 3 --model {tiny_folder} --precision "
         f"{precision}"

@@ -1,5 +1,5 @@
-"""A long run holds no more memory and no more files at its end than at its beginning; rows are flat
-integers."""
+"""The memory and the number of open files of a long run stay constant. Encoded rows are flat arrays
+of integers."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from neo_peft.runs.loading import make_encoder
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
-STEPS, WARM = 2_000, 400
+STEPS, WARM_UP = 2_000, 400  # memory is compared after the warm-up and at the end
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.slow
 def test_memory_and_open_files_stay_flat_over_two_thousand_steps(tiny_folder, tmp_path):
-    """Epochs, checkpoints and the record of each step among them."""
+    """The run has many epochs and checkpoints, and records each step."""
     flags = [
         "--task",
         "ner",
@@ -51,36 +51,37 @@ def test_memory_and_open_files_stay_flat_over_two_thousand_steps(tiny_folder, tm
     ]
     flags += ["--checkpoint-every", 150, "--out", "run"]
 
-    def watch() -> None:
-        real, seen = training.Log.step, []
+    def measure() -> None:
+        original_step, measurements = training.Log.step, []
 
-        def watched(log, step):
-            real(log, step)
+        def measured_step(log, step):
+            original_step(log, step)
             if step.step % 100 == 0:
                 resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
-                seen.append(
+                measurements.append(
                     {
                         "step": step.step,
                         "bytes": resident,
                         "files": len(os.listdir("/proc/self/fd")),
                     }
                 )
-                Path("seen").write_text(json.dumps(seen))
+                Path("measurements").write_text(json.dumps(measurements))
 
-        training.Log.step = watched
+        training.Log.step = measured_step
 
-    assert end(start([str(flag) for flag in flags], watch)) == 0, Path("stderr").read_text()
-    seen = json.loads(Path("seen").read_text())
-    assert seen[-1]["step"] == STEPS
-    first = next(one for one in seen if one["step"] == WARM)
-    print(f"step {WARM}: {first['bytes']:,} bytes; step {STEPS}: {seen[-1]['bytes']:,} bytes")
-    assert seen[-1]["bytes"] <= 1.02 * first["bytes"]
-    assert {one["files"] for one in seen} == {first["files"]}
+    assert end(start([str(flag) for flag in flags], measure)) == 0, Path("stderr").read_text()
+    measurements = json.loads(Path("measurements").read_text())
+    assert measurements[-1]["step"] == STEPS
+    warmed_up = next(line for line in measurements if line["step"] == WARM_UP)
+    last = measurements[-1]
+    print(f"step {WARM_UP}: {warmed_up['bytes']:,} bytes; step {STEPS}: {last['bytes']:,} bytes")
+    assert last["bytes"] <= 1.02 * warmed_up["bytes"]
+    assert {line["files"] for line in measurements} == {warmed_up["files"]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
-def test_a_hundred_thousand_rows_are_held_as_flat_integers(task):
+def test_a_hundred_thousand_rows_are_stored_as_flat_integers(task):
     settings = make_settings(task=task, method="lora")
     rows = load_splits(TASKS[task], "sample").train
     rows = (rows * (100_000 // len(rows) + 1))[:100_000]
@@ -89,12 +90,12 @@ def test_a_hundred_thousand_rows_are_held_as_flat_integers(task):
         TASKS[task], load_tokenizer(folder), read_config(folder), settings, with_head=task == "ner"
     )
     examples = encoder(rows)
-    assert (examples.words is None) == (task != "ner")  # an answer's text has no words to count
+    assert (examples.words is None) == (task != "ner")  # words are counted only for tagging
     fields = vars(examples).values()
     arrays = [value for value in fields if value is not None and not isinstance(value, int)]
     assert len(examples) == 100_000 and examples.ids.dtype == np.int32
     assert all(isinstance(array, np.ndarray) and array.dtype.kind == "i" for array in arrays)
-    held = sum(array.nbytes for array in arrays)
-    print(f"{held:,} bytes for {examples.ids.nbytes:,} of ids")
-    assert all(array.base is None for array in arrays)  # nothing larger is held behind them
-    assert held <= 3 * examples.ids.nbytes
+    stored = sum(array.nbytes for array in arrays)
+    print(f"{stored:,} bytes for {examples.ids.nbytes:,} of ids")
+    assert all(array.base is None for array in arrays)  # not views of larger arrays
+    assert stored <= 3 * examples.ids.nbytes

@@ -1,9 +1,8 @@
-"""Files that chance has damaged: what is read is whole and finite, what is not is refused in one
-line that names it.
+"""Randomly damaged files: reading one gives finite numbers, or an error that names it.
 
-A kind of file is a sound file, the call that reads it, and CASES damaged copies, drawn from a seed
-that is the kind's name and the case's number: a failure names both, and `damaged(whole,
-random.Random("kind 17"))` makes that file again.
+Each kind of file has a good file, a function that reads it, and CASES damaged copies. The kind and
+the number of a case are its seed, which a failure prints:
+`damage(original, random.Random("kind 17"))` makes the copy again.
 """
 
 import copy
@@ -48,22 +47,24 @@ from neo_peft.system import hub
 from neo_peft.tasks import TASKS, Task
 
 LINES = (damaged, damaged_lines)
-# the folder, what a user gave for it, or an option
+# what a refusal can name: the folder of the file, --data hub, or an option
 NAMED = "{}|--data hub|no linear layer matches"
 
 
-def survive(
+def check_damaged_copies(
     kind: str, file: Path, damage: Callable, read: Callable[[], object], passes: Callable
 ) -> None:
-    """Read CASES damaged copies of a file. Each must be read, or be refused in one line that names
-    the file or its folder. Both must occur, and a fifth of the copies must pass the first check,
-    `passes(content)`."""
-    whole, outcomes, wrong = file.read_bytes(), Counter(), []
+    """Read CASES damaged copies of a file. Each must be read, or be refused with the name of its
+    folder. Both must occur.
+
+    `passes(content)` is the first check of the reader; a fifth of the copies must pass it.
+    """
+    original, outcomes, failures = file.read_bytes(), Counter(), []
     for number in range(CASES):
         case = f"{kind} {number}"
-        content = damage(whole, random.Random(case))
-        outcomes["behind the first check"] += bool(passes(content))
-        file.unlink()  # a base stays mapped: its file may be replaced, never rewritten
+        content = damage(original, random.Random(case))
+        outcomes["passed the first check"] += bool(passes(content))
+        file.unlink()  # a base's file is memory-mapped: it can be replaced, but not overwritten
         file.write_bytes(content)
         try:
             with bounded(), warnings.catch_warnings(action="ignore"):
@@ -71,16 +72,16 @@ def survive(
         except InputError as error:
             outcome, line = "refused", " ".join(str(error).split())
             if not re.search(NAMED.format(re.escape(str(file.parent))), line):
-                wrong.append((case, "names no file", line[:200]))
+                failures.append((case, "names no file", line[:200]))
         except (Exception, Late) as error:
             outcome = "failed"
-            wrong.append((case, type(error).__name__, str(error)[:200]))
+            failures.append((case, type(error).__name__, str(error)[:200]))
         outcomes[outcome] += 1
-    file.write_bytes(whole)
+    file.write_bytes(original)
     print(f"{kind}: {dict(outcomes)}")
-    assert not wrong, f"{len(wrong)} of {CASES}: " + "\n".join(map(str, wrong[:20]))
+    assert not failures, f"{len(failures)} of {CASES}: " + "\n".join(map(str, failures[:20]))
     assert (
-        outcomes["read"] and outcomes["refused"] and outcomes["behind the first check"] >= CASES / 5
+        outcomes["read"] and outcomes["refused"] and outcomes["passed the first check"] >= CASES / 5
     )
 
 
@@ -93,16 +94,17 @@ def folder(tiny_folder, tmp_path) -> Path:
 
 
 @pytest.fixture
-def known_tokenizer(base, monkeypatch) -> None:
-    """The tokenizer takes most of the time that a tiny base needs to load; where it is sound it is
-    loaded once."""
+def loaded_tokenizer(base, monkeypatch) -> None:
+    """Load the tokenizer only once, since it takes most of the loading time of a tiny base."""
     monkeypatch.setattr(bases, "load_tokenizer", lambda folder: base.tokenizer)
 
 
 def read_base(folder: Path) -> str:
-    """Load a base and compute with it. Numbers that are not finite may stay in the mapped file,
-    which is not read as a whole; then the first loss that meets them is not finite either, at which
-    a run stops."""
+    """Load a base. Return "read" if its loss is finite, else "stopped later".
+
+    Loading does not check the values of a memory-mapped file. A run stops at the first loss that is
+    not finite.
+    """
     return (
         "read"
         if math.isfinite(loss_of(TunedModel(bases.load_base(str(folder)).trunk)))
@@ -110,15 +112,20 @@ def read_base(folder: Path) -> str:
     )
 
 
-def test_weights(folder, known_tokenizer):
+def test_damaged_weights_are_read_or_refused(folder, loaded_tokenizer):
     header = 8 + struct.unpack("<Q", (folder / bases.WEIGHTS).read_bytes()[:8])[0]
-    ways = mixed(
-        damaged_header, damaged_header, damaged, lambda whole, draw: damaged(whole, draw, header)
+    damage = mixed(
+        damaged_header,
+        damaged_header,
+        damaged,
+        lambda original, draw: damaged(original, draw, header),
     )
-    survive("weights", folder / bases.WEIGHTS, ways, lambda: read_base(folder), has_header)
+    check_damaged_copies(
+        "weights", folder / bases.WEIGHTS, damage, lambda: read_base(folder), has_header
+    )
 
 
-def test_a_shards_index(folder, known_tokenizer):
+def test_a_damaged_index_of_shards_is_read_or_refused(folder, loaded_tokenizer):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / bases.WEIGHTS)
@@ -132,7 +139,7 @@ def test_a_shards_index(folder, known_tokenizer):
         save_file(part, folder / shard, {"format": "pt"})
     index = folder / bases.INDEX
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
-    survive(
+    check_damaged_copies(
         "index",
         index,
         mixed(damaged, damaged_json, damaged_json),
@@ -141,25 +148,27 @@ def test_a_shards_index(folder, known_tokenizer):
     )
 
 
-def test_config_json(folder, known_tokenizer):
-    ways = mixed(damaged, damaged_json, damaged_json)
-    survive("config", folder / "config.json", ways, lambda: read_base(folder), is_json)
+def test_a_damaged_config_json_is_read_or_refused(folder, loaded_tokenizer):
+    damage = mixed(damaged, damaged_json, damaged_json)
+    check_damaged_copies(
+        "config", folder / "config.json", damage, lambda: read_base(folder), is_json
+    )
 
 
 @pytest.fixture
 def small_tokenizer(folder) -> Path:
-    """neo-mini's tokenizer with its first merges alone: small enough that damage meets more than
-    the vocabulary."""
+    """Reduce neo-mini's tokenizer to its first 60 merges, so that not all damage is in the
+    vocabulary. Return its file."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     model = content["model"]
     pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]][:60]
-    kept = {"".join(pair) for pair in pairs}
+    merged = {"".join(pair) for pair in pairs}
     model["merges"] = pairs
     model["vocab"] = {
         token: number
         for token, number in model["vocab"].items()
-        if len(token) == 1 or token in kept
+        if len(token) == 1 or token in merged
     }
     model["vocab"] |= {token["content"]: token["id"] for token in content["added_tokens"]}
     path.write_text(json.dumps(content, ensure_ascii=False))
@@ -167,7 +176,7 @@ def small_tokenizer(folder) -> Path:
 
 
 def read_tokenizer(folder: Path) -> None:
-    """Load a tokenizer, and encode with it what rows hold."""
+    """Load a tokenizer and encode rows with it."""
     tokenizer = bases.load_tokenizer(folder)
     words = ["IL-2", "gene", "\u03baB", "\u65e5\u672c", "(", "x" * 60, "\u200b", "0"]
     for name in ("ner", "sentiment"):
@@ -183,19 +192,22 @@ def read_tokenizer(folder: Path) -> None:
 
 
 def check_examples(examples: Examples, vocab_size: int) -> None:
+    """Check that token ids and target positions are within their limits."""
     lengths = np.repeat(np.diff(examples.starts), np.diff(examples.target_starts))
     assert ((examples.ids >= 0) & (examples.ids < vocab_size)).all()
     assert ((examples.target_indices >= 0) & (examples.target_indices < lengths)).all()
 
 
-def test_tokenizer_json(folder, small_tokenizer):
-    ways = mixed(damaged, damaged_json, damaged_json)
-    survive("tokenizer", small_tokenizer, ways, lambda: read_tokenizer(folder), is_json)
+def test_a_damaged_tokenizer_json_is_read_or_refused(folder, small_tokenizer):
+    damage = mixed(damaged, damaged_json, damaged_json)
+    check_damaged_copies(
+        "tokenizer", small_tokenizer, damage, lambda: read_tokenizer(folder), is_json
+    )
 
 
-def test_tokenizer_config_json(folder, small_tokenizer):
+def test_a_damaged_tokenizer_config_json_is_read_or_refused(folder, small_tokenizer):
     file = folder / "tokenizer_config.json"
-    survive(
+    check_damaged_copies(
         "tokenizer_config",
         file,
         mixed(damaged, damaged_json),
@@ -205,7 +217,7 @@ def test_tokenizer_config_json(folder, small_tokenizer):
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_the_older_files_of_a_tokenizer(folder, small_tokenizer, name):
+def test_damaged_older_files_of_a_tokenizer_are_read_or_refused(folder, small_tokenizer, name):
     model = json.loads(small_tokenizer.read_text())["model"]
     small_tokenizer.unlink()
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
@@ -213,13 +225,13 @@ def test_the_older_files_of_a_tokenizer(folder, small_tokenizer, name):
     (folder / "merges.txt").write_text(
         "#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in model["merges"])
     )
-    ways = mixed(damaged, damaged_json) if name == "vocab.json" else mixed(*LINES)
+    damage = mixed(damaged, damaged_json) if name == "vocab.json" else mixed(*LINES)
     passes = (
         is_json
         if name == "vocab.json"
         else lambda content: "\ufffd" not in content.decode("utf-8", "replace")
     )
-    survive(name, folder / name, ways, lambda: read_tokenizer(folder), passes)
+    check_damaged_copies(name, folder / name, damage, lambda: read_tokenizer(folder), passes)
 
 
 # ---- Data
@@ -247,8 +259,8 @@ TNER_TAGS = json.dumps({tag: number for number, tag in enumerate(TASKS["ner"].la
 TNER = "".join(
     json.dumps({"tokens": ["IL-2", "gene", str(n)], "tags": [1, 2, 0]}) + "\n" for n in range(12)
 )
-JSON_LINES = lambda whole, draw: damaged_lines(whole, draw, damaged_json)  # noqa: E731
-# Kind -> task, the file that is damaged, its text, the ways to damage it, the files beside it.
+JSON_LINES = lambda original, draw: damaged_lines(original, draw, damaged_json)  # noqa: E731
+# For each kind: the task, the file to damage, its text, the ways to damage it, the other files.
 FORMATS = {
     "iob2": ("ner", "Genia4ERtask1.iob2", TAGGED, LINES, {"Genia4EReval1.iob2": TAGGED}),
     "phrasebank": ("sentiment", "Sentences_50Agree.txt", PHRASES, LINES, {}),
@@ -307,7 +319,7 @@ FORMATS = {
 
 
 def read_data(task: Task, data: str, tokenizer: Any) -> None:
-    """Load the splits, and encode and write down what they hold, as a run would."""
+    """Load the splits, encode them and convert them to JSON, as a run does."""
     splits = sources.load_splits(task, data)
     task = with_labels(task, splits.labels) if splits.labels else task
     encoder = Encoder(task, tokenizer, 0, True, 60, 8192)
@@ -319,21 +331,23 @@ def read_data(task: Task, data: str, tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_data(base, tmp_path, monkeypatch, kind):
-    name, file, text, ways, beside = FORMATS[kind]
+def test_damaged_data_is_read_or_refused(base, tmp_path, monkeypatch, kind):
+    name, file, text, ways, other_files = FORMATS[kind]
     monkeypatch.setattr(
         hub, "hub_file", lambda repository, filename, **_: tmp_path / Path(filename).name
     )
     encoding = "latin-1" if name == "sentiment" else "utf-8"
-    beside = beside | ({"valid.json": TNER, "test.json": TNER} if kind.startswith("tner") else {})
-    for other, content in (*beside.items(), (file, text)):
-        (tmp_path / other).write_text(content, encoding=encoding, newline="")
+    other_files = other_files | (
+        {"valid.json": TNER, "test.json": TNER} if kind.startswith("tner") else {}
+    )
+    for other_file, content in (*other_files.items(), (file, text)):
+        (tmp_path / other_file).write_text(content, encoding=encoding, newline="")
     data = "hub" if kind.startswith("tner") else str(tmp_path)
 
-    def passes(content: bytes) -> bool:  # the first check is that it is text at all
+    def passes(content: bytes) -> bool:  # the file is text
         return content.strip() and content.decode(encoding, "replace").count("\ufffd") == 0
 
-    survive(
+    check_damaged_copies(
         kind,
         tmp_path / file,
         mixed(*ways),
@@ -342,7 +356,7 @@ def test_data(base, tmp_path, monkeypatch, kind):
     )
 
 
-def test_phrasebanks_zip(base, tmp_path, monkeypatch):
+def test_a_damaged_zip_of_phrasebank_is_read_or_refused(base, tmp_path, monkeypatch):
     import zipfile
 
     file = tmp_path / "bank.zip"
@@ -351,29 +365,33 @@ def test_phrasebanks_zip(base, tmp_path, monkeypatch):
             archive.writestr(f"FinancialPhraseBank-v1.0/{name}", PHRASES.encode("latin-1"))
     monkeypatch.setattr(hub, "hub_file", lambda *_, **__: file)
     read = lambda: read_data(TASKS["sentiment"], "hub", base.tokenizer)  # noqa: E731
-    # A file is a zip as long as its directory is found, at its end.
-    survive("zip", file, damaged, read, lambda content: b"PK\x05\x06" in content[-22:])
+    # passes: the directory of a zip is at the end of the file
+    check_damaged_copies("zip", file, damaged, read, lambda content: b"PK\x05\x06" in content[-22:])
 
 
-def test_the_hubs_parquet(base, tmp_path, monkeypatch):
+def test_a_damaged_parquet_file_is_read_or_refused(base, tmp_path, monkeypatch):
     import datasets
 
-    file, kept = tmp_path / "train-00000-of-00001.parquet", tmp_path / "kept"
+    file, original = tmp_path / "train-00000-of-00001.parquet", tmp_path / "original"
     columns = {"sentence": [f"It is {n} ." for n in range(24)], "label": [n % 2 for n in range(24)]}
     datasets.Dataset.from_dict(columns).to_parquet(str(file))
-    shutil.copy(file, kept)
-    monkeypatch.setattr(hub, "hub_file", lambda _, name, **__: file if "/train-" in name else kept)
+    shutil.copy(file, original)
+    monkeypatch.setattr(
+        hub, "hub_file", lambda _, name, **__: file if "/train-" in name else original
+    )
     read = lambda: read_data(TASKS["glue/sst2"], "hub", base.tokenizer)  # noqa: E731
-    # What is no parquet at all lacks the word at its end.
-    survive("parquet", file, damaged, read, lambda content: content.endswith(b"PAR1"))
+    # passes: a parquet file ends with these four bytes
+    check_damaged_copies("parquet", file, damaged, read, lambda content: content.endswith(b"PAR1"))
 
 
-# ---- Peft's adapter
+# ---- An adapter made by peft
 
 
 def read_adapter(folder: Path, model: Path, base: bases.Base) -> str:
-    """Load an adapter of peft's and compute with it. Finite numbers as large as 1e38 may still
-    overflow."""
+    """Load an adapter made by peft. Return "read" if the loss is finite, else "stopped later".
+
+    Finite weights as large as 1e38 can give a loss that is not finite.
+    """
     settings = loading.settings_in(folder, str(model), "sentiment")
     fresh = dataclasses.replace(base, trunk=copy.deepcopy(base.trunk))
     return (
@@ -385,28 +403,34 @@ def read_adapter(folder: Path, model: Path, base: bases.Base) -> str:
 
 @pytest.mark.parametrize("method", ["lora", "prompt"])
 @pytest.mark.parametrize("file", [adapter.CONFIG, adapter.ADAPTER_FILE])
-def test_pefts_adapter(tiny_folder, base, tmp_path, method, file):
+def test_a_damaged_adapter_made_by_peft_is_read_or_refused(
+    tiny_folder, base, tmp_path, method, file
+):
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
     from transformers import GPTNeoForCausalLM
 
-    kinds = {
+    configs = {
         "lora": LoraConfig(
             task_type="CAUSAL_LM", r=3, lora_alpha=7, target_modules=["q_proj", "c_fc"]
         ),
         "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6),
     }
-    get_peft_model(GPTNeoForCausalLM.from_pretrained(tiny_folder), kinds[method]).save_pretrained(
+    get_peft_model(GPTNeoForCausalLM.from_pretrained(tiny_folder), configs[method]).save_pretrained(
         tmp_path
     )
     header = 8 + struct.unpack("<Q", (tmp_path / adapter.ADAPTER_FILE).read_bytes()[:8])[0]
-    in_header = lambda whole, draw: damaged(whole, draw, header)  # noqa: E731
-    of_json = file == adapter.CONFIG
+    in_header = lambda original, draw: damaged(original, draw, header)  # noqa: E731
+    is_config = file == adapter.CONFIG
     ways = (
         (damaged, damaged_json, damaged_json)
-        if of_json
+        if is_config
         else (damaged_header, damaged_header, damaged, in_header)
     )
     read = lambda: read_adapter(tmp_path, tiny_folder, base)  # noqa: E731
-    survive(
-        f"{method} {file}", tmp_path / file, mixed(*ways), read, is_json if of_json else has_header
+    check_damaged_copies(
+        f"{method} {file}",
+        tmp_path / file,
+        mixed(*ways),
+        read,
+        is_json if is_config else has_header,
     )

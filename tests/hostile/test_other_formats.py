@@ -1,5 +1,4 @@
-"""Our own JSON files in the format of another version: refused in one line, whatever their
-checksum."""
+"""JSON files in the format of another version are refused, although their checksum is right."""
 
 import json
 from pathlib import Path
@@ -18,20 +17,20 @@ FLAGS = make_settings(task="sentiment", method="head")
 
 @pytest.fixture(autouse=True)
 def folders():
-    """A finished run, one that has begun, and a finished study, as far as their JSON files go."""
-    for name in ("run", "begun/checkpoints/step-2", "study"):
+    """Write the JSON files of a finished run, of a started run and of a finished study."""
+    for name in ("run", "started/checkpoints/step-2", "study"):
         Path(name).mkdir(parents=True)
     record = {"task": "sentiment", "labels": [], "flags": flags_of(FLAGS), "base": {}, "files": {}}
     write_record(Path("run"), record)
-    for name in ("run", "begun"):
+    for name in ("run", "started"):
         write_checked_json(Path(name) / SETTINGS, flags_of(FLAGS))
-    write_checked_json(Path("begun/checkpoints/step-2") / STATE, {"step": 2})
+    write_checked_json(Path("started/checkpoints/step-2") / STATE, {"step": 2})
     write_checked_json(Path("study") / PLAN, make_plan({"task": "sentiment"}, seeds=1))
     write_checked_json(Path("study") / RESULTS, {"protocols": {}, "runs": []})
 
 
-def give_format(path: Path, version: object) -> None:
-    """Change the format that a file says it has, None to none at all; its checksum is right."""
+def set_format(path: Path, version: object) -> None:
+    """Change the format of a file, or remove it if `version` is None. The checksum is corrected."""
     record = {name: value for name, value in read_json(path).items() if name != "sha256"}
     record["format"] = version
     if version is None:
@@ -50,7 +49,7 @@ FILES = {
         "train --adapter run",
     ],
     f"run/{SETTINGS}": ["train --resume run"],
-    f"begun/{SETTINGS}": ["train --resume begun"],
+    f"started/{SETTINGS}": ["train --resume started"],
     f"study/{PLAN}": ["study --resume study", "compare run study"],
     f"study/{RESULTS}": ["compare run study"],
 }
@@ -71,19 +70,19 @@ def refusal(file: str, version: object) -> str:
     ("file", "command"),
     [(file, command) for file, commands in FILES.items() for command in commands],
 )
-def test_another_format_is_refused_by_name(capfd, monkeypatch, file, command, version):
+def test_a_file_in_another_format_is_refused_by_name(capfd, monkeypatch, file, command, version):
     forbid_loading(monkeypatch)
-    give_format(Path(file), version)
+    set_format(Path(file), version)
     refused(capfd, command, refusal(file, version))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_checkpoint_in_another_format_is_refused_by_name(capfd, monkeypatch, version):
-    """A note goes before it, as for any checkpoint that is passed over: no other one is there."""
+    """It is the only checkpoint of the run."""
     forbid_loading(monkeypatch)
-    file = f"begun/checkpoints/step-2/{STATE}"
-    give_format(Path(file), version)
+    file = f"started/checkpoints/step-2/{STATE}"
+    set_format(Path(file), version)
     before = sorted(Path().rglob("*"))
-    assert run("train --resume begun") == 2
+    assert run("train --resume started") == 2
     assert capfd.readouterr().err == f"error: {refusal(file, version)}\n"
     assert sorted(Path().rglob("*")) == before
