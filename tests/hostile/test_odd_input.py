@@ -104,7 +104,7 @@ def own_ids(text: str) -> list[int]:
 @given(
     sentences=st.lists(words, max_size=5),
     max_length=st.integers(1, 400),
-    tag_last_subtoken=st.booleans(),
+    at_last=st.booleans(),
 )
 def test_words_are_the_tokenizers_own_one_by_one(sentences, max_length, at_last):
     rng = random.Random(max_length)
