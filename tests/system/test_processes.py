@@ -95,7 +95,7 @@ def main():
     told = {}
     for name, flags in json.loads(sys.argv[1]).items():
         seen.clear()
-        summary = training.run(make_settings(**flags), say=lambda line: print(line))
+        summary = training.run(make_settings(**flags), print_line=lambda line: print(line))
         parts = processes.gather((len(seen), torch.initial_seed(), summary))
         scored, seeds, summaries = zip(*parts)
         told[name] = {"scored": scored, "seeds": seeds, "same": summaries[0] == summaries[1]}
