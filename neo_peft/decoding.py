@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
     probabilities: list[float]  # of all labels, or of each predicted tag
 
 
-class States(NamedTuple):
+class HiddenStates(NamedTuple):
     """The hidden states at the target positions of a batch."""
 
     examples: Examples  # the examples that the batch is taken from
@@ -81,7 +81,7 @@ def evaluate(
         if with_loss:
             losses.append(float(model.loss_of(hidden, batch.targets)))
             targets.append(batch.labelled)
-        return predict_batch(model, encoder, States(examples, chosen, batch, hidden, prefix))
+        return predict_batch(model, encoder, HiddenStates(examples, chosen, batch, hidden, prefix))
 
     predictions = in_batches(predict_chosen, examples, batch_size, progress, "score")
     count, loss_sum = processes.total(sum(targets)), processes.total(sum(losses, 0.0))
@@ -113,14 +113,14 @@ def in_batches(
     return [by_index[index] for index in range(len(examples))]
 
 
-def predict_batch(model: TunedModel, encoder: Encoder, states: States) -> list[Prediction]:
+def predict_batch(model: TunedModel, encoder: Encoder, states: HiddenStates) -> list[Prediction]:
     """Return predictions for a batch, by the linear head or the language model head."""
     if model.head is None:
         return score_labels(model, encoder, states)
     return predict_by_head(model, encoder, states)
 
 
-def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list[Prediction]:
+def predict_by_head(model: TunedModel, encoder: Encoder, states: HiddenStates) -> list[Prediction]:
     """Return predictions of a linear head: the most probable classes, or the best tag sequences."""
     labels, counts = encoder.task.labels, states.batch.target_counts.tolist()
     # The head is fp32. In bf16 different scores could become equal.
@@ -128,7 +128,7 @@ def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list
     best = best_sequences(scores, counts, labels) if encoder.viterbi else scores.argmax(1)
     probabilities = scores.exp()
     names = [labels[index] for index in best.tolist()]
-    if not encoder.task.tags_words:
+    if not encoder.task.is_tagging:
         return list(map(Prediction, names, probabilities.tolist()))
     tag_probabilities = probabilities.gather(1, best[:, None]).flatten().tolist()
     predictions, start = [], 0
@@ -140,7 +140,7 @@ def predict_by_head(model: TunedModel, encoder: Encoder, states: States) -> list
     return predictions
 
 
-def score_labels(model: TunedModel, encoder: Encoder, states: States) -> list[Prediction]:
+def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> list[Prediction]:
     """Predict the label whose first token has the highest probability after the text. Labels with
     the same first token are compared by the probability of all their tokens and the end token."""
     labels, hidden, batch = encoder.task.labels, states.hidden, states.batch
@@ -197,7 +197,7 @@ def log_probabilities(
 def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
     """Return the entity scores, or the class scores, of predictions for labelled rows."""
     gold = [row[task.fields[-1]] for row in rows]
-    if task.tags_words:
+    if task.is_tagging:
         return entity_scores(gold, predicted)
     return class_scores(gold, predicted, task.labels)
 

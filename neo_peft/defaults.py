@@ -5,7 +5,7 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"  # the bundled model and sample, page templates
 BUNDLED_MODEL = "neo-mini"
-# The default method of a study, by `Task.tags_words`.
+# The default method of a study, by `Task.is_tagging`.
 STUDY_METHODS = {True: "lora", False: "prompt"}
 
 
@@ -25,8 +25,8 @@ class Recipe:
         return self.always | self.for_method | self.on_bundled
 
 
-# The recipe of the study that this project follows. Settings that the study does not report are
-# those of the guide that its code is based on, or defaults of the trainer that it uses.
+# The recipe of the original study. Settings that it does not report have the values of its code's
+# guide, or of its trainer's defaults.
 _PAPER = {
     "model": "EleutherAI/gpt-neo-1.3B",
     "data": "hub",

@@ -97,7 +97,7 @@ class Encoder:
             counts.append(len(texts))
             labels += self.task.labels_of(row)
         tokens = self.tokenize(list(index_of))
-        if self.task.tags_words and [] in tokens:
+        if self.task.is_tagging and [] in tokens:
             word = list(index_of)[tokens.index([])].removeprefix(" ")
             raise InputError(
                 f"{self.tokenizer.name_or_path}: the tokenizer has no token for the word {word!r}"
@@ -110,11 +110,11 @@ class Encoder:
         for row in too_long:
             row_slice = slice(row_starts[row], row_starts[row + 1])
             # All words are data. With a template, every second part is data.
-            is_data = [self.task.tags_words or index % 2 == 1 for index in range(counts[row])]
+            is_data = [self.task.is_tagging or index % 2 == 1 for index in range(counts[row])]
             encoded = [tokens[part] for part in parts[row_slice]]
             lengths[row_slice] = _lengths(shorten(encoded, is_data, limit))
         ids = _concatenate(tokens, parts, lengths)
-        if self.task.tags_words:
+        if self.task.is_tagging:
             examples = self._tagging_examples(ids, labels, full_lengths, lengths, row_starts)
         else:
             examples = self._classification_examples(ids, labels, _bounds(lengths)[row_starts])
@@ -178,7 +178,7 @@ def tokenize_labels(
     tokenizer: PreTrainedTokenizerFast, task: Task, source_text: bool, end_token: int
 ) -> dict[str, list[int]]:
     """Return the token ids of each label text and an end token; {} for a tagging task."""
-    if task.tags_words:
+    if task.is_tagging:
         return {}
     texts = [task.label_text(label, source_text) for label in task.labels]
     return {label: [*ids, end_token] for label, ids in zip(task.labels, tokenize(tokenizer, texts))}

@@ -64,7 +64,7 @@ class State:
     loss_sum: float = 0.0  # sum of the loss over the current epoch's known targets so far
     labelled: int = 0  # number of these targets
     skipped: int = 0  # number of steps that fp16 has skipped so far
-    skipped_last: int = 0  # number of consecutive skipped steps up to now
+    consecutive_skips: int = 0  # number of consecutive skipped steps up to now
 
     def next_epoch(self) -> None:
         self.epoch, self.done, self.loss_sum, self.labelled = self.epoch + 1, 0, 0.0, 0
@@ -140,8 +140,8 @@ def next_step(
         loss, norm = take_step(
             model, state.optimizer, state.scaler, collated, labelled, settings.clip_norm
         )
-        state.skipped_last = 0 if math.isfinite(norm) else state.skipped_last + 1
-        if state.skipped_last == MAX_SKIPPED:
+        state.consecutive_skips = 0 if math.isfinite(norm) else state.consecutive_skips + 1
+        if state.consecutive_skips == MAX_SKIPPED:
             raise InputError(f"{MAX_SKIPPED} consecutive gradients were not finite, the last one")
     except InputError as error:
         fp32 = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
@@ -149,7 +149,7 @@ def next_step(
         raise DivergedError(f"{error} {where}: try a smaller --learning-rate{fp32}") from None
     state.step, state.done = state.step + 1, state.done + 1
     state.loss_sum, state.labelled = state.loss_sum + loss * labelled, state.labelled + labelled
-    state.skipped += state.skipped_last > 0
+    state.skipped += state.consecutive_skips > 0
     tokens = int(examples.lengths[step_examples.all].sum())
     finite_norm = norm if math.isfinite(norm) else None
     return Step(state.step, state.epoch, loss, rate, finite_norm, tokens)

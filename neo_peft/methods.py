@@ -112,7 +112,7 @@ def head_kind(task: Task, settings: Settings) -> HeadKind:
     """Return the kind of head for a task."""
     from neo_peft.model import HeadKind
 
-    if task.tags_words:
+    if task.is_tagging:
         return HeadKind.CLASSIFIER
     return HeadKind.SCORE if settings.with_head else HeadKind.LM_HEAD
 

@@ -388,17 +388,17 @@ def with_labels(
             raise InputError(
                 f"the labels {', '.join(labels)} contain a label twice; name each once"
             )
-        if wrong := [label for label in labels if task.tags_words and not is_tag(label)]:
+        if wrong := [label for label in labels if task.is_tagging and not is_tag(label)]:
             raise InputError(
                 f"the label {wrong[0]!r} is no BIO tag; {task.name} takes O, B-type and I-type"
             )
         types = dict.fromkeys(label[2:] for label in labels if label != "O")
-        listed = ", ".join(types if task.tags_words else words or labels)
+        listed = ", ".join(types if task.is_tagging else words or labels)
         # A long list would leave too few positions for the text after it.
         short = len(listed) > MAX_LISTED
         template = task.short_instruction_for_labels if short else task.instruction_for_labels
         task = replace(task, labels=tuple(labels), instruction=template.format(listed))
-    if words is not None and task.tags_words:
+    if words is not None and task.is_tagging:
         raise InputError(f"--label-words {FOR_CLASSIFICATION}; {task.name} is a tagging task")
     if words is not None and len(words) != len(task.labels):
         raise InputError(
@@ -408,7 +408,7 @@ def with_labels(
     if words is not None:
         task = replace(task, label_words=tuple(words))
     label_of: dict[str, str] = {}  # by label text; generated text is matched regardless of case
-    for label in () if task.tags_words else task.labels:
+    for label in () if task.is_tagging else task.labels:
         word = task.label_text(label).strip().lower()
         if label_of.setdefault(word, label) != label:
             raise InputError(
@@ -447,7 +447,7 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
 
 def require_tagging_task(name: str, task: str) -> None:
     """Raise InputError for a setting of tagging tasks if the task is another one."""
-    if name in TAGGING_SETTINGS and not TASKS[task].tags_words:
+    if name in TAGGING_SETTINGS and not TASKS[task].is_tagging:
         raise InputError(f"{flag_name(name)} {FOR_TAGGING}; the task here is {task}")
 
 
@@ -460,11 +460,11 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         return (
             f"belongs to the method {' or '.join(methods)}; the method here is {values['method']}"
         )
-    if name in TAGGING_SETTINGS and not task.tags_words:
+    if name in TAGGING_SETTINGS and not task.is_tagging:
         return f"{FOR_TAGGING}; the task here is {task.name}"
-    if name in ("wording", "readout") and task.tags_words:
+    if name in ("wording", "readout") and task.is_tagging:
         return f"{FOR_CLASSIFICATION}; {task.name} is a tagging task"
-    if name == "generate" and (task.tags_words or with_head):
+    if name == "generate" and (task.is_tagging or with_head):
         return "needs the language model to predict the label; here a linear head does"
     if name == "prompt_text" and values["prompt_init"] != "text":
         return f"needs --prompt-init text; it is {values['prompt_init']}"

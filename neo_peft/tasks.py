@@ -28,13 +28,13 @@ class Task:
     label_words: tuple[str, ...] = ()  # the word for each label; () if the label itself is the word
 
     @property
-    def tags_words(self) -> bool:
+    def is_tagging(self) -> bool:
         """Whether this is a tagging task; if not, it is a classification task."""
         return not self.template
 
     def texts(self, row: dict, source_text: bool = False) -> list[str]:
         """Return the parts of a row's text, without the label text; each is tokenised alone."""
-        if self.tags_words:
+        if self.is_tagging:
             # Every word gets a leading space, as with add_prefix_space=True.
             return [" " + word for word in row["tokens"]]
         first, *template = self.template_for(source_text)
@@ -45,7 +45,7 @@ class Task:
 
     def labels_of(self, row: dict) -> list[str | None]:
         """Return a row's tags, or a list with its label; a missing tag or label is None."""
-        if not self.tags_words:
+        if not self.is_tagging:
             return [row.get(self.fields[-1])]
         tags = row.get("tags") or [None] * len(row["tokens"])
         if len(tags) != len(row["tokens"]):

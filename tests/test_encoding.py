@@ -189,9 +189,9 @@ def test_words_that_were_cut_have_no_target_position(mini):
 
 def plain_example(row, task, tokenizer, with_head, max_length, at_last, echo):
     """Encode one row by the definition: remove tokens one at a time, then find target positions."""
-    tags_words, labels = task == "ner", list(TASKS[task].labels)
+    is_tagging, labels = task == "ner", list(TASKS[task].labels)
     class_of = lambda label: NO_LABEL if label is None else labels.index(label)  # noqa: E731
-    if tags_words:
+    if is_tagging:
         pieces = [" " + word for word in row["tokens"]]
     elif task == "sentiment":
         pieces = ["Sentence :", " " + row["sentence"].strip(), " Label :"]
@@ -202,18 +202,18 @@ def plain_example(row, task, tokenizer, with_head, max_length, at_last, echo):
     cut_pieces = [list(ids) for ids in whole]
     max_length = max_length // 2 if echo else max_length
     cut = sum(map(len, cut_pieces)) > max_length
-    data = cut_pieces if tags_words else cut_pieces[1::2]
+    data = cut_pieces if is_tagging else cut_pieces[1::2]
     while sum(map(len, cut_pieces)) > max_length and any(data):
         longest = max(map(len, data))
-        [ids for ids in data if ids and (tags_words or len(ids) == longest)][-1].pop()
+        [ids for ids in data if ids and (is_tagging or len(ids) == longest)][-1].pop()
     ids, indices, targets = sum(cut_pieces, []) if echo else [], [], []
     for index, part in enumerate(cut_pieces):
         offset = len(whole[index]) - 1 if at_last else 0
-        if tags_words and offset < len(part):
+        if is_tagging and offset < len(part):
             indices.append(len(ids) + offset)
             targets.append(class_of(row["tags"][index]) if "tags" in row else NO_LABEL)
         ids += part
-    if not tags_words:
+    if not is_tagging:
         last, label = len(ids) - 1, row.get("label")
         targets = (
             [class_of(label)]

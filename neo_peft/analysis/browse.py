@@ -1,4 +1,4 @@
-"""A run's predictions as HTML: scores by entity type or label, and each wrong prediction."""
+"""A run's predictions as HTML: scores by entity type or label, and wrong predictions."""
 
 from collections.abc import Callable
 

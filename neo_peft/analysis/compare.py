@@ -1,8 +1,8 @@
 """Compare two finished runs: which one is better, or whether chance alone could explain it.
 
 Both runs must have predicted the same rows after tuning. The bootstrap (`runs/bootstrap.py`) shows
-how far the choice of these rows could move the scores. It does not show how far another seed could
-move them.
+how much the scores depend on the choice of these rows. It does not show how much they depend on the
+seed.
 
 A study can be compared like a run. Then its scores are means over the seeds of the value that was
 best on validation.
@@ -15,14 +15,14 @@ from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
 from neo_peft.errors import InputError
 from neo_peft.runs import tables
 from neo_peft.runs.bootstrap import (
-    FEWEST,
+    MIN_DIFFERING,
     count_differing,
     data_fields,
     intervals,
     paired,
     same_rows,
 )
-from neo_peft.runs.folder import finished, read_record, refuse_unfinished
+from neo_peft.runs.folder import read_finished_run, read_record, refuse_unfinished
 from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
 from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import Task
@@ -86,7 +86,7 @@ def as_json(comparison: Comparison) -> dict:
 
 def as_text(comparison: Comparison) -> str:
     """Return what was compared, the table of all metrics, and the conclusion."""
-    kind = "sentences" if comparison.task.tags_words else "rows"
+    kind = "sentences" if comparison.task.is_tagging else "rows"
     a, b = (f"{side.folder}{side.about}" for side in comparison.sides)
     head = (
         f"{comparison.task.name}, {comparison.rows:,} {kind} of {comparison.split}; a is {a}, b is "
@@ -138,7 +138,7 @@ def common_task(runs: list[Path]) -> Task:
         if not run.is_dir():
             raise InputError(f"there is no run folder {run}")
         refuse_unfinished(run)
-        _, task = finished(run)
+        _, task = read_finished_run(run)
         first = first or task
         for name, a, b in (
             ("tasks", first.name, task.name),
@@ -185,7 +185,7 @@ def better(comparison: Comparison) -> str | None:
 
     Return None if the interval of the difference contains zero, or if too few rows differ.
     """
-    if comparison.differ < FEWEST:
+    if comparison.differ < MIN_DIFFERING:
         return None
     metric = comparison.main_metric
     return "b" if metric["low"] > 0 else "a" if metric["high"] < 0 else None

@@ -1,9 +1,9 @@
 """The plan of a study: the settings of all its runs, made before the first run. No torch here.
 
 A study sweeps one flag: the number of epochs, or another one. It runs each value with each seed.
-Epochs are swept in two ways. A tagging task has a single run, which is scored after each epoch. A
+Epochs are swept in two ways. A tagging task has one run for each seed, scored after each epoch. A
 classification task has a run for each number of epochs, because each has its own learning rate
-schedule, as in the study that this project follows.
+schedule, as in the original study.
 """
 
 import dataclasses
@@ -90,8 +90,8 @@ def make_plan(
 
 def epochs_of(task: Task, given: list[int] | None) -> list[int]:
     """Return the numbers of epochs of a study: the given ones, or the task's defaults."""
-    epochs = given or ([10] if task.tags_words else EPOCHS.get(task.name, [1, 5, 10]))
-    if task.tags_words and len(epochs) > 1:
+    epochs = given or ([10] if task.is_tagging else EPOCHS.get(task.name, [1, 5, 10]))
+    if task.is_tagging and len(epochs) > 1:
         raise InputError(
             f"--epochs {' '.join(map(str, epochs))}: a study of {task.name} has one run, which is "
             "scored after each epoch; give one number"
@@ -102,19 +102,19 @@ def epochs_of(task: Task, given: list[int] | None) -> list[int]:
 def _default_flags(given_names: set[str], task: Task) -> dict[str, Any]:
     """Return the defaults of a study that differ from train.py's, unless a given flag sets them."""
     defaults = {}
-    if not task.tags_words and "preset" not in given_names:
+    if not task.is_tagging and "preset" not in given_names:
         # Each number of epochs is a result, as in the source. With a preset, `keep` is the
         # preset's, or the default of train.py.
         defaults["keep"] = "last"
     if not {"method", "adapter", "preset"} & given_names:
-        defaults["method"] = STUDY_METHODS[task.tags_words]
+        defaults["method"] = STUDY_METHODS[task.is_tagging]
     return defaults
 
 
 def _settings(given: dict[str, Any]) -> Settings:
     """Return a run's settings. A run without a head is scored by generated text as well."""
     settings = settings_from(given)
-    without_head = not (TASKS[settings.task].tags_words or settings.with_head)
+    without_head = not (TASKS[settings.task].is_tagging or settings.with_head)
     return dataclasses.replace(settings, generate=without_head)
 
 

@@ -29,10 +29,10 @@ from neo_peft.runs.folder import (
     METRICS,
     RUN,
     TIMINGS,
-    finished,
+    check_unchanged,
+    read_finished_run,
     refuse_unfinished,
     short_name,
-    unchanged,
 )
 from neo_peft.runs.predictions import (
     PredictionKind,
@@ -101,7 +101,7 @@ def read_run(folder: Path) -> Run:
         runs_inside = sorted(folder.glob(f"*/{RUN}"))  # a study's folder has some
         advice = f"; name runs inside it, such as {runs_inside[0].parent}" if runs_inside else ""
         raise InputError(f"{folder} has no {RUN}: a report needs finished runs{advice}")
-    record, task = finished(folder)
+    record, task = read_finished_run(folder)
 
     def ranges_of(kind: PredictionKind, split: str) -> dict[str, Interval]:
         rows = read_predictions(folder, kind, split)
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> Run:
         for kind in prediction_kinds(record)
         if kind.when != "majority"
     }
-    metrics = read_metrics(unchanged(folder, record, METRICS))
+    metrics = read_metrics(check_unchanged(folder, record, METRICS))
     return Run(folder, record, task, metrics, ranges)
 
 
@@ -121,7 +121,7 @@ def article(run: Run, name: str) -> Html:
     split = reported_split(run.ranges[AFTER])
     scores, rows = AFTER.scores(run.record)[split], read_predictions(run.folder, AFTER, split)
     by_class, wrong = browse.by_label, browse.wrong_labels
-    if run.task.tags_words:
+    if run.task.is_tagging:
         by_class, wrong = browse.by_type, browse.wrong_entities
     return element(
         "article",
@@ -244,7 +244,7 @@ def tokens_per_second(run: Run) -> float | None:
 
     The first step of each epoch is left out, because the time before it includes scoring.
     """
-    text = unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
+    text = check_unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
     tokens = seconds = 0
     for previous, line in pairwise(map(json.loads, text.splitlines())):

@@ -6,7 +6,7 @@ The results are those that `study_results.py` computes.
 from pathlib import Path
 from statistics import fmean
 
-from neo_peft.runs.bootstrap import FEWEST
+from neo_peft.runs.bootstrap import MIN_DIFFERING
 from neo_peft.runs.curves import finish, new_figure, write_figure
 from neo_peft.runs.tables import markdown, number, shown_name
 from neo_peft.system.files import write_text
@@ -150,13 +150,13 @@ def baseline_sentences(results: dict, block: dict, where: str) -> list[str]:
         untuned = best_lines[kind]["scores"][metric]["mean"]
         if untuned >= tuned:
             sentences.append(
-                f"The {name} has {untuned:.3f} on {where}, at least as much as the tuned model "
+                f"The {name} scores {untuned:.3f} on {where}, at least as much as the tuned model "
                 f"({tuned:.3f})."
             )
     if not over:
         return sentences
     ending = "chance alone could explain it"
-    if over["differ"] < FEWEST:
+    if over["differ"] < MIN_DIFFERING:
         ending = f"the predictions differ in {over['differ']} rows only, too few to tell"
     elif over["low"] > 0:
         ending = "the tuned model is better"

@@ -17,7 +17,7 @@ from neo_peft.errors import InputError
 from neo_peft.runs.baselines import predict_baseline
 from neo_peft.runs.bootstrap import count_differing, data_fields, intervals, paired, same_rows
 from neo_peft.runs.curves import read_metrics
-from neo_peft.runs.folder import METRICS, finished, unchanged
+from neo_peft.runs.folder import METRICS, check_unchanged, read_finished_run
 from neo_peft.runs.job import limited_rows
 from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
 from neo_peft.runs.tables import metrics_shown
@@ -56,7 +56,7 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
     for run in plan["runs"]:
         if run["name"] not in failed:
             path = folder / run["name"]
-            finished_run = FinishedRun(run["value"], run["seed"], path, *finished(path))
+            finished_run = FinishedRun(run["value"], run["seed"], path, *read_finished_run(path))
             runs.append(finished_run)
             by_protocol.setdefault(finished_run.record["protocol"], []).append(finished_run)
     if not runs:
@@ -83,7 +83,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
     first, swept = runs[0], plan["swept"]
     groups = {value: [run for run in runs if run.value == value] for value in plan["values"]}
     # A tagging run is scored after each epoch, so one run gives the scores of all epochs.
-    one_run = first.task.tags_words and swept == "epochs" and len(groups) == 1
+    one_run = first.task.is_tagging and swept == "epochs" and len(groups) == 1
     best = best_value(groups)
     names = {
         "majority": "majority",
@@ -240,7 +240,7 @@ def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
     """Return a line with the validation scores of each epoch, from metrics.jsonl of each run."""
     epochs_of_runs = []
     for run in runs:
-        metrics = read_metrics(unchanged(run.folder, run.record, METRICS))
+        metrics = read_metrics(check_unchanged(run.folder, run.record, METRICS))
         epochs_of_runs.append([line for line in metrics if "validation" in line])
     kept, lines = [run.record["kept_epoch"] for run in runs], []
     for epochs in zip(*epochs_of_runs):

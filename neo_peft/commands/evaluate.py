@@ -35,7 +35,7 @@ from neo_peft.settings import choice, make_settings, whole
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:
-    from neo_peft.runs.loading import Tuned
+    from neo_peft.runs.loading import LoadedModel
 
 
 def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
@@ -127,10 +127,8 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     rows = limit_rows(splits.named()[split], settings.eval_limit)
     for note in (*tuned.notes, *splits.notes):
         print_line(f"note    {note}")
-    print_line(
-        f"{task.name}, {len(rows):,} rows of {split} from {settings.data} (protocol "
-        f"{splits.protocol})"
-    )
+    protocol = f", protocol {splits.protocol}" if splits.protocol != "single" else ""
+    print_line(f"{task.name}, {len(rows):,} rows of {split} from {settings.data}{protocol}")
     print_line(f"{flags.run or settings.model}{f', --decode {decode}' if decode else ''}\n")
 
     evaluate_rows = evaluate_generated if decode == "generate" else evaluate
@@ -177,7 +175,7 @@ def find_run(flags: argparse.Namespace) -> Path | None:
     return newest_run(flags.task)
 
 
-def load_run(flags: argparse.Namespace) -> tuple["Tuned", str]:
+def load_run(flags: argparse.Namespace) -> tuple["LoadedModel", str]:
     """Load a run, in which flags replace recorded settings; return it and "", its instruction."""
     from neo_peft.runs.loading import load
 
@@ -190,7 +188,7 @@ def load_run(flags: argparse.Namespace) -> tuple["Tuned", str]:
     return load(flags.run, settings_of_run(flags.run, flags)), ""
 
 
-def load_untuned_base(flags: argparse.Namespace) -> tuple["Tuned", str]:
+def load_untuned_base(flags: argparse.Namespace) -> tuple["LoadedModel", str]:
     """Load an untuned base model; return it with the instruction for its texts.
 
     A tagging task gets a head with seeded random weights, and no instruction.
@@ -213,7 +211,7 @@ def own_labels(flags: argparse.Namespace) -> tuple[str, ...] | None:
     return load_splits(get_task(flags.task), flags.data, flags.protocol or "clean").labels
 
 
-def choose_decoder(flags: argparse.Namespace, tuned: "Tuned") -> str | None:
+def choose_decoder(flags: argparse.Namespace, tuned: "LoadedModel") -> str | None:
     """Return the value of --decode, or None if the model predicts with a head."""
     if tuned.model.head is None:
         return flags.decode or "labels"

@@ -35,7 +35,7 @@ from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
     from neo_peft.decoding import Evaluation
-    from neo_peft.runs.loading import Tuned
+    from neo_peft.runs.loading import LoadedModel
 
 SINGLE_RUN = ""  # the name of the run if there is only one
 Line = tuple[int, bytes]  # the number of a line, from 1, and its text
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
 
 def load_runs(
     folders: list[Path], flags: argparse.Namespace
-) -> tuple[dict[str, "Tuned"], Callable[..., "Evaluation"]]:
+) -> tuple[dict[str, "LoadedModel"], Callable[..., "Evaluation"]]:
     """Return the runs by name, and a function that predicts rows.
 
     A single run has the name `SINGLE_RUN`. With several runs, each row names its run.
@@ -207,7 +207,7 @@ def with_prediction(
     task: Task, row: dict, predicted: str | list[str], probabilities: list[float]
 ) -> dict:
     """Return a row with its prediction and the probabilities."""
-    if not task.tags_words:
+    if not task.is_tagging:
         by_label = {label: round(p, 4) for label, p in zip(task.labels, probabilities)}
         return row | {"predicted": predicted, "probabilities": by_label}
     line = row | {"predicted": predicted, "spans": spans(row, predicted, probabilities)}
@@ -238,7 +238,7 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
 
 def coloured(task: Task, row: dict) -> str:
     """Return a row for a terminal: with entities in colour, or with the label before the text."""
-    if task.tags_words:
+    if task.is_tagging:
         return tables.marked(row["tokens"], row["predicted"], tables.entity_types(task))
     label = row["predicted"]
     shown = tables.paint(f"{label} {row['probabilities'][label]:.2f}", task.labels.index(label))

@@ -72,7 +72,7 @@ def load_folder(request: Request) -> Splits:
 
 
 def load_hub(request: Request) -> Splits:
-    """Load a task's parquet files. The hub has train.tsv as train, and dev.tsv as validation."""
+    """Load a task's parquet files. On the hub, train and validation are train.tsv and dev.tsv."""
 
     def read(file: str) -> list[dict]:
         split = file.removesuffix(".tsv").replace("dev", "validation")

@@ -18,7 +18,7 @@ def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
     text = _decode(line)
     if as_json:
         return parse_object(text, task)
-    if task.tags_words:
+    if task.is_tagging:
         starts, tokens = zip(*split_words(text), strict=True)
         return {"text": text, "tokens": list(tokens), "starts": list(starts)}
     fields = task.fields[:-1]

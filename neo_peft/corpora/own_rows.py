@@ -42,7 +42,7 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
     if name not in row:
         raise ValueError(f"{line[:40]!r}; the field {name!r} is missing")
     value = row[name]
-    if task.tags_words:
+    if task.is_tagging:
         if not isinstance(value, list) or len(value) != len(row["tokens"]):
             raise ValueError(
                 f"{line[:40]!r}; expected in {name!r} a list with one tag for each token"
@@ -54,7 +54,7 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
             raise ValueError(f"{line[:40]!r}; expected in {name!r} a text or a whole number")
         value = str(value).strip()
     if labels:
-        for label in value if task.tags_words else [value]:
+        for label in value if task.is_tagging else [value]:
             lines.check_label(labels, label)
     return {field: row[field] for field in task.fields[:-1]} | {name: value}
 
@@ -63,11 +63,11 @@ def parse_object(text: str, task: Task) -> dict:
     """Return a JSON object that has the fields of the task's rows. The label and other fields are
     not checked."""
     row = parse_json(text)
-    expected = '["a", "word", "each"]' if task.tags_words else '"a sentence"'
+    expected = '["a", "word", "each"]' if task.is_tagging else '"a sentence"'
     for field in task.fields[:-1]:
         value = row.get(field) if isinstance(row, dict) else None
-        right_type = bool(value) and isinstance(value, list) == task.tags_words
-        if not right_type or not all(map(lines.is_text, value if task.tags_words else [value])):
+        right_type = bool(value) and isinstance(value, list) == task.is_tagging
+        if not right_type or not all(map(lines.is_text, value if task.is_tagging else [value])):
             raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
     return row
 
@@ -102,7 +102,7 @@ def _check_bio(tags: list) -> None:
 def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
     """Return the labels of the rows, in the order of their first use. For tags: `O`, then B- and I-
     of each type."""
-    if not task.tags_words:
+    if not task.is_tagging:
         return tuple(dict.fromkeys(row["label"] for row in rows))
     kinds = dict.fromkeys(tag[2:] for row in rows for tag in row["tags"] if tag != "O")
     return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))

@@ -38,7 +38,7 @@ def load_hub(request: Request) -> Splits:
 def _load(request: Request, folder: lines.AnyPath) -> Splits:
     """Load the files and split them. There is no official split, so there are two protocols.
 
-    paper: a tenth of 50Agree is validation. 66Agree is test, so train has most of its sentences.
+    paper: a tenth of 50Agree is validation. 66Agree is test; train has most of its sentences.
     clean: each sentence of 50Agree is used once. The sentences of each label are split 80/10/10.
     """
     full, nested = (folder / name for name in FILES)

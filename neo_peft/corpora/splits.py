@@ -93,7 +93,7 @@ def split_off_validation(request: Request, splits: Splits) -> Splits:
     def text_of(row: dict) -> str:
         return str([row[field] for field in request.task.fields[:-1]])
 
-    # A text has the label of its last row. Rows of a tagging task have no label.
+    # If rows with one text have different labels, the last one counts. Tagging rows have no label.
     label_of = {text_of(row): row.get("label") for row in splits.train}
     texts = defaultdict(list)
     for text, label in label_of.items():

@@ -1,9 +1,9 @@
 """Save and load adapters in peft's file format: adapter_config.json and adapter_model.safetensors.
 Save a whole model (fully tuned, or with LoRA merged into it) as a folder that transformers loads.
 
-A tensor's key is peft's: `base_model.model.` and the parameter's name. Loading is strict: it raises
-InputError for a missing or unexpected tensor, or a wrong shape. An adapter is one part of a run;
-runs/loading.py loads the whole run.
+The keys of the tensors are those of peft, for LoRA `base_model.model.` and the name. Loading is
+strict: it raises InputError for a missing or unexpected tensor, or a wrong shape. An adapter is one
+part of a run; runs/loading.py loads the whole run.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Read a base model's config.json, with the defaults of transformers. A setting that our GPT-Neo
-does not compute raises InputError."""
+does not support raises InputError."""
 
 from pathlib import Path
 from typing import Any

@@ -21,7 +21,7 @@ FORMATS = {"LORA": peft_lora, "PROMPT_TUNING": peft_prompt}  # by peft_type
 
 # Options for the initialization, for other programs, or for a feature that is off.
 # qalora_group_size has a value even if use_qalora is false, and use_qalora is checked.
-# merge_weights was about when peft merges, and never changed the output.
+# merge_weights only chose when peft merges; it never changed the output.
 _WITHOUT_EFFECT = {
     *("peft_type", "task_type", "base_model_name_or_path", "inference_mode", "auto_mapping"),
     *("peft_version", "revision", "megatron_core", "qalora_group_size", "runtime_config"),

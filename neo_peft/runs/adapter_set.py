@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from neo_peft.decoding import Evaluation, Prediction, States, evaluate, predict_batch
+from neo_peft.decoding import Evaluation, HiddenStates, Prediction, evaluate, predict_batch
 from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
 from neo_peft.packing import Packing
-from neo_peft.runs.loading import Tuned, base_of, load, settings_in
+from neo_peft.runs.loading import LoadedModel, load, load_base_for, settings_in
 from neo_peft.settings import Settings
 
 # the settings that all runs on one base share: the first run's values
@@ -54,7 +54,7 @@ class AdapterSet:
         for run in runs:
             self.add(runs[run] if has_names else run, run if has_names else None)
 
-    def __getitem__(self, name: str) -> Tuned:
+    def __getitem__(self, name: str) -> LoadedModel:
         return self._runs[self._checked(name)]
 
     def __iter__(self) -> Iterator[str]:
@@ -65,7 +65,7 @@ class AdapterSet:
 
     def add(
         self, folder: Path | str, name: str | None = None, settings: Settings | None = None
-    ) -> Tuned:
+    ) -> LoadedModel:
         """Load a run. The first run also loads the base.
 
         `settings` are needed for an adapter that peft wrote, as in `load`. The keys and values of a
@@ -81,7 +81,7 @@ class AdapterSet:
         if unmixable := [part.name for part in settings.parts if not part.mixes]:
             raise InputError(f"{folder} was trained by {unmixable[0]}: it cannot share a base")
         settings = dataclasses.replace(settings, **self._base_settings)
-        base = self.base or base_of(settings)
+        base = self.base or load_base_for(settings)
         trunk = copy_sharing_matrices(base.trunk)
         tuned = load(folder, settings, dataclasses.replace(base, trunk=trunk))
         share_frozen(trunk, base.trunk)
@@ -181,7 +181,9 @@ class AdapterSet:
         answers = []
         for (name, part), run_hidden in zip(parts.items(), hidden, strict=True):
             tuned = self[name]
-            states = States(examples[name], chosen[name], part, run_hidden, self._prefixes[name])
+            states = HiddenStates(
+                examples[name], chosen[name], part, run_hidden, self._prefixes[name]
+            )
             # Where labels share their first token, this makes more passes: see `score_labels`.
             answers += predict_batch(tuned.model, tuned.encoder, states)
         return answers
@@ -204,8 +206,8 @@ class AdapterSet:
         past, starts = self._prefix({name: len(part.lengths) for name, part in parts.items()})
         packing = Packing.of_texts(lengths, starts, model.device.type != "cpu").to(model.device)
         with model.autocast():
-            # All tokens go through the last layer and the last norm: a slice is one of all tokens,
-            # not of the target positions.
+            # The slices of `MixedLayer` index all tokens, so the last layer computes all of them,
+            # not the target positions alone.
             hidden = self._trunk(self._trunk.embed(ids), packing, past)
         return hidden[torch.cat(target_indices).to(model.device)]
 
@@ -227,7 +229,7 @@ def encode_texts(encoder: Encoder, rows: Sequence[dict]) -> Examples:
     return encoder([{field: row[field] for field in fields} for row in rows])
 
 
-def evaluate_texts(tuned: Tuned, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
+def evaluate_texts(tuned: LoadedModel, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
     """Return one run's predictions for rows, whose labels are ignored."""
     examples = encode_texts(tuned.encoder, rows)
     return evaluate(tuned.model, tuned.encoder, examples, batch_size=batch_size)
@@ -274,8 +276,8 @@ def share_frozen(trunk_copy: GPTNeo, trunk: GPTNeo) -> None:
 
 
 def pad_prefixes(prefixes: Sequence[Past | None]) -> Past:
-    """Return A prefixes of different lengths as one past, padded to the longest, P: its keys and
-    values are (A, heads, P, head_dim).
+    """Return n prefixes of different lengths as one past, padded to the longest, P: its keys and
+    values are (n, heads, P, head_dim).
 
     None is a prefix of length 0; at least one must not be None. Padding has the position NOWHERE:
     no query attends to it.

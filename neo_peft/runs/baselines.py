@@ -21,14 +21,14 @@ from neo_peft.decoding import score
 from neo_peft.tasks import Task
 
 # Inverse strengths of the penalty on the weights. The best one on validation is used.
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)
+INVERSE_STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 
 
 def predict_baseline(
     task: Task, train_rows: list[dict], validation_rows: list[dict], rows: list[dict]
 ) -> tuple[str, list]:
     """Fit the task's baseline to `train_rows`. Return its name and its predictions for `rows`."""
-    if task.tags_words:
+    if task.is_tagging:
         return "most frequent tags", most_frequent_tags(train_rows, rows)
     *fields, label = task.fields
     name, features = (
@@ -44,7 +44,8 @@ def predict_baseline(
         return score(task, validation_rows, classify(validation, weights))[task.metric]
 
     candidates = (
-        logistic_regression(train, gold, len(task.labels), strength) for strength in STRENGTHS
+        logistic_regression(train, gold, len(task.labels), inverse_strength)
+        for inverse_strength in INVERSE_STRENGTHS
     )
     # Of equal scores, max takes the first: the one with the strongest penalty.
     return name, classify(test, max(candidates, key=validation_score))
@@ -63,7 +64,7 @@ def most_frequent_tags(train_rows: list[dict], rows: list[dict]) -> list[list[st
 def majority_scores(task: Task, train_rows: Sequence[dict], rows: Sequence[dict]) -> dict:
     """Return the scores of the majority class: the most frequent label of the training rows, or O
     for every word."""
-    if task.tags_words:
+    if task.is_tagging:
         return score(task, rows, [["O"] * len(row["tokens"]) for row in rows])
     labels = [row[task.fields[-1]] for row in train_rows]
     most_frequent = max(task.labels, key=labels.count)
@@ -141,7 +142,9 @@ def word_overlap(fields: list[str], train_rows: list[dict], *others: list[dict])
 # ---- The linear model
 
 
-def logistic_regression(features: Tensor, gold: Tensor, labels: int, strength: float) -> Tensor:
+def logistic_regression(
+    features: Tensor, gold: Tensor, labels: int, inverse_strength: float
+) -> Tensor:
     """Return the weights (D, K) that minimise the summed cross-entropy + |weights|² / (2 ·
     strength).
 
@@ -159,7 +162,7 @@ def logistic_regression(features: Tensor, gold: Tensor, labels: int, strength: f
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        penalty = weights[:-1].square().sum() / (2 * strength)
+        penalty = weights[:-1].square().sum() / (2 * inverse_strength)
         loss = cross_entropy(features @ weights, gold, reduction="sum") + penalty
         loss.backward()
         return loss

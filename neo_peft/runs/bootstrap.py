@@ -19,7 +19,7 @@ from neo_peft.tasks import Task
 LEVEL = 0.95
 # Least number of rows that two sides predict differently. With fewer, an interval excludes zero too
 # often.
-FEWEST = 10
+MIN_DIFFERING = 10
 CHUNK = 250  # number of resamples that are computed at a time, to limit memory
 
 Interval = tuple[float, float]
@@ -56,9 +56,9 @@ def paired(
       low, high    the 95 % percentile interval of the difference
       p            min(1, 2 · (1 + min(#(difference <= 0), #(difference >= 0))) / (resamples + 1))
 
-    # counts resamples. p is two-sided. It is below 0.05 where the interval excludes zero, up to one
-    resample. If fewer than `FEWEST` rows differ (`count_differing`), that happens in more than 5 %
-    of the cases where neither side is better.
+    # counts resamples. p is two-sided. It is below 0.05 if the interval excludes zero, except for a
+    difference of one resample. If fewer than `MIN_DIFFERING` rows differ (`count_differing`), the
+    interval excludes zero too often, even if neither side is better.
     """
     compared, count = {}, len(answers_a)
     values_of = _metrics_of_resamples(task, rows, answers_a + answers_b, resamples, seed)
@@ -106,7 +106,7 @@ def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
     whatever their type; words that are right; words. Any other example has three for each label:
     whether it is right, predicted, gold. The prediction None counts for no label.
     """
-    if task.tags_words:
+    if task.is_tagging:
         return np.array(
             [_sentence_counts(row["tags"], tags) for row, tags in zip(rows, predicted, strict=True)]
         )
@@ -131,7 +131,7 @@ def metrics_of_counts(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
     Tagging has f1, precision, recall, span_f1 and accuracy. Classification has accuracy and
     macro_f1, and with two labels also f1 and matthews.
     """
-    if task.tags_words:
+    if task.is_tagging:
         hits, guesses, support, span_hits, right, words = np.moveaxis(sums, -1, 0)
         return {
             "f1": _ratios(2 * hits, guesses + support),

@@ -26,7 +26,7 @@ from neo_peft.errors import InputError
 from neo_peft.formats.adapter import copy_into
 from neo_peft.loop import State
 from neo_peft.model import TunedModel
-from neo_peft.runs.folder import unchanged
+from neo_peft.runs.folder import check_unchanged
 from neo_peft.runs.job import Job, Scores
 from neo_peft.system.files import (
     read_checked_json,
@@ -115,7 +115,7 @@ def save(job: Job, state: State, best: BestEpoch, **record: object) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or a copy where the file system has no hard links."""
+    """Make `target` a hard link to `source`, which is never written again, or a copy of it."""
     try:
         os.link(source, target)
     except OSError:
@@ -179,7 +179,7 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
             f"{folder / STATE} is not the state of a checkpoint: {type(error).__name__}: {error}"
         ) from None
     for name in record["files"]:
-        unchanged(folder, record, name)
+        check_unchanged(folder, record, name)
     return Checkpoint(folder, record)
 
 

@@ -12,7 +12,7 @@ from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.lora import merge_lora
 from neo_peft.model import HeadKind
 from neo_peft.runs.folder import short_name
-from neo_peft.runs.loading import Tuned
+from neo_peft.runs.loading import LoadedModel
 from neo_peft.settings import Settings
 from neo_peft.system.files import write_text
 from neo_peft.tasks import get_task
@@ -20,7 +20,7 @@ from neo_peft.tasks import get_task
 
 def check_exportable(run: Path, settings: Settings, merge: bool) -> None:
     """Raise InputError for a run that transformers (with `merge`) or peft cannot load."""
-    parts, has_head = settings.parts, get_task(settings.task).tags_words or settings.with_head
+    parts, has_head = settings.parts, get_task(settings.task).is_tagging or settings.with_head
     unmergeable = [part.name for part in parts if not part.merges]
     if merge and unmergeable:
         raise InputError(
@@ -34,12 +34,12 @@ def check_exportable(run: Path, settings: Settings, merge: bool) -> None:
         )
     if not merge and len(parts) > 1 and has_head:
         raise InputError(
-            f"{run} has {settings.method} and a head. Of two adapters, peft loads the second only "
-            "with a second head, so this run cannot be exported"
+            f"{run} has {settings.method} and a head. peft needs a head in each of two adapters, "
+            "so this run cannot be exported"
         )
 
 
-def write_adapter(folder: Path, tuned: Tuned) -> None:
+def write_adapter(folder: Path, tuned: LoadedModel) -> None:
     """Write the run's adapter in peft's format, and a model card."""
     settings = tuned.settings
     if settings.model in BUNDLED:  # for peft, a bundled model is a folder
@@ -48,7 +48,7 @@ def write_adapter(folder: Path, tuned: Tuned) -> None:
     write_card(folder, tuned, "An adapter for peft", adapter_code(tuned))
 
 
-def write_model(folder: Path, tuned: Tuned) -> None:
+def write_model(folder: Path, tuned: LoadedModel) -> None:
     """Write the whole model with LoRA merged, its tokenizer, and a model card."""
     merge_lora(tuned.model)
     set_tokenizer(tuned)
@@ -56,12 +56,12 @@ def write_model(folder: Path, tuned: Tuned) -> None:
     write_card(folder, tuned, "A whole model for transformers", model_code(tuned))
 
 
-def set_tokenizer(tuned: Tuned) -> None:
+def set_tokenizer(tuned: LoadedModel) -> None:
     """Set up the tokenizer so that transformers' pipelines encode texts as our encoder does."""
     tokenizer = tuned.base.tokenizer
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tuned.encoder.end_token)
     tokenizer.padding_side = "right"  # left padding would shift GPT-Neo's positions
-    if tuned.encoder.task.tags_words:  # every word has a leading space, the first one too
+    if tuned.encoder.task.is_tagging:  # every word has a leading space, the first one too
         before_words = tokenizer.backend_tokenizer.pre_tokenizer
         before_words.add_prefix_space = True
         tokenizer.backend_tokenizer.pre_tokenizer = before_words
@@ -82,11 +82,11 @@ TRANSFORMERS_NAMES = {
 }
 
 
-def write_card(folder: Path, tuned: Tuned, what: str, code: str) -> None:
+def write_card(folder: Path, tuned: LoadedModel, what: str, code: str) -> None:
     """Write the model card: `what` the folder is, the labels, where the model predicts them, and
     the Python code that loads the model. The code runs inside the folder."""
     settings, task = tuned.settings, tuned.encoder.task
-    usage = tagging_usage(tuned) if task.tags_words else classification_usage(tuned)
+    usage = tagging_usage(tuned) if task.is_tagging else classification_usage(tuned)
     text = f"""\
 # {task.name}, {settings.method} on {short_name(settings.model)}
 
@@ -100,17 +100,17 @@ def write_card(folder: Path, tuned: Tuned, what: str, code: str) -> None:
     write_text(folder / "README.md", text)
 
 
-def example_text(tuned: Tuned) -> str:
+def example_text(tuned: LoadedModel) -> str:
     """Return an input text of the task: a sentence to tag, or the template with the names of the
     fields in place of data."""
     encoder = tuned.encoder
-    if encoder.task.tags_words:
+    if encoder.task.is_tagging:
         return " ".join(["The IL-2 gene is active in T cells ."] * (2 if encoder.echo else 1))
     row = {field: f"<{field}>" for field in encoder.task.fields}
     return "".join(encoder.task.texts(row, encoder.source_text))
 
 
-def classification_usage(tuned: Tuned) -> str:
+def classification_usage(tuned: LoadedModel) -> str:
     """Return the card's sentences on the input text and on where the model predicts the label."""
     task, text = tuned.encoder.task, f"The text is `{example_text(tuned)}`"
     if tuned.model.head is None:
@@ -125,7 +125,7 @@ def classification_usage(tuned: Tuned) -> str:
     return f"{text}. A linear head predicts the label at the text's last token. {batching}"
 
 
-def tagging_usage(tuned: Tuned) -> str:
+def tagging_usage(tuned: LoadedModel) -> str:
     """Return the card's sentences on the input text and on where the model predicts the tags."""
     lines = [
         "Words are separated by spaces. Every word is encoded with a leading space, the first one "
@@ -145,7 +145,7 @@ def tagging_usage(tuned: Tuned) -> str:
     return "\n".join([*lines, f"The tag of a word is predicted at its {where}"])
 
 
-def adapter_code(tuned: Tuned) -> str:
+def adapter_code(tuned: LoadedModel) -> str:
     """Return the Python code that loads an adapter with peft."""
     model, parts = tuned.model, tuned.settings.parts
     *others, last = [part.name for part in parts] if len(parts) > 1 else ["."]
@@ -167,11 +167,11 @@ model = {auto}.from_pretrained(base, dtype="float32"{labels})
     return text
 
 
-def model_code(tuned: Tuned) -> str:
+def model_code(tuned: LoadedModel) -> str:
     """Return the Python code that predicts with a whole model in a transformers pipeline."""
     _, pipeline, arguments = TRANSFORMERS_NAMES[tuned.model.head_kind]
     options = ""
-    if tuned.encoder.task.tags_words:
+    if tuned.encoder.task.is_tagging:
         strategy = "none" if tuned.encoder.tag_last_subtoken else "first"
         options = f', aggregation_strategy="{strategy}"'
     return f"""\

@@ -138,13 +138,13 @@ def read_record(folder: Path) -> dict:
     return record
 
 
-def finished(folder: Path) -> tuple[dict, Task]:
+def read_finished_run(folder: Path) -> tuple[dict, Task]:
     """Return a finished run's record, and its task with the recorded labels and label words."""
     record = read_record(folder)
     return record, task_of(recorded_settings(folder / RUN, record["flags"]))
 
 
-def unchanged(folder: Path, record: dict, name: str) -> Path:
+def check_unchanged(folder: Path, record: dict, name: str) -> Path:
     """Return the path of a run's file `name`. Raise InputError where it is missing, or where its
     sha256 is not the recorded one.
 

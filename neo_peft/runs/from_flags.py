@@ -95,7 +95,7 @@ def adapter_flags(folder: Path, task: str | None) -> AdapterFlags:
     fixed = {"method", *(name for part in settings.parts for name in part.flags)}
     defaults = {"task", "model", "head_dropout"}
     new_task = TASKS.get(task or settings.task)
-    if new_task and new_task.tags_words:
+    if new_task and new_task.is_tagging:
         defaults |= TAGGING_SETTINGS
     if task in (None, settings.task):
         defaults |= {"labels", "label_words", "wording"}

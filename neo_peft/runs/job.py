@@ -30,7 +30,7 @@ class Output(NamedTuple):
     folder: Path
     print_line: PrintLine  # prints one line
     progress: Progress  # shows a progress bar
-    start_time: float  # by `time.monotonic`; earlier if a run was resumed, by its seconds so far
+    start_time: float  # time.monotonic() at the start, minus the seconds before a resume
 
     def seconds(self) -> float:
         return round(time.monotonic() - self.start_time, 1)
@@ -46,7 +46,7 @@ class Job:
     splits: Splits  # all rows
     rows: dict[str, list[dict]]  # the rows of each split, limited by the settings
     examples: dict[str, Examples]  # the same rows, encoded
-    tuned: loading.Tuned  # the model with its method, its encoder and its base
+    tuned: loading.LoadedModel  # the model with its method, its encoder and its base
     trainable: int  # number of trainable parameters
     total: int  # number of all parameters
 
@@ -168,7 +168,7 @@ def examples_to_show(task: Task, rows: list[dict]) -> list[dict]:
     For classification: the first row of each label, then other rows. For tagging: sentences of at
     most 25 words with at least three different tags, where there are any.
     """
-    if task.tags_words:
+    if task.is_tagging:
         short = [row for row in rows if len(row["tokens"]) <= 25 and len(set(row["tags"])) > 2]
         return limit_rows(short or rows, 3)
     labels = [row[task.fields[-1]] for row in rows]

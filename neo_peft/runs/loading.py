@@ -22,7 +22,13 @@ from neo_peft.formats.peft_config import CONFIG, read_peft
 from neo_peft.gptneo import Config
 from neo_peft.methods import base_dtype, build_model, untuned_model
 from neo_peft.model import TunedModel
-from neo_peft.runs.folder import RUN, read_record, recorded_settings, refuse_unfinished, unchanged
+from neo_peft.runs.folder import (
+    RUN,
+    check_unchanged,
+    read_record,
+    recorded_settings,
+    refuse_unfinished,
+)
 from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.hardware import (
     DTYPES,
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass
-class Tuned:
+class LoadedModel:
     """A loaded model, tuned or not, with its encoder and all that both were made from."""
 
     model: TunedModel
@@ -92,7 +98,9 @@ def settings_in(
     )
 
 
-def load(folder: Path | str, settings: Settings | None = None, base: Base | None = None) -> Tuned:
+def load(
+    folder: Path | str, settings: Settings | None = None, base: Base | None = None
+) -> LoadedModel:
     """Load the tuned model of a run, or of a peft adapter.
 
     settings: with the device and the precision; by default those of the folder. For a peft adapter
@@ -109,7 +117,7 @@ def load(folder: Path | str, settings: Settings | None = None, base: Base | None
     return tuned
 
 
-def load_to_train(settings: Settings) -> Tuned:
+def load_to_train(settings: Settings) -> LoadedModel:
     """Load a base model and add the method of the settings, with its initial weights.
 
     The weights of `--adapter` are read and checked, but not loaded into the model, so that the
@@ -129,13 +137,13 @@ def load_to_train(settings: Settings) -> Tuned:
     return tuned
 
 
-def start_from_adapter(tuned: Tuned) -> None:
+def start_from_adapter(tuned: LoadedModel) -> None:
     """Load the weights of `--adapter` into the model, if there are any."""
     copy_into(tuned.model, tuned.start)
     tuned.start = {}
 
 
-def check_origin(folder: Path, tuned: Tuned) -> None:
+def check_origin(folder: Path, tuned: LoadedModel) -> None:
     """Raise InputError where a folder does not fit the settings or the base, or a file was changed.
 
     The peft config must agree with the settings. The run.json must have the base's fingerprint.
@@ -159,7 +167,7 @@ def check_origin(folder: Path, tuned: Tuned) -> None:
             )
         for name in record["files"]:
             if name.endswith(".safetensors"):
-                unchanged(folder, record, name)
+                check_unchanged(folder, record, name)
     else:
         tuned.notes.append(
             f"{folder} has no fingerprint of its base: whether this is {settings.model} was not "
@@ -167,7 +175,7 @@ def check_origin(folder: Path, tuned: Tuned) -> None:
         )
 
 
-def check_labels(folder: Path, tuned: Tuned) -> None:
+def check_labels(folder: Path, tuned: LoadedModel) -> None:
     """Raise InputError unless a run's labels are the task's, in the same order: row k of the head's
     weights belongs to label k."""
     if (folder / RUN).exists() and read_record(folder)["labels"] != list(tuned.encoder.task.labels):
@@ -176,14 +184,16 @@ def check_labels(folder: Path, tuned: Tuned) -> None:
         )
 
 
-def base_of(settings: Settings) -> Base:
+def load_base_for(settings: Settings) -> Base:
     """Load the base model of the settings, on their device and in their dtype."""
     device = find_device(settings.device)
     dtype = DTYPES[find_precision(settings.precision, device)]
     return load_base(settings.model, base_dtype(settings, dtype), device)
 
 
-def load_untuned(settings: Settings, with_method: bool = False, base: Base | None = None) -> Tuned:
+def load_untuned(
+    settings: Settings, with_method: bool = False, base: Base | None = None
+) -> LoadedModel:
     """Return the untuned base, ready for the task of the settings.
 
     with_method: add the method of the settings, with its initial weights.
@@ -191,7 +201,7 @@ def load_untuned(settings: Settings, with_method: bool = False, base: Base | Non
     """
     task, device = task_of(settings), find_device(settings.device)
     precision = find_precision(settings.precision, device)
-    base = base or base_of(settings)
+    base = base or load_base_for(settings)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
@@ -200,7 +210,7 @@ def load_untuned(settings: Settings, with_method: bool = False, base: Base | Non
     encoder = make_encoder(
         task, base.tokenizer, base.trunk.config, settings, with_head=model.head is not None
     )
-    return Tuned(model, encoder, settings, base, precision, threads, notes)
+    return LoadedModel(model, encoder, settings, base, precision, threads, notes)
 
 
 def make_encoder(
@@ -218,7 +228,7 @@ def make_encoder(
     prompt_length, end = settings.prefix_length, config.eos_token_id
     room = config.max_position_embeddings - prompt_length
     needed = 2 if settings.echo else 1
-    if not task.tags_words:
+    if not task.is_tagging:
         texts = [task.instruction, *task.template_for(settings.source_text)]
         instruction, *template = map(len, tokenize(tokenizer, texts))
         label_tokens = tokenize_labels(tokenizer, task, settings.source_text, end).values()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from neo_peft.errors import InputError
-from neo_peft.runs.folder import finished, unchanged
+from neo_peft.runs.folder import check_unchanged, read_finished_run
 from neo_peft.system.files import make_folders, write_text
 from neo_peft.tasks import Task
 
@@ -25,7 +25,7 @@ PREDICTIONS = "predictions"
 class PredictionKind(NamedTuple):
     """Which predictions of a run."""
 
-    when: str  # "before" or "after" tuning; "majority" for those of the majority class
+    when: str  # "before" or "after" tuning; "majority", "baseline": without a model
     generated: bool = False  # by free generation; else by a head or by scoring the labels
 
     @property
@@ -81,13 +81,13 @@ def read_predictions(folder: Path, kind: PredictionKind, split: str) -> list[dic
 
     Raises InputError where their file is missing or was changed.
     """
-    (record, task), path = finished(folder), folder / kind.path(split)
+    (record, task), path = read_finished_run(folder), folder / kind.path(split)
     if not path.is_file():
         files = ", ".join(name for name in record["files"] if name.startswith(PREDICTIONS))
         raise InputError(
             f"{path} is missing; the run has the predictions {files or 'none: train it again'}"
         )
-    unchanged(folder, record, str(kind.path(split)))
+    check_unchanged(folder, record, str(kind.path(split)))
     rows = []
     # str.splitlines would also split at characters such as U+2028; that of bytes does not.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -106,7 +106,7 @@ def _has_prediction(task: Task, row: object) -> bool:
     if not isinstance(row, dict) or not row.keys() >= {*fields}:
         return False
     *texts, gold, predicted = values = [row[field] for field in fields]
-    if not task.tags_words:
+    if not task.is_tagging:
         return (
             all(isinstance(text, str) for text in texts)
             and gold in task.labels

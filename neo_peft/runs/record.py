@@ -69,13 +69,13 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
 
 
 def warnings(job: Job, scores: dict, state: State) -> list[str]:
-    """Return one line for each problem that makes the scores of a run worthless."""
+    """Return one line for each sign that a run went wrong."""
     lines, after, task = [], scores["after"]["validation"], job.task
     gold = {label for row in job.rows["validation"] for label in task.labels_of(row)}
     if len(gold) == 1:
         lines.append(f"validation has only one label, {min(gold)}: its scores mean nothing")
     # The last column of the confusion matrix counts rows without a predicted label.
-    predicted = [] if task.tags_words else [sum(column) > 0 for column in zip(*after["confusion"])]
+    predicted = [] if task.is_tagging else [sum(column) > 0 for column in zip(*after["confusion"])]
     if sum(predicted) == 1:
         label = [*task.labels, "no label"][predicted.index(True)]
         lines.append(f"the prediction is the same for every row of validation: {label}")

@@ -27,7 +27,7 @@ def describe(job: Job) -> None:
     )
     notes = [*job.splits.notes, *tuned.notes]
     digits = ", ".join(filter(str.isdigit, task.labels))
-    if digits and not (task.label_words or task.tags_words):
+    if digits and not (task.label_words or task.is_tagging):
         notes.append(f"the labels {digits} are not words; give each a word with --label-words")
     if cut := sum(part.cut for part in job.examples.values()):
         notes.append(f"{cut} texts were cut to {tuned.encoder.max_length} tokens")
@@ -42,7 +42,7 @@ def describe(job: Job) -> None:
 def headline(task: Task, scores: dict) -> dict:
     """Return the few scores that are logged and printed for each epoch."""
     tagging = ("f1", "precision", "recall", "span_f1")
-    names = tagging if task.tags_words else (task.metric, "accuracy")
+    names = tagging if task.is_tagging else (task.metric, "accuracy")
     return {name: scores[name] for name in names}
 
 
@@ -94,7 +94,7 @@ def verdict(task: Task, scores: dict, rows: int) -> str:
     )
     if after[metric] <= majority[metric]:
         return f"Nothing was learnt: {comparison}."
-    if not task.tags_words:
+    if not task.is_tagging:
         baseline = majority["accuracy"]
         chance = 1.96 * math.sqrt(baseline * (1 - baseline) / rows)
         if after["accuracy"] - baseline < chance:

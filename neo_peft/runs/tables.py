@@ -44,14 +44,14 @@ TAG_METRICS = {
 
 def metrics_shown(task: Task) -> list[str]:
     """Return the names of the metrics in a table of scores, in order."""
-    if task.tags_words:
+    if task.is_tagging:
         return ["f1", "precision", "recall", "span_f1"]
     return list(dict.fromkeys((task.metric, "accuracy", "macro_f1")))
 
 
 def shown_name(task: Task, metric: str) -> str:
     """Return the printed name of a metric."""
-    return TAG_METRICS.get(metric, metric) if task.tags_words else metric.replace("_", " ")
+    return TAG_METRICS.get(metric, metric) if task.is_tagging else metric.replace("_", " ")
 
 
 def number(value: float | None) -> str:
@@ -84,7 +84,7 @@ def per_label(task: Task, scores: dict) -> str:
     per_label = scores["per_label"].items()
     rows = [[label, *rates(values), values["support"]] for label, values in per_label]
     text = table(["", *RATES, "support"], rows)
-    if task.tags_words:
+    if task.is_tagging:
         return text
     confusion = zip(task.labels, scores["confusion"], strict=True)
     counts = table(confusion_header(task), [[gold, *counts] for gold, counts in confusion])
@@ -106,7 +106,7 @@ def adapted(modules: dict[str, list[str]]) -> str:
 def scores(task: Task, scores: dict) -> str:
     """Return the main scores of one split as text, in one to three lines."""
     accuracy = number(scores["accuracy"])
-    if task.tags_words:
+    if task.is_tagging:
         lines = [
             f"{kind} f1 {number(values['f1'])} (precision {number(values['precision'])}, recall "
             f"{number(values['recall'])})"
@@ -130,7 +130,7 @@ def answers(
     lines = []
     for index, (row, prediction) in enumerate(zip(rows, predicted)):
         *texts, gold = (row[field] for field in task.fields)
-        if task.tags_words:
+        if task.is_tagging:
             lines.append("gold       " + marked(*texts, gold))
             lines += ["predicted  " + marked(*texts, prediction), ""]
             continue

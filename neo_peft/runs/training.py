@@ -1,4 +1,4 @@
-"""Do a whole run: load, score the untuned base, train, score again, save. Or resume a stopped run.
+"""Do a whole run: load, score the untuned base, train, save, score again. Or resume a stopped run.
 
 `run` does all of this; train.py calls it. The training loop is in loop.py, saving and restoring a
 checkpoint in checkpoints.py.
@@ -199,8 +199,8 @@ class Training:
         model, examples, progress = job.tuned.model, job.examples["train"], job.output.progress
         with closing(self.log), signals.delayed():
             try:
-                # The generator is in no variable: an error closes it at once, and so removes its
-                # progress bar before the error is printed.
+                # The generator is not stored in a variable, so that an error closes it at once, and
+                # with it its progress bar, before the error is printed.
                 for event in loop.steps(model, examples, settings, state, progress):
                     ended = isinstance(event, loop.EpochEnd)
                     if ended:

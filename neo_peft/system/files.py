@@ -61,7 +61,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], overwrite: bool = 
     """Write a new folder atomically: `write` fills a temporary folder, which is then renamed.
 
     With `overwrite` the folder can exist. It is removed before the new one is renamed. If the
-    process is killed between the two, neither folder remains.
+    process is killed between the two, there is no folder.
     """
     path = folder.resolve() if overwrite else new_folder(folder)
     make_folders(path.parent)

@@ -88,7 +88,7 @@ def test_seeds_with_different_rows_have_no_common_interval(tmp_path):
     )
     for baseline["mean"], tuned["mean"], named in ((0.7, 0.6, True), (0.6, 0.7, False)):
         assert (
-            "The baseline, word counts, has 0.700 on test, at least as much as the tuned model "
+            "The baseline, word counts, scores 0.700 on test, at least as much as the tuned model "
             "(0.600)." in page(results)
         ) == named
 

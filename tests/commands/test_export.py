@@ -356,10 +356,8 @@ REFUSALS = {
     ("lora+prompt", "--merge"): UNMERGEABLE.format(r"lora\+prompt"),
     ("full",): NO_ADAPTER.format("full"),
     ("head",): NO_ADAPTER.format("head"),
-    (
-        "tags",
-    ): r"tags has lora\+prompt and a head. Of two adapters, peft loads the second only with "
-    "a second head, so this run cannot be exported",
+    ("tags",): r"tags has lora\+prompt and a head. peft needs a head in each of two adapters, so "
+    "this run cannot be exported",
 }
 
 

@@ -103,11 +103,7 @@ def tokenizer_ids(text: str) -> list[int]:
 
 
 @few_examples
-@given(
-    sentences=st.lists(words, max_size=5),
-    max_length=st.integers(1, 400),
-    at_last=st.booleans(),
-)
+@given(sentences=st.lists(words, max_size=5), max_length=st.integers(1, 400), at_last=st.booleans())
 def test_each_word_has_the_tokens_that_the_tokenizer_makes_of_it_alone(
     sentences, max_length, tag_last_subtoken
 ):

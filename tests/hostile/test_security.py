@@ -147,7 +147,7 @@ def lora(tiny_folder, tmp_path) -> Path:
     return tmp_path / "lora"
 
 
-def load_lora(folder: Path, model: Path) -> loading.Tuned:
+def load_lora(folder: Path, model: Path) -> loading.LoadedModel:
     return loading.load(folder, loading.settings_in(folder, str(model), "sentiment"))
 
 

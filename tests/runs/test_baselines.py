@@ -12,7 +12,7 @@ from neo_peft.corpora.splits import limit_rows
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs import baselines
 from neo_peft.runs.baselines import (
-    STRENGTHS,
+    INVERSE_STRENGTHS,
     logistic_regression,
     predict_baseline,
     word_counts,
@@ -46,14 +46,14 @@ def small_splits(name):
     return limit_rows(splits.train, 300), splits.validation, splits.test
 
 
-def scikit_learn_model(task, strength):
+def scikit_learn_model(task, inverse_strength):
     """Return scikit-learn's model with the same penalty as ours.
 
     For two labels scikit-learn has one weight vector. We have two vectors of half the length, and
     so half the penalty.
     """
     return LogisticRegression(
-        C=strength * (2 if len(task.labels) == 2 else 1), max_iter=5000, tol=1e-6
+        C=inverse_strength * (2 if len(task.labels) == 2 else 1), max_iter=5000, tol=1e-6
     )
 
 
@@ -61,15 +61,17 @@ def scikit_learn_model(task, strength):
 
 
 @pytest.mark.parametrize("name", FEATURES)
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_the_linear_model_is_that_of_scikit_learn(name, strength):
+@pytest.mark.parametrize("inverse_strength", INVERSE_STRENGTHS)
+def test_the_linear_model_is_that_of_scikit_learn(name, inverse_strength):
     task, (train, _, test) = TASKS[name], small_splits(name)
     features, test_features = FEATURES[name](task.fields[:-1], train, test)
-    weights = logistic_regression(features, label_indices(task, train), len(task.labels), strength)
+    weights = logistic_regression(
+        features, label_indices(task, train), len(task.labels), inverse_strength
+    )
     logits = (test_features @ weights).numpy()
     ours = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = (
-        scikit_learn_model(task, strength)
+        scikit_learn_model(task, inverse_strength)
         .fit(dense(features), label_indices(task, train))
         .predict_proba(dense(test_features))
     )
@@ -135,8 +137,8 @@ def test_the_penalty_is_chosen_on_validation(name):
         dense, FEATURES[name](task.fields[:-1], train, validation, test)
     )
     models = [
-        scikit_learn_model(task, strength).fit(features, gold_labels(train))
-        for strength in STRENGTHS
+        scikit_learn_model(task, inverse_strength).fit(features, gold_labels(train))
+        for inverse_strength in INVERSE_STRENGTHS
     ]
     scores = [model.score(validation_features, gold_labels(validation)) for model in models]
     chosen = models[scores.index(max(scores))].predict(test_features)
@@ -152,11 +154,11 @@ def test_the_choice_is_by_the_tasks_metric(monkeypatch):
     assert task.metric == "matthews" and task.labels == ("unacceptable", "acceptable")
     scores = {0.1: (0, 0), 1.0: (0, 1), 10.0: (1, 0), 100.0: (0, 0)}  # accuracy, matthews
 
-    def always(features, gold, labels, strength):
+    def always(features, gold, labels, inverse_strength):
         """Return weights that always predict acceptable for the strength with the best matthews,
         and unacceptable for the others."""
         weights = torch.zeros(features.shape[1], labels, dtype=features.dtype)
-        weights[-1, int(strength == 1.0)] = 1
+        weights[-1, int(inverse_strength == 1.0)] = 1
         return weights
 
     measured = iter(
@@ -164,7 +166,7 @@ def test_the_choice_is_by_the_tasks_metric(monkeypatch):
     )
     monkeypatch.setattr(baselines, "logistic_regression", always)
     monkeypatch.setattr(baselines, "score", lambda *_: next(measured))
-    assert tuple(scores) == STRENGTHS and predict_baseline(task, rows, rows, rows) == (
+    assert tuple(scores) == INVERSE_STRENGTHS and predict_baseline(task, rows, rows, rows) == (
         "word counts",
         ["acceptable"],
     )

@@ -22,7 +22,7 @@ NAMES = {NER: TAGGED, SENTIMENT: THREE_LABELS, SIMILARITY: TWO_LABELS}
 
 def random_rows(task, rng, count):
     """Return random rows that have only labels: of unbalanced classes, or tags of 0 to 14 words."""
-    if task.tags_words:
+    if task.is_tagging:
         lengths = [rng.randrange(15) for _ in range(count)]
         return [
             {"tags": rng.choices(task.labels, [6] + [1] * (len(task.labels) - 1), k=size)}
@@ -34,7 +34,7 @@ def random_rows(task, rng, count):
 
 def random_predictions(task, rng, rows, right):
     """Return random predictions: right with probability `right`, else any label, or None."""
-    if task.tags_words:
+    if task.is_tagging:
         return [
             [tag if rng.random() < right else rng.choice(task.labels) for tag in row["tags"]]
             for row in rows
@@ -48,7 +48,7 @@ def scores(task, rows, predicted):
     gold = [row[task.fields[-1]] for row in rows]
     return (
         entity_scores(gold, predicted)
-        if task.tags_words
+        if task.is_tagging
         else class_scores(gold, predicted, task.labels)
     )
 

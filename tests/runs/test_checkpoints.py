@@ -147,12 +147,12 @@ def test_the_best_epoch_is_kept_after_resuming(run):
 
 
 def test_each_number_of_the_training_state_is_restored(run):
-    change_state(run, lambda record: record.update(skipped=4, skipped_last=3))
+    change_state(run, lambda record: record.update(skipped=4, consecutive_skips=3))
     settings = settings_to_resume(run, json=False)
     model = load_untuned(settings, with_method=True).model
     state, checkpoint = loop.make_state(model, settings), checkpoints.newest_checkpoint(run)
     checkpoints.restore(checkpoint, model, state)
-    assert (state.step, state.epoch, state.done, state.skipped, state.skipped_last) == (
+    assert (state.step, state.epoch, state.done, state.skipped, state.consecutive_skips) == (
         7,
         2,
         2,
@@ -617,7 +617,7 @@ def test_fp16_skips_a_step_whose_gradients_are_not_finite_and_continues(tiny_fol
         assert torch.equal(weights[number - 1], weights[number]) == (number in bad_steps)
         # a skipped step counts in the schedule
         assert step.learning_rate == loop.learning_rate_at(number - 1, 15, settings)
-    assert (state.step, state.skipped, state.skipped_last) == (15, 3, 0)
+    assert (state.step, state.skipped, state.consecutive_skips) == (15, 3, 0)
 
 
 def test_ten_skipped_steps_in_a_row_stop_the_run(tiny_folder):
