@@ -317,7 +317,10 @@ def test_the_maximum_length_is_the_positions_minus_the_longer_prefix_and_the_lab
     assert longest("sentiment", instruction + 5) == 128 - instruction - 5 - 10
     assert longest("ner", 7) == 121
     assert longest("ner", 7, max_length=40) == 40
-    with pytest.raises(InputError, match="a prompt of 115 embeddings.* do not fit into the model"):
+    with pytest.raises(
+        InputError,
+        match="a prompt of 115 embeddings.* do not fit into the 128 positions of the model",
+    ):
         longest("sentiment", 115)
     with pytest.raises(
         InputError, match="--max-length 122 does not fit: this model and prompt allow 1 to 121"
