@@ -76,22 +76,22 @@ def test_the_new_method_trains_its_parameters_and_is_saved_and_loaded(add):
     made = add("A method")
     tuned, again, rows = made["tuned"], made["again"], made["rows"]
     trunk = load_base("neo-mini").trunk
-    started = load_untuned(made["settings"], with_method=True)
-    assert torch.equal(logits(started, rows), logits(load_untuned(made["settings"]), rows))
+    untrained = load_untuned(made["settings"], with_method=True)
+    assert torch.equal(logits(untrained, rows), logits(load_untuned(made["settings"]), rows))
     # only the norm and the head change
-    before = dict(started.model.named_parameters())
-    moved = {
+    before = dict(untrained.model.named_parameters())
+    changed = {
         name
         for name, parameter in tuned.model.named_parameters()
         if not torch.equal(parameter, before[name])
     }
     assert (
-        moved == LN_F | {"classifier.weight", "classifier.bias"} == tuned.model.trainable().keys()
+        changed == LN_F | {"classifier.weight", "classifier.bias"} == tuned.model.trainable().keys()
     )
     assert not torch.equal(tuned.model.transformer.ln_f.weight, trunk.ln_f.weight)
     # the loaded run is the saved one
     assert torch.equal(logits(again, rows), logits(tuned, rows))
-    assert not torch.equal(logits(again, rows), logits(started, rows))
+    assert not torch.equal(logits(again, rows), logits(untrained, rows))
     assert [path.name for path in Path("my-norm").iterdir()] == ["adapter_model.safetensors"]
 
 

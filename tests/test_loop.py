@@ -341,7 +341,7 @@ def test_a_saved_and_loaded_run_scores_the_same(tiny_folder, tmp_path, task, met
 
 def test_the_best_epoch_is_kept_by_default_and_the_last_one_with_keep_last(tiny_folder, tmp_path):
     """The learning rate is too high: it makes later epochs worse."""
-    kept = {}
+    kept_epochs = {}
     for keep in ("best", "last"):
         settings = make_settings(
             task="sentiment",
@@ -361,13 +361,13 @@ def test_the_best_epoch_is_kept_by_default_and_the_last_one_with_keep_last(tiny_
         ]
         accuracies = [line["validation"]["accuracy"] for line in lines if "validation" in line]
         record = json.loads((tmp_path / keep / "run.json").read_text())
-        kept[keep] = record["kept_epoch"]
+        kept_epochs[keep] = record["kept_epoch"]
         assert (
             record["scores"]["after"]["validation"]["accuracy"]
             == accuracies[record["kept_epoch"] - 1]
         )
-    assert kept["last"] == 4
-    assert accuracies[kept["best"] - 1] == max(accuracies)
+    assert kept_epochs["last"] == 4
+    assert accuracies[kept_epochs["best"] - 1] == max(accuracies)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -233,7 +233,7 @@ def test_one_changed_byte_in_a_sampled_block_changes_the_fingerprint(tiny_folder
     # wte has 192 blocks. 64 of them are sampled, among them the first, the fourth and the last. A
     # bias is sampled whole.
     plain, size = load_base(str(tiny_folder)).fingerprint, 8192 * 24 * 4
-    seen = {plain}
+    fingerprints = {plain}
     for name, byte in [
         (WTE, 0),
         (WTE, 3 * 4096),
@@ -241,9 +241,9 @@ def test_one_changed_byte_in_a_sampled_block_changes_the_fingerprint(tiny_folder
         ("transformer.h.3.mlp.c_fc.bias", 40 * 4 - 1),
     ]:
         change_tensors(folder, lambda t, name=name, byte=byte: flip(t[name], byte))
-        seen.add(load_base(str(folder)).fingerprint)
+        fingerprints.add(load_base(str(folder)).fingerprint)
         change_tensors(folder, lambda t, name=name, byte=byte: flip(t[name], byte))
-    assert len(seen) == 5 and load_base(str(folder)).fingerprint == plain
+    assert len(fingerprints) == 5 and load_base(str(folder)).fingerprint == plain
 
 
 def test_the_fingerprint_samples_64_blocks_of_a_large_tensor():

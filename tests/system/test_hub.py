@@ -109,10 +109,10 @@ def test_small_files_are_fetched_from_the_hub_and_large_ones_by_its_redirect(hub
     hub.renamed["old/tiny"] = TINY
     assert fetch(hub, tmp_path, *BOTH) == fetched(**BOTH)
     assert hub.requested() == [f"{TINY}/config.json", WEIGHTS]  # the weights from the storage
-    rows = fetch(
+    lines = fetch(
         hub, tmp_path, "dataset/a.json", "b/c.zip", kind="dataset", repository="owner/rows"
     )
-    assert rows == fetched(**{"a.json": b"[1]", "c.zip": LARGE[::-1]})
+    assert lines == fetched(**{"a.json": b"[1]", "c.zip": LARGE[::-1]})
     assert fetch(hub, tmp_path, *BOTH, repository="old/tiny") == fetched(**BOTH)
 
 
