@@ -279,9 +279,9 @@ def test_more_predicted_tags_than_words_are_an_error():
 
 
 def test_different_numbers_of_gold_and_predicted_are_an_error():
-    with pytest.raises(ValueError, match="^2 gold sentences and 1 predicted ones: give both"):
+    with pytest.raises(ValueError, match="^2 gold sentences, but 1 predicted ones: give both"):
         entity_scores([["O"], ["O"]], [["O"]])
-    with pytest.raises(ValueError, match="^1 gold labels and 2 predicted ones: give both"):
+    with pytest.raises(ValueError, match="^1 gold labels, but 2 predicted ones: give both"):
         class_scores(["no"], ["no", "yes"], ["no", "yes"])
 
 

@@ -193,7 +193,7 @@ def test_on_a_cpu_attention_has_no_padding(base, monkeypatch, in_training):
         lambda *args, **more: packings.append(of_texts(*args, **more)) or packings[-1],
     )
     model(batch_of(random_texts(LENGTHS)), None if in_training else model.prefix())
-    assert all(grid.slots is None for grid in packings[-1].grids) and len(packings[-1].grids) > 1
+    assert all(grid.indices is None for grid in packings[-1].grids) and len(packings[-1].grids) > 1
 
 
 def test_the_lengths_of_a_batch_stay_on_the_cpu(base):

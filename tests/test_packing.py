@@ -27,12 +27,12 @@ def shapes(packing):
     return [(grid.first, grid.batch, grid.longest, grid.size) for grid in packing.grids]
 
 
-def test_slots_and_positions_of_uneven_texts_worked_by_hand():
+def test_indices_and_positions_of_uneven_texts_worked_by_hand():
     packing = Packing.of_texts(torch.tensor([2, 4, 1]), start=3, together=True)
     (grid,) = packing.grids
-    # A grid of three texts by four tokens; slots are counted row by row.
+    # A grid of three texts by four tokens; indices are counted row by row.
     assert shapes(packing) == [(0, 3, 4, 7)] and packing.sizes == [7]
-    assert grid.slots.tolist() == [0, 1, 4, 5, 6, 7, 8]
+    assert grid.indices.tolist() == [0, 1, 4, 5, 6, 7, 8]
     assert grid.positions.tolist() == [[3, 4, 5, 6]]
     assert packing.positions.tolist() == [3, 4, 3, 4, 5, 6, 3]
 
@@ -41,7 +41,7 @@ def test_consecutive_texts_of_one_length_share_a_grid_without_padding():
     packing = Packing.of_texts(torch.tensor([2, 4, 4, 1, 4]), start=3)
     # the last text of length 4 does not follow the others
     assert shapes(packing) == [(0, 1, 2, 2), (1, 2, 4, 8), (3, 1, 1, 1), (4, 1, 4, 4)]
-    assert all(grid.slots is None for grid in packing.grids)
+    assert all(grid.indices is None for grid in packing.grids)
     assert packing.sizes == [2, 8, 1, 4]
     assert packing.positions.tolist() == [3, 4, 3, 4, 5, 6, 3, 4, 5, 6, 3, 3, 4, 5, 6]
 
@@ -68,7 +68,7 @@ def test_each_text_can_have_its_own_start_position(together):
 
 def test_a_next_token_has_the_next_position_of_its_text():
     packing = next_tokens(torch.tensor([7, 2, 30]))
-    assert shapes(packing) == [(0, 3, 1, 3)] and packing.grids[0].slots is None
+    assert shapes(packing) == [(0, 3, 1, 3)] and packing.grids[0].indices is None
     assert packing.positions.tolist() == [7, 2, 30]
     assert packing.grids[0].positions.tolist() == [[7], [2], [30]]
 
@@ -132,10 +132,10 @@ def test_all_tensors_of_a_packing_move_to_the_device():
     packing = Packing.of_texts(torch.tensor([2, 1]), start=4, together=True, prompt=True).to(meta)
     prompt, texts = packing.grids
     assert packing.has_prompt and shapes(packing) == [(0, 1, 4, 4), (0, 2, 2, 3)]
-    assert [texts.slots.shape, packing.positions.shape, texts.positions.shape] == [
+    assert [texts.indices.shape, packing.positions.shape, texts.positions.shape] == [
         (3,),
         (7,),
         (1, 2),
     ]
-    moved = (texts.slots, packing.positions, texts.positions, prompt.positions)
+    moved = (texts.indices, packing.positions, texts.positions, prompt.positions)
     assert {tensor.device.type for tensor in moved} == {"meta"}

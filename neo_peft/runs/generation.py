@@ -48,9 +48,9 @@ def forward_and_keep(
     x, keys_values = trunk.layers(x, packing, past)
     (grid,) = packing.grids
     positions = grid.positions.expand(grid.batch, -1)
-    if grid.slots is not None:
+    if grid.indices is not None:
         filled = torch.zeros(positions.numel(), dtype=torch.bool, device=x.device)
-        filled[grid.slots] = True
+        filled[grid.indices] = True
         positions = positions.masked_fill(~filled.view_as(positions), NOWHERE)
     return trunk.ln_f(x), Past(*zip(*keys_values, strict=True), positions)
 

@@ -55,7 +55,7 @@ def test_the_page_compares_tuning_with_the_baseline_and_the_majority(tmp_path):
         )
         majority["mean"] = 0.8
         sentence = (
-            "The majority class has 0.800 on test, at least as much as the tuned model (0.800)."
+            "The majority class scores 0.800 on test, at least as much as the tuned model (0.800)."
         )
         assert f"\n{sentence}\n" in page(results)
 

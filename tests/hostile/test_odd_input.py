@@ -238,7 +238,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(base):
     from neo_peft.runs.loading import make_encoder as make
 
     run_settings = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=128)
-    with pytest.raises(InputError, match="do not fit into the model's 128 positions"):
+    with pytest.raises(InputError, match="do not fit into the 128 positions of the model"):
         make(TASKS["ner"], MINI, base.trunk.config, run_settings, with_head=True)
     fits = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=127)
     encoder = make(TASKS["ner"], MINI, base.trunk.config, fits, with_head=True)
