@@ -105,21 +105,21 @@ def tokenizer_ids(text: str) -> list[int]:
 @few_examples
 @given(sentences=st.lists(words, max_size=5), max_length=st.integers(1, 400), at_last=st.booleans())
 def test_each_word_has_the_tokens_that_the_tokenizer_makes_of_it_alone(
-    sentences, max_length, tag_last_subtoken
+    sentences, max_length, at_last
 ):
     rng = random.Random(max_length)
     rows = [
         {"tokens": tokens, "tags": [rng.choice(TASKS["ner"].labels) for _ in tokens]}
         for tokens in sentences
     ]
-    examples = make_encoder("ner", True, max_length, tag_last_subtoken)(rows)
+    examples = make_encoder("ner", True, max_length, at_last)(rows)
     assert len(examples) == len(rows) and examples.starts[-1] == len(examples.ids)
     cut = 0
     for index, row in enumerate(rows):
         word_ids = [tokenizer_ids(" " + word) for word in row["tokens"]]
         all_ids = sum(word_ids, [])
         ends = np.cumsum([0, *map(len, word_ids)])
-        positions = ends[1:] - 1 if tag_last_subtoken else ends[:-1]
+        positions = ends[1:] - 1 if at_last else ends[:-1]
         ids, indices, targets = parts_of(examples, index)
         assert ids == all_ids[:max_length]
         assert indices == [position for position in positions.tolist() if position < max_length]
