@@ -170,12 +170,12 @@ def take_step(
     labelled: int,
     clip_norm: float,
 ) -> StepResult:
-    """Take one optimizer step over this process's batches.
+    """Take one optimizer step over this process's batches, summed over all processes.
 
     `labelled` is the number of known targets in all batches of all processes. The summed loss is
     divided by it, so that four batches of two examples give the same step as one batch of eight.
-    If the gradient is not finite, fp16 keeps the weights and reduces the loss scale, and other
-    precisions raise InputError. A loss that is not finite always raises it, in all processes.
+    If the gradient is not finite, the weights stay: fp16 reduces the loss scale, other precisions
+    raise InputError. A loss that is not finite always raises it, in all processes.
     """
     loss_sum = 0.0
     for batch in collated:

@@ -266,7 +266,7 @@ def copy_sharing_matrices(trunk: GPTNeo) -> GPTNeo:
 
 
 def share_frozen(trunk_copy: GPTNeo, trunk: GPTNeo) -> None:
-    """Put the trunk's own tensors into its copy, in place of all that do not train."""
+    """Replace the copy's frozen tensors by those of the trunk."""
     for name, tensor in trunk.named_parameters():
         path, _, kind = name.rpartition(".")
         module = trunk_copy.get_submodule(path)
