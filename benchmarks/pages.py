@@ -28,7 +28,7 @@ def commands(body: str) -> list[str]:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a command with a shell in a folder, and return its standard output."""
+    """Run a command with a shell in a folder. Return its standard output, without that path."""
     print(f"{PROMPT}{command}", flush=True)
     environment = os.environ | {"COLUMNS": "100", "TQDM_DISABLE": "1"}
     done = subprocess.run(
@@ -36,7 +36,7 @@ def run(command: str, folder: Path) -> str:
     )
     if done.returncode not in (0, 2):
         sys.exit(f"exit status {done.returncode}: {command}")
-    return done.stdout
+    return done.stdout.replace(f"{folder}/", "")
 
 
 def renew(page: str, folder: Path) -> str:

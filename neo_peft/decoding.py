@@ -103,7 +103,7 @@ def in_batches(
     predict_chosen: Callable, examples: Examples, size: int, progress: Progress, title: str
 ) -> list:
     """Call `predict_chosen(indices)` for batches of examples; return all results in the order of
-    the examples. Texts of similar length share a batch: this needs less padding."""
+    the examples. Similar lengths share a batch: fewer grids, or less padding."""
     order = np.argsort(examples.lengths, kind="stable")
     index_batches = [chosen for chosen in batches(order, size) if len(chosen)]
     pairs = []  # (index, result)
@@ -146,7 +146,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
     labels, hidden, batch = encoder.task.labels, states.hidden, states.batch
     label_tokens = [encoder.label_tokens[label] for label in labels]
     first_tokens = sorted({tokens[0] for tokens in label_tokens})
-    first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # each example's (B,)
+    first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # rows of `hidden` (B,)
     wte = model.transformer.wte.weight
     embeddings = wte[torch.tensor(first_tokens, device=hidden.device)].float()
     scores = hidden[first_targets.to(hidden.device)].float() @ embeddings.T  # (B, first tokens)
@@ -166,7 +166,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
 
 
 def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
-    """Return each classification example's token ids, the first target position included."""
+    """Return each example's token ids up to its first target position, which is included."""
     texts = []
     for index in chosen:
         start, first_target = examples.starts[index], examples.target_starts[index]

@@ -40,7 +40,7 @@ class Examples:
     target_indices: Array  # target positions, counted from the example's own first token
     targets: Array  # the class or token to predict at each target position
     target_starts: Array  # (n + 1,), index of each example's first target, then len(targets)
-    words: Array | None = None  # (n,), words of each example before cutting; None in classification
+    words: Array | None = None  # (n,), word counts before cutting; None in classification
     cut: int = 0  # number of examples that were cut to the maximum length
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class Encoder:
             examples = self._classification_examples(ids, labels, _bounds(lengths)[row_starts])
         if len(ids) and examples.ids.max() >= self.vocab_size:
             token = examples.ids.max()
-            raise InputError(f"token id {token} is too large: the model has {self.vocab_size}")
+            raise InputError(f"token id {token}, but the model has {self.vocab_size} tokens")
         return replace(examples, cut=len(too_long))
 
     def _tagging_examples(

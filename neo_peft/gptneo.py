@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from neo_peft.elementwise import gelu_new
 from neo_peft.packing import Packing
 
-# The position given to padding among the keys. It is after every query, so the mask hides it.
+# The position of padding in a stored `Past`: after every query, so the mask hides it (runs/).
 NOWHERE = 1 << 40
 
-KeysValues = tuple[Tensor, Tensor]  # of one layer (and grid): each (1, b or B, heads, S, head_dim)
+KeysValues = tuple[Tensor, Tensor]  # of one layer (and grid): (1 or b or B, heads, S, head_dim)
 Masks = list[Tensor | None]  # the masks of one layer, one for each grid
 Indices = Tensor | None  # indices of tokens (M,); None means all tokens
 
@@ -162,7 +162,7 @@ class Block(nn.Module):
 
 
 def _embedding(count: int, size: int) -> nn.Embedding:
-    """Return an uninitialised embedding: on device meta, torch's own init imports its compiler."""
+    """Return an embedding without initial values: torch's init on `meta` imports its compiler."""
     return nn.Embedding.from_pretrained(torch.empty(count, size), freeze=False)
 
 

@@ -2,7 +2,7 @@
 
 `take_step` is one optimizer step (AdamW, Loshchilov & Hutter 2019). `steps` gives it batches and a
 learning rate, and can resume from any `State`. Several processes (processes.py) share the examples
-of each step. Without dropout, the result is the step that one process takes with all of them.
+of each step. Without dropout, the step equals that of one process with all the examples.
 """
 
 import math
@@ -170,7 +170,7 @@ def take_step(
     labelled: int,
     clip_norm: float,
 ) -> StepResult:
-    """Take one optimizer step over this process's batches, summed over all processes.
+    """Take one optimizer step with the summed gradients of all processes' batches.
 
     `labelled` is the number of known targets in all batches of all processes. The summed loss is
     divided by it, so that four batches of two examples give the same step as one batch of eight.
@@ -198,7 +198,7 @@ def take_step(
 
 
 def learning_rate_at(step: int, total_steps: int, settings: Settings) -> float:
-    """Return the learning rate of a step (the first one is 0). It rises linearly in the warm-up,
+    """Return the learning rate of a step, counted from 0. It rises linearly in the warm-up,
     then falls linearly to zero."""
     warmup = math.ceil(total_steps * settings.warmup_ratio)
     if step < warmup:

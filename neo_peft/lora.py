@@ -167,7 +167,7 @@ def _matches(target: str, name: str) -> bool:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Replace each layer with LoRA by its merged layer; if one cannot be merged, replace none."""
+    """Replace each LoRALinear by its merged layer; if one cannot be merged, replace none."""
     merged = {name: layer.merged() for name, layer in lora_layers(model).items()}
     for name, plain in merged.items():
         model.set_submodule(name, plain)

@@ -142,7 +142,7 @@ def build_model(
     def tokenize(text: str) -> list[int]:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if max(ids) >= (size := trunk.config.vocab_size):
-            raise InputError(f"token id {max(ids)} is too large: the model has {size} tokens")
+            raise InputError(f"token id {max(ids)}, but the model has {size} tokens")
         return ids
 
     kind, head = head_kind(task, settings), None

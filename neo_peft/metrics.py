@@ -2,7 +2,7 @@
 
 BIO tags are those of Ramshaw & Marcus (1995), "Text Chunking using Transformation-Based Learning".
 Entities and hits are defined as in conlleval, the script of the CoNLL-2000 shared task, and in
-seqeval's default mode. Read `entities` first: all entity scores are computed from its results.
+seqeval's default mode. Read `entities` first: it gives all entity scores except accuracy.
 """
 
 import math

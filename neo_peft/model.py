@@ -1,7 +1,7 @@
 """The model that is trained and evaluated: trunk, method and head.
 
-A tuned model is a GPT-Neo with a head. LoRA in its layers, a soft prompt before the text, or both
-are added, or all its weights are trained. The head is a new linear layer, or the language model
+A tuned model is a GPT-Neo with a head. It can have LoRA in its layers and a soft prompt before the
+text, or train all its weights. The head is a new linear layer, or the language model
 head, whose weights are those of `wte`. Logits are computed at the target positions only. The
 adapter is exactly the parameters that require a gradient.
 """
@@ -54,7 +54,7 @@ class TunedModel(nn.Module):
     """A trunk, a head, and optionally a prompt in front of every text.
 
     A prompt is a module with a length, `embeddings` (P, H), and a method `past(trunk)`, which
-    returns its keys and values. `embeddings` is None if the prompt trains its keys and values.
+    returns its keys and values. `embeddings` is None if keys and values are trained directly.
     """
 
     def __init__(

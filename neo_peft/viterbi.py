@@ -39,7 +39,7 @@ def best_sequences(scores: Tensor, counts: Sequence[int], labels: Sequence[str])
         return scores.new_zeros(0, dtype=torch.long)
     at_start, transition = (tensor.to(scores.device) for tensor in transitions(labels))
     words = pad_sequence(scores.split(list(counts)), batch_first=True)  # (B, T, K)
-    # For each word and last tag: the best sum of a sequence, and the tag before the last (B, K).
+    # For each word and its tag: the best sum up to there, and the previous word's tag (B, K).
     best, previous = [at_start + words[:, 0]], []
     for word in words[:, 1:].unbind(1):
         sums, before = (best[-1][:, :, None] + transition).max(1)

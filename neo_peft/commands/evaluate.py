@@ -45,8 +45,8 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     """
     parser = OneLineParser(
         prog=prog,
-        description="Score a finished run again, or an untuned base model: "
-        "%(prog)s runs/ner-lora --split test",
+        description="Score a finished run again (%(prog)s runs/ner-lora), or an untuned base "
+        "model.",
     )
     add_text(
         parser, "run", "RUN", "a run folder (default: the newest finished one in runs/)", nargs="?"
@@ -62,7 +62,7 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
         "--decode",
         metavar="{labels,generate}",
         type=argument(decoder),
-        help="labels: the label with the highest probability; generate: the label that the "
+        help="labels: compare the labels' probabilities; generate: the label that the "
         "generated text starts with (default: labels)",
     )
     parser.add_argument(

@@ -25,8 +25,7 @@ def main(argv: Sequence[str]) -> None:
     """Write the folder, and print which library loads it."""
     parser = OneLineParser(
         prog="python -m neo_peft export",
-        description="Write a finished run as a folder that peft can load, or transformers "
-        "without peft.",
+        description="Write a finished run as a folder for peft, or for transformers without peft.",
     )
     add_text(parser, "run", "RUN", "a run's folder (default: the newest finished one)", nargs="?")
     add_text(parser, "folder", "DIR", "a new or empty folder to write to")

@@ -18,7 +18,8 @@ def describe(job: Job) -> None:
     print_line(
         f"task    {task.name}: {len(task.labels)} labels; data {settings.data}{protocol}: {sizes}"
     )
-    computing = f"{tuned.precision} on {tuned.model.device.type}, {tuned.threads} threads"
+    threads = f"{tuned.threads} thread{'s' if tuned.threads > 1 else ''}"
+    computing = f"{tuned.precision} on {tuned.model.device.type}, {threads}"
     computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
     print_line(f"model   {settings.model}: {job.total:,} parameters, {computing}")
     print_line(

@@ -545,6 +545,6 @@ def test_a_new_process_uses_omp_num_threads_and_shows_a_progress_bar(tiny_folder
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "0"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "fp32 on cpu, 1 threads" in done.stdout
+    assert "fp32 on cpu, 1 thread\n" in done.stdout
     assert re.search(r"epoch 1: +\d+%.*loss \d.*tokens/s", done.stderr)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == 1
