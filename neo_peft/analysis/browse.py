@@ -65,7 +65,7 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
     count = sum(len(entities(row["tags"])) for row in rows)
     correct = count - sum(len(wrong[kind]) for kind in KINDS if kind != "spurious")
     return section(
-        f"Errors, on {split}",
+        f"Wrong predictions, on {split}",
         note(
             f"{count:,} gold entities in {len(rows):,} sentences, {correct:,} predicted "
             "correctly. The entity of the mistake has an outline."
@@ -102,7 +102,7 @@ def wrong_labels(task: Task, rows: list[dict], split: str) -> Html:
     about = f"{count:,} of {len(rows):,} predictions are wrong. Groups: gold label → prediction."
     most_frequent = sorted(wrong, key=lambda pair: -len(wrong[pair]))
     groups = [group(pair, wrong[pair], show) for pair in most_frequent]
-    return section(f"Errors, on {split}", note(about), *groups)
+    return section(f"Wrong predictions, on {split}", note(about), *groups)
 
 
 def group(title: str, items: list, show: Callable[..., Html], about: str = "") -> Html:
