@@ -94,8 +94,8 @@ def add_lora(
 
     A target is the end of a module's name (`q_proj`, `mlp.c_fc`), a regular expression for the
     whole name (with or without `transformer.` at the start), or `all-linear`. A target that matches
-    no layer raises InputError. `bias` chooses which biases are trained: none,
-    all (of the whole trunk, norms included), or lora_only (of the layers with LoRA).
+    no layer raises InputError. `bias` chooses which biases are trained: none, all (of the whole
+    trunk, norms included), or lora_only (of the layers with LoRA).
     """
     for name, value in (("bias", bias), ("lora_init", init)):
         if value not in (choices := LORA.flags[name]):

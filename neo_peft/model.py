@@ -1,9 +1,9 @@
 """The model that is trained and evaluated: trunk, method and head.
 
 A tuned model is a GPT-Neo with a head. It can have LoRA in its layers and a soft prompt before the
-text, or train all its weights. The head is a new linear layer, or the language model
-head, whose weights are those of `wte`. Logits are computed at the target positions only. The
-adapter is exactly the parameters that require a gradient.
+text, or train all its weights. The head is a new linear layer, or the language model head, whose
+weights are those of `wte`. Logits are computed at the target positions only. The adapter is exactly
+the parameters that require a gradient.
 """
 
 import dataclasses

@@ -148,8 +148,8 @@ class Settings:
     )
     wording: str = data_flag(
         "own",
-        "the template. own: that of neo_peft; source: that of the original study, without a space "
-        "before a label",
+        "the template. own: that of neo_peft; source: that of the original study (sentiment, "
+        "similarity), and no space before a label",
         choices=("own", "source"),
     )
     train_limit: int | None = data_flag(
@@ -306,7 +306,7 @@ class Settings:
 
     @property
     def source_text(self) -> bool:
-        """Whether the template is that of the study that this project follows."""
+        """Whether the template is that of the original study."""
         return self.wording == "source"
 
     @property

@@ -41,3 +41,23 @@ def test_the_metrics_of_the_glue_tasks_are_those_of_glue():
         "glue/mrpc": "f1",
         "glue/qqp": "f1",
     }
+
+
+def test_the_order_of_the_labels_is_fixed_since_saved_heads_have_it():
+    """Worked by hand from the data sets' own files and GLUE's numbers."""
+    kinds = ("DNA", "protein", "cell_type", "cell_line", "RNA")
+    tags = ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in ("B", "I")))
+    expected = {
+        "ner": tags,
+        "sentiment": ("negative", "neutral", "positive"),
+        "similarity": ("not equivalent", "equivalent"),
+        "glue/cola": ("unacceptable", "acceptable"),
+        "glue/sst2": ("negative", "positive"),
+        "glue/mrpc": ("not equivalent", "equivalent"),
+        "glue/qqp": ("not duplicate", "duplicate"),
+        "glue/mnli": ("entailment", "neutral", "contradiction"),
+        "glue/qnli": ("entailment", "not entailment"),
+        "glue/rte": ("entailment", "not entailment"),
+        "glue/wnli": ("not entailment", "entailment"),
+    }
+    assert {name: task.labels for name, task in TASKS.items() if task.labels} == expected

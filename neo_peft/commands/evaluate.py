@@ -68,7 +68,7 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--zero-shot",
         action="store_true",
-        help="score the untuned model, with an instruction before each text",
+        help="score the untuned model, in classification with an instruction before each text",
     )
     parser.add_argument(
         "--show",
@@ -142,7 +142,7 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     )
     predicted, generated = evaluation.predicted, evaluation.generated
     scores = score(task, rows, predicted)
-    for line in tables.answers(task, rows[: flags.show], predicted, generated):
+    for line in tables.example_lines(task, rows[: flags.show], predicted, generated):
         print_line(line)
     print_line(tables.scores(task, scores))
     print_line("\n" + tables.per_label(task, scores))

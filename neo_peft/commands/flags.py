@@ -106,7 +106,7 @@ def _add_flag(
         )
     else:
         metavar = "N" if item.type in (int, int | None) else item.name.split("_")[-1].upper()
-        words = "{" + ",".join(choices) + "}" if choices else metavar
+        words = "{" + ",".join(choices) + "}" if 0 < len(choices) < 10 else metavar
         group.add_argument(name, dest=item.name, metavar=words, type=read, help=text)
 
 

@@ -23,7 +23,7 @@ LEFT_OUT = ("epochs", "seed", "out", "resume", "json")
 DEFAULTS = {
     "method": " (default: lora for tagging, prompt for classification)",
     "keep": " (default: best for tagging, last for classification)",
-    "generate": " (default: on with the language model head)",
+    "generate": " (always on in a study with the language model head)",
     "protocol": " (default: both)",
 }
 

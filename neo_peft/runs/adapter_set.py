@@ -144,15 +144,17 @@ class AdapterSet:
             for example, index in enumerate(indices)
         ]
         lengths = [length for part in examples.values() for length in part.lengths]
-        answers = {}  # by the row's index
+        predictions = {}  # by the row's index
         for chosen in batches(np.argsort(lengths, kind="stable"), batch_size):
             batch_rows, batch_examples = [], {}
             for source in np.sort(chosen):  # sorted by run again
                 name, example, index = sources[source]
                 batch_examples.setdefault(name, []).append(example)
                 batch_rows.append(index)
-            answers |= zip(batch_rows, self._predict_batch(examples, batch_examples), strict=True)
-        in_order = [answers[index] for index in range(len(rows))]
+            predictions |= zip(
+                batch_rows, self._predict_batch(examples, batch_examples), strict=True
+            )
+        in_order = [predictions[index] for index in range(len(rows))]
         return Evaluation(
             [answer.predicted for answer in in_order],
             probabilities=[answer.probabilities for answer in in_order],
@@ -178,15 +180,15 @@ class AdapterSet:
         run's examples in it."""
         parts = {name: collate(examples[name], indices) for name, indices in chosen.items()}
         hidden = self.hidden(parts).split([len(part.target_indices) for part in parts.values()])
-        answers = []
+        predictions = []
         for (name, part), run_hidden in zip(parts.items(), hidden, strict=True):
             tuned = self[name]
             states = HiddenStates(
                 examples[name], chosen[name], part, run_hidden, self._prefixes[name]
             )
             # Where labels share their first token, this makes more passes: see `score_labels`.
-            answers += predict_batch(tuned.model, tuned.encoder, states)
-        return answers
+            predictions += predict_batch(tuned.model, tuned.encoder, states)
+        return predictions
 
     def hidden(self, parts: dict[str, Batch]) -> Tensor:
         """Return the hidden states (M, H) at the target positions, in one pass.

@@ -146,7 +146,7 @@ def logistic_regression(
     features: Tensor, gold: Tensor, labels: int, inverse_strength: float
 ) -> Tensor:
     """Return the weights (D, K) that minimise the summed cross-entropy + |weights|² / (2 ·
-    strength).
+    inverse_strength).
 
     The weights of the last feature, the bias, have no penalty. The optimizer is L-BFGS (Liu &
     Nocedal 1989).

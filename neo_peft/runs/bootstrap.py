@@ -26,23 +26,23 @@ Interval = tuple[float, float]
 
 
 def intervals(
-    task: Task, rows: list[dict], answers: list[list], resamples: int = 2000, seed: int = 0
+    task: Task, rows: list[dict], predictions: list[list], resamples: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
     """Return the 95 % bootstrap interval of each metric.
 
     With several runs (the seeds of one recipe) it is the interval of their mean. All runs must have
-    predicted the same rows. `answers` are the predictions of each run. Each resample is used for
-    all runs; the runs are not resampled.
+    predicted the same rows. `predictions` has those of each run. Each resample is used for all runs;
+    the runs are not resampled.
     """
-    values_of = _metrics_of_resamples(task, rows, answers, resamples, seed)
+    values_of = _metrics_of_resamples(task, rows, predictions, resamples, seed)
     return {name: _interval(values.mean(0)[1:]) for name, values in values_of.items()}
 
 
 def paired(
     task: Task,
     rows: list[dict],
-    answers_a: list[list],
-    answers_b: list[list],
+    predictions_a: list[list],
+    predictions_b: list[list],
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict]:
@@ -60,8 +60,8 @@ def paired(
     difference of one resample. If fewer than `MIN_DIFFERING` rows differ (`count_differing`), the
     interval excludes zero too often, even if neither side is better.
     """
-    compared, count = {}, len(answers_a)
-    values_of = _metrics_of_resamples(task, rows, answers_a + answers_b, resamples, seed)
+    compared, count = {}, len(predictions_a)
+    values_of = _metrics_of_resamples(task, rows, predictions_a + predictions_b, resamples, seed)
     for name, values in values_of.items():
         side_a, side_b = values[:count].mean(0), values[count:].mean(0)
         a, b, differences = float(side_a[0]), float(side_b[0]), (side_b - side_a)[1:]
@@ -72,23 +72,23 @@ def paired(
     return compared
 
 
-def count_differing(answers_a: list[list], answers_b: list[list]) -> int:
+def count_differing(predictions_a: list[list], predictions_b: list[list]) -> int:
     """Return the number of rows for which the runs of both sides have different predictions."""
     return sum(
         any(answer != first for answer in others)
-        for first, *others in zip(*answers_a, *answers_b, strict=True)
+        for first, *others in zip(*predictions_a, *predictions_b, strict=True)
     )
 
 
-def same_rows(task: Task, answered: list[list[dict]]) -> tuple[list[dict], list[list]] | None:
+def same_rows(task: Task, rows_of_runs: list[list[dict]]) -> tuple[list[dict], list[list]] | None:
     """Return the rows that several runs predicted, and the predictions of each run.
 
     Return None where the runs did not predict the same rows. For example, runs with different seeds
     can have different random splits.
     """
-    if any(data_fields(task, rows) != data_fields(task, answered[0]) for rows in answered):
+    if any(data_fields(task, rows) != data_fields(task, rows_of_runs[0]) for rows in rows_of_runs):
         return None
-    return answered[0], [[row["predicted"] for row in rows] for rows in answered]
+    return rows_of_runs[0], [[row["predicted"] for row in rows] for rows in rows_of_runs]
 
 
 def data_fields(task: Task, rows: list[dict]) -> list[list]:
@@ -112,8 +112,8 @@ def example_counts(task: Task, rows: list[dict], predicted: list) -> np.ndarray:
         )
     gold = [row[task.fields[-1]] for row in rows]
     is_gold, is_guess = (
-        np.array(answers, dtype=object)[:, None] == np.array(task.labels, dtype=object)
-        for answers in (gold, predicted)
+        np.array(predictions, dtype=object)[:, None] == np.array(task.labels, dtype=object)
+        for predictions in (gold, predicted)
     )
     return np.hstack([is_gold & is_guess, is_guess, is_gold]).astype(int)
 
@@ -160,13 +160,13 @@ def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _metrics_of_resamples(
-    task: Task, rows: list[dict], answers: list[list], resamples: int, seed: int
+    task: Task, rows: list[dict], predictions: list[list], resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Return the values of each metric, (runs, 1 + R): at index 0 the score on all examples, then
     the scores on R resamples, which are the same for all runs."""
-    counts = np.hstack([example_counts(task, rows, predicted) for predicted in answers])
+    counts = np.hstack([example_counts(task, rows, predicted) for predicted in predictions])
     parts = [
-        metrics_of_counts(task, np.stack(np.split(sums, len(answers), axis=1)))
+        metrics_of_counts(task, np.stack(np.split(sums, len(predictions), axis=1)))
         for sums in _sums(counts, resamples, seed)
     ]
     return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}

@@ -114,10 +114,10 @@ def classification_usage(tuned: LoadedModel) -> str:
     """Return the card's sentences on the input text and on where the model predicts the label."""
     task, text = tuned.encoder.task, f"The text is `{example_text(tuned)}`"
     if tuned.model.head is None:
-        answers = (task.label_text(label, tuned.encoder.source_text) for label in task.labels)
+        texts = (task.label_text(label, tuned.encoder.source_text) for label in task.labels)
         return (
             f"{text}, without special tokens. The model generates one of "
-            f"{', '.join(f'`{answer}`' for answer in answers)} and then the end token."
+            f"{', '.join(f'`{each}`' for each in texts)} and then the end token."
         )
     batching = "Pad on the right."
     if tuned.model.prompt:  # transformers then ignores the padding, and takes the last position

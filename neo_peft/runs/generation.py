@@ -56,7 +56,7 @@ def forward_and_keep(
 
 
 def next_tokens(positions: Tensor) -> Packing:
-    """Return the layout of a batch of one token for each of B texts, at `positions` (B,)."""
+    """Return the packing of one token for each of B texts, at `positions` (B,)."""
     batch = len(positions)
     return Packing((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
 

@@ -157,7 +157,7 @@ def show_predictions(job: Job, scored: ScoredModel, heading: str) -> None:
     split = reported_split(job.rows)
     rows = examples_to_show(job.task, job.rows[split])
     evaluation = predict_rows(job, scored, rows, generated=scored.model.head is None)
-    lines = tables.answers(job.task, rows, evaluation.predicted, evaluation.generated)
+    lines = tables.example_lines(job.task, rows, evaluation.predicted, evaluation.generated)
     job.output.print_line(f"{heading}, three examples of {split}:\n")
     job.output.print_line("\n".join(lines).rstrip() + "\n")
 

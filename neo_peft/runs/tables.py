@@ -123,7 +123,7 @@ def scores(task: Task, scores: dict) -> str:
     )
 
 
-def answers(
+def example_lines(
     task: Task, rows: Sequence[dict], predicted: Sequence, generated: Sequence[str] | None
 ) -> list[str]:
     """Return lines that show each row: its gold labels, its prediction and the generated text."""
