@@ -31,7 +31,7 @@ def intervals(
     """Return the 95 % bootstrap interval of each metric.
 
     With several runs (the seeds of one recipe) it is the interval of their mean. All runs must have
-    predicted the same rows. `predictions` has those of each run. Each resample is used for all runs;
+    predicted the same rows. `predictions` has a list for each run. Each resample is used for all;
     the runs are not resampled.
     """
     values_of = _metrics_of_resamples(task, rows, predictions, resamples, seed)

@@ -184,7 +184,7 @@ def test_a_run_in_half_precision_of_a_base_in_half_precision_is_merged_in_fp32(
     from safetensors.torch import load_file, save_file
 
     half = shutil.copytree(tiny_folder, tmp_path / "half")
-    tensors = load_file(half / "model.safetensors")
+    tensors = load_file(tiny_folder / "model.safetensors")
     save_file(
         {name: tensor.half() for name, tensor in tensors.items()},
         half / "model.safetensors",
