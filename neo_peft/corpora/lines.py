@@ -40,9 +40,11 @@ def read_rows(
     return rows if keep_blank else [row for row in rows if row]
 
 
-def read_lines(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yield (number, line) for each line of a file; numbers start at 1.
+def read_lines(path: AnyPath, or_encoding: str = "") -> Iterator[tuple[int, str]]:
+    """Yield (number, line) for each line of a UTF-8 file; numbers start at 1.
 
+    `or_encoding`: the encoding of a file that is not valid UTF-8. Latin-1 text with a letter
+    outside ASCII is hardly ever valid UTF-8, so a file that was saved again as UTF-8 is recognised.
     Line ends and the byte order mark are removed. A line of spaces becomes an empty line.
     """
     try:
@@ -55,14 +57,14 @@ def read_lines(path: AnyPath, encoding: str = "utf-8") -> Iterator[tuple[int, st
             f"{path}: there is no such file; put it next to the task's other files"
         ) from error
     if raw.startswith(codecs.BOM_UTF8):
-        raw, encoding = raw.removeprefix(codecs.BOM_UTF8), "utf-8"
+        raw, or_encoding = raw.removeprefix(codecs.BOM_UTF8), ""
     try:
-        text = raw.decode(encoding)
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        number = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {number}: not {encoding}; save the file as {encoding}"
-        ) from error
+        if not or_encoding:
+            number = raw.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{path}, line {number}: not utf-8; save the file as utf-8") from error
+        text = raw.decode(or_encoding)
     # splitlines() would also split at characters that occur inside sentences, such as Latin-1's
     # 0x85.
     for number, line in enumerate(text.split("\n"), start=1):

@@ -18,6 +18,8 @@ SIZES = {
     "max_position_embeddings": 2048,
     "window_size": 256,
 }
+# transformers takes these names for ours; where a file has both, it uses the alias
+ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 
 
 def read_config(folder: Path) -> Config:
@@ -29,6 +31,7 @@ def read_config(folder: Path) -> Config:
         )
     config = read_json(path)
     _check_architecture(path, config)
+    config |= {name: config[alias] for alias, name in ALIASES.items() if alias in config}
     try:
         layers = _layers(config)
         sizes = {name: _number(path, config, name, default) for name, default in SIZES.items()}

@@ -122,6 +122,15 @@ def test_phrasebank_with_the_byte_order_mark_of_utf_8_is_read_as_utf_8(tmp_path)
     assert splits.test == [{"sentence": "M\u00e4kel\u00e4 .", "label": "neutral"}]
 
 
+def test_phrasebank_that_was_saved_again_as_utf_8_is_read_as_utf_8(tmp_path):
+    test = "M\u00e4kel\u00e4 \u20ac 5 .@neutral\nSales rose .@positive\n".encode()
+    splits = load(tmp_path, "sentiment", {AGREE_66: test}, "paper")
+    assert [row["sentence"] for row in splits.test] == [
+        "M\u00e4kel\u00e4 \u20ac 5 .",
+        "Sales rose .",
+    ]
+
+
 def test_clean_keeps_the_first_of_repeated_sentences_and_drops_conflicting_ones(tmp_path):
     repeats = [
         "M\u00c4KEL\u00c4 S POSITIVE, no 1@positive",

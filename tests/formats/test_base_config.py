@@ -21,6 +21,21 @@ def test_attention_types_are_repeated_in_their_order(folder):
     assert read_config(folder).attention_layers == ("local", "local", "global", "local")
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_an_alias_is_read_as_transformers_reads_it(folder, both):
+    """Three heads of 16 or six of 8 have the same tensors: no shape tells them apart."""
+    from transformers import GPTNeoConfig
+
+    change_config(
+        folder,
+        removed=() if both else ("num_heads", "num_layers"),
+        num_attention_heads=6,
+        num_hidden_layers=4,
+    )
+    ours, theirs = read_config(folder), GPTNeoConfig.from_pretrained(folder)
+    assert (ours.num_heads, ours.num_layers) == (theirs.num_heads, theirs.num_layers) == (6, 4)
+
+
 def test_a_missing_entry_has_the_default_of_transformers(folder):
     from transformers import GPTNeoConfig
 
