@@ -49,10 +49,10 @@ def shape(name: str) -> Config:
 class Job:
     """What is measured: the training step of a task, for a model of some shape."""
 
-    task: str
+    task: str  # ner, sentiment or similarity
     shape: str = "125m"  # a key of SHAPES
     precision: str = "fp32"  # the dtype of the frozen matrices
-    device: str = "cpu"
+    device: str = "cpu"  # where both sides compute
     grouped: bool = False  # batches of texts of similar length, as for the careful peer
     method: str | None = None  # None for the task's method in SETTINGS
     checkpoint: bool = False  # --checkpoint-activations

@@ -105,3 +105,37 @@ def test_no_line_is_longer_than_100_columns():
     for path in [*FILES, *ROOT.glob("tests/**/*.py")]:
         for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
             assert len(line) <= 100, f"{path.relative_to(ROOT)}:{number}"
+
+
+def undocumented_fields(path: Path) -> list[str]:
+    """Return the fields of dataclasses and named tuples that have no comment and no line in the
+    docstring."""
+    lines, found = path.read_text("utf-8").splitlines(), []
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        kinds = " ".join(map(ast.unparse, [*node.decorator_list, *node.bases]))
+        doc = ast.get_docstring(node) or ""
+        for field in node.body if "dataclass" in kinds or "NamedTuple" in kinds else ():
+            if isinstance(field, ast.AnnAssign):
+                near = (
+                    lines[field.lineno - 2].strip().startswith("#")
+                    or any(
+                        "#" in line or "_flag(" in line  # a flag's help is its documentation
+                        for line in lines[field.lineno - 1 : field.end_lineno]
+                    )
+                )
+                named = re.search(rf"\b{field.target.id}\b[\w, `]*:|`{field.target.id}`", doc)
+                if not near and not named:
+                    found.append(f"{path.name}: {node.name}.{field.target.id}")
+    return found
+
+
+def test_every_field_of_a_dataclass_is_documented():
+    assert not [field for path in FILES for field in undocumented_fields(path)]
+
+
+def test_an_undocumented_field_is_found(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text("class A(NamedTuple):\n    '''`c` is documented.'''\n    b: int\n    c: int\n")
+    assert undocumented_fields(path) == ["file.py: A.b"]

@@ -39,8 +39,8 @@ class Candidate(NamedTuple):
 class Comparison(NamedTuple):
     """The scores of two sides on the same rows."""
 
-    task: Task
-    split: str
+    task: Task  # the task of all runs
+    split: str  # the split whose rows are compared
     rows: int  # number of rows
     differ: int  # number of rows for which the runs do not all predict the same
     sides: tuple[Candidate, Candidate]  # a and b

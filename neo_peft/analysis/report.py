@@ -83,9 +83,9 @@ def refuse_other_file(out: Path) -> None:
 class Run:
     """A finished run."""
 
-    folder: Path
+    folder: Path  # the run's folder
     record: dict  # run.json
-    task: Task
+    task: Task  # its task
     metrics: list[dict]  # the lines of metrics.jsonl
     # the 95 % interval of each metric: {kind of predictions: {split: {metric: interval}}}
     ranges: dict[PredictionKind, dict[str, dict[str, Interval]]]

@@ -29,10 +29,10 @@ class FinishedRun:
     """A finished run of a study."""
 
     value: object  # the swept value
-    seed: int
-    folder: Path
+    seed: int  # its seed
+    folder: Path  # its folder
     record: dict  # run.json; `add_baselines` adds the scores "baseline"
-    task: Task
+    task: Task  # its task
     baseline: dict[str, list[dict]] | None = None  # rows of each split, as the baseline predicts
 
     @property

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Base:
     """A loaded base model."""
 
-    trunk: GPTNeo
-    tokenizer: "PreTrainedTokenizerFast"
+    trunk: GPTNeo  # the frozen model without a head
+    tokenizer: "PreTrainedTokenizerFast"  # its tokenizer
     folder: Path  # the folder with its files
     fingerprint: str  # hash of the stored weights
     notes: list[str]  # lines to print for the user

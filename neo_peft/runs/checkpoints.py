@@ -60,7 +60,7 @@ class BestEpoch:
 class Checkpoint:
     """A checkpoint that was read, and whose checksums are right."""
 
-    folder: Path
+    folder: Path  # where its files are
     record: dict  # the content of its state.json
 
     @property

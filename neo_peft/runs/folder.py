@@ -38,7 +38,7 @@ def short_name(name: str) -> str:
 class NewFolder(NamedTuple):
     """A folder for a run."""
 
-    path: Path
+    path: Path  # the new folder
     made: list[Path]  # of `path` and its parents, in this order, those that did not exist before
 
 

@@ -27,7 +27,7 @@ PrintLine = Callable[[str], None]
 class Output(NamedTuple):
     """Where a run writes its files, and how it shows its progress."""
 
-    folder: Path
+    folder: Path  # the run's folder
     print_line: PrintLine  # prints one line
     progress: Progress  # shows a progress bar
     start_time: float  # time.monotonic() at the start, minus the seconds before a resume
@@ -40,9 +40,9 @@ class Output(NamedTuple):
 class Job:
     """The loaded data and model of a run."""
 
-    settings: Settings
-    output: Output
-    task: Task
+    settings: Settings  # of the run, with the labels of its data
+    output: Output  # where its files and lines go
+    task: Task  # with its labels
     splits: Splits  # all rows
     rows: dict[str, list[dict]]  # the rows of each split, limited by the settings
     examples: dict[str, Examples]  # the same rows, encoded
@@ -91,8 +91,8 @@ def limited_rows(
 class ScoredModel(NamedTuple):
     """A model as it is scored: the untuned base, or the tuned model."""
 
-    model: TunedModel
-    encoder: Encoder
+    model: TunedModel  # untuned or tuned
+    encoder: Encoder  # the encoder for its head
     instruction: str = ""  # in front of every text
 
 

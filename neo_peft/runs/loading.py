@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 class LoadedModel:
     """A loaded model, tuned or not, with its encoder and all that both were made from."""
 
-    model: TunedModel
-    encoder: Encoder
-    settings: Settings
-    base: Base
+    model: TunedModel  # trunk, method and head
+    encoder: Encoder  # the encoder for its task and head
+    settings: Settings  # those of the run
+    base: Base  # the base model
     precision: str  # of the frozen matrices: fp32, bf16 or fp16
     threads: int  # CPU threads
     notes: list[str]  # lines to print for the user
