@@ -17,6 +17,7 @@ from neo_peft.tasks import Task
 
 FILES = ("Genia4ERtask1.iob2", "Genia4EReval1.iob2")  # train and test
 VALIDATION_SIZE = 1927  # sentences of the train file
+DOCUMENT = "-DOCSTART-"  # starts a line between two documents in files in the style of CoNLL 2003
 
 
 def load_folder(request: Request) -> Splits:
@@ -24,12 +25,20 @@ def load_folder(request: Request) -> Splits:
     split."""
     folder = request.find_folder("jnlpba", FILES)
     rows, test = (_read_iob2(request.task, folder / name) for name in FILES)
+    notes = tuple(filter(None, (_document_note(folder / name) for name in FILES)))
     size = VALIDATION_SIZE if len(rows) > VALIDATION_SIZE else max(1, len(rows) // 10)
-    return Splits(rows[size:], rows[:size], test)
+    return Splits(rows[size:], rows[:size], test, notes=notes)
+
+
+def _document_note(path: Path) -> str:
+    """Return a note with the number of lines between documents; "" if there is none."""
+    count = sum(line.startswith(DOCUMENT) for _, line in lines.read_lines(path))
+    return f"{path.name}: {count} {DOCUMENT} lines are not sentences; left out" if count else ""
 
 
 def _read_iob2(task: Task, path: Path) -> list[dict]:
-    """Return a row for each sentence. Blank lines and `###MEDLINE` lines separate sentences."""
+    """Return a row for each sentence. Blank lines separate sentences, and so do the lines between
+    abstracts or documents."""
     words = lines.read_rows(path, _parse_word, task.labels, keep_blank=True)
     return [_make_row(sentence) for is_word, sentence in groupby(words, key=bool) if is_word]
 
@@ -41,8 +50,8 @@ def _make_row(words: Iterable[tuple[str, str]]) -> dict:
 
 
 def _parse_word(line: str, labels: Collection) -> tuple[str, str] | None:
-    """Return the token and the tag of a line; None for a line with the number of an abstract."""
-    if line.startswith("###MEDLINE:"):
+    """Return the token and the tag of a line; None for a line between abstracts or documents."""
+    if line.startswith(("###MEDLINE:", DOCUMENT)):
         return None
     token, tag = lines.two_parts(line.partition("\t"), "a token, a tab and its tag")
     return lines.check_text(token), lines.check_label(labels, tag)

@@ -27,6 +27,19 @@ from neo_peft.tasks import TASKS
 NER = TASKS["ner"]
 
 
+def test_a_line_between_two_documents_is_no_sentence_and_is_counted(tmp_path):
+    sentence = "IL-2\tB-protein\nbinds\tO\n\n"
+    train = f"-DOCSTART-\tO\n\n{sentence * 6}-DOCSTART- -X- O O\n{sentence * 6}"
+    test = f"{sentence}-DOCSTART-\tO\n{sentence}"
+    splits = load(tmp_path, "ner", {IOB2: train.encode(), IOB2_TEST: test.encode()})
+    row = {"tokens": ["IL-2", "binds"], "tags": ["B-protein", "O"]}
+    assert (splits.train, splits.validation, splits.test) == ([row] * 11, [row], [row] * 2)
+    assert splits.notes[:2] == (
+        "Genia4ERtask1.iob2: 2 -DOCSTART- lines are not sentences; left out",
+        "Genia4EReval1.iob2: 1 -DOCSTART- lines are not sentences; left out",
+    )
+
+
 # ---- The real data
 
 
