@@ -219,7 +219,8 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
     """Return the predicted entities as JSON objects.
 
     type: the entity type.
-    text: the words, joined by spaces.
+    text: the text between `start` and `end` as it was given; of a JSON row the words, joined by
+      spaces.
     first, last: the indices of the first and last word.
     start, end: the position in the text in characters, if the example is a text.
     probability: the product of the probabilities of its tags.
@@ -230,7 +231,8 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
         span = {"type": kind, "text": " ".join(words), "first": first, "last": last}
         if "starts" in row:
             starts = row["starts"]
-            span |= {"start": starts[first], "end": starts[last] + len(words[-1])}
+            start, end = starts[first], starts[last] + len(words[-1])
+            span |= {"text": row["text"][start:end], "start": start, "end": end}
         span["probability"] = round(math.prod(probabilities[first : last + 1]), 4)
         found.append(span)
     return found

@@ -7,20 +7,25 @@ from neo_peft.corpora import lines
 from neo_peft.corpora.own_rows import parse_json, parse_object
 from neo_peft.tasks import Task
 
+AROUND = "\ufeff "  # no part of an example: the byte order mark, and spaces around a line
+
 
 def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
     """Return the row of a line, without a label. A line of plain text is one sentence, or two
     sentences separated by a tab.
 
-    For a tagging task, plain text is split into words. The row then also has `text`, the line, and
-    `starts`, the index in `text` at which each word starts.
+    For a tagging task, plain text is split into words. The row then also has `text`, the line as it
+    was given, without its line end, and `starts`, the index in `text` at which each word starts.
     """
-    text = _decode(line)
+    given = _decode(line)
+    text = given.strip(AROUND)
     if as_json:
         return parse_object(text, task)
     if task.is_tagging:
+        before = len(given) - len(given.lstrip(AROUND))
         starts, tokens = zip(*split_words(text), strict=True)
-        return {"text": text, "tokens": list(tokens), "starts": list(starts)}
+        starts = [before + start for start in starts]
+        return {"text": given, "tokens": list(tokens), "starts": starts}
     fields = task.fields[:-1]
     sentences = text.split("\t") if len(fields) > 1 else [text]
     if len(sentences) != len(fields):
@@ -36,7 +41,7 @@ def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
 
     The line is a JSON object with "run", a key of `tasks`, and the fields of that run's task.
     """
-    text = _decode(line)
+    text = _decode(line).strip(AROUND)
     row = parse_json(text)
     name = row.get("run") if isinstance(row, dict) else None
     if name not in list(tasks):  # a list, since `name` can be unhashable
@@ -47,12 +52,12 @@ def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
 
 
 def _decode(line: bytes) -> str:
-    """Return the text of a line, without its line end, spaces around it and byte order mark."""
+    """Return the text of a line, without its line end."""
     try:
-        text = line.decode("utf-8").strip("\ufeff\r\n ")
+        text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
         raise ValueError("not utf-8; save the text as utf-8") from None
-    if not text.strip():
+    if not text.strip(AROUND).strip():
         raise ValueError("the line is empty; expected an example")
     return text
 

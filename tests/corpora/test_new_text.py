@@ -2,6 +2,7 @@
 
 import pytest
 
+from neo_peft.commands.predict import spans
 from neo_peft.corpora.new_text import parse_example, split_words
 from neo_peft.corpora.sources import load_splits
 from neo_peft.tasks import TASKS
@@ -49,3 +50,14 @@ def test_splitting_the_text_of_the_sample_gives_its_words():
 def test_a_json_line_that_is_not_a_row_is_refused(line):
     with pytest.raises(ValueError, match="expected a JSON object with 'tokens'|not JSON"):
         parse_example(line.encode(), TASKS["ner"], as_json=True)
+
+
+@pytest.mark.parametrize("before", ["", "   ", "\ufeff", "\ufeff "])
+def test_the_text_of_a_span_is_that_of_the_line_as_it_was_given(before):
+    """Worked by hand: the words are NF-kappa B ( p65 ) binds."""
+    given = f"{before}NF-kappa B (p65) binds  "
+    row = parse_example(f"{given}\r\n".encode(), TASKS["ner"], as_json=False)
+    assert row["tokens"] == ["NF-kappa", "B", "(", "p65", ")", "binds"] and row["text"] == given
+    [span] = spans(row, ["B-protein", *["I-protein"] * 4, "O"], [1.0] * 6)
+    assert span["text"] == given[span["start"] : span["end"]] == "NF-kappa B (p65)"
+    assert (span["start"], span["first"], span["last"]) == (len(before), 0, 4)
