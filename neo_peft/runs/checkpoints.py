@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -125,9 +126,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 def _random_states() -> dict[str, Tensor]:
     """Return the states of the random generators that dropout uses, by device."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+    return states | {name: device.get_rng_state() for name, device in _accelerators().items()}
+
+
+def _accelerators() -> dict[str, ModuleType]:
+    """Return torch's modules of the devices that are there and have generators of their own."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return {name: getattr(torch, name) for name, available in there.items() if available}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -203,9 +208,10 @@ def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:
     try:
         state.scaler.load_state_dict(checkpoint.record["scaler"])
         torch.set_rng_state(tensors[f"random cpu {processes.process_index}"])
-        cuda_state = tensors.get(f"random cuda {processes.process_index}")
-        if torch.cuda.is_available() and cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state)
+        for name, device in _accelerators().items():
+            random_state = tensors.get(f"random {name} {processes.process_index}")
+            if random_state is not None:
+                device.set_rng_state(random_state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{checkpoint.folder} does not fit this run: {type(error).__name__}: {error}"

@@ -281,6 +281,7 @@ def conditions(job: Job) -> dict:
         "precision": job.tuned.precision,
         "threads": torch.get_num_threads(),
         "processes": processes.world,
+        "version of torch": str(torch.__version__),
     }
 
 

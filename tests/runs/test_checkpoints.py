@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -262,6 +263,11 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, message):
         (
             lambda r: r["computed"].update({"base model": "0"}),
             "step-7 was written: a run can only be resumed with the same base model",
+        ),
+        (
+            lambda r: r["computed"].update({"version of torch": "2.0.1"}),
+            f"was written (2.0.1, now {torch.__version__}): a run can only be resumed with the "
+            "same version of torch",
         ),
         (
             lambda r: r["computed"].update(precision="bf16"),
@@ -630,3 +636,23 @@ def test_ten_skipped_steps_in_a_row_stop_the_run(tiny_folder):
     ):
         train_steps(model, examples, settings, taken.append)
     assert len(taken) == 9
+
+
+def test_the_generators_of_every_device_are_saved_and_restored(run, monkeypatch):
+    """A device that is not here stands for mps: it has a generator, and a state to set."""
+    restored = []
+    device = SimpleNamespace(
+        get_rng_state=lambda: torch.tensor([7], dtype=torch.uint8),
+        set_rng_state=lambda state: restored.append(state.tolist()),
+    )
+    monkeypatch.setattr(checkpoints, "_accelerators", lambda: {"mps": device})
+    states = checkpoints._random_states()
+    assert set(states) == {"cpu", "mps"} and states["mps"].tolist() == [7]
+    checkpoint = checkpoints.newest_checkpoint(run)
+    path = checkpoint.folder / checkpoints.TENSORS
+    tensors = files.read_tensors(path) | {"random mps 0": states["mps"]}
+    monkeypatch.setattr(checkpoints, "read_tensors", lambda _: dict(tensors))
+    settings = settings_to_resume(run, json=False)
+    model = load_untuned(settings, with_method=True).model
+    checkpoints.restore(checkpoint, model, loop.make_state(model, settings))
+    assert restored == [[7]]
