@@ -23,8 +23,7 @@ PROMPT = "$ "
 
 def commands(body: str) -> list[str]:
     """Return the commands of a block, each with its continued lines."""
-    joined = re.findall(rf"^{re.escape(PROMPT)}((?:.*\\\n)*.*)$", body, re.MULTILINE)
-    return joined
+    return re.findall(rf"^{re.escape(PROMPT)}((?:.*\\\n)*.*)$", body, re.MULTILINE)
 
 
 def run(command: str, folder: Path) -> str:

@@ -132,8 +132,7 @@ class Settings:
     )
     protocol: str = data_flag(
         "clean",
-        "PhraseBank's splits. clean: no sentence is in two splits; paper: as in the original "
-        "study, where test overlaps train",
+        "PhraseBank's splits. clean: no overlap; paper: the original study's, test overlaps train",
         choices=("clean", "paper"),
     )
     labels: tuple[str, ...] | None = data_flag(
@@ -160,8 +159,7 @@ class Settings:
     )
     max_length: int | None = data_flag(
         None,
-        "maximum number of tokens of a text and its template; longer text is cut (default: what "
-        "fits the model)",
+        "most tokens of a text and its template; longer text is cut (default: what fits)",
         whole(1),
     )
     tag_subtoken: str = data_flag(
@@ -169,21 +167,18 @@ class Settings:
     )
     echo: bool = data_flag(
         False,
-        "give the model each sentence twice, and predict the tags in the second copy: there the "
-        "model has seen the whole sentence",
+        "repeat each sentence; predict its tags in the copy, after the whole sentence was seen",
         bool,
     )
     tag_decoding: str = data_flag(
         "viterbi",
-        "how tags are chosen. viterbi: the most probable sequence that is valid BIO; greedy: the "
-        "most probable tag of each word",
+        "how tags are chosen. viterbi: the best valid BIO sequence; greedy: each word's best tag",
         choices=("viterbi", "greedy"),
     )
 
     model: str = model_flag(
         BUNDLED_MODEL,
-        "the base model: neo-mini (bundled), a folder in Hugging Face's layout, or a hub id: "
-        "owner/name, or owner/name@revision",
+        "neo-mini (bundled), a Hugging Face folder, or a hub id: owner/name, owner/name@revision",
     )
     precision: str = model_flag(
         "auto",
@@ -203,14 +198,12 @@ class Settings:
 
     adapter: str | None = adapter_flag(
         None,
-        "train this adapter further: the folder of a finished run, or of a peft adapter. It sets "
-        "the model, the task, the labels, the method and the method's flags",
+        "train a run or a peft adapter further; it sets model, task, labels, method and its flags",
     )
     method: str = adapter_flag(None, f"what is trained: {', '.join(METHODS)}", choices=METHODS)
     readout: str = adapter_flag(
         "words",
-        "how a label is predicted. words: the language model scores the label words; head: a "
-        "linear layer, trained together with the method, scores the labels",
+        "what predicts labels. words: the language model, by label words; head: a linear layer",
         choices=("words", "head"),
     )
     rank: int = adapter_flag(8, "rank r of LoRA's A and B", whole(1, 16_384))
@@ -220,8 +213,7 @@ class Settings:
     dropout: float = adapter_flag(0.0, "dropout on the input of LoRA's A", real(0, 1))
     target_modules: tuple[str, ...] = adapter_flag(
         ("q_proj", "v_proj"),
-        "layers that get LoRA: ends of layer names or regular expressions, separated by commas, or "
-        "all-linear",
+        "layers with LoRA: ends of names, regular expressions (commas between), or all-linear",
         names,
     )
     bias: str = adapter_flag(
@@ -241,51 +233,33 @@ class Settings:
     prompt_text: str | None = adapter_flag(
         None, "the initial text, for --prompt-init text (default: the task's instruction)"
     )
-    head_dropout: float = adapter_flag(
-        0.1, "dropout before the linear head, if there is one", real(0, 1)
-    )
+    head_dropout: float = adapter_flag(0.1, "dropout before a linear head", real(0, 1))
 
     epochs: int = training_flag(10, "passes over the training data", whole(1))
-    max_steps: int | None = training_flag(
-        None, "stop after this many steps (default: no limit)", whole(1)
-    )
+    max_steps: int | None = training_flag(None, "stop after N steps (default: never)", whole(1))
     batch_size: int = training_flag(16, "examples in a batch, for each process", whole(1))
-    gradient_accumulation: int = training_flag(
-        1, "number of batches whose gradients are summed in one step", whole(1)
-    )
+    gradient_accumulation: int = training_flag(1, "number of batches in one step", whole(1))
     checkpoint_activations: bool = training_flag(
         False,
         "compute each layer again in the backward pass: less memory, more time, identical results",
         bool,
     )
     # Bounded because AdamW multiplies them, and torch refuses a factor that is too large for fp32.
-    learning_rate: float = training_flag(
-        None, "the highest learning rate", real(0, 1e34, allow_least=False)
-    )
-    weight_decay: float = training_flag(
-        0.01, "AdamW's weight decay, for matrices only", real(0, 1e4)
-    )
-    warmup_ratio: float = training_flag(
-        0.0, "share of the steps in which the learning rate rises", real(0, 1)
-    )
-    clip_norm: float = training_flag(
-        1.0, "clip the gradient to this norm; 0 means no clipping", real(0)
-    )
+    learning_rate: float = training_flag(None, "the highest rate", real(0, 1e34, allow_least=False))
+    weight_decay: float = training_flag(0.01, "AdamW's weight decay, of matrices", real(0, 1e4))
+    warmup_ratio: float = training_flag(0.0, "share of the steps that are warm-up", real(0, 1))
+    clip_norm: float = training_flag(1.0, "clip the gradient to this norm; 0: never", real(0))
     keep: str = training_flag(
         "best",
         "which epoch's weights are saved. best: the best validation score; last: the last epoch",
         choices=("best", "last"),
     )
-    seed: int = training_flag(
-        0, "seed of the initial values, of dropout and of the order of the rows", whole(0)
-    )
+    seed: int = training_flag(0, "seed of initial values, dropout and row order", whole(0))
     checkpoint_every: int = training_flag(
         500, "write a checkpoint every N steps, and after each epoch", whole(1)
     )
 
-    generate: bool = run_flag(
-        False, "score generated text too (classification without a linear head)", bool
-    )
+    generate: bool = run_flag(False, "score generated text too (without a linear head)", bool)
     preset: str | None = run_flag(
         None,
         "paper: the recipe of the original study; best: a recipe that scores higher on neo-mini",
@@ -294,9 +268,7 @@ class Settings:
     out: str | None = run_flag(
         None, "the run's folder (default: runs/TASK-METHOD, or if it exists TASK-METHOD-2, …)"
     )
-    resume: str | None = run_flag(
-        None, "resume the stopped run in this folder; the only other flag allowed is --json"
-    )
+    resume: str | None = run_flag(None, "resume the run in this folder; allows only --json")
     json: bool = run_flag(False, "print one JSON object, and only that, on standard output", bool)
 
     @property
