@@ -146,8 +146,8 @@ def take(examples, chosen: np.ndarray):
 
 def text_of(examples, index: int) -> np.ndarray:
     """Return an example's tokens, without its label text."""
-    begin = examples.starts[index]
-    return examples.ids[begin : begin + examples.target_indices[examples.target_starts[index]] + 1]
+    start = examples.starts[index]
+    return examples.ids[start : start + examples.target_indices[examples.target_starts[index]] + 1]
 
 
 @torch.no_grad()

@@ -54,12 +54,12 @@ def seconds_of(call: Callable, device: str = "cpu") -> float:
         started = time.perf_counter()
         call()
         return time.perf_counter() - started
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
     call()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    return start.elapsed_time(end) / 1000
 
 
 def matmul_rate(

@@ -186,10 +186,10 @@ def main() -> None:
             range(int(state["step"]), flags.steps), "steps", disable=RANK > 0, dynamic_ncols=True
         )
     ):
-        epoch, begin = divmod(
+        epoch, offset = divmod(
             step * flags.batch_size, len(texts) // flags.batch_size * flags.batch_size
         )
-        batch = np.random.default_rng((flags.seed, epoch)).permutation(len(texts))[begin:][
+        batch = np.random.default_rng((flags.seed, epoch)).permutation(len(texts))[offset:][
             : flags.batch_size
         ]
         (

@@ -76,14 +76,14 @@ def wrong_entities(task: Task, rows: list[dict], split: str) -> Html:
 
 def sentence(words: list[str], tags: list[str], wrong: Entity | None, types: list[str]) -> Html:
     """Return a sentence with its entities marked; the entity `wrong` has an outline."""
-    parts, begin = [], 0
+    parts, start = [], 0
     for entity in entities(tags):
         kind, first, last = entity
         style = f"type-{types.index(kind) % 6}" + " wrong" * (entity == wrong)
         inside = element("b", kind), " ", " ".join(words[first : last + 1])
-        parts += [" ".join(words[begin:first]), " ", element("mark", *inside, class_=style), " "]
-        begin = last + 1
-    return joined([*parts, " ".join(words[begin:])])
+        parts += [" ".join(words[start:first]), " ", element("mark", *inside, class_=style), " "]
+        start = last + 1
+    return joined([*parts, " ".join(words[start:])])
 
 
 def wrong_labels(task: Task, rows: list[dict], split: str) -> Html:

@@ -185,8 +185,8 @@ def score_cell(run: Run, kind: PredictionKind, split: str, metric: str) -> Html:
     if kind not in run.ranges:
         return element("td", number(value))
     low, high = run.ranges[kind][split][metric]
-    at, begin, end = (f"{100 * max(0, x):.1f}%" for x in (value, low, high))
-    bar = element("i", style=f"--at:{at};--low:{begin};--high:{end}")
+    at, start, end = (f"{100 * max(0, x):.1f}%" for x in (value, low, high))
+    bar = element("i", style=f"--at:{at};--low:{start};--high:{end}")
     return element("td", number(value), element("small", f"{low:.3f}–{high:.3f}"), bar)
 
 

@@ -180,8 +180,8 @@ def _sums(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]
     # How often each is drawn has a multinomial distribution.
     distinct, sizes = np.unique(counts, axis=0, return_counts=True)
     random, n = np.random.default_rng(seed), len(counts)
-    for begin in range(0, resamples, CHUNK):
-        draws = random.multinomial(n, sizes / n, size=min(CHUNK, resamples - begin))
+    for start in range(0, resamples, CHUNK):
+        draws = random.multinomial(n, sizes / n, size=min(CHUNK, resamples - start))
         # numpy is slow in multiplying matrices of integers. Floats are exact below 2^53.
         yield (draws.astype(float) @ distinct).astype(int)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from answered import (
     AFTER,
-    ANSWERS,
     BEFORE,
     EPOCHS,
     EVIL,
-    SAID,
+    LABELLED,
+    PREDICTED_LABELS,
     STEPS,
     TIMES,
     answerer,
@@ -159,8 +159,8 @@ def test_the_page_of_a_classifier_shows_scored_labels_generated_text_and_the_con
     )
     assert scores[-1] == ["unanswered", "1", "1", "5", "1", "1"]
     labels = ["bad", "so-so", "good"]
-    gold = [row["label"] for row in SAID]
-    predicted = [label or "unanswered" for label in ANSWERS]
+    gold = [row["label"] for row in LABELLED]
+    predicted = [label or "unanswered" for label in PREDICTED_LABELS]
     expected = confusion_matrix(gold, predicted, labels=[*labels, "unanswered"])[:3]
     assert matrix[0] == ["gold \\ predicted", *labels, "unanswered"]
     assert [row[1:] for row in matrix[1:]] == expected.astype(str).tolist()

@@ -12,7 +12,18 @@ import shutil
 import subprocess
 
 import pytest
-from answered import AFTER, ANSWERED, BEFORE, EVIL, LABELS, SAID, TAGGED, answerer, make_run, tagger
+from answered import (
+    AFTER,
+    BEFORE,
+    EVIL,
+    LABELLED,
+    LABELS,
+    PREDICTED_TAGS,
+    TAGGED,
+    answerer,
+    make_run,
+    tagger,
+)
 from matplotlib.image import imread
 
 from neo_peft.commands import report
@@ -104,8 +115,8 @@ def page(request, tmp_path):
         rows = [
             {"tokens": [word * 99 for word in row["tokens"]], "tags": row["tags"]} for row in TAGGED
         ]
-        texts = [{"sentence": row["sentence"] * 999, "label": row["label"]} for row in SAID]
-        predicted = {kind: {"validation": ANSWERED} for kind in (BEFORE, AFTER)}
+        texts = [{"sentence": row["sentence"] * 999, "label": row["label"]} for row in LABELLED]
+        predicted = {kind: {"validation": PREDICTED_TAGS} for kind in (BEFORE, AFTER)}
         wrong = {kind: {"validation": ["bad"] * len(texts)} for kind in (BEFORE, AFTER)}
         runs = [
             make_run(first / ("x" * 200), "tagging", rows, predicted, LABELS),

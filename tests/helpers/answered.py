@@ -23,9 +23,9 @@ TAGGED = [
 
 # One hit, one wrong type, one wrong type and boundary: precision and recall are 1/3, and 2/3 if the
 # type is ignored. The F1 of drug is 1/2, that of gene 0.
-ANSWERED = [tags.split() for tags in ("O B-drug O", "O B-drug I-drug O", "O B-gene I-gene")]
+PREDICTED_TAGS = [tags.split() for tags in ("O B-drug O", "O B-drug I-drug O", "O B-gene I-gene")]
 
-SAID = [
+LABELLED = [
     {"sentence": text, "label": label}
     for text, label in [
         ("up", "good"),
@@ -36,7 +36,7 @@ SAID = [
     ]
 ]
 
-ANSWERS = ["good", "good", "bad", "good", None]
+PREDICTED_LABELS = ["good", "good", "bad", "good", None]
 
 STEPS = [
     {"step": n, "epoch": 1 + (n > 2), "loss": 1 / n, "learning_rate": 0.1, "gradient_norm": 1}
@@ -134,7 +134,7 @@ def tagger(folder, **more):
     no_entities = [["O"] * len(row["tokens"]) for row in TAGGED]
     splits = {
         BEFORE: {"validation": no_entities, "test": no_entities},
-        AFTER: {"validation": ANSWERED, "test": ANSWERED},
+        AFTER: {"validation": PREDICTED_TAGS, "test": PREDICTED_TAGS},
     }
     return make_run(folder, "tagging", TAGGED, splits, LABELS, **more)
 
@@ -142,12 +142,15 @@ def tagger(folder, **more):
 def answerer(folder, **more):
     """Write the run of a classification task, with scored labels and with generated text."""
     splits = {
-        BEFORE: {"test": ANSWERS, "validation": ANSWERS},
+        BEFORE: {"test": PREDICTED_LABELS, "validation": PREDICTED_LABELS},
         PredictionKind("before", generated=True): {"test": [None] * 5, "validation": [None] * 5},
-        AFTER: {"test": ANSWERS, "validation": ANSWERS},
-        PredictionKind("after", generated=True): {"test": ANSWERS, "validation": ANSWERS},
+        AFTER: {"test": PREDICTED_LABELS, "validation": PREDICTED_LABELS},
+        PredictionKind("after", generated=True): {
+            "test": PREDICTED_LABELS,
+            "validation": PREDICTED_LABELS,
+        },
     }
-    return make_run(folder, "classification", SAID, splits, ("bad", "so-so", "good"), **more)
+    return make_run(folder, "classification", LABELLED, splits, ("bad", "so-so", "good"), **more)
 
 
 # Text that is harmful in a page unless it is escaped.

@@ -141,12 +141,12 @@ def damaged_header(whole: bytes, draw: random.Random) -> bytes:
         entry["dtype"] = draw.choice(
             ("I32", "U32", "F32", "F8_E4M3", "C64", "F4", "BOOL", "F16", "BF16", "I64")
         )
-        begin, end = entry["data_offsets"]
+        start, end = entry["data_offsets"]
         bits = int(re.sub(r"\D.*", "", entry["dtype"][1:]) or 8)
         if draw.random() < 0.8:
             entry["shape"] = [
                 *entry["shape"][:-1],
-                (end - begin) * 8 // bits // max(1, math.prod(entry["shape"][:-1])),
+                (end - start) * 8 // bits // max(1, math.prod(entry["shape"][:-1])),
             ]
         header = json.dumps(tensors).encode()
     elif change == 1:
