@@ -126,7 +126,8 @@ def remove_unstarted(folder: Path, new_folders: list[Path], settings: Settings) 
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished run."""
+    """Remove the checkpoints of a finished run, and what a killed removal of them has left."""
+    clean(folder, checkpoints.CHECKPOINTS)
     if (folder / checkpoints.CHECKPOINTS).exists():
         remove_folder(folder / checkpoints.CHECKPOINTS)
 

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -178,6 +180,18 @@ def test_a_sweep_reports_runs_that_diverge(small, capsys):
     with pytest.raises(InputError, match="no run of studies/ner-lora has a result: diverged"):
         plan = read_plan(Path("studies/ner-lora"))
         collect(Path("studies/ner-lora"), plan, {run["name"]: "diverged" for run in plan["runs"]})
+
+
+def test_a_removal_of_checkpoints_that_was_killed_is_completed(tmp_path):
+    """A folder is renamed before it is deleted; a kill in between leaves it under that name."""
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left = tmp_path / f".checkpoints.tmp{killed.pid}-old"
+    for folder in (left / "step-6", tmp_path / "checkpoints" / "step-7"):
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+    training.drop_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
