@@ -27,6 +27,7 @@ class Method:
     """A method, or one part of a combination such as lora+prompt."""
 
     name: str  # for `--method` and messages
+    title: str  # its name in a sentence
     # The module that makes its tensors; "" if it adds none.
     #   apply(model, settings, task, tokenize): adds the tensors to a frozen model.
     #   adapted_layers(model), optional: returns the names of the changed layers by kind.
@@ -54,6 +55,7 @@ class Method:
 
 LORA = Method(
     name="lora",
+    title="LoRA",
     module="neo_peft.lora",
     flags=dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "rslora"), ())
     | {"bias": ("none", "all", "lora_only"), "lora_init": ("kaiming", "gaussian")},
@@ -64,6 +66,7 @@ LORA = Method(
 )
 PROMPT = Method(
     name="prompt",
+    title="prompt tuning",
     module="neo_peft.prompt",
     tensors=r"^prompt\.",
     flags=dict.fromkeys(("prompt_length", "prompt_text"), ())
@@ -77,11 +80,14 @@ PROMPT = Method(
 )
 FULL = Method(
     name="full",
+    title="full tuning",
     defaults={"learning_rate": 5e-5},
     on_bundled={"learning_rate": 1e-3},
     trains_base=True,
 )
-HEAD = Method(name="head", defaults={"learning_rate": 1e-2}, needs_head=True, mixes=True)
+HEAD = Method(
+    "head", "a linear head", defaults={"learning_rate": 1e-2}, needs_head=True, mixes=True
+)
 
 # The values of `--method`. A combination has the defaults of its first part.
 METHODS: dict[str, tuple[Method, ...]] = {

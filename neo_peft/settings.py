@@ -259,6 +259,9 @@ class Settings:
         500, "write a checkpoint every N steps, and after each epoch", whole(1)
     )
 
+    head_baseline: bool = run_flag(
+        False, "score a linear head alone too, even if that takes a tenth of the run or more", bool
+    )
     generate: bool = run_flag(False, "score generated text too (without a linear head)", bool)
     preset: str | None = run_flag(
         None,
@@ -436,6 +439,8 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         return f"{FOR_TAGGING}; the task here is {task.name}"
     if name in ("wording", "readout") and task.is_tagging:
         return f"{FOR_CLASSIFICATION}; {task.name} is a tagging task"
+    if name == "head_baseline" and not (task.is_tagging or with_head):
+        return "needs a linear head; here the language model predicts the label"
     if name == "generate" and (task.is_tagging or with_head):
         return "needs the language model to predict the label; here a linear head does"
     if name == "prompt_text" and values["prompt_init"] != "text":

@@ -110,7 +110,8 @@ def read_run(folder: Path) -> Run:
     ranges = {
         kind: {split: ranges_of(kind, split) for split in kind.scores(record)}
         for kind in prediction_kinds(record)
-        if kind.when != "majority"
+        # in older runs the majority class has no predictions
+        if str(kind.path("validation")) in record["files"]
     }
     metrics = read_metrics(check_unchanged(folder, record, METRICS))
     return Run(folder, record, task, metrics, ranges)
@@ -138,7 +139,7 @@ def article(run: Run, name: str) -> Html:
 
 def heading(run: Run) -> Html:
     """Return a line on the run's settings, the verdict, and the run's warnings."""
-    from neo_peft.runs.summary import verdict  # after the flags: torch takes seconds to import
+    from neo_peft.runs.verdict import verdict_line  # after the flags: torch takes seconds to import
 
     record, flags = run.record, run.record["flags"]
     protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
@@ -147,19 +148,18 @@ def heading(run: Run) -> Html:
         f"{short_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of "
         f"{flags['epochs']} kept; seed {record['seed']}"
     )
-    verdict_line = verdict(run.task, record["scores"], record["rows"]["validation"])
     return element(
         "header",
         element("h2", f"{run.task.name}, {flags['method']}"),
         element("p", run.folder, class_="folder"),
         element("p", about, class_="what"),
-        element("p", verdict_line, class_="verdict"),
+        element("p", verdict_line(run.task, record), class_="verdict"),
         *(element("p", f"Warning: {line}", class_="warning") for line in record["warnings"]),
     )
 
 
 def score_section(run: Run) -> Html:
-    """Return a table for each split: scores of the majority class, before and after tuning."""
+    """Return a table for each split: scores of the baselines, before and after tuning."""
     kinds, tables = prediction_kinds(run.record), []
     for split, ranges in run.ranges[AFTER].items():
         lines = [

@@ -37,7 +37,8 @@ def page(results: dict) -> str:
         for protocol in results["protocols"]
     }
     for protocol, block in results["protocols"].items():
-        parts += baseline_sentences(results, block, block["judged"] + protocol_text[protocol])
+        where = block["judged"] + protocol_text[protocol]
+        parts.append(verdict_sentence(results, block, where))
     for protocol, block in results["protocols"].items():
         for split, lines in block["lines"].items():
             parts.append(f"## {split}{protocol_text[protocol]}: {block['rows'][split]:,} rows")
@@ -135,39 +136,25 @@ def lines_of_best(block: dict, split: str) -> dict[str, dict]:
     }
 
 
-def baseline_sentences(results: dict, block: dict, where: str) -> list[str]:
-    """Return sentences that compare the best tuned value with the majority class and the baseline.
+def verdict_sentence(results: dict, block: dict, where: str) -> str:
+    """Return the sentence that compares the best tuned value with the best of the others.
 
-    `where` is the name of the split in the sentences: test if there is one.
+    `where` is the name of the split in the sentence: test if there is one.
     """
-    metric, over = results["metric"], block["over_baseline"]
-    best_lines = lines_of_best(block, block["judged"])
-    baseline = best_lines["baseline"]["name"]
-    names = {"majority": "majority class"} | ({} if over else {"baseline": f"{baseline},"})
-    tuned = best_lines["after"]["scores"][metric]["mean"]
-    sentences = []
-    for kind, name in names.items():
-        untuned = best_lines[kind]["scores"][metric]["mean"]
-        if untuned >= tuned:
-            sentences.append(
-                f"The {name} scores {untuned:.3f} on {where}, at least as much as the tuned model "
-                f"({tuned:.3f})."
-            )
-    if not over:
-        return sentences
+    verdict, metric = block["verdict"], metric_title(results, results["metric"])
+    other = f"Compared with {verdict['compared_with']} ({verdict['other_score']:.3f}), the tuned"
+    difference = f"model's {metric} on {where} differs by {verdict['difference']:+.3f}"
+    if "low" not in verdict:
+        return f"{other} {difference}; each seed has its own rows, so there is no interval."
     ending = "chance alone could explain it"
-    if over["differ"] < MIN_DIFFERING:
-        ending = f"the predictions differ in {over['differ']} rows only, too few to tell"
-    elif over["low"] > 0:
+    if verdict["differ"] < MIN_DIFFERING:
+        ending = f"the predictions differ in {verdict['differ']} rows only, too few to tell"
+    elif verdict["low"] > 0:
         ending = "the tuned model is better"
-    elif over["high"] < 0:
-        ending = f"the {baseline}, is better"
-    return [
-        *sentences,
-        f"Compared with the {baseline}, the tuned model's {metric_title(results, metric)} on "
-        f"{where} differs by {over['difference']:+.3f} (95 % interval {over['low']:+.3f} to "
-        f"{over['high']:+.3f}, paired bootstrap): {ending}.",
-    ]
+    elif verdict["high"] < 0:
+        ending = f"{verdict['compared_with']} is better"
+    interval = f"95 % interval {verdict['low']:+.3f} to {verdict['high']:+.3f}, paired bootstrap"
+    return f"{other} {difference} ({interval}): {ending}."
 
 
 # ---- The plot
@@ -192,10 +179,11 @@ def draw_plot(results: dict, block: dict, path: Path) -> None:
             label=f"{split}, the kept epoch" if epochs and kind == "after" else split,
         )
     best_lines = lines_of_best(block, split)  # of the last split
-    for kind, style in (("majority", ":"), ("baseline", "--"), ("before", "-.")):
+    styles = {"majority": ":", "baseline": "--", "head_alone": (0, (1, 3)), "before": "-."}
+    for kind in [kind for kind in styles if kind in best_lines]:
         line = best_lines[kind]
         level, label = line["scores"][metric]["mean"], f"{line['name']}, {split}"
-        axes.axhline(level, ls=style, color="gray", lw=1, label=label)
+        axes.axhline(level, ls=styles[kind], color="gray", lw=1, label=label)
     ticks, names = epochs or range(len(results["values"])), epochs or results["values"]
     axes.set_xticks(ticks, list(map(str, names)))
     label = results["swept"].replace("_", " ")

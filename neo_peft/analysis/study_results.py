@@ -1,8 +1,9 @@
 """Compute the results of a study from its finished runs: means, deviations and 95 % intervals.
 
 For each split, the results are the lines of a table: the majority class, a baseline without a
-language model, the untuned base, and the tuned models. Each line has all metrics. The file
-results.json has these lines; `study_page.py` makes the tables.
+language model, a linear head alone (if all runs have scored it), the untuned base, and the tuned
+models. Each line has all metrics. The file results.json has these lines; `study_page.py` makes the
+tables.
 """
 
 import statistics
@@ -11,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neo_peft.analysis.plan import value_name
-from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import score
 from neo_peft.errors import InputError
-from neo_peft.runs.baselines import predict_baseline
-from neo_peft.runs.bootstrap import count_differing, data_fields, intervals, paired, same_rows
+from neo_peft.runs.baselines import baseline_name
+from neo_peft.runs.bootstrap import count_differing, intervals, paired, same_rows
 from neo_peft.runs.curves import read_metrics
 from neo_peft.runs.folder import METRICS, check_unchanged, read_finished_run
-from neo_peft.runs.job import limited_rows
 from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
 from neo_peft.runs.tables import metrics_shown
-from neo_peft.tasks import Task, get_task
+from neo_peft.runs.verdict import other_name
+from neo_peft.tasks import Task
 
 
 @dataclass
@@ -31,19 +30,16 @@ class FinishedRun:
     value: object  # the swept value
     seed: int  # its seed
     folder: Path  # its folder
-    record: dict  # run.json; `add_baselines` adds the scores "baseline"
+    record: dict  # run.json
     task: Task  # its task
-    baseline: dict[str, list[dict]] | None = None  # rows of each split, as the baseline predicts
 
     @property
     def scores(self) -> dict[str, dict]:
-        """The scores as {"majority", "baseline", "before" or "after": {split: scores}}."""
+        """The scores as {when: {split: scores}}; see `PredictionKind`."""
         return self.record["scores"]
 
     def predictions(self, kind: PredictionKind, split: str) -> list[dict]:
-        """Return the rows of a split with the predictions of the run or of its baseline."""
-        if kind.when == "baseline":
-            return self.baseline[split]
+        """Return the rows of a split with predictions of the run."""
         return read_predictions(self.folder, kind, split)
 
 
@@ -78,18 +74,20 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
 def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]) -> dict:
     """Return the results of one protocol: the lines of each split, the best value and others.
 
-    "judged" is the split whose scores are compared with the baseline.
+    "judged" is the split on which the tuned models are compared with the others.
     """
     first, swept = runs[0], plan["swept"]
     groups = {value: [run for run in runs if run.value == value] for value in plan["values"]}
     # A tagging run is scored after each epoch, so one run gives the scores of all epochs.
     one_run = first.task.is_tagging and swept == "epochs" and len(groups) == 1
     best = best_value(groups)
-    names = {
-        "majority": "majority",
-        "baseline": f"baseline, {add_baselines(runs)}",
-        "before": "before",
-    }
+    for run in runs:
+        if "baseline" not in run.scores:
+            raise InputError(f"{run.folder} is a run of an older version, without a baseline")
+    names = {"majority": "majority", "baseline": f"baseline, {baseline_name(first.task)}"}
+    if all("head_alone" in run.scores for run in runs):
+        names["head_alone"] = other_name(first.task, "head_alone")
+    names["before"] = "before"
     lines = {}
     for split in first.scores["after"]:
         split_lines = lines[split] = []
@@ -111,7 +109,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
         "best": best,
         "lines": lines,
         "judged": judged,
-        "over_baseline": over_baseline(groups[best], judged),
+        "verdict": study_verdict(groups[best], list(names), judged),
         "kept_epochs": [run.record["kept_epoch"] for run in groups[best]] if one_run else None,
         "keeps": sorted({run.record["flags"]["keep"] for run in runs}),
     }
@@ -146,12 +144,12 @@ def failures(
 def table_line(name: str, when: str, runs: list[FinishedRun], split: str) -> dict:
     """Return the line of runs that differ only in the seed. Without any run it has no scores.
 
-    `when` is "majority", "baseline", "before" or "after".
+    `when` is as in `PredictionKind`.
     """
     if not runs:
         return {"name": name, "kind": when, "scores": {}}
     scores = spreads([scores_shown(run, when, split) for run in runs])
-    ranges = {} if when == "majority" else mean_intervals(runs, PredictionKind(when), split)
+    ranges = mean_intervals(runs, PredictionKind(when), split)
     if "generated" in scores:
         generated = mean_intervals(runs, PredictionKind(when, generated=True), split)
         ranges["generated"] = generated.get("accuracy", {})
@@ -198,22 +196,33 @@ def mean_intervals(runs: list[FinishedRun], kind: PredictionKind, split: str) ->
     return {metric: {"low": low, "high": high} for metric, (low, high) in low_high.items()}
 
 
-def over_baseline(runs: list[FinishedRun], split: str) -> dict | None:
-    """Return the paired comparison of tuned runs with their baselines, by the task's metric.
+def study_verdict(runs: list[FinishedRun], others: list[str], split: str) -> dict:
+    """Return the comparison of tuned runs with the best of the others, by the task's metric.
 
-    It has "difference" (tuned minus baseline), "low", "high", "p", and "differ", the number of rows
-    with different predictions. Return None if the seeds have different rows.
+    It has "compared_with" (its name), "other_score" and "difference" (tuned minus other). If all
+    seeds have the same rows it also has "low", "high" and "p" of a paired bootstrap, and "differ",
+    the number of rows with different predictions.
     """
     task, count = runs[0].task, len(runs)
-    kinds = PredictionKind("baseline"), PredictionKind("after")
+
+    def mean_score(when: str) -> float:
+        return statistics.fmean(run.scores[when][split][task.metric] for run in runs)
+
+    other = max(others, key=mean_score)
+    verdict = {
+        "compared_with": other_name(task, other),
+        "other_score": mean_score(other),
+        "difference": mean_score("after") - mean_score(other),
+    }
+    kinds = PredictionKind(other), PredictionKind("after")
     same = same_rows(task, [run.predictions(kind, split) for kind in kinds for run in runs])
     if not same:
-        return None
+        return verdict
     rows, predicted = same
     sides = predicted[:count], predicted[count:]
     comparison = paired(task, rows, *sides)[task.metric]
-    numbers = {name: comparison[name] for name in ("difference", "low", "high", "p")}
-    return numbers | {"differ": count_differing(*sides)}
+    interval = {name: comparison[name] for name in ("low", "high", "p")}
+    return verdict | interval | {"differ": count_differing(*sides)}
 
 
 def untuned_lines(
@@ -255,44 +264,3 @@ def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
             }
         )
     return lines
-
-
-# ---- The baselines
-
-
-def add_baselines(runs: list[FinishedRun]) -> str:
-    """Add the baseline's predictions and scores on the same rows to each run; return its name.
-
-    Raises InputError if the data has changed since the runs.
-    """
-    fitted_rows, task = None, runs[0].task
-    for run in runs:
-        flags, splits = run.record["flags"], run.scores["after"]
-        rows = rows_of(flags)
-        for split in splits:
-            if data_fields(task, rows[split]) != data_fields(
-                task, run.predictions(PredictionKind("after"), split)
-            ):
-                raise InputError(
-                    f"{flags['data']} was changed since {run.folder}: {split} has other rows; the "
-                    "study's tables need the rows that its runs predicted"
-                )
-        if rows != fitted_rows:  # runs with the same rows have the same baseline
-            fitted_rows, to_predict = rows, [row for split in splits for row in rows[split]]
-            name, predicted = predict_baseline(task, rows["train"], rows["validation"], to_predict)
-            predictions, with_predictions, scores = iter(predicted), {}, {}
-            for split in splits:
-                with_predictions[split] = [
-                    row | {"predicted": next(predictions)} for row in rows[split]
-                ]
-                of_split = [row["predicted"] for row in with_predictions[split]]
-                scores[split] = score(task, rows[split], of_split)
-        run.baseline, run.scores["baseline"] = with_predictions, scores
-    return name
-
-
-def rows_of(flags: dict) -> dict[str, list[dict]]:
-    """Return the rows of each split that a run with these flags uses."""
-    task = get_task(flags["task"])
-    splits = load_splits(task, flags["data"], flags["protocol"], flags["seed"], flags["labels"])
-    return limited_rows(splits, flags["train_limit"], flags["eval_limit"])

@@ -4,6 +4,7 @@ from_flags.py    make the settings of a run from the flags
 folder.py        the folders of runs, and the files that a run writes there
 training.py      a whole run, from its settings to its scores; resume a stopped run
 job.py           load what a run needs; score the untuned base and the tuned model
+untuned.py       score what a tuned model has to beat
 checkpoints.py   save and restore an unfinished run, so that it ends with identical bits
 log.py           losses and scores of each step and epoch; the time of each step
 generation.py    predictions by free generation
@@ -13,7 +14,9 @@ summary.py       what a run prints
 tables.py        printed tables
 curves.py        learning curves
 bootstrap.py     confidence intervals, and the comparison of two runs
-baselines.py     scores without a language model
+baselines.py     baselines without a language model
+head_alone.py    the baseline of a linear head without the method
+verdict.py       what tuning adds to the best baseline
 loading.py       load a model from the folder of a run, or from settings
 export.py        a run as an adapter for peft or a model for transformers, with a card
 adapter_set.py   several runs on one base; batches that mix their adapters

@@ -24,16 +24,21 @@ from neo_peft.tasks import Task
 INVERSE_STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 
 
+def baseline_name(task: Task) -> str:
+    """Return the name of a task's baseline."""
+    if task.is_tagging:
+        return "most frequent tags"
+    return "word counts" if len(task.fields) == 2 else "word overlap"
+
+
 def predict_baseline(
     task: Task, train_rows: list[dict], validation_rows: list[dict], rows: list[dict]
-) -> tuple[str, list]:
-    """Fit the task's baseline to `train_rows`. Return its name and its predictions for `rows`."""
+) -> list:
+    """Fit the task's baseline to `train_rows`. Return its predictions for `rows`."""
     if task.is_tagging:
-        return "most frequent tags", most_frequent_tags(train_rows, rows)
+        return most_frequent_tags(train_rows, rows)
     *fields, label = task.fields
-    name, features = (
-        ("word counts", word_counts) if len(fields) == 1 else ("word overlap", word_overlap)
-    )
+    features = word_counts if len(fields) == 1 else word_overlap
     train, validation, test = features(fields, train_rows, validation_rows, rows)
     gold = torch.tensor([task.labels.index(row[label]) for row in train_rows])
 
@@ -48,7 +53,7 @@ def predict_baseline(
         for inverse_strength in INVERSE_STRENGTHS
     )
     # Of equal scores, max takes the first: the one with the strongest penalty.
-    return name, classify(test, max(candidates, key=validation_score))
+    return classify(test, max(candidates, key=validation_score))
 
 
 def most_frequent_tags(train_rows: list[dict], rows: list[dict]) -> list[list[str]]:
@@ -61,14 +66,13 @@ def most_frequent_tags(train_rows: list[dict], rows: list[dict]) -> list[list[st
     return [[most_frequent.get(word, "O") for word in row["tokens"]] for row in rows]
 
 
-def majority_scores(task: Task, train_rows: Sequence[dict], rows: Sequence[dict]) -> dict:
-    """Return the scores of the majority class: the most frequent label of the training rows, or O
-    for every word."""
+def predict_majority(task: Task, train_rows: Sequence[dict], rows: Sequence[dict]) -> list:
+    """Return the majority class for each row: the most frequent label of the training rows. For
+    tagging return O for every word."""
     if task.is_tagging:
-        return score(task, rows, [["O"] * len(row["tokens"]) for row in rows])
+        return [["O"] * len(row["tokens"]) for row in rows]
     labels = [row[task.fields[-1]] for row in train_rows]
-    most_frequent = max(task.labels, key=labels.count)
-    return score(task, rows, [most_frequent] * len(rows))
+    return [max(task.labels, key=labels.count)] * len(rows)
 
 
 # ---- Features of n rows: (n, D). The last column is 1, for the bias.

@@ -110,8 +110,19 @@ def untuned_base(job: Job) -> ScoredModel:
 
 # The scores of a run, as in run.json: {kind: {when: {split: scores}}}.
 # kind: "scores" of predictions by a head or by label probabilities; "generated" of free generation.
-# when: "majority" (the majority class, which needs no model), "before" or "after" tuning.
+# when: as in `PredictionKind`.
 Scores = dict[str, dict[str, dict[str, dict]]]
+
+
+def keep_predictions(
+    job: Job, kind: PredictionKind, split: str, evaluation: Evaluation, scores: Scores
+) -> None:
+    """Add the scores of a split's predictions to `scores`, and write the predictions to a file."""
+    rows = job.rows[split]
+    kind_scores = scores["generated" if kind.generated else "scores"]
+    kind_scores.setdefault(kind.when, {})[split] = score(job.task, rows, evaluation.predicted)
+    write = partial(write_predictions, job.output.folder, kind, split, rows, evaluation)
+    processes.on_first_process(write)
 
 
 def score_model(job: Job, scored: ScoredModel, when: str, scores: Scores) -> None:
@@ -122,14 +133,9 @@ def score_model(job: Job, scored: ScoredModel, when: str, scores: Scores) -> Non
     """
     show_predictions(job, scored, f"{when.capitalize()} tuning")
     for generated in (False, True) if job.settings.generate else (False,):
-        split_scores = scores["generated" if generated else "scores"][when] = {}
         for split in job.scored_splits:
-            rows = job.rows[split]
-            evaluation = predict_rows(job, scored, rows, generated, job.output.progress)
-            split_scores[split] = score(job.task, rows, evaluation.predicted)
-            kind = PredictionKind(when, generated)
-            write = partial(write_predictions, job.output.folder, kind, split, rows, evaluation)
-            processes.on_first_process(write)
+            evaluation = predict_rows(job, scored, job.rows[split], generated, job.output.progress)
+            keep_predictions(job, PredictionKind(when, generated), split, evaluation, scores)
 
 
 def predict_rows(

@@ -25,12 +25,15 @@ PREDICTIONS = "predictions"
 class PredictionKind(NamedTuple):
     """Which predictions of a run."""
 
-    when: str  # "before" or "after" tuning; "majority", "baseline": without a model
+    # "before" or "after" tuning; "majority": the majority class; "baseline": see baselines.py;
+    # "head_alone": see head_alone.py
+    when: str
     generated: bool = False  # by free generation; else by a head or by scoring the labels
 
     @property
     def title(self) -> str:
-        return f"{self.when}, generate" if self.generated else self.when
+        title = self.when.replace("_", " ")
+        return f"{title}, generate" if self.generated else title
 
     def path(self, split: str) -> Path:
         """Return the path of their file, relative to the run's folder."""
@@ -88,6 +91,11 @@ def read_predictions(folder: Path, kind: PredictionKind, split: str) -> list[dic
             f"{path} is missing; the run has the predictions {files or 'none: train it again'}"
         )
     check_unchanged(folder, record, str(kind.path(split)))
+    return read_rows(path, task)
+
+
+def read_rows(path: Path, task: Task) -> list[dict]:
+    """Return the rows of a file with predictions. Raise InputError for a wrong line."""
     rows = []
     # str.splitlines would also split at characters such as U+2028; that of bytes does not.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):

@@ -13,6 +13,7 @@ from neo_peft.runs.checkpoints import CHECKPOINTS
 from neo_peft.runs.curves import learning_curves, read_metrics
 from neo_peft.runs.folder import METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
+from neo_peft.runs.verdict import judge
 from neo_peft.settings import Settings
 from neo_peft.system.files import sha256
 from neo_peft.system.hardware import peak_bytes
@@ -59,6 +60,7 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
         "skipped_steps": state.skipped,
         "kept_epoch": kept_epoch,
         **scores,
+        "verdict": judge(job, scores),
         "warnings": warnings(job, scores["scores"], state),
         "assumed": assumed(settings),
         "seconds": job.output.seconds(),

@@ -1,12 +1,13 @@
 """What a run prints: its task, data, model and method before training; its scores at the end."""
 
-import math
 from pathlib import Path
 
 from neo_peft import processes
 from neo_peft.runs import tables
+from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.job import Job, PrintLine
 from neo_peft.runs.predictions import prediction_kinds
+from neo_peft.runs.verdict import verdict_line
 from neo_peft.tasks import Task, get_task
 
 
@@ -61,14 +62,17 @@ def epoch_line(line: dict, kept: bool) -> str:
 
 def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
     """Print a finished run's scores before and after tuning, the verdict and the warnings."""
-    scores, task = record["scores"], get_task(record["task"])
+    task = get_task(record["task"])
     columns = {
         split: {kind.title: kind.scores(record)[split] for kind in prediction_kinds(record)}
         for split in record["rows"]
         if split != "train"
     }
     print_line(tables.before_after(task, columns) + "\n")
-    print_line(verdict(task, scores, record["rows"]["validation"]))
+    if "baseline" in record["scores"]:
+        alone = "; head alone: on the untuned base" if "head_alone" in record["scores"] else ""
+        print_line(f"baseline: {baseline_name(task)}{alone}")
+    print_line(verdict_line(task, record))
     for warning in record["warnings"]:
         print_line(f"warning: {warning}")
     print_line(
@@ -79,33 +83,6 @@ def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
         "its learning curves are in plot.png; a page with all scores and wrong predictions: "
         f"python -m neo_peft report {folder}"
     )
-
-
-def verdict(task: Task, scores: dict, rows: int) -> str:
-    """Return one line: whether the model beats the majority class on validation.
-
-    For a classification task the accuracy must be higher by more than chance: by 1.96 standard
-    errors of the majority class's accuracy over `rows` rows, even where the metric is not accuracy.
-    """
-    metric = task.metric
-    after, majority = (scores[when]["validation"] for when in ("after", "majority"))
-    comparison = (
-        f"on validation {metric} is {after[metric]:.3f}, that of the majority class "
-        f"{majority[metric]:.3f}"
-    )
-    if after[metric] <= majority[metric]:
-        return f"Nothing was learnt: {comparison}."
-    if not task.is_tagging:
-        baseline = majority["accuracy"]
-        chance = 1.96 * math.sqrt(baseline * (1 - baseline) / rows)
-        if after["accuracy"] - baseline < chance:
-            if metric != "accuracy":
-                comparison += f"; accuracy is {after['accuracy']:.3f}, against {baseline:.3f}"
-            return (
-                f"Little was learnt, if anything: {comparison}; with {rows} rows, chance alone "
-                f"gives differences up to ±{chance:.3f}."
-            )
-    return f"It learnt: {comparison}."
 
 
 def summary(record: dict, folder: Path) -> dict:

@@ -33,7 +33,6 @@ from neo_peft.errors import InputError, Stopped
 from neo_peft.formats import adapter
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions, tables
-from neo_peft.runs.baselines import majority_scores
 from neo_peft.runs.checkpoints import BestEpoch, Checkpoint
 from neo_peft.runs.folder import (
     METRICS,
@@ -44,19 +43,11 @@ from neo_peft.runs.folder import (
     read_record,
     refuse_run,
 )
-from neo_peft.runs.job import (
-    Job,
-    Output,
-    PrintLine,
-    ScoredModel,
-    Scores,
-    prepare,
-    score_model,
-    untuned_base,
-)
+from neo_peft.runs.job import Job, Output, PrintLine, ScoredModel, Scores, prepare, score_model
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
 from neo_peft.runs.summary import describe, epoch_line, headline, print_results, summary
+from neo_peft.runs.untuned import score_untuned
 from neo_peft.settings import Settings
 from neo_peft.system import signals
 from neo_peft.system.files import (
@@ -168,17 +159,6 @@ def train_and_score(settings: Settings, output: Output) -> dict:
     return processes.on_first_process(
         lambda: write_results(job, scores, training.state, best.epoch)
     )
-
-
-def score_untuned(job: Job) -> Scores:
-    """Return the scores of the majority class and of the untuned base."""
-    majority = {
-        name: majority_scores(job.task, job.splits.train, job.rows[name])
-        for name in job.scored_splits
-    }
-    scores = {"scores": {"majority": majority}, "generated": {}}
-    score_model(job, untuned_base(job), "before", scores)
-    return scores
 
 
 class Training:
@@ -310,6 +290,8 @@ def has_untuned_scores(job: Job, scores: Scores) -> bool:
             for split in job.scored_splits
             for metric in tables.metrics_shown(job.task)
         ]
-        return {"majority", "before"} <= scores["scores"].keys() and all(map(math.isfinite, shown))
+        return {"majority", "baseline", "before"} <= scores["scores"].keys() and all(
+            map(math.isfinite, shown)
+        )
     except (AttributeError, KeyError, TypeError, OverflowError):
         return False

@@ -190,7 +190,7 @@ def test_the_page_shows_what_was_trained_its_cost_and_its_recipe(tmp_path):
     for part in (
         "tagging, lora",
         "lora on neo-mini, 7 rows of own-rows; epoch 2 of 4 kept; seed 3",
-        "It learnt: on validation f1 is 0.333, that of the majority class 0.000.",
+        "LoRA adds 0.100 (0.050 to 0.150) to the majority class (0.200): typed f1 on test",
         "Warning: the loss rose",
         "parameters1,000 of 5,001,000, 0.02 %",
         "on disk1.50 MB; the full model in fp32: 20.00 MB",

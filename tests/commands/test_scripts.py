@@ -107,7 +107,8 @@ def test_train_prints_its_progress_and_records_each_step(small, capsys):
         "q_proj (24 → 24), rank 8",
         "(perplexity ",
         "epoch 2: train loss",
-        "majority  before  after",
+        "majority  baseline  before  after",
+        "baseline: word counts",
         "the run is in runs/sentiment-lora",
     ):
         assert text in out
@@ -151,7 +152,7 @@ def test_run_json_records_the_settings_data_and_files_of_the_run(small, capsys):
         "timings.jsonl",
         *(
             f"predictions/{when}-{split}.jsonl"
-            for when in ("before", "after")
+            for when in ("majority", "baseline", "before", "after")
             for split in ("validation", "test")
         ),
     }
@@ -203,7 +204,7 @@ def test_the_papers_recipe_scores_both_decodings(small, capsys):
         main(train, ["--task", "sentiment", "--preset", "paper", "--data", "sample", *small]) == 0
     )
     out = capsys.readouterr().out
-    assert "majority  before  before, generate  after  after, generate" in out
+    assert "majority  baseline  before  before, generate  after  after, generate" in out
     record = json.loads(Path("runs/sentiment-prompt/run.json").read_text())
     # the epochs are not assumed: a flag gives them
     assert "learning_rate" in record["assumed"] and "epochs" not in record["assumed"]

@@ -61,6 +61,23 @@ TIMES = [
 ]
 
 
+# as in run.json: 0.3 against 0.2
+VERDICT = {
+    "split": "test",
+    "metric": "f1",
+    "rows": 80,
+    "compared_with": "majority",
+    "score": 0.3,
+    "other_score": 0.2,
+    "low": 0.05,
+    "high": 0.15,
+    "p": 0.01,
+    "differing": 20,
+    "only_label": None,
+    "head_missing": False,
+}
+
+
 def make_run(
     folder,
     task,
@@ -117,6 +134,7 @@ def make_run(
         "kept_epoch": 2,
         "scores": scores,
         "generated": generated,
+        "verdict": VERDICT,
         "warnings": ["the loss rose"],
         "assumed": ["rank"],
         "seconds": 61.4,

@@ -9,13 +9,14 @@ from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import Evaluation
 from neo_peft.metrics import class_scores
-from neo_peft.runs.baselines import majority_scores
+from neo_peft.runs.baselines import predict_baseline, predict_majority
 from neo_peft.runs.folder import write_record
 from neo_peft.runs.predictions import PredictionKind, write_predictions
 from neo_peft.settings import make_settings
 from neo_peft.system.files import sha256
 from neo_peft.tasks import get_task
 
+MAJORITY, BASELINE = PredictionKind("majority"), PredictionKind("baseline")
 BEFORE, AFTER = PredictionKind("before"), PredictionKind("after")
 # The probability of a right prediction, before the effect of epochs.
 ACCURACY = {
@@ -53,16 +54,21 @@ def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
         task, path = get_task(settings.task), folder / run["name"]
         splits = load_splits(task, settings.data)
         record = {
-            "scores": {when: {} for when in ("majority", "before", "after")},
+            "scores": {when: {} for when in ("majority", "baseline", "before", "after")},
             "generated": {when: {} for when in ("before", "after")},
         }
         path.mkdir(parents=True)
         for split in list(splits.named())[1:]:
             rows = limit_rows(splits.named()[split], settings.eval_limit)
-            majority = majority_scores(task, splits.train, rows)
-            record["scores"]["majority"][split] = majority
-            for kind in ACCURACY:
-                predicted = make_predictions(run, kind, split, rows, task.labels)
+            train = limit_rows(splits.train, settings.train_limit)
+            untuned = {
+                MAJORITY: predict_majority(task, train, rows),
+                BASELINE: predict_baseline(task, train, splits.validation, rows),
+            }
+            made_up = {
+                kind: make_predictions(run, kind, split, rows, task.labels) for kind in ACCURACY
+            }
+            for kind, predicted in (untuned | made_up).items():
                 write_predictions(path, kind, split, rows, Evaluation(predicted))
                 gold = [row["label"] for row in rows]
                 kind.scores(record)[split] = class_scores(gold, predicted, task.labels)

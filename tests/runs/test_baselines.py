@@ -13,6 +13,7 @@ from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.runs import baselines
 from neo_peft.runs.baselines import (
     INVERSE_STRENGTHS,
+    baseline_name,
     logistic_regression,
     predict_baseline,
     word_counts,
@@ -144,9 +145,9 @@ def test_the_penalty_is_chosen_on_validation(name):
     chosen = models[scores.index(max(scores))].predict(test_features)
     # the choice matters
     assert any(np.mean(model.predict(test_features) == chosen) < 0.97 for model in models)
-    found = predict_baseline(task, train, validation, test)
-    assert found[0] == {"sentiment": "word counts", "similarity": "word overlap"}[name]
-    assert np.mean(chosen == found[1]) > 0.99
+    predicted = predict_baseline(task, train, validation, test)
+    assert np.mean(chosen == predicted) > 0.99
+    assert baseline_name(task) == {"sentiment": "word counts", "similarity": "word overlap"}[name]
 
 
 def test_the_choice_is_by_the_tasks_metric(monkeypatch):
@@ -166,10 +167,9 @@ def test_the_choice_is_by_the_tasks_metric(monkeypatch):
     )
     monkeypatch.setattr(baselines, "logistic_regression", always)
     monkeypatch.setattr(baselines, "score", lambda *_: next(measured))
-    assert tuple(scores) == INVERSE_STRENGTHS and predict_baseline(task, rows, rows, rows) == (
-        "word counts",
-        ["acceptable"],
-    )
+    assert tuple(scores) == INVERSE_STRENGTHS and predict_baseline(task, rows, rows, rows) == [
+        "acceptable"
+    ]
 
 
 def test_a_word_gets_its_most_frequent_tag():
@@ -183,13 +183,9 @@ def test_a_word_gets_its_most_frequent_tag():
     ]
     test = [row("IL-2 gene binds il-2", "O O O O"), row("", "")]
     expected = [["B-protein", "I-DNA", "O", "O"], []]
-    assert predict_baseline(TASKS["ner"], train, [], test) == ("most frequent tags", expected)
-    assert (
-        predict_baseline(with_labels(get_task("tagging"), ["O", "B-DNA"]), train[:1], [], test[:1])[
-            1
-        ][0][1]
-        == "I-DNA"
-    )
+    assert predict_baseline(TASKS["ner"], train, [], test) == expected
+    task = with_labels(get_task("tagging"), ["O", "B-DNA"])
+    assert predict_baseline(task, train[:1], [], test[:1])[0][1] == "I-DNA"
 
 
 def test_other_tasks_of_the_same_shapes_have_baselines():
@@ -200,31 +196,22 @@ def test_other_tasks_of_the_same_shapes_have_baselines():
         for n in range(5)
         for word, label in marks.items()
     ]
-    assert predict_baseline(task, rows, rows, rows) == (
-        "word counts",
-        [row["label"] for row in rows],
-    )
+    assert predict_baseline(task, rows, rows, rows) == gold_labels(rows)
     empty = [{"sentence": "… !", "label": "no"}, {"sentence": "good … unseen", "label": "no"}]
-    assert predict_baseline(task, rows, rows, empty)[1][1] == "yes"
+    assert predict_baseline(task, rows, rows, empty)[1] == "yes"
     cola = TASKS["glue/cola"]
     rows = [
         {"sentence": f"he {word} {n}", "label": cola.labels[word == "goes"]}
         for n in range(5)
         for word in ("goes", "go")
     ]
-    assert predict_baseline(cola, rows, rows, rows) == (
-        "word counts",
-        [row["label"] for row in rows],
-    )
+    assert predict_baseline(cola, rows, rows, rows) == gold_labels(rows)
     mnli = TASKS["glue/mnli"]
     seconds = {"a b c": "entailment", "a d e": "neutral", "f g h": "contradiction"}
     rows = [
         {"premise": "a b c", "hypothesis": text, "label": label} for text, label in seconds.items()
     ] * 3
-    assert predict_baseline(mnli, rows, rows, rows) == (
-        "word overlap",
-        [row["label"] for row in rows],
-    )
+    assert predict_baseline(mnli, rows, rows, rows) == gold_labels(rows)
 
 
 # ---- The real data
@@ -234,12 +221,12 @@ def test_other_tasks_of_the_same_shapes_have_baselines():
 def test_the_baselines_of_the_real_data(data_folder):
     for name, least in (("sentiment", 0.77), ("similarity", 0.73)):
         task, splits = TASKS[name], load_splits(TASKS[name], str(data_folder))
-        _, predicted = predict_baseline(task, splits.train, splits.validation, splits.test)
+        predicted = predict_baseline(task, splits.train, splits.validation, splits.test)
         accuracy = class_scores(gold_labels(splits.test), predicted, task.labels)["accuracy"]
         print(f"{name}: accuracy {accuracy:.4f} on test")
         assert accuracy > least
     splits = load_splits(TASKS["ner"], str(data_folder))
     for rows, f1 in ((splits.validation, 0.360), (splits.test, 0.323)):
-        _, predicted = predict_baseline(TASKS["ner"], splits.train, splits.validation, rows)
+        predicted = predict_baseline(TASKS["ner"], splits.train, splits.validation, rows)
         found = entity_scores([row["tags"] for row in rows], predicted)["f1"]
         assert found == pytest.approx(f1, abs=0.001)

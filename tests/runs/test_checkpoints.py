@@ -346,7 +346,7 @@ def test_commands_refuse_an_unfinished_run_and_name_resume(run):
 def test_a_finished_run_prints_its_table_again(run, stopped, capsys):
     resumed("run", stopped[1])
     table = Path("stdout").read_text()
-    table = table[table.index("majority  before  after") :].strip()
+    table = table[table.index("majority  baseline") :].strip()
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     train.main(["--resume", str(run)])
     assert capsys.readouterr().out.replace(str(run), "run").strip() == table

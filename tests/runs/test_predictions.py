@@ -34,9 +34,9 @@ def make_run(tiny_folder, **settings) -> dict:
 )
 def test_scores_are_those_of_the_written_predictions(tiny_folder, given, generates):
     record, task = make_run(tiny_folder, **given), TASKS[given["task"]]
-    assert list(record["scores"]) == ["majority", "before", "after"]
+    assert list(record["scores"]) == ["majority", "baseline", "before", "after"]
     assert list(record["generated"]) == (["before", "after"] if generates else [])
-    kinds = [("scores", "before"), ("scores", "after")]
+    kinds = [("scores", when) for when in record["scores"]]
     kinds += [("generated", when) for when in record["generated"]]
     for split in ("validation", "test"):
         rows = limit_rows(load_splits(task, "sample").named()[split], SMALL["eval_limit"])

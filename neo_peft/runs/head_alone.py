@@ -1,0 +1,141 @@
+"""The linear head alone, as a baseline: what it learns without the method.
+
+Tags are predicted by a new linear head, and so are labels with `--readout head`. The head by itself
+can learn much of a task. So it is trained a second time, on the untuned base, as `--method head`
+does. The base stays frozen: its hidden states at the target positions are computed once and stored
+in a temporary file, which is mapped into memory.
+"""
+
+import copy
+import math
+import tempfile
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neo_peft import loop
+from neo_peft.decoding import evaluate, score
+from neo_peft.encoding import Examples, collate
+from neo_peft.methods import HEAD, untuned_model
+from neo_peft.model import TunedModel
+from neo_peft.packing import Packing
+from neo_peft.progress import no_progress
+from neo_peft.runs.job import Job
+
+LEARNING_RATE = HEAD.defaults["learning_rate"]
+# It is scored by default if it costs less than this share of the run, and if its file is not large.
+LARGEST_SHARE, LARGEST_FILE = 0.1, 2**31
+
+
+def has_head_beside_method(job: Job) -> bool:
+    """Return whether the run trains a head together with a method."""
+    return job.tuned.model.head is not None and job.settings.parts != (HEAD,)
+
+
+def is_cheap(job: Job) -> bool:
+    """Return whether the head alone costs little compared with the run, by numbers of tokens.
+
+    A step goes forward and backward through the model, scoring only forward. The head alone needs
+    each hidden state once; its own steps cost almost nothing.
+    """
+    tokens = {split: int(part.lengths.sum()) for split, part in job.examples.items()}
+    settings, train, validation = job.settings, tokens["train"], tokens["validation"]
+    size = settings.batch_size * settings.gradient_accumulation
+    steps_per_epoch = math.ceil(len(job.examples["train"]) / size)
+    epochs = min(settings.epochs, (settings.max_steps or math.inf) / steps_per_epoch)
+    scored = sum(tokens.values()) - train
+    run = epochs * (2 * train + validation) + 2 * scored
+    states = sum(len(part.targets) for part in job.examples.values())
+    file_size = 4 * states * job.tuned.model.transformer.config.hidden_size
+    return train + scored < LARGEST_SHARE * run and file_size <= LARGEST_FILE
+
+
+def predict_with_head_alone(job: Job) -> dict[str, list]:
+    """Train the head alone. Return its predictions for the rows of each split but train.
+
+    It has the run's settings, except the method and the learning rate, which is that of `--method
+    head`.
+    """
+    with tempfile.TemporaryFile(dir=job.output.folder) as file:
+        states, examples = store_states(job, file)
+        model = TunedModel(
+            StoredStates(states, job.tuned.model.device),
+            job.tuned.model.head_kind,
+            copy.deepcopy(job.tuned.model.head),
+            head_dropout=job.settings.head_dropout,
+            compute_dtype=job.tuned.model.compute_dtype,
+        )
+        train_head(job, model, examples)
+        return {split: predict(job, model, examples[split]) for split in job.scored_splits}
+
+
+def predict(job: Job, model: TunedModel, examples: Examples) -> list:
+    """Return the predictions of the head for examples."""
+    size = job.settings.batch_size
+    return evaluate(model, job.tuned.encoder, examples, batch_size=size).predicted
+
+
+def train_head(job: Job, model: TunedModel, examples: dict[str, Examples]) -> None:
+    """Train the head. It keeps the weights of the best epoch on validation, or of the last one."""
+    settings = replace(job.settings, learning_rate=LEARNING_RATE)
+    state, best_score, best = loop.make_state(model, settings), -math.inf, {}
+    for event in loop.steps(model, examples["train"], settings, state, no_progress):
+        if not isinstance(event, loop.EpochEnd):
+            continue
+        state.next_epoch()
+        predicted = predict(job, model, examples["validation"])
+        epoch_score = score(job.task, job.rows["validation"], predicted)[job.task.metric]
+        if settings.keep == "last" or epoch_score > best_score:
+            best_score, best = epoch_score, copy.deepcopy(model.head.state_dict())
+    model.head.load_state_dict(best)
+
+
+# ---- The stored hidden states
+
+
+class StoredStates(nn.Module):
+    """Stands in for the trunk. A token id is the index of a stored hidden state."""
+
+    def __init__(self, states: Tensor, device: torch.device):
+        super().__init__()
+        self.states = states  # (all targets, H), in a file
+        self.wte = nn.Embedding(0, states.shape[1], device=device).requires_grad_(False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.states[ids.cpu()].to(ids.device)
+
+    def forward(self, x: Tensor, packing: Packing, prefix: None, target_indices: Tensor) -> Tensor:
+        return x[target_indices]
+
+
+@torch.inference_mode()
+def store_states(job: Job, file: BinaryIO) -> tuple[Tensor, dict[str, Examples]]:
+    """Compute the untuned base's hidden states at all target positions.
+
+    Returns them (all targets, H), mapped from the file, and the examples of each split, whose
+    tokens are now the indices of these hidden states.
+    """
+    model = untuned_model(job.tuned.model).eval()
+    size, chosen, examples, count = job.settings.batch_size, [], {}, 0
+    for split, part in job.examples.items():
+        examples[split], count = as_states(part, count), count + len(part.targets)
+        order = range(len(part))
+        chosen += [(part, order[start : start + size]) for start in order[::size]]
+    for part, indices in job.output.progress(chosen, "head alone", len(chosen)):
+        hidden = model(collate(part, indices).to(model.device))
+        file.write(hidden.float().cpu().numpy().tobytes())
+    file.flush()
+    shape = count, model.transformer.config.hidden_size
+    return torch.from_numpy(np.memmap(file, np.float32, "c", shape=shape)), examples
+
+
+def as_states(examples: Examples, first: int) -> Examples:
+    """Return the examples with one token for each target: the index of its hidden state, counted
+    from `first`."""
+    starts = examples.target_starts
+    indices = np.arange(len(examples.targets))
+    within = indices - np.repeat(starts[:-1], np.diff(starts))
+    return replace(examples, ids=first + indices, starts=starts, target_indices=within)

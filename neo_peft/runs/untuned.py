@@ -1,0 +1,39 @@
+"""Score what a tuned model has to beat: two baselines, a linear head alone, the untuned base."""
+
+from neo_peft.decoding import Evaluation
+from neo_peft.runs.baselines import predict_baseline, predict_majority
+from neo_peft.runs.head_alone import has_head_beside_method, is_cheap, predict_with_head_alone
+from neo_peft.runs.job import Job, Scores, keep_predictions, score_model, untuned_base
+from neo_peft.runs.predictions import PredictionKind
+
+
+def score_untuned(job: Job) -> Scores:
+    """Score the baselines, the head alone and the untuned base, and write their predictions.
+
+    All of them get the training rows that the run gets.
+    """
+    scores: Scores = {"scores": {}, "generated": {}}
+    train, validation = job.rows["train"], job.rows["validation"]
+    all_rows = [row for split in job.scored_splits for row in job.rows[split]]
+    for when, predicted in (
+        ("majority", predict_majority(job.task, train, all_rows)),
+        ("baseline", predict_baseline(job.task, train, validation, all_rows)),
+    ):
+        keep_all(job, when, by_split(job, predicted), scores)
+    if has_head_beside_method(job) and (job.settings.head_baseline or is_cheap(job)):
+        keep_all(job, "head_alone", predict_with_head_alone(job), scores)
+    score_model(job, untuned_base(job), "before", scores)
+    return scores
+
+
+def by_split(job: Job, predicted: list) -> dict[str, list]:
+    """Return the predictions of each split, from those of all splits in their order."""
+    remaining = iter(predicted)
+    return {split: [next(remaining) for _ in job.rows[split]] for split in job.scored_splits}
+
+
+def keep_all(job: Job, when: str, predicted: dict[str, list], scores: Scores) -> None:
+    """Score and write the predictions of each split."""
+    for split, predictions in predicted.items():
+        kind = PredictionKind(when)
+        keep_predictions(job, kind, split, Evaluation(predictions), scores)

@@ -1,0 +1,144 @@
+"""The verdict compares the tuned model with the best of the others, and claims no more."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refusals import refused
+
+import train
+from neo_peft.errors import InputError
+from neo_peft.progress import no_progress
+from neo_peft.runs.job import Output, ScoredModel, prepare, score_model
+from neo_peft.runs.untuned import score_untuned
+from neo_peft.runs.verdict import judge, verdict_line
+from neo_peft.settings import make_settings
+from neo_peft.tasks import TASKS
+
+VERDICT = {
+    "split": "test",
+    "metric": "f1",
+    "rows": 200,
+    "compared_with": "head_alone",
+    "score": 0.532,
+    "other_score": 0.49,
+    "low": 0.01,
+    "high": 0.07,
+    "p": 0.01,
+    "differing": 90,
+    "only_label": None,
+    "head_missing": False,
+}
+
+
+def line(task: str = "ner", method: str = "lora", **changes) -> str:
+    """Return the verdict of a run in which these fields are other ones."""
+    return verdict_line(TASKS[task], {"flags": {"method": method}, "verdict": VERDICT | changes})
+
+
+def test_it_names_what_the_method_adds_to_what():
+    assert line() == (
+        "LoRA adds 0.042 (0.010 to 0.070) to a linear head alone (0.490): typed f1 on test, with "
+        "the 95 % interval of a paired bootstrap."
+    )
+    assert line("sentiment", "lora+prompt", compared_with="baseline", metric="accuracy") == (
+        "LoRA with prompt tuning adds 0.042 (0.010 to 0.070) to word counts (0.490): accuracy on "
+        "test, with the 95 % interval of a paired bootstrap."
+    )
+
+
+def test_it_says_that_nothing_certain_is_added():
+    for low, shown in ((-0.02, "-0.020"), (0.0, "+0.000")):
+        assert line(low=low, compared_with="majority") == (
+            f"LoRA adds nothing certain to the majority class (0.490): +0.042 ({shown} to +0.070): "
+            "typed f1 on test, with the 95 % interval of a paired bootstrap."
+        )
+
+
+def test_it_says_that_the_tuned_model_is_worse():
+    worse = line(score=0.4, low=-0.14, high=-0.04, compared_with="before", split="validation")
+    assert worse == (
+        "LoRA is 0.090 (0.040 to 0.140) worse than the untuned model (0.490): typed f1 on "
+        "validation, with the 95 % interval of a paired bootstrap."
+    )
+
+
+@pytest.mark.parametrize("rows, differing", [(1, 1), (200, 9), (200, 0)])
+def test_few_differing_predictions_allow_no_conclusion(rows, differing):
+    assert line(rows=rows, differing=differing, low=0.3, high=0.3) == (
+        f"Whether LoRA adds anything to a linear head alone (0.490) cannot be told: {differing} of "
+        f"the {rows} rows of test are predicted differently."
+    )
+
+
+def test_rows_of_one_label_allow_no_conclusion():
+    expected = "Nothing can be concluded: all rows of test have the same label, neutral."
+    assert line("sentiment", only_label="neutral", differing=0) == expected
+
+
+def test_it_says_that_the_head_alone_was_not_scored():
+    ending = " A linear head alone was not scored; --head-baseline scores it."
+    for changes in ({}, {"differing": 3}):
+        assert line(head_missing=True, **changes) == line(**changes) + ending
+
+
+def test_a_run_of_an_older_version_has_no_verdict():
+    assert verdict_line(TASKS["ner"], {"flags": {"method": "lora"}}) == ""
+
+
+# ---- From the predictions of a run
+
+
+def right(when: str, split: str) -> np.ndarray:
+    """Return which predictions of a run are right."""
+    lines = Path("run", "predictions", f"{when}-{split}.jsonl").read_text().splitlines()
+    rows = [json.loads(row) for row in lines]
+    return np.array([row["predicted"] == row["label"] for row in rows])
+
+
+def test_it_compares_with_the_best_of_the_others_on_test(tiny_folder, capsys):
+    given = ["--task", "sentiment", "--method", "lora", "--model", str(tiny_folder), "--threads"]
+    train.main([*given, "1", "--max-steps", "3", "--train-limit", "60", "--out", "run"])
+    record = json.loads(Path("run/run.json").read_text())
+    verdict, names = record["verdict"], ("majority", "baseline", "before")
+    accuracy = {name: right(name, "test").mean() for name in names}
+    best = max(names, key=accuracy.get)
+    differences = right("after", "test").astype(int) - right(best, "test")
+    assert verdict["compared_with"] == best and verdict["split"] == "test"
+    assert verdict["score"] == pytest.approx(right("after", "test").mean())
+    assert verdict["other_score"] == pytest.approx(accuracy[best])
+    reach = 1.96 * differences.std() / np.sqrt(len(differences))
+    interval = differences.mean() - reach, differences.mean() + reach
+    assert (verdict["low"], verdict["high"]) == pytest.approx(interval, abs=0.015)
+    assert verdict["rows"] == len(differences) and not verdict["head_missing"]
+    assert verdict_line(TASKS["sentiment"], record) in capsys.readouterr().out.splitlines()
+
+
+def test_predictions_that_were_changed_during_the_run_are_refused(tiny_folder, tmp_path):
+    settings = make_settings(
+        task="sentiment",
+        method="lora",
+        model=str(tiny_folder),
+        threads=1,
+        train_limit=9,
+        eval_limit=9,
+    )
+    job = prepare(settings, Output(tmp_path, lambda line: None, no_progress, 0.0))
+    scores = score_untuned(job)
+    score_model(job, ScoredModel(job.tuned.model, job.tuned.encoder), "after", scores)
+    judge(job, scores)
+    for path in (tmp_path / "predictions").glob("*-test.jsonl"):
+        path.write_text(
+            path.read_text().replace('"predicted": "', '"predicted": "neutral", "x": "')
+        )
+    with pytest.raises(InputError, match="-test.jsonl was changed since the run wrote it"):
+        judge(job, scores)
+
+
+def test_a_head_baseline_without_a_head_is_refused(capfd):
+    refused(
+        capfd,
+        "train --task sentiment --method lora --head-baseline",
+        "--head-baseline needs a linear head; here the language model predicts the label",
+    )
