@@ -116,6 +116,9 @@ def legend(results: dict, block: dict) -> str:
         "There are no intervals, because each seed has its own validation rows; a "
         "validation.jsonl gives all seeds the same rows.": not has_interval,
         "The baseline needs no language model.": True,
+        "Not all runs scored a linear head alone; --head-baseline scores it.": block[
+            "head_missing"
+        ],
         "Each run keeps its best epoch on validation.": keeps == ["best"] and not epochs,
         f'"Kept by" counts the seeds that keep this epoch ({kept}); only the kept epoch is scored '
         "on test.": epochs,

@@ -82,7 +82,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
     one_run = first.task.is_tagging and swept == "epochs" and len(groups) == 1
     best = best_value(groups)
     for run in runs:
-        if "baseline" not in run.scores:
+        if "verdict" not in run.record:
             raise InputError(f"{run.folder} is a run of an older version, without a baseline")
     names = {"majority": "majority", "baseline": f"baseline, {baseline_name(first.task)}"}
     if all("head_alone" in run.scores for run in runs):
@@ -110,6 +110,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
         "lines": lines,
         "judged": judged,
         "verdict": study_verdict(groups[best], list(names), judged),
+        "head_missing": any(run.record["verdict"]["head_missing"] for run in runs),
         "kept_epochs": [run.record["kept_epoch"] for run in groups[best]] if one_run else None,
         "keeps": sorted({run.record["flags"]["keep"] for run in runs}),
     }

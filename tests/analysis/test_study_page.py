@@ -34,6 +34,16 @@ def test_the_page_compares_tuning_with_the_best_of_the_others(tmp_path, low, hig
     ) in page(results)
 
 
+def test_the_page_tells_that_a_head_alone_was_not_scored(tmp_path):
+    plan = make_plan({"task": "sentiment"}, seeds=1, epochs=[1])
+    make_up(tmp_path, plan)
+    results = collect(tmp_path, plan, {})
+    sentence = "Not all runs scored a linear head alone; --head-baseline scores it."
+    assert sentence not in page(results)
+    results["protocols"]["single"]["head_missing"] = True
+    assert sentence in page(results)
+
+
 def drawn(results: dict, path: Path, monkeypatch) -> tuple[dict, dict]:
     """Draw a study's plot. Return its curves, {name: (xs, ys, ends of the error bars)}, and its
     horizontal lines, {name: y}."""

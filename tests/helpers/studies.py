@@ -88,6 +88,7 @@ def make_up(folder: Path, plan: dict) -> dict[tuple, np.ndarray]:
                 "protocol": "single",
                 "rows": {name: len(rows) for name, rows in splits.named().items()},
                 **record,
+                "verdict": {"head_missing": False},
                 "kept_epoch": settings.epochs,
                 "versions": {"python": "3"},
                 "commit": None,
