@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from neo_peft.defaults import ASSETS, BUNDLED_MODEL
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import read_config
+from neo_peft.formats.peft_config import first_config, named_base
 from neo_peft.system import hub
 from neo_peft.system.files import read_json
 
@@ -29,6 +30,7 @@ def find_folder(model: str) -> Path:
     files are missing there."""
     folder = BUNDLED.get(model, Path(model))
     if folder.is_dir():
+        _refuse_adapter(folder)
         return folder
     repository, revision = split_revision(model)
     if (
@@ -61,6 +63,24 @@ def find_folder(model: str) -> Path:
     for filename in _shards(index):
         hub.hub_file(repository, filename, revision=revision)
     return folder
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raise InputError for the folder of an adapter. With a base in the same folder it is not clear
+    which of the two is meant: transformers would load both."""
+    if not (config := first_config(folder)):
+        return
+    if (folder / "config.json").exists():
+        raise InputError(
+            f"--model {folder} holds a base model and an adapter, {config.name}: move the adapter "
+            "to a folder of its own"
+        )
+    base = named_base(folder)
+    raise InputError(
+        f"--model {folder} is an adapter, not a base model: train it further with train.py "
+        f"--adapter {folder}, or score it with evaluate.py {folder}; the base that --model needs "
+        f"is {f'that of the adapter, {base}' if base else 'the model that it was trained on'}"
+    )
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
