@@ -80,7 +80,8 @@ def drop_embeddings(
     if not dropped:
         return []
     added = max(0, len(rows) - len(wte))
-    more = f", and {added} rows for added tokens, which no text has here" if added else ""
+    rows = f"{added} row{'s' if added > 1 else ''}"
+    more = f", with {rows} for added tokens, which no text has here" if added else ""
     return [f"{path}: left out a copy of the base's embeddings ({', '.join(dropped)}){more}"]
 
 
