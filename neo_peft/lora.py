@@ -196,7 +196,7 @@ def adapted_layers(model: nn.Module) -> dict[str, list[str]]:
 
 
 def warnings(model: nn.Module) -> list[str]:
-    """Return a warning if some B is still zero after training."""
+    """Return a warning if some B of a trained or loaded model is still zero."""
     layers = lora_layers(model).items()
     zero = [f"{name}.lora_B.weight" for name, layer in layers if not layer.lora_B.weight.any()]
     warning = f"LoRA's B is still zero in {len(zero)} layers; the first is"

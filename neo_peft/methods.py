@@ -31,7 +31,7 @@ class Method:
     # The module that makes its tensors; "" if it adds none.
     #   apply(model, settings, task, tokenize): adds the tensors to a frozen model.
     #   adapted_layers(model), optional: returns the names of the changed layers by kind.
-    #   warnings(model), optional: returns warnings after training ("LoRA's B is still zero …").
+    #   warnings(model), optional: returns warnings when trained or loaded ("LoRA's B is zero …").
     module: str = ""
     # A regular expression that matches the names of its tensors. A combination saves each part in
     # its own folder. Tensors that match no part belong to the first part.

@@ -6,6 +6,7 @@ No torch here, so that `--help` and errors in flags are printed at once.
 
 import argparse
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -31,6 +32,11 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str):
+        if re.search("--local[-_]rank", message):
+            message = (
+                "--local-rank is set by python -m torch.distributed.launch; start with torchrun "
+                "in place of it, which needs no such flag"
+            )
         print(f"error: {message}; see --help", file=sys.stderr)
         raise SystemExit(2)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,28 +20,17 @@ from torch import Tensor
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import split_revision
 from neo_peft.formats.peft_config import CONFIG, FORMATS, part_folders
+from neo_peft.formats.peft_head import ADAPTER_FILE, HEADS
+from neo_peft.formats.peft_tensors import drop_embeddings, read_peft_tensors
 from neo_peft.methods import Method
-from neo_peft.model import HeadKind, TunedModel
+from neo_peft.model import TunedModel
 from neo_peft.settings import Settings, task_of
-from neo_peft.system.files import (
-    make_folders,
-    read_tensors,
-    write_folder,
-    write_json,
-    write_tensors,
-)
+from neo_peft.system.files import make_folders, write_folder, write_json, write_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ADAPTER_FILE = "adapter_model.safetensors"
 MODEL_FOLDER = "model"  # the folder of a fully tuned model, inside the run's folder
-# For each kind of head: peft's task_type, and the class in transformers.
-HEADS = {
-    HeadKind.LM_HEAD: ("CAUSAL_LM", "GPTNeoForCausalLM"),
-    HeadKind.CLASSIFIER: ("TOKEN_CLS", "GPTNeoForTokenClassification"),
-    HeadKind.SCORE: ("SEQ_CLS", "GPTNeoForSequenceClassification"),
-}
 
 # ---- Tensor names
 
@@ -166,27 +156,35 @@ def copy_into(model: TunedModel, tensors: dict[str, Tensor]) -> None:
 
 
 def read_adapter(
-    folder: Path, model: TunedModel, parts: tuple[Method, ...], need_head: bool = True
+    folder: Path,
+    model: TunedModel,
+    parts: tuple[Method, ...],
+    need_head: bool = True,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, Tensor]:
     """Return the tensors of a folder by the names of the model's trainable parameters.
 
-    With `need_head` False, an adapter without a head is allowed too. Raises InputError for a
-    missing or unexpected tensor, a wrong shape, or values that are not finite.
+    need_head: if False, an adapter without a head is allowed too.
+    tokenizer: for the text of a token in an error message.
+    notes: gets a line on what was left out.
+
+    Raises InputError for a missing or unexpected tensor, a wrong shape, or values that are not
+    finite.
     """
     parameters, tensors = model.trainable(), {}
     for path, keys in adapter_files(folder, model, parts).items():
-        stored = _read_tensors(path)
+        stored = read_peft_tensors(path)
+        if not (wte := model.transformer.wte.weight).requires_grad:
+            found = drop_embeddings(stored, wte, path, tokenizer)
+            if notes is not None:
+                notes += found
         head = {key for key, name in keys.items() if name.split(".")[0] == model.head_kind}
-        if not need_head and not head & stored.keys():
+        has_head = any(key in stored for key in head if key.endswith(".weight"))
+        if head and not has_head and not need_head:  # with bias "all" peft stores its bias alone
             keys = {key: name for key, name in keys.items() if key not in head}
-        for problem, names in (
-            ("missing", keys.keys() - stored.keys()),
-            ("unexpected", stored.keys() - keys.keys()),
-        ):
-            if names:
-                raise InputError(
-                    f"{path}: {problem} tensors: {len(names)}, the first is {min(names)}"
-                )
+            stored = {key: tensor for key, tensor in stored.items() if key not in head}
+        _check_keys(path, keys.keys(), stored.keys(), head)
         for key, name in keys.items():
             tensor, shape = stored[key], parameters[name].shape
             if tensor.shape != shape:
@@ -199,17 +197,17 @@ def read_adapter(
     return tensors
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        if (pickled := path.with_suffix(".bin")).exists():
+def _check_keys(path: Path, expected: Set[str], stored: Set[str], head: Set[str]) -> None:
+    """Raise InputError for missing and for unexpected tensors. `head` has the keys of a head."""
+    for problem, names in (("missing", expected - stored), ("unexpected", stored - expected)):
+        if names:
+            advice = ""
+            if problem == "missing" and names <= head:
+                advice = (
+                    ": the adapter was saved without its head (peft saves it with a task_type, or "
+                    "if modules_to_save names it); train it further with --adapter, which starts "
+                    "with an untrained head"
+                )
             raise InputError(
-                f"{pickled} is a pickle file, which is never loaded; convert it once: python -c "
-                '"import torch; from safetensors.torch import save_file; '
-                f"tensors = torch.load('{pickled}', 'cpu', weights_only=True); save_file("
-                f"{{name: tensor.clone() for name, tensor in tensors.items()}}, '{path}')\""
+                f"{path}: {problem} tensors: {len(names)}, the first is {min(names)}{advice}"
             )
-        raise InputError(f"{path} is missing: this run or adapter is not complete")
-    tensors = read_tensors(path)
-    # With bias "all" peft stores the head's bias twice more, under the names of its wrapper.
-    wrapped = ("classifier.modules_to_save.bias", "classifier.original_module.bias")
-    return {key: tensor for key, tensor in tensors.items() if not key.endswith(wrapped)}

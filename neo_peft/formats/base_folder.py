@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from neo_peft.defaults import ASSETS, BUNDLED_MODEL
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import read_config
+from neo_peft.formats.peft_config import CONFIG, first_config, named_base
 from neo_peft.system import hub
 from neo_peft.system.files import read_json
 
@@ -29,6 +30,7 @@ def find_folder(model: str) -> Path:
     files are missing there."""
     folder = BUNDLED.get(model, Path(model))
     if folder.is_dir():
+        _refuse_adapter(folder)
         return folder
     repository, revision = split_revision(model)
     if (
@@ -41,7 +43,11 @@ def find_folder(model: str) -> Path:
             f"--model {model} is not a folder; it can be neo-mini, a folder, or a hub id "
             "(owner/name, owner/name@revision)"
         )
-    folder = hub.hub_file(repository, "config.json", revision=revision).parent
+    config = _fetch_if_exists(repository, "config.json", revision)
+    if config is None:
+        _refuse_adapter_on_hub(model, _fetch_if_exists(repository, CONFIG, revision))
+        raise InputError(f"{model} has no file config.json, so it is no model; name another")
+    folder = config.parent
     read_config(folder)  # first, so that no other model's weights are downloaded
     for filename in TOKENIZER_FILES:
         _fetch_if_exists(repository, filename, revision)
@@ -61,6 +67,37 @@ def find_folder(model: str) -> Path:
     for filename in _shards(index):
         hub.hub_file(repository, filename, revision=revision)
     return folder
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raise InputError for the folder of an adapter. With a base in the same folder it is not clear
+    which of the two is meant: transformers would load both."""
+    if not (config := first_config(folder)):
+        return
+    if (folder / "config.json").exists():
+        raise InputError(
+            f"--model {folder} holds a base model and an adapter, {config.name}: move the adapter "
+            "to a folder of its own"
+        )
+    raise InputError(
+        f"--model {folder} is an adapter, not a base model: train it further with train.py "
+        f"--adapter {folder}, or score it with evaluate.py {folder}{_base_of(folder)}"
+    )
+
+
+def _refuse_adapter_on_hub(model: str, config: Path | None) -> None:
+    """Raise InputError if a repository of the hub has the config of an adapter."""
+    if config:
+        raise InputError(
+            f"--model {model} is an adapter, not a base model: download it into a folder, for "
+            f"train.py --adapter or evaluate.py{_base_of(config.parent)}"
+        )
+
+
+def _base_of(folder: Path) -> str:
+    """Return the end of an error line, which names the base of an adapter if it is known."""
+    base = named_base(folder)
+    return f"; its base is {base}, which --model can name" if base else ""
 
 
 def split_revision(model: str) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 Different versions of peft write different options. A supported option becomes a setting. An option
 without effect on a trained adapter is ignored. Any other option raises InputError, unless its value
 is neutral, such as None or False. The options of LoRA are in peft_lora.py, those of a soft prompt
-in peft_prompt.py.
+in peft_prompt.py, the kind of head in peft_head.py.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 from neo_peft.defaults import ASSETS
 from neo_peft.errors import InputError
 from neo_peft.formats import peft_lora, peft_prompt
+from neo_peft.formats.peft_head import LINEAR_HEADS, AdapterHead, read_head
 from neo_peft.methods import METHODS, Method
 from neo_peft.system.files import read_json
 
@@ -49,11 +50,23 @@ def read_peft(folder: Path) -> dict | None:
     return None
 
 
+def first_config(folder: Path) -> Path | None:
+    """Return the adapter_config.json in a folder, or of the first part of a combination in its
+    subfolders; None if there is no adapter."""
+    folders = (path for parts in METHODS.values() for path in part_folders(folder, parts))
+    return next((path / CONFIG for path in folders if os.path.isfile(path / CONFIG)), None)
+
+
+def adapter_head(folder: Path) -> AdapterHead | None:
+    """Return what the adapter in a folder tells of its head; None if there is no adapter."""
+    path = first_config(folder)
+    return read_head(read_json(path), path) if path else None
+
+
 def named_base(folder: Path) -> str | None:
     """Return the base model that the adapter_config.json in a folder names: an existing folder or a
     hub id; None if it names neither."""
-    folders = (path for parts in METHODS.values() for path in part_folders(folder, parts))
-    path = next((path / CONFIG for path in folders if (path / CONFIG).is_file()), None)
+    path = first_config(folder)
     config = read_json(path) if path else {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str):
@@ -70,14 +83,9 @@ def named_base(folder: Path) -> str | None:
 def peft_settings(config: dict, path: Path) -> dict:
     """Return our settings for an adapter_config.json. Raises InputError, which names the option,
     for an option that is not supported."""
-    peft_type, task_type = config.get("peft_type"), config.get("task_type")
+    peft_type = config.get("peft_type")
     if peft_type not in list(FORMATS):  # a list, since the value can be unhashable
         raise InputError(f"{path}: peft_type is {peft_type!r}; expected {' or '.join(FORMATS)}")
-    if task_type not in (None, "TOKEN_CLS", "SEQ_CLS", "CAUSAL_LM"):
-        raise InputError(
-            f"{path}: task_type is {task_type!r}; expected TOKEN_CLS (tags), SEQ_CLS (labels by "
-            "a head) or CAUSAL_LM (label words)"
-        )
     peft_format = FORMATS[peft_type]
     for name, value in config.items():
         neutral = value in (None, False, {}, [], "") or (
@@ -89,13 +97,14 @@ def peft_settings(config: dict, path: Path) -> dict:
                 "output; use peft"
             )
     _check_names(config, path)
+    head = read_head(config, path)
     for name, (is_valid, expected) in peft_format.RANGES.items():
         if (name in config or name in peft_format.REQUIRED) and not is_valid(config.get(name)):
             raise InputError(f"{path}: {name} is {config.get(name)!r}; expected {expected}")
     method = next(
         name for name, parts in METHODS.items() if [part.peft_type for part in parts] == [peft_type]
     )
-    readout = "head" if task_type == "SEQ_CLS" else "words"
+    readout = "head" if "score" in (head.named, head.stored) else "words"
     return {"readout": readout, "method": method} | peft_format.to_settings(config)
 
 
@@ -115,6 +124,8 @@ def _check_names(config: dict, path: Path) -> None:
                     f"{path}: {option} has {name!r}, which is not a name or a regular expression: "
                     f"{error}"
                 ) from None
-        others = sorted({*names} - {"classifier", "score"})
+        others, heads = sorted({*names} - LINEAR_HEADS), sorted({*names} & LINEAR_HEADS)
         if option == "modules_to_save" and others:
             raise InputError(f"{path}: {option} is {others}; only a head is supported")
+        if option == "target_modules" and heads:
+            raise InputError(f"{path}: {option} has the head {heads[0]}; use peft for such LoRA")

@@ -124,6 +124,15 @@ def is_run(folder: Path | str) -> bool:
     return any(os.path.isfile(os.path.join(folder, name)) for name in (RUN, SETTINGS, *configs))
 
 
+def one_folder_down(folder: Path) -> str:
+    """Return the end of an error line for a folder that holds no run: the folders in it that hold
+    one, or an adapter, such as `default` or `checkpoint-500`. "" if there are none."""
+    names = [entry.name for entry in os.scandir(folder) if is_run(entry.path)]
+    names.sort(key=lambda name: (len(name), name), reverse=True)  # checkpoint-1000 comes first
+    listed = ", ".join(str(folder / name) for name in names[:3])
+    return f"; one folder down there is {listed}: name that folder" if names else ""
+
+
 def read_record(folder: Path) -> dict:
     """Return the content of run.json. Raise InputError where its checksum or a field is wrong."""
     record = read_checked_json(folder / RUN)

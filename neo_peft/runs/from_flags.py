@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 from neo_peft.errors import InputError
 from neo_peft.formats.peft_config import CONFIG, named_base, read_peft
 from neo_peft.methods import owners
-from neo_peft.runs.folder import RUN, SETTINGS, read_record, recorded_settings, refuse_unfinished
+from neo_peft.runs.folder import (
+    RUN,
+    SETTINGS,
+    one_folder_down,
+    read_record,
+    recorded_settings,
+    refuse_unfinished,
+)
 from neo_peft.settings import TAGGING_SETTINGS, Settings, flag_name, make_settings
 from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import TASKS
@@ -87,8 +94,10 @@ def adapter_flags(folder: Path, task: str | None) -> AdapterFlags:
         if config is None:
             raise InputError(
                 f"--adapter {folder} holds neither {RUN} nor {CONFIG}: it is no finished run and "
-                "no adapter"
+                f"no adapter{one_folder_down(folder)}"
             )
+        if task in TASKS and TASKS[task].is_tagging:
+            config.pop("readout")  # a tagging task has no such setting; the head is checked later
         base = named_base(folder)
         return AdapterFlags(config, {"model": base} if base else {})
     settings = recorded_settings(folder / RUN, read_record(folder)["flags"])

@@ -18,17 +18,20 @@ from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, tokenize, tokenize_labels
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import copy_into, read_adapter
 from neo_peft.formats.base import Base, load_base
-from neo_peft.formats.peft_config import CONFIG, read_peft
+from neo_peft.formats.peft_config import CONFIG, adapter_head, read_peft
+from neo_peft.formats.peft_head import HEADS, LINEAR_HEADS, PREDICTS
 from neo_peft.gptneo import Config
 from neo_peft.methods import base_dtype, build_model, untuned_model
 from neo_peft.model import TunedModel
 from neo_peft.runs.folder import (
     RUN,
     check_unchanged,
+    one_folder_down,
     read_record,
     recorded_settings,
     refuse_unfinished,
 )
+from neo_peft.runs.label_tokens import check_label_tokens
 from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.hardware import (
     DTYPES,
@@ -37,7 +40,7 @@ from neo_peft.system.hardware import (
     slow_precision,
     thread_count,
 )
-from neo_peft.tasks import Task
+from neo_peft.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -90,9 +93,12 @@ def settings_in(
     if adapter_settings is None:
         raise InputError(
             f"{folder} holds neither {RUN} nor {CONFIG}: it is no finished run and no adapter"
+            f"{one_folder_down(folder)}"
         )
     if not (model and task):
         raise InputError(f"{folder} is an adapter without a {RUN}: name its --task and its --model")
+    if get_task(task).is_tagging:
+        adapter_settings.pop("readout")  # a tagging task has no such setting; `check_head` follows
     return make_settings(
         task=task, model=model, labels=labels, label_words=label_words, **adapter_settings
     )
@@ -111,9 +117,11 @@ def load(
     """
     folder = Path(folder)
     tuned = load_untuned(settings or settings_in(folder), with_method=True, base=base)
+    check_head(folder, tuned)
     check_origin(folder, tuned)
     check_labels(folder, tuned)
-    copy_into(tuned.model, read_adapter(folder, tuned.model, tuned.settings.parts))
+    copy_into(tuned.model, read_weights(folder, tuned))
+    tuned.notes += empty_weights(folder, tuned)
     return tuned
 
 
@@ -126,8 +134,9 @@ def load_to_train(settings: Settings) -> LoadedModel:
     tuned = load_untuned(settings, with_method=True)
     if settings.adapter:
         folder, head = Path(settings.adapter), tuned.model.head_kind
+        check_head(folder, tuned, further=True)
         check_origin(folder, tuned)
-        tuned.start = read_adapter(folder, tuned.model, settings.parts, need_head=False)
+        tuned.start = read_weights(folder, tuned, need_head=False)
         if f"{head}.weight" in tuned.start:
             check_labels(folder, tuned)
         elif tuned.model.head:
@@ -137,10 +146,63 @@ def load_to_train(settings: Settings) -> LoadedModel:
     return tuned
 
 
-def start_from_adapter(tuned: LoadedModel) -> None:
-    """Load the weights of `--adapter` into the model, if there are any."""
+def start_from_adapter(tuned: LoadedModel) -> list[str]:
+    """Load the weights of `--adapter` into the model, if there are any. Return notes on them."""
+    if not tuned.start:
+        return []
     copy_into(tuned.model, tuned.start)
     tuned.start = {}
+    return empty_weights(tuned.settings.adapter, tuned)
+
+
+def read_weights(folder: Path, tuned: LoadedModel, need_head: bool = True) -> dict[str, Tensor]:
+    """Return the weights of an adapter, by the names of the model's parameters."""
+    return read_adapter(
+        folder, tuned.model, tuned.settings.parts, need_head, tuned.base.tokenizer, tuned.notes
+    )
+
+
+def empty_weights(folder: Path | str, tuned: LoadedModel) -> list[str]:
+    """Return a note for each part of a loaded adapter that is still zero: it learned nothing."""
+    model, found = tuned.model, []
+    for part in tuned.settings.parts:
+        found += part.call("warnings", model) or []
+    for name, parameter in model.trainable().items():  # a head's weights, a prompt's embeddings
+        if not name.startswith("transformer.") and parameter.dim() > 1 and not parameter.any():
+            found.append(f"{name} is all zero. It learned nothing")
+    return [f"{folder}: {line}" for line in found]
+
+
+def check_head(folder: Path, tuned: LoadedModel, further: bool = False) -> None:
+    """Raise InputError for an adapter that was trained with another head than the model's.
+
+    further: it is trained further. Then it can have been another one, if the file has no head.
+    """
+    head, wanted = adapter_head(folder), str(tuned.model.head_kind)
+    if head is None:
+        return
+    found, task = head.named or head.stored, tuned.settings.task
+    if head.listed and not head.stored and wanted not in LINEAR_HEADS:
+        tuned.notes.append(
+            f"{folder}: modules_to_save of {CONFIG} has {', '.join(head.listed)}, but there is no "
+            "head in the file: it is not needed here"
+        )
+    if found is None and wanted not in LINEAR_HEADS:
+        tuned.notes.append(
+            f"{folder}: {CONFIG} has no task_type, and there is no head in the file: the language "
+            "model predicts label words with it"
+        )
+    elif found not in (None, wanted) and (head.stored or not further):
+        advice = "" if head.stored else ", or train it further with --adapter"
+        raise InputError(
+            f"{folder} is an adapter for {HEADS[found][0]}, which predicts {PREDICTS[found]}; "
+            f"{task} predicts {PREDICTS[wanted]} here: name another --task{advice}"
+        )
+    elif found in LINEAR_HEADS and found != wanted:
+        tuned.notes.append(
+            f"{folder} was trained to predict {PREDICTS[found]}; here it is trained further to "
+            f"predict {PREDICTS[wanted]}"
+        )
 
 
 def check_origin(folder: Path, tuned: LoadedModel) -> None:
@@ -152,7 +214,11 @@ def check_origin(folder: Path, tuned: LoadedModel) -> None:
     for name, value in (read_peft(folder) or {}).items():
         # The same layers can be written as several values of target_modules; the names of the
         # tensors are checked instead. The initialisation has no effect on trained weights.
-        if name not in ("target_modules", "lora_init") and getattr(settings, name) != value:
+        # `check_head` has compared the readout.
+        if (
+            name not in ("target_modules", "lora_init", "readout")
+            and getattr(settings, name) != value
+        ):
             raise InputError(
                 f"{folder}, {CONFIG}: {name} is {value}, but {getattr(settings, name)} in the "
                 "settings"
@@ -202,11 +268,12 @@ def load_untuned(
     task, device = task_of(settings), find_device(settings.device)
     precision = find_precision(settings.precision, device)
     base = base or load_base_for(settings)
+    label_note = check_label_tokens(base, settings, with_method and settings.with_head)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else untuned_model(model)).eval()
-    notes = [*base.notes, *filter(None, [slow_precision(precision, device)])]
+    notes = [*base.notes, *filter(None, [slow_precision(precision, device), label_note])]
     encoder = make_encoder(
         task, base.tokenizer, base.trunk.config, settings, with_head=model.head is not None
     )

@@ -142,7 +142,9 @@ def train_and_score(settings: Settings, output: Output) -> dict:
         output.print_line(f"Resuming after step {step}, from {checkpoint.folder}.")
     else:
         scores = score_untuned(job)
-        loading.start_from_adapter(job.tuned)  # after the scores: they are of the untuned base
+        # after the scores, which are of the untuned base
+        for note in loading.start_from_adapter(job.tuned):
+            output.print_line(f"note    {note}")
     training = Training(job, scores, checkpoint)
     training.run()
     model, base = job.tuned.model, job.tuned.base

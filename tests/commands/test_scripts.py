@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from corpus_files import CORPORA
+from refusals import refused
 
 import evaluate
 import train
@@ -549,3 +550,14 @@ def test_a_new_process_uses_omp_num_threads_and_shows_a_progress_bar(tiny_folder
     assert "fp32 on cpu, 1 thread\n" in done.stdout
     assert re.search(r"epoch 1: +\d+%.*loss \d.*tokens/s", done.stderr)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == 1
+
+
+@pytest.mark.parametrize("flag", ["--local-rank=0", "--local_rank=1", "--local-rank 0"])
+@pytest.mark.parametrize("command", ["train --task ner --method lora", "evaluate"])
+def test_the_flag_of_the_old_launcher_names_torchrun(capfd, command, flag):
+    refused(
+        capfd,
+        f"{command} {flag}",
+        "--local-rank is set by python -m torch.distributed.launch; start with torchrun in place "
+        "of it, which needs no such flag; see --help",
+    )

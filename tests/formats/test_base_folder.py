@@ -124,6 +124,19 @@ def test_from_the_hub_config_tokenizer_and_one_file_of_weights_are_fetched(
     assert loaded.tokenizer.encode(" gene") == load_tokenizer(tiny_folder).encode(" gene")
 
 
+def test_an_adapter_on_the_hub_is_no_base_and_its_base_is_named(folder, requested):
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    change = {"base_model_name_or_path": "EleutherAI/gpt-neo-125m", "revision": "v1"}
+    (folder / "adapter_config.json").write_text(json.dumps(change))
+    assert_refused(
+        "owner/tiny",
+        "--model owner/tiny is an adapter, not a base model: download it into a folder, for "
+        "train.py --adapter or evaluate.py; its base is EleutherAI/gpt-neo-125m@v1, which --model",
+    )
+    (folder / "adapter_config.json").unlink()
+    assert_refused("owner/tiny", "owner/tiny has no file config.json, so it is no model")
+
+
 def test_from_the_hub_each_shard_of_the_index_is_fetched_once(tiny_folder, folder, requested):
     shard(folder)
     (folder / "model-00003-of-00002.safetensors").write_text("in no index")
