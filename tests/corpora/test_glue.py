@@ -207,7 +207,7 @@ def test_incomplete_lines_are_skipped(tmp_path):
             "rte",
             "dev.tsv",
             "index\tsentence1\tsentence2\tlabel\n0\t\tb\tentailment\n",
-            "line 2: a token or sentence is empty",
+            "line 2: a token or sentence is '', empty",
         ),
         ("rte", "dev.tsv", "index\tsentence1\tsentence2\tlabel\n", "the file has no rows"),
         ("rte", "dev.tsv", "", "its header has no column sentence1, sentence2, label"),

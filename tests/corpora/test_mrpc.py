@@ -154,7 +154,7 @@ BAD_FILES = [
         f", line 5: 6 columns in '1\\t2\\t3\\tIt\\tIt\\t'; {FIVE}",
     ),
     (PAIRS, MRPC_TRAIN + b"2\t2\t3\tIt\tIt\n", ", line 5: unknown label '2'; expected one of 0, 1"),
-    (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\tIt\t\n", f", line 2: {EMPTY}"),
+    (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\tIt\t\n", f", line 2: {EMPTY.format('')}"),
     (PAIRS_TEST, MRPC_HEADING + b"\t\t\t\t\n", ", line 2: unknown label ''; expected one of 0, 1"),
     (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\t\xff\tIt\n", ", line 2: not utf-8; save"),
     (DEV_IDS, b"", NO_ROWS),
@@ -178,8 +178,8 @@ def test_a_bad_file_is_refused_at_its_line(tmp_path, name, content, message):
     [
         ({"label": [-1]}, ", row 1: unknown label '-1'; expected one of 0, 1"),
         ({"label": [None]}, ", row 1: unknown label 'None'; expected one of 0, 1"),
-        ({"sentence2": [None]}, f", row 1: {EMPTY}"),
-        ({"sentence1": [7]}, f", row 1: {EMPTY}"),
+        ({"sentence2": [None]}, f", row 1: {EMPTY.format(None)}"),
+        ({"sentence1": [7]}, f", row 1: {EMPTY.format(7)}"),
     ],
 )
 def test_a_bad_row_of_a_parquet_file_is_refused(hub_folder, changed, message):
