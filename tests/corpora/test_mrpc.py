@@ -138,6 +138,12 @@ def test_mrpc_from_the_hub_has_the_rows_of_the_folder(tmp_path, hub_folder):
     assert load_splits(SIMILARITY, "hub") == expected
 
 
+def test_mrpc_without_its_header_line_has_the_same_rows(tmp_path):
+    expected = load(tmp_path / "whole", "similarity")
+    changed = {PAIRS: MRPC_TRAIN.removeprefix(MRPC_HEADING)}
+    assert load(tmp_path / "without", "similarity", changed) == expected
+
+
 # ---- Bad files
 
 
@@ -153,6 +159,8 @@ BAD_FILES = [
         MRPC_TRAIN + b"1\t2\t3\tIt\tIt\t\n",
         f", line 5: 6 columns in '1\\t2\\t3\\tIt\\tIt\\t'; {FIVE}",
     ),
+    (PAIRS, MRPC_TRAIN + MRPC_HEADING[3:], ", line 5: unknown label 'Quality'; expected one of 0"),
+    (PAIRS, MRPC_TRAIN + b"1\t2\t3\tIt\tIt\nfell\n", f", line 6: 1 columns in 'fell'; {FIVE}"),
     (PAIRS, MRPC_TRAIN + b"2\t2\t3\tIt\tIt\n", ", line 5: unknown label '2'; expected one of 0, 1"),
     (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\tIt\t\n", f", line 2: {EMPTY.format('')}"),
     (PAIRS_TEST, MRPC_HEADING + b"\t\t\t\t\n", ", line 2: unknown label ''; expected one of 0, 1"),
