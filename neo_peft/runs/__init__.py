@@ -14,6 +14,7 @@ tables.py        printed tables
 curves.py        learning curves
 bootstrap.py     confidence intervals, and the comparison of two runs
 baselines.py     scores without a language model
+texts.py         texts that are refused or cut; predictions for new texts
 loading.py       load a model from the folder of a run, or from settings
 export.py        a run as an adapter for peft or a model for transformers, with a card
 adapter_set.py   several runs on one base; batches that mix their adapters
