@@ -303,6 +303,18 @@ def test_words_that_were_cut_away_have_no_tag(runs, alone):
     assert label == evaluate_alone(alone["label-long"], short).predicted[0]
 
 
+def test_a_run_whose_hidden_states_are_not_finite_is_named(folders):
+    """The same run loaded alone is refused by `evaluate`. The other runs still predict."""
+    runs = AdapterSet([folders["tags-qv"], folders["label-only"]])
+    layer = runs["label-only"].model.transformer.h[1].mlp.c_fc
+    with torch.no_grad():
+        layer.lora_B.weight.fill_(float("inf"))
+    rows = rows_of(["tags-qv", "label-only"])
+    with pytest.raises(InputError, match="the hidden states of label-only are not finite: its w"):
+        runs.predict(rows)
+    assert len(runs.predict(rows[::2])) == 3
+
+
 def test_labels_are_not_needed_and_no_rows_give_no_predictions(runs):
     row = {"run": "pairs-short", "sentence1": "One .", "sentence2": "Two ."}
     assert runs.predict([row]) == runs.predict([row | {"label": "whatever"}])
