@@ -24,7 +24,7 @@ _MODULES = {
     "load": "runs.loading",
     "save_adapter": "formats.adapter",
     "AdapterSet": "runs.adapter_set",
-    "predict": "decoding",
+    "predict": "runs.texts",
     "evaluate": "decoding",
     "fit": "loop",
     "run": "runs.training",

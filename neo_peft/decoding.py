@@ -31,12 +31,13 @@ class Evaluation:
     """A model's predictions for encoded examples, in the order of the examples."""
 
     # Each example's label, or None if generated text matches no label. In a tagging task, a list
-    # of tags for each sentence, with `O` for words that were cut.
+    # of tags for each sentence, with `O` for words that were cut (None in runs/texts.py).
     predicted: list
     loss: float | None = None  # mean over the known targets, in nats; None if not computed
     probabilities: list[list[float]] | None = None  # of all labels, or of each predicted tag
     generated: list[str] | None = None  # the generated texts; None without free generation
     cut: int = 0  # number of texts that were cut to the maximum length
+    used: list | None = None  # how much of each text was used, None for all: see runs/texts.py
 
 
 class Prediction(NamedTuple):
@@ -200,11 +201,3 @@ def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
     if task.is_tagging:
         return entity_scores(gold, predicted)
     return class_scores(gold, predicted, task.labels)
-
-
-def predict(
-    model: TunedModel, encoder: Encoder, rows: Sequence[dict], batch_size: int = 32
-) -> list:
-    """Return the label, or the tags, predicted for each row. Labels in the rows are not used."""
-    unlabelled = [{field: row[field] for field in encoder.task.fields[:-1]} for row in rows]
-    return evaluate(model, encoder, encoder(unlabelled), batch_size=batch_size).predicted

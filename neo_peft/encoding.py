@@ -97,11 +97,10 @@ class Encoder:
             counts.append(len(texts))
             labels += self.task.labels_of(row)
         tokens = self.tokenize(list(index_of))
-        if self.task.is_tagging and [] in tokens:
-            word = list(index_of)[tokens.index([])].removeprefix(" ")
-            raise InputError(
-                f"{self.tokenizer.name_or_path}: the tokenizer has no token for the word {word!r}"
-            )
+        if [] in tokens:
+            text = list(index_of)[tokens.index([])].removeprefix(" ")[:40]
+            name = self.tokenizer.name_or_path
+            raise InputError(f"{name}: the tokenizer has no token for {text!r}; remove it")
         # From here on numpy works on all rows at once. A part is an index into `tokens`.
         parts, row_starts = np.array(parts, dtype=np.int64), _bounds(counts)
         full_lengths = _lengths(tokens)[parts]
@@ -118,9 +117,9 @@ class Encoder:
             examples = self._tagging_examples(ids, labels, full_lengths, lengths, row_starts)
         else:
             examples = self._classification_examples(ids, labels, _bounds(lengths)[row_starts])
-        if len(ids) and examples.ids.max() >= self.vocab_size:
-            token = examples.ids.max()
-            raise InputError(f"token id {token}, but the model has {self.vocab_size} tokens")
+        if len(ids) and (token := int(examples.ids.max())) >= self.vocab_size:
+            text, size = self.tokenizer.decode([token]), self.vocab_size
+            raise InputError(f"{text!r} is token {token}; the model has {size} tokens: remove it")
         return replace(examples, cut=len(too_long))
 
     def _tagging_examples(

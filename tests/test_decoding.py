@@ -7,11 +7,12 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, predict, score, texts_without_labels
+from neo_peft.decoding import evaluate, score, texts_without_labels
 from neo_peft.encoding import Encoder, collate
 from neo_peft.runs.baselines import predict_majority
 from neo_peft.runs.generation import evaluate_generated, generate, match_label
 from neo_peft.runs.loading import load_untuned
+from neo_peft.runs.texts import predict
 from neo_peft.runs.training import perplexity
 from neo_peft.settings import make_settings, with_labels
 from neo_peft.tasks import TASKS
@@ -210,7 +211,8 @@ def test_not_equivalent_never_matches_equivalent():
         assert match_label("", task) is None
 
 
-def test_tags_are_in_the_order_of_the_rows_and_words_that_were_cut_have_o(tiny_folder):
+def test_tags_are_in_the_order_of_the_rows_and_words_that_were_cut_have_none(tiny_folder):
+    """In an evaluation they have `O`, so that they count in the scores."""
     tuned = load_untuned(
         make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True
     )
@@ -219,7 +221,10 @@ def test_tags_are_in_the_order_of_the_rows_and_words_that_were_cut_have_o(tiny_f
     assert predict(tuned.model, tuned.encoder, rows, batch_size=2) == alone
     assert [len(tags) for tags in alone] == [3, 1, 90, 2]
     fitting = tuned.encoder.max_length // len(tuned.encoder.tokenizer.encode(" IL-2"))
-    assert fitting < 90 and alone[2][fitting + 1 :] == ["O"] * (89 - fitting)
+    assert fitting < 90 and alone[2][fitting + 1 :] == [None] * (89 - fitting)
+    assert None not in alone[2][:fitting]
+    scored = evaluate(tuned.model, tuned.encoder, tuned.encoder(rows)).predicted[2]
+    assert scored == [tag or "O" for tag in alone[2]]
 
 
 def test_an_empty_sentence_has_no_tags(tiny_folder):

@@ -387,5 +387,5 @@ def test_the_last_batch_can_be_smaller():
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(mini):
     small = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
-    with pytest.raises(InputError, match=r"token id \d+, but the model has 100 tokens"):
+    with pytest.raises(InputError, match=r"'.+' is token \d+; the model has 100 tokens: remove it"):
         small([{"tokens": ["interleukin"]}])

@@ -118,6 +118,7 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     # imported after the flags are checked, since torch takes seconds to import
     from neo_peft.decoding import evaluate, score
     from neo_peft.runs.generation import evaluate_generated
+    from neo_peft.runs.texts import cut_note, encode_split
 
     tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
@@ -127,6 +128,9 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     rows = limit_rows(splits.named()[split], settings.eval_limit)
     for note in (*tuned.notes, *splits.notes):
         print_line(f"note    {note}")
+    examples = encode_split(tuned.encoder, rows, split, splits.named()[split])
+    if examples.cut:
+        print_line(f"note    {cut_note(examples.cut, [tuned.encoder])}")
     protocol = f", protocol {splits.protocol}" if splits.protocol != "single" else ""
     print_line(f"{task.name}, {len(rows):,} rows of {split} from {settings.data}{protocol}")
     print_line(f"{flags.run or settings.model}{f', --decode {decode}' if decode else ''}\n")
@@ -135,7 +139,7 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     evaluation = evaluate_rows(
         tuned.model,
         tuned.encoder,
-        tuned.encoder(rows),
+        examples,
         instruction,
         settings.batch_size,
         progress=show_progress if is_first else no_progress,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from neo_peft.commands.flags import (
     ADAPTER_FLAGS,
@@ -26,7 +26,7 @@ from neo_peft.commands.flags import (
     add_text,
     settings_of_run,
 )
-from neo_peft.corpora.new_text import parse_example, parse_example_of_run
+from neo_peft.corpora.new_text import is_blank, parse_example, parse_example_of_run
 from neo_peft.errors import InputError
 from neo_peft.metrics import entities
 from neo_peft.runs import tables
@@ -35,7 +35,9 @@ from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
     from neo_peft.decoding import Evaluation
+    from neo_peft.encoding import Encoder
     from neo_peft.runs.loading import LoadedModel
+    from neo_peft.runs.texts import Used
 
 SINGLE_RUN = ""  # the name of the run if there is only one
 Line = tuple[int, bytes]  # the number of a line, from 1, and its text
@@ -106,35 +108,124 @@ def main(argv: Sequence[str]) -> None:
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
         print(f"with {folders[0]}", file=sys.stderr)
-    tasks = {name: run.encoder.task for name, run in runs.items()}
-    several, in_colour = len(tasks) > 1, sys.stdout.isatty() and not flags.json
-    unreadable = cut = 0
+    in_colour = sys.stdout.isatty() and not flags.json
+    predictor = Predictor(runs, evaluate, flags)
     for batch in batches_as_received(lines, runs[next(iter(runs))].settings.batch_size):
-        rows = []
-        for number, line in batch:
-            try:
-                row = (
-                    parse_example_of_run(line, tasks)
-                    if several
-                    else parse_example(line, tasks[SINGLE_RUN], flags.jsonl)
-                )
-                rows.append({"line": number} | row)
-            except ValueError as error:
-                tqdm.write(f"line {number}: {error}", file=sys.stderr)
-                unreadable += 1
-        evaluation = evaluate(rows, batch_size=max(1, len(rows)))
-        cut += evaluation.cut
-        predictions = zip(rows, evaluation.predicted, evaluation.probabilities, strict=True)
-        for row, predicted, probabilities in predictions:
-            task = tasks[row["run"] if several else SINGLE_RUN]
-            line = with_prediction(task, row, predicted, probabilities)
-            tqdm.write(coloured(task, line) if in_colour else json.dumps(line, ensure_ascii=False))
+        for task, row in predictor.predict(batch):
+            tqdm.write(coloured(task, row) if in_colour else as_json(row))
         sys.stdout.flush()
-    if cut:
-        lengths = sorted({run.encoder.max_length for run in runs.values()})
-        print(f"{cut} texts were cut to {' or '.join(map(str, lengths))} tokens", file=sys.stderr)
-    if unreadable:
-        raise InputError(f"{unreadable} of the lines could not be read and have no prediction")
+    predictor.print_counts()
+
+
+class Example(NamedTuple):
+    """An example of the input."""
+
+    number: int  # of its line, from 1
+    row: dict  # the row of the line
+
+
+class Predictor:
+    """Predicts the examples in lines. Prints which lines are wrong or cut, and counts them."""
+
+    def __init__(
+        self,
+        runs: dict[str, "LoadedModel"],
+        evaluate: Callable[..., "Evaluation"],
+        flags: argparse.Namespace,
+    ):
+        self.runs, self.evaluate, self.in_json = runs, evaluate, flags.jsonl
+        self.tasks = {name: run.encoder.task for name, run in runs.items()}
+        self.from_file = not flags.text  # in a file a blank line is not wrong
+        self.blank = self.wrong = self.cut = 0
+
+    def predict(self, lines: list[Line]) -> Iterator[tuple[Task, dict]]:
+        """Yield the task and the row of each example, with its prediction."""
+        examples = self._read(lines)
+        try:
+            evaluation = self._evaluate(examples)
+        except InputError:  # one of the rows is refused, and so none has a prediction
+            examples = self._without_refused(examples)
+            evaluation = self._evaluate(examples)
+        self.cut += evaluation.cut
+        values = zip(evaluation.predicted, evaluation.probabilities, evaluation.used, strict=True)
+        for (number, row), (predicted, probabilities, used) in zip(examples, values, strict=True):
+            encoder = self._run_of(row).encoder
+            if used is not None:
+                print_above_bar(f"note    line {number}: {cut_line(encoder, row, used)}")
+            yield encoder.task, with_prediction(encoder.task, row, predicted, probabilities, used)
+
+    def _evaluate(self, examples: list[Example]) -> "Evaluation":
+        return self.evaluate([example.row for example in examples], batch_size=len(examples) or 1)
+
+    def _read(self, lines: list[Line]) -> list[Example]:
+        """Return the examples of the lines that can be read."""
+        examples = []
+        for number, line in lines:
+            if self.from_file and is_blank(line):
+                self.blank += 1
+                continue
+            try:
+                examples.append(Example(number, {"line": number} | self._parse(line)))
+            except ValueError as error:
+                self._refuse(number, str(error))
+        return examples
+
+    def _parse(self, line: bytes) -> dict:
+        if len(self.tasks) > 1:
+            return parse_example_of_run(line, self.tasks)
+        return parse_example(line, self.tasks[SINGLE_RUN], self.in_json)
+
+    def _without_refused(self, examples: list[Example]) -> list[Example]:
+        """Return the examples that the encoder does not refuse."""
+        from neo_peft.runs.texts import encode_texts, refusal
+
+        accepted = []
+        for number, row in examples:
+            reason = refusal(partial(encode_texts, self._run_of(row).encoder), row)
+            if reason:
+                self._refuse(number, reason)
+            else:
+                accepted.append(Example(number, row))
+        return accepted
+
+    def _run_of(self, row: dict) -> "LoadedModel":
+        return self.runs[row["run"] if len(self.runs) > 1 else SINGLE_RUN]
+
+    def _refuse(self, number: int, reason: str) -> None:
+        print_above_bar(f"line {number}: {reason}")
+        self.wrong += 1
+
+    def print_counts(self) -> None:
+        """Print how many texts were cut and lines were blank. Raises InputError if lines were
+        wrong."""
+        from neo_peft.runs.texts import cut_note
+
+        if self.cut:
+            note = cut_note(self.cut, [run.encoder for run in self.runs.values()])
+            print(f"note    {note}", file=sys.stderr)
+        if self.blank:
+            print(f"note    {self.blank:,} blank lines were passed over", file=sys.stderr)
+        if self.wrong:
+            raise InputError(f"{self.wrong} of the lines could not be used and have no prediction")
+
+
+def print_above_bar(text: str) -> None:
+    """Print a line on standard error, above the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
+def cut_line(encoder: "Encoder", row: dict, used: "Used") -> str:
+    """Return how much of a text was used that was cut."""
+    from neo_peft.runs.texts import text_length
+
+    if isinstance(used, int):
+        part = f"{used:,} of {len(row['tokens']):,} words have a tag"
+    else:
+        counts = (f"{n:,} of {len(row[name]):,} of {name}" for name, n in used.items())
+        part = f"characters used: {', '.join(counts)}"
+    return f"cut to {text_length(encoder)} tokens; {part}"
 
 
 def load_runs(
@@ -144,12 +235,13 @@ def load_runs(
 
     A single run has the name `SINGLE_RUN`. With several runs, each row names its run.
     """
-    from neo_peft.runs.adapter_set import AdapterSet, evaluate_texts
+    from neo_peft.runs.adapter_set import AdapterSet
     from neo_peft.runs.loading import load
+    from neo_peft.runs.texts import evaluate_texts
 
     if len(folders) == 1:
         tuned = load(folders[0], settings_of_run(folders[0], flags))
-        return {SINGLE_RUN: tuned}, partial(evaluate_texts, tuned)
+        return {SINGLE_RUN: tuned}, partial(evaluate_texts, tuned.model, tuned.encoder)
     runs = AdapterSet()
     for folder in folders:
         runs.add(folder, settings=settings_of_run(folder, flags))
@@ -204,13 +296,21 @@ def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]
 
 
 def with_prediction(
-    task: Task, row: dict, predicted: str | list[str], probabilities: list[float]
+    task: Task,
+    row: dict,
+    predicted: str | list[str | None],
+    probabilities: list[float],
+    used: "Used | None" = None,
 ) -> dict:
-    """Return a row with its prediction and the probabilities."""
+    """Return a row with its prediction and the probabilities; with `used` as `cut` if its text was
+    cut."""
+    # A row's own field with this name would look as if its text had been cut.
+    cut = {"cut": used} if used is not None or "cut" in row else {}
     if not task.is_tagging:
         by_label = {label: round(p, 4) for label, p in zip(task.labels, probabilities)}
-        return row | {"predicted": predicted, "probabilities": by_label}
-    line = row | {"predicted": predicted, "spans": spans(row, predicted, probabilities)}
+        return row | {"predicted": predicted, "probabilities": by_label} | cut
+    tagged = predicted[: len(probabilities)]  # the words that were used
+    line = row | {"predicted": predicted, "spans": spans(row, tagged, probabilities)} | cut
     line.pop("starts", None)
     return line
 
@@ -238,10 +338,24 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
     return found
 
 
+def as_json(row: dict) -> str:
+    """Return a row as one line of JSON. All characters outside ASCII are escaped if standard output
+    cannot encode one of them, as half of a surrogate pair, or if one ends a line, as U+2028."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+        is_printable = len(text.splitlines()) == 1
+    except UnicodeEncodeError:
+        is_printable = False
+    return text if is_printable else json.dumps(row)
+
+
 def coloured(task: Task, row: dict) -> str:
     """Return a row for a terminal: with entities in colour, or with the label before the text."""
     if task.is_tagging:
-        return tables.marked(row["tokens"], row["predicted"], tables.entity_types(task))
+        tags = [tag for tag in row["predicted"] if tag is not None]
+        shown = tables.marked(row["tokens"][: len(tags)], tags, tables.entity_types(task))
+        return shown + (" …" if len(tags) < len(row["tokens"]) else "")
     label = row["predicted"]
     shown = tables.paint(f"{label} {row['probabilities'][label]:.2f}", task.labels.index(label))
     return f"{shown}  " + " | ".join(row[field] for field in task.fields[:-1])

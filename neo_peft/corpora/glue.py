@@ -5,7 +5,8 @@ split here. The second part of this file loads MRPC's original files (Dolan and 
 """
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +29,14 @@ class GlueFiles(NamedTuple):
         files have no header line. () if the columns have the fields' own names.
     files: the file of each split. A name other than train, validation and test is a further test
         set. Without a validation file, a tenth of train becomes validation.
+    has_broken_lines: whether GLUE's own files have lines with a wrong number of columns, which all
+        programs that read them leave out.
     """
 
     folder: str
     columns: tuple[str | int, ...] = ()
     files: dict[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
+    has_broken_lines: bool = False
 
 
 FILES = {
@@ -43,7 +47,7 @@ FILES = {
         ("#1 String", "#2 String", "Quality"),
         {"train": "train.tsv", "validation": "dev.tsv", "test": MRPC_FILES[1]},
     ),
-    "glue/qqp": GlueFiles("QQP", ("question1", "question2", "is_duplicate")),
+    "glue/qqp": GlueFiles("QQP", ("question1", "question2", "is_duplicate"), has_broken_lines=True),
     "glue/mnli": GlueFiles(
         "MNLI",
         ("sentence1", "sentence2", "gold_label"),
@@ -62,7 +66,9 @@ def load_folder(request: Request) -> Splits:
     folders = (Path(data, name), Path(data, task.name.removeprefix("glue/")), Path(data))
     folder = next((folder for folder in folders if (folder / "train.tsv").exists()), None)
     if folder:
-        return _load(request, lambda file: _read_tsv(task, folder / file))
+        notes = []
+        splits = _load(request, lambda file: _read_tsv(task, folder / file, notes))
+        return replace(splits, notes=(*notes, *splits.notes))
     if name == "MRPC":
         return load_mrpc_folder(request)
     raise InputError(
@@ -89,27 +95,50 @@ def _load(request: Request, read: Callable[[str], list[dict]]) -> Splits:
     return split_off_validation(request, Splits(train, validation, test, extra_tests=rows))
 
 
-def _read_tsv(task: Task, path: Path) -> list[dict]:
-    """Return the rows of a TSV file. Its labels are numbers or names; quotes are part of the
-    text."""
+def _read_tsv(task: Task, path: Path, notes: list[str]) -> list[dict]:
+    """Return the rows of a TSV file. Its labels are numbers or names; quotes are part of the text.
+
+    A line with a wrong number of columns can be a part of a sentence that has a line break. It is
+    refused, or left out where GLUE's own file has such lines; `notes` then gets their number.
+    """
     items, columns = lines.read_lines(path), FILES[task.name].columns or task.fields
     if isinstance(columns[0], str):
         header = next(items)[1].split("\t")
-        if missing := [name for name in columns if name not in header]:
-            raise InputError(
-                f"{path}: its header has no column {', '.join(missing)}; use GLUE's own file"
-            )
-        columns = [header.index(name) for name in columns]
+        columns, width = _find_columns(path, header, columns), len(header)
+    else:
+        width = max(columns) + 1  # CoLA's last column is the sentence
     labels = _numbered_labels(task) | {label.replace(" ", "_"): label for label in task.labels}
+    broken = []
 
     def parse(line: str, labels: dict[str, str]) -> dict | None:
         values = line.split("\t")
-        # QQP's own file has incomplete lines; other programs that read GLUE skip them too.
-        if len(values) <= max(columns):
+        if len(values) != width:
+            if not FILES[task.name].has_broken_lines:
+                raise ValueError(
+                    f"{len(values)} columns in {line[:40]!r}; expected {width}, separated by tabs; "
+                    "write each row on one line"
+                )
+            broken.append(line)
             return None
         return _make_row(task.fields, [values[i] for i in columns], labels)
 
-    return lines.read_rows(path, parse, labels, items)
+    rows = lines.read_rows(path, parse, labels, items)
+    if broken:
+        notes.append(f"{path.name}: {len(broken):,} lines do not have {width} columns; left out")
+    return rows
+
+
+def _find_columns(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int]:
+    """Return the index of each column in a header. Raises InputError if it is not there once."""
+    for problem, names in (
+        ("no column", [name for name in columns if name not in header]),
+        ("more than one column", [name for name in columns if header.count(name) > 1]),
+    ):
+        if names:
+            raise InputError(
+                f"{path}: its header has {problem} {', '.join(names)}; use GLUE's own file"
+            )
+    return [header.index(name) for name in columns]
 
 
 def _read_parquet(task: Task, name: str, split: str) -> list[dict]:
@@ -157,12 +186,12 @@ def load_mrpc_folder(request: Request) -> Splits:
     if not id_list.exists() and (folder / "dev_ids.tsv").exists():
         id_list = folder / "dev_ids.tsv"  # GLUE's name for it
     labels = _numbered_labels(request.task)
-    pairs = lines.read_rows(train, _parse_pair, labels)
+    pairs = lines.read_rows(train, _parse_pair, labels, _without_header(train))
     validation_ids = set(lines.read_rows(id_list, _parse_ids, {ids for ids, _ in pairs}))
     return Splits(
         train=[row for ids, row in pairs if ids not in validation_ids],
         validation=[row for ids, row in pairs if ids in validation_ids],
-        test=[row for _, row in lines.read_rows(test, _parse_pair, labels)],
+        test=[row for _, row in lines.read_rows(test, _parse_pair, labels, _without_header(test))],
     )
 
 
@@ -172,16 +201,21 @@ def load_mrpc_hub(request: Request) -> Splits:
     return Splits(*(_read_parquet(request.task, "mrpc", split) for split in splits))
 
 
-def _parse_pair(line: str, labels: dict[str, str]) -> tuple[tuple[str, str], dict] | None:
-    """Return the two ids and the row of a pair; None for the header line."""
+def _without_header(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of a file of pairs, without its header line if it has one."""
+    for number, line in lines.read_lines(path):
+        if number > 1 or not line.startswith("Quality\t"):
+            yield number, line
+
+
+def _parse_pair(line: str, labels: dict[str, str]) -> tuple[tuple[str, str], dict]:
+    """Return the two ids and the row of a pair."""
     # Not with the csv module: there, one quote mark joins this line with the next ones.
     columns = line.split("\t")
     if len(columns) != 5:
         expected = "five, separated by tabs: Quality, #1 ID, #2 ID, #1 String, #2 String"
         raise ValueError(f"{len(columns)} columns in {line[:40]!r}; expected {expected}")
     label, first_id, second_id, *sentences = columns
-    if label == "Quality":
-        return None
     row = _make_row(("sentence1", "sentence2", "label"), (*sentences, label), labels)
     return (first_id, second_id), row
 

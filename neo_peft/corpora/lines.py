@@ -107,8 +107,27 @@ def check_label(allowed: Collection, label: str) -> str:
 def check_text(text: object) -> str:
     """Return the token or sentence. Raises ValueError if `is_text` is false for it."""
     if not is_text(text):
-        raise ValueError("a token or sentence is empty or not valid text; correct or remove it")
+        raise ValueError(
+            f"a token or sentence is {_start(text)}, empty or not valid text; correct or remove it"
+        )
     return text
+
+
+def wrong_text(field: str, value: str | list) -> str:
+    """Return what is wrong with a sentence, or with the first wrong token of a list: its name or
+    number, and its value. Return "" if nothing is wrong."""
+    named = [(repr(field), value)]
+    if isinstance(value, list):
+        named = [(f"token {number}", token) for number, token in enumerate(value, start=1)]
+    for name, text in named:
+        if not is_text(text):
+            return f"{name} is {_start(text)}, empty or not valid text"
+    return ""
+
+
+def _start(value: object) -> str:
+    """Return the start of a wrong value as Python writes it, which shows spaces of all kinds."""
+    return repr(value[:40] if isinstance(value, str) else value)[:80]
 
 
 def is_text(text: object) -> bool:

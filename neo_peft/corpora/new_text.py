@@ -10,6 +10,11 @@ from neo_peft.tasks import Task
 AROUND = "\ufeff "  # no part of an example: the byte order mark, and spaces around a line
 
 
+def is_blank(line: bytes) -> bool:
+    """Return whether a line has no text, only spaces of any kind or a byte order mark."""
+    return not line.decode("utf-8", "replace").strip(AROUND).strip()
+
+
 def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
     """Return the row of a line, without a label. A line of plain text is one sentence, or two
     sentences separated by a tab.

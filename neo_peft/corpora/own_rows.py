@@ -66,9 +66,10 @@ def parse_object(text: str, task: Task) -> dict:
     expected = '["a", "word", "each"]' if task.is_tagging else '"a sentence"'
     for field in task.fields[:-1]:
         value = row.get(field) if isinstance(row, dict) else None
-        right_type = bool(value) and isinstance(value, list) == task.is_tagging
-        if not right_type or not all(map(lines.is_text, value if task.is_tagging else [value])):
-            raise ValueError(f"{text[:40]!r}; expected a JSON object with {field!r}: {expected}")
+        right_type = bool(value) and isinstance(value, list if task.is_tagging else str)
+        wrong = lines.wrong_text(field, value) if right_type else repr(text[:40])
+        if wrong:
+            raise ValueError(f"{wrong}; expected a JSON object with {field!r}: {expected}")
     return row
 
 
@@ -77,8 +78,9 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:  # not its own message, where the line number is always 1
+        reason = error.msg.removesuffix(" at")  # "Invalid control character at": a tab in a text
         raise ValueError(
-            f"not JSON: {error.msg} at character {error.colno}; expected a JSON object"
+            f"not JSON: {reason} at character {error.colno}; expected a JSON object"
         ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None

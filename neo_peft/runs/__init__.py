@@ -18,6 +18,7 @@ baselines.py     baselines without a language model
 head_alone.py    the baseline of a linear head without the method
 verdict.py       what tuning adds to the best baseline
 label_tokens.py  check that the tokens of the labels can be told apart
+texts.py         texts that are refused or cut; predictions for new texts
 loading.py       load a model from the folder of a run, or from settings
 export.py        a run as an adapter for peft or a model for transformers, with a card
 adapter_set.py   several runs on one base; batches that mix their adapters

@@ -23,14 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from neo_peft.decoding import Evaluation, HiddenStates, Prediction, evaluate, predict_batch
-from neo_peft.encoding import Encoder, Examples, batches, collate
+from neo_peft.decoding import Evaluation, HiddenStates, Prediction, predict_batch
+from neo_peft.encoding import Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
 from neo_peft.packing import Packing
 from neo_peft.runs.loading import LoadedModel, load, load_base_for, settings_in
+from neo_peft.runs.texts import cut_texts, encode_texts, with_cuts
 from neo_peft.settings import Settings
 
 # the settings that all runs on one base share: the first run's values
@@ -122,12 +123,14 @@ class AdapterSet:
 
     def predict(self, rows: Sequence[dict], batch_size: int = 32) -> list:
         """Return a label, or a tag for each word, for each row. A row has the name of its run in
-        the field "run", and needs no labels."""
+        the field "run", and needs no labels. The tag of a word after the cut of a long text is
+        None."""
         return self.evaluate(rows, batch_size).predicted
 
     @torch.inference_mode()
     def evaluate(self, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
-        """Return the predictions for rows with a field "run", and their probabilities.
+        """Return the predictions for rows with a field "run", their probabilities, and how much of
+        each text was used.
 
         A batch takes one pass, also where its rows belong to different runs. Rows of similar length
         are in one batch.
@@ -155,11 +158,17 @@ class AdapterSet:
                 batch_rows, self._predict_batch(examples, batch_examples), strict=True
             )
         in_order = [predictions[index] for index in range(len(rows))]
-        return Evaluation(
+        evaluation = Evaluation(
             [answer.predicted for answer in in_order],
             probabilities=[answer.probabilities for answer in in_order],
             cut=sum(part.cut for part in examples.values()),
         )
+        cuts = {}  # by the row's index
+        for name, indices in row_indices.items():
+            run_rows = [rows[index] for index in indices]
+            for example, used in cut_texts(self[name].encoder, run_rows, examples[name]).items():
+                cuts[indices[example]] = used
+        return with_cuts(evaluation, cuts)
 
     def _rows_by_run(self, rows: Sequence[dict]) -> dict[str, list[int]]:
         """Return the indices of each run's rows."""
@@ -183,6 +192,9 @@ class AdapterSet:
         predictions = []
         for (name, part), run_hidden in zip(parts.items(), hidden, strict=True):
             tuned = self[name]
+            if not run_hidden.isfinite().all():
+                reason = "its weights are damaged or too large"
+                raise InputError(f"the hidden states of {name} are not finite: {reason}")
             states = HiddenStates(
                 examples[name], chosen[name], part, run_hidden, self._prefixes[name]
             )
@@ -223,18 +235,6 @@ class AdapterSet:
         lengths = torch.tensor([prefix.length if prefix else 0 for prefix in prefixes])
         past = pad_prefixes(prefixes)
         return past.select(run_of_example.to(past.positions.device)), lengths[run_of_example]
-
-
-def encode_texts(encoder: Encoder, rows: Sequence[dict]) -> Examples:
-    """Encode rows without their labels."""
-    fields = encoder.task.fields[:-1]
-    return encoder([{field: row[field] for field in fields} for row in rows])
-
-
-def evaluate_texts(tuned: LoadedModel, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
-    """Return one run's predictions for rows, whose labels are ignored."""
-    examples = encode_texts(tuned.encoder, rows)
-    return evaluate(tuned.model, tuned.encoder, examples, batch_size=batch_size)
 
 
 class MixedLayer(nn.Module):

@@ -18,6 +18,7 @@ from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import loading, tables
 from neo_peft.runs.generation import evaluate_generated
 from neo_peft.runs.predictions import PredictionKind, reported_split, write_predictions
+from neo_peft.runs.texts import encode_split
 from neo_peft.settings import Settings, task_of
 from neo_peft.tasks import Task, get_task
 
@@ -72,7 +73,9 @@ def prepare(settings: Settings, output: Output, resumed_threads: int | None = No
         to_load = replace(settings, threads=resumed_threads, adapter=None)
     tuned = loading.load_to_train(to_load)
     names = output.progress(rows, "encode", len(rows))
-    examples = {name: tuned.encoder(rows[name]) for name in names}
+    examples = {
+        name: encode_split(tuned.encoder, rows[name], name, splits.named()[name]) for name in names
+    }
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())
     return Job(settings, output, task, splits, rows, examples, tuned, trainable, total)

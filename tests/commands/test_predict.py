@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from trained import make_run
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.commands import predict
@@ -197,9 +199,9 @@ def test_a_bad_line_is_named_and_the_others_are_predicted(adapters, run_predict,
         (4, "Down ."),
         (5, "flat"),
     ]
-    assert "line 2: the line is empty; expected an example\n" in errors
+    assert "line 2" not in errors and "note    1 blank lines were passed over\n" in errors
     assert "line 3: not utf-8; save the text as utf-8\n" in errors
-    assert errors.endswith("error: 2 of the lines could not be read and have no prediction\n")
+    assert errors.endswith("error: 1 of the lines could not be used and have no prediction\n")
     (tmp_path / "pairs.txt").write_text("one\tother\nalone\na\tb\tc\n \tb\nthis\tthat\n")
     status, printed, errors = run_predict(
         "--run", str(adapters["similarity"]), "--file", "pairs.txt"
@@ -223,10 +225,136 @@ def test_text_can_follow_flags_and_a_byte_order_mark_is_removed(adapters, run_pr
         assert status == 0 and line["sentence"] == "Up ."
 
 
-def test_long_text_is_cut_and_counted(adapters, run_predict):
-    status, [line], errors = run_predict("--run", str(adapters["ner"]), "IL-2 gene " * 200)
-    assert status == 0 and "1 texts were cut to 128 tokens" in errors
-    assert len(line["predicted"]) == 400 and line["predicted"][-1] == "O"
+@pytest.mark.parametrize(
+    "blank", ["\n", "   \n", "\t\r\n", "\u00a0\n", "\f\n", "\ufeff\n", "\u2028\n"]
+)
+def test_a_blank_line_of_a_file_is_passed_over_and_a_blank_argument_is_refused(
+    adapters, run_predict, tmp_path, blank
+):
+    (tmp_path / "rows.txt").write_bytes(f"Up .\n{blank}Down .\n".encode())
+    (tmp_path / "rows.jsonl").write_bytes(f'{{"sentence": "Up ."}}\n{blank}'.encode())
+    run = ["--run", str(adapters["sentiment"])]
+    for flags, numbers in (
+        (["--file", "rows.txt"], [1, 3]),
+        (["--file", "rows.jsonl", "--jsonl"], [1]),
+    ):
+        status, printed, errors = run_predict(*run, *flags)
+        assert (status, [line["line"] for line in printed]) == (0, numbers)
+        assert errors.splitlines()[-1] == "note    1 blank lines were passed over"
+        assert "line 2" not in errors
+    status, [line], errors = run_predict(*run, "Up .", blank.rstrip("\n"))
+    assert (status, line["line"]) == (2, 1)
+    assert "line 2: the line is empty; expected an example\n" in errors
+
+
+def test_a_text_that_the_model_cannot_take_is_named_and_the_others_are_predicted(
+    adapters, run_predict, tiny_folder, tmp_path
+):
+    """[PAD] is a token of the tokenizer, but not of the model. With several runs too."""
+    from transformers import AutoTokenizer
+
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    made = {
+        name: make_run(tmp_path / name, base, task, "lora")
+        for name, task in (("ner", "ner"), ("news", "sentiment"))
+    }
+    (tmp_path / "three.txt").write_text("it was nice\nit [PAD] was nice\n\nit was bad\n")
+    news = ["--run", str(made["news"])]
+    status, printed, errors = run_predict(*news, "--file", "three.txt")
+    assert (status, [line["line"] for line in printed]) == (2, [1, 4])
+    assert "line 2: '[PAD]' is token 8192; the model has 8192 tokens: remove it\n" in errors
+    assert errors.endswith("1 of the lines could not be used and have no prediction\n")
+    for line, text in zip(printed, ("it was nice", "it was bad"), strict=True):
+        [alone] = run_predict(*news, text)[1]
+        assert line["sentence"] == text and line["predicted"] == alone["predicted"]
+    rows = [
+        {"run": "ner", "tokens": ["IL-2", "[PAD]"]},
+        {"run": "news", "sentence": "Up ."},
+        {"run": "ner", "tokens": ["IL-2"]},
+        {"run": "news", "sentence": "Up [PAD]."},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    status, printed, errors = run_predict(*map(str, made.values()), "--jsonl", stdin=lines)
+    assert (status, [line["line"] for line in printed]) == (2, [2, 3])
+    assert [line.split(":")[0] for line in errors.splitlines()[:2]] == ["line 1", "line 4"]
+
+
+def test_unusual_lines_do_not_end_the_command(adapters, run_predict):
+    """NUL, U+2028, half of a surrogate pair in another field, and a line of a megabyte."""
+    rows = [
+        {"sentence": "Up \0 ."},
+        {"sentence": "Up \u2028 ."},
+        {"sentence": "Up .", "id": "\ud83d"},
+        {"sentence": "Up \ud83d ."},
+        {"sentence": "Up " * 350_000},
+        {"sentence": "Up .", "cut": 7, "more": [["\u2028"]]},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    run = ["--run", str(adapters["sentiment"])]
+    status, printed, errors = run_predict(*run, "--jsonl", stdin=lines)
+    assert status == 2 and [line.pop("line") for line in printed] == [1, 2, 3, 5, 6]
+    assert "line 4: 'sentence' is 'Up \\ud83d .', empty or not valid text; expected" in errors
+    for row, line in zip(rows[:3] + rows[4:], printed, strict=True):
+        assert line.items() >= (row | {"cut": line.get("cut")} if "cut" in line else row).items()
+    assert "cut" not in printed[0] and 0 < printed[3]["cut"]["sentence"] < 1000
+    assert printed[4]["cut"] is None  # the row's own field does not look like a cut
+    text = b"Up \0 .\nUp \xe2\x80\xa8 .\nUp \xed\xa0\xbd .\nUp .\n"
+    status, printed, errors = run_predict(*run, stdin=text)
+    assert status == 2 and [line["sentence"] for line in printed] == [
+        "Up \0 .",
+        "Up \u2028 .",
+        "Up .",
+    ]
+    assert "line 3: not utf-8; save the text as utf-8\n" in errors
+
+
+def test_words_after_the_cut_of_a_long_text_have_no_tag(adapters, run_predict):
+    """The tags of the others are those of the shorter text. The line is named."""
+    run, text = str(adapters["ner"]), "IL-2 gene " * 200
+    status, [short, line], errors = run_predict("--run", run, "IL-2 gene", text)
+    used = line["cut"]
+    per_word = [
+        len(load(adapters["ner"]).encoder.tokenizer(" " + w)["input_ids"]) for w in ("IL-2", "gene")
+    ]
+    whole, rest = divmod(128, sum(per_word))
+    assert status == 0 and used == 2 * whole + (rest > 0) + (rest > per_word[0])
+    assert len(line["predicted"]) == 400 and line["predicted"][used:] == [None] * (400 - used)
+    assert max(span["last"] for span in line["spans"]) < used
+    _, [cut], _ = run_predict("--run", run, " ".join(line["tokens"][:used]))
+    assert cut["predicted"] == line["predicted"][:used] and cut["spans"] == line["spans"]
+    assert "cut" not in short
+    assert f"note    line 2: cut to 128 tokens; {used} of 400 words have a tag\n" in errors
+    assert errors.endswith("note    1 texts were cut to 128 tokens\n")
+
+
+def test_a_long_sentence_has_the_number_of_characters_that_were_used(adapters, run_predict):
+    """They are the text of the tokens that fit, as transformers decodes them."""
+    text, other = "Profit rose sharply , " * 60, "It fell ."
+    _, [line], errors = run_predict("--run", str(adapters["sentiment"]), f"  {text}")
+    encoder = load(adapters["sentiment"]).encoder
+    tokenizer = encoder.tokenizer
+    template = sum(len(tokenizer(part)["input_ids"]) for part in ("Sentence :", " Label :"))
+    kept = tokenizer(f" {text.strip()}")["input_ids"][: encoder.max_length - template]
+    used = line["cut"]["sentence"]
+    assert f" {line['sentence'][:used].strip()}" == tokenizer.decode(kept)
+    length = len(line["sentence"])
+    assert (
+        f"note    line 1: cut to {encoder.max_length} tokens; characters used: {used} of "
+        f"{length:,} of sentence\n"
+    ) in errors
+    _, [line], _ = run_predict("--run", str(adapters["similarity"]), f"{text}\t{other}")
+    assert line["cut"]["sentence2"] == len(other) and 0 < line["cut"]["sentence1"] < len(text)
+
+
+def test_a_terminal_shows_that_a_text_was_cut(adapters, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    predict.main(["--run", str(adapters["ner"]), "gene " * 200])
+    assert capsys.readouterr().out.endswith(" …\n")
+    predict.main(["--run", str(adapters["ner"]), "gene"])
+    assert "…" not in capsys.readouterr().out
 
 
 def test_the_run_is_the_named_one_or_the_newest(adapters, run_predict, tmp_path):
@@ -311,11 +439,12 @@ def test_a_row_without_a_known_run_is_a_bad_line(adapters, run_predict):
             f"line {number}: {lines[number - 1]!r}"[:40] in errors
             and expected in errors.splitlines()[number - 2]
         )
-    assert "line 6: not JSON" in errors and "line 7: the line is empty" in errors
+    assert "line 6: not JSON" in errors and "line 7" not in errors
     assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
-    assert len(printed[2]["predicted"]) == 400 and printed[2]["predicted"][-1] == "O"
+    assert len(printed[2]["predicted"]) == 400 and printed[2]["predicted"][-1] is None
+    assert f"note    line 10: cut to 128 tokens; {printed[2]['cut']} of 400 words" in errors
     assert "1 texts were cut to " in errors and " or 128 tokens" in errors
-    assert errors.endswith("error: 7 of the lines could not be read and have no prediction\n")
+    assert errors.endswith("error: 6 of the lines could not be used and have no prediction\n")
 
 
 def test_runs_that_cannot_be_combined_are_refused_in_one_line(adapters, run_predict):

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from corpus_files import CORPORA
+from own_files import write_rows
 from refusals import refused
 
 import evaluate
@@ -561,3 +563,49 @@ def test_the_flag_of_the_old_launcher_names_torchrun(capfd, command, flag):
         "--local-rank is set by python -m torch.distributed.launch; start with torchrun in place "
         "of it, which needs no such flag; see --help",
     )
+
+
+def test_texts_that_were_cut_are_counted_by_train_and_by_evaluate(small, capsys):
+    """Two sentences of test have more than the model's 128 tokens."""
+    rows = [{"tokens": [f"c{i}", "b"], "tags": ["O", "B-protein"]} for i in range(20)]
+    long = [{"tokens": ["x"] * 400, "tags": ["O"] * 399 + ["B-protein"]}] * 2
+    write_rows(Path("d"), train=rows, test=[*long, *rows[:3]])
+    flags = ["--task", "tagging", "--method", "lora", "--data", "d", "--out", "run"]
+    assert main(train, [*flags, *small]) == 0
+    note = "note    2 texts were cut to 128 tokens\n"
+    assert note in capsys.readouterr().out
+    assert main(evaluate, ["run"]) == 0
+    assert note in capsys.readouterr().out
+    assert main(evaluate, ["run", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert note in err and json.loads(out)["split"] == "test"
+    assert main(evaluate, ["run", "--split", "validation"]) == 0
+    assert "cut to" not in capsys.readouterr().out
+
+
+def test_a_row_that_the_model_cannot_take_is_named_by_train_and_evaluate(
+    small, tiny_folder, capsys, tmp_path
+):
+    """By its split and its number, also where --eval-limit chooses some of the rows."""
+    from transformers import AutoTokenizer
+
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    rows = [{"sentence": f"it is {i}", "label": "ab"[i % 2]} for i in range(24)]
+    wrong = [*rows[:12], {"sentence": "it [PAD] is", "label": "a"}, *rows[13:]]
+    why = "'[PAD]' is token 8192; the model has 8192 tokens: remove it"
+    flags = ["--task", "classification", "--method", "lora", *small, "--model", base]
+    write_rows(Path("d"), train=rows, validation=rows, test=wrong)
+    assert main(train, [*flags, "--data", "d"]) == 2
+    assert f"error: test, row 13, 'it [PAD] is': {why}\n" in capsys.readouterr().err
+    write_rows(Path("d"), train=wrong, validation=rows, test=rows)
+    assert main(train, [*flags, "--data", "d"]) == 2
+    assert f"error: train, row 13, 'it [PAD] is': {why}\n" in capsys.readouterr().err
+    write_rows(Path("d"), train=rows, validation=rows, test=rows)
+    assert main(train, [*flags, "--data", "d", "--out", "run"]) == 0
+    write_rows(Path("d"), train=rows, validation=rows, test=wrong)
+    capsys.readouterr()
+    assert main(evaluate, ["run"]) == 2
+    assert f"error: test, row 13, 'it [PAD] is': {why}\n" in capsys.readouterr().err

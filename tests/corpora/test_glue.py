@@ -181,11 +181,71 @@ def test_the_hubs_parquet_files_give_the_same_splits(tmp_path, monkeypatch, name
     assert sorted(requested) == sorted(f"{name}/{stem}-00000-of-00001.parquet" for stem in stems)
 
 
-def test_incomplete_lines_are_skipped(tmp_path):
+def test_lines_of_qqp_with_a_wrong_number_of_columns_are_left_out_and_counted(tmp_path):
+    """QQP's own file has such lines: other programs that read GLUE leave them out too."""
     data = write_glue(tmp_path, "qqp")
+    whole = load_splits(GLUE["qqp"], str(data))
+    assert not any("left out" in note for note in whole.notes)
     with open(data / "QQP" / "train.tsv", "a") as file:
-        file.write("61\t161\t261\tit breaks off\n62\t162\t262\ta ?\tand so does this\n")
-    assert len(load_splits(GLUE["qqp"], str(data)).train) == 54
+        file.write("61\t161\t261\tit breaks off\n62\t162\t262\ta ?\tand so does this\n\n")
+        file.write("63\t163\t263\ta\ttab ?\tb ?\t1\n")
+    with open(data / "QQP" / "dev.tsv", "a") as file:
+        file.write("it is the end of a question\t1\n")
+    splits = load_splits(GLUE["qqp"], str(data))
+    assert (splits.train, splits.validation, splits.test) == (
+        whole.train,
+        whole.validation,
+        whole.test,
+    )
+    assert [note for note in splits.notes if "left out" in note] == [
+        "train.tsv: 3 lines do not have 6 columns; left out",
+        "dev.tsv: 1 lines do not have 6 columns; left out",
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in GLUE if name != "qqp"])
+@pytest.mark.parametrize("damage", ["break", "few", "many"])
+def test_a_line_with_a_wrong_number_of_columns_is_refused_at_its_number(tmp_path, name, damage):
+    """A sentence has a line break in it, a row has no last column, or has one more."""
+    data = write_glue(tmp_path, name)
+    path = data / LAYOUT[name][0] / "train.tsv"
+    rows = path.read_text().splitlines()
+    width = len(rows[7].split("\t"))
+    first, _, second = rows[7].rpartition(" ")  # the last space is one between two words
+    changed = {
+        "break": [first, second],
+        "few": [rows[7].rpartition("\t")[0]],
+        "many": [rows[7] + "\tmore"],
+    }[damage]
+    # Where the sentence is the last column, the part before the line break is a whole row.
+    line, wrong = 8, changed[0]
+    if damage == "break" and len(first.split("\t")) == width:
+        line, wrong = 9, changed[1]
+    path.write_text("\n".join([*rows[:7], *changed, *rows[8:]]))
+    expected = (
+        f"{path}, line {line}: {len(wrong.split(chr(9)))} columns in {wrong[:40]!r}; expected "
+        f"{width}, separated by tabs; write each row on one line"
+    )
+    with pytest.raises(InputError) as refused:
+        load_splits(GLUE[name], str(data))
+    assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in GLUE if name != "cola"])
+def test_a_header_must_be_the_first_line_and_no_other(tmp_path, name):
+    data = write_glue(tmp_path, name)
+    path = data / LAYOUT[name][0] / "train.tsv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *rows, header]))
+    with pytest.raises(InputError, match="line 62: unknown label "):
+        load_splits(GLUE[name], str(data))
+    path.write_text("\n".join(rows))
+    with pytest.raises(InputError, match="its header has no column .*; use GLUE's own file"):
+        load_splits(GLUE[name], str(data))
+    label = FILES[f"glue/{name}"].columns[-1:] or ("label",)
+    path.write_text("\n".join([f"{header}\t{label[0]}", *(f"{row}\t0" for row in rows)]))
+    with pytest.raises(InputError, match="its header has more than one column .*; use GLUE's own"):
+        load_splits(GLUE[name], str(data))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +267,7 @@ def test_incomplete_lines_are_skipped(tmp_path):
             "rte",
             "dev.tsv",
             "index\tsentence1\tsentence2\tlabel\n0\t\tb\tentailment\n",
-            "line 2: a token or sentence is empty",
+            "line 2: a token or sentence is '', empty",
         ),
         ("rte", "dev.tsv", "index\tsentence1\tsentence2\tlabel\n", "the file has no rows"),
         ("rte", "dev.tsv", "", "its header has no column sentence1, sentence2, label"),

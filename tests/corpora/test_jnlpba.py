@@ -172,9 +172,10 @@ BAD_FILES = [
     (IOB2_TEST, b"\n\nT\tB-LOC\n", f", line 3: unknown label 'B-LOC'; {TAGS}"),
     (IOB2, b"T\tO\tO\n", r", line 1: unknown label 'O\tO'; " + TAGS),
     (IOB2, b"T\t\n", f", line 1: unknown label ''; {TAGS}"),
-    (IOB2, b"T\tO\n\tO\n", f", line 2: {EMPTY}"),
-    (IOB2, b"T\tO\n \tO\n", f", line 2: {EMPTY}"),
-    (IOB2, b"T\tO\n\t\nT\tO\n", f", line 2: {EMPTY}"),
+    (IOB2, b"T\tO\n\tO\n", f", line 2: {EMPTY.format('')}"),
+    (IOB2, b"T\tO\n \tO\n", f", line 2: {EMPTY.format(' ')}"),
+    (IOB2, "T\tO\n\xa0\tO\n".encode(), f", line 2: {EMPTY.format(chr(0xA0))}"),
+    (IOB2, b"T\tO\n\t\nT\tO\n", f", line 2: {EMPTY.format('')}"),
 ]
 
 
@@ -193,6 +194,11 @@ BAD_JSON = [
     ("dataset/test.json", b'{"tokens": ["a"], "tags": [[0]]}', TNER_LINE),
     ("dataset/test.json", b'{"tokens": [1], "tags": [0]}', TNER_LINE),
     ("dataset/test.json", b'{"tokens": [""], "tags": [0]}', TNER_LINE),
+    (
+        "dataset/test.json",
+        '{"tokens": ["a", "\xa0"], "tags": [0, 0]}'.encode(),
+        "token 2 is '\\xa0'",
+    ),
     ("dataset/test.json", b"[" * 100_000, f", line 1: '{'[' * 40}'; {TNER_LINE}"),
     (
         "dataset/label.json",

@@ -138,6 +138,12 @@ def test_mrpc_from_the_hub_has_the_rows_of_the_folder(tmp_path, hub_folder):
     assert load_splits(SIMILARITY, "hub") == expected
 
 
+def test_mrpc_without_its_header_line_has_the_same_rows(tmp_path):
+    expected = load(tmp_path / "whole", "similarity")
+    changed = {PAIRS: MRPC_TRAIN.removeprefix(MRPC_HEADING)}
+    assert load(tmp_path / "without", "similarity", changed) == expected
+
+
 # ---- Bad files
 
 
@@ -153,8 +159,10 @@ BAD_FILES = [
         MRPC_TRAIN + b"1\t2\t3\tIt\tIt\t\n",
         f", line 5: 6 columns in '1\\t2\\t3\\tIt\\tIt\\t'; {FIVE}",
     ),
+    (PAIRS, MRPC_TRAIN + MRPC_HEADING[3:], ", line 5: unknown label 'Quality'; expected one of 0"),
+    (PAIRS, MRPC_TRAIN + b"1\t2\t3\tIt\tIt\nfell\n", f", line 6: 1 columns in 'fell'; {FIVE}"),
     (PAIRS, MRPC_TRAIN + b"2\t2\t3\tIt\tIt\n", ", line 5: unknown label '2'; expected one of 0, 1"),
-    (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\tIt\t\n", f", line 2: {EMPTY}"),
+    (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\tIt\t\n", f", line 2: {EMPTY.format('')}"),
     (PAIRS_TEST, MRPC_HEADING + b"\t\t\t\t\n", ", line 2: unknown label ''; expected one of 0, 1"),
     (PAIRS_TEST, MRPC_HEADING + b"1\t2\t3\t\xff\tIt\n", ", line 2: not utf-8; save"),
     (DEV_IDS, b"", NO_ROWS),
@@ -178,8 +186,8 @@ def test_a_bad_file_is_refused_at_its_line(tmp_path, name, content, message):
     [
         ({"label": [-1]}, ", row 1: unknown label '-1'; expected one of 0, 1"),
         ({"label": [None]}, ", row 1: unknown label 'None'; expected one of 0, 1"),
-        ({"sentence2": [None]}, f", row 1: {EMPTY}"),
-        ({"sentence1": [7]}, f", row 1: {EMPTY}"),
+        ({"sentence2": [None]}, f", row 1: {EMPTY.format(None)}"),
+        ({"sentence1": [7]}, f", row 1: {EMPTY.format(7)}"),
     ],
 )
 def test_a_bad_row_of_a_parquet_file_is_refused(hub_folder, changed, message):

@@ -1,5 +1,7 @@
 """Your own rows: labels that no built-in task has, and bad rows."""
 
+import json
+
 import pytest
 from own_files import WEEK, pair_rows, tag_rows, week_rows, write_rows
 
@@ -78,6 +80,18 @@ BAD_ROWS = {
         "tagging",
         '{"tokens": ["a", "\\ud800"], "tags": ["O", "O"]}',
     ): "expected a JSON object with 'tokens'",
+    (
+        "tagging",
+        json.dumps({"tokens": [*"abcdef", "\xa0", ""], "tags": ["O"] * 8}),
+    ): r"token 7 is '\xa0', empty or not valid text; expected a JSON object with 'tokens'",
+    (
+        "classification",
+        json.dumps({"id": "x" * 50, "sentence": "a \ud83d", "label": "b"}),
+    ): r"'sentence' is 'a \ud83d', empty or not valid text; expected a JSON object with 'sentence'",
+    (
+        "classification",
+        '{"sentence": "a\tb", "label": "c"}',
+    ): "not JSON: Invalid control character at character 16; expected a JSON object",
     ("classification", '["a", "b"]'): "expected a JSON object with 'sentence'",
     ("pairs", '{"sentence1": "a", "label": "b"}'): "expected a JSON object with 'sentence2'",
     (

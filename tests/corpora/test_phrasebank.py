@@ -209,7 +209,12 @@ BAD_FILES = [
     (AGREE_50, b"", NO_ROWS),
     (AGREE_50, b"Up .@positive\nDown .\n", ", line 2: 'Down .'; expected a sentence, @"),
     (AGREE_50, b"Up .@positive\n\nDown .@bad\n", f", line 3: unknown label 'bad'; {LABELS}"),
-    (AGREE_66, b" @positive\n", f", line 1: {EMPTY}"),
+    (
+        AGREE_50,
+        b"By ir@firm.fi\nin Oulu .@neutral\n",
+        f", line 1: unknown label 'firm.fi'; {LABELS}",
+    ),
+    (AGREE_66, b" @positive\n", f", line 1: {EMPTY.format(' ')}"),
     (AGREE_66, b"\xef\xbb\xbfUp@neutral\n\xe4", ", line 2: not utf-8; save the file as"),
 ]
 

@@ -237,7 +237,7 @@ BAD_SAMPLES = [
     ("ner", b"The x[DNA a] b\n", ", line 1: a wrong bracket or space in 'The x[DNA a] b'; "),
     ("ner", b"The  gene\n", ", line 1: a wrong bracket or space in 'The  gene'; "),
     ("ner", b"The gene \n", ", line 1: a wrong bracket or space in 'The gene '; "),
-    ("ner", b"The [DNA a  b] .\n", f", line 1: {EMPTY}"),
+    ("ner", b"The [DNA a  b] .\n", f", line 1: {EMPTY.format('')}"),
     ("ner", b"The [LOC gene]\n", f", line 1: unknown label 'B-LOC'; {TAGS}"),
     (
         "sentiment",
@@ -245,7 +245,7 @@ BAD_SAMPLES = [
         ", line 2: 'positive Up .'; expected a label, a tab and",
     ),
     ("sentiment", b"good\tUp .\n", f", line 1: unknown label 'good'; {LABELS}"),
-    ("sentiment", b"positive\t \n", f", line 1: {EMPTY}"),
+    ("sentiment", b"positive\t \n", f", line 1: {EMPTY.format(' ')}"),
     (
         "similarity",
         b"equivalent\nA\nB\n\nequivalent\nA\n",

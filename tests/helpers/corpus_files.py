@@ -87,7 +87,7 @@ HUB_JSON = {
 
 # Error messages for bad files
 NO_ROWS = ": the file has no rows; add rows, or use the original file"
-EMPTY = "a token or sentence is empty or not valid text; correct or remove it"
+EMPTY = "a token or sentence is {!r}, empty or not valid text; correct or remove it"  # the value
 TAGS = (
     "expected one of O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, "
     "B-cell_line, I-"

@@ -145,7 +145,7 @@ DATA = [
     (
         "ner",
         {IOB2: "\tO\n"},
-        ", line 1: a token or sentence is empty or not valid text; correct or remove it",
+        ", line 1: a token or sentence is '', empty or not valid text; correct or remove it",
     ),
     ("sentiment", {FIFTY: "\n"}, EMPTY),
     ("sentiment", {FIFTY: "a@neutral\r\nb"}, ", line 2: 'b'; expected a sentence, @ and its label"),

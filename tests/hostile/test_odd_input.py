@@ -192,7 +192,7 @@ def test_a_word_without_tokens_is_refused(tag_last_subtoken):
     encoder = Encoder(TASKS["ner"], dropping, END, True, 100, VOCABULARY, tag_last_subtoken)
     assert encoder([{"tokens": ["IL-2\u200b", "gene"]}]).target_indices[0] < 4
     with pytest.raises(
-        InputError, match=r"neo-mini: the tokenizer has no token for the word '\\u200b'"
+        InputError, match=r"neo-mini: the tokenizer has no token for '\\u200b'; remove it"
     ):
         encoder([{"tokens": ["IL-2", "\u200b", "gene"]}])
 

@@ -10,7 +10,7 @@ import torch
 from corpus_files import CORPORA
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, predict, texts_without_labels
+from neo_peft.decoding import evaluate, texts_without_labels
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import save_adapter
@@ -22,6 +22,7 @@ from neo_peft.runs.adapter_set import AdapterSet, pad_prefixes
 from neo_peft.runs.folder import write_record
 from neo_peft.runs.generation import generate
 from neo_peft.runs.loading import load, load_untuned, settings_in
+from neo_peft.runs.texts import predict
 from neo_peft.settings import make_settings
 from neo_peft.system.hardware import DTYPES
 from neo_peft.tasks import TASKS
@@ -287,18 +288,31 @@ def test_a_runs_model_can_generate_merge_and_save(folders, alone, runs, tmp_path
     )
 
 
-def test_words_that_were_cut_away_get_o(runs, alone):
+def test_words_that_were_cut_away_have_no_tag(runs, alone):
     row = {"run": "tags-both", "tokens": ["IL-2", "gene", "binds"] * 60}
     short = rows_of(["label-long"], each=1)
     found = runs.evaluate([row, *short, row])
     predicted_words = len(found.probabilities[0])  # the other words were cut away
     assert found.cut == 2 and predicted_words < 128 - 12
-    assert set(found.predicted[0][predicted_words:]) == {"O"}
+    assert found.used == [predicted_words, None, predicted_words]
+    assert set(found.predicted[0][predicted_words:]) == {None}
     tags, label, again = runs.predict([row, *short, row])
-    assert len(tags) == 180 and tags[-1] == "O" and tags == again
-    expected = evaluate_alone(alone["tags-both"], [row]).predicted
-    assert tags == expected[0] and len(set(tags)) > 1
+    assert len(tags) == 180 and tags[-1] is None and tags == again
+    [expected] = evaluate_alone(alone["tags-both"], [row]).predicted
+    assert tags[:predicted_words] == expected[:predicted_words] and len(set(tags)) > 2
     assert label == evaluate_alone(alone["label-long"], short).predicted[0]
+
+
+def test_a_run_whose_hidden_states_are_not_finite_is_named(folders):
+    """The same run loaded alone is refused by `evaluate`. The other runs still predict."""
+    runs = AdapterSet([folders["tags-qv"], folders["label-only"]])
+    layer = runs["label-only"].model.transformer.h[1].mlp.c_fc
+    with torch.no_grad():
+        layer.lora_B.weight.fill_(float("inf"))
+    rows = rows_of(["tags-qv", "label-only"])
+    with pytest.raises(InputError, match="the hidden states of label-only are not finite: its w"):
+        runs.predict(rows)
+    assert len(runs.predict(rows[::2])) == 3
 
 
 def test_labels_are_not_needed_and_no_rows_give_no_predictions(runs):
