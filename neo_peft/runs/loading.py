@@ -37,7 +37,7 @@ from neo_peft.system.hardware import (
     slow_precision,
     thread_count,
 )
-from neo_peft.tasks import Task
+from neo_peft.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,7 +79,7 @@ def settings_in(
         run_labels = task_of(settings).labels
         if task and task != settings.task:
             raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
-        if labels and labels != run_labels:
+        if labels and get_task(settings.task).own_labels(labels) != run_labels:
             raise InputError(f"{folder} was trained for the labels {', '.join(run_labels)}")
         if label_words and label_words != settings.label_words:
             used = ", ".join(settings.label_words or ())

@@ -131,7 +131,7 @@ DATA = [
     (
         "tagging --labels O,B-x,y",
         {OWN: TAGGED},
-        "the label 'y' is no BIO tag; tagging takes O, B-type and I-type",
+        "the label 'y' is no BIO tag; give O, B-type and I-type, or types alone",
     ),
     (
         "tagging --label-words a,b,c",

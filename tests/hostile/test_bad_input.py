@@ -349,11 +349,12 @@ MISFITS = [
     ),
     (
         "evaluate --task tagging --model {tiny}",
-        "tagging has no labels of its own: give your data with --data, or labels with --labels",
+        "tagging has no labels of its own: give your train.jsonl with --data, or labels with "
+        "--labels",
     ),
     (
         "evaluate --task tagging --model {tiny} --labels O,x",
-        "the label 'x' is no BIO tag; tagging takes O, B-type and I-type",
+        "the label 'x' is no BIO tag; give O, B-type and I-type, or types alone",
     ),
     ("evaluate no", "there is no run folder no"),
     (
