@@ -49,11 +49,10 @@ def label_line(task: Task, with_head: bool) -> str:
     """Return a line on the labels in their order: how each is predicted, and which is positive."""
     if with_head:
         line = f"{shortened(task.labels)}: classes of a linear head"
-    elif task.label_words:
-        texts = zip(task.labels, task.label_words)
-        line = shortened([f'{label} is predicted as "{word}"' for label, word in texts])
     else:
-        line = f"{shortened(task.labels)}: predicted as these texts"
+        texts = zip(task.labels, task.label_words)
+        named = [f'{label} as "{word}"' for label, word in texts] or task.labels
+        line = f"{shortened(named)}: predicted as these texts"
     two = len(task.labels) == 2 and not task.is_tagging
     return f"{line}; {task.labels[-1]} is the positive one" if two else line
 
