@@ -22,7 +22,7 @@ from corpus_files import (
     write,
 )
 
-from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.tasks import TASKS
 
 NER = TASKS["ner"]
@@ -158,6 +158,13 @@ def test_the_folders_of_the_original_archives_are_found(tmp_path, parent):
     files = {f"train/{IOB2}": FILES["ner"][IOB2], f"test/{IOB2_TEST}": FILES["ner"][IOB2_TEST]}
     write(tmp_path / "archives" / parent, files)
     assert load_splits(NER, str(tmp_path / "archives")) == load(tmp_path / "plain", "ner")
+
+
+def test_a_split_that_is_scored_is_the_only_one_that_is_downloaded(tmp_path, hub_folder):
+    needed = {name: HUB_JSON[name] for name in ("dataset/label.json", "dataset/test.json")}
+    write(hub_folder / TNER, needed)  # no other file is there
+    name, splits = load_scored(NER, "hub", "clean", 0, None)
+    assert name == "test" and splits.test == load(tmp_path / "folder", "ner").test
 
 
 def test_tner_tags_are_read_by_their_names(tmp_path, hub_folder):
