@@ -59,12 +59,16 @@ def real(least: float, below: float = math.inf, allow_least: bool = True) -> Cal
     return parse
 
 
-def threads(value: Any) -> "int | str":
-    """Parse a number of threads, or "auto"."""
-    try:
-        return value if value == "auto" else whole(1, 1024)(value)
-    except InputError as error:
-        raise InputError(f"{error}; or use auto") from None
+def whole_or(word: str, most: int = 2**31 - 1) -> Callable[[Any], int | str]:
+    """Return a parser of whole numbers from 1 to `most`, and of a word, such as "auto"."""
+
+    def parse(value: Any) -> int | str:
+        try:
+            return value if value == word else whole(1, most)(value)
+        except InputError as error:
+            raise InputError(f"{error}; or use {word}") from None
+
+    return parse
 
 
 def filled(value: Any) -> str:
@@ -102,12 +106,8 @@ def flag(
 ) -> Any:
     """Declare a setting and its flag. `parse` checks and converts a value; `choices` are the words
     that are allowed."""
-    meta = {
-        "group": group,
-        "help": help,
-        "parse": choice(choices) if choices else parse,
-        "choices": choices,
-    }
+    parse = choice(choices) if choices else parse
+    meta = {"group": group, "help": help, "parse": parse, "choices": choices}
     return field(default=default, metadata=meta)
 
 
@@ -137,7 +137,7 @@ class Settings:
     )
     labels: tuple[str, ...] | None = data_flag(
         None,
-        "labels of your own data, separated by commas (default: in the order of train.jsonl)",
+        "your own data's labels, or types of tags, in their order (default: train's, sorted)",
         names,
     )
     label_words: tuple[str, ...] | None = data_flag(
@@ -154,8 +154,8 @@ class Settings:
     train_limit: int | None = data_flag(
         None, "train on this many rows, evenly spaced in the data (default: all)", whole(1)
     )
-    eval_limit: int | None = data_flag(
-        None, "score this many rows of each split, evenly spaced in it (default: all)", whole(1)
+    eval_limit: int | str | None = data_flag(
+        None, "rows of each split to score, evenly spaced, or all (default: all)", whole_or("all")
     )
     max_length: int | None = data_flag(
         None,
@@ -193,7 +193,7 @@ class Settings:
     threads: int | str = model_flag(
         "auto",
         "number of CPU threads; auto uses all available cores, at most 4 for a small model",
-        threads,
+        whole_or("auto", 1024),
     )
 
     adapter: str | None = adapter_flag(
@@ -347,8 +347,8 @@ def task_of(settings: Settings) -> Task:
     task = with_labels(get_task(settings.task), settings.labels, settings.label_words)
     if not task.labels:
         raise InputError(
-            f"{task.name} has no labels of its own: give your data with --data, or labels with "
-            "--labels"
+            f"{task.name} has no labels of its own: give your train.jsonl with --data, or labels "
+            "with --labels"
         )
     return task
 
@@ -358,21 +358,21 @@ def with_labels(
 ) -> Task:
     """Return the task with these labels in this order, and with these label words, one for each
     label. None keeps the task's own."""
-    if labels is not None and tuple(labels) != task.labels:
+    if labels is not None and (labels := task.own_labels(labels)) != task.labels:
         if len(set(labels)) != len(labels):
             raise InputError(
                 f"the labels {', '.join(labels)} contain a label twice; name each once"
             )
         if wrong := [label for label in labels if task.is_tagging and not is_tag(label)]:
             raise InputError(
-                f"the label {wrong[0]!r} is no BIO tag; {task.name} takes O, B-type and I-type"
+                f"the label {wrong[0]!r} is no BIO tag; give O, B-type and I-type, or types alone"
             )
         types = dict.fromkeys(label[2:] for label in labels if label != "O")
         listed = ", ".join(types if task.is_tagging else words or labels)
         # A long list would leave too few positions for the text after it.
         short = len(listed) > MAX_LISTED
         template = task.short_instruction_for_labels if short else task.instruction_for_labels
-        task = replace(task, labels=tuple(labels), instruction=template.format(listed))
+        task = replace(task, labels=labels, instruction=template.format(listed))
     if words is not None and task.is_tagging:
         raise InputError(f"--label-words {FOR_CLASSIFICATION}; {task.name} is a tagging task")
     if words is not None and len(words) != len(task.labels):

@@ -5,6 +5,7 @@ predicts a tag for each word. In a classification task the text ends with `Label
 token the language model predicts the words of the label, or a linear head predicts the label.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from neo_peft.errors import InputError
@@ -47,13 +48,16 @@ class Task:
         """Return a row's tags, or a list with its label; a missing tag or label is None."""
         if not self.is_tagging:
             return [row.get(self.fields[-1])]
-        tags = row.get("tags") or [None] * len(row["tokens"])
-        if len(tags) != len(row["tokens"]):
-            raise ValueError(
-                f"{len(row['tokens'])} words, but {len(tags)} tags: "
-                f"{' '.join(row['tokens'])[:40]!r}"
-            )
+        words = row["tokens"]
+        tags = row.get("tags") or [None] * len(words)
+        if len(tags) != len(words):
+            raise ValueError(f"{len(words)} words, but {len(tags)} tags: {' '.join(words)[:40]!r}")
         return tags
+
+    def own_labels(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return the labels that a user names. In a tagging task entity types become tags."""
+        are_types = self.is_tagging and not any(map(is_tag, labels))
+        return tags_of(labels) if are_types else tuple(labels)
 
     def template_for(self, source_text: bool = False) -> tuple[str, ...]:
         """Return the template: the original study's, if `source_text` is set and it has one."""
@@ -68,6 +72,11 @@ class Task:
 def is_tag(label: object) -> bool:
     """Return whether a label is a BIO tag."""
     return label == "O" or (isinstance(label, str) and label[:2] in ("B-", "I-") and len(label) > 2)
+
+
+def tags_of(types: Iterable[str]) -> tuple[str, ...]:
+    """Return O, then B- and I- of each entity type."""
+    return ("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
 
 
 # Three tasks for your own data. Their labels come from the data.
@@ -104,7 +113,7 @@ _STUDIED = (
     replace(
         _TAGGING,
         name="ner",
-        labels=("O", *(f"{prefix}-{kind}" for kind in _ENTITY_TYPES for prefix in "BI")),
+        labels=tags_of(_ENTITY_TYPES),
         instruction="Label each word as part of the name of a DNA, protein, cell type, cell line "
         "or RNA:\n",
     ),

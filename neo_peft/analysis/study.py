@@ -21,13 +21,13 @@ from neo_peft.runs.folder import (
     NewFolder,
     flags_of,
     next_free,
-    read_record,
+    read_finished_run,
     recorded_settings,
 )
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.job import PrintLine
+from neo_peft.runs.tables import metric_name
 from neo_peft.system.files import clean, locked, make_folders, refuse_used, write_checked_json
-from neo_peft.tasks import get_task
 
 
 class RefusedError(InputError):
@@ -122,9 +122,8 @@ def run_planned(folder: Path, run: dict[str, Any], progress: Progress) -> str:
                 raise
             except InputError as error:
                 raise RefusedError(f"{error}") from None
-    record = read_record(path)
-    metric = get_task(record["task"]).metric
+    record, task = read_finished_run(path)
+    score = record["scores"]["after"]["validation"][task.metric]
     return (
-        f"validation {metric} {record['scores']['after']['validation'][metric]:.3f}, "
-        f"{record['seconds']:.0f} seconds"
+        f"validation {metric_name(task, task.metric)} {score:.3f}, {record['seconds']:.0f} seconds"
     )

@@ -3,6 +3,7 @@
 The results are those that `study_results.py` computes.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -73,7 +74,8 @@ def metric_title(results: dict, metric: str) -> str:
     """Return the name of a metric in a table."""
     if metric == "generated":
         return "accuracy, generated"
-    return shown_name(get_task(results["task"]), metric)
+    task = replace(get_task(results["task"]), labels=tuple(results["labels"]))
+    return shown_name(task, metric)
 
 
 def marks(results: dict, line: dict) -> str:

@@ -61,6 +61,7 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
     copied = ("task", "method", "model", "data", "swept", "values", "seeds", "command")
     return {name: plan[name] for name in copied} | {
         "metric": runs[0].task.metric,
+        "labels": list(runs[0].task.labels),
         "protocols": {
             protocol: protocol_results(plan, its_runs, failed)
             for protocol, its_runs in by_protocol.items()

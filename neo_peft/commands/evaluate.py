@@ -6,7 +6,7 @@ In a checkout, python evaluate.py does the same.
 import argparse
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +24,13 @@ from neo_peft.commands.flags import (
     settings_of_run,
     with_flags,
 )
-from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.sources import load_scored, train_labels
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
 from neo_peft.progress import no_progress, show_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
-from neo_peft.runs.predictions import reported_split, write_rows
+from neo_peft.runs.predictions import write_rows
 from neo_peft.settings import choice, make_settings, whole
 from neo_peft.tasks import get_task
 
@@ -123,8 +123,9 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
-    splits = load_splits(task, settings.data, settings.protocol, settings.seed, settings.labels)
-    split = choose_split(flags, splits.named())
+    split, splits = load_scored(
+        task, settings.data, settings.protocol, settings.seed, settings.labels, flags.split
+    )
     rows = limit_rows(splits.named()[split], settings.eval_limit)
     for note in (*tuned.notes, *splits.notes):
         print_line(f"note    {note}")
@@ -159,14 +160,6 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         print(json.dumps(record | {"per_label": per_label}))
 
 
-def choose_split(flags: argparse.Namespace, splits: Collection[str]) -> str:
-    """Return the name of the split to score: that of the flag, else test, else validation."""
-    split = flags.split or reported_split(splits)
-    if split not in splits:
-        raise InputError(f"--split {split}: the data has only {', '.join(splits)}")
-    return split
-
-
 def find_run(flags: argparse.Namespace) -> Path | None:
     """Return the run's folder: that of the flag, else the newest finished run's.
 
@@ -187,9 +180,10 @@ def load_run(flags: argparse.Namespace) -> tuple["LoadedModel", str]:
         raise InputError(
             "--zero-shot scores an untuned model: name --task and --model instead of a run"
         )
-    if flags.task and not (flags.run / RUN).exists():
-        flags.labels = own_labels(flags)
-    return load(flags.run, settings_of_run(flags.run, flags)), ""
+    notes = take_labels(flags) if flags.task and not (flags.run / RUN).exists() else []
+    tuned = load(flags.run, settings_of_run(flags.run, flags))
+    tuned.notes += notes
+    return tuned, ""
 
 
 def load_untuned_base(flags: argparse.Namespace) -> tuple["LoadedModel", str]:
@@ -201,18 +195,26 @@ def load_untuned_base(flags: argparse.Namespace) -> tuple["LoadedModel", str]:
         raise InputError("an untuned base model needs both --task and --model")
     from neo_peft.runs.loading import load_untuned
 
-    flags.labels = own_labels(flags)
+    notes = take_labels(flags)
     settings = make_settings(method="head", **given_settings(flags, ADAPTER_FLAGS))
     tuned = load_untuned(with_flags(settings, flags))
+    tuned.notes += notes
     with_instruction = flags.zero_shot and tuned.model.head is None
     return tuned, tuned.encoder.task.instruction if with_instruction else ""
 
 
-def own_labels(flags: argparse.Namespace) -> tuple[str, ...] | None:
-    """Return the labels of the user's own rows, since no run.json has them."""
+def take_labels(flags: argparse.Namespace) -> list[str]:
+    """Set --labels to those of the user's own train file, since no run.json has the labels. Return
+    a note on them."""
     if flags.labels or not flags.data:
-        return flags.labels
-    return load_splits(get_task(flags.task), flags.data, flags.protocol or "clean").labels
+        return []
+    flags.labels = train_labels(get_task(flags.task), flags.data)
+    if not flags.labels:
+        return []
+    return [
+        f"the labels are taken from train, in the order {', '.join(flags.labels)}; --labels names "
+        "another order"
+    ]
 
 
 def choose_decoder(flags: argparse.Namespace, tuned: "LoadedModel") -> str | None:

@@ -2,6 +2,7 @@
 
 sources.py     load the splits that `--data` names; the table of all corpora
 splits.py      what a loader gets and returns, and how rows are divided into splits
+folders.py     the files in a folder of your own rows
 lines.py       read the lines of a file; the checks that all parsers share
 jnlpba.py      JNLPBA: sentences with a tag for each word
 phrasebank.py  the Financial PhraseBank: sentences and their sentiment

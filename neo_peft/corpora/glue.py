@@ -59,22 +59,29 @@ FILES = {
 }
 
 
+def _files_of(task: Task) -> GlueFiles:
+    """Return the TSV files of a task. `similarity` is MRPC."""
+    return FILES.get(task.name, FILES["glue/mrpc"])
+
+
 def load_folder(request: Request) -> Splits:
     """Load a task's TSV files from its folder inside `--data`, or from `--data` itself."""
     task, data = request.task, request.data
-    name = FILES[task.name].folder
+    name, tsv_files = FILES[task.name].folder, _tsv_files(task)
     folders = (Path(data, name), Path(data, task.name.removeprefix("glue/")), Path(data))
-    folder = next((folder for folder in folders if (folder / "train.tsv").exists()), None)
-    if folder:
-        notes = []
-        splits = _load(request, lambda file: _read_tsv(task, folder / file, notes))
-        return replace(splits, notes=(*notes, *splits.notes))
+    found = [folder for folder in folders if any((folder / file).exists() for file in tsv_files)]
+    if found:
+        return load_tsv_folder(request, found[0])
     if name == "MRPC":
         return load_mrpc_folder(request)
     raise InputError(
         f"--data {data}: there is no {name}/train.tsv and no train.tsv; give a folder with GLUE's "
         "files"
     )
+
+
+def _tsv_files(task: Task) -> list[str]:
+    return [file for file in _files_of(task).files.values() if file.endswith(".tsv")]
 
 
 def load_hub(request: Request) -> Splits:
@@ -90,9 +97,22 @@ def load_hub(request: Request) -> Splits:
 
 def _load(request: Request, read: Callable[[str], list[dict]]) -> Splits:
     """Return a task's splits. `read` returns the rows of a file, given the name of its TSV file."""
-    rows = {split: read(file) for split, file in FILES[request.task.name].files.items()}
+    files = _files_of(request.task).files
+    for_train = ["train"] if "validation" in files else ["train", "validation"]
+    rows = {}
+    for split, file in files.items():
+        needed = request.wants(*(for_train if split == "train" else [split]))
+        rows[split] = read(file) if needed else []
     train, validation, test = rows.pop("train"), rows.pop("validation", []), rows.pop("test")
-    return split_off_validation(request, Splits(train, validation, test, extra_tests=rows))
+    splits = Splits(train, validation, test, extra_tests=rows)
+    return splits if "validation" in files else split_off_validation(request, splits)
+
+
+def load_tsv_folder(request: Request, folder: Path) -> Splits:
+    """Load the TSV files of a folder."""
+    notes = []
+    splits = _load(request, lambda file: _read_tsv(request.task, folder / file, notes))
+    return replace(splits, notes=(*notes, *splits.notes))
 
 
 def _read_tsv(task: Task, path: Path, notes: list[str]) -> list[dict]:
@@ -101,7 +121,7 @@ def _read_tsv(task: Task, path: Path, notes: list[str]) -> list[dict]:
     A line with a wrong number of columns can be a part of a sentence that has a line break. It is
     refused, or left out where GLUE's own file has such lines; `notes` then gets their number.
     """
-    items, columns = lines.read_lines(path), FILES[task.name].columns or task.fields
+    items, columns = lines.read_lines(path), _files_of(task).columns or task.fields
     if isinstance(columns[0], str):
         header = next(items)[1].split("\t")
         columns, width = _find_columns(path, header, columns), len(header)
@@ -180,25 +200,36 @@ def _make_row(fields: tuple[str, ...], values: Iterable, labels: dict[str, str])
 
 def load_mrpc_folder(request: Request) -> Splits:
     """Load MRPC's original files. The pairs of train in the list of ids are validation, as in
-    GLUE."""
-    folder = request.find_folder("mrpc", MRPC_FILES)
+    GLUE. Without the original train file, load GLUE's TSV files."""
+    tsv_files = _tsv_files(request.task)
+    folder = request.find_folder("mrpc", (*MRPC_FILES, *tsv_files))
     train, test, id_list = (folder / name for name in MRPC_FILES)
+    if not train.exists() and any((folder / file).exists() for file in tsv_files):
+        return load_tsv_folder(request, folder)
     if not id_list.exists() and (folder / "dev_ids.tsv").exists():
         id_list = folder / "dev_ids.tsv"  # GLUE's name for it
-    labels = _numbered_labels(request.task)
-    pairs = lines.read_rows(train, _parse_pair, labels, _without_header(train))
-    validation_ids = set(lines.read_rows(id_list, _parse_ids, {ids for ids, _ in pairs}))
+    labels, pairs, validation_ids = _numbered_labels(request.task), [], set()
+    if request.wants("train", "validation"):
+        pairs = lines.read_rows(train, _parse_pair, labels, _without_header(train))
+        validation_ids = set(lines.read_rows(id_list, _parse_ids, {ids for ids, _ in pairs}))
+    test_pairs = []
+    if request.wants("test"):
+        test_pairs = lines.read_rows(test, _parse_pair, labels, _without_header(test))
     return Splits(
         train=[row for ids, row in pairs if ids not in validation_ids],
         validation=[row for ids, row in pairs if ids in validation_ids],
-        test=[row for _, row in lines.read_rows(test, _parse_pair, labels, _without_header(test))],
+        test=[row for _, row in test_pairs],
     )
 
 
 def load_mrpc_hub(request: Request) -> Splits:
     """Load MRPC from the hub, which has a file for each split."""
-    splits = ("train", "validation", "test")
-    return Splits(*(_read_parquet(request.task, "mrpc", split) for split in splits))
+    return Splits(
+        *(
+            _read_parquet(request.task, "mrpc", split) if request.wants(split) else []
+            for split in ("train", "validation", "test")
+        )
+    )
 
 
 def _without_header(path: Path) -> Iterator[tuple[int, str]]:

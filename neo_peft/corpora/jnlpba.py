@@ -16,6 +16,7 @@ from neo_peft.system import hub
 from neo_peft.tasks import Task
 
 FILES = ("Genia4ERtask1.iob2", "Genia4EReval1.iob2")  # train and test
+IN_ARCHIVES = ("train/Genia4ERtask1.iob2", "test/Genia4EReval1.iob2")  # their original places
 VALIDATION_SIZE = 1927  # sentences of the train file
 DOCUMENT = "-DOCSTART-"  # starts a line between two documents in files in the style of CoNLL 2003
 
@@ -23,11 +24,24 @@ DOCUMENT = "-DOCSTART-"  # starts a line between two documents in files in the s
 def load_folder(request: Request) -> Splits:
     """Load the IOB2 files. The first sentences of train are validation, as in BioNLP 2004's
     split."""
-    folder = request.find_folder("jnlpba", FILES)
-    rows, test = (_read_iob2(request.task, folder / name) for name in FILES)
-    notes = tuple(filter(None, (_document_note(folder / name) for name in FILES)))
+    folder = request.find_folder("jnlpba", (*FILES, *IN_ARCHIVES))
+    paths = [
+        folder / (original if (folder / original).exists() else name)
+        for name, original in zip(FILES, IN_ARCHIVES)
+    ]
+    wanted = request.wants("train", "validation"), request.wants("test")
+    rows, test = (
+        _read_iob2(request.task, path) if is_wanted else []
+        for path, is_wanted in zip(paths, wanted)
+    )
+    notes = [_document_note(path) for path, is_wanted in zip(paths, wanted) if is_wanted]
     size = VALIDATION_SIZE if len(rows) > VALIDATION_SIZE else max(1, len(rows) // 10)
-    return Splits(rows[size:], rows[:size], test, notes=notes)
+    if 0 < len(rows) <= VALIDATION_SIZE:
+        notes.append(
+            f"{FILES[0]} is not complete: the first {size:,} of its {len(rows):,} sentences are "
+            "validation"
+        )
+    return Splits(rows[size:], rows[:size], test, notes=tuple(filter(None, notes)))
 
 
 def _document_note(path: Path) -> str:
@@ -59,10 +73,18 @@ def _parse_word(line: str, labels: Collection) -> tuple[str, str] | None:
 
 def load_hub(request: Request) -> Splits:
     """Load tner's copy. Its tags are numbers; label.json has their names."""
-    names = [f"dataset/{name}.json" for name in ("label", "train", "valid", "test")]
-    labels, *files = (hub.hub_file("tner/bionlp2004", name, kind="dataset") for name in names)
-    tag_names = _read_tag_names(request.task, labels)
-    return Splits(*(lines.read_rows(file, _parse_json, tag_names) for file in files))
+
+    def download(name: str) -> Path:
+        return hub.hub_file("tner/bionlp2004", f"dataset/{name}.json", kind="dataset")
+
+    tag_names = _read_tag_names(request.task, download("label"))
+    files = {"train": "train", "validation": "valid", "test": "test"}
+    return Splits(
+        *(
+            lines.read_rows(download(file), _parse_json, tag_names) if request.wants(split) else []
+            for split, file in files.items()
+        )
+    )
 
 
 def _read_tag_names(task: Task, path: Path) -> dict[int, str]:

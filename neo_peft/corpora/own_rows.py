@@ -1,39 +1,56 @@
 """Your own labelled data: a folder of files with one JSON object a line."""
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from neo_peft.corpora import lines
+from neo_peft.corpora.folders import find_file, unread_note
 from neo_peft.corpora.splits import Request, Splits, split_off_validation
 from neo_peft.errors import InputError
-from neo_peft.tasks import Task, is_tag
+from neo_peft.tasks import Task, is_tag, tags_of
 
-TRAIN = "train.jsonl"
+SUFFIX = ".jsonl"
+TRAIN = "train" + SUFFIX
+NO_LABEL = "-100"  # what other programs write for a row or a word without a label
 
 
 def load(request: Request) -> Splits:
-    """Load train.jsonl, and validation.jsonl and test.jsonl if they exist.
+    """Load train.jsonl, and the files of validation and test if they exist.
 
     The labels are `request.labels`, or those of train. Raises InputError, with the file and the
     line, for a row that has another label. Without a validation file, a tenth of train becomes
-    validation. Without a test file, test is None.
+    validation. Without a test file, test is None. If only one split is needed, the files of the
+    others are not read.
     """
     task, folder = request.task, Path(request.data)
     parse = partial(parse_row, task)
-    train = lines.read_rows(folder / TRAIN, parse, request.labels)
-    labels = tuple(request.labels) if request.labels else labels_in(task, train)
+    # A model that is scored has its labels, in `task`. Training takes them from train.
+    labels = request.labels or (task.labels if request.split else None)
+    labels = task.own_labels(labels) if labels else None
+    from_train = request.wants("train", "validation")
+    validation_file = find_file(folder, "validation", SUFFIX) if from_train else None
+    from_train = from_train and not validation_file  # validation is a tenth of train
+    test_file = find_file(folder, "test", SUFFIX)
+
+    train, validation, test = [], [], [] if test_file else None
+    if from_train or request.wants("train") or not labels:
+        train = lines.read_rows(folder / TRAIN, parse, labels)
+        labels = labels or labels_in(task, train)
     if len(labels) < 2:
         raise InputError(
             f"{folder / TRAIN}: every label is {labels[0]}; expected at least two different labels"
         )
-    validation, test = (
-        lines.read_rows(file, parse, labels) if file.exists() else None
-        for file in (folder / "validation.jsonl", folder / "test.jsonl")
-    )
-    return split_off_validation(request, Splits(train, validation or [], test, labels=labels))
+    if validation_file and request.wants("validation"):
+        validation = lines.read_rows(validation_file, parse, labels)
+    if test_file and request.wants("test"):
+        test = lines.read_rows(test_file, parse, labels)
+    notes = tuple(filter(None, [unread_note(folder, SUFFIX)]))
+    splits = Splits(train, validation, test, notes=notes, labels=labels)
+    return split_off_validation(request, splits) if from_train else splits
 
 
 def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
@@ -53,9 +70,17 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
         if type(value) not in (str, int) or not lines.is_text(str(value)):
             raise ValueError(f"{line[:40]!r}; expected in {name!r} a text or a whole number")
         value = str(value).strip()
-    if labels:
-        for label in value if task.is_tagging else [value]:
-            lines.check_label(labels, label)
+        if value == NO_LABEL:
+            raise ValueError(
+                f"the label is {NO_LABEL}, which marks a row without a label in other programs; "
+                "leave the row out, or give it a label"
+            )
+    for label in value if task.is_tagging else [value]:
+        if labels and label not in labels:
+            raise ValueError(
+                f"unknown label {label[:40]!r}; expected one of {', '.join(labels)}: the labels of "
+                "train, or those that --labels names when a model is trained"
+            )
     return {field: row[field] for field in task.fields[:-1]} | {name: value}
 
 
@@ -91,6 +116,11 @@ def _check_bio(tags: list) -> None:
     an entity of its type."""
     previous = "O"
     for number, tag in enumerate(tags, start=1):
+        if str(tag).strip() == NO_LABEL:
+            raise ValueError(
+                f"tag {number} is {NO_LABEL}, which marks a word without a tag in other programs, "
+                "such as the second token of a word; give one tag for each word"
+            )
         if not (lines.is_text(tag) and is_tag(tag)):
             raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
         if tag[0] == "I" and previous[2:] != tag[2:]:
@@ -102,9 +132,18 @@ def _check_bio(tags: list) -> None:
 
 
 def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
-    """Return the labels of the rows, in the order of their first use. For tags: `O`, then B- and I-
-    of each type."""
+    """Return the labels of the rows: whole numbers by value, then others by name. For tags: `O`,
+    then B- and I- of each type, with the types in this order."""
     if not task.is_tagging:
-        return tuple(dict.fromkeys(row["label"] for row in rows))
-    kinds = dict.fromkeys(tag[2:] for row in rows for tag in row["tags"] if tag != "O")
-    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+        return in_order({row["label"] for row in rows})
+    return tags_of(in_order({tag[2:] for row in rows for tag in row["tags"] if tag != "O"}))
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return labels in an order that does not depend on the order of rows."""
+
+    def key(label: str) -> tuple:
+        is_number = re.fullmatch(r"[+-]?[0-9]{1,18}", label)
+        return (0, int(label), label) if is_number else (1, 0, label)
+
+    return tuple(sorted(labels, key=key))

@@ -42,15 +42,18 @@ def _load(request: Request, folder: lines.AnyPath) -> Splits:
     clean: each sentence of 50Agree is used once. The sentences of each label are split 80/10/10.
     """
     full, nested = (folder / name for name in FILES)
-    rows = _read(request.task, full)
-    if request.protocol == "paper":
-        if not nested.exists():
+    paper = request.protocol == "paper"
+    only_nested = paper and not request.wants("train", "validation")
+    rows = [] if only_nested else _read(request.task, full)
+    if paper:
+        if request.wants("test") and not nested.exists():
             raise InputError(
                 f"{nested}: there is no such file, which is the test set of --protocol paper; add "
                 "it, or use --protocol clean"
             )
         train, validation = deal_tenths(rows, (range(1, 10), range(1)), by_label=False)
-        return Splits(train, validation, _read(request.task, nested), request.protocol)
+        test = _read(request.task, nested) if request.wants("test") else []
+        return Splits(train, validation, test, request.protocol)
     groups = defaultdict(list)  # the rows of each sentence, compared by its letters and digits
     for row in rows:
         groups["".join(char for char in row["sentence"].lower() if char.isalnum())].append(row)

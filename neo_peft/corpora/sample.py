@@ -18,6 +18,8 @@ def load(request: Request) -> Splits:
     parse = {"ner": parse_tagged, "sentiment": parse_labelled, "similarity": parse_pair}[task.name]
 
     def read(split: str) -> list[dict]:
+        if not request.wants(split):
+            return []
         file = SAMPLE / task.name / f"{split}.txt"
         items = _read_blocks(file) if parse is parse_pair else None
         return lines.read_rows(file, parse, task.labels, items)

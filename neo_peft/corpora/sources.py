@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from neo_peft.corpora import glue, jnlpba, own_rows, phrasebank, sample
-from neo_peft.corpora.splits import Request, Splits, overlap_note
+from neo_peft.corpora.folders import files_of_splits
+from neo_peft.corpora.splits import NoFiles, Request, Splits, overlap_note
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
@@ -48,16 +49,7 @@ def load_splits(
     seed: seed for choosing the validation rows, if the data has no validation file.
     labels: the labels of your own rows, in their order; None to take them from train.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(
-            f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}"
-        )
-    load = _find_loader(task, data)
-    if labels is not None and load not in OWN_LOADERS.values():
-        raise InputError(
-            f"--labels is only for your own {own_rows.TRAIN}; the labels of {task.name} are fixed"
-        )
-    splits = load(Request(task, data, protocol, seed, labels))
+    splits = _load(Request(task, data, protocol, seed, labels))
     for name, rows in splits.named().items():
         if not rows:
             raise InputError(f"--data {data}: too few rows, none remain for {name}; add more rows")
@@ -66,23 +58,88 @@ def load_splits(
     return replace(splits, notes=(*splits.notes, overlap_note(task, splits.train, splits.test)))
 
 
-def _find_loader(task: Task, data: str) -> Loader:
-    """Return the loader for a task and a value of `--data`."""
-    loaders, kind = LOADERS.get(task.name, OWN_LOADERS), data
+def load_scored(
+    task: Task,
+    data: str,
+    protocol: str,
+    seed: int,
+    labels: Sequence[str] | None,
+    split: str | None = None,
+) -> tuple[str, Splits]:
+    """Load the split on which a model is scored. Return its name, and splits of which only this
+    one must have rows: the files of the others are not read.
+
+    task: the model's task, with its labels.
+    split: the name of the split; None for test, or for validation if the data has no test file.
+    """
+    splits = _load(Request(task, data, protocol, seed, labels, split or "test"))
+    if not split and splits.test is None:
+        return load_scored(task, data, protocol, seed, labels, "validation")
+    name = split or "test"
+    if not splits.named().get(name):
+        complete = _load(Request(task, data, protocol, seed, labels)).named()
+        names = [name for name, rows in complete.items() if rows]
+        raise InputError(f"--split {name}: the data has only {', '.join(names)}")
+    return name, splits
+
+
+def train_labels(task: Task, data: str) -> tuple[str, ...] | None:
+    """Return the labels of your own train file; None if `data` has no such file."""
+    loaders = _find_loaders(task, data)
+    if not any(
+        load in loaders and Path(data, name).is_file() for name, load in OWN_LOADERS.items()
+    ):
+        return None
+    # without labels in the task, so that they are those of train
+    return loaders[0](Request(replace(task, labels=()), data, "clean", 0, None, "train")).labels
+
+
+def _load(request: Request) -> Splits:
+    """Return the splits by the first loader that finds its files."""
+    task, data, protocol, missing = request.task, request.data, request.protocol, None
+    if protocol not in PROTOCOLS:
+        raise InputError(
+            f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}"
+        )
+    loaders = _find_loaders(task, data)
+    if request.labels is not None:
+        loaders = [load for load in loaders if load in OWN_LOADERS.values()]
+        if not loaders:
+            raise InputError(
+                f"--labels is only for your own {own_rows.TRAIN}; the labels of {task.name} are "
+                "fixed"
+            )
+    for load in loaders:
+        try:
+            splits = load(request)
+        except NoFiles as error:
+            missing = missing or error
+            continue
+        if len(loaders) > 1 and load == loaders[0]:
+            note = f"{data} has the files of a corpus, so your own rows in it were not read"
+            splits = replace(splits, notes=(*splits.notes, note))
+        return splits
+    raise missing
+
+
+def _find_loaders(task: Task, data: str) -> list[Loader]:
+    """Return the loaders for a task and a value of `--data`, in the order in which to try them."""
+    loaders, kinds = LOADERS.get(task.name, OWN_LOADERS), [data]
     if data not in ("sample", "hub"):
         if not Path(data).is_dir():
             raise InputError(
                 f"--data {data}: there is no such folder; --data can be sample, hub or a folder"
             )
-        train_files = (
-            name for name in OWN_LOADERS if name in loaders and Path(data, name).is_file()
-        )
-        kind = next(train_files, "folder")
-    if kind not in loaders:
+        own = [name for name in OWN_LOADERS if name in loaders]
+        with_train = [name for name in own if Path(data, name).is_file()]
+        others = [name for name in own if files_of_splits(Path(data), Path(name).suffix)]
+        kinds = with_train[:1] or ["folder", *others]
+    found = [loaders[kind] for kind in kinds if kind in loaders]
+    if not found:
         advice = (
             f"give a folder with your own {own_rows.TRAIN}"
             if own_rows.TRAIN in loaders
             else "--data can be hub or GLUE's folder"
         )
         raise InputError(f"--data {data} has no data for {task.name}; {advice}")
-    return loaders[kind]
+    return found

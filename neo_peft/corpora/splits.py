@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
 PHRASEBANK = "FinancialPhraseBank-v1.0"  # the folder inside PhraseBank's zip
+
+
+class NoFiles(InputError):
+    """A folder has none of a corpus's files."""
 
 
 class Request(NamedTuple):
@@ -21,6 +26,8 @@ class Request(NamedTuple):
     protocol: how to split a corpus without official splits: "clean" or "paper".
     seed: seed for choosing the validation rows, if the data has no validation file.
     labels: the labels of your own rows, in their order; None to take them from train.
+    split: the only split that is needed, to score a model with the labels of `task`; None for all.
+        A loader need not read the others: it can return them without rows.
     """
 
     task: Task
@@ -28,15 +35,20 @@ class Request(NamedTuple):
     protocol: str
     seed: int
     labels: Sequence[str] | None
+    split: str | None = None
+
+    def wants(self, *splits: str) -> bool:
+        """Return whether one of these splits is needed."""
+        return self.split in (None, *splits)
 
     def find_folder(self, name: str, files: Sequence[str]) -> Path:
-        """Return the folder that has at least one of a corpus's files. It is `data`/`name` or
-        `data`, or PhraseBank's folder in one of these."""
-        for parts in ((name,), (name, PHRASEBANK), (), (PHRASEBANK,)):
+        """Return the folder that has at least one of a corpus's files. It is `data`/`name` (the
+        name can be in capitals) or `data`, or PhraseBank's folder in one of these."""
+        for parts in product((name, name.upper(), ""), ("", PHRASEBANK)):
             folder = Path(self.data, *parts)
             if any((folder / file).exists() for file in files):
                 return folder
-        raise InputError(
+        raise NoFiles(
             f"--data {self.data}: none of {', '.join(files)} is in this folder or in its folder "
             f"{name}/"
         )
@@ -71,10 +83,10 @@ class Splits:
         }
 
 
-def limit_rows(rows: list[dict], limit: int | None) -> list[dict]:
-    """Return `limit` evenly spaced rows in their order, or all rows if there are no more than
-    `limit`."""
-    if limit is None or limit >= len(rows):
+def limit_rows(rows: list[dict], limit: int | str | None) -> list[dict]:
+    """Return `limit` evenly spaced rows in their order. Return all rows if there are no more than
+    `limit`, or if it is "all" or None."""
+    if limit in (None, "all") or limit >= len(rows):
         return rows
     if limit < 1:
         raise InputError(f"a limit of {limit} rows is too low; give 1 or more")
@@ -106,11 +118,14 @@ def split_off_validation(request: Request, splits: Splits) -> Splits:
         )
         tenth = max(1, round(len(label_texts) / 10)) if len(label_texts) > 1 else 0
         chosen.update(label_texts[:tenth])
-    return replace(
-        splits,
-        train=[row for row in splits.train if text_of(row) not in chosen],
-        validation=[row for row in splits.train if text_of(row) in chosen],
+    train = [row for row in splits.train if text_of(row) not in chosen]
+    validation = [row for row in splits.train if text_of(row) in chosen]
+    note = (
+        f"there is no validation file: a tenth of train is validation, {len(validation):,} of "
+        f"{len(splits.train):,} rows, chosen by --seed {request.seed}"
     )
+    notes = (*splits.notes, note) if validation else splits.notes
+    return replace(splits, train=train, validation=validation, notes=notes)
 
 
 def deal_tenths(rows: list[dict], tenths: Iterable[range], by_label: bool) -> list[list[dict]]:

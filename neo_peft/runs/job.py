@@ -82,7 +82,7 @@ def prepare(settings: Settings, output: Output, resumed_threads: int | None = No
 
 
 def limited_rows(
-    splits: Splits, train_limit: int | None, eval_limit: int | None
+    splits: Splits, train_limit: int | None, eval_limit: int | str | None
 ) -> dict[str, list[dict]]:
     """Return the rows of each split: at most `train_limit` of train, `eval_limit` of each other."""
     return {

@@ -82,7 +82,7 @@ def settings_in(
         run_labels = task_of(settings).labels
         if task and task != settings.task:
             raise InputError(f"{folder} was trained for {settings.task}, not for {task}")
-        if labels and labels != run_labels:
+        if labels and get_task(settings.task).own_labels(labels) != run_labels:
             raise InputError(f"{folder} was trained for the labels {', '.join(run_labels)}")
         if label_words and label_words != settings.label_words:
             used = ", ".join(settings.label_words or ())

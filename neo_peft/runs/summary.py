@@ -1,5 +1,7 @@
 """What a run prints: its task, data, model and method before training; its scores at the end."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from neo_peft import processes
@@ -10,6 +12,8 @@ from neo_peft.runs.predictions import prediction_kinds
 from neo_peft.runs.verdict import verdict_line
 from neo_peft.tasks import Task, get_task
 
+MOST_NAMED = 12  # labels in the line on the labels
+
 
 def describe(job: Job) -> None:
     """Print the task, the data, the model, the method, and notes on them."""
@@ -19,6 +23,7 @@ def describe(job: Job) -> None:
     print_line(
         f"task    {task.name}: {len(task.labels)} labels; data {settings.data}{protocol}: {sizes}"
     )
+    print_line(f"labels  {label_line(task, tuned.model.head is not None)}")
     threads = f"{tuned.threads} thread{'s' if tuned.threads > 1 else ''}"
     computing = f"{tuned.precision} on {tuned.model.device.type}, {threads}"
     computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
@@ -27,7 +32,7 @@ def describe(job: Job) -> None:
         f"method  {settings.method}: trains {job.trainable:,} parameters, "
         f"{100 * job.trainable / job.total:.4g} %"
     )
-    notes = [*job.splits.notes, *tuned.notes]
+    notes = [*job.splits.notes, *tuned.notes, *untrained_labels(task, job.rows["train"])]
     digits = ", ".join(filter(str.isdigit, task.labels))
     if digits and not (task.label_words or task.is_tagging):
         notes.append(f"the labels {digits} are not words; give each a word with --label-words")
@@ -41,6 +46,38 @@ def describe(job: Job) -> None:
     print_line("\n" + tables.adapted(layers) + "\n" if layers else "")
 
 
+def label_line(task: Task, with_head: bool) -> str:
+    """Return a line on the labels in their order: how each is predicted, and which is positive."""
+    if with_head:
+        line = f"{shortened(task.labels)}: classes of a linear head"
+    else:
+        texts = zip(task.labels, task.label_words)
+        named = [f'{label} as "{word}"' for label, word in texts] or task.labels
+        line = f"{shortened(named)}: predicted as these texts"
+    two = len(task.labels) == 2 and not task.is_tagging
+    return f"{line}; {task.labels[-1]} is the positive one" if two else line
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return the names with commas between them; of many names the first ones and the number."""
+    if len(names) <= MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:MOST_NAMED])}, … ({len(names)} in all)"
+
+
+def untrained_labels(task: Task, rows: list[dict]) -> list[str]:
+    """Return a note if the training rows lack a label. For tags: if they lack an entity type."""
+    used = {label for row in rows for label in task.labels_of(row)}
+    missing, name = [label for label in task.labels if label not in used], "label"
+    if task.is_tagging:
+        types = {label[2:] for label in used}
+        missing = [kind for kind in tables.entity_types(task) if kind not in types]
+        name = "entity type"
+    if not missing:
+        return []
+    return [f"no training row has the {name} {shortened(missing)}: the model cannot learn it"]
+
+
 def headline(task: Task, scores: dict) -> dict:
     """Return the few scores that are logged and printed for each epoch."""
     tagging = ("f1", "precision", "recall", "span_f1")
@@ -48,7 +85,7 @@ def headline(task: Task, scores: dict) -> dict:
     return {name: scores[name] for name in names}
 
 
-def epoch_line(line: dict, kept: bool) -> str:
+def epoch_line(task: Task, line: dict, kept: bool) -> str:
     """Return the line that is printed after an epoch, from its line in metrics.jsonl."""
     parts = []
     for name in ("train", "validation"):
@@ -56,13 +93,14 @@ def epoch_line(line: dict, kept: bool) -> str:
         if name + "_perplexity" in line:
             shown += f" (perplexity {line[name + '_perplexity']:.3f})"
         parts.append(shown)
-    parts += [f"{name} {value:.3f}" for name, value in line["validation"].items()]
+    for name, value in line["validation"].items():
+        parts.append(f"{tables.metric_name(task, name)} {value:.3f}")
     return f"epoch {line['epoch']}: " + ", ".join(parts) + (", kept" if kept else "")
 
 
 def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
     """Print a finished run's scores before and after tuning, the verdict and the warnings."""
-    task = get_task(record["task"])
+    task = replace(get_task(record["task"]), labels=tuple(record["labels"]))
     columns = {
         split: {kind.title: kind.scores(record)[split] for kind in prediction_kinds(record)}
         for split in record["rows"]

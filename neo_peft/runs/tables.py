@@ -49,9 +49,17 @@ def metrics_shown(task: Task) -> list[str]:
     return list(dict.fromkeys((task.metric, "accuracy", "macro_f1")))
 
 
+def metric_name(task: Task, metric: str) -> str:
+    """Return the name of a metric in run.json. But f1 of one of two labels also names the label."""
+    is_of_label = metric == "f1" and not task.is_tagging and task.labels
+    return f"f1 of {task.labels[-1]}" if is_of_label else metric
+
+
 def shown_name(task: Task, metric: str) -> str:
     """Return the printed name of a metric."""
-    return TAG_METRICS.get(metric, metric) if task.is_tagging else metric.replace("_", " ")
+    if task.is_tagging:
+        return TAG_METRICS.get(metric, metric)
+    return metric_name(task, metric.replace("_", " "))
 
 
 def number(value: float | None) -> str:
@@ -66,7 +74,10 @@ def before_after(task: Task, splits: dict[str, dict[str, dict]]) -> str:
     """
     columns = list(next(iter(splits.values())))
     rows = [
-        [f"{split} {metric}", *(number(scores[column].get(metric)) for column in columns)]
+        [
+            f"{split} {metric_name(task, metric)}",
+            *(number(scores[column].get(metric)) for column in columns),
+        ]
         for split, scores in splits.items()
         for metric in metrics_shown(task)
     ]
@@ -115,7 +126,9 @@ def scores(task: Task, scores: dict) -> str:
         lines.append(f"span-only f1 {number(scores['span_f1'])}, accuracy of words {accuracy}")
         return "\n".join(lines)
     two_label_scores = "".join(
-        f", {name} {number(scores[name])}" for name in ("f1", "matthews") if name in scores
+        f", {metric_name(task, name)} {number(scores[name])}"
+        for name in ("f1", "matthews")
+        if name in scores
     )
     return (
         f"accuracy {accuracy}{two_label_scores}, macro f1 {number(scores['macro_f1'])}: total "

@@ -231,7 +231,7 @@ class Training:
             weights = {name: p.detach().clone() for name, p in model.trainable().items()}
             self.best = BestEpoch(end.epoch, epoch_score, weights)
         self.log.epoch(line)
-        job.output.print_line(epoch_line(line, kept=self.best.epoch == end.epoch))
+        job.output.print_line(epoch_line(job.task, line, kept=self.best.epoch == end.epoch))
 
     def save(self) -> None:
         """Write a checkpoint of this step."""

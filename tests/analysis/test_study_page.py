@@ -8,8 +8,14 @@ from matplotlib.figure import Figure
 from studies import AFTER, make_up, named_lines
 
 from neo_peft.analysis.plan import make_plan
-from neo_peft.analysis.study_page import page, write_page
+from neo_peft.analysis.study_page import metric_title, page, write_page
 from neo_peft.analysis.study_results import collect
+
+
+def test_a_binary_f1_is_named_with_its_label():
+    results = {"task": "pairs", "labels": ["no", "yes"]}
+    assert metric_title(results, "f1") == "f1 of yes"
+    assert metric_title(results, "macro_f1") == "macro f1"
 
 
 @pytest.mark.parametrize(

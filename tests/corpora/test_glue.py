@@ -8,7 +8,7 @@ import pytest
 import evaluate
 import train
 from neo_peft.corpora.glue import FILES
-from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.errors import InputError
 from neo_peft.system import hub
 from neo_peft.system.exit_status import exit_status
@@ -148,6 +148,28 @@ def test_tsv_files_are_read_and_split(tmp_path, name):
     assert splits.extra_tests == ({"mismatched": expected(name, 200, 7)} if name == "mnli" else {})
     assert list(GLUE[name].labels) == [label.replace("_", " ") for label in NAMES[name].split()]
     assert load_splits(GLUE[name], str(data / LAYOUT[name][0])) == splits
+
+
+def test_similarity_finds_glues_folder_of_mrpc(tmp_path):
+    data = write_glue(tmp_path, "mrpc")
+    splits = load_splits(TASKS["similarity"], str(data))
+    assert splits == load_splits(GLUE["mrpc"], str(data))
+    assert (splits.train, splits.test) == (expected("mrpc", 0, 60), expected("mrpc", 300, 8))
+    assert load_splits(TASKS["similarity"], str(data / "MRPC")) == splits
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_a_model_is_scored_on_the_test_file_alone(tmp_path, name):
+    data = write_glue(tmp_path, name)
+    splits = load_splits(GLUE[name], str(data))
+    (data / LAYOUT[name][0] / "train.tsv").write_text("broken")
+    if name == "mrpc":
+        (data / "MRPC/dev.tsv").unlink()
+    for split, rows in {"test": splits.test, **splits.extra_tests}.items():
+        found, scored = load_scored(GLUE[name], str(data), "clean", 0, None, split)
+        assert found == split and scored.named()[split] == rows
+    (data / LAYOUT[name][0] / "train.tsv").unlink()
+    assert load_scored(GLUE[name], str(data), "clean", 0, None)[1].test == splits.test
 
 
 @pytest.mark.parametrize("name", GLUE)
@@ -319,16 +341,15 @@ def test_glues_metric_chooses_the_epoch_and_is_printed(tmp_path, tiny_folder, ca
     ]
     assert exit_status(lambda: train.main([*map(str, argv), "--threads", "1"])) == 0
     out, metric = capsys.readouterr().out, GLUE[name].metric
+    shown = "f1 of duplicate" if metric == "f1" else metric
     run = Path(f"runs/glue-{name}-lora")
     record = json.loads((run / "run.json").read_text())
     best = record["scores"]["after"]["validation"][metric]
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert best == max(line["validation"][metric] for line in epochs if "validation" in line)
-    assert (
-        f"validation {metric}" in out
-        and f"test {metric}" in out
-        and record["verdict"]["metric"] == metric
-    )
+    assert f"validation {shown} " in out and f"test {shown} " in out
+    assert f", {shown} {best:.3f}" in out  # in the line of an epoch
+    assert record["verdict"]["metric"] == metric
     assert ("mismatched accuracy" in out) == (name == "mnli")
     if name == "mnli":
         assert (

@@ -1,5 +1,6 @@
 """JNLPBA: its published counts, small files written by hand, and bad files."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from corpus_files import (
     write,
 )
 
-from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.tasks import TASKS
 
 NER = TASKS["ner"]
@@ -123,7 +124,10 @@ def test_iob2_lines_become_sentences(tmp_path):
         {"tokens": ["T"], "tags": ["O"]},
         {"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]},
     ]
-    assert splits.notes == ("0 of the 2 test sentences are also in train (2 sentences)",)
+    assert splits.notes == (
+        "Genia4ERtask1.iob2 is not complete: the first 1 of its 3 sentences are validation",
+        "0 of the 2 test sentences are also in train (2 sentences)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,24 @@ def test_validation_is_the_first_1927_sentences_or_a_tenth_of_a_smaller_file(
 
 def test_tner_from_the_hub_has_the_rows_of_the_folder(tmp_path, hub_folder):
     write(hub_folder / TNER, HUB_JSON)
-    assert load_splits(NER, "hub") == load(tmp_path / "folder", "ner")
+    folder = load(tmp_path / "folder", "ner")
+    notes = folder.notes[1:]  # without the note that this is not the complete corpus
+    assert load_splits(NER, "hub") == dataclasses.replace(folder, notes=notes)
+
+
+@pytest.mark.parametrize("parent", ["", "jnlpba", "JNLPBA"])
+def test_the_folders_of_the_original_archives_are_found(tmp_path, parent):
+    """The archives of train and test unpack to train/ and test/."""
+    files = {f"train/{IOB2}": FILES["ner"][IOB2], f"test/{IOB2_TEST}": FILES["ner"][IOB2_TEST]}
+    write(tmp_path / "archives" / parent, files)
+    assert load_splits(NER, str(tmp_path / "archives")) == load(tmp_path / "plain", "ner")
+
+
+def test_a_split_that_is_scored_is_the_only_one_that_is_downloaded(tmp_path, hub_folder):
+    needed = {name: HUB_JSON[name] for name in ("dataset/label.json", "dataset/test.json")}
+    write(hub_folder / TNER, needed)  # no other file is there
+    name, splits = load_scored(NER, "hub", "clean", 0, None)
+    assert name == "test" and splits.test == load(tmp_path / "folder", "ner").test
 
 
 def test_tner_tags_are_read_by_their_names(tmp_path, hub_folder):

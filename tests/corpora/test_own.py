@@ -5,7 +5,7 @@ import json
 import pytest
 from own_files import WEEK, pair_rows, tag_rows, week_rows, write_rows
 
-from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.errors import InputError
 from neo_peft.runs.generation import match_label
 from neo_peft.settings import make_settings, task_of, with_labels
@@ -14,22 +14,58 @@ from neo_peft.tasks import TASKS, get_task
 TAGGING, CLASSIFICATION, PAIRS = TASKS["tagging"], TASKS["classification"], TASKS["pairs"]
 
 
-def test_labels_are_in_the_order_of_their_first_use_in_train(tmp_path):
+def test_own_rows_are_read_and_labels_can_be_given_in_another_order(tmp_path):
     splits = load_splits(
         CLASSIFICATION, str(write_rows(tmp_path, train=week_rows(30), validation=week_rows(3)))
     )
-    assert splits.labels == WEEK[::-1]
     assert (
         splits.test is None and splits.train == week_rows(30) and splits.validation == week_rows(3)
+    )
+    assert splits.labels == (
+        *("friday", "monday", "saturday", "sunday", "thursday", "tuesday", "wednesday"),
     )
     assert load_splits(CLASSIFICATION, str(tmp_path), labels=WEEK).labels == WEEK
 
 
+@pytest.mark.parametrize(
+    "given, ordered",
+    [
+        ([1, 0], ("0", "1")),
+        (["1", "0"], ("0", "1")),
+        ([10, 9, -1, 0], ("-1", "0", "9", "10")),
+        (["yes", "no"], ("no", "yes")),
+        (["b", "B", "a"], ("B", "a", "b")),
+        (["x10", "x9"], ("x10", "x9")),  # no numbers
+        (["other", 2, 10], ("2", "10", "other")),
+        (["1" * 20, "3"], ("3", "1" * 20)),
+    ],
+)
+def test_labels_are_ordered_whole_numbers_by_value_and_others_by_name(tmp_path, given, ordered):
+    rows = [{"sentence": f"s {i}", "label": given[i % len(given)]} for i in range(60)]
+    for name, order in {"given": rows, "reversed": rows[::-1]}.items():
+        data = str(write_rows(tmp_path / name, train=order))
+        assert load_splits(CLASSIFICATION, data).labels == ordered
+
+
 def test_tags_are_o_and_then_b_and_i_of_each_type(tmp_path):
     splits = load_splits(TAGGING, str(write_rows(tmp_path, train=tag_rows(12), test=tag_rows(3))))
-    assert splits.labels == ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose")
+    assert splits.labels == ("O", "B-dose", "I-dose", "B-drug", "I-drug", "B-gene", "I-gene")
     assert splits.test == [{"tokens": row["tokens"], "tags": row["tags"]} for row in tag_rows(3)]
-    assert splits.notes == ("3 of the 3 test sentences are also in train (11 sentences)",)
+    assert splits.notes == (
+        "there is no validation file: a tenth of train is validation, 1 of 12 rows, chosen by "
+        "--seed 0",
+        "3 of the 3 test sentences are also in train (11 sentences)",
+    )
+
+
+def test_types_stand_for_their_tags(tmp_path):
+    data = str(write_rows(tmp_path, train=tag_rows(12)))
+    types = ("gene", "drug", "dose")
+    tags = ("O", "B-gene", "I-gene", "B-drug", "I-drug", "B-dose", "I-dose")
+    assert load_splits(TAGGING, data, labels=types) == load_splits(TAGGING, data, labels=tags)
+    assert load_splits(TAGGING, data, labels=types).labels == tags
+    settings = make_settings(task="tagging", method="lora", labels="gene,drug,dose")
+    assert task_of(settings) == with_labels(TAGGING, tags)
 
 
 def test_whole_numbers_can_be_labels(tmp_path):
@@ -107,6 +143,15 @@ BAD_ROWS = {
     ("tagging", '{"tokens": ["a"], "tags": [3]}'): "tag 1 is 3; expected",
     (
         "tagging",
+        '{"tokens": ["a", "b"], "tags": ["O", -100]}',
+    ): "tag 2 is -100, which marks a word without a tag in other programs",
+    (
+        "classification",
+        '{"sentence": "a", "label": -100}',
+    ): "the label is -100, which marks a row without a label in other programs; leave the row out",
+    ("pairs", '{"sentence1": "a", "sentence2": "b", "label": "-100"}'): "the label is -100, which",
+    (
+        "tagging",
         '{"tokens": ["a"], "tags": ["I-x"]}',
     ): "tag 1 is 'I-x', but no entity of that type comes before it; the first word",
     ("tagging", '{"tokens": ["a", "b"], "tags": ["O", "I-x"]}'): "tag 2 is 'I-x', but no",
@@ -131,7 +176,8 @@ def test_a_label_that_only_test_has_is_refused(tmp_path):
     data = write_rows(tmp_path, train=week_rows(20), test=week_rows(2) + other)
     with pytest.raises(
         InputError,
-        match=r"test.jsonl, line 3: unknown label 'holiday'; expected one of sunday, sat",
+        match=r"test.jsonl, line 3: unknown label 'holiday'; expected one of friday, .*day: "
+        "the labels of train, or those that --labels names when a model is trained",
     ):
         load_splits(CLASSIFICATION, str(data))
     with pytest.raises(
@@ -162,3 +208,75 @@ def test_an_empty_file_and_too_few_rows_are_refused(tmp_path):
         load_splits(CLASSIFICATION, str(tmp_path / "a"))
     with pytest.raises(InputError, match="too few rows, none remain for validation"):
         load_splits(CLASSIFICATION, str(write_rows(tmp_path / "b", train=week_rows(7))))
+
+
+# ---- The files of the splits
+
+
+@pytest.mark.parametrize("name", ["validation", "dev", "valid", "val"])
+def test_the_validation_file_can_have_four_names(tmp_path, name):
+    data = write_rows(tmp_path, train=week_rows(14), test=week_rows(3), **{name: week_rows(8)})
+    splits = load_splits(CLASSIFICATION, str(data))
+    assert (splits.train, splits.validation) == (week_rows(14), week_rows(8))
+    assert splits.notes == ("3 of the 3 test sentences are also in train (14 sentences)",)
+
+
+def test_two_validation_files_are_refused_where_validation_is_needed(tmp_path):
+    data = str(write_rows(tmp_path, train=week_rows(9), dev=week_rows(8), validation=week_rows(7)))
+    message = "has validation.jsonl and dev.jsonl, and each is a name of the validation file; keep"
+    with pytest.raises(InputError, match=message):
+        load_splits(CLASSIFICATION, data)
+    write_rows(tmp_path, test=week_rows(3))
+    task = with_labels(CLASSIFICATION, WEEK)
+    assert load_scored(task, data, "clean", 0, None)[1].test == week_rows(3)
+
+
+def test_files_that_look_like_data_and_are_not_read_are_noted(tmp_path):
+    data = write_rows(tmp_path, train=week_rows(30), dev=week_rows(8), dev_2=week_rows(8))
+    for name in ("README.md", "notes.txt", "test.csv", "train.py", "Test.txt", "eval_1.json.gz"):
+        (data / name).write_text("x")
+    (data / "other.tsv").mkdir()
+    splits = load_splits(CLASSIFICATION, str(data))
+    assert splits.notes == (
+        f"not read: Test.txt, dev_2.jsonl, eval_1.json.gz, test.csv in {data}; the files that are "
+        "read are train.jsonl, validation.jsonl (or dev, valid, val) and test.jsonl",
+    )
+
+
+# ---- Scoring a model
+
+
+@pytest.mark.parametrize("train", [None, "a stub", "broken"])
+def test_a_model_is_scored_on_a_test_file_alone(tmp_path, train):
+    task, rows = with_labels(TAGGING, ("gene", "drug", "dose")), tag_rows(4)
+    data = write_rows(tmp_path, test=rows)
+    if train:
+        write_rows(data, train=tag_rows(1) if train == "a stub" else [{"tokens": 3}])
+    name, splits = load_scored(task, str(data), "clean", 0, None)
+    assert name == "test"
+    assert splits.test == [{"tokens": row["tokens"], "tags": row["tags"]} for row in rows]
+    assert splits.labels == task.labels and splits.notes == ()
+
+
+def test_a_model_is_scored_on_validation_without_a_test_file(tmp_path):
+    task = with_labels(CLASSIFICATION, WEEK)
+    data = str(write_rows(tmp_path / "with", train=week_rows(2), val=week_rows(5)))
+    name, splits = load_scored(task, data, "clean", 0, None)
+    assert (name, splits.validation, splits.train) == ("validation", week_rows(5), [])
+    data = str(write_rows(tmp_path / "without", train=week_rows(140)))
+    name, splits = load_scored(task, data, "clean", 3, None)
+    expected = load_splits(CLASSIFICATION, data, seed=3)
+    assert (name, splits.validation) == ("validation", expected.validation)
+    assert load_scored(task, data, "clean", 3, None, "train")[1].train == expected.train
+
+
+def test_rows_are_checked_against_the_labels_of_the_model_that_is_scored(tmp_path):
+    data = str(write_rows(tmp_path, test=week_rows(7), train=week_rows(70)))
+    with pytest.raises(
+        InputError, match="test.jsonl, line 1: unknown label 'sunday'; expected one"
+    ):
+        load_scored(TASKS["sentiment"], data, "clean", 0, None)
+    task = with_labels(TASKS["sentiment"], WEEK)
+    assert load_scored(task, data, "clean", 0, WEEK)[1].test == week_rows(7)
+    with pytest.raises(InputError, match="--labels is only for your own train.jsonl"):
+        load_scored(task, "sample", "clean", 0, WEEK)

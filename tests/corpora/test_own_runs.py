@@ -11,6 +11,7 @@ import train
 from neo_peft.commands import predict
 from neo_peft.corpora.sources import load_splits
 from neo_peft.runs import loading
+from neo_peft.runs.folder import write_record
 from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
@@ -47,7 +48,7 @@ def main(script, argv) -> int:
         ),
         (
             {"task": "classification", "label_words": "a,b,c,d,e,f,F"},
-            "tuesday and monday have the same label words 'f'; give",
+            "tuesday and wednesday have the same label words 'f'; give",
         ),
         (
             {"task": "classification", "labels": ",".join([*WEEK, "sunday"])},
@@ -104,21 +105,21 @@ def test_spaces_around_a_label_are_removed_and_a_label_can_have_a_comma(tmp_path
 @pytest.mark.parametrize(
     "task, method, rows, labels",
     [
-        ("classification", "lora", week_rows(42), WEEK[::-1]),
-        ("classification", "head", week_rows(42), WEEK[::-1]),
+        ("classification", "lora", week_rows(42), tuple(sorted(WEEK))),
+        ("classification", "head", week_rows(42), tuple(sorted(WEEK))),
         ("pairs", "prompt", pair_rows(40), ("0", "1")),
         ("similarity", "full", pair_rows(40), ("0", "1")),
         (
             "tagging",
             "lora",
             tag_rows(40),
-            ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose"),
+            ("O", "B-dose", "I-dose", "B-drug", "I-drug", "B-gene", "I-gene"),
         ),
         (
             "ner",
             "lora+prompt",
             tag_rows(40),
-            ("O", "B-drug", "I-drug", "B-gene", "I-gene", "B-dose", "I-dose"),
+            ("O", "B-dose", "I-dose", "B-drug", "I-drug", "B-gene", "I-gene"),
         ),
     ],
 )
@@ -206,7 +207,7 @@ def test_an_untuned_base_model_predicts_own_rows(tmp_path, tiny_folder, capsys):
         "--json",
     ]
     assert main(evaluate, argv) == 0
-    assert list(json.loads(capsys.readouterr().out)["per_label"]) == list(WEEK[::-1])
+    assert list(json.loads(capsys.readouterr().out)["per_label"]) == sorted(WEEK)
 
 
 def test_a_run_can_be_scored_from_any_folder_and_keeps_its_label_words(
@@ -267,7 +268,7 @@ def test_an_adapter_made_by_peft_takes_its_labels_from_the_flag(tmp_path, tiny_f
     run = Path("runs/tagging-lora")
     labels = json.loads((run / "run.json").read_text())["labels"]
     assert main(evaluate, [run, "--labels", "O,B-x,I-x"]) == 2
-    assert "was trained for the labels O, B-drug, I-drug, B-gene" in capsys.readouterr().err
+    assert "was trained for the labels O, B-dose, I-dose, B-drug" in capsys.readouterr().err
     scored = []
     for flags in (
         [],
@@ -281,6 +282,86 @@ def test_an_adapter_made_by_peft_takes_its_labels_from_the_flag(tmp_path, tiny_f
     (run / "metrics.jsonl").unlink()
     assert main(evaluate, [run, "--task", "tagging", "--model", tiny_folder]) == 2
     assert (
-        "tagging has no labels of its own: give your data with --data, or labels with --labels"
-        in capsys.readouterr().err
+        "tagging has no labels of its own: give your train.jsonl with --data, or labels with "
+        "--labels" in capsys.readouterr().err
     )
+
+
+SMALL = ["--max-steps", 1, "--threads", 1]
+
+
+@pytest.fixture
+def yes_no_run(tmp_path, tiny_folder, capsys) -> tuple[Path, str]:
+    """Return a run on rows whose labels are 1, 0, 1, 0, …, and what it printed."""
+    rows = [{"sentence": f"s {i}", "label": (i + 1) % 2} for i in range(60)]
+    data = write_rows(tmp_path / "mine", train=rows, test=rows[:5])
+    argv = ["--task", "classification", "--method", "lora", "--model", tiny_folder, *SMALL]
+    argv += ["--data", data, "--label-words", "no,yes", "--eval-limit", 3, "--out", "run"]
+    assert main(train, argv) == 0
+    return tmp_path / "run", capsys.readouterr().out
+
+
+def test_label_words_belong_to_the_labels_in_their_order_whatever_row_is_first(yes_no_run):
+    run, out = yes_no_run
+    assert 'labels  0 as "no", 1 as "yes": predicted as these texts; 1 is the positive one\n' in out
+    encoder = loading.load(run).encoder
+    for label, word in {"0": " no", "1": " yes"}.items():
+        words = encoder.tokenizer.encode(word, add_special_tokens=False)
+        assert encoder.label_tokens[label][: len(words)] == words
+
+
+def test_evaluate_scores_a_folder_that_has_a_test_file_alone(yes_no_run, tmp_path, capsys):
+    run, _ = yes_no_run
+    rows = [{"sentence": f"new {i}", "label": 1} for i in range(7)]
+    data = write_rows(tmp_path / "new", test=rows)
+    assert main(evaluate, [run, "--data", data]) == 0
+    out = capsys.readouterr().out
+    assert "classification, 3 rows of test from" in out  # the recorded limit
+    assert ", f1 of 1 " in out
+    assert main(evaluate, [run, "--data", data, "--eval-limit", "all", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["scores"]["total"] == 7 and "f1" in record["scores"]
+    (data / "train.jsonl").write_text("broken")
+    assert main(evaluate, [run, "--data", data, "--eval-limit", "all"]) == 0
+    assert main(evaluate, [run, "--eval-limit", "some"]) == 2
+    assert "some is not a whole number of at least 1; or use all" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_recorded_labels(yes_no_run, capsys):
+    """A run from before labels had today's order has another order in its run.json."""
+    run, _ = yes_no_run
+    record = json.loads((run / "run.json").read_text())
+    record["labels"] = record["flags"]["labels"] = ["1", "0"]
+    del record["sha256"]
+    write_record(run, record)
+    assert loading.load(run).encoder.task.labels == ("1", "0")
+    assert main(evaluate, [run]) == 0
+    assert ", f1 of 0 " in capsys.readouterr().out
+
+
+def test_labels_that_are_taken_from_train_without_a_run_are_noted(tmp_path, tiny_folder, capsys):
+    data = write_rows(tmp_path / "mine", train=tag_rows(40), test=tag_rows(4))
+    argv = ["--task", "tagging", "--model", tiny_folder, "--data", data]
+    assert main(evaluate, argv) == 0
+    assert (
+        "note    the labels are taken from train, in the order O, B-dose, I-dose, B-drug, I-drug, "
+        "B-gene, I-gene; --labels names another order" in capsys.readouterr().out
+    )
+    (data / "train.jsonl").unlink()
+    assert main(evaluate, argv) == 2
+    assert "give your train.jsonl with --data, or labels with --labels" in capsys.readouterr().err
+    assert main(evaluate, [*argv, "--labels", "drug,gene,dose", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["per_label"]) <= {"drug", "gene", "dose"}
+
+
+def test_a_run_with_types_has_their_tags_and_can_be_named_with_the_types(
+    tmp_path, tiny_folder, capsys
+):
+    data = write_rows(tmp_path / "mine", train=tag_rows(40), test=tag_rows(4))
+    argv = ["--task", "tagging", "--method", "lora", "--data", data, "--model", tiny_folder, *SMALL]
+    assert main(train, [*argv, "--labels", "gene,dose,drug,RNA", "--out", "run"]) == 0
+    out = capsys.readouterr().out
+    assert "labels  O, B-gene, I-gene, B-dose, I-dose, B-drug, I-drug, B-RNA, I-RNA: classes" in out
+    assert "no training row has the entity type RNA: the model cannot learn it" in out
+    assert main(evaluate, ["run", "--labels", "gene,dose,drug,RNA"]) == 0
+    assert main(evaluate, ["run", "--labels", "dose,gene,drug,RNA"]) == 2

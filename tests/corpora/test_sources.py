@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from corpus_files import (
     AGREE_50,
+    AGREE_66,
     CORPORA,
     DEV_IDS,
     FILES,
     HUB_JSON,
     IOB2,
+    IOB2_TEST,
+    PAIRS_TEST,
     TNER,
     load,
     refusal,
@@ -23,7 +26,7 @@ from corpus_files import (
 )
 
 from neo_peft.corpora import sample, sources
-from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.corpora.splits import Splits
 from neo_peft.errors import InputError
 from neo_peft.tasks import TASKS
@@ -40,6 +43,40 @@ def test_data_can_be_the_folder_of_the_corpus_or_its_parent(tmp_path, task, subf
     expected = load(tmp_path / "plain", task)
     write(tmp_path / "all" / subfolder.format(corpus=corpus), FILES[task])
     assert load_splits(TASKS[task], str(tmp_path / "all")) == expected
+
+
+TEST_FILES = {"ner": IOB2_TEST, "sentiment": AGREE_66, "similarity": PAIRS_TEST}
+
+
+@pytest.mark.parametrize("task", CORPORA)
+@pytest.mark.parametrize("others", ["missing", "broken"])
+def test_a_model_is_scored_on_a_test_file_whatever_the_other_files_are(tmp_path, task, others):
+    expected = load(tmp_path / "complete", task, protocol="paper").test
+    files = {name: b"\xff\tnonsense\n" for name in FILES[task]} if others == "broken" else {}
+    files[TEST_FILES[task]] = FILES[task][TEST_FILES[task]]
+    data = str(write(tmp_path / "test", files))
+    name, splits = load_scored(TASKS[task], data, "paper", 0, None)
+    assert (name, splits.test) == ("test", expected)
+
+
+@pytest.mark.parametrize("task", CORPORA)
+@pytest.mark.parametrize("data", ["folder", "sample"])
+def test_the_split_that_is_scored_has_the_rows_that_a_run_would_have(tmp_path, task, data):
+    data = str(write(tmp_path, FILES[task])) if data == "folder" else data
+    complete = load_splits(TASKS[task], data, "paper")
+    for split, rows in complete.named().items():
+        name, splits = load_scored(TASKS[task], data, "paper", 0, None, split)
+        assert name == split and splits.named()[split] == rows
+        assert not any(rows for name, rows in splits.named().items() if name == "test" != split)
+    with pytest.raises(InputError, match="--split dev: the data has only train, validation, test"):
+        load_scored(TASKS[task], data, "paper", 0, None, "dev")
+
+
+def test_own_rows_in_the_folder_of_a_corpus_are_noted(tmp_path):
+    data = write(tmp_path, FILES["ner"] | {"test.jsonl": b'{"tokens": ["a"], "tags": ["O"]}\n'})
+    splits = load_splits(NER, str(data))
+    assert splits.test == load(tmp_path / "plain", "ner").test
+    assert f"{data} has the files of a corpus, so your own rows in it were not read" in splits.notes
 
 
 def test_a_new_corpus_needs_one_line_in_the_table(monkeypatch):
@@ -75,7 +112,8 @@ def test_a_new_format_of_own_rows_needs_one_line_in_the_table(tmp_path, monkeypa
     [
         (
             "ner",
-            "Genia4ERtask1.iob2, Genia4EReval1.iob2 is in this folder or in its folder jnlpba/",
+            "Genia4ERtask1.iob2, Genia4EReval1.iob2, train/Genia4ERtask1.iob2, "
+            "test/Genia4EReval1.iob2 is in this folder or in its folder jnlpba/",
         ),
         (
             "sentiment",
@@ -84,8 +122,8 @@ def test_a_new_format_of_own_rows_needs_one_line_in_the_table(tmp_path, monkeypa
         ),
         (
             "similarity",
-            "msr_paraphrase_train.txt, msr_paraphrase_test.txt, mrpc_dev_ids.tsv is in this "
-            "folder or in its folder mrpc/",
+            "msr_paraphrase_train.txt, msr_paraphrase_test.txt, mrpc_dev_ids.tsv, train.tsv, "
+            "dev.tsv is in this folder or in its folder mrpc/",
         ),
     ],
 )

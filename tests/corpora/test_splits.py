@@ -19,7 +19,7 @@ def test_a_limit_takes_evenly_spaced_rows_in_order():
     assert limit_rows(rows, 4) == [rows[0], rows[2], rows[5], rows[7]]
     assert limit_rows(rows, 1) == rows[:1]
     assert limit_rows(rows, 9) == rows[:9]
-    for limit in (None, 10, 11):
+    for limit in (None, "all", 10, 11):
         assert limit_rows(rows, limit) == rows
     with pytest.raises(InputError, match="a limit of 0 rows is too low; give 1 or more"):
         limit_rows(rows, 0)
@@ -40,6 +40,10 @@ def test_a_tenth_of_each_label_is_split_off_by_the_seed(tmp_path):
         assert sorted(map(str, splits.train + splits.validation)) == sorted(map(str, rows))
         # in the order of the file
         assert splits.train == [row for row in rows if row not in splits.validation]
+        assert splits.notes == (
+            "there is no validation file: a tenth of train is validation, "
+            f"{len(splits.validation)} of 301 rows, chosen by --seed {splits is by_seed[2]:d}",
+        )
     assert by_seed[0] == by_seed[1] and by_seed[0].validation != by_seed[2].validation
 
 

@@ -30,6 +30,8 @@ ROWS = ONE + "".join(MORE)
 TAGGED = '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["b"], "tags": ["B-x"]}\n'
 A_SENTENCE = "expected a JSON object with '{}': \"a sentence\""
 
+OWN_LABELS = ": the labels of train, or those that --labels names when a model is trained"
+
 # The task and its flags, the files in the folder of --data, and the message. If the message starts
 # with a comma or a colon, the path of the first file is before it.
 DATA = [
@@ -41,8 +43,8 @@ DATA = [
     (
         "ner",
         {},
-        f"--data {{here}}/d: none of {IOB2}, Genia4EReval1.iob2 is in this folder or in its folder "
-        "jnlpba/",
+        f"--data {{here}}/d: none of {IOB2}, Genia4EReval1.iob2, train/{IOB2}, "
+        "test/Genia4EReval1.iob2 is in this folder or in its folder jnlpba/",
     ),
     (
         "glue/cola",
@@ -74,7 +76,7 @@ DATA = [
     (
         "classification",
         {OWN: ROWS, "validation.jsonl": ONE.replace("x", "z")},
-        "{here}/d/validation.jsonl, line 1: unknown label 'z'; expected one of x, y",
+        "{here}/d/validation.jsonl, line 1: unknown label 'z'; expected one of x, y" + OWN_LABELS,
     ),
     (
         "classification",
@@ -84,7 +86,7 @@ DATA = [
     (
         "classification --labels x,z",
         {OWN: ROWS},
-        ", line 2: unknown label 'y'; expected one of x, z",
+        ", line 2: unknown label 'y'; expected one of x, z" + OWN_LABELS,
     ),
     (
         "classification --labels x,y,y",
@@ -100,6 +102,25 @@ DATA = [
         "classification --label-words a,A",
         {OWN: ROWS},
         "the labels x and y have the same label words 'a'; give each its own with --label-words",
+    ),
+    (
+        "classification",
+        {OWN: ROWS, "dev.jsonl": ONE, "val.jsonl": ONE},
+        "{here}/d has dev.jsonl and val.jsonl, and each is a name of the validation file; keep one "
+        "of them",
+    ),
+    ("classification", {"test.jsonl": ONE}, "{here}/d/train.jsonl" + ABSENT),
+    (
+        "classification",
+        {OWN: ONE.replace('"x"', "-100")},
+        ", line 1: the label is -100, which marks a row without a label in other programs; leave "
+        "the row out, or give it a label",
+    ),
+    (
+        "tagging",
+        {OWN: TAGGED.replace('"B-x"', "-100")},
+        ", line 2: tag 1 is -100, which marks a word without a tag in other programs, such as the "
+        "second token of a word; give one tag for each word",
     ),
     (
         "pairs",
@@ -131,7 +152,7 @@ DATA = [
     (
         "tagging --labels O,B-x,y",
         {OWN: TAGGED},
-        "the label 'y' is no BIO tag; tagging takes O, B-type and I-type",
+        "the label 'y' is no BIO tag; give O, B-type and I-type, or types alone",
     ),
     (
         "tagging --label-words a,b,c",

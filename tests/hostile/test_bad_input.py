@@ -98,15 +98,15 @@ OF_PROMPT = ("--prompt-length 4", "--prompt-init vocab", "--prompt-text x")
 def flags_of_train() -> Iterator[tuple[str, str]]:
     """Yield commands with a bad flag of train, each with its message."""
     for flag, (least, most) in WHOLE.items():
-        auto = "; or use auto" if flag == "--threads" else ""
+        word = {"--threads": "; or use auto", "--eval-limit": "; or use all"}.get(flag, "")
         for value in (least - 1, "1.5", "x", "nan", "inf"):
             yield (
                 f"{NER} {flag} {value}",
-                f"{flag} {value} is not a whole number of at least {least}{auto}",
+                f"{flag} {value} is not a whole number of at least {least}{word}",
             )
         yield (
             f"{NER} {flag} {most + 1}",
-            f"{flag} {most + 1} is too large: the maximum is {most}{auto}",
+            f"{flag} {most + 1} is too large: the maximum is {most}{word}",
         )
     for flag, (allowed, *bad) in REAL.items():
         for value in (*bad, "x", "nan", "inf"):
@@ -157,7 +157,8 @@ def flags_of_other_commands() -> Iterator[tuple[str, str]]:
     for flag in ("--batch-size", "--eval-limit", "--show"):
         yield (
             f"evaluate {flag} 0",
-            f"argument {flag}: 0 is not a whole number of at least 1; see --help",
+            f"argument {flag}: 0 is not a whole number of at least 1"
+            f"{'; or use all' * (flag == '--eval-limit')}; see --help",
         )
 
 
@@ -349,11 +350,12 @@ MISFITS = [
     ),
     (
         "evaluate --task tagging --model {tiny}",
-        "tagging has no labels of its own: give your data with --data, or labels with --labels",
+        "tagging has no labels of its own: give your train.jsonl with --data, or labels with "
+        "--labels",
     ),
     (
         "evaluate --task tagging --model {tiny} --labels O,x",
-        "the label 'x' is no BIO tag; tagging takes O, B-type and I-type",
+        "the label 'x' is no BIO tag; give O, B-type and I-type, or types alone",
     ),
     ("evaluate no", "there is no run folder no"),
     (

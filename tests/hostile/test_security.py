@@ -248,7 +248,7 @@ def test_a_link_that_leads_to_no_plain_file_is_refused(folder, name, kind):
 
 def test_endless_data_is_refused_and_an_endless_adapter_config_is_ignored(tmp_path):
     (tmp_path / "train.jsonl").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="none of|no data for classification"):
+    with pytest.raises(InputError, match="train.jsonl is not a regular file"):
         load_splits(TASKS["classification"], str(tmp_path))
     (tmp_path / "Sentences_50Agree.txt").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="Sentences_50Agree.txt is not a regular file"):
