@@ -133,10 +133,14 @@ def _check_bio(tags: list) -> None:
 
 def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:
     """Return the labels of the rows: whole numbers by value, then others by name. For tags: `O`,
-    then B- and I- of each type, with the types in this order."""
-    if not task.is_tagging:
-        return in_order({row["label"] for row in rows})
-    return tags_of(in_order({tag[2:] for row in rows for tag in row["tags"] if tag != "O"}))
+    then B- and I- of each type, with the types in this order. If they are the labels that the task
+    has itself, they have its order."""
+    if task.is_tagging:
+        types = in_order({tag[2:] for row in rows for tag in row["tags"] if tag != "O"})
+        labels = tags_of(types)
+    else:
+        labels = in_order({row["label"] for row in rows})
+    return task.labels if {*labels} == {*task.labels} else labels
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:

@@ -47,6 +47,15 @@ def test_labels_are_ordered_whole_numbers_by_value_and_others_by_name(tmp_path, 
         assert load_splits(CLASSIFICATION, data).labels == ordered
 
 
+def test_labels_of_the_task_itself_have_its_order(tmp_path):
+    """So a head, and "the positive label", mean the same as on the task's own data."""
+    given = ["not equivalent", "equivalent"]
+    rows = [{"sentence1": f"a {i}", "sentence2": "b", "label": given[i % 2]} for i in range(40)]
+    data = str(write_rows(tmp_path, train=rows))
+    assert load_splits(TASKS["similarity"], data).labels == ("not equivalent", "equivalent")
+    assert load_splits(TASKS["pairs"], data).labels == ("equivalent", "not equivalent")
+
+
 def test_tags_are_o_and_then_b_and_i_of_each_type(tmp_path):
     splits = load_splits(TAGGING, str(write_rows(tmp_path, train=tag_rows(12), test=tag_rows(3))))
     assert splits.labels == ("O", "B-dose", "I-dose", "B-drug", "I-drug", "B-gene", "I-gene")
