@@ -85,9 +85,7 @@ FULL = Method(
     on_bundled={"learning_rate": 1e-3},
     trains_base=True,
 )
-HEAD = Method(
-    "head", "a linear head", defaults={"learning_rate": 1e-2}, needs_head=True, mixes=True
-)
+HEAD = Method("head", "a head", defaults={"learning_rate": 1e-2}, needs_head=True, mixes=True)
 
 # The values of `--method`. A combination has the defaults of its first part.
 METHODS: dict[str, tuple[Method, ...]] = {
