@@ -122,6 +122,7 @@ class Example(NamedTuple):
 
     number: int  # of its line, from 1
     row: dict  # the row of the line
+    starts: list[int] | None  # where each word starts in the row's text; None without a text
 
 
 class Predictor:
@@ -148,11 +149,12 @@ class Predictor:
             evaluation = self._evaluate(examples)
         self.cut += evaluation.cut
         values = zip(evaluation.predicted, evaluation.probabilities, evaluation.used, strict=True)
-        for (number, row), (predicted, probabilities, used) in zip(examples, values, strict=True):
-            encoder = self._run_of(row).encoder
+        for example, prediction in zip(examples, values, strict=True):
+            encoder, used = self._run_of(example.row).encoder, prediction[-1]
             if used is not None:
-                print_above_bar(f"note    line {number}: {cut_line(encoder, row, used)}")
-            yield encoder.task, with_prediction(encoder.task, row, predicted, probabilities, used)
+                note = cut_line(encoder, example.row, used)
+                print_above_bar(f"note    line {example.number}: {note}")
+            yield encoder.task, with_prediction(encoder.task, example, *prediction)
 
     def _evaluate(self, examples: list[Example]) -> "Evaluation":
         return self.evaluate([example.row for example in examples], batch_size=len(examples) or 1)
@@ -165,7 +167,10 @@ class Predictor:
                 self.blank += 1
                 continue
             try:
-                examples.append(Example(number, {"line": number} | self._parse(line)))
+                row = {"line": number} | self._parse(line)
+                # A JSON row can have a field of this name, which means something else.
+                starts = None if self.in_json else row.pop("starts", None)
+                examples.append(Example(number, row, starts))
             except ValueError as error:
                 self._refuse(number, str(error))
         return examples
@@ -180,12 +185,12 @@ class Predictor:
         from neo_peft.runs.texts import encode_texts, refusal
 
         accepted = []
-        for number, row in examples:
-            reason = refusal(partial(encode_texts, self._run_of(row).encoder), row)
-            if reason:
-                self._refuse(number, reason)
+        for example in examples:
+            encode = partial(encode_texts, self._run_of(example.row).encoder)
+            if reason := refusal(encode, example.row):
+                self._refuse(example.number, reason)
             else:
-                accepted.append(Example(number, row))
+                accepted.append(example)
         return accepted
 
     def _run_of(self, row: dict) -> "LoadedModel":
@@ -297,26 +302,29 @@ def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]
 
 def with_prediction(
     task: Task,
-    row: dict,
+    example: Example,
     predicted: str | list[str | None],
     probabilities: list[float],
-    used: "Used | None" = None,
+    used: "Used | None",
 ) -> dict:
     """Return a row with its prediction and the probabilities; with `used` as `cut` if its text was
     cut."""
+    row = example.row
     # A row's own field with this name would look as if its text had been cut.
     cut = {"cut": used} if used is not None or "cut" in row else {}
     if not task.is_tagging:
         by_label = {label: round(p, 4) for label, p in zip(task.labels, probabilities)}
         return row | {"predicted": predicted, "probabilities": by_label} | cut
     tagged = predicted[: len(probabilities)]  # the words that were used
-    line = row | {"predicted": predicted, "spans": spans(row, tagged, probabilities)} | cut
-    line.pop("starts", None)
-    return line
+    found = spans(row, tagged, probabilities, example.starts)
+    return row | {"predicted": predicted, "spans": found} | cut
 
 
-def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
-    """Return the predicted entities as JSON objects.
+def spans(
+    row: dict, tags: list[str], probabilities: list[float], starts: list[int] | None = None
+) -> list[dict]:
+    """Return the predicted entities as JSON objects. `starts` is where each word starts in the
+    row's text, if the example is a text.
 
     type: the entity type.
     text: the text between `start` and `end` as it was given; of a JSON row the words, joined by
@@ -329,8 +337,7 @@ def spans(row: dict, tags: list[str], probabilities: list[float]) -> list[dict]:
     for kind, first, last in entities(tags):
         words = row["tokens"][first : last + 1]
         span = {"type": kind, "text": " ".join(words), "first": first, "last": last}
-        if "starts" in row:
-            starts = row["starts"]
+        if starts:
             start, end = starts[first], starts[last] + len(words[-1])
             span |= {"text": row["text"][start:end], "start": start, "end": end}
         span["probability"] = round(math.prod(probabilities[first : last + 1]), 4)

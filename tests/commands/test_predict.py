@@ -311,6 +311,15 @@ def test_unusual_lines_do_not_end_the_command(adapters, run_predict):
     assert "line 3: not utf-8; save the text as utf-8\n" in errors
 
 
+def test_fields_of_a_json_row_with_our_own_names_are_printed_as_they_are(adapters, run_predict):
+    """`starts` and `text` once were taken for the positions of the words in a text."""
+    row = {"tokens": ["The", "IL-2", "gene"], "starts": "no", "text": ["x"]}
+    run = ["--run", str(adapters["ner"]), "--jsonl"]
+    _, [plain], _ = run_predict(*run, stdin=json.dumps({"tokens": row["tokens"]}).encode())
+    status, [line], _ = run_predict(*run, stdin=json.dumps(row).encode())
+    assert plain["spans"] and (status, line) == (0, plain | row)
+
+
 def test_words_after_the_cut_of_a_long_text_have_no_tag(adapters, run_predict):
     """The tags of the others are those of the shorter text. The line is named."""
     run, text = str(adapters["ner"]), "IL-2 gene " * 200

@@ -58,6 +58,6 @@ def test_the_text_of_a_span_is_that_of_the_line_as_it_was_given(before):
     given = f"{before}NF-kappa B (p65) binds  "
     row = parse_example(f"{given}\r\n".encode(), TASKS["ner"], as_json=False)
     assert row["tokens"] == ["NF-kappa", "B", "(", "p65", ")", "binds"] and row["text"] == given
-    [span] = spans(row, ["B-protein", *["I-protein"] * 4, "O"], [1.0] * 6)
+    [span] = spans(row, ["B-protein", *["I-protein"] * 4, "O"], [1.0] * 6, row["starts"])
     assert span["text"] == given[span["start"] : span["end"]] == "NF-kappa B (p65)"
     assert (span["start"], span["first"], span["last"]) == (len(before), 0, 4)
