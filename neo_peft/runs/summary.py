@@ -9,6 +9,7 @@ from neo_peft.runs import tables
 from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.job import Job, PrintLine
 from neo_peft.runs.predictions import prediction_kinds
+from neo_peft.runs.texts import cut_note
 from neo_peft.runs.verdict import verdict_line
 from neo_peft.tasks import Task, get_task
 
@@ -37,7 +38,7 @@ def describe(job: Job) -> None:
     if digits and not (task.label_words or task.is_tagging):
         notes.append(f"the labels {digits} are not words; give each a word with --label-words")
     if cut := sum(part.cut for part in job.examples.values()):
-        notes.append(f"{cut} texts were cut to {tuned.encoder.max_length} tokens")
+        notes.append(cut_note(cut, [tuned.encoder]))
     for note in notes:
         print_line(f"note    {note}")
     layers = {}
