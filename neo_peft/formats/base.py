@@ -54,18 +54,22 @@ class Base:
     splitting: str  # hash of how the tokenizer splits texts
 
     def record(self) -> dict:
-        """Return what run.json records of the base: hashes, and the values of its config that no
-        tensor's shape shows. Two bases with the same record compute the same."""
-        config = dataclasses.asdict(self.trunk.config)
+        """Return what run.json records of the base."""
         return {
             "fingerprint": self.fingerprint,
             "parameters": self.parameters,
             "stored_dtype": self.stored_dtype,
             "rounded": self.rounded,
-            **{name: config[name] for name in RECORDED},
-            "attention_layers": list(config["attention_layers"]),
-            "tokenizer": self.splitting,
+            **self.computed(),
         }
+
+    def computed(self) -> dict:
+        """Return what decides the base's outputs and stands in no tensor: values of its config, and
+        how its tokenizer splits texts. A run is loaded only on a base with the same values."""
+        config = dataclasses.asdict(self.trunk.config)
+        values = {name: config[name] for name in RECORDED}
+        layers = list(config["attention_layers"])  # as JSON has it
+        return values | {"attention_layers": layers, "tokenizer": self.splitting}
 
 
 def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
