@@ -15,6 +15,7 @@ curves.py        learning curves
 bootstrap.py     confidence intervals, and the comparison of two runs
 baselines.py     scores without a language model
 loading.py       load a model from the folder of a run, or from settings
-export.py        a run as an adapter for peft or a model for transformers, with a card
+export.py        a run as an adapter for peft or a model for transformers, with its tokenizer
+card.py          the model card of an export: how to load it, its scores, the hub's metadata
 adapter_set.py   several runs on one base; batches that mix their adapters
 """
