@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     for note in tuned.notes:
         print(f"note    {note}", file=sys.stderr)
     write = export.write_model if flags.merge else export.write_adapter
-    write_folder(folder, lambda temporary: write(temporary, tuned))
+    write_folder(folder, lambda temporary: write(temporary, tuned, run))
     print(
         f"{folder} has {run} for {'transformers' if flags.merge else 'peft'}; its README.md shows "
         "how to load it"

@@ -6,6 +6,7 @@ the memory-mapped file; others are converted. Loading is strict: it raises Input
 or unexpected tensor, or a wrong shape.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +18,24 @@ from torch import Tensor
 
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import read_config
-from neo_peft.formats.base_folder import INDEX, TOKENIZER_FILES, WEIGHTS, find_folder, weight_files
-from neo_peft.formats.tokenizer import load_tokenizer
+from neo_peft.formats.base_folder import (
+    INDEX,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    find_folder,
+    versioned_tokenizers,
+    weight_files,
+)
+from neo_peft.formats.tokenizer import load_tokenizer, splitting_digest
 from neo_peft.gptneo import Config, GPTNeo
 from neo_peft.system.files import LARGEST_JSON, refuse_endless
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+RECORDED = ("num_heads", "window_size", "layer_norm_epsilon", "eos_token_id")  # in run.json
+ROUNDED = (torch.bfloat16, torch.float16)
+BLOCK = 4096  # bytes of a block that is hashed
 
 
 @dataclass
@@ -36,6 +48,28 @@ class Base:
     fingerprint: str  # hash of the stored weights
     notes: list[str]  # lines to print for the user
     parameters: int  # number of parameters
+    stored_dtype: str  # of the token embeddings in the file
+    # hashes of the weights rounded to ROUNDED: equal where only the stored dtype differs
+    rounded: list[str]
+    splitting: str  # hash of how the tokenizer splits texts
+
+    def record(self) -> dict:
+        """Return what run.json records of the base."""
+        return {
+            "fingerprint": self.fingerprint,
+            "parameters": self.parameters,
+            "stored_dtype": self.stored_dtype,
+            "rounded": self.rounded,
+            **self.computed(),
+        }
+
+    def computed(self) -> dict:
+        """Return what decides the base's outputs and stands in no tensor: values of its config, and
+        how its tokenizer splits texts. A run is loaded only on a base with the same values."""
+        config = dataclasses.asdict(self.trunk.config)
+        values = {name: config[name] for name in RECORDED}
+        layers = list(config["attention_layers"])  # as JSON has it
+        return values | {"attention_layers": layers, "tokenizer": self.splitting}
 
 
 def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
@@ -48,15 +82,19 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     place.
     """
     folder = find_folder(model)
-    for name in (INDEX, *TOKENIZER_FILES):
+    for name in (INDEX, *TOKENIZER_FILES, *versioned_tokenizers(folder)):
         refuse_endless(folder / name, LARGEST_JSON)
     refuse_endless(folder / WEIGHTS)
-    config = read_config(folder)  # first, so that no other model's weights are read
-    tensors, notes, digest = {}, [], {}
+    notes = []
+    config = read_config(folder, notes)  # first, so that no other model's weights are read
+    tensors, digest, stored = {}, {}, {}
+    rounded = {dtype: {} for dtype in ROUNDED}
     for name, tensor in _canonical_tensors(folder, notes):
         if name in tensors:
             raise InputError(f"{folder}: the weights have {name} twice")
-        digest[name] = _digest(name, tensor)
+        digest[name], stored[name] = _digest(name, tensor), tensor.dtype
+        for precision in ROUNDED:
+            rounded[precision][name] = _digest(name, tensor, precision, blocks=8)
         wanted = dtype if tensor.dim() > 1 else torch.float32
         tensors[name] = tensor.to(device=device, dtype=wanted)
         # Matrices that stay in the mapped file are not checked: that would read gigabytes. A run
@@ -66,10 +104,19 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
                 f"{folder}: {name}, stored as {_name(tensor.dtype)}, has values that are not "
                 f"finite in {_name(wanted)}"
             )
-    fingerprint = hashlib.sha256(b"".join(digest[name] for name in sorted(digest))).hexdigest()
     trunk = _build_trunk(config, tensors, folder)
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    return Base(trunk, load_tokenizer(folder), folder, fingerprint, notes, parameters)
+    tokenizer = load_tokenizer(folder)
+    return Base(
+        trunk,
+        tokenizer,
+        folder,
+        _joined(digest),
+        notes,
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        stored_dtype=_name(stored["transformer.wte.weight"]),
+        rounded=[_joined(digests) for digests in rounded.values()],
+        splitting=splitting_digest(tokenizer),
+    )
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -156,12 +203,19 @@ def _canonical_tensors(folder: Path, notes: list[str]) -> Iterator[tuple[str, Te
         )
 
 
-def _digest(name: str, tensor: Tensor) -> bytes:
-    """Return a hash of a tensor's name, shape and stored dtype, and of at most 64 blocks of its
-    bytes (4 KiB each, evenly spaced)."""
-    content = tensor.contiguous().view(-1).view(torch.uint8).numpy()
-    last = max(0, (len(content) - 1) // 4096)
-    digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-    for block in sorted({i * last // 63 for i in range(64)}):
-        digest.update(content[block * 4096 : (block + 1) * 4096])
+def _digest(name: str, tensor: Tensor, dtype: torch.dtype | None = None, blocks: int = 64) -> bytes:
+    """Return a hash of a tensor's name, shape and dtype, and of at most `blocks` blocks of its
+    bytes (4 KiB each, evenly spaced). With a `dtype`, of the tensor converted to it."""
+    dtype = dtype or tensor.dtype
+    values, size = tensor.contiguous().view(-1), BLOCK // dtype.itemsize
+    last = max(0, (len(values) - 1) // size)
+    digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {dtype}".encode())
+    for block in sorted({i * last // (blocks - 1) for i in range(blocks)}):
+        content = values[block * size : (block + 1) * size].to(dtype)
+        digest.update(content.view(torch.uint8).numpy())
     return digest.digest()
+
+
+def _joined(digests: dict[str, bytes]) -> str:
+    """Return one hash of all tensors' hashes."""
+    return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()

@@ -16,13 +16,20 @@ from neo_peft.system.files import read_json
 
 BUNDLED = {BUNDLED_MODEL: ASSETS / BUNDLED_MODEL}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# The files that AutoTokenizer reads from the folder of a GPT-Neo. tokenizer_config.json can name
+# one more: `versioned_tokenizer`.
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
 )
+# Without tokenizer.json, AutoTokenizer takes one of these in place of vocab.json.
+OTHER_VOCABULARIES = ("tekken.json", "tokenizer.model", "tiktoken.model")
 
 
 def find_folder(model: str) -> Path:
@@ -51,6 +58,8 @@ def find_folder(model: str) -> Path:
     read_config(folder)  # first, so that no other model's weights are downloaded
     for filename in TOKENIZER_FILES:
         _fetch_if_exists(repository, filename, revision)
+    for filename in versioned_tokenizers(folder):
+        hub.hub_file(repository, filename, revision=revision)
     check_tokenizer_files(folder)
     if _fetch_if_exists(repository, WEIGHTS, revision):
         return folder
@@ -122,8 +131,26 @@ def check_tokenizer_files(folder: Path) -> None:
         raise InputError(
             f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
         )
-    if not (folder / "tokenizer.json").exists() and not (folder / "merges.txt").exists():
+    if (folder / "tokenizer.json").exists():
+        return
+    if not (folder / "merges.txt").exists():
         raise InputError(f"{folder / 'merges.txt'} is missing; vocab.json needs it")
+    if other := [name for name in OTHER_VOCABULARIES if (folder / name).exists()]:
+        raise InputError(
+            f"{folder} has two vocabularies, vocab.json and {other[0]}; transformers would take "
+            "the second: remove the wrong one"
+        )
+
+
+def versioned_tokenizers(folder: Path) -> list[str]:
+    """Return the names of the tokenizer.VERSION.json files that a folder's tokenizer_config.json
+    lists. AutoTokenizer reads the newest one for its own version."""
+    path = folder / TOKENIZER_CONFIG
+    names = read_json(path).get("fast_tokenizer_files", []) if path.exists() else []
+    for name in names if isinstance(names, list) else [names]:
+        if not isinstance(name, str) or not _is_file_name(name):
+            raise InputError(f"{path} lists {name!r}, which is not a file of its own folder")
+    return names
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -153,11 +180,13 @@ def _shards(index: Path) -> list[str]:
         raise InputError(f"{index} has no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        # PureWindowsPath: on Windows a backslash also separates folders
-        if (
-            PureWindowsPath(name).name != name
-            or name == ".."
-            or len(name.encode(errors="replace")) > 255
-        ):
+        if not _is_file_name(name):
             raise InputError(f"{index} lists {name[:300]}, which is not a file of its own folder")
     return names
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether a name is a file's, without a folder."""
+    # PureWindowsPath: on Windows a backslash also separates folders
+    is_short = len(name.encode(errors="replace")) <= 255
+    return PureWindowsPath(name).name == name and name != ".." and is_short

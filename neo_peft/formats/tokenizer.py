@@ -1,14 +1,48 @@
-"""Load a base model's tokenizer with transformers, and check it."""
+"""Load a base model's tokenizer with transformers, check it, and describe how it splits texts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neo_peft.encoding import tokenize
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import LARGEST
 from neo_peft.formats.base_folder import check_tokenizer_files
+from neo_peft.system.files import sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+# Texts on which tokenizers differ: spaces, case, digits, accents, scripts, special tokens.
+ODD_TEXTS = (
+    *(
+        "Sentence : Profit rose . Label :",
+        " IL-2 gene",
+        "IL-2 gene",
+        "  two  spaces ",
+        "a\tb\r\n\nc",
+    ),
+    *(
+        "don't they'll WE'RE",
+        "NF-\u03baB (p<0.05); CD28+/CD4-",
+        "1234567 3.14 1,000 \u00bd m\u00b2",
+    ),
+    *(
+        "lower UPPER miXed",
+        "na\u00efve Z\u00fcrich",
+        "e\u0301 \u00e9 \ufb01 \uff21 \u212b",
+        "\u00a0x\u200b\u2028y",
+    ),
+    *(
+        "\u6f22\u5b57\u304b\u306a \ud55c\uad6d\uc5b4",
+        "\u041f\u0440\u0438\u0432\u0435\u0442",
+        "\u0645\u0631\u062d\u0628\u0627",
+        "\U0001f469\u200d\U0001f52c",
+        "\x00\x7f",
+    ),
+    *("http://x.y/z?a=b_c#d", "aaaaaaaaaaaaaaaa", "antidisestablishmentarianism"),
+    *("<|endoftext|>a <s> </s> <unk> <pad> [PAD] [UNK] [CLS] <mask>", "\u2581a ##b \u0120c"),
+)
+MOST_ADDED = 256  # added tokens that are also tried inside a text
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -40,3 +74,38 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
             f"{folder}: the tokenizer has the token id {largest}; the largest allowed is {LARGEST}"
         )
     return tokenizer
+
+
+def splitting_digest(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """Return a hash of how a tokenizer splits texts: of the token ids of ODD_TEXTS, of the added
+    tokens, and of short texts with one of these inside."""
+    decoder = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    added = [(index, token.content) for index, token in sorted(decoder.items())]
+    texts = list(ODD_TEXTS)
+    for _, token in added[:MOST_ADDED]:
+        texts += (f"a{token}b", f" {token} ")
+    return sha256_of([added, [_token_ids(tokenizer, text) for text in texts]])
+
+
+def _token_ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int] | None:
+    """Return a text's token ids; None where the tokenizer has no token for a part of it."""
+    try:
+        return tokenize(tokenizer, [text])[0]
+    except Exception:  # tokenizers raises plain exceptions, for example without an unknown token
+        return None
+
+
+def add_no_tokens(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Make a tokenizer encode a text as our encoder does: with no token in front or behind, not cut
+    and not padded."""
+    from tokenizers.processors import ByteLevel
+
+    backend = tokenizer.backend_tokenizer
+    for name in ("add_bos_token", "add_eos_token"):
+        if getattr(tokenizer, name, False):
+            setattr(tokenizer, name, False)
+        tokenizer.init_kwargs.pop(name, None)
+    backend.no_truncation()
+    backend.no_padding()
+    if backend.num_special_tokens_to_add(is_pair=False):
+        backend.post_processor = ByteLevel(trim_offsets=True)  # it adds none

@@ -20,6 +20,7 @@ verdict.py       what tuning adds to the best baseline
 label_tokens.py  check that the tokens of the labels can be told apart
 texts.py         texts that are refused or cut; predictions for new texts
 loading.py       load a model from the folder of a run, or from settings
-export.py        a run as an adapter for peft or a model for transformers, with a card
+export.py        a run as an adapter for peft or a model for transformers, with its tokenizer
+card.py          the model card of an export: how to load it, its scores, the hub's metadata
 adapter_set.py   several runs on one base; batches that mix their adapters
 """

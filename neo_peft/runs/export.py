@@ -1,6 +1,7 @@
 """Export a run for other programs: an adapter for peft, or a whole model for transformers.
 
-Each folder gets a model card, README.md, which shows how to load and use the model.
+Each folder gets the tokenizer, set up to encode a text as our encoder does, and a model card,
+README.md (card.py), which shows how to load and use the model.
 """
 
 import dataclasses
@@ -8,13 +9,11 @@ from pathlib import Path
 
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import save_adapter, save_model
-from neo_peft.formats.base_folder import BUNDLED
+from neo_peft.formats.tokenizer import add_no_tokens
 from neo_peft.lora import merge_lora
-from neo_peft.model import HeadKind
-from neo_peft.runs.folder import short_name
+from neo_peft.runs.card import example_rows, public_model, text_of, write_card
 from neo_peft.runs.loading import LoadedModel
 from neo_peft.settings import Settings
-from neo_peft.system.files import write_text
 from neo_peft.tasks import get_task
 
 
@@ -39,143 +38,56 @@ def check_exportable(run: Path, settings: Settings, merge: bool) -> None:
         )
 
 
-def write_adapter(folder: Path, tuned: LoadedModel) -> None:
-    """Write the run's adapter in peft's format, and a model card."""
-    settings = tuned.settings
-    if settings.model in BUNDLED:  # for peft, a bundled model is a folder
-        settings = dataclasses.replace(settings, model=str(tuned.base.folder.resolve()))
-    save_adapter(folder, tuned.model, settings)
-    write_card(folder, tuned, "An adapter for peft", adapter_code(tuned))
+def write_adapter(folder: Path, tuned: LoadedModel, run: Path) -> None:
+    """Write the run's adapter in peft's format, its tokenizer, and a model card."""
+    # A path is read from any folder only if it is absolute.
+    model = public_model(tuned) or str(tuned.base.folder.absolute())
+    save_adapter(folder, tuned.model, dataclasses.replace(tuned.settings, model=model))
+    set_tokenizer(tuned)
+    tuned.base.tokenizer.save_pretrained(folder)
+    check_tokenizer(folder, tuned)
+    write_card(folder, tuned, run, is_adapter=True)
 
 
-def write_model(folder: Path, tuned: LoadedModel) -> None:
+def write_model(folder: Path, tuned: LoadedModel, run: Path) -> None:
     """Write the whole model with LoRA merged, its tokenizer, and a model card."""
     merge_lora(tuned.model)
     set_tokenizer(tuned)
     save_model(folder, tuned.model, tuned.encoder.task.labels, tuned.base.tokenizer)
-    write_card(folder, tuned, "A whole model for transformers", model_code(tuned))
+    check_tokenizer(folder, tuned)
+    write_card(folder, tuned, run, is_adapter=False)
 
 
 def set_tokenizer(tuned: LoadedModel) -> None:
-    """Set up the tokenizer so that transformers' pipelines encode texts as our encoder does."""
+    """Set up the tokenizer so that transformers encodes texts as our encoder does."""
     tokenizer = tuned.base.tokenizer
+    add_no_tokens(tokenizer)
+    # Pipelines cut longer texts. The base's own value can be smaller than its number of positions.
+    tokenizer.model_max_length = tuned.base.trunk.config.max_position_embeddings
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tuned.encoder.end_token)
-    tokenizer.padding_side = "right"  # left padding would shift GPT-Neo's positions
+    # Left padding would shift GPT-Neo's positions. Only generation corrects them, and needs it.
+    side = "right" if tuned.model.head else "left"
+    # save_pretrained writes only what `init_kwargs` has
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = side
     if tuned.encoder.task.is_tagging:  # every word has a leading space, the first one too
         before_words = tokenizer.backend_tokenizer.pre_tokenizer
-        before_words.add_prefix_space = True
-        tokenizer.backend_tokenizer.pre_tokenizer = before_words
-        tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
+        if hasattr(before_words, "add_prefix_space"):
+            before_words.add_prefix_space = True
+            tokenizer.backend_tokenizer.pre_tokenizer = before_words
+            tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
 
 
-# ---- The model card
+def check_tokenizer(folder: Path, tuned: LoadedModel) -> None:
+    """Raise InputError where the tokenizer in a folder encodes plain texts differently than our
+    encoder. An example: one that does not mark the spaces between words."""
+    from transformers import AutoTokenizer
 
-# for each head: transformers' AutoModelFor… class, its pipeline, and the pipeline call's arguments
-TRANSFORMERS_NAMES = {
-    HeadKind.CLASSIFIER: ("TokenClassification", "token-classification", ""),
-    HeadKind.SCORE: ("SequenceClassification", "text-classification", ""),
-    HeadKind.LM_HEAD: (
-        "CausalLM",
-        "text-generation",
-        ", max_new_tokens=10, do_sample=False, return_full_text=False",
-    ),
-}
-
-
-def write_card(folder: Path, tuned: LoadedModel, what: str, code: str) -> None:
-    """Write the model card: `what` the folder is, the labels, where the model predicts them, and
-    the Python code that loads the model. The code runs inside the folder."""
-    settings, task = tuned.settings, tuned.encoder.task
-    usage = tagging_usage(tuned) if task.is_tagging else classification_usage(tuned)
-    text = f"""\
-# {task.name}, {settings.method} on {short_name(settings.model)}
-
-{what}, made by neo_peft. Labels in order: {", ".join(task.labels)}.
-{usage}
-
-```python
-{code}
-```
-"""
-    write_text(folder / "README.md", text)
-
-
-def example_text(tuned: LoadedModel) -> str:
-    """Return an input text of the task: a sentence to tag, or the template with the names of the
-    fields in place of data."""
-    encoder = tuned.encoder
-    if encoder.task.is_tagging:
-        return " ".join(["The IL-2 gene is active in T cells ."] * (2 if encoder.echo else 1))
-    row = {field: f"<{field}>" for field in encoder.task.fields}
-    return "".join(encoder.task.texts(row, encoder.source_text))
-
-
-def classification_usage(tuned: LoadedModel) -> str:
-    """Return the card's sentences on the input text and on where the model predicts the label."""
-    task, text = tuned.encoder.task, f"The text is `{example_text(tuned)}`"
-    if tuned.model.head is None:
-        texts = (task.label_text(label, tuned.encoder.source_text) for label in task.labels)
-        return (
-            f"{text}, without special tokens. The model generates one of "
-            f"{', '.join(f'`{each}`' for each in texts)} and then the end token."
-        )
-    batching = "Pad on the right."
-    if tuned.model.prompt:  # transformers then ignores the padding, and takes the last position
-        batching = "All texts of a batch must have the same length, because of the prompt."
-    return f"{text}. A linear head predicts the label at the text's last token. {batching}"
-
-
-def tagging_usage(tuned: LoadedModel) -> str:
-    """Return the card's sentences on the input text and on where the model predicts the tags."""
-    lines = [
-        "Words are separated by spaces. Every word is encoded with a leading space, the first one "
-        "too (`add_prefix_space`)."
-    ]
-    if tuned.encoder.echo:
-        lines.append("The input is the sentence twice. Use the tags of the second copy.")
-    if tuned.encoder.viterbi:
-        lines.append(
-            "neo_peft chooses the best sequence of tags that BIO allows (Viterbi); transformers "
-            "chooses each word's tag alone."
-        )
-    if tuned.encoder.tag_last_subtoken:
-        where = "last sub-token. No aggregation strategy of transformers uses that one."
-    else:
-        where = 'first sub-token, as `aggregation_strategy="first"` does.'
-    return "\n".join([*lines, f"The tag of a word is predicted at its {where}"])
-
-
-def adapter_code(tuned: LoadedModel) -> str:
-    """Return the Python code that loads an adapter with peft."""
-    model, parts = tuned.model, tuned.settings.parts
-    *others, last = [part.name for part in parts] if len(parts) > 1 else ["."]
-    auto = f"AutoModelFor{TRANSFORMERS_NAMES[model.head_kind][0]}"
-    labels = f", num_labels={len(tuned.encoder.task.labels)}" if model.head else ""
-    text = f"""\
-from peft import PeftConfig, PeftModel
-from transformers import {auto}
-
-base = PeftConfig.from_pretrained("{[*others, last][0]}").base_model_name_or_path\
-  # any copy of {short_name(tuned.settings.model)}
-model = {auto}.from_pretrained(base, dtype="float32"{labels})
-"""
-    for name in others:  # merged first, since peft cannot load both into one model
-        text += f'model = PeftModel.from_pretrained(model, "{name}").merge_and_unload()\n'
-    text += f'model = PeftModel.from_pretrained(model, "{last}").eval()'
-    if model.prompt is not None and model.head_kind != HeadKind.SCORE:
-        text += f"  # the first {len(model.prompt)} logits belong to the prompt"
-    return text
-
-
-def model_code(tuned: LoadedModel) -> str:
-    """Return the Python code that predicts with a whole model in a transformers pipeline."""
-    _, pipeline, arguments = TRANSFORMERS_NAMES[tuned.model.head_kind]
-    options = ""
-    if tuned.encoder.task.is_tagging:
-        strategy = "none" if tuned.encoder.tag_last_subtoken else "first"
-        options = f', aggregation_strategy="{strategy}"'
-    return f"""\
-from transformers import pipeline
-
-predict = pipeline("{pipeline}", model="."{options})
-print(predict({example_text(tuned)!r}{arguments}))"""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for row in example_rows(tuned):
+        text, ours = text_of(tuned, row), tuned.encoder([row]).ids.tolist()
+        if tokenizer(text)["input_ids"] != ours:
+            raise InputError(
+                f"the tokenizer of {tuned.settings.model} encodes {text!r} as a whole differently "
+                "than its parts, as in training: in other programs the run would give other "
+                "predictions; use python -m neo_peft predict"
+            )

@@ -208,7 +208,7 @@ def check_head(folder: Path, tuned: LoadedModel, further: bool = False) -> None:
 def check_origin(folder: Path, tuned: LoadedModel) -> None:
     """Raise InputError where a folder does not fit the settings or the base, or a file was changed.
 
-    The peft config must agree with the settings. The run.json must have the base's fingerprint.
+    The peft config must agree with the settings, and run.json's record of the base with the base.
     """
     settings = tuned.settings
     for name, value in (read_peft(folder) or {}).items():
@@ -225,12 +225,7 @@ def check_origin(folder: Path, tuned: LoadedModel) -> None:
             )
     if (folder / RUN).exists():
         record = read_record(folder)
-        recorded, actual = str(record["base"].get("fingerprint")), tuned.base.fingerprint
-        if recorded != actual:
-            raise InputError(
-                f"{folder} was trained on another base than {settings.model}: the fingerprint of "
-                f"its base is {recorded[:12]}…, that of {settings.model} is {actual[:12]}…"
-            )
+        check_base(folder, record["base"], tuned)
         for name in record["files"]:
             if name.endswith(".safetensors"):
                 check_unchanged(folder, record, name)
@@ -239,6 +234,48 @@ def check_origin(folder: Path, tuned: LoadedModel) -> None:
             f"{folder} has no fingerprint of its base: whether this is {settings.model} was not "
             "checked"
         )
+
+
+def check_base(folder: Path, recorded: dict, tuned: LoadedModel) -> None:
+    """Raise InputError where the base is not the recorded one, or computes something else.
+
+    An older run.json has no record of the values that no tensor's shape shows; this is noted.
+    """
+    model, base, old = tuned.settings.model, tuned.base, str(recorded.get("fingerprint"))
+    if old != base.fingerprint:
+        message = (
+            f"another base than {model}: the fingerprint of its base is {old[:12]}…, that of "
+            f"{model} is {base.fingerprint[:12]}…"
+        )
+        if is_in_other_precision(recorded, base):
+            stored = recorded.get("stored_dtype")
+            message = (
+                f"the same base in another precision than {model}: its weights were stored as "
+                f"{stored}, and are {base.stored_dtype} there, which gives other results; name the "
+                f"{stored} one with --model (with --precision bf16 or fp16 to compute in half "
+                "precision), or train again"
+            )
+        raise InputError(f"{folder} was trained on {message}")
+    computed = base.computed()
+    for name, value in computed.items():
+        if name in recorded and recorded[name] != value:
+            what = f"{name} was {recorded[name]}, and is {value}"
+            what = "its tokenizer splits texts differently" if name == "tokenizer" else what
+            raise InputError(
+                f"{folder} was trained on the weights of {model}, but {what}: put the base's files "
+                "back as they were, or name the right base with --model"
+            )
+    if missing := sorted(computed.keys() - recorded.keys()):
+        tuned.notes.append(
+            f"{folder} is of an older version, and does not record these values of its base: "
+            f"{', '.join(missing)}; only the weights were compared"
+        )
+
+
+def is_in_other_precision(recorded: dict, base: Base) -> bool:
+    """Return whether a recorded base has the same weights after rounding to bf16, or to fp16."""
+    rounded = recorded.get("rounded")
+    return isinstance(rounded, list) and any(digest in rounded for digest in base.rounded)
 
 
 def check_labels(folder: Path, tuned: LoadedModel) -> None:

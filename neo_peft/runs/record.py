@@ -38,7 +38,7 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
         "model": settings.model,
         "data": settings.data,
         "protocol": job.splits.protocol,
-        "base": {"fingerprint": base.fingerprint, "parameters": base.parameters},
+        "base": base.record(),
         "files": {str(path.relative_to(folder)): sha256(path) for path in files},
         "seed": settings.seed,
         "threads": job.tuned.threads,

@@ -133,7 +133,7 @@ def train_and_score(settings: Settings, output: Output) -> dict:
         threads = checkpoint.record["computed"]["threads"]
         output = output._replace(start_time=output.start_time - checkpoint.record["seconds"])
     job = prepare(settings, output, threads)
-    processes.require_same("base model", job.tuned.base.fingerprint)
+    processes.require_same("base model", sha256_of(job.tuned.base.record()))
     processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
     describe(job)
     if checkpoint:
@@ -259,6 +259,7 @@ def conditions(job: Job) -> dict:
     return {
         "settings": sha256_of(flags_of(job.settings)),
         "base model": job.tuned.base.fingerprint,
+        **{f"base model's {name}": value for name, value in job.tuned.base.computed().items()},
         "examples": [part.digest() for part in job.examples.values()],
         "device": job.tuned.model.device.type,
         "precision": job.tuned.precision,

@@ -51,6 +51,12 @@ def hub_file(
     return path
 
 
+def repository_of(folder: Path) -> str | None:
+    """Return owner/name@commit for a folder of the hub's cache, and None for another folder."""
+    match = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
+    return f"{match[1].replace('--', '/')}@{match[2]}" if match else None
+
+
 def _cached(repository: str, filename: str, kind: str, revision: str) -> Path | None:
     """Return a file's path in the cache, or None. Raise FileNotFoundError if the cache has recorded
     that the repository has no such file."""

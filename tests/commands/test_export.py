@@ -422,7 +422,7 @@ def test_a_folder_with_files_is_not_changed(runs, tmp_path, capsys):
 
 
 def test_a_folder_is_written_whole_or_not_at_all(runs, tmp_path, monkeypatch, capsys):
-    def full_disk(*_):
+    def full_disk(*_, **__):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("neo_peft.runs.export.write_card", full_disk)

@@ -1,9 +1,14 @@
 """Read config.json: layers, defaults, and error messages."""
 
+import json
+import random
+
 import pytest
 from base_files import assert_refused, change_config
 
-from neo_peft.formats.base_config import read_config
+from neo_peft.errors import InputError
+from neo_peft.formats.base import load_base
+from neo_peft.formats.base_config import NOT_SHOWN, read_config
 
 
 @pytest.mark.parametrize("removed", ["attention_types", "attention_layers"])
@@ -94,8 +99,21 @@ def test_the_first_of_several_end_tokens_is_used(folder):
             "config.json is not a GPT-Neo config: ValueError",
         ),
         ({"num_heads": 5}, "num_heads 5, "),
+        ({"num_heads": 3.0}, "num_heads is 3.0; expected a whole number"),
+        ({"num_heads": None}, "num_heads is None; expected a whole number"),
+        ({"num_attention_heads": None}, "num_heads is None; expected a whole number"),
+        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon is '1e-5'; expected a number"),
+        ({"activation_function": None}, "activation_function is None; only gelu_new is supported"),
+        (
+            {"configuration_files": ["config.4.0.0.json"]},
+            "config.json has the entry configuration_files, which is not supported",
+        ),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "config.json has the entry quantization_config, which is not supported",
+        ),
         ({"window_size": 0}, "wrong sizes"),
-        ({"vocab_size": "many"}, "config.json: vocab_size is 'many'; expected a number"),
+        ({"vocab_size": "many"}, "config.json: vocab_size is 'many'; expected a whole number"),
         (
             {"eos_token_id": None},
             "config.json: eos_token_id is None; expected a token id below vocab_size, 8192",
@@ -107,9 +125,105 @@ def test_a_config_of_another_model_is_refused_with_the_entrys_name(folder, entri
     assert_refused(folder, message)
 
 
-def test_a_config_without_layers_is_refused(folder):
+def test_a_config_without_layers_has_the_24_of_transformers(folder):
+    from transformers import GPTNeoConfig
+
     change_config(folder, removed=("attention_layers", "attention_types"))
-    assert_refused(folder, "config.json is not a GPT-Neo config: KeyError: 'attention_types'")
+    assert_refused(folder, "num_layers is 4, but 24 attention layers are the default")
+    change_config(folder, removed=("num_layers",))
+    theirs = GPTNeoConfig.from_pretrained(folder)
+    assert list(read_config(folder).attention_layers) == theirs.attention_layers
+    assert_refused(folder, "missing tensors")
+
+
+# ---- Values that no tensor's shape shows
+
+COMPUTED = ("num_heads", "num_layers", "window_size", "layer_norm_epsilon", "initializer_range")
+SHAPES = ("vocab_size", "hidden_size", "max_position_embeddings")
+
+
+def random_config(draw: random.Random) -> dict:
+    """Return a config.json with a random choice of entries. Most of the values are good."""
+    count = draw.choice([1, 2, 3, 24])
+    kinds = draw.choice([["global", "local"], ["local"], ["global", "global", "local"]])
+    repeats = draw.choice([1, 2, 12])
+    heads = [1, 2, 3, 4, 6, 12, 16] * 4 + [16.0, "4", True, None, 5]
+    entries = {
+        "num_heads": draw.choice(heads),
+        "num_attention_heads": draw.choice(heads),
+        "num_layers": draw.choice([count, len(kinds) * repeats]),
+        "num_hidden_layers": draw.choice([count, len(kinds) * repeats]),
+        "attention_types": draw.choice([[[kinds, repeats]]] * 4 + [None]),
+        "attention_layers": [draw.choice(["global", "local"]) for _ in range(count)],
+        "window_size": draw.choice([1, 7, 64, 256, 300, 7, 64, "7", 7.5]),
+        "layer_norm_epsilon": draw.choice([1e-5, 1e-6, 1e-12, 0.1, "1e-5", None]),
+        "initializer_range": draw.choice([0.02, 0.3]),
+        "activation_function": draw.choice(["gelu_new"] * 6 + ["gelu", None]),
+        "hidden_size": draw.choice([48, 96, 144]),
+        "intermediate_size": draw.choice([None, 40, 192]),
+        "eos_token_id": draw.choice([0, 9, 50256, [4, 2]]),
+        "vocab_size": draw.choice([50257, 60000]),
+        "max_position_embeddings": draw.choice([128, 2048]),
+        "tie_word_embeddings": draw.choice([True, True, True, False]),
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
+    kept = {name: value for name, value in entries.items() if draw.random() < 0.6}
+    if "num_attention_heads" in kept and type(kept.get("num_heads")) is not int:
+        kept.pop("num_heads", None)  # it is not used, but transformers refuses its type
+    return {"model_type": "gpt_neo", **kept}
+
+
+def test_many_random_configs_are_read_as_transformers_reads_them_or_refused(tmp_path):
+    from transformers import GPTNeoConfig
+
+    read = {True: 0, False: 0}
+    for seed in range(600):
+        entries = random_config(random.Random(seed))
+        (tmp_path / "config.json").write_text(json.dumps(entries))
+        try:
+            ours = read_config(tmp_path)
+        except InputError:
+            read[False] += 1
+            continue
+        if "num_layers" not in entries and "num_hidden_layers" not in entries:
+            entries["num_layers"] = len(ours.attention_layers)  # theirs is 24, and then refused
+        theirs = GPTNeoConfig(**entries)
+        for name in COMPUTED + SHAPES:
+            assert getattr(ours, name) == getattr(theirs, name), (name, entries)
+        assert list(ours.attention_layers) == theirs.attention_layers, entries
+        assert theirs.activation_function == "gelu_new" and theirs.tie_word_embeddings is True
+        assert ours.intermediate_size == theirs.intermediate_size or 4 * theirs.hidden_size
+        ends = theirs.eos_token_id
+        assert ours.eos_token_id == (ends[0] if isinstance(ends, list) else ends), entries
+        read[True] += 1
+    assert min(read.values()) > 60, read
+
+
+@pytest.mark.parametrize("name", NOT_SHOWN)
+def test_a_default_that_no_shape_shows_is_noted_with_its_value(folder, name):
+    from transformers import GPTNeoConfig
+
+    notes = []
+    read_config(folder, notes)
+    assert not notes
+    layers = ("attention_layers",) if name == "attention_types" else ()
+    change_config(folder, removed=(name, *layers), vocab_size=60_000, hidden_size=48)
+    if layers:
+        change_config(folder, num_layers=24)
+    read_config(folder, notes)
+    value = getattr(GPTNeoConfig(), name)
+    assert notes == [
+        f"{folder / 'config.json'} lacks entries; as in transformers this is assumed: "
+        f"{name} {value}"
+    ]
+
+
+def test_the_notes_of_a_config_are_those_of_the_base(folder):
+    change_config(folder, removed=("window_size",), num_attention_heads=6)
+    heads, window = load_base(str(folder)).notes
+    assert "num_heads is 3, but num_attention_heads is 6: the second is used" in heads
+    assert window.endswith("this is assumed: window_size 256")
 
 
 @pytest.mark.parametrize(

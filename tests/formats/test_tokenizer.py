@@ -9,7 +9,8 @@ from base_files import assert_refused
 from transformers import AutoTokenizer, GPT2Tokenizer
 
 from neo_peft.formats.base import load_base
-from neo_peft.formats.tokenizer import load_tokenizer
+from neo_peft.formats.base_folder import OTHER_VOCABULARIES, TOKENIZER_FILES, versioned_tokenizers
+from neo_peft.formats.tokenizer import load_tokenizer, splitting_digest
 
 
 @pytest.fixture
@@ -45,6 +46,108 @@ def test_a_tokenizer_is_read_from_vocab_and_merges(folder, vocabulary):
         shutil.copy(vocabulary / name, folder)
     text = " Expression of the IL-2 gene"
     assert load_base(str(folder)).tokenizer.encode(text) == plain.encode(text)
+
+
+def test_every_file_that_transformers_looks_for_in_a_folder_is_one_that_is_fetched(
+    folder, vocabulary, monkeypatch
+):
+    from transformers import tokenization_utils_base
+    from transformers.utils.hub import cached_file
+
+    looked_up = set()
+
+    def recorded(path, name, **options):
+        looked_up.add(name)
+        return cached_file(path, name, **options)
+
+    monkeypatch.setattr(tokenization_utils_base, "cached_file", recorded)
+    AutoTokenizer.from_pretrained(folder)
+    shutil.copy(folder / "config.json", vocabulary)
+    AutoTokenizer.from_pretrained(vocabulary)
+    GPT2Tokenizer.from_pretrained(vocabulary)
+    # The others are not read where there is a tokenizer.json, and are refused where there is none.
+    assert looked_up <= {*TOKENIZER_FILES, *OTHER_VOCABULARIES}
+    assert looked_up >= {"added_tokens.json", "special_tokens_map.json", "vocab.json"}
+
+
+def test_a_versioned_tokenizer_file_is_one_of_the_files(folder):
+    """transformers takes the newest tokenizer.VERSION.json that is not newer than itself."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 8192, "content": "<X>"})
+    (folder / "tokenizer.4.0.0.json").write_text(json.dumps(content))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["fast_tokenizer_files"] = ["tokenizer.4.0.0.json", "tokenizer.json"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert versioned_tokenizers(folder) == config["fast_tokenizer_files"]
+    assert load_tokenizer(folder).encode("<X>") == [8192]
+    config["fast_tokenizer_files"] = ["../tokenizer.4.0.0.json"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert_refused(folder, "lists '../tokenizer.4.0.0.json', which is not a file of its own folder")
+
+
+def test_two_vocabularies_are_refused(folder, vocabulary):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(vocabulary / name, folder)
+    load_base(str(folder))
+    (folder / "tokenizer.model").write_bytes(b"x")
+    assert_refused(folder, "has two vocabularies, vocab.json and tokenizer.model")
+
+
+# ---- How a tokenizer splits texts
+
+
+def changed_tokenizer(folder, change) -> str:
+    """Return the digest of a folder's tokenizer after a change of its tokenizer.json."""
+    path = folder / "tokenizer.json"
+    original = path.read_text()
+    content = json.loads(original)
+    change(content)
+    path.write_text(json.dumps(content))
+    digest = splitting_digest(load_tokenizer(folder))
+    path.write_text(original)
+    return digest
+
+
+def test_the_digest_differs_where_texts_are_split_differently(folder):
+    def add(**flags):
+        return lambda content: content["added_tokens"].append(
+            {**content["added_tokens"][0], "id": 77, "content": "<X>", **flags}
+        )
+
+    changes = {
+        "a normaliser": lambda content: content.update(normalizer={"type": "Lowercase"}),
+        "accents": lambda content: content.update(normalizer={"type": "NFC"}),
+        "digits": lambda content: content.update(
+            pre_tokenizer={
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Digits", "individual_digits": True},
+                    content["pre_tokenizer"],
+                ],
+            }
+        ),
+        "merges": lambda content: content["model"]["merges"].pop(5),
+        "a token": add(),
+        "strips": add(rstrip=True),
+        "is a word": add(single_word=True),
+    }
+    digests = {name: changed_tokenizer(folder, change) for name, change in changes.items()}
+    plain = splitting_digest(load_tokenizer(folder))
+    assert len({plain, *digests.values()}) == len(changes) + 1
+    # A template adds tokens around a text, which our encoder never does.
+    assert changed_tokenizer(folder, lambda content: content.update(post_processor=None)) == plain
+
+
+def test_a_tokenizer_that_has_no_token_for_a_text_has_a_digest(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"Label": 0, ":": 1}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    digest = splitting_digest(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    assert len(digest) == 64
 
 
 def test_a_broken_tokenizer_is_refused(folder):

@@ -25,7 +25,7 @@ def make_run(folder, model, task, method, **flags):
         for name, value in dataclasses.asdict(settings).items()
         if name not in ("out", "json")
     }
-    base, labels = {"fingerprint": tuned.base.fingerprint}, list(TASKS[task].labels)
+    base, labels = tuned.base.record(), list(TASKS[task].labels)
     write_record(
         folder, {"task": task, "labels": labels, "flags": recorded, "base": base, "files": {}}
     )

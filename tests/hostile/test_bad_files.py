@@ -367,7 +367,7 @@ MODELS = [
     (
         "word",
         with_config(window_size="wide"),
-        "config.json: window_size is 'wide'; expected a number",
+        "config.json: window_size is 'wide'; expected a whole number",
     ),
     ("heads", with_config(num_heads=5), UNFIT.format(5, 40)),
     ("negative", with_config(intermediate_size=-1), UNFIT.format(3, -1)),

@@ -416,7 +416,7 @@ def test_copied_tensors_are_checked_for_values_that_are_not_finite(folder):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"vocab_size": float("inf")}, "vocab_size is inf; expected a number"),
+        ({"vocab_size": float("inf")}, "vocab_size is inf; expected a whole number"),
         ({"eos_token_id": []}, r"eos_token_id is \[\]; expected a token id below"),
         (
             {"eos_token_id": 8192},

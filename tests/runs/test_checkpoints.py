@@ -299,6 +299,16 @@ def test_another_base_and_a_changed_log_of_steps_are_refused(run, stopped):
         )
     finally:
         model.write_bytes(content)
+    config = model.with_name("config.json")
+    content = config.read_text()
+    try:
+        config.write_text(content.replace('"num_heads": 3', '"num_heads": 4'))
+        assert (
+            "the base model's num_heads changed since "
+            f"{run}/checkpoints/step-7 was written (3, now 4): a run can only be resumed"
+        ) in refused(["--resume", run])
+    finally:
+        config.write_text(content)
     resumed("run", stopped[1])
 
 

@@ -409,6 +409,51 @@ def test_training_fetches_the_needed_files_of_the_hub_and_no_others(filled, tiny
     assert looked_up == {"config.json", *TOKENIZER_FILES, WEIGHTS, INDEX, *SHARDS}
 
 
+LOAD = """
+import sys
+from neo_peft.formats.base import load_base
+for model in sys.argv[1:]:
+    base = load_base(model)
+    ids = base.tokenizer.backend_tokenizer.encode(" <GENE> binds", add_special_tokens=False).ids
+    print(base.splitting, *ids)
+"""
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+def test_the_tokenizer_from_the_hub_is_that_of_a_folder_with_the_same_files(
+    hub, tiny_folder, tmp_path, versioned
+):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    content = json.loads((tiny_folder / "tokenizer.json").read_text())
+    for name in ("config.json", WEIGHTS):
+        (folder / name).write_bytes((tiny_folder / name).read_bytes())
+    if versioned:
+        token = {**content["added_tokens"][0], "id": 8192, "content": "<GENE>"}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        content["added_tokens"].append(token)
+        (folder / "tokenizer.4.0.0.json").write_text(json.dumps(content))
+        config = {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}
+    else:
+        (folder / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+        merges = "".join(" ".join(pair) + "\n" for pair in content["model"]["merges"])
+        (folder / "merges.txt").write_text("#version: 0.2\n" + merges)
+        (folder / "added_tokens.json").write_text('{"<GENE>": 8192}')
+        config = {"tokenizer_class": "GPT2Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    hub.push(TINY, {path.name: path.read_bytes() for path in folder.iterdir()})
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(folder), TINY],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env=environment(hub.endpoint, tmp_path / "home"),
+    )
+    assert done.returncode == 0, done.stderr
+    from_folder, from_hub = done.stdout.splitlines()
+    assert from_hub == from_folder and "8192" in from_hub.split()
+
+
 @pytest.mark.slow
 def test_each_run_has_the_hubs_rows_and_the_weights_of_its_revision(filled, tiny, tmp_path):
     _, folder, _ = filled
