@@ -193,7 +193,7 @@ def test_many_random_configs_are_read_as_transformers_reads_them_or_refused(tmp_
             assert getattr(ours, name) == getattr(theirs, name), (name, entries)
         assert list(ours.attention_layers) == theirs.attention_layers, entries
         assert theirs.activation_function == "gelu_new" and theirs.tie_word_embeddings is True
-        assert ours.intermediate_size == theirs.intermediate_size or 4 * theirs.hidden_size
+        assert ours.intermediate_size == (theirs.intermediate_size or 4 * theirs.hidden_size)
         ends = theirs.eos_token_id
         assert ours.eos_token_id == (ends[0] if isinstance(ends, list) else ends), entries
         read[True] += 1
