@@ -14,33 +14,28 @@ if TYPE_CHECKING:
 
 # Texts on which tokenizers differ: spaces, case, digits, accents, scripts, special tokens.
 ODD_TEXTS = (
-    *(
-        "Sentence : Profit rose . Label :",
-        " IL-2 gene",
-        "IL-2 gene",
-        "  two  spaces ",
-        "a\tb\r\n\nc",
-    ),
-    *(
-        "don't they'll WE'RE",
-        "NF-\u03baB (p<0.05); CD28+/CD4-",
-        "1234567 3.14 1,000 \u00bd m\u00b2",
-    ),
-    *(
-        "lower UPPER miXed",
-        "na\u00efve Z\u00fcrich",
-        "e\u0301 \u00e9 \ufb01 \uff21 \u212b",
-        "\u00a0x\u200b\u2028y",
-    ),
-    *(
-        "\u6f22\u5b57\u304b\u306a \ud55c\uad6d\uc5b4",
-        "\u041f\u0440\u0438\u0432\u0435\u0442",
-        "\u0645\u0631\u062d\u0628\u0627",
-        "\U0001f469\u200d\U0001f52c",
-        "\x00\x7f",
-    ),
-    *("http://x.y/z?a=b_c#d", "aaaaaaaaaaaaaaaa", "antidisestablishmentarianism"),
-    *("<|endoftext|>a <s> </s> <unk> <pad> [PAD] [UNK] [CLS] <mask>", "\u2581a ##b \u0120c"),
+    "Sentence : Profit rose . Label :",
+    " IL-2 gene",
+    "IL-2 gene",
+    "  two  spaces ",
+    "a\tb\r\n\nc",
+    "don't they'll WE'RE",
+    "NF-\u03baB (p<0.05); CD28+/CD4-",
+    "1234567 3.14 1,000 \u00bd m\u00b2",
+    "lower UPPER miXed",
+    "na\u00efve Z\u00fcrich",
+    "e\u0301 \u00e9 \ufb01 \uff21 \u212b",
+    "\u00a0x\u200b\u2028y",
+    "\u6f22\u5b57\u304b\u306a \ud55c\uad6d\uc5b4",
+    "\u041f\u0440\u0438\u0432\u0435\u0442",
+    "\u0645\u0631\u062d\u0628\u0627",
+    "\U0001f469\u200d\U0001f52c",
+    "\x00\x7f",
+    "http://x.y/z?a=b_c#d",
+    "aaaaaaaaaaaaaaaa",
+    "antidisestablishmentarianism",
+    "<|endoftext|>a <s> </s> <unk> <pad> [PAD] [UNK] [CLS] <mask>",
+    "\u2581a ##b \u0120c",
 )
 MOST_ADDED = 256  # added tokens that are also tried inside a text
 

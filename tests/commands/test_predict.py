@@ -48,7 +48,7 @@ def adapters(tiny_folder, tmp_path_factory) -> dict[str, Path]:
         folder = folders[task] = tmp_path_factory.mktemp("runs") / task
         save_adapter(folder, tuned.model, settings)
         flags = {"task": task, "method": method, "model": str(tiny_folder), "threads": 1}
-        base = {"fingerprint": tuned.base.fingerprint}
+        base = tuned.base.record()
         labels = list(TASKS[task].labels)
         write_record(
             folder, {"task": task, "labels": labels, "flags": flags, "base": base, "files": {}}

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 import train
 from neo_peft.commands import export
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import predict, texts_without_labels
+from neo_peft.decoding import texts_without_labels
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.metrics import entities
@@ -25,6 +25,7 @@ from neo_peft.runs.folder import read_record
 from neo_peft.runs.generation import generate
 from neo_peft.runs.loading import load
 from neo_peft.runs.predictions import PredictionKind, read_predictions
+from neo_peft.runs.texts import predict
 from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import TASKS
 
