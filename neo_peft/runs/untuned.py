@@ -6,13 +6,17 @@ from neo_peft.runs.head_alone import has_head_beside_method, is_cheap, predict_w
 from neo_peft.runs.job import Job, Scores, keep_predictions, score_model, untuned_base
 from neo_peft.runs.predictions import PredictionKind
 
+# The order of their columns in tables. The untuned base is scored first: it shows examples.
+ORDER = ("majority", "baseline", "head_alone", "before")
+
 
 def score_untuned(job: Job) -> Scores:
-    """Score the baselines, the head alone and the untuned base, and write their predictions.
+    """Score the untuned base, the baselines and the head alone, and write their predictions.
 
     All of them get the training rows that the run gets.
     """
     scores: Scores = {"scores": {}, "generated": {}}
+    score_model(job, untuned_base(job), "before", scores)
     train, validation = job.rows["train"], job.rows["validation"]
     all_rows = [row for split in job.scored_splits for row in job.rows[split]]
     for when, predicted in (
@@ -22,8 +26,8 @@ def score_untuned(job: Job) -> Scores:
         keep_all(job, when, by_split(job, predicted), scores)
     if has_head_beside_method(job) and (job.settings.head_baseline or is_cheap(job)):
         keep_all(job, "head_alone", predict_with_head_alone(job), scores)
-    score_model(job, untuned_base(job), "before", scores)
-    return scores
+    found = scores["scores"]
+    return scores | {"scores": {when: found[when] for when in ORDER if when in found}}
 
 
 def by_split(job: Job, predicted: list) -> dict[str, list]:
