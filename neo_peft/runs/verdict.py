@@ -89,9 +89,10 @@ def verdict_line(task: Task, record: dict) -> str:
     title = title[0].upper() + title[1:]
     interval = "95 % interval of a paired bootstrap"
     if low > 0:
-        result = f"adds {difference:.3f} ({low:.3f} to {high:.3f}) to {other}"
-    elif high < 0:
-        result = f"is {-difference:.3f} ({-high:.3f} to {-low:.3f}) worse than {other}"
-    else:
-        result = f"adds nothing certain to {other}: {difference:+.3f} ({low:+.3f} to {high:+.3f})"
-    return f"{title} {result}: {metric}, with the {interval}.{ending}"
+        added = f"{title} adds {difference:.3f} ({low:.3f} to {high:.3f}) to {other}"
+        return f"{added}: {metric}, {interval}.{ending}"
+    if high < 0:
+        lost = f"{title} is {-difference:.3f} ({-high:.3f} to {-low:.3f}) worse than {other}"
+        return f"{lost}: {metric}, {interval}.{ending}"
+    nothing = f"{title} adds nothing certain to {other}: {metric} differs by {difference:+.3f}"
+    return f"{nothing} ({low:+.3f} to {high:+.3f}), {interval}.{ending}"

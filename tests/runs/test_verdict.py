@@ -39,20 +39,20 @@ def line(task: str = "ner", method: str = "lora", **changes) -> str:
 
 def test_it_names_what_the_method_adds_to_what():
     assert line() == (
-        "LoRA adds 0.042 (0.010 to 0.070) to a linear head alone (0.490): typed f1 on test, with "
-        "the 95 % interval of a paired bootstrap."
+        "LoRA adds 0.042 (0.010 to 0.070) to a linear head alone (0.490): typed f1 on test, 95 % "
+        "interval of a paired bootstrap."
     )
     assert line("sentiment", "lora+prompt", compared_with="baseline", metric="accuracy") == (
         "LoRA with prompt tuning adds 0.042 (0.010 to 0.070) to word counts (0.490): accuracy on "
-        "test, with the 95 % interval of a paired bootstrap."
+        "test, 95 % interval of a paired bootstrap."
     )
 
 
 def test_it_says_that_nothing_certain_is_added():
     for low, shown in ((-0.02, "-0.020"), (0.0, "+0.000")):
         assert line(low=low, compared_with="majority") == (
-            f"LoRA adds nothing certain to the majority class (0.490): +0.042 ({shown} to +0.070): "
-            "typed f1 on test, with the 95 % interval of a paired bootstrap."
+            "LoRA adds nothing certain to the majority class (0.490): typed f1 on test differs by "
+            f"+0.042 ({shown} to +0.070), 95 % interval of a paired bootstrap."
         )
 
 
@@ -60,7 +60,7 @@ def test_it_says_that_the_tuned_model_is_worse():
     worse = line(score=0.4, low=-0.14, high=-0.04, compared_with="before", split="validation")
     assert worse == (
         "LoRA is 0.090 (0.040 to 0.140) worse than the untuned model (0.490): typed f1 on "
-        "validation, with the 95 % interval of a paired bootstrap."
+        "validation, 95 % interval of a paired bootstrap."
     )
 
 
