@@ -137,6 +137,14 @@ BAD_ROWS = {
         "classification",
         '{"sentence": "a\tb", "label": "c"}',
     ): "not JSON: Invalid control character at character 16; expected a JSON object",
+    (
+        "classification",
+        '{"sentence": "a", "label": "b", "label": "c"}',
+    ): "the JSON object has the field 'label' twice; keep one of them",
+    (
+        "tagging",
+        '{"tokens": ["a"], "tokens": ["b"], "tags": ["O"]}',
+    ): "the JSON object has the field 'tokens' twice",
     ("classification", '["a", "b"]'): "expected a JSON object with 'sentence'",
     ("pairs", '{"sentence1": "a", "label": "b"}'): "expected a JSON object with 'sentence2'",
     (
