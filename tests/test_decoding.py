@@ -210,6 +210,13 @@ def test_not_equivalent_never_matches_equivalent():
         assert match_label("", task) is None
 
 
+def test_a_number_is_not_the_label_that_it_starts_with():
+    task = with_labels(TASKS["classification"], ("1", "2", "10", "grade 1"))
+    texts = {"1": "1", " 10 .": "10", "15": None, "100": None, "1, since": "1", "grade 12": None}
+    assert {text: match_label(text, task) for text in texts} == texts
+    assert match_label("2nd", task) == "2"
+
+
 def test_tags_are_in_the_order_of_the_rows_and_words_that_were_cut_have_none(tiny_folder):
     """In an evaluation they have `O`, so that they count in the scores."""
     tuned = load_untuned(

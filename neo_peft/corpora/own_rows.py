@@ -66,7 +66,9 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
         _check_bio(value)
     else:
         if type(value) not in (str, int) or not lines.is_text(str(value)):
-            raise ValueError(f"{line[:40]!r}; expected in {name!r} a text or a whole number")
+            raise ValueError(
+                f"the label is {value!r:.40}; expected in {name!r} a text or a whole number"
+            )
         value = str(value).strip()
         if value == NO_LABEL:
             raise ValueError(

@@ -112,7 +112,7 @@ BAD_ROWS = {
     (
         "classification",
         '{"sentence": "a", "label": 1.5}',
-    ): "expected in 'label' a text or a whole number",
+    ): "the label is 1.5; expected in 'label' a text or a whole number",
     ("classification", '{"sentence": "a", "label": true}'): "expected in 'label' a text",
     ("classification", '{"sentence": "a", "label": ""}'): "expected in 'label' a text",
     ("classification", '{"sentence": "a", "label": "b"'): "not JSON",
