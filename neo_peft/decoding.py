@@ -2,10 +2,9 @@
 
 Tagging: the best sequence of tags for a sentence (viterbi.py), or the head's most probable tag for
 each word. Classification: a linear head's most probable class, or, with the language model head,
-the label whose first token has the highest probability. Free generation is in runs/generation.py.
+the label that is most probable by its first token. Free generation is in runs/generation.py.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -142,8 +141,8 @@ def predict_by_head(model: TunedModel, encoder: Encoder, states: HiddenStates) -
 
 
 def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> list[Prediction]:
-    """Predict the label whose first token has the highest probability after the text. Labels with
-    the same first token are compared by the probability of all their tokens and the end token."""
+    """Predict the most probable label: by its first token after the text. Labels with the same
+    first token divide its probability by that of all their tokens and the end token."""
     labels, hidden, batch = encoder.task.labels, states.hidden, states.batch
     label_tokens = [encoder.label_tokens[label] for label in labels]
     first_tokens = sorted({tokens[0] for tokens in label_tokens})
@@ -161,8 +160,8 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
             texts = texts_without_labels(states.examples, states.chosen)
             sums = [log_probabilities(model, texts, label_tokens[i], states.prefix) for i in tied]
             log_share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
+    best = (scores[:, columns] + log_share).argmax(1)
     probabilities = (scores.log_softmax(1)[:, columns] + log_share).exp().tolist()  # (B, K)
-    best = log_share.masked_fill(columns != scores.argmax(1, keepdim=True), -math.inf).argmax(1)
     return [Prediction(labels[index], row) for index, row in zip(best.tolist(), probabilities)]
 
 

@@ -36,8 +36,8 @@ class Task:
     def texts(self, row: dict, source_text: bool = False) -> list[str]:
         """Return the parts of a row's text, without the label text; each is tokenised alone."""
         if self.is_tagging:
-            # Every word gets a leading space, as with add_prefix_space=True.
-            return [" " + word for word in row["tokens"]]
+            # One leading space, as with add_prefix_space=True; a second one would be its own token.
+            return [" " + word.strip() for word in row["tokens"]]
         first, *template = self.template_for(source_text)
         texts = [first]
         for field, text in zip(self.fields[:-1], template, strict=True):

@@ -117,7 +117,7 @@ def test_the_prediction_is_the_label_with_the_most_probable_first_token(
         )
 
 
-def test_labels_with_the_same_first_token_are_compared_by_their_summed_log_probabilities(
+def test_labels_with_the_same_first_token_divide_its_probability_by_all_their_tokens(
     tiny_folder, oracle
 ):
     task = dataclasses.replace(TASKS["sentiment"], labels=("not now", "not ever", "yes"))
@@ -140,13 +140,12 @@ def test_labels_with_the_same_first_token_are_compared_by_their_summed_log_proba
             label: oracle_scores(oracle, prefix, text, encoder.label_tokens[label])
             for label in task.labels
         }
-        best = max(task.labels, key=lambda label: sums[label][0])
-        tied = [
-            label
-            for label in task.labels
-            if encoder.label_tokens[label][0] == encoder.label_tokens[best][0]
-        ]
-        expected.append(max(tied, key=lambda label: sums[label].sum()))
+        by_first = {label: sums[label][0].exp() for label in task.labels}
+        whole = {label: sums[label].sum().exp() for label in task.labels}
+        both = whole["not now"] + whole["not ever"]
+        for label in ("not now", "not ever"):
+            by_first[label] *= whole[label] / both
+        expected.append(max(by_first, key=by_first.get))
     assert {"not now", "not ever"} & set(expected)
     assert evaluate(tuned.model, encoder, encoder(rows), batch_size=3).predicted == expected
 
@@ -209,6 +208,13 @@ def test_not_equivalent_never_matches_equivalent():
         assert match_label("equivalent", task) == "equivalent"
         assert match_label(" is equivalent", task) is None
         assert match_label("", task) is None
+
+
+def test_a_number_is_not_the_label_that_it_starts_with():
+    task = with_labels(TASKS["classification"], ("1", "2", "10", "grade 1"))
+    texts = {"1": "1", " 10 .": "10", "15": None, "100": None, "1, since": "1", "grade 12": None}
+    assert {text: match_label(text, task) for text in texts} == texts
+    assert match_label("2nd", task) == "2"
 
 
 def test_tags_are_in_the_order_of_the_rows_and_words_that_were_cut_have_none(tiny_folder):

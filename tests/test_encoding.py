@@ -290,6 +290,21 @@ def test_random_rows_are_encoded_as_the_definition_encodes_each_row(
         assert examples.digest() == hashlib.sha256(flat).hexdigest()
 
 
+@pytest.mark.parametrize("tag_last_subtoken", [False, True])
+def test_spaces_around_a_word_are_no_part_of_it(mini, tag_last_subtoken):
+    """A word's first and last sub-token would be a space, which has no information on the word."""
+    words, tags = ["The", "IL-2", "gene", "."], ["O", "B-DNA", "I-DNA", "O"]
+    spaced = [" The", "IL-2 ", "\tgene\n", "\xa0.  "]
+    encode = encoder(mini, tag_last_subtoken=tag_last_subtoken)
+    ids, indices, targets = example(encode([{"tokens": spaced, "tags": tags}]), 0)
+    assert mini.decode(ids) == " The IL-2 gene ." and targets == [0, 1, 2, 0]
+    at_words = mini.convert_ids_to_tokens([ids[index] for index in indices])
+    assert at_words == (
+        ["ĠThe", "2", "Ġgene", "Ġ."] if tag_last_subtoken else ["ĠThe", "ĠIL", "Ġgene", "Ġ."]
+    )
+    assert (ids, indices, targets) == example(encode([{"tokens": words, "tags": tags}]), 0)
+
+
 def test_earlier_settings_of_the_tokenizer_have_no_effect(mini):
     words = ("immunoglobulin", "", "genes")
     expected = [mini.encode(word) for word in words]

@@ -118,7 +118,7 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     # imported after the flags are checked, since torch takes seconds to import
     from neo_peft.decoding import evaluate, score
     from neo_peft.runs.generation import evaluate_generated
-    from neo_peft.runs.texts import cut_note, encode_split
+    from neo_peft.runs.texts import cut_note, encode_split, special_notes
 
     tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
@@ -127,9 +127,9 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         task, settings.data, settings.protocol, settings.seed, settings.labels, flags.split
     )
     rows = limit_rows(splits.named()[split], settings.eval_limit)
-    for note in (*tuned.notes, *splits.notes):
-        print_line(f"note    {note}")
     examples = encode_split(tuned.encoder, rows, split, splits.named()[split])
+    for note in (*tuned.notes, *splits.notes, *special_notes(tuned.encoder, [examples])):
+        print_line(f"note    {note}")
     if examples.cut:
         print_line(f"note    {cut_note(examples.cut, [tuned.encoder])}")
     protocol = f", protocol {splits.protocol}" if splits.protocol != "single" else ""

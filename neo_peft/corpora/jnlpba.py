@@ -106,11 +106,11 @@ def _parse_json(line: str, tag_names: dict[int, str]) -> dict:
     """Return the row of a JSON object with tokens and numbered tags."""
     wrong = ""
     try:
-        row = json.loads(line)
+        row = lines.parse_json(line)
         wrong = lines.wrong_text("tokens", row["tokens"])
         words = zip(row["tokens"], row["tags"], strict=True)
         return _make_row((lines.check_text(token), tag_names[tag]) for token, tag in words)
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f'{wrong or repr(line[:40])}; expected {{"tokens": ["..."], "tags": [0]}} with one tag '
             "for each token, numbered as in label.json"

@@ -5,9 +5,11 @@ file and the line number to the message. Each corpus has its parsers in its own 
 """
 
 import codecs
+import json
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from neo_peft.errors import InputError
 
@@ -95,6 +97,28 @@ def two_parts(parts: tuple[str, str, str], expected: str) -> tuple[str, str]:
     if not separator:
         raise ValueError(f"{(before + after)[:40]!r}; expected {expected}")
     return before, after
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a line of JSON. Raises ValueError for a line that is not JSON, and for an
+    object with two fields of the same name, of which Python would silently take the last one."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:  # not its own message, where the line number is always 1
+        reason = error.msg.removesuffix(" at")  # "Invalid control character at": a tab in a text
+        raise ValueError(
+            f"not JSON: {reason} at character {error.colno}; expected a JSON object"
+        ) from None
+    except RecursionError as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError if it has a field twice."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the JSON object has the field {twice[0][:40]!r} twice; keep one of them")
+    return dict(pairs)
 
 
 def check_label(allowed: Collection, label: str) -> str:

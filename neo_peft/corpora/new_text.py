@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.own_rows import parse_json, parse_object
+from neo_peft.corpora.own_rows import parse_object
 from neo_peft.tasks import Task
 
 AROUND = "\ufeff "  # no part of an example: the byte order mark, and spaces around a line
@@ -17,7 +17,8 @@ def is_blank(line: bytes) -> bool:
 
 def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
     """Return the row of a line, without a label. A line of plain text is one sentence, or two
-    sentences separated by a tab.
+    sentences separated by a tab. Raises ValueError for a wrong line, and for a JSON row in place of
+    plain text.
 
     For a tagging task, plain text is split into words. The row then also has `text`, the line as it
     was given, without its line end, and `starts`, the index in `text` at which each word starts.
@@ -26,6 +27,8 @@ def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
     text = given.strip(AROUND)
     if as_json:
         return parse_object(text, task)
+    if _is_row(text, task):
+        raise ValueError(f"{text[:40]!r} is a JSON row, not a text; add --jsonl")
     if task.is_tagging:
         before = len(given) - len(given.lstrip(AROUND))
         starts, tokens = zip(*split_words(text), strict=True)
@@ -47,13 +50,23 @@ def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
     The line is a JSON object with "run", a key of `tasks`, and the fields of that run's task.
     """
     text = _decode(line).strip(AROUND)
-    row = parse_json(text)
+    row = lines.parse_json(text)
     name = row.get("run") if isinstance(row, dict) else None
     if name not in list(tasks):  # a list, since `name` can be unhashable
         raise ValueError(
             f"{text[:40]!r}; expected a JSON object whose 'run' is one of {', '.join(tasks)}"
         )
     return parse_object(text, tasks[name])
+
+
+def _is_row(text: str, task: Task) -> bool:
+    """Return whether a text is a JSON object with a field of the task's rows: a line of a file such
+    as test.jsonl."""
+    try:
+        value = lines.parse_json(text) if text.startswith("{") else None
+    except ValueError:
+        return False
+    return isinstance(value, dict) and not value.keys().isdisjoint(task.fields[:-1])
 
 
 def _decode(line: bytes) -> str:

@@ -1,11 +1,9 @@
 """Your own labelled data: a folder of files with one JSON object a line."""
 
-import json
 import re
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from neo_peft.corpora import lines
 from neo_peft.corpora.folders import find_file, unread_note
@@ -68,7 +66,9 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
         _check_bio(value)
     else:
         if type(value) not in (str, int) or not lines.is_text(str(value)):
-            raise ValueError(f"{line[:40]!r}; expected in {name!r} a text or a whole number")
+            raise ValueError(
+                f"the label is {value!r:.40}; expected in {name!r} a text or a whole number"
+            )
         value = str(value).strip()
         if value == NO_LABEL:
             raise ValueError(
@@ -87,7 +87,7 @@ def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
 def parse_object(text: str, task: Task) -> dict:
     """Return a JSON object that has the fields of the task's rows. The label and other fields are
     not checked."""
-    row = parse_json(text)
+    row = lines.parse_json(text)
     expected = '["a", "word", "each"]' if task.is_tagging else '"a sentence"'
     for field in task.fields[:-1]:
         value = row.get(field) if isinstance(row, dict) else None
@@ -96,19 +96,6 @@ def parse_object(text: str, task: Task) -> dict:
         if wrong:
             raise ValueError(f"{wrong}; expected a JSON object with {field!r}: {expected}")
     return row
-
-
-def parse_json(text: str) -> Any:
-    """Return the value of a line of JSON."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:  # not its own message, where the line number is always 1
-        reason = error.msg.removesuffix(" at")  # "Invalid control character at": a tab in a text
-        raise ValueError(
-            f"not JSON: {reason} at character {error.colno}; expected a JSON object"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
 
 
 def _check_bio(tags: list) -> None:

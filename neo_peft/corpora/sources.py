@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neo_peft.corpora import glue, jnlpba, own_rows, phrasebank, sample
 from neo_peft.corpora.folders import files_of_splits
-from neo_peft.corpora.splits import NoFiles, Request, Splits, overlap_note
+from neo_peft.corpora.splits import NoFiles, Request, Splits, overlap_notes
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
@@ -53,9 +53,7 @@ def load_splits(
     for name, rows in splits.named().items():
         if not rows:
             raise InputError(f"--data {data}: too few rows, none remain for {name}; add more rows")
-    if splits.test is None:
-        return splits
-    return replace(splits, notes=(*splits.notes, overlap_note(task, splits.train, splits.test)))
+    return replace(splits, notes=(*splits.notes, *overlap_notes(task, splits)))
 
 
 def load_scored(

@@ -148,13 +148,24 @@ def deal_tenths(rows: list[dict], tenths: Iterable[range], by_label: bool) -> li
     return [[row for i, row in enumerate(rows) if part[i] in wanted] for wanted in tenths]
 
 
-def overlap_note(task: Task, train: list[dict], test: list[dict]) -> str:
-    """Return a line with the number of test rows that have a sentence of train, letter for
-    letter."""
+def overlap_notes(task: Task, splits: Splits) -> list[str]:
+    """Return a line for each split but train, with the number of its rows that have a sentence of
+    train, letter for letter. Only test has a line where there are none."""
     fields = task.fields[:-1]  # sentences, or the words of a sentence
-    train_texts = {str(row[field]) for row in train for field in fields}
-    count = sum(any(str(row[field]) in train_texts for field in fields) for row in test)
+
+    def texts(row: dict) -> list[str]:
+        return [str(row[field]).strip() for field in fields]
+
+    train_texts = {text for row in splits.train for text in texts(row)}
     kind, verb = "sentences", "are also in"
     if len(fields) > 1:
         kind, verb = "pairs", "share a sentence with"
-    return f"{count:,} of the {len(test):,} test {kind} {verb} train ({len(train):,} {kind})"
+    notes = []
+    for name, rows in splits.named().items():
+        count = sum(not train_texts.isdisjoint(texts(row)) for row in rows)
+        if name == "test" or (count and name != "train"):
+            notes.append(
+                f"{count:,} of the {len(rows):,} {name} {kind} {verb} train "
+                f"({len(splits.train):,} {kind})"
+            )
+    return notes

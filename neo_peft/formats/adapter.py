@@ -169,8 +169,8 @@ def read_adapter(
     tokenizer: for the text of a token in an error message.
     notes: gets a line on what was left out.
 
-    Raises InputError for a missing or unexpected tensor, a wrong shape, or values that are not
-    finite.
+    Raises InputError for a missing or unexpected tensor, a wrong shape or dtype, or values that are
+    not finite.
     """
     parameters, tensors = model.trainable(), {}
     for path, keys in adapter_files(folder, model, parts).items():
@@ -191,6 +191,12 @@ def read_adapter(
                 raise InputError(
                     f"{path}: {key} has the shape {tuple(tensor.shape)}; expected {tuple(shape)}"
                 )
+            if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                raise InputError(
+                    f"{path}: {key} is stored as {dtype}, without the scale that its values need; "
+                    "only floats of 16 to 64 bits are supported: save the adapter in fp32"
+                )
             if not tensor.isfinite().all():
                 raise InputError(f"{path}: {key} has values that are not finite")
             tensors[name] = tensor
@@ -207,6 +213,11 @@ def _check_keys(path: Path, expected: Set[str], stored: Set[str], head: Set[str]
                     ": the adapter was saved without its head (peft saves it with a task_type, or "
                     "if modules_to_save names it); train it further with --adapter, which starts "
                     "with an untrained head"
+                )
+            elif problem == "missing" and (others := stored - expected):
+                advice = (
+                    f"; the file has {min(others)} instead: save the adapter with peft's "
+                    "save_pretrained, which writes its names and its config together"
                 )
             raise InputError(
                 f"{path}: {problem} tensors: {len(names)}, the first is {min(names)}{advice}"

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
 # Modules around a model: torch.compile, DistributedDataParallel, FSDP, activation checkpointing.
 _WRAPPERS = r"\b(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+# A model's own state_dict has the adapter's name in the keys of its parts: `lora_A.default.weight`.
+# peft leaves the name out when it saves an adapter; other programs do not.
+_ADAPTER_NAME = r"(?<=\.lora_[AB]\.)[^.]+\.(?=weight$)|\bmodules_to_save\.[^.]+\.(?=(weight|bias)$)"
 # peft's keys of the base's embeddings, in a LoRA adapter and in a soft prompt's. The language model
 # head has the same weights in GPT-Neo.
 _EMBEDDINGS = r"base_model\.(model\.)?(transformer\.wte|lm_head)\.weight"
 
 
 def read_peft_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of an adapter's file by peft's keys, without the names of wrappers."""
+    """Return the tensors of an adapter's file by peft's keys, without the names of wrappers and of
+    the adapter."""
     if not path.exists():
         if (pickled := path.with_suffix(".bin")).exists():
             raise InputError(
@@ -40,12 +44,12 @@ def read_peft_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is missing: this run or adapter is not complete")
     tensors = {}
     for stored_key, tensor in read_tensors(path).items():
-        key = re.sub(_WRAPPERS, "", stored_key)
+        key = re.sub(f"{_WRAPPERS}|{_ADAPTER_NAME}", "", stored_key)
         if key in tensors:
             raise InputError(f"{path} has {key} twice; one of them is {stored_key}")
         tensors[key] = tensor
-    # With bias "all" peft stores the head's bias twice more, under the names of its wrapper.
-    copies = ("classifier.modules_to_save.bias", "classifier.original_module.bias")
+    # Copies of the head under the names of its wrapper. With bias "all" peft stores such a bias.
+    copies = (".modules_to_save.bias", ".original_module.bias", ".original_module.weight")
     return {key: tensor for key, tensor in tensors.items() if not key.endswith(copies)}
 
 

@@ -61,9 +61,9 @@ def most_frequent_tags(train_rows: list[dict], rows: list[dict]) -> list[list[st
     counts = defaultdict(Counter)
     for row in train_rows:
         for word, tag in zip(row["tokens"], row["tags"], strict=True):
-            counts[word][tag] += 1
+            counts[word.strip()][tag] += 1
     most_frequent = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
-    return [[most_frequent.get(word, "O") for word in row["tokens"]] for row in rows]
+    return [[most_frequent.get(word.strip(), "O") for word in row["tokens"]] for row in rows]
 
 
 def predict_majority(task: Task, train_rows: Sequence[dict], rows: Sequence[dict]) -> list:

@@ -102,10 +102,11 @@ def generate(
 
 def match_label(text: str, task: Task) -> str | None:
     """Return the label whose words the text starts with, or None. Where several match, the longest
-    is returned. Case is ignored."""
+    is returned. Case is ignored. The number 15 does not start with the label 1."""
     text = text.strip().lower()
     labels = {task.label_text(label).strip().lower(): label for label in task.labels}
     for words in sorted(labels, key=len, reverse=True):
-        if text.startswith(words):
+        rest = text.removeprefix(words)
+        if text.startswith(words) and not (words[-1].isdigit() and rest[:1].isdigit()):
             return labels[words]
     return None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neo_peft import processes
-from neo_peft.runs import tables
+from neo_peft.runs import tables, texts
 from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.job import Job, PrintLine
 from neo_peft.runs.predictions import prediction_kinds
@@ -34,6 +34,7 @@ def describe(job: Job) -> None:
         f"{100 * job.trainable / job.total:.4g} %"
     )
     notes = [*job.splits.notes, *tuned.notes, *untrained_labels(task, job.rows["train"])]
+    notes += texts.special_notes(tuned.encoder, job.examples.values())
     digits = ", ".join(filter(str.isdigit, task.labels))
     if digits and not (task.label_words or task.is_tagging):
         notes.append(f"the labels {digits} are not words; give each a word with --label-words")
@@ -52,8 +53,8 @@ def label_line(task: Task, with_head: bool) -> str:
     if with_head:
         line = f"{shortened(task.labels)}: classes of a linear head"
     else:
-        texts = zip(task.labels, task.label_words)
-        named = [f'{label} as "{word}"' for label, word in texts] or task.labels
+        pairs = zip(task.labels, task.label_words)
+        named = [f'{label} as "{word}"' for label, word in pairs] or task.labels
         line = f"{shortened(named)}: predicted as these texts"
     two = len(task.labels) == 2 and not task.is_tagging
     return f"{line}; {task.labels[-1]} is the positive one" if two else line

@@ -4,7 +4,7 @@ A text that is longer than the model's input is cut. The words after the cut are
 have no prediction: None, which is not the tag `O`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -133,3 +133,20 @@ def cut_note(count: int, encoders: Sequence[Encoder]) -> str:
     """Return the note on `count` texts that were cut."""
     lengths = sorted({text_length(encoder) for encoder in encoders})
     return f"{count:,} texts were cut to {' or '.join(map(str, lengths))} tokens"
+
+
+def special_notes(encoder: Encoder, parts: Iterable[Examples]) -> list[str]:
+    """Return a note if the tokenizer found a special token in a text, such as the end of text. For
+    the model it is no text."""
+    special, count, found = encoder.tokenizer.all_special_ids, 0, None
+    for part in parts:
+        positions = np.flatnonzero(np.isin(part.ids, special))
+        if len(positions):
+            count += len(np.unique(np.searchsorted(part.starts, positions, side="right")))
+            found = found or encoder.tokenizer.decode([int(part.ids[positions[0]])])
+    if not count:
+        return []
+    return [
+        f"{count:,} texts have a special token, such as {found}, which the model does not read as "
+        "text; remove it from the data if that is not meant"
+    ]

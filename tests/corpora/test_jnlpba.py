@@ -106,7 +106,11 @@ def test_jnlpba_notes_how_many_test_sentences_are_in_train(data_folder):
     splits = real(data_folder, "ner", "paper")
     train = {" ".join(row["tokens"]) for row in splits.train}
     assert sum(" ".join(row["tokens"]) in train for row in splits.test) == 108
-    assert splits.notes == ("108 of the 3,856 test sentences are also in train (16,619 sentences)",)
+    assert sum(" ".join(row["tokens"]) in train for row in splits.validation) == 7
+    assert splits.notes == (
+        "7 of the 1,927 validation sentences are also in train (16,619 sentences)",
+        "108 of the 3,856 test sentences are also in train (16,619 sentences)",
+    )
     assert splits.protocol == "single"
 
 

@@ -97,8 +97,13 @@ def test_mrpc_keeps_the_rows_that_csv_quoting_loses(data_folder, split, lost_row
 def test_mrpc_notes_how_many_test_pairs_share_a_sentence_with_train(data_folder):
     splits = real(data_folder, "similarity")
     train = {row[side] for row in splits.train for side in ("sentence1", "sentence2")}
-    assert sum(row["sentence1"] in train or row["sentence2"] in train for row in splits.test) == 245
+    shared = [
+        sum(row["sentence1"] in train or row["sentence2"] in train for row in rows)
+        for rows in (splits.validation, splits.test)
+    ]
+    assert shared == [43, 245]
     assert splits.notes == (
+        "43 of the 408 validation pairs share a sentence with train (3,668 pairs)",
         "245 of the 1,725 test pairs share a sentence with train (3,668 pairs)",
     )
 
@@ -122,7 +127,10 @@ def test_mrpc_quotes_are_text_and_validation_is_the_listed_pair_in_the_listed_or
     assert splits.test == [
         {"sentence1": "He said no .", "sentence2": 'She said : " yes .', "label": "not equivalent"}
     ]
-    assert splits.notes == ("1 of the 1 test pairs share a sentence with train (2 pairs)",)
+    assert splits.notes == (
+        "1 of the 1 validation pairs share a sentence with train (2 pairs)",
+        "1 of the 1 test pairs share a sentence with train (2 pairs)",
+    )
 
 
 def test_the_list_of_ids_can_have_glues_name_dev_ids(tmp_path):

@@ -52,6 +52,25 @@ def test_a_json_line_that_is_not_a_row_is_refused(line):
         parse_example(line.encode(), TASKS["ner"], as_json=True)
 
 
+@pytest.mark.parametrize(
+    "task, line",
+    [
+        ("ner", '{"tokens": ["IL-2", "binds"]}'),
+        ("sentiment", '\ufeff {"label": "positive", "sentence": "Profit rose ."}  '),
+        ("similarity", '{"sentence2": "a"}'),
+    ],
+)
+def test_a_json_row_is_not_read_as_a_text(task, line):
+    with pytest.raises(ValueError, match="is a JSON row, not a text; add --jsonl"):
+        parse_example(line.encode(), TASKS[task], as_json=False)
+
+
+@pytest.mark.parametrize("line", ["{a", '{"a": 1}', '{"sentence": 1, "sentence": 2}', "[1]", "{}"])
+def test_other_text_in_brackets_is_a_text(line):
+    row = parse_example(line.encode(), TASKS["sentiment"], as_json=False)
+    assert row == {"sentence": line}
+
+
 @pytest.mark.parametrize("before", ["", "   ", "\ufeff", "\ufeff "])
 def test_the_text_of_a_span_is_that_of_the_line_as_it_was_given(before):
     """Worked by hand: the words are NF-kappa B ( p65 ) binds."""

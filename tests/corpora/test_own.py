@@ -112,7 +112,7 @@ BAD_ROWS = {
     (
         "classification",
         '{"sentence": "a", "label": 1.5}',
-    ): "expected in 'label' a text or a whole number",
+    ): "the label is 1.5; expected in 'label' a text or a whole number",
     ("classification", '{"sentence": "a", "label": true}'): "expected in 'label' a text",
     ("classification", '{"sentence": "a", "label": ""}'): "expected in 'label' a text",
     ("classification", '{"sentence": "a", "label": "b"'): "not JSON",
@@ -137,6 +137,14 @@ BAD_ROWS = {
         "classification",
         '{"sentence": "a\tb", "label": "c"}',
     ): "not JSON: Invalid control character at character 16; expected a JSON object",
+    (
+        "classification",
+        '{"sentence": "a", "label": "b", "label": "c"}',
+    ): "the JSON object has the field 'label' twice; keep one of them",
+    (
+        "tagging",
+        '{"tokens": ["a"], "tokens": ["b"], "tags": ["O"]}',
+    ): "the JSON object has the field 'tokens' twice",
     ("classification", '["a", "b"]'): "expected a JSON object with 'sentence'",
     ("pairs", '{"sentence1": "a", "label": "b"}'): "expected a JSON object with 'sentence2'",
     (
@@ -227,7 +235,10 @@ def test_the_validation_file_can_have_four_names(tmp_path, name):
     data = write_rows(tmp_path, train=week_rows(14), test=week_rows(3), **{name: week_rows(8)})
     splits = load_splits(CLASSIFICATION, str(data))
     assert (splits.train, splits.validation) == (week_rows(14), week_rows(8))
-    assert splits.notes == ("3 of the 3 test sentences are also in train (14 sentences)",)
+    assert splits.notes == (
+        "8 of the 8 validation sentences are also in train (14 sentences)",
+        "3 of the 3 test sentences are also in train (14 sentences)",
+    )
 
 
 def test_two_validation_files_are_refused_where_validation_is_needed(tmp_path):
@@ -249,6 +260,7 @@ def test_files_that_look_like_data_and_are_not_read_are_noted(tmp_path):
     assert splits.notes == (
         f"not read: Test.txt, dev_2.jsonl, eval_1.json.gz, test.csv in {data}; the files that are "
         "read are train.jsonl, validation.jsonl (or dev, valid, val) and test.jsonl",
+        "8 of the 8 validation sentences are also in train (30 sentences)",
     )
 
 

@@ -97,7 +97,9 @@ def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
     train = {row["sentence"] for row in splits.train}
     leaked = sum(row["sentence"] in train for row in splits.test)
     assert leaked == 3_780
+    assert sum(row["sentence"] in train for row in splits.validation) == 3
     assert splits.notes == (
+        "3 of the 485 validation sentences are also in train (4,361 sentences)",
         "3,780 of the 4,217 test sentences are also in train (4,361 sentences)",
     )
     assert splits.protocol == "paper"

@@ -54,3 +54,12 @@ def test_rows_with_the_same_text_are_in_the_same_split(tmp_path):
         {row["sentence"] for row in part} for part in (splits.train, splits.validation)
     )
     assert not train & validation and len(validation) == 4 and len(splits.validation) == 12
+
+
+def test_validation_rows_that_are_in_train_are_counted_spaces_aside(tmp_path):
+    """A copy of train as validation would choose the epoch, and without test be the result."""
+    train = [{"sentence": f"s {i}", "label": "ab"[i % 2]} for i in range(10)]
+    others = [{"sentence": f"{text}", "label": "a"} for text in (" s 1", "s 2\n", "S 3", "new")]
+    data = str(write_rows(tmp_path, train=train, dev=others))
+    splits = load_splits(CLASSIFICATION, data)
+    assert splits.notes == ("2 of the 4 validation sentences are also in train (10 sentences)",)

@@ -170,6 +170,61 @@ def test_names_inside_other_wrappers_are_read(tiny_folder, wrapper):
     assert torch.equal(logits(load(tiny_folder, "ner")), before)
 
 
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_the_keys_of_a_state_dict_have_the_adapters_name_which_is_left_out(tiny_folder, bias):
+    """Programs that gather the weights themselves, such as DeepSpeed's, save these keys."""
+    model = pretrained(tiny_folder, GPTNeoForTokenClassification, 11)
+    theirs = write_adapter(Path("a"), model, task_type="TOKEN_CLS", bias=bias, name="mine")
+    for file in Path("a/mine").iterdir():  # peft's folder for an adapter with a name
+        file.rename(Path("a", file.name))
+    trained = {name for name, parameter in theirs.named_parameters() if parameter.requires_grad}
+    state = {name: theirs.state_dict()[name].clone() for name in trained}
+    assert sum(".mine." in name for name in state) == 18
+    save_file(state, FILE)
+    with torch.no_grad():
+        expected = theirs(TEXT[None]).logits[0, -1]
+    assert torch.allclose(logits(load(tiny_folder, "ner")), expected, atol=1e-5)
+
+
+def test_names_that_are_not_pefts_are_shown_with_the_way_on(tiny_folder):
+    write_adapter(Path("a"), pretrained(tiny_folder), task_type="CAUSAL_LM")
+    tensors = {k.removeprefix("base_model.model."): v for k, v in load_file(FILE).items()}
+    save_file(tensors, FILE)
+    with pytest.raises(
+        InputError,
+        match=r"missing tensors: 16, the first is base_model\.model\.transformer\.h\.0\S+; the "
+        r"file has transformer\.h\.0\S+ instead: save the adapter with peft's save_pretrained",
+    ):
+        load(tiny_folder)
+
+
+# ---- Dtypes
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.bool])
+def test_numbers_that_need_a_scale_are_refused(tiny_folder, capfd, dtype):
+    write_adapter(Path("a"), pretrained(tiny_folder), task_type="CAUSAL_LM")
+    save_file({key: tensor.to(dtype) for key, tensor in load_file(FILE).items()}, FILE)
+    capfd.readouterr()  # transformers' own progress bars
+    assert run(f"predict --run a --task sentiment --model {tiny_folder} 'Sales fell .'") == 2
+    name = str(dtype).removeprefix("torch.")
+    assert re.fullmatch(
+        rf"error: a/{ADAPTER_FILE}: \S+ is stored as {name}, without the scale that its values "
+        "need; only floats of 16 to 64 bits are supported: save the adapter in fp32\n",
+        capfd.readouterr().err,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_16_bits_and_more_are_read_with_their_values(tiny_folder, dtype):
+    write_adapter(Path("a"), pretrained(tiny_folder), task_type="CAUSAL_LM")
+    stored = {key: tensor.to(dtype) for key, tensor in load_file(FILE).items()}
+    save_file(stored, FILE)
+    ours = load(tiny_folder).model.trainable()
+    for key, tensor in stored.items():
+        assert torch.equal(ours[key.removeprefix("base_model.model.")], tensor.float())
+
+
 def test_a_tensor_under_two_names_is_refused(tiny_folder):
     write_adapter(Path("a"), pretrained(tiny_folder), task_type="CAUSAL_LM")
     key = "base_model.model.transformer.h.0.attn.attention.q_proj.lora_A.weight"

@@ -68,8 +68,7 @@ DATA = [
     (
         "classification",
         {OWN: '{"sentence": "a", "label": 1.5}'},
-        """, line 1: '{"sentence": "a", "label": 1.5}'; """
-        "expected in 'label' a text or a whole number",
+        ", line 1: the label is 1.5; expected in 'label' a text or a whole number",
     ),
     ("classification", {OWN: b"\n\xff"}, ", line 2: not utf-8; save the file as utf-8"),
     ("classification", {OWN: ONE}, ": every label is x; expected at least two different labels"),

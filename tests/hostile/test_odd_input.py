@@ -116,7 +116,7 @@ def test_each_word_has_the_tokens_that_the_tokenizer_makes_of_it_alone(
     assert len(examples) == len(rows) and examples.starts[-1] == len(examples.ids)
     cut = 0
     for index, row in enumerate(rows):
-        word_ids = [tokenizer_ids(" " + word) for word in row["tokens"]]
+        word_ids = [tokenizer_ids(" " + word.strip()) for word in row["tokens"]]
         all_ids = sum(word_ids, [])
         ends = np.cumsum([0, *map(len, word_ids)])
         positions = ends[1:] - 1 if at_last else ends[:-1]
@@ -177,7 +177,7 @@ def test_a_sentence_of_ten_thousand_words_and_a_word_of_a_hundred_thousand_lette
     assert np.diff(examples.starts).tolist() == [500, 500] and examples.cut == 2
     assert (
         parts_of(examples, 0)[0]
-        == sum((tokenizer_ids(" " + word) for word in tokens[:500]), [])[:500]
+        == sum((tokenizer_ids(" " + word.strip()) for word in tokens[:500]), [])[:500]
     )
     assert parts_of(examples, 1)[1] == [0]  # the second word is cut
 

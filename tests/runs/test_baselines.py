@@ -181,8 +181,8 @@ def test_a_word_gets_its_most_frequent_tag():
         row("IL-2 binds", "B-protein O"),
         row("IL-2", "B-protein"),
     ]
-    test = [row("IL-2 gene binds il-2", "O O O O"), row("", "")]
-    expected = [["B-protein", "I-DNA", "O", "O"], []]
+    test = [row("IL-2 gene binds il-2", "O O O O"), row("", ""), {"tokens": ["IL-2 ", "\tgene"]}]
+    expected = [["B-protein", "I-DNA", "O", "O"], [], ["B-protein", "I-DNA"]]
     assert predict_baseline(TASKS["ner"], train, [], test) == expected
     task = with_labels(get_task("tagging"), ["O", "B-DNA"])
     assert predict_baseline(task, train[:1], [], test[:1])[0][1] == "I-DNA"

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from own_files import write_rows
+from refusals import run
 
 from neo_peft.encoding import Encoder
 from neo_peft.errors import InputError
@@ -16,6 +18,7 @@ from neo_peft.runs.texts import (
     encode_texts,
     evaluate_texts,
     first_refused,
+    special_notes,
     used_part,
 )
 from neo_peft.tasks import TASKS
@@ -101,6 +104,28 @@ def test_the_note_has_the_length_of_one_copy_of_an_echo(mini):
     plain, echo = encoder(mini, "ner", 128), encoder(mini, "ner", 128, echo=True)
     assert cut_note(1200, [plain]) == "1,200 texts were cut to 128 tokens"
     assert cut_note(2, [plain, echo, plain]) == "2 texts were cut to 64 or 128 tokens"
+
+
+def test_texts_with_a_special_token_are_counted_once_each(mini):
+    texts = ["up <|endoftext|> down <|endoftext|>", "<|endoftext|>", "up", "< |endoftext| >"]
+    ids = [mini(text)["input_ids"] for text in texts]
+    assert [0 in part for part in ids] == [True, True, False, False]  # 0 is the end of text
+    encode = replace(encoder(mini, "sentiment", 128), with_head=False)
+    rows = [{"sentence": text, "label": "neutral"} for text in texts]
+    [note] = special_notes(encode, [encode(rows), encode(rows[2:]), encode(rows[1:])])
+    assert note.startswith("3 texts have a special token, such as <|endoftext|>, which the model ")
+    assert special_notes(encode, [encode(rows[2:]), encode([])]) == []
+
+
+def test_training_and_evaluation_note_a_special_token(tiny_folder, tmp_path, capfd):
+    rows = [{"sentence": f"s {i}", "label": "ab"[i % 2]} for i in range(20)]
+    rows[3]["sentence"] += " <|endoftext|>"
+    data = write_rows(tmp_path / "data", train=rows, test=rows[:5])
+    given = f"--task classification --model {tiny_folder} --data {data} --threads 1"
+    assert run(f"train --method lora {given} --epochs 1 --out run") == 0
+    assert "note    2 texts have a special token, such as <|endo" in capfd.readouterr().out
+    assert run("evaluate run") == 0
+    assert "note    1 texts have a special token, such as <|endo" in capfd.readouterr().out
 
 
 @pytest.fixture
