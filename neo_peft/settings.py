@@ -439,6 +439,8 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         return f"{FOR_CLASSIFICATION}; {task.name} is a tagging task"
     if name == "head_baseline" and not (task.is_tagging or with_head):
         return "needs a linear head; here the language model predicts the label"
+    if name == "head_baseline" and (values["method"] == "head" or values["adapter"]):
+        return "needs a method that trains a new head and other weights"
     if name == "generate" and (task.is_tagging or with_head):
         return "needs the language model to predict the label; here a linear head does"
     if name == "prompt_text" and values["prompt_init"] != "text":

@@ -133,7 +133,7 @@ def _read_tsv(task: Task, path: Path, notes: list[str]) -> list[dict]:
     def parse(line: str, labels: dict[str, str]) -> dict | None:
         values = line.split("\t")
         if len(values) != width:
-            if not FILES[task.name].has_broken_lines:
+            if not _files_of(task).has_broken_lines:
                 raise ValueError(
                     f"{len(values)} columns in {line[:40]!r}; expected {width}, separated by tabs; "
                     "write each row on one line"

@@ -12,6 +12,7 @@ from neo_peft.runs.bootstrap import Interval, intervals
 from neo_peft.runs.folder import RUN, read_finished_run, short_name
 from neo_peft.runs.loading import LoadedModel
 from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
+from neo_peft.runs.tables import metric_name
 from neo_peft.system.files import write_text
 from neo_peft.system.hub import repository_of
 
@@ -39,11 +40,12 @@ class Scores(NamedTuple):
     rows: int  # number of its rows
     values: dict[str, float]  # by metric
     intervals: dict[str, Interval]  # 95 % bootstrap interval of each metric
+    names: dict[str, str]  # the printed name of each metric
 
     def lines(self) -> list[str]:
         """Return a line for each metric."""
         return [
-            f"{name} {self.values[name]:.3f} ({low:.3f} to {high:.3f})"
+            f"{self.names[name]} {self.values[name]:.3f} ({low:.3f} to {high:.3f})"
             for name, (low, high) in self.intervals.items()
         ]
 
@@ -112,7 +114,8 @@ def reported_scores(run: Path) -> Scores | None:
     split = reported_split(record["rows"])
     rows = read_predictions(run, kind, split)
     ranges = intervals(task, rows, [[row["predicted"] for row in rows]])
-    return Scores(split, len(rows), kind.scores(record)[split], ranges)
+    names = {metric: metric_name(task, metric) for metric in ranges}
+    return Scores(split, len(rows), kind.scores(record)[split], ranges, names)
 
 
 def front_matter(tuned: LoadedModel, scores: Scores | None, is_adapter: bool) -> str:
@@ -143,7 +146,7 @@ def model_index(tuned: LoadedModel, scores: Scores, pipeline: str) -> list[str]:
         "    metrics:",
     ]
     for name, (low, high) in scores.intervals.items():
-        shown = f"{name} (95 % interval {low:.3f} to {high:.3f}, {scores.rows} rows)"
+        shown = f"{scores.names[name]} (95 % interval {low:.3f} to {high:.3f}, {scores.rows} rows)"
         lines += [
             f"    - type: {METRIC_TYPES.get(name, name)}",
             f"      value: {scores.values[name]:.4f}",

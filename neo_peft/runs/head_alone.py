@@ -35,6 +35,14 @@ def has_head_beside_method(job: Job) -> bool:
     return job.tuned.model.head is not None and job.settings.parts != (HEAD,)
 
 
+def has_equal_training(job: Job) -> bool:
+    """Return whether the head alone is trained as long as the run's head.
+
+    With `--adapter` the run's weights have been trained before.
+    """
+    return job.settings.adapter is None
+
+
 def is_cheap(job: Job) -> bool:
     """Return whether the head alone costs little compared with the run, by numbers of tokens.
 

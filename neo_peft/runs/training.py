@@ -7,7 +7,7 @@ A run writes its files in this order. Each file appears complete; only metrics.j
 timings.jsonl grow line by line.
 
 1. settings.json
-2. predictions/before-*.jsonl
+2. predictions/: before-*.jsonl, majority-*, baseline-*, head_alone-*
 3. metrics.jsonl, timings.jsonl and checkpoints/, while it trains
 4. the adapter, predictions/after-*.jsonl, plot.png
 5. run.json: now the run is finished
@@ -253,6 +253,8 @@ def perplexity(loss: float) -> float:
 
 # ---- A checkpoint must belong to the run
 
+SHOWN = {"version of torch"}  # long values that an error names; others are hashes
+
 
 def conditions(job: Job) -> dict:
     """Return all that must stay the same for a resumed run to give identical bits."""
@@ -274,7 +276,7 @@ def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
     missing."""
     for name, value in conditions(job).items():
         if value != (recorded := checkpoint.record["computed"].get(name)):
-            values = f" ({recorded}, now {value})" if len(str(value)) < 20 else ""
+            values = f" ({recorded}, now {value})" if name in SHOWN or len(str(value)) < 20 else ""
             raise InputError(
                 f"the {name} changed since {checkpoint.folder} was written{values}: a run can only "
                 f"be resumed with the same {name}"

@@ -2,7 +2,12 @@
 
 from neo_peft.decoding import Evaluation
 from neo_peft.runs.baselines import predict_baseline, predict_majority
-from neo_peft.runs.head_alone import has_head_beside_method, is_cheap, predict_with_head_alone
+from neo_peft.runs.head_alone import (
+    has_equal_training,
+    has_head_beside_method,
+    is_cheap,
+    predict_with_head_alone,
+)
 from neo_peft.runs.job import Job, Scores, keep_predictions, score_model, untuned_base
 from neo_peft.runs.predictions import PredictionKind
 
@@ -24,7 +29,8 @@ def score_untuned(job: Job) -> Scores:
         ("baseline", predict_baseline(job.task, train, validation, all_rows)),
     ):
         keep_all(job, when, by_split(job, predicted), scores)
-    if has_head_beside_method(job) and (job.settings.head_baseline or is_cheap(job)):
+    wanted = has_equal_training(job) and (job.settings.head_baseline or is_cheap(job))
+    if has_head_beside_method(job) and wanted:
         keep_all(job, "head_alone", predict_with_head_alone(job), scores)
     found = scores["scores"]
     return scores | {"scores": {when: found[when] for when in ORDER if when in found}}

@@ -77,7 +77,10 @@ def verdict_line(task: Task, record: dict) -> str:
     metric = f"{shown_name(task, verdict['metric'])} on {split}"
     ending = ""
     if verdict["head_missing"]:
-        ending = " A linear head alone was not scored; --head-baseline scores it."
+        advice = "; --head-baseline scores it"
+        if record["flags"].get("adapter"):
+            advice = ": with --adapter it would have fewer epochs"
+        ending = f" A linear head alone was not scored{advice}."
     if label := verdict["only_label"]:
         return f"Nothing can be concluded: all rows of {split} have the same label, {label}."
     title = " with ".join(part.title for part in METHODS[record["flags"]["method"]])

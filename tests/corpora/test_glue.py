@@ -156,6 +156,10 @@ def test_similarity_finds_glues_folder_of_mrpc(tmp_path):
     assert splits == load_splits(GLUE["mrpc"], str(data))
     assert (splits.train, splits.test) == (expected("mrpc", 0, 60), expected("mrpc", 300, 8))
     assert load_splits(TASKS["similarity"], str(data / "MRPC")) == splits
+    with open(data / "MRPC" / "train.tsv", "a") as file:
+        file.write("half a sentence\n")
+    with pytest.raises(InputError, match="train.tsv, line .*: 1 columns in 'half a sentence'"):
+        load_splits(TASKS["similarity"], str(data))
 
 
 @pytest.mark.parametrize("name", GLUE)

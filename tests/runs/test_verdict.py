@@ -83,6 +83,13 @@ def test_it_says_that_the_head_alone_was_not_scored():
         assert line(head_missing=True, **changes) == line(**changes) + ending
 
 
+def test_with_an_adapter_the_head_alone_would_have_fewer_epochs():
+    record = {"flags": {"method": "lora", "adapter": "run"}, "verdict": VERDICT}
+    record["verdict"] = VERDICT | {"head_missing": True}
+    ending = " A linear head alone was not scored: with --adapter it would have fewer epochs."
+    assert verdict_line(TASKS["ner"], record) == line() + ending
+
+
 def test_a_run_of_an_older_version_has_no_verdict():
     assert verdict_line(TASKS["ner"], {"flags": {"method": "lora"}}) == ""
 
@@ -134,6 +141,14 @@ def test_predictions_that_were_changed_during_the_run_are_refused(tiny_folder, t
         )
     with pytest.raises(InputError, match="-test.jsonl was changed since the run wrote it"):
         judge(job, scores)
+
+
+def test_a_head_baseline_of_the_head_itself_is_refused(capfd):
+    refused(
+        capfd,
+        "train --task ner --method head --head-baseline",
+        "--head-baseline needs a method that trains a new head and other weights",
+    )
 
 
 def test_a_head_baseline_without_a_head_is_refused(capfd):
