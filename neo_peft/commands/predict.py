@@ -198,7 +198,7 @@ class Predictor:
             note = cut_note(self.cut, [run.encoder for run in self.runs.values()])
             print(f"note    {note}", file=sys.stderr)
         if self.blank:
-            print(f"note    {self.blank:,} blank lines were passed over", file=sys.stderr)
+            print(f"note    blank lines, passed over: {self.blank:,}", file=sys.stderr)
         if self.wrong:
             raise InputError(f"{self.wrong} of the lines could not be used and have no prediction")
 

@@ -144,7 +144,7 @@ def _read_tsv(task: Task, path: Path, notes: list[str]) -> list[dict]:
 
     rows = lines.read_rows(path, parse, labels, items)
     if broken:
-        notes.append(f"{path.name}: {len(broken):,} lines do not have {width} columns; left out")
+        notes.append(f"{path.name}: lines without {width} columns, left out: {len(broken):,}")
     return rows
 
 

@@ -47,6 +47,7 @@ def read_lines(path: AnyPath, or_encoding: str = "") -> Iterator[tuple[int, str]
 
     `or_encoding`: the encoding of a file that is not valid UTF-8. Latin-1 text with a letter
     outside ASCII is hardly ever valid UTF-8, so a file that was saved again as UTF-8 is recognised.
+    A file that has letters in both encodings is refused.
     Line ends and the byte order mark are removed. A line of spaces becomes an empty line.
     """
     try:
@@ -63,7 +64,7 @@ def read_lines(path: AnyPath, or_encoding: str = "") -> Iterator[tuple[int, str]
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        if not or_encoding:
+        if not or_encoding or _has_utf8_letters(raw):
             number = raw.count(b"\n", 0, error.start) + 1
             raise InputError(f"{path}, line {number}: not utf-8; save the file as utf-8") from error
         text = raw.decode(or_encoding)
@@ -72,6 +73,12 @@ def read_lines(path: AnyPath, or_encoding: str = "") -> Iterator[tuple[int, str]
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.removesuffix("\r")
         yield number, line if line.strip(" ") else ""
+
+
+def _has_utf8_letters(raw: bytes) -> bool:
+    """Return whether some bytes outside ASCII are letters in UTF-8."""
+    text = raw.decode("utf-8", errors="ignore")  # without the bytes that are not UTF-8
+    return not text.isascii()
 
 
 def _unpack(path: zipfile.Path) -> bytes:

@@ -6,12 +6,13 @@ the fields of a GLUE task; see `tasks.py`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from neo_peft.corpora import glue, jnlpba, own_rows, phrasebank, sample
 from neo_peft.corpora.folders import files_of_splits
-from neo_peft.corpora.splits import NoFiles, Request, Splits, overlap_notes
+from neo_peft.corpora.splits import NoFiles, Request, Splits, conflict_notes, overlap_notes
 from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
@@ -53,7 +54,10 @@ def load_splits(
     for name, rows in splits.named().items():
         if not rows:
             raise InputError(f"--data {data}: too few rows, none remain for {name}; add more rows")
-    return replace(splits, notes=(*splits.notes, *overlap_notes(task, splits)))
+    return replace(
+        splits,
+        notes=(*splits.notes, *conflict_notes(task, splits.train), *overlap_notes(task, splits)),
+    )
 
 
 def load_scored(
@@ -70,15 +74,30 @@ def load_scored(
     task: the model's task, with its labels.
     split: the name of the split; None for test, or for validation if the data has no test file.
     """
-    splits = _load(Request(task, data, protocol, seed, labels, split or "test"))
+    try:
+        splits = _load(Request(task, data, protocol, seed, labels, split or "test"))
+    except InputError as error:
+        if split in (None, "test"):
+            raise
+        raise type(error)(f"--split {split}: {error}") from error
     if not split and splits.test is None:
         return load_scored(task, data, protocol, seed, labels, "validation")
     name = split or "test"
     if not splits.named().get(name):
-        complete = _load(Request(task, data, protocol, seed, labels)).named()
-        names = [name for name, rows in complete.items() if rows]
-        raise InputError(f"--split {name}: the data has only {', '.join(names)}")
+        request = Request(task, data, protocol, seed, labels)
+        raise InputError(f"--split {name}: the data has only {', '.join(_split_names(request))}")
     return name, splits
+
+
+def _split_names(request: Request) -> list[str]:
+    """Return the names of the splits that can be loaded."""
+    names = {}
+    for split in ("train", "validation", "test"):
+        with suppress(InputError):
+            splits = _load(request._replace(split=split))
+            names |= dict.fromkeys([split] if splits.named().get(split) else [])
+            names |= dict.fromkeys(splits.extra_tests)
+    return list(names) or ["no split"]
 
 
 def train_labels(task: Task, data: str) -> tuple[str, ...] | None:

@@ -148,6 +148,17 @@ def deal_tenths(rows: list[dict], tenths: Iterable[range], by_label: bool) -> li
     return [[row for i, row in enumerate(rows) if part[i] in wanted] for wanted in tenths]
 
 
+def conflict_notes(task: Task, train: list[dict]) -> list[str]:
+    """Return a line if texts of train have several labels, or sentences several sequences of
+    tags."""
+    *fields, label = task.fields
+    labels_of = defaultdict(set)
+    for row in train:
+        labels_of[str([row[field] for field in fields])].add(str(row[label]))
+    count = sum(len(labels) > 1 for labels in labels_of.values())
+    return [f"texts of train with different labels in different rows: {count:,}"] if count else []
+
+
 def overlap_notes(task: Task, splits: Splits) -> list[str]:
     """Return a line for each split but train, with the number of its rows that have a sentence of
     train, letter for letter. Only test has a line where there are none."""

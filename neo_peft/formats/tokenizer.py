@@ -56,6 +56,8 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
             # save_pretrained writes these two
             tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = False
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
+        if getattr(tokenizer.backend_tokenizer.model, "dropout", None):
+            raise ValueError("tokenizer.json has a BPE dropout, so it splits texts at random")
         largest = max(tokenizer.get_vocab().values())
         if not tokenizer.backend_tokenizer.encode(" Label :", add_special_tokens=False).ids:
             raise ValueError("it returns no tokens for a text")

@@ -99,7 +99,7 @@ def licence(folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     metadata = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    found = metadata and re.search(r"^license: *([\w.-]+)$", metadata[1], re.MULTILINE)
+    found = metadata and re.search(r"^license: *[\"']?([\w.-]+)[\"']?$", metadata[1], re.MULTILINE)
     return found[1] if found else None
 
 

@@ -86,7 +86,7 @@ def warnings(job: Job, scores: dict, state: State) -> list[str]:
     metrics = read_metrics(job.output.folder / METRICS)
     losses = [line["train_loss"] for line in metrics if "train_loss" in line]
     lowest = min(metrics[0]["loss"], *losses)
-    if losses[-1] > 1.1 * lowest:
+    if losses[-1] > max(1.1 * lowest, lowest + 0.001):  # not from 0.0001 to 0.0002
         lines.append(
             f"the training loss rose from {lowest:.4f} to {losses[-1]:.4f}: try a smaller "
             "--learning-rate"

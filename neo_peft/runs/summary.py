@@ -35,7 +35,7 @@ def describe(job: Job) -> None:
     )
     notes = [*job.splits.notes, *tuned.notes, *untrained_labels(task, job.rows["train"])]
     notes += texts.special_notes(tuned.encoder, job.examples.values())
-    digits = ", ".join(filter(str.isdigit, task.labels))
+    digits = ", ".join(label for label in task.labels if label.removeprefix("-").isdigit())
     if digits and not (task.label_words or task.is_tagging):
         notes.append(f"the labels {digits} are not words; give each a word with --label-words")
     if cut := sum(part.cut for part in job.examples.values()):

@@ -132,7 +132,8 @@ def with_cuts(evaluation: Evaluation, cuts: dict[int, Used]) -> Evaluation:
 def cut_note(count: int, encoders: Sequence[Encoder]) -> str:
     """Return the note on `count` texts that were cut."""
     lengths = sorted({text_length(encoder) for encoder in encoders})
-    return f"{count:,} texts were cut to {' or '.join(map(str, lengths))} tokens"
+    texts = "1 text was" if count == 1 else f"{count:,} texts were"
+    return f"{texts} cut to {' or '.join(map(str, lengths))} tokens"
 
 
 def special_notes(encoder: Encoder, parts: Iterable[Examples]) -> list[str]:

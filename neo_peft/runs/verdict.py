@@ -83,6 +83,8 @@ def verdict_line(task: Task, record: dict) -> str:
         ending = f" A linear head alone was not scored{advice}."
     if label := verdict["only_label"]:
         return f"Nothing can be concluded: all rows of {split} have the same label, {label}."
+    if split == "validation" and record["flags"]["keep"] == "best":
+        ending += " Validation has also chosen the epoch."
     title = " with ".join(part.title for part in METHODS[record["flags"]["method"]])
     if differing < MIN_DIFFERING:
         return (

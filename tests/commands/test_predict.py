@@ -205,7 +205,7 @@ def test_a_bad_line_is_named_and_the_others_are_predicted(adapters, run_predict,
         (4, "Down ."),
         (5, "flat"),
     ]
-    assert "line 2" not in errors and "note    1 blank lines were passed over\n" in errors
+    assert "line 2" not in errors and "note    blank lines, passed over: 1\n" in errors
     assert "line 3: not utf-8; save the text as utf-8\n" in errors
     assert errors.endswith("error: 1 of the lines could not be used and have no prediction\n")
     (tmp_path / "pairs.txt").write_text("one\tother\nalone\na\tb\tc\n \tb\nthis\tthat\n")
@@ -246,7 +246,7 @@ def test_a_blank_line_of_a_file_is_passed_over_and_a_blank_argument_is_refused(
     ):
         status, printed, errors = run_predict(*run, *flags)
         assert (status, [line["line"] for line in printed]) == (0, numbers)
-        assert errors.splitlines()[-1] == "note    1 blank lines were passed over"
+        assert errors.splitlines()[-1] == "note    blank lines, passed over: 1"
         assert "line 2" not in errors
     status, [line], errors = run_predict(*run, "Up .", blank.rstrip("\n"))
     assert (status, line["line"]) == (2, 1)
@@ -342,7 +342,7 @@ def test_words_after_the_cut_of_a_long_text_have_no_tag(adapters, run_predict):
     assert cut["predicted"] == line["predicted"][:used] and cut["spans"] == line["spans"]
     assert "cut" not in short
     assert f"note    line 2: cut to 128 tokens; {used} of 400 words have a tag\n" in errors
-    assert errors.endswith("note    1 texts were cut to 128 tokens\n")
+    assert errors.endswith("note    1 text was cut to 128 tokens\n")
 
 
 def test_a_long_sentence_has_the_number_of_characters_that_were_used(adapters, run_predict):
@@ -458,7 +458,7 @@ def test_a_row_without_a_known_run_is_a_bad_line(adapters, run_predict):
     assert "line 8: " in errors and "expected a JSON object with 'sentence'" in errors
     assert len(printed[2]["predicted"]) == 400 and printed[2]["predicted"][-1] is None
     assert f"note    line 10: cut to 128 tokens; {printed[2]['cut']} of 400 words" in errors
-    assert "1 texts were cut to " in errors and " or 128 tokens" in errors
+    assert "1 text was cut to " in errors and " or 128 tokens" in errors
     assert errors.endswith("error: 6 of the lines could not be used and have no prediction\n")
 
 

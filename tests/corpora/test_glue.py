@@ -224,8 +224,8 @@ def test_lines_of_qqp_with_a_wrong_number_of_columns_are_left_out_and_counted(tm
         whole.test,
     )
     assert [note for note in splits.notes if "left out" in note] == [
-        "train.tsv: 3 lines do not have 6 columns; left out",
-        "dev.tsv: 1 lines do not have 6 columns; left out",
+        "train.tsv: lines without 6 columns, left out: 3",
+        "dev.tsv: lines without 6 columns, left out: 1",
     ]
 
 

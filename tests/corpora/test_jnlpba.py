@@ -108,6 +108,7 @@ def test_jnlpba_notes_how_many_test_sentences_are_in_train(data_folder):
     assert sum(" ".join(row["tokens"]) in train for row in splits.test) == 108
     assert sum(" ".join(row["tokens"]) in train for row in splits.validation) == 7
     assert splits.notes == (
+        "texts of train with different labels in different rows: 6",
         "7 of the 1,927 validation sentences are also in train (16,619 sentences)",
         "108 of the 3,856 test sentences are also in train (16,619 sentences)",
     )

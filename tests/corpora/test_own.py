@@ -67,6 +67,26 @@ def test_tags_are_o_and_then_b_and_i_of_each_type(tmp_path):
     )
 
 
+def test_texts_with_several_labels_in_train_are_counted(tmp_path):
+    rows = [{"sentence": f"s {i % 18}", "label": "ab"[i % 2]} for i in range(36)]
+    rows += [{"sentence": f"s {i}", "label": "b"} for i in (2, 4, 5)]
+    note = "texts of train with different labels in different rows: 2"
+    validation = [{"sentence": "t", "label": "a"}]
+    splits = load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows, dev=validation)))
+    assert note in splits.notes
+    splits = load_splits(CLASSIFICATION, str(write_rows(tmp_path, train=rows[:36])))
+    assert not any("different labels" in note for note in splits.notes)
+
+
+def test_a_split_without_a_file_is_named(tmp_path):
+    rows = [{"sentence": f"s {i}", "label": "ab"[i % 2]} for i in range(36)]
+    data, task = str(write_rows(tmp_path, test=rows)), with_labels(CLASSIFICATION, ("a", "b"))
+    with pytest.raises(InputError, match="--split nosuch: the data has only test$"):
+        load_scored(task, data, "clean", 0, None, "nosuch")
+    with pytest.raises(InputError, match="--split validation: .*train.jsonl: there is no such"):
+        load_scored(task, data, "clean", 0, None, "validation")
+
+
 def test_types_stand_for_their_tags(tmp_path):
     data = str(write_rows(tmp_path, train=tag_rows(12)))
     types = ("gene", "drug", "dose")

@@ -25,6 +25,7 @@ from corpus_files import (
 )
 
 from neo_peft.corpora.sources import load_splits
+from neo_peft.errors import InputError
 from neo_peft.tasks import TASKS
 
 SENTIMENT = TASKS["sentiment"]
@@ -99,6 +100,7 @@ def test_paper_phrasebank_tests_on_sentences_that_it_trains_on(data_folder):
     assert leaked == 3_780
     assert sum(row["sentence"] in train for row in splits.validation) == 3
     assert splits.notes == (
+        "texts of train with different labels in different rows: 1",
         "3 of the 485 validation sentences are also in train (4,361 sentences)",
         "3,780 of the 4,217 test sentences are also in train (4,361 sentences)",
     )
@@ -122,6 +124,12 @@ def test_phrasebank_with_the_byte_order_mark_of_utf_8_is_read_as_utf_8(tmp_path)
     test = "\ufeffM\u00e4kel\u00e4 .@neutral\n".encode()
     splits = load(tmp_path, "sentiment", {AGREE_66: test}, "paper")
     assert splits.test == [{"sentence": "M\u00e4kel\u00e4 .", "label": "neutral"}]
+
+
+def test_phrasebank_with_letters_in_both_encodings_is_refused(tmp_path):
+    test = "M\u00e4kel\u00e4 .@neutral\nSales in ".encode() + b"M\xe4kel\xe4 .@neutral\n"
+    with pytest.raises(InputError, match=r"Sentences_66Agree.txt, line 2: not utf-8; save the"):
+        load(tmp_path, "sentiment", {AGREE_66: test}, "paper")
 
 
 def test_phrasebank_that_was_saved_again_as_utf_8_is_read_as_utf_8(tmp_path):

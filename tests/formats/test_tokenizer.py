@@ -150,6 +150,13 @@ def test_a_tokenizer_that_has_no_token_for_a_text_has_a_digest(tmp_path):
     assert len(digest) == 64
 
 
+def test_a_tokenizer_that_splits_at_random_is_refused(folder):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.3
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert_refused(folder, "tokenizer.json has a BPE dropout, so it splits texts at random")
+
+
 def test_a_broken_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").write_text("{}")
     assert_refused(folder, f"{folder}: the tokenizer cannot be loaded: ")

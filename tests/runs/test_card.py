@@ -231,6 +231,17 @@ def finished(tiny_folder, tmp_path_factory) -> Path:
     return folder
 
 
+def test_scores_of_two_labels_have_the_hubs_names_and_the_label_of_f1(tiny_folder, tmp_path):
+    flags = ["--task", "similarity", "--method", "lora", "--model", str(tiny_folder), "--threads"]
+    limits = ["1", "--train-limit", "8", "--eval-limit", "60", "--epochs", "1"]
+    train.main([*flags, *limits, "--out", str(tmp_path / "run")])
+    card = ModelCard.load(exported(tmp_path / "run", tmp_path / "out") / "README.md")
+    names = {result.metric_type: result.metric_name for result in card.data.eval_results}
+    assert names.keys() == {"accuracy", "macro_f1", "f1", "matthews_correlation"}
+    assert names["f1"].startswith("f1 of equivalent (95 % interval")
+    assert ", f1 of equivalent 0." in card.text
+
+
 @pytest.mark.parametrize("argv", [[], ["--merge"]])
 def test_the_hub_reads_the_scores_and_their_intervals_from_the_card(finished, tmp_path, argv):
     folder = exported(finished, *argv, tmp_path / "out")
@@ -267,7 +278,9 @@ def test_a_base_of_the_hubs_cache_is_named_by_its_hub_id(base, tmp_path, monkeyp
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "wherever-it-lies" / "models--owner--tiny" / "snapshots" / commit
     shutil.copytree(base, cached)
-    (cached / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# Tiny\n")
+    (cached / "README.md").write_text(
+        '---\nbase_license: mit\nlicense: "apache-2.0"\n---\n# Tiny\nlicense: mit\n'
+    )
     for model, flags in ((str(cached), []), (str(cached), ["--merge"])):
         run = make_run(tmp_path / f"run{len(flags)}", model, "ner", "lora")
         folder = exported(run, *flags, tmp_path / f"out{len(flags)}")

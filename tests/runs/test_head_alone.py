@@ -52,6 +52,15 @@ def test_the_head_alone_predicts_what_a_run_of_the_method_head_predicts(tiny_fol
     assert record["scores"]["head_alone"] == of_head["after"] and "head_alone" not in of_head
 
 
+def test_the_head_alone_keeps_its_best_epoch(tiny_folder, monkeypatch):
+    monkeypatch.setattr(head_alone, "LEARNING_RATE", 3.0)
+    given = ["--task", "ner", "--model", str(tiny_folder), *FLAGS[:-1], "6"]
+    train.main([*given, "--method", "lora", "--head-baseline", "--out", "both"])
+    train.main([*given, "--method", "head", "--learning-rate", "3", "--out", "head"])
+    assert json.loads(Path("head/run.json").read_text())["kept_epoch"] < 6
+    assert predictions("both", "head_alone", "test") == predictions("head", "after", "test")
+
+
 def test_the_head_alone_changes_nothing_in_the_run(tiny_folder):
     given = ["--task", "ner", "--method", "lora", "--model", str(tiny_folder), *FLAGS]
     train.main([*given, "--dropout", "0.3", "--out", "without"])

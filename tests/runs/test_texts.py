@@ -102,6 +102,7 @@ def test_only_the_rows_that_were_cut_have_a_part(mini):
 
 def test_the_note_has_the_length_of_one_copy_of_an_echo(mini):
     plain, echo = encoder(mini, "ner", 128), encoder(mini, "ner", 128, echo=True)
+    assert cut_note(1, [plain]) == "1 text was cut to 128 tokens"
     assert cut_note(1200, [plain]) == "1,200 texts were cut to 128 tokens"
     assert cut_note(2, [plain, echo, plain]) == "2 texts were cut to 64 or 128 tokens"
 

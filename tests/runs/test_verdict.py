@@ -8,8 +8,11 @@ import pytest
 from refusals import refused
 
 import train
+from neo_peft.corpora.sources import load_splits
+from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
 from neo_peft.progress import no_progress
+from neo_peft.runs.baselines import predict_baseline
 from neo_peft.runs.job import Output, ScoredModel, prepare, score_model
 from neo_peft.runs.untuned import score_untuned
 from neo_peft.runs.verdict import judge, verdict_line
@@ -32,9 +35,20 @@ VERDICT = {
 }
 
 
-def line(task: str = "ner", method: str = "lora", **changes) -> str:
+INTERVAL = "95 % interval of a paired bootstrap"
+
+
+def line(task: str = "ner", method: str = "lora", keep: str = "best", **changes) -> str:
     """Return the verdict of a run in which these fields are other ones."""
-    return verdict_line(TASKS[task], {"flags": {"method": method}, "verdict": VERDICT | changes})
+    return verdict_line(
+        TASKS[task], {"flags": {"method": method, "keep": keep}, "verdict": VERDICT | changes}
+    )
+
+
+def test_it_says_that_validation_has_chosen_the_epoch():
+    ending = " Validation has also chosen the epoch."
+    assert line(split="validation").endswith(f"on validation, {INTERVAL}.{ending}")
+    assert line(split="validation", keep="last").endswith(f"on validation, {INTERVAL}.")
 
 
 def test_it_names_what_the_method_adds_to_what():
@@ -60,7 +74,7 @@ def test_it_says_that_the_tuned_model_is_worse():
     worse = line(score=0.4, low=-0.14, high=-0.04, compared_with="before", split="validation")
     assert worse == (
         "LoRA is 0.090 (0.040 to 0.140) worse than the untuned model (0.490): typed f1 on "
-        "validation, 95 % interval of a paired bootstrap."
+        "validation, 95 % interval of a paired bootstrap. Validation has also chosen the epoch."
     )
 
 
@@ -84,7 +98,7 @@ def test_it_says_that_the_head_alone_was_not_scored():
 
 
 def test_with_an_adapter_the_head_alone_would_have_fewer_epochs():
-    record = {"flags": {"method": "lora", "adapter": "run"}, "verdict": VERDICT}
+    record = {"flags": {"method": "lora", "keep": "best", "adapter": "run"}, "verdict": VERDICT}
     record["verdict"] = VERDICT | {"head_missing": True}
     ending = " A linear head alone was not scored: with --adapter it would have fewer epochs."
     assert verdict_line(TASKS["ner"], record) == line() + ending
@@ -120,6 +134,18 @@ def test_it_compares_with_the_best_of_the_others_on_test(tiny_folder, capsys):
     assert (verdict["low"], verdict["high"]) == pytest.approx(interval, abs=0.015)
     assert verdict["rows"] == len(differences) and not verdict["head_missing"]
     assert verdict_line(TASKS["sentiment"], record) in capsys.readouterr().out.splitlines()
+
+
+def test_the_baselines_get_only_the_training_rows_of_the_run(tiny_folder):
+    given = ["--task", "sentiment", "--method", "head", "--model", str(tiny_folder), "--threads"]
+    train.main([*given, "1", "--max-steps", "1", "--train-limit", "30", "--out", "run"])
+    task, splits = TASKS["sentiment"], load_splits(TASKS["sentiment"], "sample")
+    rows = limit_rows(splits.train, 30)
+    lines = Path("run/predictions/baseline-test.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    expected = predict_baseline(task, rows, splits.validation, splits.test)
+    assert [row["predicted"] for row in found] == expected
+    assert expected != predict_baseline(task, splits.train, splits.validation, splits.test)
 
 
 def test_predictions_that_were_changed_during_the_run_are_refused(tiny_folder, tmp_path):
