@@ -29,13 +29,13 @@ def load(request: Request) -> Splits:
     # A model that is scored has its labels, in `task`. Training takes them from train.
     labels = request.labels or (task.labels if request.split else None)
     labels = task.own_labels(labels) if labels else None
-    from_train = request.wants("train", "validation")
-    validation_file = find_file(folder, "validation", SUFFIX) if from_train else None
-    from_train = from_train and not validation_file  # validation is a tenth of train
+    wanted = request.wants("train", "validation")
+    validation_file = find_file(folder, "validation", SUFFIX) if wanted else None
+    split_train = wanted and not validation_file  # validation is a tenth of train
     test_file = find_file(folder, "test", SUFFIX)
 
     train, validation, test = [], [], [] if test_file else None
-    if from_train or request.wants("train") or not labels:
+    if split_train or request.wants("train") or not labels:
         train = lines.read_rows(folder / TRAIN, parse, labels)
         labels = labels or labels_in(task, train)
     if len(labels) < 2:
@@ -48,7 +48,7 @@ def load(request: Request) -> Splits:
         test = lines.read_rows(test_file, parse, labels)
     notes = tuple(filter(None, [unread_note(folder, SUFFIX)]))
     splits = Splits(train, validation, test, notes=notes, labels=labels)
-    return split_off_validation(request, splits) if from_train else splits
+    return split_off_validation(request, splits) if split_train else splits
 
 
 def parse_row(task: Task, line: str, labels: Collection | None) -> dict:

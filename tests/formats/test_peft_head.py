@@ -1,5 +1,6 @@
 """The head that peft's adapter was trained with: used, named if it is missing, never guessed."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from neo_peft.decoding import evaluate
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import ADAPTER_FILE
 from neo_peft.formats.peft_config import peft_settings
+from neo_peft.formats.peft_head import read_head
 from neo_peft.model import HeadKind
 from neo_peft.runs import loading
 from neo_peft.tasks import TASKS
@@ -157,6 +159,22 @@ def test_modules_to_save_with_a_head_that_the_model_did_not_have_are_named(tiny_
         InputError, match=r"modules_to_save is \['score'\], but adapter_model.safetensors has no su"
     ):
         load(tiny_folder, "sentiment")
+
+
+def test_modules_to_save_can_be_one_name(tiny_folder, written):
+    written(GPTNeoForCausalLM, task_type="CAUSAL_LM", modules_to_save=["score"])
+    config = json.loads(Path("a", "adapter_config.json").read_text())
+    assert read_head(config | {"modules_to_save": "score"}, Path("a", "adapter_config.json")) == (
+        "lm_head",
+        None,
+        ("score",),
+    )
+
+
+def test_a_head_with_its_bias_alone_in_the_file_is_a_head(tiny_folder, written):
+    written(TOKEN, bias="all")
+    config = {"task_type": None, "auto_mapping": None}
+    assert read_head(config, Path("a", "adapter_config.json")).stored == "classifier"
 
 
 def test_an_adapter_that_tells_nothing_of_its_head_is_read_as_label_words_with_a_note(
