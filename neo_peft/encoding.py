@@ -84,6 +84,11 @@ class Encoder:
         """The token ids of each label text, with an end token at the end."""
         return tokenize_labels(self.tokenizer, self.task, self.source_text, self.end_token)
 
+    @property
+    def text_length(self) -> int:
+        """The number of tokens to which a text is cut. With `echo` there are two copies."""
+        return self.max_length // 2 if self.echo else self.max_length
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return tokenize(self.tokenizer, texts)
 
@@ -104,7 +109,7 @@ class Encoder:
         # From here on numpy works on all rows at once. A part is an index into `tokens`.
         parts, row_starts = np.array(parts, dtype=np.int64), _bounds(counts)
         full_lengths = _lengths(tokens)[parts]
-        lengths, limit = full_lengths.copy(), self.max_length // 2 if self.echo else self.max_length
+        lengths, limit = full_lengths.copy(), self.text_length
         too_long = np.flatnonzero(np.diff(_bounds(full_lengths)[row_starts]) > limit)
         for row in too_long:
             row_slice = slice(row_starts[row], row_starts[row + 1])

@@ -6,7 +6,6 @@ processes, and ends them together. A single process never imports torch.distribu
 """
 
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -83,14 +82,6 @@ def on_first_process(action: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     return result
-
-
-def require_same(what: str, value: Any) -> None:
-    """Raise InputError if a process has another value than process 0. `what` names the value."""
-    (first, _), *others = gather((value, socket.gethostname()))
-    for index, (other, host) in enumerate(others, 1):
-        if other != first:
-            raise InputError(f"process {index} on {host} has a different {what} than process 0")
 
 
 def broadcast(tensors: Iterable["Tensor"]) -> None:

@@ -418,12 +418,6 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
         raise InputError(f"{flag_name(item.name)} {error}") from None
 
 
-def require_tagging_task(name: str, task: str) -> None:
-    """Raise InputError for a setting of tagging tasks if the task is another one."""
-    if name in TAGGING_SETTINGS and not TASKS[task].is_tagging:
-        raise InputError(f"{flag_name(name)} {FOR_TAGGING}; the task here is {task}")
-
-
 def _no_effect(name: str, values: dict[str, Any]) -> str | None:
     """Return why a setting has no effect together with these values. None if it has an effect."""
     task, parts = TASKS[values["task"]], METHODS[values["method"]]
@@ -437,10 +431,9 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         return f"{FOR_TAGGING}; the task here is {task.name}"
     if name in ("wording", "readout") and task.is_tagging:
         return f"{FOR_CLASSIFICATION}; {task.name} is a tagging task"
-    if name == "head_baseline" and not (task.is_tagging or with_head):
-        return "needs a linear head; here the language model predicts the label"
-    if name == "head_baseline" and (values["method"] == "head" or values["adapter"]):
-        return "needs a method that trains a new head and other weights"
+    is_needed = (task.is_tagging or with_head) and not values["adapter"]
+    if name == "head_baseline" and (values["method"] == "head" or not is_needed):
+        return "needs a method that trains a new linear head and other weights"
     if name == "generate" and (task.is_tagging or with_head):
         return "needs the language model to predict the label; here a linear head does"
     if name == "prompt_text" and values["prompt_init"] != "text":

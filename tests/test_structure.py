@@ -83,7 +83,7 @@ def test_the_loop_and_the_run_do_not_depend_on_names_of_tasks_and_methods():
             "runs/job.py",
             "runs/checkpoints.py",
             "runs/head_alone.py",
-            "runs/untuned.py",
+            "runs/before.py",
             "runs/summary.py",
             "runs/training.py",
             "runs/verdict.py",

@@ -118,7 +118,8 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     # imported after the flags are checked, since torch takes seconds to import
     from neo_peft.decoding import evaluate, score
     from neo_peft.runs.generation import evaluate_generated
-    from neo_peft.runs.texts import cut_note, encode_split, special_notes
+    from neo_peft.runs.refused_rows import encode_split
+    from neo_peft.runs.texts import cut_note, special_notes
 
     tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings

@@ -14,7 +14,8 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
-from neo_peft.settings import Settings, filled, flag_name, require_tagging_task
+from neo_peft.settings import FOR_TAGGING, TAGGING_SETTINGS, Settings, filled, flag_name
+from neo_peft.tasks import get_task
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 REQUIRED = {"task": " (required)", "method": " (required without --preset or --adapter)"}
@@ -153,8 +154,9 @@ def given_settings(flags: argparse.Namespace, names: Collection[str]) -> dict[st
 def with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
     """Return settings in which the given flags replace the recorded values."""
     replaced = given_settings(flags, RUN_FLAGS + DATA_FLAGS)
-    for name in replaced:
-        require_tagging_task(name, settings.task)
+    for name in replaced.keys() & TAGGING_SETTINGS:
+        if not get_task(settings.task).is_tagging:
+            raise InputError(f"{flag_name(name)} {FOR_TAGGING}; the task here is {settings.task}")
     return dataclasses.replace(settings, **replaced)
 
 

@@ -171,7 +171,8 @@ class Predictor:
 
     def _without_refused(self, examples: list[Example]) -> list[Example]:
         """Return the examples that the encoder does not refuse."""
-        from neo_peft.runs.texts import encode_texts, refusal
+        from neo_peft.runs.refused_rows import refusal
+        from neo_peft.runs.texts import encode_texts
 
         accepted = []
         for example in examples:
@@ -212,14 +213,12 @@ def print_above_bar(text: str) -> None:
 
 def cut_line(encoder: "Encoder", row: dict, used: "Used") -> str:
     """Return how much of a text was used that was cut."""
-    from neo_peft.runs.texts import text_length
-
     if isinstance(used, int):
         part = f"{used:,} of {len(row['tokens']):,} words have a tag"
     else:
         counts = (f"{n:,} of {len(row[name]):,} of {name}" for name, n in used.items())
         part = f"characters used: {', '.join(counts)}"
-    return f"cut to {text_length(encoder)} tokens; {part}"
+    return f"cut to {encoder.text_length} tokens; {part}"
 
 
 def load_runs(

@@ -64,7 +64,7 @@ def drop_embeddings(
     wte: the base's own (V, H). Rows after the first V are of added tokens, which no text has here.
     Raises InputError for another width, and for a row that is not the base's: it was trained.
     """
-    dropped = [key for key in tensors if re.fullmatch(_EMBEDDINGS, key)]
+    dropped, added = [key for key in tensors if re.fullmatch(_EMBEDDINGS, key)], 0
     for key in dropped:
         rows = tensors.pop(key)
         if not rows.is_floating_point() or rows.dim() != 2 or rows.shape[1] != wte.shape[1]:
@@ -81,11 +81,10 @@ def drop_embeddings(
                 "Trained embeddings are not supported: use peft, or name the base that the adapter "
                 "was trained on with --model"
             )
+        added = max(added, len(rows) - len(wte))
     if not dropped:
         return []
-    added = max(0, len(rows) - len(wte))
-    rows = f"{added} row{'s' if added > 1 else ''}"
-    more = f", with {rows} for added tokens, which no text has here" if added else ""
+    more = f"; rows for added tokens, which no text has here: {added}" if added else ""
     return [f"{path}: left out a copy of the base's embeddings ({', '.join(dropped)}){more}"]
 
 

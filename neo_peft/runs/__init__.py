@@ -4,7 +4,7 @@ from_flags.py    make the settings of a run from the flags
 folder.py        the folders of runs, and the files that a run writes there
 training.py      a whole run, from its settings to its scores; resume a stopped run
 job.py           load what a run needs; score the untuned base and the tuned model
-untuned.py       score what a tuned model has to beat
+before.py        score what a tuned model has to beat, before training
 checkpoints.py   save and restore an unfinished run, so that it ends with identical bits
 log.py           losses and scores of each step and epoch; the time of each step
 generation.py    predictions by free generation
@@ -18,7 +18,8 @@ baselines.py     baselines without a language model
 head_alone.py    the baseline of a linear head without the method
 verdict.py       what tuning adds to the best baseline
 label_tokens.py  check that the tokens of the labels can be told apart
-texts.py         texts that are refused or cut; predictions for new texts
+texts.py         predictions for new texts; what was used of a long one
+refused_rows.py  rows that the encoder refuses
 origin.py        check that an adapter belongs to its model
 loading.py       load a model from the folder of a run, or from settings
 new_rows.py      rows of new text with predictions, as predict prints them

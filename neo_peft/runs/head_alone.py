@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neo_peft import loop
+from neo_peft import loop, processes
 from neo_peft.decoding import evaluate, score
 from neo_peft.encoding import Examples, collate
 from neo_peft.methods import HEAD, untuned_model
@@ -51,7 +51,7 @@ def is_cheap(job: Job) -> bool:
     """
     tokens = {split: int(part.lengths.sum()) for split, part in job.examples.items()}
     settings, train, validation = job.settings, tokens["train"], tokens["validation"]
-    size = settings.batch_size * settings.gradient_accumulation
+    size = settings.batch_size * settings.gradient_accumulation * processes.world
     steps_per_epoch = math.ceil(len(job.examples["train"]) / size)
     epochs = min(settings.epochs, (settings.max_steps or math.inf) / steps_per_epoch)
     scored = sum(tokens.values()) - train

@@ -18,7 +18,7 @@ from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import loading, tables
 from neo_peft.runs.generation import evaluate_generated
 from neo_peft.runs.predictions import PredictionKind, reported_split, write_predictions
-from neo_peft.runs.texts import encode_split
+from neo_peft.runs.refused_rows import encode_split
 from neo_peft.settings import Settings, task_of
 from neo_peft.tasks import Task, get_task
 

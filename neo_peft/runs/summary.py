@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from neo_peft import processes
-from neo_peft.runs import tables, texts
+from neo_peft.runs import tables
 from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.job import Job, PrintLine
 from neo_peft.runs.predictions import prediction_kinds
-from neo_peft.runs.texts import cut_note
+from neo_peft.runs.texts import cut_note, special_notes
 from neo_peft.runs.verdict import verdict_line
 from neo_peft.tasks import Task, get_task
 
@@ -34,7 +34,7 @@ def describe(job: Job) -> None:
         f"{100 * job.trainable / job.total:.4g} %"
     )
     notes = [*job.splits.notes, *tuned.notes, *untrained_labels(task, job.rows["train"])]
-    notes += texts.special_notes(tuned.encoder, job.examples.values())
+    notes += special_notes(tuned.encoder, job.examples.values())
     digits = ", ".join(label for label in task.labels if label.removeprefix("-").isdigit())
     if digits and not (task.label_words or task.is_tagging):
         notes.append(f"the labels {digits} are not words; give each a word with --label-words")

@@ -1,56 +1,19 @@
-"""Texts that the encoder refuses, texts that it cuts, and predictions for new texts.
+"""Predictions for new texts, and what was used of a text.
 
 A text that is longer than the model's input is cut. The words after the cut are not used, so they
 have no prediction: None, which is not the tag `O`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from neo_peft.decoding import Evaluation, evaluate
 from neo_peft.encoding import Encoder, Examples, shorten
-from neo_peft.errors import InputError
 from neo_peft.model import TunedModel
 
 Used = int | dict[str, int]  # number of words; or the number of characters of each field
-Encode = Callable[[Sequence[dict]], Examples]  # raises InputError for a row that it refuses
-
-
-def encode_split(encoder: Encoder, rows: Sequence[dict], name: str, split: list[dict]) -> Examples:
-    """Encode rows of a split. An InputError names the split `name`, and the row by its number in
-    `split`, from 1, and its start."""
-    try:
-        return encoder(rows)
-    except InputError as error:
-        row = rows[first_refused(encoder, rows)]
-        number = next(n for n, other in enumerate(split, start=1) if other is row)
-        text = row[encoder.task.fields[0]]
-        start = (" ".join(text) if encoder.task.is_tagging else text)[:40]
-        raise InputError(f"{name}, row {number}, {start!r}: {refusal(encoder, row)}") from error
-
-
-def first_refused(encode: Encode, rows: Sequence[dict]) -> int:
-    """Return the index of the first row that is refused; one of them must be."""
-    accepted, tried = 0, len(rows)  # rows[:accepted] are accepted, rows[:tried] are not
-    while tried - accepted > 1:
-        middle = (accepted + tried) // 2
-        try:
-            encode(rows[accepted:middle])
-            accepted = middle
-        except InputError:
-            tried = middle
-    return accepted
-
-
-def refusal(encode: Encode, row: dict) -> str:
-    """Return why a row is refused; "" if it is not."""
-    try:
-        encode([row])
-    except InputError as error:
-        return str(error)
-    return ""
 
 
 def encode_texts(encoder: Encoder, rows: Sequence[dict]) -> Examples:
@@ -96,7 +59,7 @@ def used_part(encoder: Encoder, row: dict) -> Used | None:
     )
     full = tokens["input_ids"]
     is_data = [task.is_tagging or index % 2 == 1 for index in range(len(texts))]
-    parts = shorten(full, is_data, text_length(encoder))
+    parts = shorten(full, is_data, encoder.text_length)
     if parts == full:
         return None
     if task.is_tagging:
@@ -113,11 +76,6 @@ def used_part(encoder: Encoder, row: dict) -> Used | None:
     return used
 
 
-def text_length(encoder: Encoder) -> int:
-    """Return the number of tokens to which texts are cut."""
-    return encoder.max_length // 2 if encoder.echo else encoder.max_length
-
-
 def with_cuts(evaluation: Evaluation, cuts: dict[int, Used]) -> Evaluation:
     """Return predictions with `used`. The tags of words that were not used become None."""
     predicted = list(evaluation.predicted)
@@ -131,7 +89,7 @@ def with_cuts(evaluation: Evaluation, cuts: dict[int, Used]) -> Evaluation:
 
 def cut_note(count: int, encoders: Sequence[Encoder]) -> str:
     """Return the note on `count` texts that were cut."""
-    lengths = sorted({text_length(encoder) for encoder in encoders})
+    lengths = sorted({encoder.text_length for encoder in encoders})
     texts = "1 text was" if count == 1 else f"{count:,} texts were"
     return f"{texts} cut to {' or '.join(map(str, lengths))} tokens"
 

@@ -33,6 +33,7 @@ from neo_peft.errors import InputError, Stopped
 from neo_peft.formats import adapter
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions, tables
+from neo_peft.runs.before import score_before
 from neo_peft.runs.checkpoints import BestEpoch, Checkpoint
 from neo_peft.runs.folder import (
     METRICS,
@@ -47,7 +48,6 @@ from neo_peft.runs.job import Job, Output, PrintLine, ScoredModel, Scores, prepa
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
 from neo_peft.runs.summary import describe, epoch_line, headline, print_results, summary
-from neo_peft.runs.untuned import score_untuned
 from neo_peft.settings import Settings
 from neo_peft.system import signals
 from neo_peft.system.files import (
@@ -58,6 +58,7 @@ from neo_peft.system.files import (
     sha256_of,
     write_checked_json,
 )
+from neo_peft.system.torchrun import require_same
 
 
 def run(
@@ -133,15 +134,15 @@ def train_and_score(settings: Settings, output: Output) -> dict:
         threads = checkpoint.record["computed"]["threads"]
         output = output._replace(start_time=output.start_time - checkpoint.record["seconds"])
     job = prepare(settings, output, threads)
-    processes.require_same("base model", sha256_of(job.tuned.base.record()))
-    processes.require_same("set of examples", [part.digest() for part in job.examples.values()])
+    require_same("base model", sha256_of(job.tuned.base.record()))
+    require_same("set of examples", [part.digest() for part in job.examples.values()])
     describe(job)
     if checkpoint:
         require_same_run(checkpoint, job)
         scores, step = checkpoint.scores, checkpoint.record["step"]
         output.print_line(f"Resuming after step {step}, from {checkpoint.folder}.")
     else:
-        scores = score_untuned(job)
+        scores = score_before(job)
         # after the scores, which are of the untuned base
         for note in loading.start_from_adapter(job.tuned):
             output.print_line(f"note    {note}")

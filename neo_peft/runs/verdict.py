@@ -1,8 +1,8 @@
-"""What tuning adds: the tuned model is compared with the best result that needs no tuning.
+"""What the method adds: the tuned model is compared with the best of what it has to beat.
 
-That is the best of the majority class, the task's baseline, the linear head alone and the untuned
-base, by the task's metric on the reported split. The comparison is a paired bootstrap over the
-rows (bootstrap.py). Its result is in run.json as "verdict", with these fields:
+That is the majority class, the task's baseline, the linear head alone or the untuned base: the one
+with the best metric on the reported split. The comparison is a paired bootstrap over the rows
+(bootstrap.py). Its result is in run.json as "verdict", with these fields:
 
 split, metric, rows    the reported split, the task's metric, the number of rows
 compared_with          "majority", "baseline", "head_alone" or "before"

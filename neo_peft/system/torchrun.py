@@ -1,4 +1,5 @@
-"""Start and end of the processes of torchrun: they end together, each with at most one line.
+"""The processes of torchrun: they start with equal inputs, and end together, each with at most one
+line.
 
 torchrun sets RANK, WORLD_SIZE, MASTER_ADDR, … in the environment of each process. If one process
 dies, it sends SIGTERM to all others, and kills them thirty seconds later. Outside of collective
@@ -7,15 +8,17 @@ operations the processes communicate through torch's key-value store.
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neo_peft import processes
+from neo_peft.errors import InputError
 from neo_peft.system import signals
 from neo_peft.system.exit_status import exit_status
 
@@ -149,3 +152,11 @@ def _wait_for_keys(store: "Store", keys: list[str], seconds: float = SECONDS_TO_
     while not (all_set := store.check(keys)) and time.monotonic() < until:
         time.sleep(0.02)
     return all_set
+
+
+def require_same(what: str, value: Any) -> None:
+    """Raise InputError if a process has another value than process 0. `what` names the value."""
+    (first, _), *others = processes.gather((value, socket.gethostname()))
+    for index, (other, host) in enumerate(others, 1):
+        if other != first:
+            raise InputError(f"process {index} on {host} has a different {what} than process 0")

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from base_files import with_pad_token
 from trained import make_run
 from transformers import GPTNeoForCausalLM
 
@@ -257,12 +257,7 @@ def test_a_text_that_the_model_cannot_take_is_named_and_the_others_are_predicted
     adapters, run_predict, tiny_folder, tmp_path
 ):
     """[PAD] is a token of the tokenizer, but not of the model. With several runs too."""
-    from transformers import AutoTokenizer
-
-    base = shutil.copytree(tiny_folder, tmp_path / "base")
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    tokenizer.save_pretrained(base)
+    base = with_pad_token(tiny_folder, tmp_path / "base")
     made = {
         name: make_run(tmp_path / name, base, task, "lora")
         for name, task in (("ner", "ner"), ("news", "sentiment"))

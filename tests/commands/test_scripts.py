@@ -4,12 +4,12 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from base_files import with_pad_token
 from corpus_files import CORPORA
 from own_files import write_rows
 from refusals import refused
@@ -587,12 +587,7 @@ def test_a_row_that_the_model_cannot_take_is_named_by_train_and_evaluate(
     small, tiny_folder, capsys, tmp_path
 ):
     """By its split and its number, also where --eval-limit chooses some of the rows."""
-    from transformers import AutoTokenizer
-
-    base = shutil.copytree(tiny_folder, tmp_path / "base")
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    tokenizer.save_pretrained(base)
+    base = with_pad_token(tiny_folder, tmp_path / "base")
     rows = [{"sentence": f"it is {i}", "label": "ab"[i % 2]} for i in range(24)]
     wrong = [*rows[:12], {"sentence": "it [PAD] is", "label": "a"}, *rows[13:]]
     why = "'[PAD]' is token 8192; the model has 8192 tokens: remove it"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,17 @@ from neo_peft.formats.base_folder import INDEX, WEIGHTS
 
 WTE, WPE = "transformer.wte.weight", "transformer.wpe.weight"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+def with_pad_token(base: Path, folder: Path) -> Path:
+    """Copy a base into a folder, and add [PAD] to its tokenizer, not to its model."""
+    from transformers import AutoTokenizer
+
+    shutil.copytree(base, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def change_config(folder: Path, removed: tuple[str, ...] = (), **entries) -> None:

@@ -6,22 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from trained import make_job
 
 import train
-from neo_peft.progress import no_progress
 from neo_peft.runs import head_alone
-from neo_peft.runs.job import Job, Output, prepare
-from neo_peft.settings import make_settings
 from neo_peft.system.files import read_tensors
 
 FLAGS = ["--threads", "1", "--train-limit", "40", "--eval-limit", "30", "--epochs", "2"]
-
-
-def job_of(tiny_folder, folder: Path, **given) -> Job:
-    """Return the job of a small run."""
-    values = {"method": "lora", "model": str(tiny_folder), "threads": 1, "train_limit": 6}
-    settings = make_settings(**(values | {"eval_limit": 5} | given))
-    return prepare(settings, Output(folder, lambda line: None, no_progress, 0.0))
 
 
 def predictions(run: str, when: str, split: str) -> list:
@@ -75,7 +66,7 @@ def test_the_head_alone_changes_nothing_in_the_run(tiny_folder):
 
 
 def test_the_stored_hidden_states_are_those_of_transformers(tiny_folder, oracle, tmp_path):
-    job = job_of(tiny_folder, tmp_path, task="ner", tag_subtoken="last", batch_size=4)
+    job = make_job(tmp_path, tiny_folder, task="ner", tag_subtoken="last", batch_size=4)
     with open(tmp_path / "states", "w+b") as file:
         states, examples = head_alone.store_states(job, file)
         checked = 0
@@ -93,7 +84,7 @@ def test_the_stored_hidden_states_are_those_of_transformers(tiny_folder, oracle,
 
 
 def test_it_is_scored_by_default_where_it_costs_less_than_a_tenth(tiny_folder, tmp_path):
-    job = job_of(tiny_folder, tmp_path, task="ner", train_limit=16, eval_limit=2, batch_size=4)
+    job = make_job(tmp_path, tiny_folder, task="ner", train_limit=16, eval_limit=2, batch_size=4)
     tokens = {split: int(examples.lengths.sum()) for split, examples in job.examples.items()}
     train_tokens, validation, test = (tokens[split] for split in ("train", "validation", "test"))
     states = train_tokens + validation + test
@@ -117,7 +108,7 @@ def test_it_is_scored_by_default_where_it_costs_less_than_a_tenth(tiny_folder, t
 def test_a_large_file_of_hidden_states_is_written_only_on_request(
     tiny_folder, tmp_path, monkeypatch
 ):
-    job = job_of(tiny_folder, tmp_path, task="ner", epochs=50)
+    job = make_job(tmp_path, tiny_folder, task="ner", epochs=50)
     assert head_alone.is_cheap(job)
     monkeypatch.setattr(head_alone, "LARGEST_FILE", 10_000)
     assert not head_alone.is_cheap(job)

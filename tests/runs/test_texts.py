@@ -1,4 +1,4 @@
-"""Texts that are refused or cut: which row was refused, and how much of a text was used."""
+"""How much of a text was used, and which texts have special tokens."""
 
 from dataclasses import replace
 
@@ -8,16 +8,13 @@ from own_files import write_rows
 from refusals import run
 
 from neo_peft.encoding import Encoder
-from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.tokenizer import load_tokenizer
 from neo_peft.runs.texts import (
     cut_note,
     cut_texts,
-    encode_split,
     encode_texts,
     evaluate_texts,
-    first_refused,
     special_notes,
     used_part,
 )
@@ -127,50 +124,6 @@ def test_training_and_evaluation_note_a_special_token(tiny_folder, tmp_path, cap
     assert "note    2 texts have a special token, such as <|endo" in capfd.readouterr().out
     assert run("evaluate run") == 0
     assert "note    1 texts have a special token, such as <|endo" in capfd.readouterr().out
-
-
-@pytest.fixture
-def dropping():
-    """Return a tokenizer that removes zero-width spaces."""
-    from tokenizers import Regex, normalizers
-
-    tokenizer = load_tokenizer(BUNDLED["neo-mini"])
-    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(" ?\u200b"), "")
-    return tokenizer
-
-
-@pytest.mark.parametrize("refused", [[0], [12], [5], [3, 4, 11], [8, 12], list(range(13))])
-def test_the_first_refused_row_is_found(refused):
-    calls = []
-
-    def encode(rows):
-        calls.append(len(rows))
-        if set(rows) & set(refused):
-            raise InputError("refused")
-
-    assert first_refused(encode, range(13)) == refused[0]
-    assert len(calls) <= 4
-
-
-def test_a_refused_row_is_named_by_its_number_in_the_split(dropping):
-    """Also where only some rows of the split are used, and where it is equal to another row."""
-    split = [{"tokens": ["IL-2", "gene", str(i)], "tags": ["O"] * 3} for i in range(40)]
-    split[23]["tokens"][1] = "\u200b"
-    encode = encoder(dropping, "ner", 100)
-    why = rf"{dropping.name_or_path}: the tokenizer has no token for '\u200b'; remove it"
-    for rows in (split, split[3::4], split[20:24]):
-        with pytest.raises(InputError) as refused:
-            encode_split(encode, rows, "train", split)
-        assert str(refused.value) == rf"train, row 24, 'IL-2 \u200b 23': {why}"
-    assert len(encode_split(encode, split[:23], "train", split)) == 23
-
-
-def test_a_sentence_without_tokens_is_refused(dropping):
-    """The model would get the template alone, and its answer would be that of any such text."""
-    encode = encoder(dropping, "sentiment", 100)
-    encode([{"sentence": "\u200bUp ."}])
-    with pytest.raises(InputError, match=r"the tokenizer has no token for '\\u200b'; remove it"):
-        encode([{"sentence": "\u200b"}])
 
 
 def test_the_tags_of_used_words_do_not_depend_on_the_words_that_were_cut(tiny_folder):

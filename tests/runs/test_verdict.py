@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from refusals import refused
+from trained import make_job
 
 import train
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
-from neo_peft.progress import no_progress
 from neo_peft.runs.baselines import predict_baseline
-from neo_peft.runs.job import Output, ScoredModel, prepare, score_model
-from neo_peft.runs.untuned import score_untuned
+from neo_peft.runs.before import score_before
+from neo_peft.runs.job import ScoredModel, score_model
 from neo_peft.runs.verdict import judge, verdict_line
-from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
 VERDICT = {
@@ -149,16 +148,8 @@ def test_the_baselines_get_only_the_training_rows_of_the_run(tiny_folder):
 
 
 def test_predictions_that_were_changed_during_the_run_are_refused(tiny_folder, tmp_path):
-    settings = make_settings(
-        task="sentiment",
-        method="lora",
-        model=str(tiny_folder),
-        threads=1,
-        train_limit=9,
-        eval_limit=9,
-    )
-    job = prepare(settings, Output(tmp_path, lambda line: None, no_progress, 0.0))
-    scores = score_untuned(job)
+    job = make_job(tmp_path, tiny_folder, task="sentiment")
+    scores = score_before(job)
     score_model(job, ScoredModel(job.tuned.model, job.tuned.encoder), "after", scores)
     judge(job, scores)
     for path in (tmp_path / "predictions").glob("*-test.jsonl"):
@@ -173,7 +164,7 @@ def test_a_head_baseline_of_the_head_itself_is_refused(capfd):
     refused(
         capfd,
         "train --task ner --method head --head-baseline",
-        "--head-baseline needs a method that trains a new head and other weights",
+        "--head-baseline needs a method that trains a new linear head and other weights",
     )
 
 
@@ -181,5 +172,5 @@ def test_a_head_baseline_without_a_head_is_refused(capfd):
     refused(
         capfd,
         "train --task sentiment --method lora --head-baseline",
-        "--head-baseline needs a linear head; here the language model predicts the label",
+        "--head-baseline needs a method that trains a new linear head and other weights",
     )

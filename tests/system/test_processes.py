@@ -414,7 +414,7 @@ from neo_peft.system import torchrun
 def main():
     if processes.process_index == int(sys.argv[1]):
         raise InputError(f"no file on host {processes.process_index}")
-    processes.require_same("base", processes.process_index if sys.argv[1] == "9" else 0)
+    torchrun.require_same("base", processes.process_index if sys.argv[1] == "9" else 0)
 
 sys.exit(torchrun.run_together(main))
 """

@@ -15,7 +15,7 @@ from neo_peft.runs.predictions import PredictionKind
 ORDER = ("majority", "baseline", "head_alone", "before")
 
 
-def score_untuned(job: Job) -> Scores:
+def score_before(job: Job) -> Scores:
     """Score the untuned base, the baselines and the head alone, and write their predictions.
 
     All of them get the training rows that the run gets.
