@@ -176,7 +176,7 @@ def score_section(run: Run) -> Html:
         "Below each score is its 95 % bootstrap interval: how far the choice of these rows could "
         "move it."
     )
-    return section("Scores", element("div", *tables, class_="columns"), note(about))
+    return section("Scores", *tables, note(about))
 
 
 def score_cell(run: Run, kind: PredictionKind, split: str, metric: str) -> Html:

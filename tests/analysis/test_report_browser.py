@@ -27,6 +27,7 @@ from answered import (
 from matplotlib.image import imread
 
 from neo_peft.commands import report
+from neo_peft.runs.predictions import PredictionKind
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,8 @@ frame.onload = () => {{
     width: edge, scroll: page.documentElement.scrollWidth,
     over: over.map(element => element.outerHTML.slice(0, 200)),
     shown: page.body.innerText.length, ran: typeof frame.contentWindow.ran,
+    scrolled: [...page.querySelectorAll(".wide:has(.scores)")].filter(
+      box => box.scrollWidth > box.clientWidth).length,
   }});
 }};
 </script>"""
@@ -145,6 +148,17 @@ def test_the_page_fits_and_the_console_is_empty(page, look, width):
     assert (found["width"], found["scroll"], found["over"]) == (width, width, []) and found[
         "shown"
     ] > 500
+
+
+@pytest.mark.parametrize("width", [390, 900, 1280])
+def test_the_scores_of_a_run_need_no_scrolling(tmp_path, look, width):
+    """The last of the five columns has the scores after tuning."""
+    kinds = map(PredictionKind, ("baseline", "head_alone", "before", "after"))
+    predicted = {kind: {"validation": PREDICTED_TAGS, "test": PREDICTED_TAGS} for kind in kinds}
+    run = make_run(tmp_path / "run", "tagging", TAGGED, predicted, LABELS)
+    report.main([str(run), "--out", str(tmp_path / "report.html")])
+    found, _ = look(width)
+    assert found["scrolled"] == 0 and found["over"] == []
 
 
 def test_the_test_page_finds_errors_and_wide_elements(tmp_path, look):
