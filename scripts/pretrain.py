@@ -1,73 +1,43 @@
-"""Pretrain neo-mini, tokenizer and weights, on text files (plain or .xz, one document per line).
+"""Pretrain a GPT-Neo on text files (plain or .xz, one document per line), or measure one.
 
-    python scripts/pretrain.py --text bio.txt.xz news.txt:0.5 --heldout heldout.txt --out my-mini
+    python scripts/pretrain.py --model neo-mini --heldout heldout.txt
+    python scripts/pretrain.py --heldout heldout.txt --text bio.txt.xz news.txt:0.5 --out my-mini
 
-`FILE:0.5` uses half of a file's documents, `FILE:2` all of them twice. If --out has a checkpoint,
-the run resumes from it. `torchrun --nproc-per-node 2 scripts/pretrain.py ...` splits each batch
-between two processes.
+The first command prints the values of a model. The second trains one; `FILE:0.5` uses half of a
+file's documents, `FILE:2` all of them twice. If --out has a checkpoint, the run resumes from it.
+`torchrun --nproc-per-node 2 scripts/pretrain.py ...` splits each batch between two processes.
 """
 
 import argparse
-import lzma
+import copy
 import os
-import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from pretrain_scores import losses, measure
+from pretrain_text import Windows, choose_documents, read_documents
+
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base, load_base
-from neo_peft.packing import Packing
+from neo_peft.gptneo import GPTNeo
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import read_json, write_json, write_whole
 
-# punctuation, but not the marks in 1,000, 0.5 and IL-2
-PUNCTUATION = re.compile(r"""([()\[\];:!?"]|,(?!\d)|\.(?=\s|$)|'s\b)""")
 WARMUP = 100  # number of steps in which the learning rate rises
 DECAY = 0.5  # share of the steps, the last ones, in which it falls (Hu et al. 2024)
 SAVE_EVERY = 100  # steps between two checkpoints
-RANK, LOCAL, WORLD = (
-    int(os.environ.get(*variable))
-    for variable in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
-)
+PART = 4  # texts in one forward pass on a CPU: their activations fit its cache
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def read_documents(file: str) -> tuple[list[str], float]:
-    """Return the documents and the weight of FILE or FILE:WEIGHT; the weight defaults to 1."""
-    path, _, weight = file.partition(":")
-    try:
-        with (
-            lzma.open(path, "rt", encoding="utf-8")
-            if path.endswith(".xz")
-            else open(path, encoding="utf-8") as lines
-        ):
-            return [line.strip() for line in lines if line.strip()], float(weight or 1)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-        raise InputError(
-            f"{file} is not FILE or FILE:WEIGHT, UTF-8 text, plain or .xz: {error}"
-        ) from None
-
-
-def choose_documents(files: list[str], spaced: float, seed: int) -> list[str]:
-    """Return documents of all files, drawn by the files' weights and shuffled. A share `spaced` of
-    them has spaces around the punctuation."""
-    random, chosen = np.random.default_rng(seed), []
-    for documents, weight in map(read_documents, files):
-        order = random.permutation(len(documents))
-        chosen += [documents[order[i % len(order)]] for i in range(round(weight * len(order)))]
-    chosen = [
-        " ".join(PUNCTUATION.sub(r" \1 ", d).split()) if random.random() < spaced else d
-        for d in chosen
-    ]
-    return [chosen[i] for i in random.permutation(len(chosen))]
-
-
-def start(model: str | None, documents: list[str], seed: int) -> Base:
+def start(model: str | None, layers: int | None, documents: list[str], seed: int) -> Base:
     """Load `model`. Without one, draw random weights in neo-mini's shape, and train a tokenizer."""
     base = load_base(model or "neo-mini")
     if not model:
@@ -78,147 +48,111 @@ def start(model: str | None, documents: list[str], seed: int) -> Base:
         base.tokenizer = base.tokenizer.train_new_from_iterator(
             documents, base.trunk.config.vocab_size
         )
+    grow(base.trunk, (layers or len(base.trunk.h)) - len(base.trunk.h))
     return base
 
 
-def losses(trunk: torch.nn.Module, texts: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy in nats (B * T,) of the tokens of texts (B, T + 1), without each
-    text's first token."""
-    texts = texts.to(trunk.wte.weight.device)
-    packing = Packing.of_texts(torch.full((len(texts),), texts.shape[1] - 1, device=texts.device))
-    with torch.autocast(texts.device.type, torch.bfloat16, enabled=texts.is_cuda):
-        logits = trunk(trunk.embed(texts[:, :-1].flatten()), packing) @ trunk.wte.weight.T
-        return torch.nn.functional.cross_entropy(logits, texts[:, 1:].flatten(), reduction="none")
+def grow(trunk: GPTNeo, new: int) -> None:
+    """Add `new` layers in the middle. They are copies of the layers after them, with output
+    projections of zero, so the trunk's outputs stay the same (Wu et al. 2024, section 3.1)."""
+    half, kinds = len(trunk.h) // 2, trunk.config.attention_layers
+    if not 0 <= new <= len(kinds) - half or new % 2:
+        raise InputError(f"--layers adds an even number to {len(kinds)}, at most its half")
+    added = copy.deepcopy(trunk.h[half : half + new])
+    for block in added:
+        for output in (block.attn.attention.out_proj, block.mlp.c_proj):
+            output.load_state_dict({k: 0 * v for k, v in output.state_dict().items()})
+    trunk.h = nn.ModuleList([*trunk.h[:half], *added, *trunk.h[half:]])
+    kinds = kinds[:half] + kinds[half : half + new] + kinds[half:]
+    trunk.config = replace(trunk.config, attention_layers=kinds)
 
 
-@torch.no_grad()
-def optimizer_step(
-    trunk: torch.nn.Module, averages: dict[str, torch.Tensor], step: int, rate: float
-) -> None:
-    """Take an optimizer step: the blocks' matrices with Muon (Jordan et al. 2024), all other
-    parameters with Adam at 0.15 of the learning rate."""
-    for name, p in trunk.named_parameters():
-        first, second = averages["first " + name], averages["second " + name]
-        if name.startswith("h.") and p.dim() == 2:
-            x = p.grad.lerp(first.lerp_(p.grad, 0.05), 0.95)
-            x = (x.T if (tall := len(p) > p.shape[1]) else x) / (x.norm() + 1e-7)
-            # Newton-Schulz: moves all singular values near 1. In fp32: not all CPUs have bf16.
-            for _ in range(5):
-                gram = x @ x.T
-                x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
-            p -= rate * max(1, len(p) / p.shape[1]) ** 0.5 * (x.T if tall else x)
-        else:
-            first.lerp_(p.grad, 0.1)
-            second.lerp_(p.grad**2, 0.05)
-            p -= 0.15 * rate * first / (1 - 0.9**step) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
+def train(base: Base, windows: Windows, flags: argparse.Namespace, heldout: list[str]) -> None:
+    """Train the trunk, from the checkpoint in --out if there is one: the blocks' matrices with Muon
+    (Jordan et al. 2024), all other parameters with Adam at 0.15 of the learning rate."""
+    trunk, device = base.trunk.requires_grad_(True), base.trunk.wte.weight.device
+    weights = dict(trunk.named_parameters())
+    matrices = [p for name, p in weights.items() if name.startswith("h.") and p.dim() == 2]
+    others = [p for name, p in weights.items() if not (name.startswith("h.") and p.dim() == 2)]
+    muon = torch.optim.Muon(matrices, weight_decay=0.0)
+    adam = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
+    parts, first, path = (
+        {"trunk": trunk, "muon": muon, "adam": adam},
+        0,
+        flags.out / "checkpoint.pt",
+    )
+    if path.exists():
+        first, *states = torch.load(path, device)
+        for part, state in zip(parts.values(), states, strict=True):
+            part.load_state_dict(state)
+    bar = tqdm(range(first, flags.steps), "steps", disable=RANK > 0, dynamic_ncols=True)
+    for step in bar:
+        batch = windows.batch(step, flags.batch_size, flags.copies, flags.seed)[RANK::WORLD]
+        loss = 0.0
+        for texts in torch.from_numpy(batch).split(len(batch) if device.type == "cuda" else PART):
+            part = losses(trunk, texts, flags.bf16).sum() / (flags.batch_size * windows.size)
+            part.backward()
+            loss += part.item() * WORLD
+        for p in weights.values() if WORLD > 1 else ():
+            torch.distributed.all_reduce(p.grad)
+        nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        rate = min(1, (step + 1) / WARMUP, (flags.steps - step) / (DECAY * flags.steps))
+        for optimizer, share in ((muon, 1), (adam, 0.15)):
+            optimizer.param_groups[0]["lr"] = share * rate * flags.learning_rate
+            optimizer.step()
+            optimizer.zero_grad()
+        bar.set_postfix_str(f"loss {loss:.3f}")
+        if RANK == 0 and (step + 1) % SAVE_EVERY == 0:
+            state = [step + 1, *(part.state_dict() for part in parts.values())]
+            write_whole(path, lambda file, state=state: torch.save(state, file))
+            bar.write(f"step {step + 1}: {measure(base, heldout)}")
 
 
-@torch.no_grad()
-def bits_per_byte(base: Base, documents: list[str]) -> float:
-    """Return the bits per byte of documents. The end token and a document are split into windows,
-    and a window's first token is not counted."""
-    nats, count, config = 0.0, 0, base.trunk.config
-    for ids in base.tokenizer(documents, verbose=False)["input_ids"]:
-        for window in torch.tensor([config.eos_token_id, *ids]).split(
-            config.max_position_embeddings
-        ):
-            nats += float(losses(base.trunk, window[None]).sum())
-            # The tokens of a byte-level BPE have one character for each byte.
-            count += sum(map(len, base.tokenizer.convert_ids_to_tokens(window[1:].tolist())))
-    return nats / np.log(2) / count
+def save(base: Base, out: Path) -> None:
+    """Save the model in fp16, in the layout of transformers."""
+    kinds = list(base.trunk.config.attention_layers)
+    stored = {f"transformer.{n}": p.detach().half() for n, p in base.trunk.named_parameters()}
+    write_whole(out / "model.safetensors", lambda path: save_file(stored, path, {"format": "pt"}))
+    layers = {"num_layers": len(kinds), "attention_types": [[kinds, 1]], "attention_layers": kinds}
+    write_json(out / "config.json", read_json(base.folder / "config.json") | layers)
+    base.tokenizer.save_pretrained(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--text", nargs="+", required=True, metavar="FILE[:WEIGHT]")
-    parser.add_argument(
-        "--heldout", required=True, metavar="FILE", help="documents for evaluation only"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument(
-        "--model", help="start from this GPT-Neo's weights and tokenizer, not from random ones"
-    )
-    for name, default in {
-        "steps": 2400,
-        "batch-size": 32,
-        "learning-rate": 0.02,
-        "spaced": 0.3,
-        "seed": 0,
-    }.items():
-        parser.add_argument(
-            f"--{name}", type=type(default), default=default, help="default: %(default)s"
-        )
+    add = parser.add_argument
+    add("--heldout", required=True, metavar="FILE", help="documents for evaluation only")
+    add("--text", nargs="*", metavar="FILE[:WEIGHT]", help="default: only measure")
+    add("--model", help="start from this GPT-Neo's weights and tokenizer, not from random ones")
+    add("--layers", type=int, help="add layers to the model until it has so many")
+    add("--out", type=Path, metavar="FOLDER", help="needed with --text")
+    add("--bf16", action="store_true", help="compute products in bf16")
+    options = {"steps": 2400, "batch-size": 32, "learning-rate": 0.02}
+    for name, default in (options | {"spaced": 0.3, "copies": 0.0, "seed": 0}).items():
+        add(f"--{name}", type=type(default), default=default, help="default: %(default)s")
     flags = parser.parse_args()
+    if not hasattr(torch.optim, "Muon"):
+        raise InputError(f"pretraining needs torch 2.9 or later; this is {torch.__version__}")
+    heldout = read_documents(flags.heldout)[0]
+    if not flags.text:
+        return print(measure(load_base(flags.model or "neo-mini"), heldout))
+    if not flags.out:
+        raise InputError("--out is missing: the folder for the model")
     if WORLD > 1:
         torch.distributed.init_process_group()
-    heldout, documents = (
-        read_documents(flags.heldout)[0],
-        choose_documents(flags.text, flags.spaced, flags.seed),
-    )
-    base = start(flags.model, documents, flags.seed)
-    trunk = base.trunk.requires_grad_(True).to(
-        f"cuda:{LOCAL}" if torch.cuda.is_available() else "cpu"
-    )
-    tokens, size = (
-        base.tokenizer(documents, verbose=False)["input_ids"],
-        trunk.config.max_position_embeddings,
-    )
-    stream = torch.tensor([i for ids in tokens for i in (trunk.config.eos_token_id, *ids)])
-    if len(stream) <= flags.batch_size * size:
-        raise InputError(
-            f"--text has {len(stream)} tokens; a batch of {flags.batch_size} needs more"
-        )
-    texts = stream.unfold(0, size + 1, size)  # a text's last token is the next one's first
-    weights = {name: p.detach() for name, p in trunk.named_parameters()}
-    averages = {
-        f"{which} {name}": torch.zeros_like(p)
-        for name, p in weights.items()
-        for which in ("first", "second")
-    }
-    # the tensors of a checkpoint
-    state = {**weights, **averages, "step": torch.zeros(1, dtype=torch.long)}
-    if (checkpoint := flags.out / "checkpoint.safetensors").exists():
-        for name, tensor in load_file(checkpoint).items():
-            state[name].copy_(tensor)
+    documents = choose_documents(flags.text, flags.spaced, flags.seed)
+    base = start(flags.model, flags.layers, documents, flags.seed)
+    base.trunk.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    ids, config = base.tokenizer(documents, verbose=False)["input_ids"], base.trunk.config
+    windows = Windows(ids, config.eos_token_id, config.max_position_embeddings)
+    if len(windows.stream) <= flags.batch_size * windows.size:
+        needed = f"a batch of {flags.batch_size} needs more"
+        raise InputError(f"--text has {len(windows.stream)} tokens; {needed}")
     flags.out.mkdir(parents=True, exist_ok=True)
-    for step in (
-        bar := tqdm(
-            range(int(state["step"]), flags.steps), "steps", disable=RANK > 0, dynamic_ncols=True
-        )
-    ):
-        epoch, offset = divmod(
-            step * flags.batch_size, len(texts) // flags.batch_size * flags.batch_size
-        )
-        batch = np.random.default_rng((flags.seed, epoch)).permutation(len(texts))[offset:][
-            : flags.batch_size
-        ]
-        (
-            loss := losses(trunk, texts[batch[RANK::WORLD]]).sum() / (flags.batch_size * size)
-        ).backward()
-        for p in trunk.parameters() if WORLD > 1 else ():
-            torch.distributed.all_reduce(p.grad)
-        torch.nn.utils.clip_grad_norm_(trunk.parameters(), 1.0)
-        rate = min(1, (step + 1) / WARMUP, (flags.steps - step) / (DECAY * flags.steps))
-        optimizer_step(trunk, averages, step + 1, rate * flags.learning_rate)
-        trunk.zero_grad()
-        bar.set_postfix_str(f"loss {loss.item() * WORLD:.3f}")
-        if RANK == 0 and (step + 1) % SAVE_EVERY == 0:
-            state["step"].fill_(step + 1)
-            write_whole(checkpoint, lambda path: save_file(state, path))
-            bar.write(
-                f"step {step + 1}: {bits_per_byte(base, heldout):.4f} bits per byte on --heldout"
-            )
+    train(base, windows, flags, heldout)
     if RANK == 0:
-        stored = {f"transformer.{name}": p.half() for name, p in weights.items()}
-        write_whole(
-            flags.out / "model.safetensors", lambda path: save_file(stored, path, {"format": "pt"})
-        )
-        write_json(flags.out / "config.json", read_json(base.folder / "config.json"))
-        base.tokenizer.save_pretrained(flags.out)
-        print(
-            f"saved in fp16: {bits_per_byte(load_base(str(flags.out)), heldout):.4f} bits per byte "
-            "on --heldout"
-        )
+        save(base, flags.out)
+        print(f"saved in fp16: {measure(load_base(str(flags.out)), heldout)}")
 
 
 if __name__ == "__main__":
