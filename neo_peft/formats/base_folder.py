@@ -15,6 +15,8 @@ from neo_peft.system import hub
 from neo_peft.system.files import read_json
 
 BUNDLED = {BUNDLED_MODEL: ASSETS / BUNDLED_MODEL}
+# The fingerprints of earlier versions of neo-mini, which the hash of base.py made.
+FORMER_BUNDLED = ("28eb6a19ad97312f229e3f064a79b0a0aad2beeab2a8480d57ca9d8e2677272b",)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The files that AutoTokenizer reads from the folder of a GPT-Neo. tokenizer_config.json can name
 # one more: `versioned_tokenizer`.

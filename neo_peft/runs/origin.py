@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neo_peft.defaults import BUNDLED_MODEL
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base
+from neo_peft.formats.base_folder import FORMER_BUNDLED
 from neo_peft.formats.peft_config import CONFIG, adapter_head, read_peft
 from neo_peft.formats.peft_head import HEADS, LINEAR_HEADS, PREDICTS
 from neo_peft.runs.folder import RUN, check_unchanged, read_record
@@ -89,6 +91,11 @@ def check_base(folder: Path, recorded: dict, tuned: LoadedModel) -> None:
     """
     model, base, old = tuned.settings.model, tuned.base, str(recorded.get("fingerprint"))
     if old != base.fingerprint:
+        if old in FORMER_BUNDLED:
+            raise InputError(
+                f"{folder} was trained on the {BUNDLED_MODEL} of an earlier version of neo_peft; the "
+                "bundled model changed since then: train again"
+            )
         message = (
             f"another base than {model}: the fingerprint of its base is {old[:12]}…, that of "
             f"{model} is {base.fingerprint[:12]}…"

@@ -15,6 +15,7 @@ from neo_peft.commands import predict
 from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.errors import InputError
 from neo_peft.formats.base import load_base
+from neo_peft.formats.base_folder import FORMER_BUNDLED
 from neo_peft.runs import loading
 from neo_peft.runs.folder import read_record, write_record
 from neo_peft.system.exit_status import exit_status
@@ -119,3 +120,16 @@ def test_another_base_in_another_precision_is_another_base(folder, tmp_path):
     change_tensors(half, lambda tensors: tensors["transformer.ln_f.bias"].add_(1))
     with pytest.raises(InputError, match="run was trained on another base than"):
         loading.load(run, loading.settings_in(run, str(half)))
+
+
+def test_a_run_on_a_former_bundled_model_is_refused_with_the_reason(folder, tmp_path):
+    run = make_run(tmp_path / "run", folder, "ner", "lora")
+    record = read_record(run)
+    former = record["base"] | {"fingerprint": FORMER_BUNDLED[0]}
+    write_record(run, record | {"base": former})
+    message = (
+        "run was trained on the neo-mini of an earlier version of neo_peft; the bundled model "
+        "changed since then: train again"
+    )
+    with pytest.raises(InputError, match=message):
+        loading.load(run, loading.settings_in(run))
