@@ -93,8 +93,8 @@ def check_base(folder: Path, recorded: dict, tuned: LoadedModel) -> None:
     if old != base.fingerprint:
         if old in FORMER_BUNDLED:
             raise InputError(
-                f"{folder} was trained on the {BUNDLED_MODEL} of an earlier version of neo_peft; the "
-                "bundled model changed since then: train again"
+                f"{folder} was trained on the {BUNDLED_MODEL} of an earlier version of neo_peft; "
+                "the bundled model changed since then: train again"
             )
         message = (
             f"another base than {model}: the fingerprint of its base is {old[:12]}…, that of "
