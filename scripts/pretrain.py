@@ -15,14 +15,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from neo_peft.system.openmp import wait_passively
+
+wait_passively()  # before torch is imported
+
 import torch
+from pretrain_scores import losses, measure
+from pretrain_text import Windows, choose_documents, read_documents
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from pretrain_scores import losses, measure
-from pretrain_text import Windows, choose_documents, read_documents
 
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base, load_base
