@@ -24,6 +24,7 @@ from neo_peft.commands.flags import (
     add_text,
     settings_of_run,
 )
+from neo_peft.commands.loading import LoadingLine
 from neo_peft.corpora.new_text import is_blank, parse_example, parse_example_of_run
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import is_run, newest_run
@@ -97,10 +98,11 @@ def main(argv: Sequence[str]) -> None:
     """Print the prediction of each example, one line each, as the examples come in."""
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
-    lines = open_lines(flags)
+    with LoadingLine(", ".join(map(str, folders))):
+        runs, evaluate = load_runs(folders, flags)
     from tqdm import tqdm
 
-    runs, evaluate = load_runs(folders, flags)
+    lines = open_lines(flags)
     for note in dict.fromkeys(note for run in runs.values() for note in run.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
