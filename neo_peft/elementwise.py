@@ -87,7 +87,7 @@ class AdamW:
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     def state_of(self, p: Tensor) -> dict[str, Tensor]:
-        """Return the state of a parameter. Before its first update there is a new one."""
+        """Return the state of a parameter. Before its first step there is a new one."""
         if p not in self.state:
             moments = {name: torch.zeros_like(p) for name in self.MOMENTS}
             self.state[p] = {"step": torch.zeros(())} | moments
@@ -95,7 +95,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update all parameters that have a gradient."""
+        """Change all parameters that have a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:

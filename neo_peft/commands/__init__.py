@@ -12,7 +12,7 @@ compare.py   which of two runs is better, or whether chance alone could explain 
 sizes.py     the number of parameters that each method trains, and the bytes that it stores
 """
 
-# the commands, and what the help says about each
+# the commands, and their lines in the help
 COMMANDS = {
     "train": "tune a GPT-Neo for a task, and score it before and after",
     "evaluate": "score a finished run again, or an untuned base model",

@@ -57,8 +57,10 @@ class BundledTokenizer:
     """The bundled model's tokenizer. It encodes and decodes with the package `tokenizers`, exactly
     as the tokenizer that transformers loads from the same files.
 
-    Everything else is an attribute of that tokenizer, which is loaded at the first use.
+    All other attributes are those of that tokenizer, which is loaded when one is read or set.
     """
+
+    OWN = ("name_or_path", "backend_tokenizer", "all_special_ids")
 
     def __init__(self, folder: Path):
         from tokenizers import Tokenizer
@@ -85,6 +87,12 @@ class BundledTokenizer:
         if name.startswith("__"):  # looked up by `copy`, before the object has its attributes
             raise AttributeError(name)
         return getattr(self.in_transformers, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.OWN:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.in_transformers, name, value)
 
 
 def is_bundled(folder: Path) -> bool:

@@ -4,7 +4,7 @@ import os
 
 
 def wait_passively() -> None:
-    """Let threads sleep while they wait for each other, unless OMP_WAIT_POLICY says otherwise.
+    """Let threads sleep while they wait for each other, unless OMP_WAIT_POLICY is set.
 
     By default they wait in a loop. If another process needs the core of one thread, the others then
     wait in a loop for it at the end of each operation, and a small model trains many times slower:

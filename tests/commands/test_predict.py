@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from base_files import with_pad_token
+from refusals import shown
 from trained import make_run
 from transformers import GPTNeoForCausalLM
 
@@ -67,7 +68,7 @@ def run_predict(capsys, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         status = exit_status(lambda: predict.main(argv))
         out, err = capsys.readouterr()
-        return status, [json.loads(line) for line in out.splitlines()], err
+        return status, [json.loads(line) for line in out.splitlines()], shown(err)
 
     return run
 

@@ -221,6 +221,15 @@ def test_the_bundled_tokenizer_is_saved_as_transformers_saves_it(tmp_path):
     assert ours("a b").input_ids == load_with_transformers(BUNDLED["neo-mini"])("a b").input_ids
 
 
+def test_what_is_set_in_the_bundled_tokenizer_is_saved(tmp_path):
+    ours = load_tokenizer(BUNDLED["neo-mini"])
+    ours.pad_token, ours.model_max_length = "<|endoftext|>", 77
+    ours.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert saved.pad_token_id == ours.pad_token_id == 0
+    assert saved.model_max_length == ours.model_max_length == 77
+
+
 def test_the_bundled_tokenizer_can_be_copied():
     ours = load_tokenizer(BUNDLED["neo-mini"])
     for copied in (copy.copy(ours), copy.deepcopy(ours)):

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from killing import SMALL, end, result, resumed, start
+from refusals import shown
 from safetensors.torch import load_file, save_file
 from steps import train as train_steps
 
@@ -393,9 +394,9 @@ def test_a_run_can_be_stopped_before_its_first_step_and_while_an_epoch_is_scored
 
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "new"]
     assert end(start(argv, at_once)) == 130
-    assert (
-        Path("stderr").read_text() == "stopped; resume it: python -m neo_peft train --resume new\n"
-    )
+    with open("stderr", newline="") as file:
+        text = shown(file.read())
+    assert text == "stopped; resume it: python -m neo_peft train --resume new\n"
     assert [path.name for path in Path("new").iterdir()] == ["settings.json"]
     resumed("new", stopped[1])  # from step 0
 
