@@ -76,6 +76,7 @@ def start(command: str) -> dict[str, float]:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.start", "--marks", *flags],
             cwd=ROOT,
+            env=os.environ | {"TQDM_DISABLE": "1"},
             stdout=subprocess.PIPE,
             check=True,
         )
