@@ -134,7 +134,7 @@ def compared(name: str, peer: str, ours: list[Side], theirs: list[Side]) -> list
                 "ratio_max": max(ratios),
                 unit: median(a),
                 f"peers_{unit}": median(b),
-                "beside": peer,
+                "peer": peer,
                 "agrees": same["agrees"],
             }
         )

@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     all_jobs = [name for name in JOBS if on_cpu_in_fp32 or name not in ON_CPU_IN_FP32]
     for name in all_jobs if flags.job == "all" else [flags.job]:
         results[name] = [
-            {"beside": peer, **line}
+            {"beside": line.get("peer", peer), **line}
             for peer, measure in JOBS[name]
             for line in as_list(measure(vars(flags) | {"pairs": pairs_of(name, flags.pairs)}))
         ]
