@@ -23,8 +23,8 @@ from benchmarks.trainer_job import (
     write_results,
 )
 
-# Scoring test takes the fewest seconds with 16 on one CPU core: 1.07 times as many with 32, 1.5 times
-# with 64 or 128 (the attention of this GPT-Neo writes out all scores).
+# Scoring test takes the fewest seconds with 16 on one CPU core: 1.07 times as many with 32, and 1.5
+# times as many with 64 or 128.
 EVAL_BATCH = 16
 
 
