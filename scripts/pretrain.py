@@ -33,8 +33,7 @@ from neo_peft.gptneo import GPTNeo
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import read_json, write_json, write_whole
 
-WARMUP = 100  # number of steps in which the learning rate rises
-DECAY = 0.5  # share of the steps, the last ones, in which it falls (Hu et al. 2024)
+WARMUP = 100  # steps in which the learning rate rises; then it falls linearly to zero
 SAVE_EVERY = 100  # steps between two checkpoints
 PART = 4  # texts in one forward pass on a CPU: their activations fit its cache
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -99,7 +98,7 @@ def train(base: Base, windows: Windows, flags: argparse.Namespace, heldout: list
         for p in weights.values() if WORLD > 1 else ():
             torch.distributed.all_reduce(p.grad)
         nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        rate = min(1, (step + 1) / WARMUP, (flags.steps - step) / (DECAY * flags.steps))
+        rate = min((step + 1) / WARMUP, (flags.steps - step) / max(1, flags.steps - WARMUP))
         for optimizer, share in ((muon, 1), (adam, 0.15)):
             optimizer.param_groups[0]["lr"] = share * rate * flags.learning_rate
             optimizer.step()
@@ -146,8 +145,9 @@ def main() -> None:
     documents = choose_documents(flags.text, flags.spaced, flags.seed)
     base = start(flags.model, flags.layers, documents, flags.seed)
     base.trunk.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    ids, config = base.tokenizer(documents, verbose=False)["input_ids"], base.trunk.config
-    windows = Windows(ids, config.eos_token_id, config.max_position_embeddings)
+    config, encoded = base.trunk.config, base.tokenizer(documents, verbose=False)
+    windows = Windows(encoded["input_ids"], config.eos_token_id, config.max_position_embeddings)
+    del documents, encoded  # gigabytes
     if len(windows.stream) <= flags.batch_size * windows.size:
         needed = f"a batch of {flags.batch_size} needs more"
         raise InputError(f"--text has {len(windows.stream)} tokens; {needed}")

@@ -216,7 +216,7 @@ def test_the_values_of_a_repetition_are_those_of_transformers(pretrain, base, or
     )
 
 
-def test_the_learning_rate_rises_stays_and_falls(pretrain, run, monkeypatch, tiny_folder):
+def test_the_learning_rate_rises_then_falls(pretrain, run, monkeypatch, tiny_folder):
     rates = []
     for optimizer, share in ((torch.optim.Muon, 1), (torch.optim.AdamW, 0.15)):
         monkeypatch.setattr(
@@ -227,7 +227,7 @@ def test_the_learning_rate_rises_stays_and_falls(pretrain, run, monkeypatch, tin
     monkeypatch.setattr(pretrain, "WARMUP", 4)
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 100)
     assert run("out", "--model", str(tiny_folder), "--steps", "16", "--learning-rate", "0.8") == 0
-    expected = [0.2, 0.4, 0.6] + [0.8] * 6 + [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    expected = [0.2, 0.4, 0.6, 0.8, *(0.8 * (16 - step) / 12 for step in range(4, 16))]
     assert rates[0::2] == pytest.approx(expected) == rates[1::2]
 
 
