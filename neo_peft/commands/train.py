@@ -47,8 +47,8 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     settings = processes.on_first_process(lambda: parse_flags(argv, prog))
     # Imported here, since torch takes seconds: --help and errors in flags do not wait for it.
     with signals.delayed():  # an interrupted import can raise any error
-        from neo_peft.progress import show_progress
         from neo_peft.runs.training import run
+        from neo_peft.system.bars import show_progress
 
     summary = run(
         settings,

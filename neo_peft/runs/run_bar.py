@@ -1,0 +1,82 @@
+"""The bar over a whole run: it shows when the run ends.
+
+It counts the tokens that go through the model, in all of the run's scoring and training. A training
+step also goes backward, and generated text is computed token by token, so their tokens count more.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from neo_peft import loop
+from neo_peft.progress import Progress
+from neo_peft.runs.head_alone import is_scored
+from neo_peft.runs.job import GENERATED, Job
+
+# The cost of a token in training, compared with one that is scored. Measured on neo-mini.
+TRAINED, TRAINED_WITH_BASE = 2.3, 3.8
+FORM = "{l_bar}{bar}| {elapsed}<{remaining}"
+
+
+class RunBar:
+    """An open bar. Close it before the run's last lines are printed."""
+
+    def __init__(self, job: Job):
+        self.examples, self.settings = job.examples, job.settings
+        self.training_cost = TRAINED_WITH_BASE if job.settings.trains_base else TRAINED
+        self.tokens = {split: int(part.lengths.sum()) for split, part in job.examples.items()}
+        scored = sum(self.tokens[split] for split in job.scored_splits)
+        both = scored * (1 + GENERATED * job.settings.generate)  # by scoring and by generation
+        self.before, self.after = both * (not job.settings.no_before), both
+        if is_scored(job):
+            self.before += sum(self.tokens.values())
+        steps = min(job.settings.epochs * self.steps_per_epoch, job.settings.max_steps or math.inf)
+        self.training = self.work_of(steps, math.ceil(steps / self.steps_per_epoch))
+        total = self.before + self.training + self.after
+        self.bar: tqdm = job.output.progress((), "run", total, None, FORM)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        order = np.arange(len(self.examples["train"]))
+        return max(1, len(loop.split_into_steps(order, self.settings)))
+
+    def work_of(self, steps: int, epochs: int) -> float:
+        """Return the work of the first `steps` steps, and of scoring validation `epochs` times."""
+        examples, settings = self.examples["train"], self.settings
+        whole, rest = divmod(steps, self.steps_per_epoch)
+        order = loop.epoch_order(len(examples), settings.seed, whole + 1)
+        parts = loop.split_into_steps(order, settings)[:rest]
+        trained = whole * self.tokens["train"]
+        trained += sum(int(examples.lengths[part.all].sum()) for part in parts)
+        return self.training_cost * trained + epochs * self.tokens["validation"]
+
+    def reach_training(self, state: loop.State) -> None:
+        """Move to where training begins, or where a resumed run goes on."""
+        self._reach(self.before + self.work_of(state.step, state.epoch - 1))
+
+    def reach_end(self, known: Collection[str]) -> None:
+        """Move to where training has ended. Splits in `known` are not scored again."""
+        known_work = sum(self.tokens[split] for split in known)
+        self._reach(self.before + self.training + known_work)
+
+    def _reach(self, work: float) -> None:
+        """Move the bar. What it skips does not count in its speed."""
+        if not self.bar.disable:
+            self.bar.initial += work - self.bar.n
+            self.bar.n = work
+            self.bar.refresh()
+
+    def counting(self, progress: Progress, cost: float) -> Progress:
+        """Return a progress bar whose items count in this bar too, with `cost` for each token."""
+
+        def counted(items: Iterable, sizes: Sequence[int]) -> Iterator:
+            for item, size in zip(items, sizes, strict=True):
+                yield item
+                self.bar.update(cost * size)
+
+        return lambda items, what, total, sizes: progress(counted(items, sizes), what, total, sizes)
+
+    def close(self) -> None:
+        self.bar.close()
