@@ -87,7 +87,7 @@ def predict_with_head_alone(job: Job) -> dict[str, list]:
         "learning_rate": LEARNING_RATE,
         **base_conditions(job.tuned),
         **computing_conditions(job.tuned),
-        "head": head_digest(job.tuned.model),
+        "head weights": head_digest(job.tuned.model),
         "base_dtype": str(job.tuned.model.transformer.wte.weight.dtype),
         "examples": {split: part.digest() for split, part in job.examples.items()},
     }

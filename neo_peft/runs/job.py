@@ -214,7 +214,7 @@ def predict_examples(
         **base_conditions(job.tuned),
         **computing_conditions(job.tuned),
         "base_dtype": str(scored.model.transformer.wte.weight.dtype),
-        "head": head_digest(scored.model),
+        "head weights": head_digest(scored.model),
         **label_conditions(scored.encoder),
         "instruction": scored.instruction,
         "examples": examples.digest(),

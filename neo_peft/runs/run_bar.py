@@ -65,7 +65,7 @@ class RunBar:
         """Move the bar. What it skips does not count in its speed."""
         if not self.bar.disable:
             self.bar.initial += work - self.bar.n
-            self.bar.n = work
+            self.bar.n = self.bar.last_print_n = work
             self.bar.refresh()
 
     def counting(self, progress: Progress, cost: float) -> Progress:
