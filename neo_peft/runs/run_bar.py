@@ -5,7 +5,7 @@ step also goes backward, and generated text is computed token by token, so their
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -29,12 +29,13 @@ class RunBar:
         self.tokens = {split: int(part.lengths.sum()) for split, part in job.examples.items()}
         scored = sum(self.tokens[split] for split in job.scored_splits)
         both = scored * (1 + GENERATED * job.settings.generate)  # by scoring and by generation
-        self.before, self.after = both * (not job.settings.no_before), both
+        self.before = both * (not job.settings.no_before)
+        after = both - self.tokens["validation"]  # the kept epoch has scored it
         if is_scored(job):
             self.before += sum(self.tokens.values())
         steps = min(job.settings.epochs * self.steps_per_epoch, job.settings.max_steps or math.inf)
         self.training = self.work_of(steps, math.ceil(steps / self.steps_per_epoch))
-        total = self.before + self.training + self.after
+        total = self.before + self.training + after
         self.bar: tqdm = job.output.progress((), "run", total, None, FORM)
 
     @property
@@ -56,10 +57,12 @@ class RunBar:
         """Move to where training begins, or where a resumed run goes on."""
         self._reach(self.before + self.work_of(state.step, state.epoch - 1))
 
-    def reach_end(self, known: Collection[str]) -> None:
-        """Move to where training has ended. Splits in `known` are not scored again."""
-        known_work = sum(self.tokens[split] for split in known)
-        self._reach(self.before + self.training + known_work)
+    def reach_end(self, knows_validation: bool) -> None:
+        """Move to where training has ended. Unless validation's predictions are known, it is scored
+        again: a resumed run does not know those of an epoch before the stop."""
+        if not knows_validation:
+            self.bar.total += self.tokens["validation"]
+        self._reach(self.before + self.training)
 
     def _reach(self, work: float) -> None:
         """Move the bar. What it skips does not count in its speed."""

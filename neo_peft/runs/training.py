@@ -171,7 +171,7 @@ def score_train_score(job: Job, checkpoint: Checkpoint | None) -> dict:
     model, base = job.tuned.model, job.tuned.base
     best = training.best
     known = {"validation": best.predicted} if best.predicted else {}
-    run_bar.reach_end(known)
+    run_bar.reach_end(bool(known))
     processes.on_first_process(
         lambda: checkpoints.load_weights(best.file, read_tensors(best.file), model)
     )

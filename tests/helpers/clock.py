@@ -14,9 +14,11 @@ class Clock:
         self.now += seconds
 
 
-def seconds_left(bar) -> float:
-    """Return the time left that a bar shows."""
-    *hours, minutes, seconds = map(int, re.search(r"<([\d:]+)", str(bar))[1].split(":"))
+def seconds_left(bar) -> float | None:
+    """Return the time left that a bar shows; None while it shows a question mark."""
+    if not (shown := re.search(r"<([\d:]+)", str(bar))):
+        return None
+    *hours, minutes, seconds = map(int, shown[1].split(":"))
     return (hours or [0])[0] * 3600 + minutes * 60 + seconds
 
 

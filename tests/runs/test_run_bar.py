@@ -1,6 +1,7 @@
 """The bar over a whole run shows when the run ends, also after it was resumed."""
 
 import signal
+from pathlib import Path
 
 import pytest
 from clock import Clock, right_within_a_quarter, seconds_left
@@ -24,15 +25,17 @@ def watched(monkeypatch):
     moments, bars = [], {}
 
     def look() -> None:
-        if "run" in bars and bars["run"].n:
-            moments.append((clock.now, seconds_left(bars["run"])))
+        if "run" in bars and (left := seconds_left(bars["run"])) is not None:
+            moments.append((clock.now, left))
 
     def slow_forward(model, batch, prefix=None):
-        look()
+        if not model.training:
+            look()
         clock.advance(5 + len(batch.ids))
         return forward(model, batch, prefix)
 
     def slow_step(model, optimizer, scaler, collated, labelled, clip):
+        look()
         clock.advance(10 + 1.3 * sum(len(batch.ids) for batch in collated))
         return take_step(model, optimizer, scaler, collated, labelled, clip)
 
@@ -86,7 +89,7 @@ def test_it_is_right_after_a_resume(watched, tiny_folder, monkeypatch, capsys):
         watched(make_settings(**given, out="run"))
     monkeypatch.setattr(training.Log, "step", real)
     capsys.readouterr()
-    moments, end = watched(settings_to_resume("run", json=False))
+    moments, end = watched(settings_to_resume(Path("run"), json=False))
     right_within_a_quarter(moments, end)
     shares = [int(line.split("%")[0]) for line in capsys.readouterr().err.split("run:")[1:]]
     assert 25 < min(share for share in shares if share) < 50
