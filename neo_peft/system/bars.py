@@ -29,11 +29,15 @@ class Bar(tqdm):
 
 
 class LineBar(Bar):
-    """Lines in place of a bar, for a terminal that reports the width 0."""
+    """A line every ten seconds in place of a bar, for a terminal that reports the width 0."""
+
+    next_line = 0.0  # the time
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if msg is None:  # "" would clear the bar
+        now = self._time()
+        if msg is None and now >= self.next_line:  # "" would clear the bar
             self.fp.write(f"{self}\n")
+            self.next_line = now + SECONDS
 
     def clear(self, nolock: bool = False) -> None: ...
 
@@ -48,11 +52,11 @@ def show_progress(
     form: str | None = None,
 ) -> Bar:
     """Return the items with a bar; see `Progress` for the arguments."""
-    kind, options = (LineBar, {"mininterval": SECONDS}) if has_no_width() else (Bar, {})
+    kind, options = (LineBar, {"ncols": 80}) if has_no_width() else (Bar, {"dynamic_ncols": True})
     if sizes is not None:
         form, options = form or TOKENS, options | {"unit": " tokens", "unit_scale": True}
     options |= {"desc": what, "total": total, "bar_format": form, "file": sys.stderr}
-    options |= {"leave": False, "dynamic_ncols": True, "smoothing": 0, "miniters": 1}
+    options |= {"leave": False, "smoothing": 0, "miniters": 1}
     bar = kind(items, **options)
     bar.sizes = sizes
     return bar

@@ -6,6 +6,7 @@ import re
 import sys
 import termios
 import tty
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -82,10 +83,11 @@ def terminal(monkeypatch):
     def written() -> str:
         stream.flush()
         os.set_blocking(master, False)
-        try:
-            return os.read(master, 2**20).decode()
-        except BlockingIOError:
-            return ""
+        parts = []
+        with suppress(BlockingIOError):
+            while True:
+                parts.append(os.read(master, 2**16))
+        return b"".join(parts).decode()
 
     yield of_width, written
     stream.close()
