@@ -62,7 +62,7 @@ GIVEN = {"train_limit": 60, "eval_limit": 24, "batch_size": 4, "epochs": 3, "thr
     "given",
     [
         {"task": "ner", "method": "lora"},
-        {"task": "similarity", "method": "head", "max_steps": 40},
+        {"task": "similarity", "method": "lora", "readout": "head", "max_steps": 40},
         {"task": "sentiment", "method": "lora", "no_before": True},
     ],
 )
