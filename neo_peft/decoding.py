@@ -103,11 +103,12 @@ def in_batches(
     predict_chosen: Callable, examples: Examples, size: int, progress: Progress, title: str
 ) -> list:
     """Call `predict_chosen(indices)` for batches of examples; return all results in the order of
-    the examples. Similar lengths share a batch: fewer grids, or less padding."""
+    the examples. Similar lengths share a batch: fewer grids, or less padding. The longest come
+    first, so that memory peaks at the start."""
     order = np.argsort(examples.lengths, kind="stable")
-    index_batches = [chosen for chosen in batches(order, size) if len(chosen)]
-    pairs = []  # (index, result)
-    for chosen in progress(index_batches, title, len(index_batches)):
+    index_batches = [chosen for chosen in batches(order, size) if len(chosen)][::-1]
+    tokens, pairs = [int(examples.lengths[chosen].sum()) for chosen in index_batches], []
+    for chosen in progress(index_batches, title, sum(tokens), tokens):
         pairs += zip(chosen, predict_chosen(chosen), strict=True)
     by_index = dict(pair for part in processes.gather(pairs) for pair in part)
     return [by_index[index] for index in range(len(examples))]

@@ -6,7 +6,6 @@ of each step. Without dropout, the step equals that of one process with all the 
 """
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -98,13 +97,11 @@ def steps(
         model.train()
         order = epoch_order(len(examples), settings.seed, state.epoch)
         remaining = split_into_steps(order, settings)[state.done : total_steps - epoch_start]
-        bar = progress(remaining, f"epoch {state.epoch}", len(remaining))
-        start, tokens = time.monotonic(), 0
+        tokens = [int(examples.lengths[step.all].sum()) for step in remaining]
+        bar = progress(remaining, f"epoch {state.epoch}", sum(tokens), tokens)
         for step_examples in bar:
             step = next_step(model, examples, state, step_examples, total_steps, settings)
-            tokens += step.tokens
-            speed = tokens / (time.monotonic() - start)
-            bar.set_postfix_str(f"loss {step.loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.set_postfix_str(f"loss {step.loss:.4f}", refresh=False)
             yield step
         yield EpochEnd(state.epoch, state.step, state.loss_sum / max(1, state.labelled))
 

@@ -29,11 +29,12 @@ from neo_peft.corpora.sources import load_scored, train_labels
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
-from neo_peft.progress import no_progress, show_progress
+from neo_peft.progress import no_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import write_rows
 from neo_peft.settings import choice, make_settings, whole
+from neo_peft.system.bars import show_progress
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:

@@ -254,7 +254,7 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
         if sys.stdin.isatty():
             print("enter one example per line; Ctrl-D ends the input", file=sys.stderr)
         return enumerate(sys.stdin.buffer, start=1)
-    from neo_peft.progress import show_progress
+    from neo_peft.system.bars import show_progress
 
     with open(flags.file, "rb") as file:
         total = sum(1 for _ in file)

@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
         from tqdm import tqdm
 
         from neo_peft.analysis import study  # after the flags, since torch takes seconds to import
-        from neo_peft.progress import show_progress
+        from neo_peft.system.bars import show_progress
 
     folder, made = (
         (Path(study_flags["resume"]), [])

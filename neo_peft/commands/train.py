@@ -51,8 +51,8 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     with LoadingLine(with_size(settings.model) if is_first else None) as loading:
         # Imported here, since torch takes seconds: --help and errors in flags do not wait for it.
         with signals.delayed():  # an interrupted import can raise any error
-            from neo_peft.progress import show_progress
             from neo_peft.runs.training import run
+            from neo_peft.system.bars import show_progress
 
         print_line = partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True)
         summary = run(settings, loading.before(print_line), loading.before(show_progress))

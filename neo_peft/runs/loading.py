@@ -124,13 +124,15 @@ def load(
     return tuned
 
 
-def load_to_train(settings: Settings) -> LoadedModel:
+def load_to_train(settings: Settings, base: Base | None = None) -> LoadedModel:
     """Load a base model and add the method of the settings, with its initial weights.
+
+    base: a loaded base model to use; by default it is loaded. The method changes its trunk.
 
     The weights of `--adapter` are read and checked, but not loaded into the model, so that the
     untuned base can be scored first. `start_from_adapter` loads them.
     """
-    tuned = load_untuned(settings, with_method=True)
+    tuned = load_untuned(settings, with_method=True, base=base)
     if settings.adapter:
         folder, head = Path(settings.adapter), tuned.model.head_kind
         check_head(folder, tuned, further=True)

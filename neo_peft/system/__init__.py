@@ -4,6 +4,7 @@ files.py         atomic writing of files and folders; reading of JSON and tensor
 hub.py           download a file of a hub repository
 hardware.py      device, precision, threads, memory
 openmp.py        how the threads of torch wait for each other
+bars.py          progress bars on standard error
 signals.py       Ctrl-C and SIGTERM: stop a command, or a run between two steps
 exit_status.py   exit status and error line of a command
 torchrun.py      start and end of the processes of torchrun
