@@ -10,7 +10,13 @@ from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, score, texts_without_labels
 from neo_peft.encoding import Encoder, collate
 from neo_peft.runs.baselines import predict_majority
-from neo_peft.runs.generation import evaluate_generated, generate, match_label
+from neo_peft.runs.generation import (
+    VOCABULARY_PART,
+    evaluate_generated,
+    generate,
+    match_label,
+    most_probable_tokens,
+)
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.texts import predict
 from neo_peft.runs.training import perplexity
@@ -91,6 +97,16 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
     encoder = dataclasses.replace(tuned.encoder, end_token=end)
     assert generate(tuned.model, encoder, texts, tuned.model.prefix()) == expected
     assert len({len(text) for text in texts}) > 3
+
+
+def test_the_most_probable_token_is_that_of_the_whole_vocabulary():
+    """Also if it is the first token of a part or the last one of the vocabulary."""
+    hidden, wte = torch.randn(5, 24), torch.randn(2 * VOCABULARY_PART + 37, 24)
+    best = [0, VOCABULARY_PART - 1, VOCABULARY_PART, 2 * VOCABULARY_PART, len(wte) - 1]
+    wte[best] = 100 * hidden
+    assert most_probable_tokens(hidden, wte).tolist() == best
+    others = torch.randn(40, 24)
+    assert torch.equal(most_probable_tokens(others, wte), (others @ wte.T).argmax(1))
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt"])
