@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--marks", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.marks:
-        progress.show_progress = Marks()
+        bars.show_progress = Marks()
         train.main(flags.marks)
     lines = []
     for command in COMMANDS:
