@@ -20,11 +20,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from neo_peft import progress
 from neo_peft.commands import train
 from neo_peft.commands.flags import OneLineParser, argument
+from neo_peft.progress import no_progress
 from neo_peft.runs.tables import table
 from neo_peft.settings import whole
+from neo_peft.system import bars
 from neo_peft.system.exit_status import exit_status
 
 ROOT = Path(__file__).parents[1]
@@ -47,13 +48,13 @@ class Marks:
     def __init__(self):
         self.seconds: dict[str, float] = {}
 
-    def __call__(self, items: Iterable, what: str, total: int) -> Iterable:
+    def __call__(self, items: Iterable, what: str, total: int, *form: object) -> Iterable:
         self.seconds.setdefault("first bar", cpu_seconds())
         if what.startswith("epoch"):
             self.seconds["first step"] = cpu_seconds()
             print(json.dumps(self.seconds), flush=True)
             os._exit(0)
-        return progress.no_progress(items, what, total)
+        return no_progress(items, what, total, *form)
 
 
 def cpu_seconds(who: int = resource.RUSAGE_SELF) -> float:
