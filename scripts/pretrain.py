@@ -23,7 +23,7 @@ wait_passively()  # before torch is imported
 import torch
 from pretrain_scores import losses, measure
 from pretrain_text import Windows, choose_documents, read_documents
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -35,6 +35,7 @@ from neo_peft.system.files import read_json, write_json, write_whole
 
 WARMUP = 100  # steps in which the learning rate rises; then it falls linearly to zero
 SAVE_EVERY = 100  # steps between two checkpoints
+STEP = "number of steps"  # its name in a checkpoint
 PART = 4  # texts in one forward pass on a CPU: their activations fit its cache
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -78,15 +79,18 @@ def train(base: Base, windows: Windows, flags: argparse.Namespace, heldout: list
     others = [p for name, p in weights.items() if not (name.startswith("h.") and p.dim() == 2)]
     muon = torch.optim.Muon(matrices, weight_decay=0.0)
     adam = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
-    parts, first, path = (
-        {"trunk": trunk, "muon": muon, "adam": adam},
-        0,
-        flags.out / "checkpoint.pt",
-    )
+    first, path = 0, flags.out / "checkpoint.safetensors"
     if path.exists():
-        first, *states = torch.load(path, device)
-        for part, state in zip(parts.values(), states, strict=True):
-            part.load_state_dict(state)
+        # Names are "h.0.ln_1.bias" for a weight, and "h.0.ln_1.bias exp_avg" for an average of it.
+        for name, tensor in load_file(path, str(device)).items():
+            weight, _, average = name.partition(" ")
+            if name == STEP:
+                first = int(tensor)
+            elif average:
+                optimizer = muon if average == "momentum_buffer" else adam
+                optimizer.state[weights[weight]][average] = tensor
+            else:
+                weights[weight].data.copy_(tensor)
     bar = tqdm(range(first, flags.steps), "steps", disable=RANK > 0, dynamic_ncols=True)
     for step in bar:
         batch = windows.batch(step, flags.batch_size, flags.copies, flags.seed)[RANK::WORLD]
@@ -105,8 +109,13 @@ def train(base: Base, windows: Windows, flags: argparse.Namespace, heldout: list
             optimizer.zero_grad()
         bar.set_postfix_str(f"loss {loss:.3f}")
         if RANK == 0 and (step + 1) % SAVE_EVERY == 0:
-            state = [step + 1, *(part.state_dict() for part in parts.values())]
-            write_whole(path, lambda file, state=state: torch.save(state, file))
+            averages = {
+                f"{name} {average}": tensor
+                for name, p in weights.items()
+                for average, tensor in (muon if p in muon.state else adam).state[p].items()
+            }
+            tensors = {STEP: torch.tensor(step + 1), **weights, **averages}
+            write_whole(path, lambda file, tensors=tensors: save_file(tensors, file))
             bar.write(f"step {step + 1}: {measure(base, heldout)}")
 
 

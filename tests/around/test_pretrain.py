@@ -76,7 +76,7 @@ def test_a_resumed_run_has_the_same_weights(pretrain, run, monkeypatch, tiny_fol
 
     monkeypatch.setattr(pretrain.Windows, "batch", stop_at_step_6)
     assert run("stopped", *flags) == 130
-    assert torch.load("stopped/checkpoint.pt")[0] == 4
+    assert load_file("stopped/checkpoint.safetensors")["number of steps"] == 4
     assert not Path("stopped/model.safetensors").exists()
     monkeypatch.setattr(pretrain.Windows, "batch", batch)
     assert run("stopped", *flags) == 0
