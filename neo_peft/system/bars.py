@@ -27,6 +27,12 @@ class Bar(tqdm):
         finally:
             self.close()
 
+    def jump(self, n: float) -> None:
+        """Move the bar to `n`, and measure its speed from here on."""
+        self.initial = self.n = self.last_print_n = n
+        self.start_t = self._time()
+        self.refresh()
+
 
 class LineBar(Bar):
     """A line every ten seconds in place of a bar, for a terminal that reports the width 0."""

@@ -97,7 +97,7 @@ def terminal(monkeypatch):
 def test_a_terminal_of_width_0_gets_a_line_every_ten_seconds(monkeypatch, terminal):
     clock, (of_width, written) = Clock(monkeypatch), terminal
     of_width(0)
-    run = show_progress((), "run", 30, None, "{l_bar}{bar}| {elapsed}<{remaining}")
+    run = show_progress((), "run", 30, None, "{l_bar}{bar}| [{elapsed}<{remaining}]")
     print_line = above_bars(print)
     for item in show_progress(range(30), "score", 60, [2] * 30):
         clock.advance(1)
