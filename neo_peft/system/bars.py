@@ -30,7 +30,8 @@ class Bar(tqdm):
     def jump(self, n: float) -> None:
         """Move the bar to `n`, and measure its speed from here on."""
         self.initial = self.n = self.last_print_n = n
-        self.start_t = self._time()
+        # A bar that was last printed before its start counts as never printed, and is not cleared.
+        self.start_t = self.last_print_t = self._time()
         self.refresh()
 
 
