@@ -18,7 +18,7 @@ from neo_peft.runs.job import GENERATED, Job
 # The cost of a token in training, compared with one that is scored; measured on neo-mini. Where a
 # head alone is trained, nothing goes backward through the base.
 HEAD_TRAINED, ADAPTER_TRAINED, BASE_TRAINED = 1.1, 2.3, 3.8
-FORM = "{l_bar}{bar}| {elapsed}<{remaining}"
+FORM = "{l_bar}{bar}| {remaining} left"
 
 
 class RunBar:
@@ -68,11 +68,10 @@ class RunBar:
         self._reach(self.before + self.training)
 
     def _reach(self, work: float) -> None:
-        """Move the bar. What it skips does not count in its speed."""
+        """Move the bar. The time left is then that of the speed from here on: scoring, training and
+        generating text do not have exactly the costs that are assumed here."""
         if not self.bar.disable:
-            self.bar.initial += work - self.bar.n
-            self.bar.n = self.bar.last_print_n = work
-            self.bar.refresh()
+            self.bar.jump(work)
 
     def counting(self, progress: Progress, cost: float) -> Progress:
         """Return a progress bar whose items count in this bar too, with `cost` for each token."""

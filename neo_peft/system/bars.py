@@ -27,6 +27,13 @@ class Bar(tqdm):
         finally:
             self.close()
 
+    def jump(self, n: float) -> None:
+        """Move the bar to `n`, and measure its speed from here on."""
+        self.initial = self.n = self.last_print_n = n
+        # A bar that was last printed before its start counts as never printed, and is not cleared.
+        self.start_t = self.last_print_t = self._time()
+        self.refresh()
+
 
 class LineBar(Bar):
     """A line every ten seconds in place of a bar, for a terminal that reports the width 0."""

@@ -16,7 +16,7 @@ class Clock:
 
 def seconds_left(bar) -> float | None:
     """Return the time left that a bar shows; None while it shows a question mark."""
-    if not (shown := re.search(r"<([\d:]+)", str(bar))):
+    if not (shown := re.search(r"[<|] ?([\d:]+)(?:,| left)", str(bar))):
         return None
     *hours, minutes, seconds = map(int, shown[1].split(":"))
     return (hours or [0])[0] * 3600 + minutes * 60 + seconds

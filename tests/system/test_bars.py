@@ -97,7 +97,7 @@ def terminal(monkeypatch):
 def test_a_terminal_of_width_0_gets_a_line_every_ten_seconds(monkeypatch, terminal):
     clock, (of_width, written) = Clock(monkeypatch), terminal
     of_width(0)
-    run = show_progress((), "run", 30, None, "{l_bar}{bar}| {elapsed}<{remaining}")
+    run = show_progress((), "run", 30, None, "{l_bar}{bar}| [{elapsed}<{remaining}]")
     print_line = above_bars(print)
     for item in show_progress(range(30), "score", 60, [2] * 30):
         clock.advance(1)
@@ -129,3 +129,13 @@ def test_a_line_is_printed_above_the_open_bars(monkeypatch, terminal):
     assert cleared.replace("\r", "").replace("\n", "").replace("\x1b[A", "").strip() == ""
     assert "run:" in after and "score:" in after  # the bars are drawn again, below the line
     assert all(len(part) <= 60 for part in re.split(r"[\r\n]", after.replace("\x1b[A", "")))
+
+
+def test_a_bar_that_has_jumped_is_cleared_when_it_closes(terminal):
+    of_width, written = terminal
+    of_width(60)
+    bar = show_progress((), "run", 10)
+    bar.jump(4)
+    assert " 40%" in written()
+    bar.close()
+    assert re.fullmatch(r"\r +\r", written())
