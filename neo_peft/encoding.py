@@ -8,11 +8,11 @@ the sentences between them. Each distinct part of all rows is tokenised once, al
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -75,8 +75,7 @@ class Encoder:
     tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
     source_text: bool = False  # use the template and the label texts of the original study
     viterbi: bool = False  # predict the best sequence of tags, not each word's best tag
-    # Compares labels that share their first token: `tree_log_probabilities` of runs/label_tree.py.
-    score_tied_labels: Callable[..., torch.Tensor] | None = None
+    tied_labels: Any = None  # compares labels that share their first token: runs/label_tree.py
     # Repeat each sentence, and predict its tags in the second copy. There a causal model has seen
     # the whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
     echo: bool = False
