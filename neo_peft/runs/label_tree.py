@@ -25,9 +25,9 @@ from neo_peft.gptneo import NOWHERE, GPTNeo, KeysValues, Past, causal_mask
 from neo_peft.model import Batch, TunedModel
 from neo_peft.packing import Grid, Packing
 
-# The largest number of tokens in a pass, and of logits at once: they bound the memory. The tree
+# The largest number of tokens in a pass, and of tokens whose logits are in memory at once. The tree
 # after a single text can have more tokens.
-TOKENS_IN_PASS, LOGITS_AT_ONCE = 1024, 1 << 23
+TOKENS_IN_PASS, TOKENS_WITH_LOGITS = 1024, 128
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class TiedLabels:
         for rows in torch.arange(len(starts)).split(max(1, TOKENS_IN_PASS // len(tree.tokens))):
             with model.autocast():
                 hidden = tree_hidden(model.transformer, tree, past.select(rows), starts[rows])
-            parts = hidden.flatten(0, 1).split(max(1, LOGITS_AT_ONCE // len(wte)))
+            parts = hidden.flatten(0, 1).split(TOKENS_WITH_LOGITS)
             normalizers = torch.cat([F.linear(part, wte).logsumexp(1) for part in parts])
             logits = (hidden[:, nodes] * wte[following]).sum(2)  # (b, S)
             logs = logits - normalizers.view(len(rows), -1)[:, nodes]

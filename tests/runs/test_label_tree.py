@@ -64,7 +64,7 @@ def test_each_label_has_the_log_probability_that_it_has_alone(
 ):
     """In passes of one text, of some and of all. A prompt of 14 is longer than the window."""
     monkeypatch.setattr(label_tree, "TOKENS_IN_PASS", tokens_in_pass)
-    monkeypatch.setattr(label_tree, "LOGITS_AT_ONCE", 8192 * 7)  # the nodes are no multiple of 7
+    monkeypatch.setattr(label_tree, "TOKENS_WITH_LOGITS", 7)  # the nodes are no multiple of 7
     embeddings = torch.randn(prompt_length, 24)
     model = TunedModel(base.trunk, prompt=SoftPrompt(embeddings) if prompt_length else None).eval()
     found = tree_scores(model, texts, LABELS, model.prefix())
