@@ -12,7 +12,6 @@ With neo-mini, on one thread, in CPU seconds of this process:
 """
 
 import argparse
-import gc
 import json
 import random
 import tempfile
@@ -45,16 +44,18 @@ LABELS, ADAPTERS = (2, 10, 40, 77, 150), (1, 2, 4, 8, 16, 32)
 ROWS = (1_000, 10_000, 100_000, 1_000_000)
 
 
-def cpu_seconds(*calls: Callable, repeats: int = 5) -> list[float]:
-    """Return the median CPU seconds of each call. The calls run in turn, once without a clock."""
-    seconds = [[] for _ in calls]
-    for repeat in range(repeats + 1):
-        for call, taken in zip(calls, seconds, strict=True):
-            started = time.process_time()
-            call()
-            if repeat:
-                taken.append(time.process_time() - started)
-    return [median(taken) for taken in seconds]
+def cpu_seconds(call: Callable) -> float:
+    """Return the CPU seconds of a call."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def in_turn(*calls: Callable, repeats: int = 5) -> list[float]:
+    """Return the median CPU seconds of each call. The calls run in turn; the first turn is not
+    counted."""
+    turns = [[cpu_seconds(call) for call in calls] for _ in range(repeats + 1)]
+    return [median(seconds) for seconds in zip(*turns[1:], strict=True)]
 
 
 def random_rows(count: int, words: int) -> list[dict]:
@@ -93,7 +94,7 @@ def labels_curve() -> Iterator[dict]:
             partial(evaluate, run.model, run.encoder, encoded, batch_size=BATCH)
             for run, encoded in zip(runs, examples, strict=True)
         )
-        seconds, head_seconds = cpu_seconds(by_words, by_head)
+        seconds, head_seconds = in_turn(by_words, by_head)
         text_tokens = examples[0].lengths.mean()
         line = (text_tokens + tree_size(runs[0].encoder)) / text_tokens
         yield {"x": count, "seconds": seconds, "line": head_seconds * line}
@@ -113,7 +114,7 @@ def adapters_curve() -> Iterator[dict]:
         for count in ADAPTERS:
             runs = AdapterSet(save_run(Path(folder) / f"{count}-{i}") for i in range(count))
             named = [{"run": f"{count}-{i % count}", **row} for i, row in enumerate(rows)]
-            [seconds] = cpu_seconds(partial(runs.evaluate, named, BATCH))
+            [seconds] = in_turn(partial(runs.evaluate, named, BATCH))
             first = first or seconds
             yield {"x": count, "seconds": seconds, "line": first}
 
@@ -131,14 +132,14 @@ def save_run(folder: Path) -> Path:
 
 
 def rows_curve() -> Iterator[dict]:
-    encoder, first = load_untuned(make_settings(task="sentiment", method="lora")).encoder, None
+    encoder, per_row = load_untuned(make_settings(task="sentiment", method="lora")).encoder, None
+    encoder(random_rows(100, WORDS))  # the first call is slower
     for count in ROWS:
-        rows = random_rows(count, WORDS)
+        rows, seconds = random_rows(count, WORDS), []
         encode = partial(encoder, rows)
-        [seconds] = cpu_seconds(encode, repeats=5 if count <= 10_000 else 1)
-        first = first or seconds / count
-        yield {"x": count, "seconds": seconds, "line": first * count, "bytes": peak_memory(encode)}
-        gc.collect()
+        peak = peak_memory(lambda: seconds.append(cpu_seconds(encode)))  # noqa: B023
+        per_row = per_row or seconds[0] / count
+        yield {"x": count, "seconds": seconds[0], "line": per_row * count, "bytes": peak}
 
 
 CURVES = {"labels": labels_curve, "adapters": adapters_curve, "rows": rows_curve}
