@@ -71,10 +71,13 @@ def evaluate(
     Several processes share the batches, and each process returns all predictions.
     """
     prefix, losses, targets = make_prefix(model, encoder, instruction), [], []
+    first_tokens = {tokens[0] for tokens in encoder.label_tokens.values()}
+    has_tied_labels = model.head is None and len(first_tokens) < len(encoder.label_tokens)
+    forward = encoder.tied_labels.hidden if has_tied_labels else TunedModel.__call__
 
     def predict_chosen(chosen: np.ndarray) -> list[Prediction]:
         batch = collate(examples, chosen).to(model.device)
-        hidden = model(batch, prefix)
+        hidden = forward(model, batch, prefix)
         if not hidden.isfinite().all():
             reason = "its weights are damaged or too large"
             raise InputError(f"the model's hidden states are not finite: {reason}")
@@ -160,9 +163,8 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
         by_column[column].append(index)
     if groups := [group for group in by_column if len(group) > 1]:
         tied = [index for group in groups for index in group]
-        texts = texts_without_labels(states.examples, states.chosen)
         tokens = [label_tokens[index] for index in tied]
-        log_share[:, tied] = encoder.score_tied_labels(model, texts, tokens, states.prefix)
+        log_share[:, tied] = encoder.tied_labels.log_probabilities(model, states, tokens)
         for group in groups:
             log_share[:, group] = log_share[:, group].log_softmax(1)
     best = (scores[:, columns] + log_share).argmax(1)

@@ -17,7 +17,7 @@ from neo_peft.runs.generation import (
     match_label,
     most_probable_tokens,
 )
-from neo_peft.runs.label_tree import tree_log_probabilities
+from neo_peft.runs.label_tree import TiedLabels
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.texts import predict
 from neo_peft.runs.training import perplexity
@@ -147,7 +147,7 @@ def test_labels_with_the_same_first_token_divide_its_probability_by_all_their_to
         False,
         100,
         config.vocab_size,
-        score_tied_labels=tree_log_probabilities,
+        tied_labels=TiedLabels(),
     )
     a, b, c = (encoder.label_tokens[label] for label in task.labels)
     assert a[0] == b[0] != c[0] and len(a) > 2

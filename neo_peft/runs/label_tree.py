@@ -1,8 +1,9 @@
-"""The log probabilities of many labels that share their first token, in one pass for each batch.
+"""The log probabilities of many labels that share their first token.
 
 Such labels are compared by all their tokens (see `decoding.score_labels`). With one pass for each
-label, the text and the tokens that labels share are computed again for every label. Here a text is
-followed by a tree of the labels' tokens. For " not now", " not yet" and " not yet known":
+label, the text and the tokens that labels share are computed again for every label. Here the keys
+and values of each text are stored, and a tree of the labels' tokens comes after them. For " not
+now", " not yet" and " not yet known":
 
     text   not   now
                  yet   known
@@ -12,23 +13,21 @@ own label, and has the position that it has there. So its hidden state is the sa
 this label alone.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from neo_peft.gptneo import Past, causal_mask
-from neo_peft.model import TunedModel
+from neo_peft.decoding import HiddenStates
+from neo_peft.gptneo import NOWHERE, GPTNeo, KeysValues, Past, causal_mask
+from neo_peft.model import Batch, TunedModel
 from neo_peft.packing import Grid, Packing
 
-# The largest number of tokens in a pass, and of logits at once: they bound the memory. A single
-# text and its tree can have more tokens.
-TOKENS_IN_PASS, LOGITS_AT_ONCE = 1024, 1 << 23
+# The largest number of tokens in a pass, and of tokens whose logits are in memory at once. The tree
+# after a single text can have more tokens.
+TOKENS_IN_PASS, TOKENS_WITH_LOGITS = 1024, 128
 
 
 @dataclass(frozen=True)
@@ -61,75 +60,93 @@ class LabelTree:
         )
 
 
-def tree_log_probabilities(
-    model: TunedModel, texts: list[np.ndarray], labels: list[list[int]], prefix: Past | None
-) -> Tensor:
-    """Return log p(label, end token | text, first token) in fp32 (B, K), as many passes would."""
-    tree, wte = LabelTree.of_labels(labels, model.device), model.transformer.wte.weight.float()
-    nodes, following = tree.steps
-    scores = []
-    for chunk in chunks(texts, len(tree.tokens)):
-        hidden = tree_hidden(model, chunk, tree, prefix)  # (b, n, H)
-        parts = hidden.flatten(0, 1).split(max(1, LOGITS_AT_ONCE // len(wte)))
-        normalizers = torch.cat([F.linear(part, wte).logsumexp(1) for part in parts])  # (b · n,)
-        logits = (hidden[:, nodes] * wte[following]).sum(2)  # (b, S)
-        logs = logits - normalizers.view(len(chunk), -1)[:, nodes]
-        scores += [torch.stack([part.sum(1) for part in logs.split(tree.counts, dim=1)], dim=1)]
-    return torch.cat(scores)
+class TiedLabels:
+    """Compares labels that share their first token. Keeps the keys and values of the last batch."""
+
+    def __init__(self):
+        self.batch = None  # the last batch
+        self.layers: list[list[KeysValues]] = []  # of its tokens: for each layer and grid
+
+    def hidden(self, model: TunedModel, batch: Batch, prefix: Past | None) -> Tensor:
+        """Return the hidden states (M, H) of the model, and keep the batch's keys and values."""
+        self.batch, self.layers = batch, []
+        hooks = [
+            block.attn.attention.register_forward_hook(lambda *call: self.layers.append(call[2][1]))
+            for block in model.transformer.h
+        ]
+        try:
+            return model(batch, prefix)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def log_probabilities(
+        self, model: TunedModel, states: HiddenStates, labels: list[list[int]]
+    ) -> Tensor:
+        """Return log p(label, end token | text, first token) in fp32 (B, K) for the texts of a
+        batch. `labels` are their token ids with the end token."""
+        tree, wte = LabelTree.of_labels(labels, model.device), model.transformer.wte.weight.float()
+        nodes, following = tree.steps
+        if self.batch is not states.batch:  # a mixed batch (see adapter_set.py)
+            self.hidden(model, states.batch.to(model.device), states.prefix)
+        past, starts = text_past(self.layers, states)
+        scores = []
+        for rows in torch.arange(len(starts)).split(max(1, TOKENS_IN_PASS // len(tree.tokens))):
+            with model.autocast():
+                hidden = tree_hidden(model.transformer, tree, past.select(rows), starts[rows])
+            parts = hidden.flatten(0, 1).split(TOKENS_WITH_LOGITS)
+            normalizers = torch.cat([F.linear(part, wte).logsumexp(1) for part in parts])
+            logits = (hidden[:, nodes] * wte[following]).sum(2)  # (b, S)
+            logs = logits - normalizers.view(len(rows), -1)[:, nodes]
+            by_label = logs.split(tree.counts, dim=1)
+            scores.append(torch.stack([part.sum(1) for part in by_label], dim=1))
+        self.batch, self.layers = None, []
+        return torch.cat(scores)
 
 
-def chunks(texts: list[np.ndarray], nodes: int) -> Iterator[list[np.ndarray]]:
-    """Yield consecutive texts that have at most TOKENS_IN_PASS tokens together with their trees."""
-    chunk, size = [], 0
-    for text in texts:
-        if chunk and size + len(text) + nodes > TOKENS_IN_PASS:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(text)
-        size += len(text) + nodes
-    yield chunk
+def text_past(layers: list[list[KeysValues]], states: HiddenStates) -> tuple[Past, Tensor]:
+    """Return the keys and values of each text of a batch, after those of the prefix, and the
+    position after each text (B,). Tokens of a label after the text have the position NOWHERE."""
+    batch, prefix = states.batch, states.prefix
+    start, device = prefix.length if prefix else 0, batch.ids.device
+    first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # (B,)
+    text_starts = batch.lengths.cumsum(0) - batch.lengths
+    lengths = batch.target_indices.cpu()[first_targets] + 1 - text_starts  # without label tokens
+    longest = int(lengths.max())
+
+    def stored(layer: int, index: int) -> Tensor:
+        """Return the keys (index 0) or the values (index 1) of a layer."""
+        parts = [keys_values[index][:, :, :longest] for keys_values in layers[layer]]
+        _, heads, _, size = parts[0].shape
+        tensor, first = parts[0].new_zeros(len(lengths), heads, start + longest, size), 0
+        if prefix:
+            tensor[:, :, :start] = (prefix.keys, prefix.values)[index][layer]
+        for part in parts:
+            tensor[first : first + len(part), :, start : start + part.shape[2]] = part
+            first += len(part)
+        return tensor
+
+    steps = torch.arange(longest)
+    positions = (start + steps).where(steps < lengths[:, None], torch.tensor(NOWHERE)).to(device)
+    if prefix:
+        positions = torch.cat([prefix.positions.expand(len(lengths), -1), positions], dim=1)
+    keys, values = (tuple(stored(layer, i) for layer in range(len(layers))) for i in (0, 1))
+    return Past(keys, values, positions), (start + lengths).to(device)
 
 
-def tree_hidden(
-    model: TunedModel, texts: list[np.ndarray], tree: LabelTree, prefix: Past | None
-) -> Tensor:
-    """Return the hidden states (B, n, H) of the tree's tokens after each text, in fp32."""
-    trunk, start, count = model.transformer, prefix.length if prefix else 0, len(tree.tokens)
-    ids = [torch.from_numpy(text.astype(np.int64)).to(model.device) for text in texts]
-    ids = torch.cat([part for text in ids for part in (text, tree.tokens)])
-    packing = text_tree_packing([len(text) for text in texts], tree, start)
-    masks = {}
-    with model.autocast():
-        x = trunk.embed(ids) + trunk.wpe(packing.positions).float()
-        for layer, block in enumerate(trunk.h):
-            window, before = block.window_size, None
-            if window not in masks:
-                masks[window] = [tree_mask(grid, tree, prefix, window) for grid in packing.grids]
-            if prefix is not None:
-                before = prefix.keys[layer], prefix.values[layer]
-            x, _ = block(x, packing, before, masks[window], None)
-        sizes = [size for text in texts for size in (len(text), count)]
-        return torch.stack(trunk.ln_f(x).float().split(sizes)[1::2])
-
-
-def text_tree_packing(lengths: list[int], tree: LabelTree, start: int) -> Packing:
-    """Return the packing of texts with these lengths from position `start` on, each with its tree.
-    Consecutive texts of the same length share a grid."""
-    grids, first, count = [], 0, len(tree.tokens)
-    for length, group in groupby(lengths):
-        batch, steps = len(list(group)), torch.arange(length, device=tree.depths.device)
-        positions = start + torch.cat([steps, length + tree.depths])[None]
-        size = length + count
-        grids.append(Grid(first, batch, size, batch * size, positions, None))
-        first += batch
-    positions = [grid.positions.expand(grid.batch, -1).flatten() for grid in grids]
-    return Packing(tuple(grids), torch.cat(positions))
-
-
-def tree_mask(grid: Grid, tree: LabelTree, prefix: Past | None, window_size: int | None) -> Tensor:
-    """Return the mask (1, 1, T, S) of texts with their trees, after a prefix."""
-    before = grid.positions[:, :0] if prefix is None else prefix.positions
-    keys = torch.cat([before, grid.positions], dim=1)
-    mask, count = causal_mask(grid.positions, keys, window_size), len(tree.tokens)
-    mask[..., -count:, -count:] &= tree.attends
-    return mask
+def tree_hidden(trunk: GPTNeo, tree: LabelTree, past: Past, starts: Tensor) -> Tensor:
+    """Return the hidden states (b, n, H) of the tree's tokens in fp32. Each text has its tree, with
+    its own `past`; the tree's first token has the position `starts` (b,)."""
+    batch, count = len(starts), len(tree.tokens)
+    positions = starts[:, None] + tree.depths  # (b, n)
+    packing = Packing((Grid(0, batch, count, batch * count, positions, None),), positions.flatten())
+    keys, masks = torch.cat([past.positions, positions], dim=1), {}
+    x = trunk.embed(tree.tokens.repeat(batch)) + trunk.wpe(packing.positions).float()
+    for layer, block in enumerate(trunk.h):
+        if block.window_size not in masks:
+            mask = causal_mask(positions, keys, block.window_size)
+            mask[..., -count:] &= tree.attends
+            masks[block.window_size] = [mask]
+        before = past.keys[layer], past.values[layer]
+        x, _ = block(x, packing, before, masks[block.window_size], None)
+    return trunk.ln_f(x).float().view(batch, count, -1)

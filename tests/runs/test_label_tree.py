@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from parity import batch_of
 
-from neo_peft.decoding import evaluate, texts_without_labels
+from neo_peft.decoding import HiddenStates, evaluate, texts_without_labels
 from neo_peft.gptneo import Block
 from neo_peft.model import TunedModel
 from neo_peft.prompt import SoftPrompt
 from neo_peft.runs import label_tree
-from neo_peft.runs.label_tree import LabelTree, tree_log_probabilities
+from neo_peft.runs.label_tree import LabelTree, TiedLabels
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
 
@@ -34,6 +35,18 @@ def texts():
     return [torch.randint(1, 8192, (n,), generator=generator).numpy() for n in LENGTHS]
 
 
+def tree_scores(model, texts, labels, prefix, again=False):
+    """Return the log probabilities of labels. The batch is computed `again` if its keys and values
+    are not stored."""
+    texts = [torch.from_numpy(text) for text in texts]
+    ends = torch.tensor([len(text) for text in texts]).cumsum(0) - 1
+    tied, batch = TiedLabels(), batch_of(texts, ends)
+    with torch.inference_mode():
+        hidden = None if again else tied.hidden(model, batch, prefix)
+        states = HiddenStates(None, range(len(texts)), batch, hidden, prefix)
+        return tied.log_probabilities(model, states, labels)
+
+
 def alone(oracle, prefix, text, label):
     """Return log p(label, end token | text, first token) by transformers, after `prefix` (P, H)."""
     ids = torch.tensor([*text.tolist(), *label[:-1]])
@@ -51,11 +64,11 @@ def test_each_label_has_the_log_probability_that_it_has_alone(
 ):
     """In passes of one text, of some and of all. A prompt of 14 is longer than the window."""
     monkeypatch.setattr(label_tree, "TOKENS_IN_PASS", tokens_in_pass)
-    monkeypatch.setattr(label_tree, "LOGITS_AT_ONCE", 8192 * 7)  # the nodes are no multiple of 7
+    monkeypatch.setattr(label_tree, "TOKENS_WITH_LOGITS", 7)  # the nodes are no multiple of 7
     embeddings = torch.randn(prompt_length, 24)
     model = TunedModel(base.trunk, prompt=SoftPrompt(embeddings) if prompt_length else None).eval()
-    with torch.inference_mode():
-        found = tree_log_probabilities(model, texts, LABELS, model.prefix())
+    found = tree_scores(model, texts, LABELS, model.prefix())
+    assert torch.equal(tree_scores(model, texts, LABELS, model.prefix(), again=True), found)
     expected = [[alone(oracle, embeddings, text, label) for label in LABELS] for text in texts]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
@@ -68,18 +81,19 @@ def test_the_tree_has_each_beginning_of_a_label_once():
     assert tree.counts == [2, 3, 2]
 
 
-@pytest.mark.parametrize(("tokens_in_pass", "passes"), [(1, [9, 9, 23, 7, 18]), (60, [48, 18])])
-def test_a_pass_has_at_most_so_many_tokens_or_a_single_text(
+@pytest.mark.parametrize(
+    ("tokens_in_pass", "passes"), [(1, [36, 6, 6, 6, 6, 6]), (23, [36, 18, 12]), (30, [36, 30])]
+)
+def test_a_pass_has_at_most_so_many_tokens_of_trees_or_a_single_tree(
     base, texts, tokens_in_pass, passes, monkeypatch
 ):
-    """The texts have 3, 3, 17, 1 and 12 tokens, and each is followed by 6 tokens of the tree."""
+    """The texts have 36 tokens in all. Then the tree of 6 tokens comes after each of them."""
     sizes, forward = [], Block.forward
     monkeypatch.setattr(label_tree, "TOKENS_IN_PASS", tokens_in_pass)
     monkeypatch.setattr(
         Block, "forward", lambda self, x, *rest: sizes.append(len(x)) or forward(self, x, *rest)
     )
-    with torch.inference_mode():
-        tree_log_probabilities(TunedModel(base.trunk).eval(), texts, LABELS[:4], None)
+    tree_scores(TunedModel(base.trunk).eval(), texts, LABELS[:4], None)
     assert sizes[:: len(base.trunk.h)] == passes
 
 
