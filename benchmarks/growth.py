@@ -146,7 +146,7 @@ def saved_bytes(point: Point) -> dict[str, int]:
 
     Saved for each token, in each layer:
       in fp32        the inputs of both norms, with mean and deviation; logsumexp of each head
-      in the dtype   q, k, v and attention's output; the derivative of gelu (elementwise.py)
+      in the dtype   q, k, v and attention's output; the derivative of gelu (cpu.py)
       for each LoRA layer, its input, the dropout mask (a byte for each element), and the scaled
       output of A
 

@@ -20,7 +20,7 @@ READING_PATH = (
 )
 TOP_LEVEL = {
     *READING_PATH,
-    *("elementwise", "settings", "defaults", "processes", "progress", "errors"),
+    *("cpu", "settings", "defaults", "processes", "progress", "errors"),
     *("__init__", "__main__"),
 }
 # The top-level files that can use a method's name; the files in formats/ can too.
