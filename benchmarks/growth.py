@@ -28,7 +28,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.lengths import LABELS
-from benchmarks.measure import matmul_rate, peak_memory, seconds_of
+from benchmarks.measure import load_libraries, matmul_rate, peak_memory, seconds_of
 from benchmarks.sides import SHAPES, Job, Ours, shape
 from neo_peft.commands.flags import OneLineParser, argument
 from neo_peft.encoding import collate
@@ -264,6 +264,7 @@ def peak(point: Point) -> int:
 def peak_here(point: Point) -> int:
     """Return a point's peak memory in bytes, measured in this process."""
     step = make_step(point, {})
+    load_libraries(step.func.model, point.examples)
     # two steps: in the second, AdamW's averages are allocated
     return peak_memory(lambda: [step() for _ in range(2)], point.device)
 

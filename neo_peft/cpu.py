@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 SLOPE = 2 * math.sqrt(2 / math.pi)  # 2u = SLOPE x + CUBIC x³
 CUBIC = SLOPE * 0.044715
+PART = 24 * 1024  # number of elements that GELU computes at once; they stay in the cache
 
 # The smallest weight for which oneDNN is used: for each new number of tokens it compiles a kernel,
 # which costs half a millisecond. A smaller product saves less than that.
@@ -59,35 +60,44 @@ class FrozenLinear(torch.autograd.Function):
         return x, None, bias
 
 
-def gelu_new(x: Tensor) -> Tensor:
+def gelu_new(x: Tensor, inplace: bool = False) -> Tensor:
     """Return GPT-Neo's activation: x (1 + tanh u) / 2 = x σ(2u), u = sqrt(2/pi) (x + 0.044715 x³).
 
-    Hendrycks & Gimpel 2016, section 2.
+    Hendrycks & Gimpel 2016, section 2. `inplace` writes it over x, but on a GPU.
     """
-    return GeluNew.apply(x) if x.device.type == "cpu" else F.gelu(x, approximate="tanh")
+    if x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    return GeluNew.apply(x if inplace else x.clone(memory_format=torch.contiguous_format))
 
 
 class GeluNew(torch.autograd.Function):
-    """x σ(2u). `forward` saves the derivative for `backward`, not x: both need the same sigmoid."""
+    """x σ(2u), written over x. `forward` saves the derivative for `backward`, not x: both need the
+    same sigmoid. It works on small parts: on a CPU, to allocate memory costs as much as the sigmoid.
+    """
 
     @staticmethod
     def forward(ctx, input: Tensor) -> Tensor:
-        # In place where possible: on a CPU, to allocate memory costs as much as a pass over it.
-        x = input.float()
-        square = x * x
-        gate = (square * CUBIC).add_(SLOPE).mul_(x).sigmoid_()  # σ(2u)
-        y = x * gate
-        if ctx.needs_input_grad[0]:
-            derivative = square.mul_(3 * CUBIC).add_(SLOPE).mul_(y)  # x σ(2u) (2u)'
-            # x σ(2u) (1 − σ(2u)) (2u)' + σ(2u)
-            derivative.addcmul_(derivative, gate, value=-1).add_(gate)
-            ctx.save_for_backward(derivative.to(input.dtype))
-        return y.to(input.dtype)
+        ctx.mark_dirty(input)
+        derivative = torch.empty_like(input) if ctx.needs_input_grad[0] else input
+        parts = input.view(-1).split(PART), derivative.view(-1).split(PART)
+        for part, its_derivative in zip(*parts, strict=True):
+            x = part.float()
+            square = x * x
+            gate = (square * CUBIC).add_(SLOPE).mul_(x).sigmoid_()  # σ(2u)
+            y = x.mul_(gate)
+            part.copy_(y)  # does nothing in fp32: x is `part` itself
+            if derivative is not input:
+                slope = square.mul_(3 * CUBIC).add_(SLOPE).mul_(y)  # x σ(2u) (2u)'
+                # x σ(2u) (1 − σ(2u)) (2u)' + σ(2u)
+                its_derivative.copy_(slope.addcmul_(slope, gate, value=-1).add_(gate))
+        if derivative is not input:
+            ctx.save_for_backward(derivative)
+        return input
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         (derivative,) = ctx.saved_tensors
-        return gradient * derivative
+        return derivative.mul_(gradient)  # nothing else uses it; a second backward is refused
 
 
 def drop(x: Tensor, probability: float) -> tuple[Tensor, float]:

@@ -140,7 +140,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(gelu_new(self.c_fc(x)))
+        return self.c_proj(gelu_new(self.c_fc(x), inplace=True))
 
 
 class Block(nn.Module):
