@@ -192,9 +192,8 @@ def predicted_memory(point: Point) -> int:
     config, saved, target_count = point.config, saved_bytes(point), len(point.batch.target_indices)
     size, width = config.hidden_size, point.dtype.itemsize
     classes = config.vocab_size if point.prompt_length else LABELS
-    # bytes of gelu for each element: input, gate and output; on a CPU they are computed in fp32
-    gelu = (12 if width == 4 else 16 + width) if point.device == "cpu" else 2 * width
-    gelu *= config.intermediate_size
+    # bytes of gelu for each token: its output, which on a CPU is written over its input
+    gelu = (width if point.device == "cpu" else 2 * width) * config.intermediate_size
     trunk = saved["all"] - saved["head"]
     parameters = point.prompt_length * size
     if not point.prompt_length:

@@ -72,7 +72,7 @@ def gelu_new(x: Tensor, inplace: bool = False) -> Tensor:
 
 class GeluNew(torch.autograd.Function):
     """x σ(2u), written over x. `forward` saves the derivative for `backward`, not x: both need the
-    same sigmoid. It works on small parts: on a CPU, to allocate memory costs as much as the sigmoid.
+    same sigmoid. Each part of x is small, so that the other tensors need little memory.
     """
 
     @staticmethod
