@@ -95,6 +95,23 @@ def test_the_activation_stores_only_its_input_for_the_gradient_and_nothing_witho
     assert stored == [(5, 3)]
 
 
+def test_the_activation_of_several_parts_is_written_over_its_input_and_the_gradient_is_torchs():
+    x = 3 * torch.randn(7, cpu.PART // 3 + 5)  # more than two parts, the last one shorter
+    exact = x.double().requires_grad_()
+    expected = F.gelu(exact, approximate="tanh")
+    expected.sum().backward()
+    leaf = x.clone().requires_grad_()
+    hidden = leaf * 1
+    ours = gelu_new(hidden, inplace=True)
+    assert ours.data_ptr() == hidden.data_ptr() and (ours - expected).abs().max() < 2e-6
+    ours.sum().backward(retain_graph=True)
+    assert (leaf.grad - exact.grad).abs().max() < 1e-5
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        ours.sum().backward()  # the first backward pass has used the derivative up
+    with torch.no_grad():
+        assert torch.equal(gelu_new(x), ours) and torch.equal(gelu_new(x, inplace=True), ours)
+
+
 @pytest.mark.parametrize("probability", [0.1, 0.4, 0.9])
 # one number of elements is a multiple of four, the other is not
 @pytest.mark.parametrize("shape", [(301, 7), (4, 1000)])
