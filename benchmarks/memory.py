@@ -10,7 +10,6 @@ import torch
 from benchmarks.measure import memory_of_process, peak_memory
 from benchmarks.sides import Job, Ours, Peer
 from neo_peft.formats.base_folder import BUNDLED
-from neo_peft.system.memory import return_large_blocks
 
 
 def training(side: str, job: str) -> dict:
@@ -18,8 +17,6 @@ def training(side: str, job: str) -> dict:
     are allocated."""
     job = Job(**json.loads(job))
     step = Ours(job) if side == "ours" else Peer(job, careful=side == "careful")
-    if side == "ours":
-        return_large_blocks(sum(p.numel() for p in step.model.parameters()))  # as a run does
     del job.__dict__["weights"]
     longest = max(
         job.order(16),

@@ -39,7 +39,6 @@ from neo_peft.system.hardware import (
     slow_precision,
     thread_count,
 )
-from neo_peft.system.memory import return_large_blocks
 from neo_peft.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -183,7 +182,6 @@ def load_untuned(
     label_note = check_label_tokens(base, settings, with_method and settings.with_head)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
-    return_large_blocks(base.parameters)
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else untuned_model(model)).eval()
     notes = [*base.notes, *filter(None, [slow_precision(precision, device), label_note])]

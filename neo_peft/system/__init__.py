@@ -3,7 +3,6 @@
 files.py         atomic writing of files and folders; reading of JSON and tensors
 hub.py           download a file of a hub repository
 hardware.py      device, precision, threads, memory
-memory.py        how the C library frees memory
 signals.py       Ctrl-C and SIGTERM: stop a command, or a run between two steps
 exit_status.py   exit status and error line of a command
 torchrun.py      start and end of the processes of torchrun
