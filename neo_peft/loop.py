@@ -15,7 +15,7 @@ import torch
 from torch.amp import GradScaler
 
 from neo_peft import processes
-from neo_peft.elementwise import AdamW
+from neo_peft.adamw import AdamW
 from neo_peft.encoding import Examples, batches, collate
 from neo_peft.errors import DivergedError, InputError
 from neo_peft.model import Batch, TunedModel

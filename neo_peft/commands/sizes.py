@@ -77,7 +77,7 @@ def sizes(name: str, recipe: str) -> dict[str, int | float]:
 
 def count(trunk: "GPTNeo", settings: Settings) -> dict[str, int]:
     """Return the counts of a trunk with the method and the head of the settings."""
-    from neo_peft.elementwise import AdamW
+    from neo_peft.adamw import AdamW
     from neo_peft.methods import build_model
 
     model = build_model(trunk, bundled_tokenizer(), task_of(settings), settings)
