@@ -24,7 +24,7 @@ from neo_peft.commands.flags import (
     settings_of_run,
     with_flags,
 )
-from neo_peft.commands.loading import LoadingLine
+from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.corpora.sources import load_scored, train_labels
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError

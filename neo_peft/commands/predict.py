@@ -24,7 +24,7 @@ from neo_peft.commands.flags import (
     add_text,
     settings_of_run,
 )
-from neo_peft.commands.loading import LoadingLine
+from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.corpora.new_text import is_blank, parse_example, parse_example_of_run
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import is_run, newest_run

@@ -13,7 +13,7 @@ from typing import Any
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
 from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
-from neo_peft.commands.loading import LoadingLine
+from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
 from neo_peft.settings import whole

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from neo_peft.commands.loading import LoadingLine
+from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.formats.base_folder import with_size
 
 ROOT = Path(__file__).parents[2]
