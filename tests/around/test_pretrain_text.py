@@ -64,3 +64,9 @@ def test_documents_are_drawn_by_weight_and_some_are_spaced(tmp_path):
     spaced = [d for d in choose_documents([half], 0.5, 1) if d.endswith(" .")]
     assert 30 < len(spaced) < 70
     assert spaced[0].partition(" ")[2] == ", ( x ) 1,000 of IL-2 's 0.5 ml ."
+
+
+def test_a_text_of_few_tokens_is_repeated():
+    windows = Windows([list(range(1, 31))], end=0, size=250)
+    tokens = windows.repeated(np.random.default_rng(0))
+    assert len(tokens) == 251 and set(tokens) <= set(range(31))
