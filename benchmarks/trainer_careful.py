@@ -23,8 +23,7 @@ from benchmarks.trainer_job import (
     write_results,
 )
 
-# Scoring test takes the fewest seconds with 16 on one CPU core: 1.07 times as many with 32, and 1.5
-# times as many with 64 or 128.
+# The fastest one on one CPU core: larger batches take longer to score.
 EVAL_BATCH = 16
 
 
