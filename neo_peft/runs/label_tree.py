@@ -37,9 +37,8 @@ class LabelTree:
     tokens: Tensor  # the token of each node (n,)
     depths: Tensor  # the number of nodes before it in its label (n,)
     attends: Tensor  # (n, n): True where a token attends to another one
-    steps: (
-        Tensor  # for all labels one after the other: a node, and the token that follows it (2, S)
-    )
+    # (2, S), for all labels one after the other: a node, and the token that follows it
+    steps: Tensor
     counts: list[int]  # number of steps of each label
 
     @classmethod
