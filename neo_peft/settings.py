@@ -87,6 +87,15 @@ def names(value: Any) -> tuple[str, ...]:
     return parsed
 
 
+def columns(value: Any) -> tuple[str, ...]:
+    """Parse the columns of fields, such as `text=body,label=stars`."""
+    parts = names(value)
+    for part in parts:
+        if not all(side.strip() for side in part.partition("=")[::2]):
+            raise InputError(f"{part!r} is not FIELD=COLUMN, as in text=body,label=stars")
+    return parts
+
+
 def choice(words: Collection[str]) -> Callable[[Any], str]:
     """Return a parser that accepts one of several words."""
 
@@ -128,7 +137,10 @@ class Settings:
     task: str = data_flag(None, f"the task: {', '.join(TASKS)}", choices=TASKS)
     data: str = data_flag(
         "sample",
-        "sample (bundled), hub (downloads), or a folder with your train.jsonl or a corpus's files",
+        "sample (bundled), hub (downloads), your own file or folder, or a corpus's folder",
+    )
+    columns: tuple[str, ...] | None = data_flag(
+        None, "your file's columns, as text=body,label=stars (default: the usual names)", columns
     )
     protocol: str = data_flag(
         "clean",
@@ -335,9 +347,10 @@ def make_settings(**given: Any) -> Settings:
         if value != defaults[name] and (reason := _no_effect(name, values)):
             raise InputError(f"{flag_name(name)} {reason}")
     for name, reserved in {"model": (BUNDLED_MODEL,), "data": ("sample", "hub")}.items():
-        if values[name] not in reserved and Path(values[name]).is_dir():
+        path = Path(values[name])
+        if values[name] not in reserved and (path.is_dir() or name == "data" and path.is_file()):
             # absolute, because the run can be scored again from any folder
-            values[name] = str(Path(values[name]).resolve())
+            values[name] = str(path.resolve())
     return Settings(**values)
 
 

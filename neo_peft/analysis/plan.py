@@ -121,7 +121,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 def protocols_of(settings: Settings) -> list[str]:
     """Return the protocols of the data: only that of the settings if all give the same splits."""
-    splits = load_splits(get_task(settings.task), settings.data, "clean", labels=settings.labels)
+    task, labels, columns = get_task(settings.task), settings.labels, settings.columns
+    splits = load_splits(task, settings.data, "clean", labels=labels, columns=columns)
     return [settings.protocol] if splits.protocol == "single" else list(PROTOCOLS)
 
 

@@ -130,10 +130,19 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
     split, splits = load_scored(
-        task, settings.data, settings.protocol, settings.seed, settings.labels, flags.split
+        task,
+        settings.data,
+        settings.protocol,
+        settings.seed,
+        settings.labels,
+        flags.split,
+        settings.columns,
+        show_progress if is_first else no_progress,
     )
     rows = limit_rows(splits.named()[split], settings.eval_limit)
     examples = encode_split(tuned.encoder, rows, split, splits.named()[split])
+    for line in splits.read:
+        print_line(f"data    {line}")
     for note in (*tuned.notes, *splits.notes, *special_notes(tuned.encoder, [examples])):
         print_line(f"note    {note}")
     if examples.cut:
@@ -214,7 +223,7 @@ def take_labels(flags: argparse.Namespace) -> list[str]:
     a note on them."""
     if flags.labels or not flags.data:
         return []
-    flags.labels = train_labels(get_task(flags.task), flags.data)
+    flags.labels = train_labels(get_task(flags.task), flags.data, flags.columns)
     if not flags.labels:
         return []
     return [

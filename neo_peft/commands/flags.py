@@ -23,7 +23,7 @@ REQUIRED = {"task": " (required)", "method": " (required without --preset or --a
 # adapter made by peft: it has no run.json, so its task and model must be named.
 ADAPTER_FLAGS = ("task", "labels", "label_words", "model")
 RUN_FLAGS = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
-DATA_FLAGS = ("data", "protocol", "eval_limit")
+DATA_FLAGS = ("data", "columns", "protocol", "eval_limit")
 
 
 class OneLineParser(argparse.ArgumentParser):

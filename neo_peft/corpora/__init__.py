@@ -8,6 +8,15 @@ jnlpba.py      JNLPBA: sentences with a tag for each word
 phrasebank.py  the Financial PhraseBank: sentences and their sentiment
 glue.py        GLUE's eight classification tasks, and MRPC's original files
 sample.py      the bundled sample
-own_rows.py    your own labelled data: JSON lines
+own_rows.py    your own labelled data: find the files of its splits, and read them
+json_rows.py   your own rows in JSON
+delimited.py   your own rows in CSV and TSV
+tables.py      your own rows in parquet, in a folder of `save_to_disk`, or on the hub
+columns.py     your own tagged words in columns, as in CoNLL's files
+spans.py       your own tagged texts with spans of characters, as in doccano and spaCy
+fields.py      which columns are the fields of a row
+schemes.py     how tags mark entities: BIO, IOB1, BIOES, BILOU, IO
+checks.py      checks of labels and tags that can be any text
+words.py       split a text into words
 new_text.py    new text without labels, for predict
 """

@@ -1,6 +1,7 @@
 """The files in a folder of your own rows: their names, and those that were not read."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from neo_peft.errors import InputError
@@ -8,7 +9,7 @@ from neo_peft.errors import InputError
 # The names that the file of a split can have, without its suffix.
 NAMES = {
     "train": ("train",),
-    "validation": ("validation", "dev", "valid", "val"),
+    "validation": ("validation", "dev", "valid", "val", "devel"),
     "test": ("test",),
 }
 # Names of files that look like data: by their suffix, or by a split's name.
@@ -21,27 +22,30 @@ LIKE_DATA = re.compile(
 MOST_NAMED = 5  # files in the note on files that were not read
 
 
-def find_file(folder: Path, split: str, suffix: str) -> Path | None:
+def find_file(folder: Path, split: str, suffixes: Iterable[str]) -> Path | None:
     """Return the file of a split, or None. Raises InputError if there are two."""
-    found = [path for name in NAMES[split] if (path := folder / (name + suffix)).exists()]
+    found = files_of_splits(folder, suffixes, split)
     if len(found) > 1:
-        names = " and ".join(path.name for path in found)
         raise InputError(
-            f"{folder} has {names}, and each is a name of the {split} file; keep one of them"
+            f"{folder} has {' and '.join(found)}, and each is a name of the {split} file; keep one "
+            "of them"
         )
-    return found[0] if found else None
+    return folder / found[0] if found else None
 
 
-def files_of_splits(folder: Path, suffix: str) -> list[str]:
-    """Return the names of the files in a folder that have the name of a split's file."""
-    names = [name + suffix for names in NAMES.values() for name in names]
-    return [name for name in names if (folder / name).exists()]
+def files_of_splits(folder: Path, suffixes: Iterable[str], split: str | None = None) -> list[str]:
+    """Return the names of the files in a folder that have the name of a split's file: of any split,
+    or of one."""
+    names = NAMES[split] if split else [name for names in NAMES.values() for name in names]
+    files = [name + suffix for name in names for suffix in suffixes]
+    return [file for file in files if (folder / file).exists()]
 
 
-def unread_note(folder: Path, suffix: str) -> str:
+def unread_note(folder: Path, suffixes: Iterable[str]) -> str:
     """Return a note with the files that look like data, but are not the file of a split; "" if
     there are none."""
-    read = files_of_splits(folder, suffix)
+    read = files_of_splits(folder, suffixes)
+    suffix = Path(read[0]).suffix if read else ""
     unread = sorted(
         path.name
         for path in folder.iterdir()

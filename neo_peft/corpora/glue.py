@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.splits import Request, Splits, split_off_validation
+from neo_peft.corpora.splits import NoFiles, Request, Splits, split_off_validation
 from neo_peft.errors import InputError
 from neo_peft.system import hub
 from neo_peft.tasks import Task
@@ -155,7 +155,7 @@ def _find_columns(path: Path, header: list[str], columns: tuple[str, ...]) -> li
         ("more than one column", [name for name in columns if header.count(name) > 1]),
     ):
         if names:
-            raise InputError(
+            raise NoFiles(
                 f"{path}: its header has {problem} {', '.join(names)}; use GLUE's own file"
             )
     return [header.index(name) for name in columns]

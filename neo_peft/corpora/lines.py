@@ -6,15 +6,51 @@ file and the line number to the message. Each corpus has its parsers in its own 
 
 import codecs
 import json
+import math
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neo_peft.errors import InputError
+from neo_peft.progress import Progress, no_progress
 
 AnyPath = Path | zipfile.Path  # a file inside a zip is read like any other file
+BLOCK = 2**20  # bytes or characters to read at once
 LARGEST_MEMBER = 2**24  # bytes of a file inside a zip; each of PhraseBank's has less than a million
+
+
+class FileRows(NamedTuple):
+    """The rows of a file of your own data, with the fields of the task. Texts are checked; tags
+    have the scheme of the file; labels can be any text.
+
+    name: the file, as messages name it.
+    rows: the number of each row, and the row.
+    origin: where each field comes from, such as `"body"` or `column 2`.
+    notes: lines to print. A reader adds lines until its last row.
+    unit: what the numbers count: lines or rows.
+    word_lines: whether each word of a row has a line of its own; the number is that of the first.
+    """
+
+    name: str
+    rows: Iterable[tuple[int, dict]]
+    origin: dict[str, str]
+    notes: list[str]
+    unit: str = "line"
+    word_lines: bool = False
+
+
+def parse_items(
+    name: object, parse: Callable, items: Iterable[tuple[int, Any]], unit: str = "line"
+) -> Iterator[tuple[int, Any]]:
+    """Yield the number of each item, and `parse(item)`. The InputError for a wrong item has the
+    name of the file and the number."""
+    for number, item in items:
+        try:
+            parsed = parse(item)
+        except ValueError as error:
+            raise InputError(f"{name}, {unit} {number}: {error}") from error
+        yield number, parsed
 
 
 def read_rows(
@@ -30,13 +66,11 @@ def read_rows(
     `keep_blank`: keep None in the list for a blank line, and for a line that `parse` returns None
     for.
     """
-    rows = []
-    for number, item in items or read_lines(path):
-        try:
-            rows.append(parse(item, allowed) if item else None)
-        except ValueError as error:
-            unit = "row" if path.suffix == ".parquet" else "line"
-            raise InputError(f"{path}, {unit} {number}: {error}") from error
+    unit = "row" if path.suffix == ".parquet" else "line"
+    numbered = parse_items(
+        path, lambda item: parse(item, allowed) if item else None, items or read_lines(path), unit
+    )
+    rows = [row for _, row in numbered]
     if not any(rows):
         raise InputError(f"{path}: the file has no rows; add rows, or use the original file")
     return rows if keep_blank else [row for row in rows if row]
@@ -51,10 +85,9 @@ def read_lines(path: AnyPath, or_encoding: str = "") -> Iterator[tuple[int, str]
     Line ends and the byte order mark are removed. A line of spaces becomes an empty line.
     """
     try:
-        # reading a pipe would wait for its writer, and reading a device would never end
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is not a regular file; put the file itself there")
+        check_regular(path)
         raw = path.read_bytes() if isinstance(path, Path) else _unpack(path)
+        _refuse_utf16(path, raw)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: there is no such file; put it next to the task's other files"
@@ -73,6 +106,52 @@ def read_lines(path: AnyPath, or_encoding: str = "") -> Iterator[tuple[int, str]
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.removesuffix("\r")
         yield number, line if line.strip(" ") else ""
+
+
+def check_regular(path: AnyPath) -> None:
+    """Raise InputError if a path is a pipe or a device: reading it would wait, or never end."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file; put the file itself there")
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file of any size: "utf-8-sig" (with a mark or without), or
+    "latin-1" if it is not valid UTF-8. Raises InputError for UTF-16, for NUL bytes, and for a file
+    that has letters in both encodings."""
+    check_regular(path)
+    decoder, number, encoding = codecs.getincrementaldecoder("utf-8")(), 1, "utf-8-sig"
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            if number == 1:
+                _refuse_utf16(path, block)
+            if (nul := block.find(b"\0")) >= 0:
+                number += block.count(b"\n", 0, nul)
+                raise InputError(
+                    f"{path}, line {number}: a NUL byte, so it is not a line of text; save the "
+                    "file as utf-8 text"
+                )
+            number += block.count(b"\n")
+            try:
+                decoder.decode(block, final=len(block) < BLOCK)
+            except UnicodeDecodeError:
+                encoding = "latin-1"
+    if encoding == "latin-1":
+        next(read_lines(path, "latin-1"))  # refuses a file with letters in both encodings
+    return encoding
+
+
+def stream_lines(path: Path, encoding: str, progress: Progress = no_progress) -> Iterator[str]:
+    """Yield the lines of a text file, each with its line end (LF, CRLF or CR), with a bar. Only a
+    small part of the file is in memory."""
+    blocks = math.ceil(path.stat().st_size / BLOCK)
+    with open(path, encoding=encoding, newline="") as file:
+        for _ in progress(range(blocks), f"read {path.name}", blocks):
+            yield from file.readlines(BLOCK)  # counts characters: at least one byte each
+
+
+def _refuse_utf16(path: AnyPath, raw: bytes) -> None:
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path} is a file in UTF-16; save it as utf-8")
 
 
 def _has_utf8_letters(raw: bytes) -> bool:

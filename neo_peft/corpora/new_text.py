@@ -1,10 +1,10 @@
 """New text without labels, for `predict`: plain text, or one JSON object a line."""
 
-import re
 from collections.abc import Mapping
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.own_rows import parse_object
+from neo_peft.corpora.json_rows import parse_object
+from neo_peft.corpora.words import split_words
 from neo_peft.tasks import Task
 
 AROUND = "\ufeff "  # no part of an example: the byte order mark, and spaces around a line
@@ -78,33 +78,3 @@ def _decode(line: bytes) -> str:
     if not text.strip(AROUND).strip():
         raise ValueError("the line is empty; expected an example")
     return text
-
-
-def split_words(text: str) -> list[tuple[int, str]]:
-    """Return (start, word) for each word; `start` is the index of its first character.
-
-    Punctuation is a word of its own: "(T cells)." is five words, as in JNLPBA. Two exceptions: a
-    closing bracket stays in a word that also has the opening one, and a full stop stays in a word
-    that has another one. So "NF(kappa)" and "i.e." are one word each.
-    """
-    words = []
-    for chunk in re.finditer(r"\S+", text):
-        start, end = chunk.span()
-        while end - start > 1 and text[start] in '([{"“':
-            words.append((start, text[start]))
-            start += 1
-        after = []  # the punctuation after the word, last character first
-        while end - start > 1 and _ends_in_punctuation(text[start:end]):
-            end -= 1
-            after.append((end, text[end]))
-        words += [(start, text[start:end]), *reversed(after)]
-    return words
-
-
-def _ends_in_punctuation(word: str) -> bool:
-    """Return whether the last character is a word of its own."""
-    last = word[-1]
-    opening = {")": "(", "]": "[", "}": "{"}.get(last)
-    if opening:
-        return opening not in word
-    return last in ',;:?!"”' or (last == "." and "." not in word[:-1])

@@ -1,121 +1,231 @@
-"""Your own labelled data: a folder of files with one JSON object a line."""
+"""Your own labelled data: a file, a folder with a file for each split, a folder of `save_to_disk`,
+or a data set of the hub."""
 
 import re
-from collections.abc import Collection, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neo_peft.corpora import lines
-from neo_peft.corpora.folders import find_file, unread_note
-from neo_peft.corpora.splits import Request, Splits, split_off_validation
+from neo_peft.corpora import columns, delimited, json_rows, lines, schemes, tables
+from neo_peft.corpora.checks import check_known
+from neo_peft.corpora.folders import NAMES, files_of_splits, find_file, unread_note
+from neo_peft.corpora.lines import FileRows
+from neo_peft.corpora.splits import Request, Splits, split_in_three, split_off_validation
 from neo_peft.errors import InputError
-from neo_peft.tasks import Task, is_tag, tags_of
+from neo_peft.tasks import Task, tags_of
 
-SUFFIX = ".jsonl"
-TRAIN = "train" + SUFFIX
-NO_LABEL = "-100"  # what other programs write for a row or a word without a label
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TRAIN = "train.jsonl"  # the file that messages name as an example
+HUB = "hub:"  # before the name of a data set of the hub
+ALL = "all"  # the name of data without splits
+MOST_NAMED = 12  # labels in the line on a file
+SHOWN = {"sentence": "text"}  # what the line on a file calls a field, if not by its name
+
+Reader = Callable[[Path, Request], FileRows]
+# The reader of each kind of file. A new file format is a new module and a line here.
+READERS: dict[str, Reader] = {
+    ".jsonl": json_rows.read,
+    ".json": json_rows.read,
+    ".csv": delimited.read,
+    ".tsv": delimited.read,
+    ".parquet": tables.read_parquet,
+}
+TAGGING_READERS: dict[str, Reader] = {
+    **READERS,
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio", ".txt", ".tsv"), columns.read),
+}
+
+
+def readers_of(task: Task) -> dict[str, Reader]:
+    """Return the readers of a task's rows, by the suffix of a file."""
+    return TAGGING_READERS if task.is_tagging else READERS
+
+
+def is_one(data: str) -> bool:
+    """Return whether `data` is one file, a saved data set, or a data set of the hub."""
+    return data.startswith(HUB) or Path(data).is_file() or tables.is_saved(Path(data))
+
+
+def own_files(task: Task, folder: str, split: str | None = None) -> list[str]:
+    """Return the names of the files of your own rows in a folder, of all splits or of one."""
+    return files_of_splits(Path(folder), readers_of(task), split)
+
+
+class Sources:
+    """Where the rows of each split of `--data` are.
+
+    path: the file or folder.
+    tables: by the name of a split, a table of `datasets`; or one file or table, called `ALL`. None
+        if it is a folder of files.
+    """
+
+    def __init__(self, request: Request):
+        self.request, self.path, self.tables = request, Path(request.data), None
+        if request.data.startswith(HUB):
+            self.tables = tables.load_hub(request.data.removeprefix(HUB))
+        elif self.path.is_file():
+            self.tables = {ALL: self.path}
+        elif tables.is_saved(self.path):
+            self.tables = tables.load_saved(self.path)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the rows are not split."""
+        return self.tables is not None and ALL in self.tables
+
+    def find(self, split: str) -> "Path | Dataset | None":
+        """Return the file or the table of a split, or None."""
+        if self.is_whole:
+            return self.tables[ALL] if split == "train" else None
+        if self.tables is None:
+            return find_file(self.path, split, readers_of(self.request.task))
+        return next((self.tables[name] for name in NAMES[split] if name in self.tables), None)
+
+    def name_of(self, split: str) -> str:
+        """Return what messages call the rows of a split."""
+        source = self.find(split)
+        if source is None or self.tables is None:
+            return str(source or self.path / f"{split}{self._suffix()}")
+        return self.request.data if self.is_whole else f"{self.request.data}, {split}"
+
+    def _suffix(self) -> str:
+        """Return the suffix of the files that are there."""
+        suffixes = readers_of(self.request.task)
+        found = (find_file(self.path, split, suffixes) for split in NAMES)
+        return next((path.suffix for path in found if path), Path(TRAIN).suffix)
+
+    def open(self, split: str) -> FileRows:
+        """Return the rows of a split, not yet read."""
+        source, name = self.find(split), self.name_of(split)
+        if source is None and self.tables is not None:
+            raise InputError(f"--data {self.request.data}: it has no {split} split")
+        path = Path(name) if source is None else source
+        if not isinstance(path, Path):
+            return tables.dataset_rows(name, path, self.request)
+        readers = readers_of(self.request.task)
+        if (read := readers.get(path.suffix.lower())) is None:
+            raise InputError(
+                f"--data {path}: {path.suffix or 'no suffix'} is no format of rows for "
+                f"{self.request.task.name}; expected {', '.join(readers)}"
+            )
+        if not path.exists():
+            raise InputError(
+                f"{path}: there is no such file; put it next to the task's other files"
+            )
+        return read(path, self.request)
+
+    def note(self) -> str:
+        """Return a note on files or splits that were not read; "" if there are none."""
+        if self.tables is None:
+            return unread_note(self.path, readers_of(self.request.task))
+        known = {ALL, *(name for names in NAMES.values() for name in names)}
+        unread = ", ".join(name for name in self.tables if name not in known)
+        return f"{self.request.data}: splits that were not read: {unread}" if unread else ""
 
 
 def load(request: Request) -> Splits:
-    """Load train.jsonl, and the files of validation and test if they exist.
+    """Load the rows of `--data`.
 
     The labels are `request.labels`, or those of train. Raises InputError, with the file and the
     line, for a row that has another label. Without a validation file, a tenth of train becomes
-    validation. Without a test file, test is None. If only one split is needed, the files of the
-    others are not read.
+    validation; one file is split into three. Without a test file, test is None. If only one split
+    is needed, the files of the others are not read.
     """
-    task, folder = request.task, Path(request.data)
-    parse = partial(parse_row, task)
+    task, sources, notes, read = request.task, Sources(request), [], []
     # A model that is scored has its labels, in `task`. Training takes them from train.
     labels = request.labels or (task.labels if request.split else None)
     labels = task.own_labels(labels) if labels else None
     wanted = request.wants("train", "validation")
-    validation_file = find_file(folder, "validation", SUFFIX) if wanted else None
-    split_train = wanted and not validation_file  # validation is a tenth of train
-    test_file = find_file(folder, "test", SUFFIX)
+    has_validation = wanted and sources.find("validation") is not None
+    split_train = (wanted and not has_validation) or sources.is_whole
+    has_test = sources.find("test") is not None
 
-    train, validation, test = [], [], [] if test_file else None
+    train, validation, test = [], [], [] if has_test else None
     if split_train or request.wants("train") or not labels:
-        train = lines.read_rows(folder / TRAIN, parse, labels)
+        train = _read(request, sources.open("train"), labels, notes, read)
         labels = labels or labels_in(task, train)
     if len(labels) < 2:
         raise InputError(
-            f"{folder / TRAIN}: every label is {labels[0]}; expected at least two different labels"
+            f"{sources.name_of('train')}: every label is {labels[0]}; expected at least two "
+            "different labels"
         )
-    if validation_file and request.wants("validation"):
-        validation = lines.read_rows(validation_file, parse, labels)
-    if test_file and request.wants("test"):
-        test = lines.read_rows(test_file, parse, labels)
-    notes = tuple(filter(None, [unread_note(folder, SUFFIX)]))
-    splits = Splits(train, validation, test, notes=notes, labels=labels)
-    return split_off_validation(request, splits) if split_train else splits
+    if has_validation and request.wants("validation"):
+        validation = _read(request, sources.open("validation"), labels, notes, read)
+    if has_test and request.wants("test"):
+        test = _read(request, sources.open("test"), labels, notes, read)
+    notes += filter(None, [sources.note()])
+    splits = Splits(train, validation, test, notes=tuple(notes), labels=labels, read=tuple(read))
+    if not split_train:
+        return splits
+    return (
+        split_in_three(request, splits)
+        if sources.is_whole
+        else split_off_validation(request, splits)
+    )
 
 
-def parse_row(task: Task, line: str, labels: Collection | None) -> dict:
-    """Return the row of a JSON object. If `labels` is None, every label is allowed."""
-    row, name = parse_object(line, task), task.fields[-1]
-    if name not in row:
-        raise ValueError(f"{line[:40]!r}; the field {name!r} is missing")
-    value = row[name]
+def _read(
+    request: Request,
+    file: FileRows,
+    labels: Sequence[str] | None,
+    notes: list[str],
+    read: list[str],
+) -> list[dict]:
+    """Return the rows of a file, whose labels or tags must be among `labels` if they are given.
+    Add its notes, and to `read` a line on what was read."""
+    task = request.task
+    rows, scheme = (_tagged if task.is_tagging else _labelled)(file, labels)
+    if not rows:
+        raise InputError(f"{file.name}: the file has no rows; add rows, or use the original file")
+    notes += file.notes
+    origin = ", ".join(f"{SHOWN.get(field, field)} from {at}" for field, at in file.origin.items())
+    kinds = labels_in(task, rows)
     if task.is_tagging:
-        if not isinstance(value, list) or len(value) != len(row["tokens"]):
-            raise ValueError(
-                f"{line[:40]!r}; expected in {name!r} a list with one tag for each token"
-            )
-        value = [tag.strip() if isinstance(tag, str) else tag for tag in value]
-        _check_bio(value)
-    else:
-        if type(value) not in (str, int) or not lines.is_text(str(value)):
-            raise ValueError(
-                f"the label is {value!r:.40}; expected in {name!r} a text or a whole number"
-            )
-        value = str(value).strip()
-        if value == NO_LABEL:
-            raise ValueError(
-                f"the label is {NO_LABEL}, which marks a row without a label in other programs; "
-                "leave the row out, or give it a label"
-            )
-    for label in value if task.is_tagging else [value]:
-        if labels and label not in labels:
-            raise ValueError(
-                f"unknown label {label[:40]!r}; expected one of {', '.join(labels)}: the labels of "
-                "train, or those that --labels names when a model is trained"
-            )
-    return {field: row[field] for field in task.fields[:-1]} | {name: value}
+        kinds = [scheme, *(label[2:] for label in kinds if label[:2] == "B-")]
+        kinds[0] += ", converted to BIO" * (scheme != schemes.BIO)
+    shown = ", ".join(kinds[:MOST_NAMED]) + ", …" * (len(kinds) > MOST_NAMED)
+    name = file.name if request.data.startswith(HUB) else Path(file.name).name
+    read.append(f"{name}: {len(rows):,} rows; {origin} ({shown})")
+    return rows
 
 
-def parse_object(text: str, task: Task) -> dict:
-    """Return a JSON object that has the fields of the task's rows. The label and other fields are
-    not checked."""
-    row = lines.parse_json(text)
-    expected = '["a", "word", "each"]' if task.is_tagging else '"a sentence"'
-    for field in task.fields[:-1]:
-        value = row.get(field) if isinstance(row, dict) else None
-        right_type = bool(value) and isinstance(value, list if task.is_tagging else str)
-        wrong = lines.wrong_text(field, value) if right_type else repr(text[:40])
-        if wrong:
-            raise ValueError(f"{wrong}; expected a JSON object with {field!r}: {expected}")
-    return row
+def _labelled(file: FileRows, labels: Sequence[str] | None) -> tuple[list[dict], str]:
+    """Return the rows of a classification task, and "" for the scheme of their tags."""
+    known = {label: label for label in labels or ()}
+
+    def checked(row: dict) -> dict:
+        *_, field = row
+        if labels and row[field] not in known:
+            check_known(row[field], labels)
+        row[field] = known.setdefault(row[field], row[field])  # one text for all rows, not a copy
+        return row
+
+    rows = [row for _, row in lines.parse_items(file.name, checked, file.rows, file.unit)]
+    return rows, ""
 
 
-def _check_bio(tags: list) -> None:
-    """Raise ValueError for a value that is not a BIO tag, or for an I- tag that does not continue
-    an entity of its type."""
-    previous = "O"
-    for number, tag in enumerate(tags, start=1):
-        if str(tag).strip() == NO_LABEL:
-            raise ValueError(
-                f"tag {number} is {NO_LABEL}, which marks a word without a tag in other programs, "
-                "such as the second token of a word; give one tag for each word"
-            )
-        if not (lines.is_text(tag) and is_tag(tag)):
-            raise ValueError(f"tag {number} is {tag!r}; expected 'O', 'B-type' or 'I-type'")
-        if tag[0] == "I" and previous[2:] != tag[2:]:
-            raise ValueError(
-                f"tag {number} is {tag!r}, but no entity of that type comes before it; the first "
-                f"word of an entity has B-{tag[2:]}"
-            )
-        previous = tag
+def _tagged(file: FileRows, labels: Sequence[str] | None) -> tuple[list[dict], str]:
+    """Return the rows of a tagging task with BIO tags, and the scheme of the tags in the file."""
+    numbered = list(file.rows)
+    tags = [row["tags"] for _, row in numbered]
+    scheme = schemes.find_scheme(tags)
+    for wrong in schemes.wrong_tags(tags, scheme):
+        number = numbered[wrong.sequence][0] + wrong.word * file.word_lines
+        other = "" if scheme == schemes.BIO else f"; the other tags of the file are {scheme}"
+        raise InputError(
+            f"{file.name}, {file.unit} {number}: tag {wrong.word + 1} is {wrong.reason}{other}"
+        )
+
+    def converted(row: dict) -> dict:
+        row["tags"] = schemes.to_bio(row["tags"], scheme)
+        for tag in row["tags"] if labels else ():
+            check_known(tag, labels)
+        return row
+
+    rows = [row for _, row in lines.parse_items(file.name, converted, numbered, file.unit)]
+    return rows, scheme
 
 
 def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neo_peft.errors import InputError
+from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
 
 PHRASEBANK = "FinancialPhraseBank-v1.0"  # the folder inside PhraseBank's zip
@@ -22,12 +23,14 @@ class Request(NamedTuple):
     """The arguments of `load_splits`. A loader uses only those that it needs.
 
     task: load rows of this task.
-    data: the value of `--data`: "sample", "hub" or a folder.
+    data: the value of `--data`: "sample", "hub", a folder, a file or a data set of the hub.
     protocol: how to split a corpus without official splits: "clean" or "paper".
     seed: seed for choosing the validation rows, if the data has no validation file.
     labels: the labels of your own rows, in their order; None to take them from train.
     split: the only split that is needed, to score a model with the labels of `task`; None for all.
         A loader need not read the others: it can return them without rows.
+    columns: the columns of your own rows, such as `text=body`; None to find them by their names.
+    progress: shows a bar while a large file is read.
     """
 
     task: Task
@@ -36,6 +39,8 @@ class Request(NamedTuple):
     seed: int
     labels: Sequence[str] | None
     split: str | None = None
+    columns: Sequence[str] | None = None
+    progress: Progress = no_progress
 
     def wants(self, *splits: str) -> bool:
         """Return whether one of these splits is needed."""
@@ -64,6 +69,7 @@ class Splits:
     notes: lines to print for the user.
     extra_tests: further test sets by name, such as MNLI's "mismatched".
     labels: the labels of your own rows, in their order; None if the task has fixed labels.
+    read: for each of your own files a line: which columns it has, and which labels.
     """
 
     train: list[dict]
@@ -73,6 +79,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     extra_tests: dict[str, list[dict]] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
+    read: tuple[str, ...] = field(default=(), compare=False)
 
     def named(self) -> dict[str, list[dict]]:
         """Return a dict from the name of each split to its rows, train first; without test if it is
@@ -94,38 +101,63 @@ def limit_rows(rows: list[dict], limit: int | str | None) -> list[dict]:
 
 
 def split_off_validation(request: Request, splits: Splits) -> Splits:
-    """Move a tenth of train to validation, if there are no validation rows.
-
-    It is a tenth of each label's texts: at least one, but never the only text of a label. Rows with
-    the same text stay in the same split, so that no validation text is in train.
-    """
+    """Move a tenth of train to validation, if there are no validation rows. See `take_tenths`."""
     if splits.validation:
         return splits
-
-    def text_of(row: dict) -> str:
-        return str([row[field] for field in request.task.fields[:-1]])
-
-    # If rows with one text have different labels, the last one counts. Tagging rows have no label.
-    label_of = {text_of(row): row.get("label") for row in splits.train}
-    texts = defaultdict(list)
-    for text, label in label_of.items():
-        texts[label].append(text)
-    chosen = set()
-    for label_texts in texts.values():
-        # in the order of a hash, as in `deal_tenths`
-        label_texts.sort(
-            key=lambda text: hashlib.sha256(f"{request.seed} {text}".encode()).digest()
-        )
-        tenth = max(1, round(len(label_texts) / 10)) if len(label_texts) > 1 else 0
-        chosen.update(label_texts[:tenth])
-    train = [row for row in splits.train if text_of(row) not in chosen]
-    validation = [row for row in splits.train if text_of(row) in chosen]
+    train, validation = take_tenths(request, splits.train, 1)
     note = (
         f"there is no validation file: a tenth of train is validation, {len(validation):,} of "
         f"{len(splits.train):,} rows, chosen by --seed {request.seed}"
     )
     notes = (*splits.notes, note) if validation else splits.notes
     return replace(splits, train=train, validation=validation, notes=notes)
+
+
+def split_in_three(request: Request, splits: Splits) -> Splits:
+    """Move a tenth of train to validation, and another one to test. See `take_tenths`."""
+    train, validation, test = take_tenths(request, splits.train, 2)
+    note = (
+        "the data is not split: a tenth of each label's texts is validation, another one test, "
+        f"chosen by --seed {request.seed}; to use all of a file, put it into a folder, as train, "
+        "validation or test"
+    )
+    return replace(
+        splits, train=train, validation=validation, test=test, notes=(*splits.notes, note)
+    )
+
+
+def take_tenths(request: Request, rows: list[dict], count: int) -> list[list[dict]]:
+    """Divide rows into a first part, and `count` more parts with a tenth each, by `request.seed`.
+
+    It is a tenth of each label's texts: at least one, but never the last text of a label in the
+    first part. Rows with the same text stay in the same part, so that no text is in two of them.
+    """
+    import numpy as np
+
+    *fields, last = request.task.fields
+    # in the order of a hash, as in `deal_tenths`: an array is small where there are many rows
+    texts = (f"{request.seed} {[row[field] for field in fields]}".encode() for row in rows)
+    digests = (hashlib.sha256(text).digest() for text in texts)
+    digests = np.fromiter(digests, dtype="S32", count=len(rows))
+    texts, text_of_row = np.unique(digests, return_inverse=True)
+    # If rows with one text have different labels, the last one counts. Tagging rows have no label.
+    label_of_text = [None] * len(texts)
+    for text, row in zip(text_of_row.tolist(), rows):
+        label_of_text[text] = None if request.task.is_tagging else row[last]
+    texts_of_label = defaultdict(list)
+    for text, label in enumerate(label_of_text):
+        texts_of_label[label].append(text)
+    part = np.zeros(len(texts), dtype=np.int8)
+    for of_label in texts_of_label.values():
+        tenth = max(1, round(len(of_label) / 10))
+        for number in range(count):
+            taken = of_label[number * tenth : (number + 1) * tenth]
+            if len(of_label) > number + 1:
+                part[taken] = number + 1
+    parts = [[] for _ in range(count + 1)]
+    for row, number in zip(rows, part[text_of_row].tolist()):
+        parts[number].append(row)
+    return parts
 
 
 def deal_tenths(rows: list[dict], tenths: Iterable[range], by_label: bool) -> list[list[dict]]:
@@ -152,10 +184,14 @@ def conflict_notes(task: Task, train: list[dict]) -> list[str]:
     """Return a line if texts of train have several labels, or sentences several sequences of
     tags."""
     *fields, label = task.fields
-    labels_of = defaultdict(set)
+    labels_of, conflicts = {}, set()  # the label of each text; the texts with several
     for row in train:
-        labels_of[str([row[field] for field in fields])].add(str(row[label]))
-    count = sum(len(labels) > 1 for labels in labels_of.values())
+        # not a copy of the text, where there is only one: memory counts in a million rows
+        text = str([row[field] for field in fields]) if len(fields) > 1 else row[fields[0]]
+        text = text if isinstance(text, str) else str(text)
+        if labels_of.setdefault(text, row[label]) != row[label]:
+            conflicts.add(text)
+    count = len(conflicts)
     return [f"texts of train with different labels in different rows: {count:,}"] if count else []
 
 

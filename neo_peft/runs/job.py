@@ -91,7 +91,13 @@ def prepare(
     checkpoint has the weights.
     """
     splits = load_splits(
-        get_task(settings.task), settings.data, settings.protocol, settings.seed, settings.labels
+        get_task(settings.task),
+        settings.data,
+        settings.protocol,
+        settings.seed,
+        settings.labels,
+        settings.columns,
+        output.progress,
     )
     settings = replace(settings, labels=splits.labels)
     task = task_of(settings)

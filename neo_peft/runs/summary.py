@@ -24,6 +24,8 @@ def describe(job: Job) -> None:
     print_line(
         f"task    {task.name}: {len(task.labels)} labels; data {settings.data}{protocol}: {sizes}"
     )
+    for line in job.splits.read:
+        print_line(f"data    {line}")
     print_line(f"labels  {label_line(task, tuned.model.head is not None)}")
     threads = f"{tuned.threads} thread{'s' if tuned.threads > 1 else ''}"
     computing = f"{tuned.precision} on {tuned.model.device.type}, {threads}"

@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.system.files import write_text
@@ -46,6 +47,28 @@ def hub_file(
             ref.parent.mkdir(parents=True, exist_ok=True)
             write_text(ref, commit)
     return path
+
+
+def load_dataset(repository: str, revision: str | None, config: str | None) -> dict[str, Any]:
+    """Return the tables of a data set of the hub, by the names of its splits, from the cache if
+    they are there. No script of the repository is run.
+
+    Raises InputError if the hub, the repository, the revision or the configuration is not
+    available, or if the data needs a script.
+    """
+    with contextlib.suppress(FileNotFoundError):  # it needs no README.md; but the hub answered
+        hub_file(repository, "README.md", "dataset", revision)
+    commit = _commits.get((repository, "dataset", revision), revision)
+    import datasets  # after hub_file, which sets environment variables that huggingface_hub reads
+
+    try:
+        return datasets.load_dataset(repository, config, revision=commit)
+    except Exception as error:  # datasets, pyarrow and fsspec have their own exception classes
+        advice = "name a configuration as in hub:owner/name:config, or use files of your own"
+        if "script" in str(error):
+            advice = f"it needs a script; try hub:{repository}@refs/convert/parquet"
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"hub:{repository}: {type(error).__name__}: {reason}; {advice}") from error
 
 
 def _set_timeouts() -> None:

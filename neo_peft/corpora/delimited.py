@@ -1,0 +1,141 @@
+"""Tables of your own data as text: .csv and .tsv, with the delimiter, the quotes and the heading
+found in the file.
+
+They are not read through `datasets`, which fills a row that is too short and shifts one that is too
+long, in silence, and cannot name the line.
+"""
+
+import ast
+import csv
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
+from operator import itemgetter
+from pathlib import Path
+
+from neo_peft.corpora import lines
+from neo_peft.corpora.checks import own_label, own_tags
+from neo_peft.corpora.fields import Found, find_columns, given_columns
+from neo_peft.corpora.lines import FileRows
+from neo_peft.corpora.splits import Request
+from neo_peft.errors import InputError
+from neo_peft.progress import no_progress
+from neo_peft.tasks import Task
+
+LONGEST = 2**24  # characters of a value; a quote that is not closed makes a longer one
+SAMPLED = 50  # lines in which the delimiter is found
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # in the order in which they are tried
+
+
+def read(path: Path, request: Request) -> FileRows:
+    """Return the rows of a file, each with the number of its first line."""
+    csv.field_size_limit(LONGEST)
+    encoding, notes = lines.encoding_of(path), []
+    if encoding == "latin-1":
+        notes.append(f"{path.name}: not utf-8, so it was read as Latin-1")
+    sample = list(islice(lines.stream_lines(path, encoding), SAMPLED))
+    mark = _delimiter(sample, DELIMITERS[path.suffix.lower()])
+    records = partial(_records, path, encoding, mark)
+    if mark == "\t" and not _can_be_read(records):
+        records = partial(records, quoting=csv.QUOTE_NONE)
+        notes.append(f"{path.name}: quotes are a part of the text")
+    numbered = records(progress=request.progress)
+    number, heading = next(numbered, (0, []))
+    if not heading:
+        return FileRows(str(path), (), {}, notes)
+    fields = request.task.fields
+    found = Found(f"{path}, line {number}", heading, sample[number - 1].rstrip("\r\n"))
+    indices = find_columns(found, fields, request.columns).values()
+    pick, names = itemgetter(*indices), [heading[index].strip() for index in indices]
+    given = given_columns(request.columns, fields).values()
+    if given and all(value.isdecimal() and value not in names for value in given):
+        labels = (pick(row)[-1] for _, row in islice(records(), 1, None))
+        if pick(heading)[-1] in labels:
+            numbered = chain([(number, heading)], numbered)
+            names = [f"column {index + 1}" for index in indices]
+        else:
+            notes.append(f"{path.name}: its first line is a heading: no other row has its label")
+    parse = partial(_make_row, request.task, names)
+    rows = lines.parse_items(path, parse, ((number, pick(row)) for number, row in numbered))
+    return FileRows(str(path), rows, {field: f'"{n}"' for field, n in zip(fields, names)}, notes)
+
+
+def _delimiter(sample: list[str], marks: str) -> str:
+    """Return the first mark that splits all records into the same number of columns, at least two;
+    else the one that splits the first line into most."""
+
+    def widths(mark: str) -> list[int]:
+        try:
+            found = [len(row) for row in csv.reader(sample, delimiter=mark) if row]
+        except csv.Error:
+            return [0]
+        return found[:-1] if len(sample) == SAMPLED else found  # the last one can be cut
+
+    for mark in marks:
+        if len({*widths(mark)}) == 1 and widths(mark)[0] > 1:
+            return mark
+    return max(marks, key=lambda mark: (widths(mark) or [0])[0])
+
+
+def _records(
+    path: Path, encoding: str, mark: str, quoting: int = csv.QUOTE_MINIMAL, progress=no_progress
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each record's first line, and its values. Blank lines are left out."""
+    text = lines.stream_lines(path, encoding, progress)
+    reader = csv.reader(text, delimiter=mark, quoting=quoting, strict=True)
+    number, width = 1, 0
+    while True:
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, line {number}: a wrong quote ({error}); a value with quotes has quotes "
+                'around it, and each one inside it is doubled: "a ""word"" here"'
+            ) from error
+        if values is None:
+            return
+        if len(values) > 1 or "".join(values).strip():
+            width = width or len(values)
+            if len(values) != width:
+                raise InputError(
+                    f"{path}, line {number}: {len(values)} columns in {mark.join(values)[:40]!r}; "
+                    f"expected {width}, as in the first line, separated by {mark!r}"
+                )
+            yield number, values
+        number = reader.line_num + 1
+
+
+def _can_be_read(records: Callable[[], Iterator]) -> bool:
+    try:
+        for _ in records():
+            pass
+    except InputError:
+        return False
+    return True
+
+
+def _make_row(task: Task, names: list[str], values: tuple[str, ...]) -> dict:
+    """Return the row of the values of its fields. Tokens and tags are lists, as Python or JSON
+    writes them, or are separated by spaces."""
+    *texts, label = values
+    if task.is_tagging:
+        texts, label = [_as_list(texts[0])], own_tags(_as_list(label))
+        if len(texts[0]) != len(label):
+            raise ValueError(f"{len(texts[0])} tokens, but {len(label)} tags in {values[0][:40]!r}")
+    for name, text in zip(names, texts):
+        if wrong := lines.wrong_text(name, text) or ("" if text else f"{name!r} has no tokens"):
+            raise ValueError(f"{wrong}; correct the row, or remove it")
+    label = label if task.is_tagging else own_label(label, names[-1])
+    return dict(zip(task.fields, (*texts, label)))
+
+
+def _as_list(value: str) -> list[str]:
+    if not value.strip().startswith("["):
+        return value.split()
+    try:
+        found = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise ValueError(f"{value[:40]!r} is no list such as ['a', 'word', 'each']")
+    return found
