@@ -136,8 +136,7 @@ class Settings:
 
     task: str = data_flag(None, f"the task: {', '.join(TASKS)}", choices=TASKS)
     data: str = data_flag(
-        "sample",
-        "sample (bundled), hub (downloads), your own file or folder, or a corpus's folder",
+        "sample", "sample (bundled), hub (downloads), your own file or folder, or a corpus's folder"
     )
     columns: tuple[str, ...] | None = data_flag(
         None, "your file's columns, as text=body,label=stars (default: the usual names)", columns

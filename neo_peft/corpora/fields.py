@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from neo_peft.errors import InputError
-from neo_peft.tasks import Task
 
 # The usual names of a field's column, in small letters. The first one is the field's own.
 _TEXT = ("text", "content", "review")
@@ -18,6 +17,7 @@ USUAL = {
     "text": ("text", "sentence", "content", "review"),  # of a row with spans
     "spans": ("spans", "entities", "label", "labels"),
 }
+SHOWN = {"sentence": "text"}  # what messages call a field, if not by its name
 MOST_NAMED = 12  # columns in a message
 MOST_SHOWN = 80  # characters of a file's first line in a message
 
@@ -88,15 +88,16 @@ def _refusal(
     found: Found, fields: Sequence[str], field: str, wanted: str | None, matches: list[int]
 ) -> str:
     """Return why the column of a field cannot be chosen, and what is expected."""
+    role, roles = SHOWN.get(field, field), {SHOWN.get(name, name): name for name in fields}
     if len(matches) > 1:
         same = " and ".join(repr(found.columns[i][:40]) for i in matches[:4])
-        problem = f"the columns {same} can each be the {field}"
+        problem = f"the columns {same} can each be the {role}"
     elif wanted is not None:
-        problem = f"--columns names {wanted!r} for the {field}, and there is no such column"
+        problem = f"--columns names {wanted!r} for the {role}, and there is no such column"
     else:
-        problem = f"no column is the {field}"
-    usual = "; ".join(f"{name} ({', '.join(USUAL[name][:5])})" for name in fields)
-    example = ",".join(f"{name}=NAME" for name in fields)
+        problem = f"no column is the {role}"
+    usual = "; ".join(f"{shown} ({', '.join(USUAL[name][:5])})" for shown, name in roles.items())
+    example = ",".join(f"{shown}=NAME" for shown in roles)
     return (
         f"{found.name}: {problem}; {_columns_of(found)}; its first line is "
         f"{found.line[:MOST_SHOWN]!r}; expected columns with the usual names: {usual}; or name "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neo_peft.corpora import lines, spans
 from neo_peft.corpora.checks import own_label, own_tags
-from neo_peft.corpora.fields import Found, find_columns, given_columns
+from neo_peft.corpora.fields import Found, find_columns
 from neo_peft.corpora.lines import FileRows
 from neo_peft.corpora.splits import Request
 from neo_peft.errors import InputError
@@ -63,8 +63,10 @@ def rows_of(
     return FileRows(name, rows, {field: f'"{key}"' for field, key in names.items()}, [], unit)
 
 
-def parse_row(task: Task, line: str, names: dict[str, str]) -> dict:
-    """Return the row of a JSON object. `names` has the object's name of each field."""
+def parse_row(task: Task, line: str, names: dict[str, str] | None = None) -> dict:
+    """Return the row of a JSON object; any label is allowed. `names` has the object's name of each
+    field, if they differ."""
+    names = names or dict(zip(task.fields, task.fields))
     found, column = parse_object(line, task, names), names[task.fields[-1]]
     row = {field: found[names[field]] for field in task.fields[:-1]}
     if column not in found:

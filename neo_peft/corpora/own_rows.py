@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from neo_peft.corpora import columns, delimited, json_rows, lines, schemes, tables
 from neo_peft.corpora.checks import check_known
+from neo_peft.corpora.fields import SHOWN
 from neo_peft.corpora.folders import NAMES, files_of_splits, find_file, unread_note
 from neo_peft.corpora.lines import FileRows
 from neo_peft.corpora.splits import Request, Splits, split_in_three, split_off_validation
@@ -21,7 +22,6 @@ TRAIN = "train.jsonl"  # the file that messages name as an example
 HUB = "hub:"  # before the name of a data set of the hub
 ALL = "all"  # the name of data without splits
 MOST_NAMED = 12  # labels in the line on a file
-SHOWN = {"sentence": "text"}  # what the line on a file calls a field, if not by its name
 
 Reader = Callable[[Path, Request], FileRows]
 # The reader of each kind of file. A new file format is a new module and a line here.

@@ -67,7 +67,8 @@ def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
 def _reason(previous: str, tag: str, scheme: str) -> str:
     """Return why a tag is wrong after the previous one; "" if it is right."""
     if scheme == IO:
-        return f"{tag!r}; expected 'O' or a type" if MARKED.fullmatch(tag) else ""
+        is_marked = tag[1:2] == "-" and tag[0] in "BIESLU"
+        return f"{tag!r}; expected 'O' or a type" if is_marked else ""
     allowed = "BI" if scheme in (BIO, IOB1) else scheme.replace("O", "")
     if tag != "O" and not (MARKED.fullmatch(tag) and tag[0] in allowed):
         forms = [f"'{mark}-type'" for mark in allowed]

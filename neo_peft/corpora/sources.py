@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from neo_peft.corpora import glue, jnlpba, own_rows, phrasebank, sample
-from neo_peft.corpora.folders import files_of_splits
 from neo_peft.corpora.splits import NoFiles, Request, Splits, conflict_notes, overlap_notes
 from neo_peft.errors import InputError
 from neo_peft.progress import Progress, no_progress
@@ -157,8 +156,8 @@ def _find_loaders(task: Task, data: str) -> list[Loader]:
     if data not in ("sample", "hub"):
         if not (Path(data).exists() or data.startswith(own_rows.HUB)):
             raise InputError(
-                f"--data {data}: there is no such file or folder; --data can be sample, hub, a "
-                "file, a folder, or hub:owner/name"
+                f"--data {data}: there is no such file or folder; --data can be sample, hub, a file or "
+                "a folder"
             )
         # GLUE's files are called train.tsv and dev.tsv too, so a corpus is looked for first.
         is_own = own_rows.is_one(data) or _not_glue(own_rows.own_files(task, data, "train"))

@@ -273,12 +273,12 @@ def test_two_validation_files_are_refused_where_validation_is_needed(tmp_path):
 
 def test_files_that_look_like_data_and_are_not_read_are_noted(tmp_path):
     data = write_rows(tmp_path, train=week_rows(30), dev=week_rows(8), dev_2=week_rows(8))
-    for name in ("README.md", "notes.txt", "test.csv", "train.py", "Test.txt", "eval_1.json.gz"):
+    for name in ("README.md", "notes.txt", "old.csv", "train.py", "Test.txt", "eval_1.json.gz"):
         (data / name).write_text("x")
     (data / "other.tsv").mkdir()
     splits = load_splits(CLASSIFICATION, str(data))
     assert splits.notes == (
-        f"not read: Test.txt, dev_2.jsonl, eval_1.json.gz, test.csv in {data}; the files that are "
+        f"not read: Test.txt, dev_2.jsonl, eval_1.json.gz, old.csv in {data}; the files that are "
         "read are train.jsonl, validation.jsonl (or dev, valid, val) and test.jsonl",
         "8 of the 8 validation sentences are also in train (30 sentences)",
     )

@@ -56,7 +56,7 @@ def main(script, argv) -> int:
         ),
         (
             {"task": "classification", "data": "nowhere"},
-            "--data nowhere: there is no such folder; --data can",
+            "--data nowhere: there is no such file or folder; --data can",
         ),
         ({"task": "classification", "adapter": ""}, "--adapter is empty"),
         (

@@ -25,7 +25,8 @@ from corpus_files import (
     write_zip,
 )
 
-from neo_peft.corpora import sample, sources
+from neo_peft.corpora import own_rows, sample, sources
+from neo_peft.corpora.lines import FileRows
 from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.corpora.splits import Splits
 from neo_peft.errors import InputError
@@ -93,18 +94,21 @@ def test_a_new_corpus_needs_one_line_in_the_table(monkeypatch):
 
 
 def test_a_new_format_of_own_rows_needs_one_line_in_the_table(tmp_path, monkeypatch):
-    rows = [{"sentence": "Up .", "label": "a"}]
-    given_labels = []
+    def read(path, request):
+        lines = enumerate(path.read_text().splitlines(), start=1)
+        rows = ((n, {"sentence": line[2:], "label": line[0]}) for n, line in lines)
+        return FileRows(str(path), rows, {"label": "the first letter"}, [])
 
-    def load(request):
-        given_labels.append(request.labels)
-        return Splits(rows, rows, None, labels=("a",))
-
-    monkeypatch.setitem(sources.OWN_LOADERS, "train.tsv", load)
-    task, data = TASKS["classification"], str(write(tmp_path, {"train.tsv": b"Up .\ta\n"}))
-    assert load_splits(task, data).labels == ("a",)
-    assert load_splits(task, data, labels=("b", "a")).train == rows
-    assert given_labels == [None, ("b", "a")]  # a finished run passes its labels
+    monkeypatch.setitem(own_rows.READERS, ".mine", read)
+    files = {"train.mine": b"a Up .\nb Down .\n", "dev.mine": b"b Down again .\n"}
+    task, data = TASKS["classification"], str(write(tmp_path, files))
+    splits = load_splits(task, data, labels=("b", "a"))
+    assert splits.labels == ("b", "a") and splits.train[1] == {"sentence": "Down .", "label": "b"}
+    assert splits.read[0] == "train.mine: 2 rows; label from the first letter (a, b)"
+    with pytest.raises(
+        InputError, match="train.mine, line 2: unknown label 'b'; expected one of a"
+    ):
+        load_splits(task, data, labels=("a", "c"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_a_folder_without_the_files_is_refused_with_their_names(tmp_path, task, 
 
 def test_a_path_that_is_not_a_folder_is_refused_with_what_data_can_be(tmp_path):
     for path in (tmp_path / "nowhere", write(tmp_path, {"file.txt": b"It"}) / "file.txt"):
-        expected = f"--data {path}: there is no such folder; --data can be sample, hub or a folder"
+        expected = f"--data {path}: there is no such file or folder; --data can be sample, hub, a file or a folder"
         assert refusal(SENTIMENT, path) == expected
 
 

@@ -296,7 +296,7 @@ MISFITS = [
     (f"{NER} --model a/b@", f"--model a/b@ {NO_FOLDER}"),
     (
         f"{NER} --data no",
-        "--data no: there is no such folder; --data can be sample, hub or a folder",
+        "--data no: there is no such file or folder; --data can be sample, hub, a file or a folder",
     ),
     (
         "train --task pairs --method lora",
@@ -346,7 +346,7 @@ MISFITS = [
     ),
     (
         "evaluate --task ner --model {tiny} --data no",
-        "--data no: there is no such folder; --data can be sample, hub or a folder",
+        "--data no: there is no such file or folder; --data can be sample, hub, a file or a folder",
     ),
     (
         "evaluate --task tagging --model {tiny}",

@@ -255,11 +255,19 @@ JSON_TAGS = [
     for n in range(24)
 ]
 JSON_CLASS = [json.dumps({"sentence": f"It is {n}.", "label": n % 3}) for n in range(24)]
+CSV = "id,text,label\n" + "".join(f'{n},"It is ""{n}"", or",{"ab"[n % 2]}\n' for n in range(24))
+TSV = "premise\thypothesis\tlabel\n" + "".join(f"It is {n}\tor\t{n % 2}\n" for n in range(24))
+CONLL = "-DOCSTART- O\n\n" + "".join(f"IL-{n} I-DNA\ngene B-DNA\n# O\nof O\n \n" for n in range(12))
+JSON_SPANS = [
+    json.dumps({"text": f"The IL-{n} gene", "label": [[4, 7, "DNA"], [10, 13, "RNA"]]})
+    for n in range(24)
+]
 TNER_TAGS = json.dumps({tag: number for number, tag in enumerate(TASKS["ner"].labels)})
 TNER = "".join(
     json.dumps({"tokens": ["IL-2", "gene", str(n)], "tags": [1, 2, 0]}) + "\n" for n in range(12)
 )
 JSON_LINES = lambda original, draw: damaged_lines(original, draw, damaged_json)  # noqa: E731
+ANY_JSON = (damaged, damaged_json, damaged_json)
 # For each kind: the task, the file to damage, its text, the ways to damage it, the other files.
 FORMATS = {
     "iob2": ("ner", "Genia4ERtask1.iob2", TAGGED, LINES, {"Genia4EReval1.iob2": TAGGED}),
@@ -299,6 +307,17 @@ FORMATS = {
         "train.jsonl",
         "\n".join(JSON_CLASS) + "\n",
         (*LINES, JSON_LINES),
+        {},
+    ),
+    "own csv": ("classification", "train.csv", CSV, LINES, {}),
+    "own tsv": ("pairs", "train.tsv", TSV, LINES, {}),
+    "own json": ("classification", "train.json", f"[{','.join(JSON_CLASS)}]", ANY_JSON, {}),
+    "own columns": ("tagging", "train.conll", CONLL, LINES, {}),
+    "own spans": (
+        "tagging",
+        "train.jsonl",
+        "\n".join(JSON_SPANS) + "\n",
+        (*LINES, JSON_LINES, JSON_LINES),
         {},
     ),
     "tner": (
@@ -382,6 +401,18 @@ def test_a_damaged_parquet_file_is_read_or_refused(base, tmp_path, monkeypatch):
     read = lambda: read_data(TASKS["glue/sst2"], "hub", base.tokenizer)  # noqa: E731
     # passes: a parquet file ends with these four bytes
     check_damaged_copies("parquet", file, damaged, read, lambda content: content.endswith(b"PAR1"))
+
+
+def test_a_damaged_parquet_file_of_own_rows_is_read_or_refused(base, tmp_path):
+    import datasets
+
+    file = tmp_path / "train.parquet"
+    columns = {"sentence": [f"It is {n} ." for n in range(24)], "label": [n % 2 for n in range(24)]}
+    datasets.Dataset.from_dict(columns).to_parquet(str(file))
+    read = lambda: read_data(TASKS["classification"], str(tmp_path), base.tokenizer)  # noqa: E731
+    check_damaged_copies(
+        "own parquet", file, damaged, read, lambda content: content.endswith(b"PAR1")
+    )
 
 
 # ---- An adapter made by peft

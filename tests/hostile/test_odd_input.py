@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from seqeval_oracle import assert_scores_like_seqeval, seqeval_entities
 
+from neo_peft.corpora.json_rows import parse_row
 from neo_peft.corpora.lines import is_text, read_lines
 from neo_peft.corpora.new_text import split_words
-from neo_peft.corpora.own_rows import parse_row
 from neo_peft.corpora.sample import parse_tagged
 from neo_peft.corpora.sources import load_splits
 from neo_peft.encoding import Encoder, collate
@@ -289,7 +289,7 @@ def test_own_tags_are_read_as_they_were_written_or_refused_at_their_line(tmp_pat
 )
 def test_any_json_object_is_a_row_or_a_value_error(row, name):
     try:
-        parsed = parse_row(TASKS[name], json.dumps(row), None)
+        parsed = parse_row(TASKS[name], json.dumps(row))
     except ValueError as error:
         assert str(error)
         return
@@ -305,13 +305,17 @@ def test_any_json_object_is_a_row_or_a_value_error(row, name):
 @pytest.mark.parametrize(
     "tag", ["B-", "I-", "B", "b-x", "B_x", "", "O ", " O", "B-\ud800", 0, None, ["O"], "O\nO"]
 )
-def test_a_wrong_tag_is_refused_and_spaces_around_a_tag_are_removed(tag):
-    line = json.dumps({"tokens": ["a", "b"], "tags": [tag, "O"]})
+def test_a_wrong_tag_is_refused_and_spaces_around_a_tag_are_removed(tmp_path, tag):
+    good = {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}
+    rows = [good, {"tokens": ["a", "b"], "tags": [tag, "O"]}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "dev.jsonl").write_text(json.dumps(good))
     if isinstance(tag, str) and tag.strip() == "O":
-        assert parse_row(TASKS["tagging"], line, None)["tags"] == ["O", "O"]
+        splits = load_splits(TASKS["tagging"], str(tmp_path))
+        assert splits.train[1]["tags"] == ["O", "O"]
         return
-    with pytest.raises(ValueError, match="tag 1 is "):
-        parse_row(TASKS["tagging"], line, None)
+    with pytest.raises(InputError, match="train.jsonl, line 2: tag 1 is "):
+        load_splits(TASKS["tagging"], str(tmp_path))
 
 
 @few_examples
