@@ -156,8 +156,8 @@ def _find_loaders(task: Task, data: str) -> list[Loader]:
     if data not in ("sample", "hub"):
         if not (Path(data).exists() or data.startswith(own_rows.HUB)):
             raise InputError(
-                f"--data {data}: there is no such file or folder; --data can be sample, hub, a file or "
-                "a folder"
+                f"--data {data}: there is no such file or folder; --data can be sample, hub, a "
+                "file or a folder"
             )
         # GLUE's files are called train.tsv and dev.tsv too, so a corpus is looked for first.
         is_own = own_rows.is_one(data) or _not_glue(own_rows.own_files(task, data, "train"))

@@ -285,7 +285,8 @@ TAGGING, CLASSIFICATION = "study --task ner", "study --task sentiment"
         ),
         (
             f"{TAGGING} --data no",
-            "--data no: there is no such file or folder; --data can be sample, hub, a file or a folder",
+            "--data no: there is no such file or folder; --data can be sample, hub, a file or a "
+            "folder",
         ),
         ("study --resume no", "--resume no has no study.json: no study was started there"),
         (f"{TAGGING} --out ' '", "argument --out: is empty; see --help"),

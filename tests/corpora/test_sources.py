@@ -135,10 +135,14 @@ def test_a_folder_without_the_files_is_refused_with_their_names(tmp_path, task, 
     assert refusal(TASKS[task], tmp_path) == f"--data {tmp_path}: none of {files}"
 
 
-def test_a_path_that_is_not_a_folder_is_refused_with_what_data_can_be(tmp_path):
-    for path in (tmp_path / "nowhere", write(tmp_path, {"file.txt": b"It"}) / "file.txt"):
-        expected = f"--data {path}: there is no such file or folder; --data can be sample, hub, a file or a folder"
-        assert refusal(SENTIMENT, path) == expected
+def test_a_path_without_data_is_refused_with_what_data_can_be(tmp_path):
+    expected = "there is no such file or folder; --data can be sample, hub, a file or a folder"
+    assert refusal(SENTIMENT, tmp_path / "nowhere") == f"--data {tmp_path / 'nowhere'}: {expected}"
+    path = write(tmp_path, {"file.txt": b"It"}) / "file.txt"
+    assert refusal(SENTIMENT, path) == (
+        f"--data {path}: .txt is no format of rows for sentiment; expected .jsonl, .json, .csv, "
+        ".tsv, .parquet"
+    )
 
 
 @pytest.mark.parametrize(

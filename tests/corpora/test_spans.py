@@ -77,8 +77,8 @@ def test_the_fields_can_be_named(tmp_path):
 
 
 BAD = {
-    '{"text": "a b", "spans": [[0, 9, "x"]]}': "the span [0, 9, 'x'] has no characters of the text, "
-    "which has 3",
+    '{"text": "a b", "spans": [[0, 9, "x"]]}': "the span [0, 9, 'x'] has no characters of the "
+    "text, which has 3",
     '{"text": "a b", "spans": [[1, 2, "x"]]}': "the span [1, 2, 'x'] has no characters of the text",
     '{"text": "a b", "spans": [[1, 1, "x"]]}': "the span [1, 1, 'x'] has no characters of the text",
     '{"text": "a b", "spans": [[-3, 1, "x"]]}': "the span [-3, 1, 'x'] has no characters",
