@@ -15,6 +15,7 @@ from neo_peft.corpora import lines
 from neo_peft.corpora.checks import own_tags
 from neo_peft.corpora.fields import USUAL, Found, find_columns, given_columns
 from neo_peft.corpora.lines import FileRows
+from neo_peft.corpora.schemes import MARKED
 from neo_peft.corpora.splits import Request
 
 DOCUMENT = "-DOCSTART-"  # starts a line between two documents
@@ -99,17 +100,18 @@ def _without_marks(
 ) -> Iterator[Line]:
     """Yield the lines of words and the blank lines, and add notes on the others.
 
-    A line that starts with # is a word if it has as many columns as the others, and a tag that
-    others have. A line between documents becomes a blank one.
+    A line that starts with # is a word if it has as many columns as the others, and a tag: one that
+    others have, or a marked one such as B-drug. A line between documents becomes a blank one.
     """
-    width, tags = len(words[0][1]) if words else 0, {cells[-1] for _, cells in words}
-    tags |= {cells[indices[1]] for _, cells in words if len(cells) > indices[1]}
+    width = len(words[0][1]) if words else 0
+    tags = {cells[indices[1]] for _, cells in words if len(cells) > indices[1]}
     counts = {"#": 0, DOCUMENT: 0}
     start = words[0][0] if words else 0
     for number, cells in table:
         is_mark = bool(cells) and _is_mark(cells)
         if is_mark and cells[0].startswith("#"):
-            is_mark = len(cells) != width or cells[indices[1]] not in tags
+            tag = cells[indices[1]] if len(cells) == width else ""
+            is_mark = tag != "O" and tag not in tags and not MARKED.fullmatch(tag)
         if is_mark:
             is_comment = cells[0].startswith("#")
             counts["#" if is_comment else DOCUMENT] += 1

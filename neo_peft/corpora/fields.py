@@ -17,7 +17,6 @@ USUAL = {
     "text": ("text", "sentence", "content", "review"),  # of a row with spans
     "spans": ("spans", "entities", "label", "labels"),
 }
-SHOWN = {"sentence": "text"}  # what messages call a field, if not by its name
 MOST_NAMED = 12  # columns in a message
 MOST_SHOWN = 80  # characters of a file's first line in a message
 
@@ -42,7 +41,7 @@ def given_columns(columns: Sequence[str] | None, fields: Collection[str]) -> dic
         if not field or field in given:
             problem = "is there twice" if field else "is no field of this task's rows"
             raise InputError(
-                f"--columns {role}={column}: {role} {problem}; the fields are {', '.join(fields)}"
+                f"--columns {role}={column}: {role} {problem}; the fields are {', '.join(map(field_name, fields))}"
             )
         given[field] = column.strip()
     return given
@@ -78,8 +77,8 @@ def find_columns(
     for field, index in indices.items():
         if others := [name for name in fields if name != field and indices[name] == index]:
             raise InputError(
-                f"{found.name}: one column cannot be both {field} and {others[0]}; name two "
-                f"columns with --columns; {_columns_of(found)}"
+                f"{found.name}: one column cannot be both the {field_name(field)} and the "
+                f"{field_name(others[0])}; name two columns with --columns; {_columns_of(found)}"
             )
     return indices
 
@@ -88,7 +87,7 @@ def _refusal(
     found: Found, fields: Sequence[str], field: str, wanted: str | None, matches: list[int]
 ) -> str:
     """Return why the column of a field cannot be chosen, and what is expected."""
-    role, roles = SHOWN.get(field, field), {SHOWN.get(name, name): name for name in fields}
+    role, roles = field_name(field), {field_name(name): name for name in fields}
     if len(matches) > 1:
         same = " and ".join(repr(found.columns[i][:40]) for i in matches[:4])
         problem = f"the columns {same} can each be the {role}"
@@ -108,3 +107,8 @@ def _refusal(
 def _columns_of(found: Found) -> str:
     more = ", …" * (len(found.columns) > MOST_NAMED)
     return "the columns are " + ", ".join(name[:40] for name in found.columns[:MOST_NAMED]) + more
+
+
+def field_name(field: str) -> str:
+    """Return what messages call a field."""
+    return "text" if field == "sentence" else field

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from neo_peft.corpora import columns, delimited, json_rows, lines, schemes, tables
 from neo_peft.corpora.checks import check_known
-from neo_peft.corpora.fields import SHOWN
+from neo_peft.corpora.fields import field_name
 from neo_peft.corpora.folders import NAMES, files_of_splits, find_file, unread_note
 from neo_peft.corpora.lines import FileRows
 from neo_peft.corpora.splits import Request, Splits, split_in_three, split_off_validation
@@ -144,7 +144,7 @@ def load(request: Request) -> Splits:
 
     train, validation, test = [], [], [] if has_test else None
     if split_train or request.wants("train") or not labels:
-        train = _read(request, sources.open("train"), labels, notes, read)
+        train = _read(sources, "train", labels, notes, read)
         labels = labels or labels_in(task, train)
     if len(labels) < 2:
         raise InputError(
@@ -152,9 +152,9 @@ def load(request: Request) -> Splits:
             "different labels"
         )
     if has_validation and request.wants("validation"):
-        validation = _read(request, sources.open("validation"), labels, notes, read)
+        validation = _read(sources, "validation", labels, notes, read)
     if has_test and request.wants("test"):
-        test = _read(request, sources.open("test"), labels, notes, read)
+        test = _read(sources, "test", labels, notes, read)
     notes += filter(None, [sources.note()])
     splits = Splits(train, validation, test, notes=tuple(notes), labels=labels, read=tuple(read))
     if not split_train:
@@ -167,26 +167,29 @@ def load(request: Request) -> Splits:
 
 
 def _read(
-    request: Request,
-    file: FileRows,
-    labels: Sequence[str] | None,
-    notes: list[str],
-    read: list[str],
+    sources: Sources, split: str, labels: Sequence[str] | None, notes: list[str], read: list[str]
 ) -> list[dict]:
-    """Return the rows of a file, whose labels or tags must be among `labels` if they are given.
-    Add its notes, and to `read` a line on what was read."""
-    task = request.task
-    rows, scheme = (_tagged if task.is_tagging else _labelled)(file, labels)
+    """Return the rows of a split, whose labels or tags must be among `labels` if they are given.
+    Add the notes of its file, and to `read` a line on what was read."""
+    task, problem = sources.request.task, ""
+    try:
+        file = sources.open(split)
+        rows, scheme = (_tagged if task.is_tagging else _labelled)(file, labels)
+    except InputError as error:
+        problem = str(error)
+    if problem:  # not raised above, where the traceback keeps the bar of the file open
+        raise InputError(problem)
     if not rows:
         raise InputError(f"{file.name}: the file has no rows; add rows, or use the original file")
     notes += file.notes
-    origin = ", ".join(f"{SHOWN.get(field, field)} from {at}" for field, at in file.origin.items())
+    origin = ", ".join(f"{field_name(field)} from {at}" for field, at in file.origin.items())
     kinds = labels_in(task, rows)
     if task.is_tagging:
-        kinds = [scheme, *(label[2:] for label in kinds if label[:2] == "B-")]
-        kinds[0] += ", converted to BIO" * (scheme != schemes.BIO)
+        kinds = [label[2:] for label in kinds if label[:2] == "B-"]
     shown = ", ".join(kinds[:MOST_NAMED]) + ", …" * (len(kinds) > MOST_NAMED)
-    name = file.name if request.data.startswith(HUB) else Path(file.name).name
+    if scheme:
+        shown += f"; tags in {scheme}" + ", converted to BIO" * (scheme != schemes.BIO)
+    name = file.name if sources.tables and not sources.path.is_file() else Path(file.name).name
     read.append(f"{name}: {len(rows):,} rows; {origin} ({shown})")
     return rows
 

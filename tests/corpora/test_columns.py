@@ -28,7 +28,7 @@ LIKE_GERMEVAL = """#\thttp://example.org\t[2009-10-17]
 
 def load(folder, text: str | bytes, name="train.conll", **more):
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    (folder / "dev.conll").write_text("a B-PER\nb B-LOC\nc B-ORG\nd B-MISC\ne B-OTH\n")
+    (folder / "dev.conll").write_text("id word ner tag\n1 a B-PER B-PER\n2 b B-LOC B-LOC\n")
     splits = load_splits(TASKS["tagging"], str(folder), labels=LABELS, **more)
     return [(row["tokens"], row["tags"]) for row in splits.train], splits
 
@@ -43,7 +43,7 @@ def test_documents_comments_and_lines_of_blanks_are_no_words(tmp_path):
         (["Peter", "Blackburn"], ["B-PER", "I-PER"]),
     ]
     assert splits.read[0].endswith(
-        "tokens from column 1, tags from column 4 (IOB1, converted to BIO, MISC, ORG, PER)"
+        "tokens from column 1, tags from column 4 (MISC, ORG, PER; tags in IOB1, converted to BIO)"
     )
     assert splits.notes[0] == "train.conll: 2 -DOCSTART- lines are not sentences; left out"
 

@@ -127,7 +127,7 @@ HOSTILE = {
     ),
     "blank text": (
         b"text,label\na,b\n  ,c\n",
-        ", line 3: 'text' is '  ', empty or not valid text; correct the row, or remove it",
+        ", line 3: 'text' is ' ', empty or not valid text; correct the row, or remove it",
     ),
     "no label": (b"text,label\na,b\nc,\n", ", line 3: the label is ''; expected in 'label' a text"),
     "-100": (
@@ -163,11 +163,11 @@ def test_10_000_columns_are_read_where_two_are_known(tmp_path):
             "--columns names 'nowhere' for the text, and there is no such column; the "
             "columns are text, label",
         ),
-        ("text=label", "one column cannot be both label and sentence"),
+        ("text=label", "one column cannot be both the text and the label"),
         (
             "tokens=text",
             "--columns tokens=text: tokens is no field of this task's rows; the fields "
-            "are sentence, label",
+            "are text, label",
         ),
         ("text=text,sentence=label", "--columns sentence=label: sentence is there twice"),
     ],
