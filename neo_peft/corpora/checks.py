@@ -1,7 +1,5 @@
 """Checks of the labels and tags of your own data, which can be any text."""
 
-from collections.abc import Collection
-
 from neo_peft.corpora import lines
 
 NO_LABEL = "-100"  # what other programs write for a row or a word without a label
@@ -33,12 +31,3 @@ def own_tags(values: list) -> list[str]:
         if not lines.is_text(tag):
             raise ValueError(f"tag {number} is {tag!r:.40}; expected 'O', 'B-type' or 'I-type'")
     return [tag.strip() for tag in values]
-
-
-def check_known(label: str, labels: Collection[str]) -> None:
-    """Raise ValueError for a label that is none of `labels`."""
-    if label not in labels:
-        raise ValueError(
-            f"unknown label {label[:40]!r}; expected one of {', '.join(labels)}: the labels of "
-            "train, or those that --labels names when a model is trained"
-        )

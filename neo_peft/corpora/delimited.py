@@ -55,7 +55,7 @@ def read(path: Path, request: Request) -> FileRows:
             names = [f"column {index + 1}" for index in indices]
         else:
             notes.append(f"{path.name}: its first line is a heading: no other row has its label")
-    parse = partial(_make_row, request.task, names)
+    parse = _row_maker(request.task, names)
     rows = lines.parse_items(path, parse, ((number, pick(row)) for number, row in numbered))
     return FileRows(str(path), rows, {field: f'"{n}"' for field, n in zip(fields, names)}, notes)
 
@@ -114,19 +114,34 @@ def _can_be_read(records: Callable[[], Iterator]) -> bool:
     return True
 
 
-def _make_row(task: Task, names: list[str], values: tuple[str, ...]) -> dict:
-    """Return the row of the values of its fields. Tokens and tags are lists, as Python or JSON
-    writes them, or are separated by spaces."""
-    *texts, label = values
-    if task.is_tagging:
-        texts, label = [_as_list(texts[0])], own_tags(_as_list(label))
-        if len(texts[0]) != len(label):
-            raise ValueError(f"{len(texts[0])} tokens, but {len(label)} tags in {values[0][:40]!r}")
-    for name, text in zip(names, texts):
-        if wrong := lines.wrong_text(name, text) or ("" if text else f"{name!r} has no tokens"):
+def _row_maker(task: Task, names: list[str]) -> Callable[[tuple[str, ...]], dict]:
+    """Return a function from the values of a row's fields to the row. `names` are their columns.
+
+    Tokens and tags are lists, as Python or JSON writes them, or are separated by spaces.
+    """
+    labels = {}  # of the values so far: a million rows have few of them
+
+    def make(values: tuple[str, ...]) -> dict:
+        *texts, value = values
+        for name, text in zip(names, texts):
+            if not text.strip():
+                raise ValueError(f"{lines.wrong_text(name, text)}; correct the row, or remove it")
+        if value not in labels:
+            labels[value] = own_label(value, names[-1])
+        return dict(zip(task.fields, (*texts, labels[value])))
+
+    def make_tagged(values: tuple[str, ...]) -> dict:
+        tokens, tags = map(_as_list, values)
+        if not tokens or len(tokens) != len(tags):
+            raise ValueError(
+                f"{len(tokens)} tokens and {len(tags)} tags in {values[0][:40]!r}; give one tag "
+                "for each token"
+            )
+        if wrong := lines.wrong_text(names[0], tokens):
             raise ValueError(f"{wrong}; correct the row, or remove it")
-    label = label if task.is_tagging else own_label(label, names[-1])
-    return dict(zip(task.fields, (*texts, label)))
+        return {"tokens": tokens, "tags": own_tags(tags)}
+
+    return make_tagged if task.is_tagging else make
 
 
 def _as_list(value: str) -> list[str]:

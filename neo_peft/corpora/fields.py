@@ -40,9 +40,8 @@ def given_columns(columns: Sequence[str] | None, fields: Collection[str]) -> dic
         field = field or next((item for item in fields if role.lower() in USUAL[item]), "")
         if not field or field in given:
             problem = "is there twice" if field else "is no field of this task's rows"
-            raise InputError(
-                f"--columns {role}={column}: {role} {problem}; the fields are {', '.join(map(field_name, fields))}"
-            )
+            names = ", ".join(map(field_name, fields))
+            raise InputError(f"--columns {role}={column}: {role} {problem}; the fields are {names}")
         given[field] = column.strip()
     return given
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neo_peft.corpora import columns, delimited, json_rows, lines, schemes, tables
-from neo_peft.corpora.checks import check_known
+from neo_peft.corpora import columns, delimited, json_rows, schemes, tables
 from neo_peft.corpora.fields import field_name
 from neo_peft.corpora.folders import NAMES, files_of_splits, find_file, unread_note
 from neo_peft.corpora.lines import FileRows
@@ -196,16 +195,11 @@ def _read(
 
 def _labelled(file: FileRows, labels: Sequence[str] | None) -> tuple[list[dict], str]:
     """Return the rows of a classification task, and "" for the scheme of their tags."""
-    known = {label: label for label in labels or ()}
-
-    def checked(row: dict) -> dict:
-        *_, field = row
-        if labels and row[field] not in known:
-            check_known(row[field], labels)
-        row[field] = known.setdefault(row[field], row[field])  # one text for all rows, not a copy
-        return row
-
-    rows = [row for _, row in lines.parse_items(file.name, checked, file.rows, file.unit)]
+    rows = []
+    for number, row in file.rows:
+        if labels and row["label"] not in labels:
+            _refuse_label(file, number, row["label"], labels)
+        rows.append(row)
     return rows, ""
 
 
@@ -221,14 +215,21 @@ def _tagged(file: FileRows, labels: Sequence[str] | None) -> tuple[list[dict], s
             f"{file.name}, {file.unit} {number}: tag {wrong.word + 1} is {wrong.reason}{other}"
         )
 
-    def converted(row: dict) -> dict:
+    rows = [row for _, row in numbered]
+    for number, row in numbered:
         row["tags"] = schemes.to_bio(row["tags"], scheme)
-        for tag in row["tags"] if labels else ():
-            check_known(tag, labels)
-        return row
-
-    rows = [row for _, row in lines.parse_items(file.name, converted, numbered, file.unit)]
+        for word, tag in enumerate(row["tags"] if labels else ()):
+            if tag not in labels:
+                _refuse_label(file, number + word * file.word_lines, tag, labels)
     return rows, scheme
+
+
+def _refuse_label(file: FileRows, number: int, label: str, labels: Sequence[str]) -> None:
+    raise InputError(
+        f"{file.name}, {file.unit} {number}: unknown label {label[:40]!r}; expected one of "
+        f"{', '.join(labels)}: the labels of train, or those that --labels names when a model is "
+        "trained"
+    )
 
 
 def labels_in(task: Task, rows: list[dict]) -> tuple[str, ...]:

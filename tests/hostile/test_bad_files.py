@@ -139,13 +139,13 @@ DATA = [
     ),
     (
         "tagging",
-        {OWN: TAGGED.replace("B-x", "x")},
-        ", line 2: tag 1 is 'x'; expected 'O', 'B-type' or 'I-type'",
+        {OWN: TAGGED + TAGGED.replace("B-x", "x")},
+        ", line 4: tag 1 is 'x'; expected 'O', 'B-type' or 'I-type'",
     ),
     (
         "tagging",
-        {OWN: TAGGED.replace("B-x", "I-x")},
-        ", line 2: tag 1 is 'I-x', but no entity of that type comes before it; the first word of "
+        {OWN: TAGGED + TAGGED.replace("B-x", "I-x")},
+        ", line 4: tag 1 is 'I-x', but no entity of that type comes before it; the first word of "
         "an entity has B-x",
     ),
     (

@@ -255,7 +255,7 @@ JSON_TAGS = [
     for n in range(24)
 ]
 JSON_CLASS = [json.dumps({"sentence": f"It is {n}.", "label": n % 3}) for n in range(24)]
-CSV = "id,text,label\n" + "".join(f'{n},"It is ""{n}"", or",{"ab"[n % 2]}\n' for n in range(24))
+CSV = "id,text,label\n" + "".join(f'{n},"It is ""{n}"", or",{n % 2}\n' for n in range(24))
 TSV = "premise\thypothesis\tlabel\n" + "".join(f"It is {n}\tor\t{n % 2}\n" for n in range(24))
 CONLL = "-DOCSTART- O\n\n" + "".join(f"IL-{n} I-DNA\ngene B-DNA\n# O\nof O\n \n" for n in range(12))
 JSON_SPANS = [
