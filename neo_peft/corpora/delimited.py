@@ -44,8 +44,8 @@ def read(path: Path, request: Request) -> FileRows:
     if not heading:
         return FileRows(str(path), (), {}, notes)
     fields = request.task.fields
-    found = Found(f"{path}, line {number}", heading, sample[number - 1].rstrip("\r\n"))
-    indices = find_columns(found, fields, request.columns).values()
+    found = Found(f"{path}, line {number}", heading, mark.join(heading))
+    indices = [*find_columns(found, fields, request.columns).values()]
     pick, names = itemgetter(*indices), [heading[index].strip() for index in indices]
     given = given_columns(request.columns, fields).values()
     if given and all(value.isdecimal() and value not in names for value in given):
@@ -55,8 +55,8 @@ def read(path: Path, request: Request) -> FileRows:
             names = [f"column {index + 1}" for index in indices]
         else:
             notes.append(f"{path.name}: its first line is a heading: no other row has its label")
-    parse = _row_maker(request.task, names)
-    rows = lines.parse_items(path, parse, ((number, pick(row)) for number, row in numbered))
+    parse = _row_maker(request.task, names, indices)
+    rows = lines.parse_items(path, parse, numbered)
     return FileRows(str(path), rows, {field: f'"{n}"' for field, n in zip(fields, names)}, notes)
 
 
@@ -84,25 +84,23 @@ def _records(
     text = lines.stream_lines(path, encoding, progress)
     reader = csv.reader(text, delimiter=mark, quoting=quoting, strict=True)
     number, width = 1, 0
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            raise InputError(
-                f"{path}, line {number}: a wrong quote ({error}); a value with quotes has quotes "
-                'around it, and each one inside it is doubled: "a ""word"" here"'
-            ) from error
-        if values is None:
-            return
-        if len(values) > 1 or "".join(values).strip():
-            width = width or len(values)
-            if len(values) != width:
-                raise InputError(
-                    f"{path}, line {number}: {len(values)} columns in {mark.join(values)[:40]!r}; "
-                    f"expected {width}, as in the first line, separated by {mark!r}"
-                )
-            yield number, values
-        number = reader.line_num + 1
+    try:
+        for values in reader:
+            if len(values) > 1 or "".join(values).strip():
+                width = width or len(values)
+                if len(values) != width:
+                    raise InputError(
+                        f"{path}, line {number}: {len(values)} columns in "
+                        f"{mark.join(values)[:40]!r}; expected {width}, as in the first line, "
+                        f"separated by {mark!r}"
+                    )
+                yield number, values
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {number}: a wrong quote ({error}); a value with quotes has quotes "
+            'around it, and each one inside it is doubled: "a ""word"" here"'
+        ) from error
 
 
 def _can_be_read(records: Callable[[], Iterator]) -> bool:
@@ -114,28 +112,34 @@ def _can_be_read(records: Callable[[], Iterator]) -> bool:
     return True
 
 
-def _row_maker(task: Task, names: list[str]) -> Callable[[tuple[str, ...]], dict]:
-    """Return a function from the values of a row's fields to the row. `names` are their columns.
+def _row_maker(task: Task, names: list[str], indices: list[int]) -> Callable[[list[str]], dict]:
+    """Return a function from the values of a record to the row.
 
-    Tokens and tags are lists, as Python or JSON writes them, or are separated by spaces.
+    names, indices: the columns of the task's fields. Tokens and tags are lists, as Python or JSON
+    writes them, or are separated by spaces.
     """
+    *texts, (label_field, label_index) = zip(task.fields, indices)
     labels = {}  # of the values so far: a million rows have few of them
 
-    def make(values: tuple[str, ...]) -> dict:
-        *texts, value = values
-        for name, text in zip(names, texts):
+    def make(values: list[str]) -> dict:
+        row = {}
+        for field, index in texts:
+            text = row[field] = values[index]
             if not text.strip():
-                raise ValueError(f"{lines.wrong_text(name, text)}; correct the row, or remove it")
+                wrong = lines.wrong_text(names[indices.index(index)], text)
+                raise ValueError(f"{wrong}; correct the row, or remove it")
+        value = values[label_index]
         if value not in labels:
             labels[value] = own_label(value, names[-1])
-        return dict(zip(task.fields, (*texts, labels[value])))
+        row[label_field] = labels[value]
+        return row
 
-    def make_tagged(values: tuple[str, ...]) -> dict:
-        tokens, tags = map(_as_list, values)
+    def make_tagged(values: list[str]) -> dict:
+        tokens, tags = (_as_list(values[index]) for index in indices)
         if not tokens or len(tokens) != len(tags):
             raise ValueError(
-                f"{len(tokens)} tokens and {len(tags)} tags in {values[0][:40]!r}; give one tag "
-                "for each token"
+                f"{len(tokens)} tokens and {len(tags)} tags in {values[indices[0]][:40]!r}; give "
+                "one tag for each token"
             )
         if wrong := lines.wrong_text(names[0], tokens):
             raise ValueError(f"{wrong}; correct the row, or remove it")

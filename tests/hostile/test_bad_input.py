@@ -24,7 +24,7 @@ from refusals import METHODS, NER, TAGS, TASKS, TEXT, cases, forbid_loading, ref
 
 from neo_peft.corpora import lines
 from neo_peft.methods import owners
-from neo_peft.settings import Settings, flag_name, names
+from neo_peft.settings import Settings, columns, flag_name, names
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +78,7 @@ TEXTS = (
     "--out",
     "--labels",
     "--label-words",
+    "--columns",
     "--adapter",
     "--prompt-text",
     "--target-modules",
@@ -258,7 +259,9 @@ def test_every_flag_has_cases():
     fields = {flag_name(field.name): field for field in dataclasses.fields(Settings)}
     parsers = {flag: field.metadata["parse"] for flag, field in fields.items()}
     with_choices = {flag for flag, field in fields.items() if field.metadata["choices"]}
-    text = {flag for flag, parse in parsers.items() if parse in (str, names)} - with_choices
+    text = {
+        flag for flag, parse in parsers.items() if parse in (str, names, columns)
+    } - with_choices
     assert with_choices == {*CHOICES} and text == {*TEXTS}
     assert {flag for flag, parse in parsers.items() if parse is not bool} == {
         *WHOLE,
