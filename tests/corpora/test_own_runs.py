@@ -365,3 +365,31 @@ def test_a_run_with_types_has_their_tags_and_can_be_named_with_the_types(
     assert "no training row has the entity type RNA: the model cannot learn it" in out
     assert main(evaluate, ["run", "--labels", "gene,dose,drug,RNA"]) == 0
     assert main(evaluate, ["run", "--labels", "dose,gene,drug,RNA"]) == 2
+
+
+def test_columns_are_recorded_and_evaluate_and_resume_read_the_same(tmp_path, tiny_folder, capsys):
+    text = "".join(f"Item {i} .;{WEEK[i % 7]};{i % 2}\n" for i in range(70))
+    path = tmp_path / "own.csv"
+    path.write_text("body;day;stars\n" + text)
+    argv = ["--task", "classification", "--method", "lora", "--model", tiny_folder, *SMALL]
+    argv += ["--data", path, "--columns", "text=body,label=stars", "--out", "run", "--json"]
+    assert main(train, argv) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert 'data    own.csv: 70 rows; text from "body", label from "stars" (0, 1)\n' in err
+    settings = json.loads(Path("run/settings.json").read_text())
+    assert settings["columns"] == ["text=body", "label=stars"] and settings["data"] == str(path)
+    assert main(evaluate, ["run", "--json"]) == 0
+    out, err = capsys.readouterr()
+    evaluated = json.loads(out)
+    scores = evaluated["scores"] | {"per_label": evaluated["per_label"]}
+    assert scores == summary["after"]["test"] and scores["total"] == 6
+    assert 'data    own.csv: 70 rows; text from "body", label from "stars" (0, 1)\n' in err
+    other = tmp_path / "new"
+    other.mkdir()
+    (other / "test.tsv").write_text("said\tright\nItem 1 .\t1\n")
+    assert main(evaluate, ["run", "--data", other]) == 2
+    assert "test.tsv, line 1: --columns names 'body' for the text" in capsys.readouterr().err
+    argv = ["run", "--data", other, "--columns", "text=said,label=right", "--json"]
+    assert main(evaluate, argv) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["total"] == 1
