@@ -47,6 +47,13 @@ def is_one(data: str) -> bool:
     return data.startswith(HUB) or Path(data).is_file() or tables.is_saved(Path(data))
 
 
+def train_files(task: Task, data: str) -> list[str]:
+    """Return the names of the files with rows to train on: `data` itself if it is one."""
+    if is_one(data):
+        return [data]
+    return [name for name in own_files(task, data, "train") if Path(data, name).is_file()]
+
+
 def own_files(task: Task, folder: str, split: str | None = None) -> list[str]:
     """Return the names of the files of your own rows in a folder, of all splits or of one."""
     return files_of_splits(Path(folder), readers_of(task), split)
@@ -188,7 +195,7 @@ def _read(
     shown = ", ".join(kinds[:MOST_NAMED]) + ", …" * (len(kinds) > MOST_NAMED)
     if scheme:
         shown += f"; tags in {scheme}" + ", converted to BIO" * (scheme != schemes.BIO)
-    name = file.name if sources.tables and not sources.path.is_file() else Path(file.name).name
+    name = file.name if file.name.startswith(HUB) else Path(file.name).name
     read.append(f"{name}: {len(rows):,} rows; {origin} ({shown})")
     return rows
 

@@ -111,9 +111,7 @@ def train_labels(
 ) -> tuple[str, ...] | None:
     """Return the labels of your own rows of train; None if `data` has no such rows."""
     loaders = _find_loaders(task, data)
-    if loaders[-1] != own_rows.load:
-        return None
-    if not (own_rows.is_one(data) or own_rows.own_files(task, data, "train")):
+    if loaders[-1] != own_rows.load or not own_rows.train_files(task, data):
         return None
     # without labels in the task, so that they are those of train
     request = Request(replace(task, labels=()), data, "clean", 0, None, "train", columns)
@@ -160,7 +158,7 @@ def _find_loaders(task: Task, data: str) -> list[Loader]:
                 "file or a folder"
             )
         # GLUE's files are called train.tsv and dev.tsv too, so a corpus is looked for first.
-        is_own = own_rows.is_one(data) or _not_glue(own_rows.own_files(task, data, "train"))
+        is_own = own_rows.is_one(data) or _not_glue(own_rows.train_files(task, data))
         kinds = ["own"] if is_own else ["folder"]
         if not is_own and own_rows.own_files(task, data):
             kinds.append("own")

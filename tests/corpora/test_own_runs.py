@@ -383,7 +383,7 @@ def test_columns_are_recorded_and_evaluate_and_resume_read_the_same(tmp_path, ti
     out, err = capsys.readouterr()
     evaluated = json.loads(out)
     scores = evaluated["scores"] | {"per_label": evaluated["per_label"]}
-    assert scores == summary["after"]["test"] and scores["total"] == 6
+    assert scores == summary["after"]["test"] and scores["total"] == 8
     assert 'data    own.csv: 70 rows; text from "body", label from "stars" (0, 1)\n' in err
     other = tmp_path / "new"
     other.mkdir()
