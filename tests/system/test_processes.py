@@ -324,7 +324,7 @@ def test_if_one_process_ends_the_other_ends_with_one_error_line(
 ):
     flags = [
         "--task",
-        "ner",
+        "sentiment",
         "--method",
         "lora",
         "--epochs",
