@@ -1,4 +1,5 @@
-"""Settings and fixtures of all tests: no network, one thread, and a tiny random GPT-Neo."""
+"""Settings and fixtures of all tests: no network, one thread, no learning curves, and a tiny random
+GPT-Neo."""
 
 import os
 import shutil
@@ -18,6 +19,7 @@ import torch  # noqa: E402
 
 from neo_peft.formats.base import load_base  # noqa: E402
 from neo_peft.formats.base_folder import BUNDLED  # noqa: E402
+from neo_peft.runs import curves, record  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -44,6 +46,28 @@ def one_thread_and_no_cwd(monkeypatch, tmp_path):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves():
+    """Let runs write a plot that is only the signature of a PNG: drawing would take a third of the
+    time of a tiny run. A test that needs the plot uses `drawn_curves`."""
+
+    def write_signature(metrics: Path, plot: Path, task) -> None:
+        curves.read_metrics(metrics)
+        plot.write_bytes(b"\x89PNG\r\n\x1a\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "learning_curves", write_signature)
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn_curves():
+    """Let the runs of a test draw their learning curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "learning_curves", curves.learning_curves)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from corpus_files import CORPORA
+from repeats import pairs
 from steps import train
 from torch.amp import GradScaler
 
@@ -264,8 +265,9 @@ def test_of_equal_epochs_the_first_is_kept(tiny_folder, tmp_path):
     assert record["kept_epoch"] == 1
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("method", ["lora", "prompt", "full"])
+@pytest.mark.parametrize(
+    ("method", "precision"), pairs(["lora", "prompt", "full"], ["fp16", "bf16"])
+)
 def test_half_precision_trains_on_a_cpu(tiny_folder, method, precision):
     tuned, settings = start(
         tiny_folder,

@@ -16,6 +16,7 @@ from base_files import with_pad_token
 from refusals import shown
 from trained import make_run
 from transformers import GPTNeoForCausalLM
+from waiting import HANG
 
 from neo_peft.commands import predict
 from neo_peft.corpora.sources import load_splits
@@ -506,7 +507,7 @@ def test_lines_are_predicted_as_they_arrive():
 
     def slow():
         yield 1, b"one"
-        second_is_ready.wait(10)
+        second_is_ready.wait(HANG)
         yield 2, b"two"
 
     batches = predict.lines_as_received(slow(), 8)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import matplotlib.backends.backend_agg  # noqa: F401
@@ -53,6 +55,32 @@ def start(argv, before=lambda: None, main=train.main) -> int:
 def end(process: int) -> int:
     """Wait for a process; return its exit status, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def computed_for(process: int) -> float:
+    """Return the seconds of CPU time of a process (its clock is that of clock_getcpuclockid(3)).
+
+    With wall time, other load on the machine could move all kills to before the first checkpoint,
+    or to after the end of the run.
+    """
+    return time.clock_gettime(~process << 3 | 2)
+
+
+def computed_until_end(process: int) -> float:
+    """Wait for a process, which must succeed. Return the seconds of its CPU time."""
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    seconds = computed_for(process)
+    assert end(process) == 0, Path("stderr").read_text()
+    return seconds
+
+
+def killed_after(process: int, seconds: float) -> bool:
+    """Kill a process after this CPU time. Return False if it ended before."""
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while computed_for(process) < seconds and not os.waitid(os.P_PID, process, ended):
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    return end(process) == -signal.SIGKILL
 
 
 def result(folder: Path) -> dict:

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from killing import SMALL, end, result, resumed, start
 from refusals import shown
 from safetensors.torch import load_file, save_file
 from steps import train as train_steps
+from waiting import wait_until
 
 import evaluate
 import train
@@ -371,12 +371,10 @@ def test_a_finished_run_prints_its_table_again(run, stopped, capsys):
 
 def test_the_second_of_two_runs_in_one_folder_is_refused(run, tmp_path):
     def wait() -> None:
-        training.Log.step = lambda *_: (Path("started").touch(), time.sleep(60))
+        training.Log.step = lambda *_: (Path("started").touch(), signal.pause())
 
     first = start(["--resume", "run"], wait)
-    until = time.monotonic() + 60
-    while not Path("started").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(Path("started").exists)
     try:
         assert refused(["--resume", run]) == (
             f"error: {run} is in use by another run; wait for its end, or name another folder"
