@@ -1,7 +1,12 @@
 """Settings and fixtures of all tests: no network, one thread, and a tiny random GPT-Neo."""
 
 import os
+import pty
 import shutil
+import sys
+import termios
+import tty
+from contextlib import suppress
 from pathlib import Path
 
 from neo_peft.system.openmp import wait_passively
@@ -44,6 +49,33 @@ def one_thread_and_no_cwd(monkeypatch, tmp_path):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Return a function that makes standard error and output a terminal of this width, and one that
+    returns what was written there."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)  # else each newline gets a carriage return
+    stream = open(slave, "w", buffering=1)  # noqa: SIM115
+
+    def of_width(width: int) -> None:
+        termios.tcsetwinsize(slave, (24 if width else 0, width))
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "stdout", stream)
+
+    def written() -> str:
+        stream.flush()
+        os.set_blocking(master, False)
+        parts = []
+        with suppress(BlockingIOError):
+            while True:
+                parts.append(os.read(master, 2**16))
+        return b"".join(parts).decode()
+
+    yield of_width, written
+    stream.close()
+    os.close(master)
 
 
 @pytest.fixture(scope="session")
