@@ -2,7 +2,12 @@
 GPT-Neo."""
 
 import os
+import pty
 import shutil
+import sys
+import termios
+import tty
+from contextlib import suppress
 from pathlib import Path
 
 from neo_peft.system.openmp import wait_passively
@@ -68,6 +73,33 @@ def drawn_curves():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "learning_curves", curves.learning_curves)
         yield
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Return a function that makes standard error and output a terminal of this width, and one that
+    returns what was written there."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)  # else each newline gets a carriage return
+    stream = open(slave, "w", buffering=1)  # noqa: SIM115
+
+    def of_width(width: int) -> None:
+        termios.tcsetwinsize(slave, (24 if width else 0, width))
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "stdout", stream)
+
+    def written() -> str:
+        stream.flush()
+        os.set_blocking(master, False)
+        parts = []
+        with suppress(BlockingIOError):
+            while True:
+                parts.append(os.read(master, 2**16))
+        return b"".join(parts).decode()
+
+    yield of_width, written
+    stream.close()
+    os.close(master)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from neo_peft.errors import InputError
 from neo_peft.runs import checkpoints, record, training
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.loading import load_untuned
+from neo_peft.runs.shared import COMPUTATION, VERSION
 from neo_peft.settings import make_settings
 from neo_peft.system import files
 from neo_peft.system.exit_status import exit_status
@@ -269,6 +270,15 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, message):
             lambda r: r["computed"].update({"version of torch": "2.0.1"}),
             f"was written (2.0.1, now {torch.__version__}): a run can only be resumed with the "
             "same version of torch",
+        ),
+        (  # as all were before this number was recorded
+            lambda r: r["computed"].pop(VERSION) and r["computed"].update(settings="0"),
+            "step-7 was written by another version of neo_peft: its computation has the number 1, "
+            f"here it is {COMPUTATION}; finish the run with that version, or start anew",
+        ),
+        (
+            lambda r: r["computed"].update({VERSION: 999}),
+            f"its computation has the number 999, here it is {COMPUTATION}; finish the run",
         ),
         (
             lambda r: r["computed"].update(precision="bf16"),
