@@ -41,7 +41,7 @@ def pair(whole, folder: Path, task: str, method: str):
     given |= {"head_dropout": 0.0, "tag_decoding": "greedy"} if task == "ner" else {}
     settings = make_settings(
         task=task, method=method, model=str(folder),
-        epochs=1, learning_rate=0.01, threads=1, **given
+        epochs=1, learning_rate=0.003, threads=1, **given
     )  # fmt: skip
     tuned = loading.load_untuned(settings, with_method=True)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
