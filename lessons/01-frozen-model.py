@@ -10,7 +10,7 @@
 import copy
 import sys
 
-sys.path[:0] = [".", ".."]  # the clone's root, from a terminal or a notebook
+sys.path[:0] = [".", "..", "lessons"]  # so that it runs from the clone's root and from lessons/
 import torch
 from check import check
 
@@ -30,7 +30,7 @@ print("hidden size H:", config.hidden_size, " layers:", *config.attention_layers
 
 # %% [markdown]
 # ## Tokens
-# The sentence has seven words. How many tokens has it? The tokenizer splits rare words into parts.
+# The sentence has eight words. How many tokens has it? The tokenizer splits rare words into parts.
 # A token that starts a word includes the space in front of it, printed here as `·`.
 
 # %%
@@ -77,9 +77,9 @@ for i in (-4, -3, -2, -1):
 # A token's query q is multiplied by the keys k of the tokens that it attends to. The usual score is
 # q·k / √d, with d numbers in each head, because the dot products of *random* vectors grow with √d
 # (Vaswani et al. 2017, section 3.2.1). GPT-Neo leaves the division out. Can it compute less, then?
-# No: q = W_q x, so a W_q that is smaller by √d gives the same scores. The library that trained
-# GPT-Neo starts with such a W_q instead. The trap: a program that divides these *trained* scores
-# once more runs without an error, but it is another model.
+# No: q = W_q x, so dividing W_q by √d gives the same scores. Mesh TensorFlow, the library that
+# trained GPT-Neo, starts with a smaller W_q for this reason. The trap: a program that divides the
+# scores of these *trained* weights runs without an error, but it computes another model.
 
 # %%
 divided = copy.deepcopy(trunk)

@@ -13,7 +13,7 @@
 # %%
 import sys
 
-sys.path[:0] = [".", ".."]  # the clone's root, from a terminal or a notebook
+sys.path[:0] = [".", "..", "lessons"]  # so that it runs from the clone's root and from lessons/
 import torch
 from check import check
 from torch import nn, tensor

@@ -67,12 +67,14 @@ def same(found: object, right: object) -> bool:
     if isinstance(right, list | tuple):
         same_length = isinstance(found, list | tuple) and len(found) == len(right)
         return same_length and all(map(same, found, right))
-    if isinstance(right, Tensor | float | int) and isinstance(found, Tensor | float | int):
+    if isinstance(right, Tensor | float | int):
+        if not isinstance(found, Tensor | float | int):
+            return False
         found, right = torch.as_tensor(found), torch.as_tensor(right)
         if found.shape != right.shape or (found.dtype == torch.bool) != (right.dtype == torch.bool):
             return False
         return torch.allclose(found.double(), right.double(), rtol=1e-4, atol=1e-6)
-    return found == right
+    return type(found) is type(right) and found == right
 
 
 def drawing(found: object, right: object) -> str:

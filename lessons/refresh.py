@@ -30,7 +30,7 @@ def lessons() -> list[Path]:
 # ---- A file and its cells
 def split(text: str) -> list[str]:
     """Return the cells of a lesson; joined they are the text again."""
-    return re.split(r"^(?=# %%)", text, flags=re.MULTILINE)[1:]
+    return re.split(r"^(?=# %%)", text, flags=re.MULTILINE)[1:]  # nothing stands before the first
 
 
 def is_code(cell: str) -> bool:

@@ -2,12 +2,16 @@
 
 import ast
 import inspect
+import os
 import re
+import subprocess
 import sys
 
 import check
+import numpy as np
 import pytest
 import refresh
+import torch
 
 LESSONS = refresh.lessons()
 # Lessons that train for more than a few seconds, by number.
@@ -49,6 +53,21 @@ def test_a_run_prints_the_outputs_that_stand_in_the_lesson(path):
         assert refresh.agree(stated, printed), f"{cell}\nprints\n{printed}"
 
 
+@pytest.mark.parametrize("start", ["script", "root", "lessons"])
+def test_a_lesson_runs_as_a_script_and_cell_by_cell_in_two_folders(start):
+    path = LESSONS[1]
+    # Python adds the current folder to sys.path for `-`, as for a notebook's cells.
+    arguments = [path] if start == "script" else ["-"]
+    folder = path.parent if start == "lessons" else path.parents[1]
+    text = None if start == "script" else path.read_text("utf-8")
+    done = subprocess.run(
+        [sys.executable, *arguments], input=text, cwd=folder, capture_output=True, encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"}, check=True,
+    )  # fmt: skip
+    stated = [refresh.output(cell) for cell in cells_of(path)]
+    assert refresh.agree("\n".join(filter(None, stated)), done.stdout)
+
+
 @every_lesson
 def test_each_number_with_decimals_in_the_prose_is_printed_by_the_lesson(path):
     assert refresh.unprinted(cells_of(path)) == []
@@ -62,7 +81,7 @@ def test_a_lesson_has_the_form(path):
     assert cells[0].startswith(f"# %% [markdown]\n# # Lesson {number(path)}: ")
     for needed in ("You will be able to", "et al. 20", "section"):
         assert needed in " ".join(cells[0].replace("\n#", "").split())
-    assert 'sys.path[:0] = [".", ".."]' in cells[1]
+    assert '\nsys.path[:0] = [".", "..", "lessons"]' in cells[1]
     assert re.search(r"!\[|[│█▇#*] ?[│█▇#*.─]", text)  # a picture: drawn in characters, or linked
     for cell in cells:
         if not refresh.is_code(cell):
@@ -127,7 +146,6 @@ def test_an_open_hole_or_an_error_never_stops_the_lesson(exercise):
 
 
 def test_another_wrong_answer_is_drawn_next_to_the_right_one():
-    torch = pytest.importorskip("torch")
     mask = torch.tensor([[True, False], [True, True]])
     assert check.drawing(~mask, mask).splitlines() == [
         "some values are wrong", "   yours   right", "   . #   # .", "   . .   # #"
@@ -137,6 +155,28 @@ def test_another_wrong_answer_is_drawn_next_to_the_right_one():
     assert check.drawing(matrix, 2 * matrix).splitlines()[-1].split() == [
         "1.000", "-2.500", "2.000", "-5.000"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("right", "equal", "other"),
+    [
+        (0.5, 0.50001, 0.51), (7, torch.tensor(7), 8),
+        (torch.ones(2), torch.ones(2) + 1e-6, [1, 1]),
+        (torch.ones(2), torch.ones(2).long(), torch.ones(2, 1)), ("a", "a", "b"),
+        (torch.ones(2), torch.ones(2), np.ones(2)), ((1, [2.0]), (1, (2,)), (1,)),
+        (torch.tensor(True), True, 1), (None, None, 0), (torch.ones(1), torch.ones(1), "a"),
+    ],
+)  # fmt: skip
+def test_answers_are_equal_in_value_and_shape(right, equal, other):
+    assert check.same(equal, right) and not check.same(other, right)
+
+
+def test_check_prints_a_line_with_the_exercises_name(capsys):
+    def switch(W, old, new):
+        return W
+
+    check.check(2, switch)
+    assert capsys.readouterr().out.startswith("switch: some values are wrong\n   yours")
 
 
 # ---- refresh.py
@@ -178,6 +218,22 @@ def test_a_file_is_the_sum_of_its_cells_and_gets_the_outputs_of_a_run(tmp_path):
         '\\n")\n', '\\n")\n# > [ 0.250]\n# >\n# > [ 0.250]\n# >\n'
     )
     assert "".join(map(refresh.with_output, refresh.split(made), printed)) == made
+
+
+def test_the_command_rewrites_lessons_and_names_numbers_that_are_not_printed(
+    tmp_path, monkeypatch, capsys
+):
+    first, second = (write(tmp_path / name, CELLS) for name in ("01-x.py", "02-y.py"))
+    write(tmp_path / "whole.py", "1 / 0")  # no lesson
+    monkeypatch.setattr(refresh, "FOLDER", tmp_path)
+    for expected in ("rewritten", "the same"):
+        monkeypatch.setattr(sys, "argv", ["refresh.py", "2"])
+        refresh.main()
+        assert capsys.readouterr().out.startswith(f"02-y.py: {expected}, 0.")
+    assert "# > 0.25\n" in second.read_text("utf-8") and first.read_text("utf-8") == CELLS
+    write(second, CELLS.replace("it is 0.25", "it is 0.75"))
+    refresh.main()
+    assert "the text has 0.75, which no output has" in capsys.readouterr().out
 
 
 def test_an_error_in_a_cell_names_the_line_of_the_file(tmp_path):
