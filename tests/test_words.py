@@ -33,6 +33,7 @@ FILES = sorted(
         *ROOT.glob("neo_peft/**/*.py"),
         *ROOT.glob("scripts/*.py"),
         *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("docs/drawings/*.py"),
     ]
 )
 
