@@ -34,6 +34,7 @@ FILES = sorted(
         *ROOT.glob("scripts/*.py"),
         *ROOT.glob("benchmarks/*.py"),
         *ROOT.glob("lessons/**/*.py"),
+        *ROOT.glob("docs/drawings/*.py"),
     ]
 )
 
