@@ -68,6 +68,15 @@ def test_a_lesson_runs_as_a_script_and_cell_by_cell_in_two_folders(start):
     assert refresh.agree("\n".join(filter(None, stated)), done.stdout)
 
 
+@pytest.mark.slow
+def test_lesson_3_goes_on_without_peft(monkeypatch):
+    (path,) = (path for path in LESSONS if number(path) == 3)
+    monkeypatch.setitem(sys.modules, "peft", None)  # so that importing it raises ImportError
+    printed = "\n".join(refresh.run(path))
+    assert "peft is not installed" in printed and "peft: equal" not in printed
+    assert f"together: {check.OPEN}" in printed  # in the last cell
+
+
 @every_lesson
 def test_each_number_with_decimals_in_the_prose_is_printed_by_the_lesson(path):
     assert refresh.unprinted(cells_of(path)) == []
