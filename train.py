@@ -7,10 +7,11 @@ import sys
 from functools import partial
 
 from neo_peft.commands import train
-from neo_peft.system import signals, torchrun
+from neo_peft.system import openmp, signals, torchrun
 
 main = partial(train.main, prog="python train.py")
 
 if __name__ == "__main__":
+    openmp.wait_passively()
     signals.listen()
     sys.exit(torchrun.run_together(partial(main, sys.argv[1:])))

@@ -8,9 +8,11 @@ tensors that autograd saves, of the optimizer and of the gradients. Prints a tab
 record and its plot in benchmarks/records/.
 
 The measured values are above the predicted ones. Seconds: only matrix products are counted, not the
-element-wise work of norms, gelu, dropout and residuals. Memory on a CPU: the C library does not
-return freed blocks that lie between used ones. With MALLOC_MMAP_THRESHOLD_=131072 in the
-environment it returns them, and the peak is the counted bytes and about 25 MB.
+element-wise work of norms, gelu, dropout and residuals. Memory: the code and buffers of libraries,
+which a process loads once (25 MB), are loaded before the measurement. On a CPU the C library does
+not return freed blocks that lie between used ones. With MALLOC_MMAP_THRESHOLD_=131072 in the
+environment it returns them, and the peak is 1.07 to 1.27 times the counted bytes. But then each new
+tensor needs new pages of memory, and a step takes 1.1 to 1.3 times as long.
 """
 
 import json
@@ -28,7 +30,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.lengths import LABELS
-from benchmarks.measure import matmul_rate, peak_memory, seconds_of
+from benchmarks.measure import load_libraries, matmul_rate, peak_memory, seconds_of
 from benchmarks.sides import SHAPES, Job, Ours, shape
 from neo_peft.commands.flags import OneLineParser, argument
 from neo_peft.encoding import collate
@@ -146,7 +148,7 @@ def saved_bytes(point: Point) -> dict[str, int]:
 
     Saved for each token, in each layer:
       in fp32        the inputs of both norms, with mean and deviation; logsumexp of each head
-      in the dtype   q, k, v and attention's output; the derivative of gelu (elementwise.py)
+      in the dtype   q, k, v and attention's output; the derivative of gelu (kernels/)
       for each LoRA layer, its input, the dropout mask (a byte for each element), and the scaled
       output of A
 
@@ -192,9 +194,8 @@ def predicted_memory(point: Point) -> int:
     config, saved, target_count = point.config, saved_bytes(point), len(point.batch.target_indices)
     size, width = config.hidden_size, point.dtype.itemsize
     classes = config.vocab_size if point.prompt_length else LABELS
-    # bytes of gelu for each element: input, gate and output; on a CPU they are computed in fp32
-    gelu = (12 if width == 4 else 16 + width) if point.device == "cpu" else 2 * width
-    gelu *= config.intermediate_size
+    # bytes of gelu for each token: its output, which on a CPU is written over its input
+    gelu = (width if point.device == "cpu" else 2 * width) * config.intermediate_size
     trunk = saved["all"] - saved["head"]
     parameters = point.prompt_length * size
     if not point.prompt_length:
@@ -264,6 +265,7 @@ def peak(point: Point) -> int:
 def peak_here(point: Point) -> int:
     """Return a point's peak memory in bytes, measured in this process."""
     step = make_step(point, {})
+    load_libraries(step.func.model, point.examples)
     # two steps: in the second, AdamW's averages are allocated
     return peak_memory(lambda: [step() for _ in range(2)], point.device)
 

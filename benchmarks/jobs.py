@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.lengths import END
+from benchmarks.lengths import answers
 from benchmarks.measure import Comparison, alternate, block_parameters, matmul_rate
 from benchmarks.sides import Job, Ours, Peer, as_batches, shape, tokens_of
 
@@ -25,9 +25,11 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 def step(task: str, careful: bool, goal: dict[str, float], at: dict) -> list[dict]:
     """Compare our training step with a peer's. In bf16, also with a peer whose model was loaded in
-    bf16; that line has no goal."""
+    bf16; that line has no goal. `goal`: for a precision, or for a shape."""
     job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
-    line = against(job, Peer(job, careful), at) | {"goal": goal.get(at["precision"])}
+    line = against(job, Peer(job, careful), at) | {
+        "goal": goal.get(at["shape"], goal.get(at["precision"]))
+    }
     if at["precision"] != "bf16":
         return [line]
     return [line, {"measure": "loaded in bf16", **against(job, Peer(job, careful, job.dtype), at)}]
@@ -121,11 +123,13 @@ class FakeEncoder:
             return " ".join(map(str, ids))
 
     def __init__(self, job: Job):
-        from benchmarks.lengths import ANSWERS
         from neo_peft.tasks import get_task
 
-        self.task, self.end_token, self.tokenizer = get_task(job.task), END, self.FakeTokenizer
-        self.label_tokens = dict(zip(self.task.labels, ANSWERS[job.task], strict=True))
+        config = shape(job.shape)
+        self.task, self.tokenizer = get_task(job.task), self.FakeTokenizer
+        self.end_token = config.eos_token_id
+        words = answers(job.task, config.vocab_size)
+        self.label_tokens = dict(zip(self.task.labels, words, strict=True))
 
 
 def take(examples, chosen: np.ndarray):
@@ -153,8 +157,8 @@ def text_of(examples, index: int) -> np.ndarray:
 @torch.no_grad()
 def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
     """Generate ten tokens for each text with peft, which needs left padding."""
-    longest = max(map(len, texts))
-    ids = torch.full((len(texts), longest), END)
+    longest, end = max(map(len, texts)), shape(job.shape).eos_token_id
+    ids = torch.full((len(texts), longest), end)
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):
         ids[row, longest - len(text) :] = torch.from_numpy(text.astype(np.int64))
@@ -165,8 +169,8 @@ def generate(peer: Peer, job: Job, texts: list[np.ndarray]) -> None:
         attention_mask=mask.to(job.device),
         max_new_tokens=10,
         do_sample=False,
-        pad_token_id=END,
-        eos_token_id=END,
+        pad_token_id=end,
+        eos_token_id=end,
     )
 
 

@@ -9,7 +9,7 @@ careful      a careful user's: right-padded, no cache, logits only at the labels
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,8 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from benchmarks.lengths import END, LABELS, load_examples
+from benchmarks.lengths import LABELS, VOCABULARY, load_examples
+from neo_peft.defaults import BUNDLED_MODEL
 from neo_peft.encoding import Examples, batches, collate
+from neo_peft.formats.base_config import read_config
+from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.gptneo import Config, GPTNeo
 from neo_peft.loop import make_optimizer, take_step
 from neo_peft.lora import add_lora
@@ -39,10 +42,15 @@ PADDED_TO = {"sentiment": 64, "similarity": 128}  # the source's lengths, in tok
 
 
 def shape(name: str) -> Config:
-    """Return the config of a published GPT-Neo's shape."""
+    """Return the config of neo-mini, or of a published GPT-Neo's shape. The end token is the last
+    one of the vocabulary."""
+    if name == BUNDLED_MODEL:
+        config = read_config(BUNDLED[name])
+        return replace(config, eos_token_id=config.vocab_size - 1)
     size, layers, heads = SHAPES[name]
     kinds = ("global", "local") * (layers // 2)
-    return Config(50257, size, heads, 2048, 256, 4 * size, kinds, 1e-5, 0.02, END)
+    end = VOCABULARY - 1
+    return Config(VOCABULARY, size, heads, 2048, 256, 4 * size, kinds, 1e-5, 0.02, end)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Job:
     """What is measured: the training step of a task, for a model of some shape."""
 
     task: str  # ner, sentiment or similarity
-    shape: str = "125m"  # a key of SHAPES
+    shape: str = "125m"  # neo-mini, or a key of SHAPES
     precision: str = "fp32"  # the dtype of the frozen matrices
     device: str = "cpu"  # where both sides compute
     grouped: bool = False  # batches of texts of similar length, as for the careful peer
@@ -70,7 +78,7 @@ class Job:
 
     @cached_property
     def examples(self) -> Examples:
-        return load_examples(self.task)
+        return load_examples(self.task, vocabulary=shape(self.shape).vocab_size)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -176,13 +184,17 @@ def published(job: Job, tags: bool, dtype: torch.dtype = torch.float32) -> nn.Mo
 
     config = shape(job.shape)
     theirs = GPTNeoConfig(
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        window_size=config.window_size,
+        intermediate_size=config.intermediate_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
         num_heads=config.num_heads,
-        attention_types=[[["global", "local"], config.num_layers // 2]],
+        attention_types=[[list(config.attention_layers), 1]],
         num_labels=LABELS,
         classifier_dropout=0.1,
-        pad_token_id=END,
+        pad_token_id=config.eos_token_id,
     )
     model = (GPTNeoForTokenClassification if tags else GPTNeoForCausalLM)(theirs).to(job.device)
     weights = {f"transformer.{name}": tensor for name, tensor in job.weights.items()}
@@ -290,7 +302,7 @@ def padded(job: Job, chosen: np.ndarray, left_to: int | None) -> tuple[Tensor, T
         rows.append((ids, labels))
     longest = left_to or max(len(ids) for ids, _ in rows)
     padded_rows = np.zeros((3, len(rows), longest), dtype=np.int64)
-    padded_rows[0], padded_rows[2] = END, -100
+    padded_rows[0], padded_rows[2] = shape(job.shape).eos_token_id, -100
     for i, (ids, labels) in enumerate(rows):
         place = slice(longest - len(ids), longest) if left_to else slice(0, len(ids))
         padded_rows[:, i, place] = ids, np.ones_like(ids), labels

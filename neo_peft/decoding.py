@@ -2,7 +2,8 @@
 
 Tagging: the best sequence of tags for a sentence (viterbi.py), or the head's most probable tag for
 each word. Classification: a linear head's most probable class, or, with the language model head,
-the label that is most probable by its first token. Free generation is in runs/generation.py.
+the label that is most probable by its first token. If labels share it, runs/label_tree.py compares
+their other tokens. Free generation is in runs/generation.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from neo_peft import processes
@@ -71,10 +71,13 @@ def evaluate(
     Several processes share the batches, and each process returns all predictions.
     """
     prefix, losses, targets = make_prefix(model, encoder, instruction), [], []
+    first_tokens = {tokens[0] for tokens in encoder.label_tokens.values()}
+    has_tied_labels = model.head is None and len(first_tokens) < len(encoder.label_tokens)
+    forward = encoder.tied_labels.hidden if has_tied_labels else TunedModel.__call__
 
     def predict_chosen(chosen: np.ndarray) -> list[Prediction]:
         batch = collate(examples, chosen).to(model.device)
-        hidden = model(batch, prefix)
+        hidden = forward(model, batch, prefix)
         if not hidden.isfinite().all():
             reason = "its weights are damaged or too large"
             raise InputError(f"the model's hidden states are not finite: {reason}")
@@ -103,11 +106,12 @@ def in_batches(
     predict_chosen: Callable, examples: Examples, size: int, progress: Progress, title: str
 ) -> list:
     """Call `predict_chosen(indices)` for batches of examples; return all results in the order of
-    the examples. Similar lengths share a batch: fewer grids, or less padding."""
+    the examples. Similar lengths share a batch: fewer grids, or less padding. The longest come
+    first, so that memory peaks at the start."""
     order = np.argsort(examples.lengths, kind="stable")
-    index_batches = [chosen for chosen in batches(order, size) if len(chosen)]
-    pairs = []  # (index, result)
-    for chosen in progress(index_batches, title, len(index_batches)):
+    index_batches = [chosen for chosen in batches(order, size) if len(chosen)][::-1]
+    tokens, pairs = [int(examples.lengths[chosen].sum()) for chosen in index_batches], []
+    for chosen in progress(index_batches, title, sum(tokens), tokens):
         pairs += zip(chosen, predict_chosen(chosen), strict=True)
     by_index = dict(pair for part in processes.gather(pairs) for pair in part)
     return [by_index[index] for index in range(len(examples))]
@@ -154,12 +158,15 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
     columns = torch.tensor(columns, device=hidden.device)
     # Labels with the same first token divide its probability; `log_share`: log of each part (B, K).
     log_share = torch.zeros(len(first_targets), len(labels), device=hidden.device)
-    for token in first_tokens:
-        tied = [index for index, tokens in enumerate(label_tokens) if tokens[0] == token]
-        if len(tied) > 1:
-            texts = texts_without_labels(states.examples, states.chosen)
-            sums = [log_probabilities(model, texts, label_tokens[i], states.prefix) for i in tied]
-            log_share[:, tied] = torch.stack(sums, dim=1).log_softmax(1)
+    by_column = [[] for _ in first_tokens]
+    for index, column in enumerate(columns.tolist()):
+        by_column[column].append(index)
+    if groups := [group for group in by_column if len(group) > 1]:
+        tied = [index for group in groups for index in group]
+        tokens = [label_tokens[index] for index in tied]
+        log_share[:, tied] = encoder.tied_labels.log_probabilities(model, states, tokens)
+        for group in groups:
+            log_share[:, group] = log_share[:, group].log_softmax(1)
     best = (scores[:, columns] + log_share).argmax(1)
     probabilities = (scores.log_softmax(1)[:, columns] + log_share).exp().tolist()  # (B, K)
     return [Prediction(labels[index], row) for index, row in zip(best.tolist(), probabilities)]
@@ -172,26 +179,6 @@ def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.n
         start, first_target = examples.starts[index], examples.target_starts[index]
         texts.append(examples.ids[start : start + examples.target_indices[first_target] + 1])
     return texts
-
-
-def log_probabilities(
-    model: TunedModel, texts: list[np.ndarray], label_ids: list[int], prefix: Past | None
-) -> Tensor:
-    """Return log p(label, end token | text) in fp32 for each text (B,)."""
-    starts = np.cumsum([0, *(len(text) + len(label_ids) - 1 for text in texts)])
-    ids = np.concatenate([np.concatenate([text, label_ids[:-1]]) for text in texts])
-    target_indices = np.concatenate(
-        [start + len(text) - 1 + np.arange(len(label_ids)) for start, text in zip(starts, texts)]
-    )
-    batch = Batch(
-        torch.from_numpy(ids.astype(np.int64)),
-        torch.from_numpy(np.diff(starts)),
-        torch.from_numpy(target_indices),
-        torch.tensor(label_ids * len(texts)),
-        torch.full((len(texts),), len(label_ids)),
-    ).to(model.device)
-    logits = F.linear(model(batch, prefix).float(), model.transformer.wte.weight.float())
-    return -F.cross_entropy(logits, batch.targets, reduction="none").view(len(texts), -1).sum(1)
 
 
 def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Array, Labels = np.ndarray, list[str | None]
 NO_LABEL = -1  # the target if a row has no label
 MAX_NEW_TOKENS = 10  # the limit of free generation
+TEXTS_AT_ONCE = 1024  # for the tokenizer, whose results need more memory than the token ids
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Encoder:
     tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
     source_text: bool = False  # use the template and the label texts of the original study
     viterbi: bool = False  # predict the best sequence of tags, not each word's best tag
+    tied_labels: Any = None  # compares labels that share their first token: runs/label_tree.py
     # Repeat each sentence, and predict its tags in the second copy. There a causal model has seen
     # the whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
     echo: bool = False
@@ -175,7 +177,9 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[l
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # earlier calls can have set truncation and padding
     backend.no_padding()
-    return [item.ids for item in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    parts = (list(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE))
+    encode = partial(backend.encode_batch_fast, add_special_tokens=False)
+    return [item.ids for part in parts for item in encode(part)]
 
 
 def tokenize_labels(

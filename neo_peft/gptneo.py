@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from neo_peft.elementwise import gelu_new
+from neo_peft.kernels.gelu import gelu_new
+from neo_peft.kernels.linear import Linear
 from neo_peft.packing import Packing
 
 # The position of padding in a stored `Past`: after every query, so the mask hides it (runs/).
@@ -90,10 +91,10 @@ class SelfAttention(nn.Module):
         self.num_heads = config.num_heads
         size = config.hidden_size
         # Keep the published order: LoRA draws its random weights in this order (see lora.py).
-        self.k_proj = nn.Linear(size, size, bias=False)
-        self.v_proj = nn.Linear(size, size, bias=False)
-        self.q_proj = nn.Linear(size, size, bias=False)
-        self.out_proj = nn.Linear(size, size)
+        self.k_proj = Linear(size, size, bias=False)
+        self.v_proj = Linear(size, size, bias=False)
+        self.q_proj = Linear(size, size, bias=False)
+        self.out_proj = Linear(size, size)
 
     def forward(
         self, x: Tensor, packing: Packing, past: KeysValues | None, masks: Masks, wanted: Indices
@@ -136,11 +137,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.c_fc = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.c_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.c_fc = Linear(config.hidden_size, config.intermediate_size)
+        self.c_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(gelu_new(self.c_fc(x)))
+        return self.c_proj(gelu_new(self.c_fc(x), inplace=True))
 
 
 class Block(nn.Module):

@@ -6,7 +6,6 @@ of each step. Without dropout, the step equals that of one process with all the 
 """
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch.amp import GradScaler
 
 from neo_peft import processes
+from neo_peft.adamw import AdamW
 from neo_peft.encoding import Examples, batches, collate
 from neo_peft.errors import DivergedError, InputError
 from neo_peft.model import Batch, TunedModel
@@ -56,7 +56,7 @@ class StepExamples(NamedTuple):
 class State:
     """What a resumed run needs, except weights, settings, examples and the random state."""
 
-    optimizer: torch.optim.Optimizer  # AdamW with its moments
+    optimizer: AdamW  # with its moments
     scaler: GradScaler  # the fp16 loss scale
     step: int = 0  # number of steps taken so far, in all epochs
     epoch: int = 1  # the current epoch
@@ -97,13 +97,11 @@ def steps(
         model.train()
         order = epoch_order(len(examples), settings.seed, state.epoch)
         remaining = split_into_steps(order, settings)[state.done : total_steps - epoch_start]
-        bar = progress(remaining, f"epoch {state.epoch}", len(remaining))
-        start, tokens = time.monotonic(), 0
+        tokens = [int(examples.lengths[step.all].sum()) for step in remaining]
+        bar = progress(remaining, f"epoch {state.epoch}", sum(tokens), tokens)
         for step_examples in bar:
             step = next_step(model, examples, state, step_examples, total_steps, settings)
-            tokens += step.tokens
-            speed = tokens / (time.monotonic() - start)
-            bar.set_postfix_str(f"loss {step.loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.set_postfix_str(f"loss {step.loss:.4f}", refresh=False)
             yield step
         yield EpochEnd(state.epoch, state.step, state.loss_sum / max(1, state.labelled))
 
@@ -164,7 +162,7 @@ class StepResult(NamedTuple):
 
 def take_step(
     model: TunedModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     scaler: GradScaler,
     collated: list[Batch],
     labelled: int,
@@ -193,7 +191,8 @@ def take_step(
         raise InputError(f"the norm of the gradient is {norm}")
     scaler.step(optimizer)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    for parameter in parameters:
+        parameter.grad = None
     return StepResult(loss_sum, norm)
 
 
@@ -216,12 +215,10 @@ def make_state(model: TunedModel, settings: Settings) -> State:
     return State(make_optimizer(model, settings), scaler)
 
 
-def make_optimizer(model: TunedModel, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: TunedModel, settings: Settings) -> AdamW:
     """Return AdamW for the trainable parameters, with weight decay for matrices only."""
     trainable = model.trainable().values()
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    matrices = [p for p in trainable if p.dim() > 1]
+    others = [p for p in trainable if p.dim() <= 1]
+    groups = ((matrices, settings.weight_decay), (others, 0.0))
+    return AdamW(groups, settings.learning_rate)

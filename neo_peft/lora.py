@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from neo_peft.elementwise import drop
 from neo_peft.errors import InputError
+from neo_peft.kernels.dropout import drop
 from neo_peft.methods import LORA
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class LoRALinear(nn.Module):
         if not weight.isfinite().all():
             reason = "damaged weights, or an overflow of the base's dtype"
             raise InputError(f"merging LoRA gives weights that are not finite: {reason}")
-        plain = nn.Linear(base.in_features, base.out_features, base.bias is not None, device="meta")
+        plain = type(base)(base.in_features, base.out_features, base.bias is not None, "meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
         plain.bias = base.bias
         return plain

@@ -141,10 +141,11 @@ def build_model(
     """
     import torch
 
+    from neo_peft import encoding
     from neo_peft.model import HeadKind, TunedModel, draw_head, head_from_label_words
 
     def tokenize(text: str) -> list[int]:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        (ids,) = encoding.tokenize(tokenizer, [text])
         if max(ids) >= (size := trunk.config.vocab_size):
             raise InputError(f"token id {max(ids)}, but the model has {size} tokens")
         return ids

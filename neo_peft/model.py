@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_peft.gptneo import GPTNeo, Past
+from neo_peft.kernels.linear import linear
 from neo_peft.packing import Packing
 from neo_peft.prompt import SoftPrompt
 
@@ -125,7 +126,7 @@ class TunedModel(nn.Module):
         """Return the logits of hidden states (M, H): (M, K) with a linear head, else (M, V)."""
         with self.autocast():
             if self.head is None:
-                return F.linear(hidden, self.transformer.wte.weight)
+                return linear(hidden, self.transformer.wte.weight)
             return self.head(F.dropout(hidden, self.head_dropout, self.training))
 
     def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:

@@ -1,17 +1,13 @@
-"""Progress bars on standard error. Commands pass `show_progress`; the library's default is none."""
+"""Progress bars, as the library sees them: none by default. Commands pass `bars.show_progress`."""
 
-import sys
 from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
-# (items, label of the bar, number of items) -> the same items, with a bar
-Progress = Callable[[Iterable, str, int], tqdm]
+# (items, label, total, sizes of the items, tqdm's bar_format) -> the same items, with a bar.
+# Without sizes, `total` is the number of items.
+Progress = Callable[..., tqdm]
 
 
-def show_progress(items: Iterable, what: str, total: int) -> tqdm:
-    return tqdm(items, desc=what, total=total, leave=False, dynamic_ncols=True, file=sys.stderr)
-
-
-def no_progress(items: Iterable, what: str, total: int) -> tqdm:
+def no_progress(items: Iterable, *_: object) -> tqdm:
     return tqdm(items, disable=True)

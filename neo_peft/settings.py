@@ -259,6 +259,7 @@ class Settings:
         500, "write a checkpoint every N steps, and after each epoch", whole(1)
     )
 
+    no_before: bool = run_flag(False, "do not score the untuned model before training", bool)
     head_baseline: bool = run_flag(False, "score a linear head alone, even if it is costly", bool)
     generate: bool = run_flag(False, "score generated text too (without a linear head)", bool)
     preset: str | None = run_flag(

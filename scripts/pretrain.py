@@ -9,110 +9,81 @@ file's documents, `FILE:2` all of them twice. If --out has a checkpoint, the run
 """
 
 import argparse
-import copy
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-from torch import nn
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from neo_peft.system.openmp import wait_passively
+
+wait_passively()  # before torch is imported
+
+import numpy as np
+import torch
+from pretrain_checkpoint import read_checkpoint, start_averages, write_checkpoint
+from pretrain_model import start
 from pretrain_scores import losses, measure
 from pretrain_text import Windows, choose_documents, read_documents
+from torch import nn
+from tqdm import tqdm
 
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base, load_base
 from neo_peft.gptneo import GPTNeo
 from neo_peft.system.exit_status import exit_status
-from neo_peft.system.files import read_json, write_json, write_whole
+from neo_peft.system.files import read_json, write_json, write_tensors
 
-WARMUP = 100  # number of steps in which the learning rate rises
-DECAY = 0.5  # share of the steps, the last ones, in which it falls (Hu et al. 2024)
+WARMUP = 100  # steps in which the learning rate rises; then it falls linearly to zero
 SAVE_EVERY = 100  # steps between two checkpoints
 PART = 4  # texts in one forward pass on a CPU: their activations fit its cache
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def start(model: str | None, layers: int | None, documents: list[str], seed: int) -> Base:
-    """Load `model`. Without one, draw random weights in neo-mini's shape, and train a tokenizer."""
-    base = load_base(model or "neo-mini")
-    if not model:
-        torch.manual_seed(seed)
-        for name, p in base.trunk.named_parameters():
-            # norms 1, biases 0
-            p.data.normal_(0, 0.02) if p.dim() > 1 else p.data.fill_(name.endswith("weight"))
-        base.tokenizer = base.tokenizer.train_new_from_iterator(
-            documents, base.trunk.config.vocab_size
-        )
-    grow(base.trunk, (layers or len(base.trunk.h)) - len(base.trunk.h))
-    return base
-
-
-def grow(trunk: GPTNeo, new: int) -> None:
-    """Add `new` layers in the middle. They are copies of the layers after them, with output
-    projections of zero, so the trunk's outputs stay the same (Wu et al. 2024, section 3.1)."""
-    half, kinds = len(trunk.h) // 2, trunk.config.attention_layers
-    if not 0 <= new <= len(kinds) - half or new % 2:
-        raise InputError(f"--layers adds an even number to {len(kinds)}, at most its half")
-    added = copy.deepcopy(trunk.h[half : half + new])
-    for block in added:
-        for output in (block.attn.attention.out_proj, block.mlp.c_proj):
-            output.load_state_dict({k: 0 * v for k, v in output.state_dict().items()})
-    trunk.h = nn.ModuleList([*trunk.h[:half], *added, *trunk.h[half:]])
-    kinds = kinds[:half] + kinds[half : half + new] + kinds[half:]
-    trunk.config = replace(trunk.config, attention_layers=kinds)
-
-
 def train(base: Base, windows: Windows, flags: argparse.Namespace, heldout: list[str]) -> None:
     """Train the trunk, from the checkpoint in --out if there is one: the blocks' matrices with Muon
     (Jordan et al. 2024), all other parameters with Adam at 0.15 of the learning rate."""
-    trunk, device = base.trunk.requires_grad_(True), base.trunk.wte.weight.device
-    weights = dict(trunk.named_parameters())
+    weights = dict(base.trunk.requires_grad_(True).named_parameters())
     matrices = [p for name, p in weights.items() if name.startswith("h.") and p.dim() == 2]
     others = [p for name, p in weights.items() if not (name.startswith("h.") and p.dim() == 2)]
     muon = torch.optim.Muon(matrices, weight_decay=0.0)
     adam = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
-    parts, first, path = (
-        {"trunk": trunk, "muon": muon, "adam": adam},
-        0,
-        flags.out / "checkpoint.pt",
-    )
-    if path.exists():
-        first, *states = torch.load(path, device)
-        for part, state in zip(parts.values(), states, strict=True):
-            part.load_state_dict(state)
+    tensors, path = start_averages(weights, muon, adam), flags.out / "checkpoint.safetensors"
+    first = read_checkpoint(path, tensors) if path.exists() else 0
+    if RANK == 0 and first >= flags.steps:
+        print(f"no step is left: {first} are done, and --steps is {flags.steps}")
     bar = tqdm(range(first, flags.steps), "steps", disable=RANK > 0, dynamic_ncols=True)
     for step in bar:
         batch = windows.batch(step, flags.batch_size, flags.copies, flags.seed)[RANK::WORLD]
-        loss = 0.0
-        for texts in torch.from_numpy(batch).split(len(batch) if device.type == "cuda" else PART):
-            part = losses(trunk, texts, flags.bf16).sum() / (flags.batch_size * windows.size)
-            part.backward()
-            loss += part.item() * WORLD
+        loss = add_gradients(base.trunk, batch, flags)
         for p in weights.values() if WORLD > 1 else ():
             torch.distributed.all_reduce(p.grad)
         nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        rate = min(1, (step + 1) / WARMUP, (flags.steps - step) / (DECAY * flags.steps))
+        rate = min((step + 1) / WARMUP, (flags.steps - step) / max(1, flags.steps - WARMUP))
         for optimizer, share in ((muon, 1), (adam, 0.15)):
             optimizer.param_groups[0]["lr"] = share * rate * flags.learning_rate
             optimizer.step()
             optimizer.zero_grad()
         bar.set_postfix_str(f"loss {loss:.3f}")
         if RANK == 0 and (step + 1) % SAVE_EVERY == 0:
-            state = [step + 1, *(part.state_dict() for part in parts.values())]
-            write_whole(path, lambda file, state=state: torch.save(state, file))
+            write_checkpoint(path, step + 1, tensors)
             bar.write(f"step {step + 1}: {measure(base, heldout)}")
+
+
+def add_gradients(trunk: GPTNeo, batch: np.ndarray, flags: argparse.Namespace) -> float:
+    """Compute this process's part of the gradients from its texts (b, T + 1); return their loss."""
+    tokens, loss = flags.batch_size * (batch.shape[1] - 1), 0.0
+    for texts in torch.from_numpy(batch).split(len(batch) if trunk.wte.weight.is_cuda else PART):
+        part = losses(trunk, texts, flags.bf16).sum() / tokens
+        part.backward()
+        loss += part.item() * WORLD
+    return loss
 
 
 def save(base: Base, out: Path) -> None:
     """Save the model in fp16, in the layout of transformers."""
     kinds = list(base.trunk.config.attention_layers)
     stored = {f"transformer.{n}": p.detach().half() for n, p in base.trunk.named_parameters()}
-    write_whole(out / "model.safetensors", lambda path: save_file(stored, path, {"format": "pt"}))
+    write_tensors(out / "model.safetensors", stored)
     layers = {"num_layers": len(kinds), "attention_types": [[kinds, 1]], "attention_layers": kinds}
     write_json(out / "config.json", read_json(base.folder / "config.json") | layers)
     base.tokenizer.save_pretrained(out)
@@ -143,8 +114,9 @@ def main() -> None:
     documents = choose_documents(flags.text, flags.spaced, flags.seed)
     base = start(flags.model, flags.layers, documents, flags.seed)
     base.trunk.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    ids, config = base.tokenizer(documents, verbose=False)["input_ids"], base.trunk.config
-    windows = Windows(ids, config.eos_token_id, config.max_position_embeddings)
+    config, encoded = base.trunk.config, base.tokenizer(documents, verbose=False)
+    windows = Windows(encoded["input_ids"], config.eos_token_id, config.max_position_embeddings)
+    del documents, encoded  # gigabytes
     if len(windows.stream) <= flags.batch_size * windows.size:
         needed = f"a batch of {flags.batch_size} needs more"
         raise InputError(f"--text has {len(windows.stream)} tokens; {needed}")

@@ -62,7 +62,7 @@ class Windows:
         segment's second half."""
         ids = []
         while len(ids) <= self.size:
-            start = random.integers(len(self.stream) - 100)
+            start = random.integers(max(1, len(self.stream) - 100))
             segment = self.stream[start : start + random.integers(15, 100)]
             copy = segment = segment[segment != self.end]
             changed = random.random(len(segment)) < 0.15

@@ -4,6 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+from neo_peft.system.openmp import wait_passively
+
+wait_passively()
 # The libraries read these variables at import, so they are set before the imports below.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 os.environ["OMP_NUM_THREADS"] = "1"  # `--threads auto` respects it

@@ -10,7 +10,14 @@ from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate, score, texts_without_labels
 from neo_peft.encoding import Encoder, collate
 from neo_peft.runs.baselines import predict_majority
-from neo_peft.runs.generation import evaluate_generated, generate, match_label
+from neo_peft.runs.generation import (
+    VOCABULARY_PART,
+    evaluate_generated,
+    generate,
+    match_label,
+    most_probable_tokens,
+)
+from neo_peft.runs.label_tree import TiedLabels
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.texts import predict
 from neo_peft.runs.training import perplexity
@@ -93,6 +100,16 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
     assert len({len(text) for text in texts}) > 3
 
 
+def test_the_most_probable_token_is_that_of_the_whole_vocabulary():
+    """Also if it is the first token of a part or the last one of the vocabulary."""
+    hidden, wte = torch.randn(5, 24), torch.randn(2 * VOCABULARY_PART + 37, 24)
+    best = [0, VOCABULARY_PART - 1, VOCABULARY_PART, 2 * VOCABULARY_PART, len(wte) - 1]
+    wte[best] = 100 * hidden
+    assert most_probable_tokens(hidden, wte).tolist() == best
+    others = torch.randn(40, 24)
+    assert torch.equal(most_probable_tokens(others, wte), (others @ wte.T).argmax(1))
+
+
 @pytest.mark.parametrize("method", ["lora", "prompt"])
 def test_the_prediction_is_the_label_with_the_most_probable_first_token(
     tiny_folder, oracle, method
@@ -124,7 +141,13 @@ def test_labels_with_the_same_first_token_divide_its_probability_by_all_their_to
     tuned = untuned(tiny_folder, "prompt")
     config = tuned.base.trunk.config
     encoder = Encoder(
-        task, tuned.encoder.tokenizer, config.eos_token_id, False, 100, config.vocab_size
+        task,
+        tuned.encoder.tokenizer,
+        config.eos_token_id,
+        False,
+        100,
+        config.vocab_size,
+        tied_labels=TiedLabels(),
     )
     a, b, c = (encoder.label_tokens[label] for label in task.labels)
     assert a[0] == b[0] != c[0] and len(a) > 2

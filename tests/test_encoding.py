@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.encoding import NO_LABEL, Encoder, batches, collate, shorten
+from neo_peft.encoding import NO_LABEL, TEXTS_AT_ONCE, Encoder, batches, collate, shorten, tokenize
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import read_config
 from neo_peft.formats.base_folder import BUNDLED
@@ -404,3 +404,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(mini):
     small = Encoder(TASKS["ner"], mini, END, True, 100, vocab_size=100)
     with pytest.raises(InputError, match=r"'.+' is token \d+; the model has 100 tokens: remove it"):
         small([{"tokens": ["interleukin"]}])
+
+
+def test_more_texts_than_the_tokenizer_gets_at_once_have_the_tokens_of_each_alone(mini):
+    texts = [f" gene {number}" for number in range(2 * TEXTS_AT_ONCE + 1)]
+    alone = [mini(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert tokenize(mini, texts) == alone and tokenize(mini, []) == []

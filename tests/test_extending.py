@@ -43,7 +43,7 @@ def add(monkeypatch):
         for block in re.findall(r"```python\n(.*?)```", text.split("\n## ")[0], re.DOTALL):
             code = compile(block, f"{PAGE.name}, {block.splitlines()[0]}", "exec")
             path = re.match(r"# (neo_peft/\S+)\.py\n", block)
-            name = path and path[1].replace("/", ".")
+            name = path and path[1].replace("/", ".").removesuffix(".__init__")
             if not name:
                 exec(code, made)
             elif (ROOT / f"{path[1]}.py").exists():

@@ -20,7 +20,7 @@ from neo_peft.formats.base import load_base
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, causal_mask
 from neo_peft.packing import Packing
-from neo_peft.runs.generation import forward_and_keep, next_tokens
+from neo_peft.runs.generation import forward_and_keep, next_hidden, with_room
 
 WINDOW = 11  # the tiny model's
 # Lengths: one token; below, at, just above and far above the window.
@@ -266,15 +266,13 @@ def hidden_states_by_steps(
     past = (
         past if before is None else before.select(torch.zeros(len(texts), dtype=int)).concat(past)
     )
-    active = [0, 1, 2]
+    active, slot, past = [0, 1, 2], past.length, with_room(past, STEPS)
     for step in range(STEPS):
         if step == drop_at:
             active, past = [2, 0], past.select(torch.tensor([2, 0]))
-        packing = next_tokens(torch.tensor([start + FIRST[text] + step for text in active]))
-        hidden, now = forward_and_keep(
-            trunk, torch.stack([texts[i][FIRST[i] + step] for i in active]), packing, past
-        )
-        past = past.concat(now)
+        x = torch.stack([texts[i][FIRST[i] + step] for i in active])
+        positions = torch.tensor([start + FIRST[text] + step for text in active])
+        hidden = next_hidden(trunk, x, positions, past, slot + step)
         for text, state in zip(active, hidden):
             states[text].append(state[None])
     assert past.length == start + max(FIRST) + STEPS

@@ -21,8 +21,8 @@ from torch import nn
 from torch.amp import GradScaler
 from transformers import GPTNeoForTokenClassification, get_linear_schedule_with_warmup
 
-from neo_peft.elementwise import drop
 from neo_peft.errors import InputError
+from neo_peft.kernels.dropout import drop
 from neo_peft.loop import learning_rate_at, make_optimizer, take_step
 from neo_peft.lora import LoRALinear, add_lora, match_targets, merge_lora
 from neo_peft.methods import build_model
@@ -99,7 +99,7 @@ def test_gaussian_a_has_the_standard_deviation_one_over_r():
 
 
 def dropped_ones(*shape):
-    """Return ones after dropout of 0.4, which test_elementwise.py tests."""
+    """Return ones after dropout of 0.4, which kernels/test_dropout.py tests."""
     ones, share = drop(torch.ones(shape), 0.4)
     assert share == pytest.approx(0.6, abs=1e-5)
     return ones / share

@@ -7,7 +7,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence, unpad_sequence
 
 from neo_peft.packing import Packing
-from neo_peft.runs.generation import next_tokens
 
 WIDTH = 5
 # all batches of up to three texts of these lengths
@@ -64,13 +63,6 @@ def test_each_text_can_have_its_own_start_position(together):
     positions = [line for grid in packing.grids for line in grid.positions.tolist()]
     padded = [[4, 5, 6], [0, 1, 2], [9, 10, 11], [7, 8, 9]]
     assert positions == (padded if together else [[4, 5], [0, 1, 2], [9, 10, 11], [7]])
-
-
-def test_a_next_token_has_the_next_position_of_its_text():
-    packing = next_tokens(torch.tensor([7, 2, 30]))
-    assert shapes(packing) == [(0, 3, 1, 3)] and packing.grids[0].indices is None
-    assert packing.positions.tolist() == [7, 2, 30]
-    assert packing.grids[0].positions.tolist() == [[7], [2], [30]]
 
 
 def test_a_grid_selects_the_entries_of_its_texts_and_shares_a_tensor_of_size_one():

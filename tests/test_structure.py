@@ -20,7 +20,7 @@ READING_PATH = (
 )
 TOP_LEVEL = {
     *READING_PATH,
-    *("elementwise", "settings", "defaults", "processes", "progress", "errors"),
+    *("adamw", "settings", "defaults", "processes", "progress", "errors"),
     *("__init__", "__main__"),
 }
 # The top-level files that can use a method's name; the files in formats/ can too.
@@ -28,9 +28,10 @@ USE_METHOD_NAMES = {"lora", "prompt", "methods", "defaults", "__init__"}
 # Without "head", which is also a value of --readout.
 METHOD_NAMES = {"lora", "prompt", "full", "lora+prompt"}
 TENSOR_NAMES = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "prompt_embeddings"}
-# A folder can import the top-level files ("") and these folders.
+# A folder can import the top-level files ("") and these folders. The top level imports one folder.
 MAY_IMPORT = {
-    "": "",
+    "": "kernels",
+    "kernels": "",
     "system": "",
     "formats": "system",
     "corpora": "system",

@@ -34,6 +34,7 @@ NOT_SWEPT = (
     "preset",
     "json",
     "generate",
+    "no_before",
     "eval_limit",
     "device",
     "checkpoint_every",

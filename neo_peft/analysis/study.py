@@ -2,8 +2,12 @@
 
 A study can be stopped or killed at any time. `--resume` reads the plan again, keeps the finished
 runs, resumes the unfinished one, and computes the results from the records of all runs.
+
+The base is loaded once, and predictions without tuning are computed once for all runs that would
+get the same ones (see `Shared`).
 """
 
+import shutil
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,8 +30,16 @@ from neo_peft.runs.folder import (
 )
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.job import PrintLine
+from neo_peft.runs.shared import SHARED, Shared
 from neo_peft.runs.tables import metric_name
-from neo_peft.system.files import clean, locked, make_folders, refuse_used, write_checked_json
+from neo_peft.system.files import (
+    clean,
+    locked,
+    make_folders,
+    refuse_used,
+    remove_folder,
+    write_checked_json,
+)
 
 
 class RefusedError(InputError):
@@ -44,12 +56,15 @@ def run_study(
     refused, since the reason probably holds for the others too.
     """
     failed, refused, count = {}, [], len(plan["runs"])
+    shared = Shared(folder / SHARED)
     with locked(folder):
         clean(folder)
+        if shared.folder.exists():
+            clean(shared.folder)
         try:
             for number, run in enumerate(progress(plan["runs"], "study", count), start=1):
                 try:
-                    outcome = run_planned(folder, run, progress)
+                    outcome = run_planned(folder, run, progress, shared)
                 except DivergedError as error:
                     failed[run["name"]], outcome = "diverged", f"diverged: {error}"
                 except RefusedError as error:
@@ -60,6 +75,8 @@ def run_study(
                 print_line(f"{number}/{count}  {run['name']}: {outcome}")
             results = collect(folder, plan, failed)
             write_checked_json(folder / RESULTS, results)
+            if shared.folder.exists():
+                remove_folder(shared.folder)
             return write_page(folder, results), refused
         except Stopped as stopped:
             stopped.advice = f"stopped; resume it: python -m neo_peft study --resume {folder}"
@@ -90,12 +107,13 @@ def remove_unstarted_study(folder: Path, made: list[Path], plan: dict) -> None:
         return
     for path in (folder / PLAN, folder / f"{first.name}.log"):
         path.unlink(missing_ok=True)
+    shutil.rmtree(folder / SHARED, ignore_errors=True)
     with suppress(OSError):  # a folder may have other files by now
         for path in made:
             path.rmdir()
 
 
-def run_planned(folder: Path, run: dict[str, Any], progress: Progress) -> str:
+def run_planned(folder: Path, run: dict[str, Any], progress: Progress, shared: Shared) -> str:
     """Do or resume one run of the plan; return its validation score and its time as a line of text.
 
     The run has its own folder in the study's folder. Its output is written to a log next to it.
@@ -117,7 +135,8 @@ def run_planned(folder: Path, run: dict[str, Any], progress: Progress) -> str:
     else:
         with open(folder / f"{run['name']}.log", "a", encoding="utf-8") as log:
             try:
-                training.run(settings, partial(print, file=log, flush=True), progress)
+                print_line = partial(print, file=log, flush=True)
+                training.run(settings, print_line, progress, shared)
             except DivergedError:
                 raise
             except InputError as error:

@@ -10,6 +10,7 @@ from statistics import fmean
 from neo_peft.runs.bootstrap import MIN_DIFFERING
 from neo_peft.runs.curves import finish, new_figure, write_figure
 from neo_peft.runs.tables import markdown, number, shown_name
+from neo_peft.runs.verdict import BEFORE_MISSING
 from neo_peft.system.files import write_text
 from neo_peft.tasks import get_task
 
@@ -121,6 +122,7 @@ def legend(results: dict, block: dict) -> str:
         "Not all runs scored a linear head alone; --head-baseline scores it.": block[
             "head_missing"
         ],
+        BEFORE_MISSING: block.get("before_missing"),
         "Each run keeps its best epoch on validation.": keeps == ["best"] and not epochs,
         f'"Kept by" counts the seeds that keep this epoch ({kept}); only the kept epoch is scored '
         "on test.": epochs,

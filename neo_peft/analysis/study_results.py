@@ -1,9 +1,9 @@
 """Compute the results of a study from its finished runs: means, deviations and 95 % intervals.
 
 For each split, the results are the lines of a table: the majority class, a baseline without a
-language model, a linear head alone (if all runs have scored it), the untuned base, and the tuned
-models. Each line has all metrics. The file results.json has these lines; `study_page.py` makes the
-tables.
+language model, a linear head alone and the untuned base (if all runs have scored them), and the
+tuned models. Each line has all metrics. The file results.json has these lines; `study_page.py`
+makes the tables.
 """
 
 import statistics
@@ -88,7 +88,8 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
     names = {"majority": "majority", "baseline": f"baseline, {baseline_name(first.task)}"}
     if all("head_alone" in run.scores for run in runs):
         names["head_alone"] = other_name(first.task, "head_alone")
-    names["before"] = "before"
+    if all("before" in run.scores for run in runs):
+        names["before"] = "before"
     lines = {}
     for split in first.scores["after"]:
         split_lines = lines[split] = []
@@ -112,6 +113,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
         "judged": judged,
         "verdict": study_verdict(groups[best], list(names), judged),
         "head_missing": any(run.record["verdict"]["head_missing"] for run in runs),
+        "before_missing": "before" not in names,
         "kept_epochs": [run.record["kept_epoch"] for run in groups[best]] if one_run else None,
         "keeps": sorted({run.record["flags"]["keep"] for run in runs}),
     }

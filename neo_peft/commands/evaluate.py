@@ -24,14 +24,17 @@ from neo_peft.commands.flags import (
     settings_of_run,
     with_flags,
 )
+from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.corpora.sources import load_scored, train_labels
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
-from neo_peft.progress import no_progress, show_progress
+from neo_peft.formats.base_folder import with_size
+from neo_peft.progress import no_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import write_rows
 from neo_peft.settings import choice, make_settings, whole
+from neo_peft.system.bars import show_progress
 from neo_peft.tasks import get_task
 
 if TYPE_CHECKING:
@@ -115,13 +118,15 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         if is_first:
             print(line, file=sys.stderr if flags.json else sys.stdout, flush=True)
 
-    # imported after the flags are checked, since torch takes seconds to import
-    from neo_peft.decoding import evaluate, score
-    from neo_peft.runs.generation import evaluate_generated
-    from neo_peft.runs.refused_rows import encode_split
-    from neo_peft.runs.texts import cut_note, special_notes
+    what = str(flags.run) if flags.run else flags.model and with_size(flags.model)
+    with LoadingLine(what if is_first else None):
+        # imported after the flags are checked, since torch takes seconds to import
+        from neo_peft.decoding import evaluate, score
+        from neo_peft.runs.generation import evaluate_generated
+        from neo_peft.runs.refused_rows import encode_split
+        from neo_peft.runs.texts import cut_note, special_notes
 
-    tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
+        tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
     decode = choose_decoder(flags, tuned)
     split, splits = load_scored(

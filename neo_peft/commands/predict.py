@@ -24,10 +24,12 @@ from neo_peft.commands.flags import (
     add_text,
     settings_of_run,
 )
+from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.corpora.new_text import is_blank, parse_example, parse_example_of_run
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import is_run, newest_run
 from neo_peft.runs.new_rows import Example, as_json, coloured, with_prediction
+from neo_peft.system.freed_memory import keep_freed_memory
 from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from neo_peft.runs.texts import Used
 
 SINGLE_RUN = ""  # the name of the run if there is only one
+READ_AHEAD = 16  # batches of lines to sort by length: texts of the same length are faster
 Line = tuple[int, bytes]  # the number of a line, from 1, and its text
 
 
@@ -97,19 +100,26 @@ def main(argv: Sequence[str]) -> None:
     """Print the prediction of each example, one line each, as the examples come in."""
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
-    lines = open_lines(flags)
+    with LoadingLine(", ".join(map(str, folders))):
+        runs, evaluate = load_runs(folders, flags)
     from tqdm import tqdm
 
-    runs, evaluate = load_runs(folders, flags)
+    lines = open_lines(flags)
     for note in dict.fromkeys(note for run in runs.values() for note in run.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
         print(f"with {folders[0]}", file=sys.stderr)
     in_colour = sys.stdout.isatty() and not flags.json
-    predictor = Predictor(runs, evaluate, flags)
-    for batch in batches_as_received(lines, runs[next(iter(runs))].settings.batch_size):
-        for task, row in predictor.predict(batch):
-            tqdm.write(coloured(task, row) if in_colour else as_json(row))
+    keep_freed_memory()
+    batch_size = runs[next(iter(runs))].settings.batch_size
+    predictor = Predictor(runs, partial(evaluate, batch_size=batch_size), flags)
+    for received in lines_as_received(lines, batch_size * READ_AHEAD):
+        printed = [
+            coloured(task, row) if in_colour else as_json(row)
+            for task, row in predictor.predict(received)
+        ]
+        if printed:
+            tqdm.write("\n".join(printed))
         sys.stdout.flush()
     predictor.print_counts()
 
@@ -146,7 +156,7 @@ class Predictor:
             yield encoder.task, with_prediction(encoder.task, example, *prediction)
 
     def _evaluate(self, examples: list[Example]) -> "Evaluation":
-        return self.evaluate([example.row for example in examples], batch_size=len(examples) or 1)
+        return self.evaluate([example.row for example in examples])
 
     def _read(self, lines: list[Line]) -> list[Example]:
         """Return the examples of the lines that can be read."""
@@ -252,7 +262,7 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
         if sys.stdin.isatty():
             print("enter one example per line; Ctrl-D ends the input", file=sys.stderr)
         return enumerate(sys.stdin.buffer, start=1)
-    from neo_peft.progress import show_progress
+    from neo_peft.system.bars import show_progress
 
     with open(flags.file, "rb") as file:
         total = sum(1 for _ in file)
@@ -260,10 +270,10 @@ def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
     return enumerate(show_progress(lines, "predict", total), start=1)
 
 
-def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
-    """Yield batches of the lines that have come in so far, at most `size` each.
+def lines_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
+    """Yield lists of the lines that have come in so far, at most `size` each.
 
-    A line from a slow pipe does not wait until a batch is full.
+    A line from a slow pipe does not wait for others.
     """
     received = queue.Queue(maxsize=size)
 
@@ -276,13 +286,13 @@ def batches_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]
             received.put(error)
 
     threading.Thread(target=read, daemon=True).start()
-    batch = []
+    waiting = []
     while isinstance(item := received.get(), tuple):
-        batch.append(item)
-        if len(batch) == size or received.empty():
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        waiting.append(item)
+        if len(waiting) == size or received.empty():
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
     if item is not None:
         raise item

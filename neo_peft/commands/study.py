@@ -13,7 +13,9 @@ from typing import Any
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
 from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
+from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.errors import InputError
+from neo_peft.formats.base_folder import with_size
 from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
 
@@ -131,11 +133,12 @@ def main(argv: Sequence[str]) -> None:
         if "resume" in study_flags
         else plan_from_flags(study_flags, train_flags, argv)
     )
-    with stopping.delayed():  # an interrupted import can raise any error
+    with LoadingLine(with_size(plan["model"])), stopping.delayed():
+        # an interrupted import can raise any error
         from tqdm import tqdm
 
         from neo_peft.analysis import study  # after the flags, since torch takes seconds to import
-        from neo_peft.progress import show_progress
+        from neo_peft.system.bars import show_progress
 
     folder, made = (
         (Path(study_flags["resume"]), [])

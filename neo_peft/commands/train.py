@@ -12,6 +12,8 @@ from functools import partial
 
 from neo_peft import processes
 from neo_peft.commands.flags import OneLineParser, add_settings
+from neo_peft.commands.loading_line import LoadingLine
+from neo_peft.formats.base_folder import with_size
 from neo_peft.runs.from_flags import resumed_settings, settings_from
 from neo_peft.settings import Settings
 from neo_peft.system import signals
@@ -45,15 +47,14 @@ def parse_flags(argv: Sequence[str], prog: str = PROG) -> Settings:
 def main(argv: Sequence[str], prog: str = PROG) -> None:
     """Train, and print the progress and the scores."""
     settings = processes.on_first_process(lambda: parse_flags(argv, prog))
-    # Imported here, since torch takes seconds: --help and errors in flags do not wait for it.
-    with signals.delayed():  # an interrupted import can raise any error
-        from neo_peft.progress import show_progress
-        from neo_peft.runs.training import run
+    is_first = processes.process_index == 0
+    with LoadingLine(with_size(settings.model) if is_first else None) as loading:
+        # Imported here, since torch takes seconds: --help and errors in flags do not wait for it.
+        with signals.delayed():  # an interrupted import can raise any error
+            from neo_peft.runs.training import run
+            from neo_peft.system.bars import show_progress
 
-    summary = run(
-        settings,
-        partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True),
-        show_progress,
-    )
-    if settings.json and processes.process_index == 0:
+        print_line = partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True)
+        summary = run(settings, loading.before(print_line), loading.before(show_progress))
+    if settings.json and is_first:
         print(json.dumps(summary))

@@ -9,7 +9,6 @@ from pathlib import Path, PureWindowsPath
 
 from neo_peft.defaults import ASSETS, BUNDLED_MODEL
 from neo_peft.errors import InputError
-from neo_peft.formats.base_config import read_config
 from neo_peft.formats.peft_config import CONFIG, first_config, named_base
 from neo_peft.system import hub
 from neo_peft.system.files import read_json
@@ -20,9 +19,9 @@ FORMER_BUNDLED = ("28eb6a19ad97312f229e3f064a79b0a0aad2beeab2a8480d57ca9d8e26772
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The files that AutoTokenizer reads from the folder of a GPT-Neo. tokenizer_config.json can name
 # one more: `versioned_tokenizer`.
-TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    TOKENIZER_JSON,
     TOKENIZER_CONFIG,
     "vocab.json",
     "merges.txt",
@@ -30,6 +29,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+LARGE = 1e8  # bytes; a user waits for the loading of larger weights
 # Without tokenizer.json, AutoTokenizer takes one of these in place of vocab.json.
 OTHER_VOCABULARIES = ("tekken.json", "tokenizer.model", "tiktoken.model")
 
@@ -56,6 +56,8 @@ def find_folder(model: str) -> Path:
     if config is None:
         _refuse_adapter_on_hub(model, _fetch_if_exists(repository, CONFIG, revision))
         raise InputError(f"{model} has no file config.json, so it is no model; name another")
+    from neo_peft.formats.base_config import read_config  # here, since it imports torch
+
     folder = config.parent
     read_config(folder)  # first, so that no other model's weights are downloaded
     for filename in TOKENIZER_FILES:
@@ -78,6 +80,16 @@ def find_folder(model: str) -> Path:
     for filename in _shards(index):
         hub.hub_file(repository, filename, revision=revision)
     return folder
+
+
+def with_size(model: str) -> str:
+    """Return the name of a base model, with the size of its weights if they are large: "5.3 GB of
+    EleutherAI/gpt-neo-1.3B". A model that is not on this machine has no size. No torch here."""
+    folder = BUNDLED.get(model, Path(model))
+    if not folder.is_dir():
+        folder = hub.cached_folder(*split_revision(model))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0
+    return f"{size / 1e9:.1f} GB of {model}" if size >= LARGE else model
 
 
 def _refuse_adapter(folder: Path) -> None:

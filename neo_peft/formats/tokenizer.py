@@ -1,12 +1,25 @@
-"""Load a base model's tokenizer with transformers, check it, and describe how it splits texts."""
+"""Load a base model's tokenizer with transformers, check it, and describe how it splits texts.
 
+Importing transformers takes half as long as importing torch. The tokenizer of the bundled model
+does without, until it is saved.
+"""
+
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from neo_peft.defaults import BUNDLED_MODEL
 from neo_peft.encoding import tokenize
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import LARGEST
-from neo_peft.formats.base_folder import check_tokenizer_files
+from neo_peft.formats.base_folder import (
+    BUNDLED,
+    OTHER_VOCABULARIES,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    TOKENIZER_JSON,
+    check_tokenizer_files,
+)
 from neo_peft.system.files import sha256_of
 
 if TYPE_CHECKING:
@@ -40,12 +53,70 @@ ODD_TEXTS = (
 MOST_ADDED = 256  # added tokens that are also tried inside a text
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+class BundledTokenizer:
+    """The bundled model's tokenizer. It encodes and decodes with the package `tokenizers`, exactly
+    as the tokenizer that transformers loads from the same files.
+
+    All other attributes are those of that tokenizer, which is loaded when one is read or set.
+    """
+
+    OWN = ("name_or_path", "backend_tokenizer", "all_special_ids")
+
+    def __init__(self, folder: Path):
+        from tokenizers import Tokenizer
+
+        self.name_or_path = str(folder)
+        self.backend_tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
+        added = self.backend_tokenizer.get_added_tokens_decoder()
+        self.all_special_ids = [index for index, token in added.items() if token.special]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.backend_tokenizer.decode(ids, skip_special_tokens=False)
+
+    @cached_property
+    def in_transformers(self) -> "PreTrainedTokenizerFast":
+        """The tokenizer that transformers loads. From now on both have one backend."""
+        tokenizer = load_with_transformers(Path(self.name_or_path))
+        self.backend_tokenizer = tokenizer.backend_tokenizer
+        return tokenizer
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.in_transformers(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # looked up by `copy`, before the object has its attributes
+            raise AttributeError(name)
+        return getattr(self.in_transformers, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.OWN:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.in_transformers, name, value)
+
+
+def is_bundled(folder: Path) -> bool:
+    """Return whether a folder has the bundled model's tokenizer: its two files, and no others."""
+    own = (TOKENIZER_JSON, TOKENIZER_CONFIG)
+    others = {*TOKENIZER_FILES, *OTHER_VOCABULARIES} - {*own}
+    return not any((folder / name).exists() for name in others) and all(
+        (folder / name).is_file()
+        and (folder / name).read_bytes() == (BUNDLED[BUNDLED_MODEL] / name).read_bytes()
+        for name in own
+    )
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast | BundledTokenizer":
     """Load a folder's tokenizer. `add_prefix_space` is turned off, since our texts already have
     their leading spaces. Raises InputError for a tokenizer that does not work."""
+    check_tokenizer_files(folder)
+    return BundledTokenizer(folder) if is_bundled(folder) else load_with_transformers(folder)
+
+
+def load_with_transformers(folder: Path) -> "PreTrainedTokenizerFast":
+    """Load a tokenizer with transformers. See `load_tokenizer`."""
     from transformers import AutoTokenizer
 
-    check_tokenizer_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

@@ -5,6 +5,8 @@ folder.py        the folders of runs, and the files that a run writes there
 training.py      a whole run, from its settings to its scores; resume a stopped run
 job.py           load what a run needs; score the untuned base and the tuned model
 before.py        score what a tuned model has to beat, before training
+shared.py        what runs of a study share: the loaded base, and predictions without tuning
+run_bar.py       the bar over a whole run, which shows when it ends
 checkpoints.py   save and restore an unfinished run, so that it ends with identical bits
 log.py           losses and scores of each step and epoch; the time of each step
 generation.py    predictions by free generation
@@ -18,6 +20,7 @@ baselines.py     baselines without a language model
 head_alone.py    the baseline of a linear head without the method
 verdict.py       what tuning adds to the best baseline
 label_tokens.py  check that the tokens of the labels can be told apart
+label_tree.py    probabilities of labels that share their first token
 texts.py         predictions for new texts; what was used of a long one
 refused_rows.py  rows that the encoder refuses
 origin.py        check that an adapter belongs to its model

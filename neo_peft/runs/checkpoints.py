@@ -9,6 +9,8 @@ The folder of a checkpoint is RUN/checkpoints/step-N/, with the files
 
 A checkpoint is written under a temporary name and then renamed, so that it is always complete. The
 last two are kept. If a file of the newest one was changed, the one before it is used.
+
+RUN/checkpoints/shared/ has the predictions without tuning, until the run is finished (shared.py).
 """
 
 import os
@@ -27,7 +29,7 @@ from neo_peft.errors import InputError
 from neo_peft.formats.adapter import copy_into
 from neo_peft.loop import State
 from neo_peft.model import TunedModel
-from neo_peft.runs.folder import check_unchanged
+from neo_peft.runs.folder import CHECKPOINTS, check_unchanged
 from neo_peft.runs.job import Job, Scores
 from neo_peft.system.files import (
     read_checked_json,
@@ -39,7 +41,7 @@ from neo_peft.system.files import (
     write_tensors,
 )
 
-CHECKPOINTS, STATE = "checkpoints", "state.json"
+STATE = "state.json"
 TENSORS, BEST = "tensors.safetensors", "best.safetensors"
 MAX_CHECKPOINTS = 2
 # The numbers of the training state: {name: int or float}.
@@ -54,6 +56,7 @@ class BestEpoch:
     epoch: int = 0  # from 1; 0 before the end of the first epoch
     score: float = -1.0  # on validation
     weights: dict[str, Tensor] | None = None  # copies of the trainable weights, until saved
+    predicted: list | None = None  # its predictions for validation; None once the run was resumed
     file: Path | None = None  # best.safetensors of the newest checkpoint, once saved
 
 

@@ -28,6 +28,7 @@ RUNS = Path("runs")
 RUN = "run.json"  # only finished runs have it
 SETTINGS = "settings.json"  # the first file of a run: the values of all flags
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"  # see log.py
+CHECKPOINTS = "checkpoints"  # a folder; see checkpoints.py
 
 
 def short_name(name: str) -> str:

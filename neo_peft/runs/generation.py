@@ -11,11 +11,13 @@ from torch import Tensor
 
 from neo_peft.decoding import Evaluation, in_batches, make_prefix, texts_without_labels
 from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, Examples
-from neo_peft.gptneo import NOWHERE, GPTNeo, Past
+from neo_peft.gptneo import NOWHERE, GPTNeo, Past, causal_mask
 from neo_peft.model import TunedModel
-from neo_peft.packing import Grid, Packing
+from neo_peft.packing import Packing
 from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
+
+VOCABULARY_PART = 768  # tokens
 
 
 @torch.inference_mode()
@@ -39,13 +41,18 @@ def evaluate_generated(
 
 
 def forward_and_keep(
-    trunk: GPTNeo, x: Tensor, packing: Packing, past: Past | None = None
+    trunk: GPTNeo,
+    x: Tensor,
+    packing: Packing,
+    past: Past | None = None,
+    wanted: Tensor | None = None,
 ) -> tuple[Tensor, Past]:
-    """Return the last layer's hidden states of all tokens (N, H), and the tokens' keys and values.
+    """Return the last hidden states (M, H) at the tokens `wanted`, or of all tokens, and the keys
+    and values of all tokens.
 
     The packing must have a single grid. Its padding has the position NOWHERE in the returned past.
     """
-    x, keys_values = trunk.layers(x, packing, past)
+    x, keys_values = trunk.layers(x, packing, past, wanted)
     (grid,) = packing.grids
     positions = grid.positions.expand(grid.batch, -1)
     if grid.indices is not None:
@@ -55,10 +62,56 @@ def forward_and_keep(
     return trunk.ln_f(x), Past(*zip(*keys_values, strict=True), positions)
 
 
-def next_tokens(positions: Tensor) -> Packing:
-    """Return the packing of one token for each of B texts, at `positions` (B,)."""
-    batch = len(positions)
-    return Packing((Grid(0, batch, 1, batch, positions[:, None], None),), positions)
+def with_room(past: Past, count: int) -> Past:
+    """Return a past with `count` empty slots for later tokens. Their position is NOWHERE."""
+    slots = past.map(
+        lambda tensor: tensor.new_zeros(*tensor.shape[:2], count, tensor.shape[3]),
+        torch.full_like(past.positions[:, :1], NOWHERE).expand(-1, count),
+    )
+    return past.concat(slots)
+
+
+def next_hidden(trunk: GPTNeo, x: Tensor, positions: Tensor, past: Past, slot: int) -> Tensor:
+    """Return the last hidden states (B, H) of the embeddings x (B, H) of one token for each text,
+    at `positions` (B,).
+
+    These are the layers of `GPTNeo`, but keys and values are written into a slot of `past`. So the
+    earlier ones are not copied for each token.
+    """
+    past.positions[:, slot] = positions
+    seen, masks = past.positions[:, : slot + 1], {}
+    x = x + trunk.wpe(positions).float()
+    for block, keys, values in zip(trunk.h, past.keys, past.values, strict=True):
+        if block.window_size not in masks:
+            masks[block.window_size] = causal_mask(positions[:, None], seen, block.window_size)
+        attention, normed = block.attn.attention, block.ln_1(x)
+        q, keys[:, :, slot], values[:, :, slot] = (
+            project(normed).unflatten(1, (attention.num_heads, -1))  # (B, heads, head_dim)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        attended = F.scaled_dot_product_attention(
+            q[:, :, None],
+            keys[:, :, : slot + 1],
+            values[:, :, : slot + 1],
+            attn_mask=masks[block.window_size],
+            scale=1.0,
+        )
+        x = x + attention.out_proj(attended.flatten(1))
+        x = x + block.mlp(block.ln_2(x))
+    return trunk.ln_f(x)
+
+
+def most_probable_tokens(hidden: Tensor, wte: Tensor) -> Tensor:
+    """Return the most probable next token (B,) of hidden states (B, H).
+
+    On a CPU the vocabulary is taken in parts whose product stays in the cache. For 16 texts this
+    takes about 0.6 of the time of one product with all of `wte` (V, H).
+    """
+    size = VOCABULARY_PART if hidden.device.type == "cpu" else len(wte)
+    parts = [F.linear(hidden, part).max(1) for part in wte.split(size)]
+    best, tokens = (torch.stack(values) for values in zip(*parts, strict=True))  # (parts, B)
+    part = best.argmax(0)
+    return part * size + tokens.gather(0, part[None]).squeeze(0)
 
 
 @torch.inference_mode()
@@ -67,7 +120,7 @@ def generate(
 ) -> list[str]:
     """Continue each text greedily, and return the generated texts.
 
-    A text ends with the end token, or after 10 tokens. Keys and values are cached, so each token is
+    A text ends with the end token, or after 10 tokens. Keys and values are stored, so each token is
     computed once. A text that has ended is removed from the batch.
     """
     trunk, start = model.transformer, prefix.length if prefix else 0
@@ -77,12 +130,13 @@ def generate(
     generated = [[] for _ in texts]  # token ids
     active = torch.arange(len(texts), device=model.device)  # indices of the texts in the batch
     positions = start + lengths.to(model.device)  # the position of each text's next token
+    ends = torch.cumsum(lengths, 0).to(model.device) - 1  # the index of each text's last token
     with model.autocast():
-        hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix)
+        hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix, ends)
         past = prefix.select(torch.zeros_like(active)).concat(past) if prefix else past
-        last = hidden[torch.cumsum(lengths, 0).to(model.device) - 1]
+        first_slot, past = past.length, with_room(past, MAX_NEW_TOKENS - 1)
         for step in range(MAX_NEW_TOKENS):
-            tokens = F.linear(last, trunk.wte.weight).argmax(1)
+            tokens = most_probable_tokens(hidden, trunk.wte.weight)
             for index, token in zip(active.tolist(), tokens.tolist(), strict=True):
                 generated[index].append(token)
             unended = (tokens != encoder.end_token).nonzero().squeeze(1)
@@ -91,9 +145,9 @@ def generate(
             if len(unended) < len(tokens):
                 past, tokens = past.select(unended), tokens[unended]
                 positions, active = positions[unended], active[unended]
-            packing = next_tokens(positions)
-            last, new = forward_and_keep(trunk, trunk.embed(tokens), packing, past)
-            past, positions = past.concat(new), positions + 1
+            x = trunk.embed(tokens)
+            hidden = next_hidden(trunk, x, positions, past, first_slot + step)
+            positions = positions + 1
     return [
         encoder.tokenizer.decode([token for token in tokens if token != encoder.end_token])
         for tokens in generated

@@ -19,15 +19,23 @@ from torch import Tensor, nn
 from neo_peft import loop, processes
 from neo_peft.decoding import evaluate, score
 from neo_peft.encoding import Examples, collate
-from neo_peft.methods import HEAD, untuned_model
+from neo_peft.methods import HEAD, owners, untuned_model
 from neo_peft.model import TunedModel
 from neo_peft.packing import Packing
 from neo_peft.progress import no_progress
+from neo_peft.runs.folder import flags_of
 from neo_peft.runs.job import Job
+from neo_peft.runs.shared import base_conditions, computing_conditions, head_digest
 
 LEARNING_RATE = HEAD.defaults["learning_rate"]
 # It is scored by default if it costs less than this share of the run, and if its file is not large.
 LARGEST_SHARE, LARGEST_FILE = 0.1, 2**31
+
+
+def is_scored(job: Job) -> bool:
+    """Return whether the run scores the head alone."""
+    wanted = has_equal_training(job) and (job.settings.head_baseline or is_cheap(job))
+    return has_head_beside_method(job) and wanted
 
 
 def has_head_beside_method(job: Job) -> bool:
@@ -65,8 +73,29 @@ def predict_with_head_alone(job: Job) -> dict[str, list]:
     """Train the head alone. Return its predictions for the rows of each split but train.
 
     It has the run's settings, except the method and the learning rate, which is that of `--method
-    head`.
+    head`. So the runs of a study that differ in these alone share the predictions.
     """
+    unused = ("method", "learning_rate")
+    flags = {
+        name: value
+        for name, value in flags_of(job.settings).items()
+        if name not in unused and not owners(name)
+    }
+    depends_on = {
+        "kind": "head_alone",
+        "flags": flags,
+        "learning_rate": LEARNING_RATE,
+        **base_conditions(job.tuned),
+        **computing_conditions(job.tuned),
+        "head weights": head_digest(job.tuned.model),
+        "base_dtype": str(job.tuned.model.transformer.wte.weight.dtype),
+        "examples": {split: part.digest() for split, part in job.examples.items()},
+    }
+    return job.shared.once(depends_on, lambda: train_and_predict(job))
+
+
+def train_and_predict(job: Job) -> dict[str, list]:
+    """Return what `predict_with_head_alone` returns, computed now."""
     with tempfile.TemporaryFile(dir=job.output.folder) as file:
         states, examples = store_states(job, file)
         model = TunedModel(
@@ -132,7 +161,9 @@ def store_states(job: Job, file: BinaryIO) -> tuple[Tensor, dict[str, Examples]]
         examples[split], count = as_states(part, count), count + len(part.targets)
         order = range(len(part))
         chosen += [(part, order[start : start + size]) for start in order[::size]]
-    for part, indices in job.output.progress(chosen, "head alone", len(chosen)):
+    tokens = [int(part.lengths[indices].sum()) for part, indices in chosen]
+    progress = job.output.counting()
+    for part, indices in progress(chosen, "head alone", sum(tokens), tokens):
         hidden = model(collate(part, indices).to(model.device))
         file.write(hidden.float().cpu().numpy().tobytes())
     file.flush()

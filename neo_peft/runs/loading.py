@@ -30,6 +30,7 @@ from neo_peft.runs.folder import (
     refuse_unfinished,
 )
 from neo_peft.runs.label_tokens import check_label_tokens
+from neo_peft.runs.label_tree import TiedLabels
 from neo_peft.runs.origin import check_head, check_labels, check_origin, empty_weights
 from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.hardware import (
@@ -124,13 +125,15 @@ def load(
     return tuned
 
 
-def load_to_train(settings: Settings) -> LoadedModel:
+def load_to_train(settings: Settings, base: Base | None = None) -> LoadedModel:
     """Load a base model and add the method of the settings, with its initial weights.
+
+    base: a loaded base model to use; by default it is loaded. The method changes its trunk.
 
     The weights of `--adapter` are read and checked, but not loaded into the model, so that the
     untuned base can be scored first. `start_from_adapter` loads them.
     """
-    tuned = load_untuned(settings, with_method=True)
+    tuned = load_untuned(settings, with_method=True, base=base)
     if settings.adapter:
         folder, head = Path(settings.adapter), tuned.model.head_kind
         check_head(folder, tuned, further=True)
@@ -235,5 +238,6 @@ def make_encoder(
         tag_last_subtoken=settings.tag_subtoken == "last",
         source_text=settings.source_text,
         viterbi=settings.tag_decoding == "viterbi",
+        tied_labels=TiedLabels(),
         echo=settings.echo,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from neo_peft.defaults import BUNDLED_MODEL
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base
-from neo_peft.formats.base_folder import FORMER_BUNDLED
+from neo_peft.formats.base_folder import BUNDLED, FORMER_BUNDLED
 from neo_peft.formats.peft_config import CONFIG, adapter_head, read_peft
 from neo_peft.formats.peft_head import HEADS, LINEAR_HEADS, PREDICTS
 from neo_peft.runs.folder import RUN, check_unchanged, read_record
@@ -91,7 +91,7 @@ def check_base(folder: Path, recorded: dict, tuned: LoadedModel) -> None:
     """
     model, base, old = tuned.settings.model, tuned.base, str(recorded.get("fingerprint"))
     if old != base.fingerprint:
-        if old in FORMER_BUNDLED:
+        if old in FORMER_BUNDLED and base.folder.resolve() == BUNDLED[BUNDLED_MODEL].resolve():
             raise InputError(
                 f"{folder} was trained on the {BUNDLED_MODEL} of an earlier version of neo_peft; "
                 "the bundled model changed since then: train again"

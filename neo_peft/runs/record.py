@@ -9,9 +9,8 @@ from pathlib import Path
 from neo_peft import processes
 from neo_peft.defaults import PRESETS, Recipe
 from neo_peft.loop import State
-from neo_peft.runs.checkpoints import CHECKPOINTS
 from neo_peft.runs.curves import learning_curves, read_metrics
-from neo_peft.runs.folder import METRICS, flags_of, write_record
+from neo_peft.runs.folder import CHECKPOINTS, METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
 from neo_peft.runs.verdict import judge
 from neo_peft.settings import Settings

@@ -126,11 +126,14 @@ def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
 
 
 def summary(record: dict, folder: Path) -> dict:
-    """Return the object that `--json` prints. Without a test split the scores of test are None."""
-    scores = {
-        when: {split: record["scores"][when].get(split) for split in ("validation", "test")}
-        for when in ("before", "after")
-    }
+    """Return the object that `--json` prints. Without a test split the scores of test are None, and
+    with `--no-before` "before" is None."""
+
+    def by_split(when: str) -> dict | None:
+        found = record["scores"].get(when)
+        return found and {split: found.get(split) for split in ("validation", "test")}
+
+    scores = {when: by_split(when) for when in ("before", "after")}
     names = ("task", "method", "run", "trainable", "total", "before", "after", "seconds")
     fields = {**record, **scores, "method": record["flags"]["method"], "run": str(folder)}
     return {name: fields[name] for name in names}

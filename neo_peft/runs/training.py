@@ -23,9 +23,8 @@ import math
 import shutil
 import time
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from neo_peft import loop, processes
 from neo_peft.decoding import evaluate, score
@@ -36,6 +35,7 @@ from neo_peft.runs import checkpoints, loading, predictions, tables
 from neo_peft.runs.before import score_before
 from neo_peft.runs.checkpoints import BestEpoch, Checkpoint
 from neo_peft.runs.folder import (
+    CHECKPOINTS,
     METRICS,
     RUN,
     SETTINGS,
@@ -47,9 +47,12 @@ from neo_peft.runs.folder import (
 from neo_peft.runs.job import Job, Output, PrintLine, ScoredModel, Scores, prepare, score_model
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
+from neo_peft.runs.run_bar import RunBar
+from neo_peft.runs.shared import SHARED, Shared, base_conditions, computing_conditions
 from neo_peft.runs.summary import describe, epoch_line, headline, print_results, summary
 from neo_peft.settings import Settings
 from neo_peft.system import signals
+from neo_peft.system.bars import above_bars
 from neo_peft.system.files import (
     clean,
     locked,
@@ -62,9 +65,14 @@ from neo_peft.system.torchrun import require_same
 
 
 def run(
-    settings: Settings, print_line: PrintLine = print, progress: Progress = no_progress
+    settings: Settings,
+    print_line: PrintLine = print,
+    progress: Progress = no_progress,
+    shared: Shared | None = None,
 ) -> dict:
     """Do a run, or the rest of a stopped one, and return its summary (see `summary`).
+
+    shared: what the runs of a study share.
 
     Several processes share the computation; only the first one prints and writes files. Raises
     InputError for bad settings or files, Stopped after a signal.
@@ -84,7 +92,7 @@ def run(
         else:
             try:
                 output = Output(folder, print_line, progress, start_time)
-                record = train_and_score(settings, output)
+                record = train_and_score(settings, output, shared)
             except Stopped as stopped:
                 stopped.advice = f"stopped; resume it: python -m neo_peft train --resume {folder}"
                 raise
@@ -99,7 +107,8 @@ def run(
 def open_folder(folder: Path, settings: Settings) -> None:
     """Write the settings of a new run into its folder. Remove temporary files that a killed process
     left there."""
-    for part in (folder, folder / checkpoints.CHECKPOINTS, folder / predictions.PREDICTIONS):
+    inside = CHECKPOINTS, f"{CHECKPOINTS}/{SHARED}", predictions.PREDICTIONS
+    for part in (folder, *(folder / name for name in inside)):
         if part.exists():
             clean(part)
     if not settings.resume:
@@ -111,7 +120,8 @@ def remove_unstarted(folder: Path, new_folders: list[Path], settings: Settings) 
     """Remove a new run that failed before it trained. `new_folders` are the folders made for it."""
     if not (settings.resume or processes.process_index or (folder / METRICS).exists()):
         (folder / SETTINGS).unlink(missing_ok=True)
-        shutil.rmtree(folder / predictions.PREDICTIONS, ignore_errors=True)
+        for name in (predictions.PREDICTIONS, CHECKPOINTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         with suppress(OSError):  # runs/ can have another run by now
             for path in new_folders:
                 path.rmdir()
@@ -119,12 +129,12 @@ def remove_unstarted(folder: Path, new_folders: list[Path], settings: Settings) 
 
 def drop_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished run, and what a killed removal of them has left."""
-    clean(folder, checkpoints.CHECKPOINTS)
-    if (folder / checkpoints.CHECKPOINTS).exists():
-        remove_folder(folder / checkpoints.CHECKPOINTS)
+    clean(folder, CHECKPOINTS)
+    if (folder / CHECKPOINTS).exists():
+        remove_folder(folder / CHECKPOINTS)
 
 
-def train_and_score(settings: Settings, output: Output) -> dict:
+def train_and_score(settings: Settings, output: Output, shared: Shared | None = None) -> dict:
     """Load, score, train and score again. Return the content of run.json."""
     checkpoint = (
         checkpoints.newest_checkpoint(output.folder, output.print_line) if settings.resume else None
@@ -133,10 +143,19 @@ def train_and_score(settings: Settings, output: Output) -> dict:
     if checkpoint:
         threads = checkpoint.record["computed"]["threads"]
         output = output._replace(start_time=output.start_time - checkpoint.record["seconds"])
-    job = prepare(settings, output, threads)
+    job = prepare(settings, output, threads, shared)
     require_same("base model", sha256_of(job.tuned.base.record()))
     require_same("set of examples", [part.digest() for part in job.examples.values()])
     describe(job)
+    with closing(RunBar(job)) as run_bar:
+        output = output._replace(print_line=above_bars(output.print_line), run_bar=run_bar)
+        return score_train_score(replace(job, output=output), checkpoint)
+
+
+def score_train_score(job: Job, checkpoint: Checkpoint | None) -> dict:
+    """Score, train and score again, or do what a checkpoint has not done. Return the content of
+    run.json."""
+    output, run_bar = job.output, job.output.run_bar
     if checkpoint:
         require_same_run(checkpoint, job)
         scores, step = checkpoint.scores, checkpoint.record["step"]
@@ -147,9 +166,12 @@ def train_and_score(settings: Settings, output: Output) -> dict:
         for note in loading.start_from_adapter(job.tuned):
             output.print_line(f"note    {note}")
     training = Training(job, scores, checkpoint)
+    run_bar.reach_training(training.state)
     training.run()
     model, base = job.tuned.model, job.tuned.base
     best = training.best
+    known = {"validation": best.predicted} if best.predicted else {}
+    run_bar.reach_end(bool(known))
     processes.on_first_process(
         lambda: checkpoints.load_weights(best.file, read_tensors(best.file), model)
     )
@@ -158,7 +180,7 @@ def train_and_score(settings: Settings, output: Output) -> dict:
         lambda: adapter.save_adapter(output.folder, model, job.settings, base.tokenizer)
     )
     output.print_line("")
-    score_model(job, ScoredModel(model, job.tuned.encoder), "after", scores)
+    score_model(job, ScoredModel(model, job.tuned.encoder), "after", scores, known)
     return processes.on_first_process(
         lambda: write_results(job, scores, training.state, best.epoch)
     )
@@ -180,7 +202,8 @@ class Training:
     def run(self) -> None:
         """Train to the end. After a signal, save a checkpoint at the end of the step, then stop."""
         job, state, settings = self.job, self.state, self.job.settings
-        model, examples, progress = job.tuned.model, job.examples["train"], job.output.progress
+        model, examples = job.tuned.model, job.examples["train"]
+        progress = job.output.counting(job.output.run_bar.training_cost)
         with closing(self.log), signals.delayed():
             try:
                 # The generator is not stored in a variable, so that an error closes it at once, and
@@ -201,7 +224,7 @@ class Training:
                 self.save()
                 signals.stop_if_received()
             except InputError as error:  # a loss or gradient that is not finite
-                saved = checkpoints.list_checkpoints(job.output.folder / checkpoints.CHECKPOINTS)
+                saved = checkpoints.list_checkpoints(job.output.folder / CHECKPOINTS)
                 last_good = f"; the last good checkpoint is {saved[-1]}" if saved else ""
                 raise type(error)(f"{error}{last_good}") from None
 
@@ -214,7 +237,7 @@ class Training:
             job.examples["validation"],
             batch_size=job.settings.batch_size,
             with_loss=True,
-            progress=signals.between_items(job.output.progress),
+            progress=signals.between_items(job.output.counting()),
         )
         scores = score(job.task, job.rows["validation"], evaluation.predicted)
         line = {
@@ -230,7 +253,7 @@ class Training:
         epoch_score = scores[job.task.metric]
         if job.settings.keep == "last" or epoch_score > self.best.score:
             weights = {name: p.detach().clone() for name, p in model.trainable().items()}
-            self.best = BestEpoch(end.epoch, epoch_score, weights)
+            self.best = BestEpoch(end.epoch, epoch_score, weights, evaluation.predicted)
         self.log.epoch(line)
         job.output.print_line(epoch_line(job.task, line, kept=self.best.epoch == end.epoch))
 
@@ -261,14 +284,9 @@ def conditions(job: Job) -> dict:
     """Return all that must stay the same for a resumed run to give identical bits."""
     return {
         "settings": sha256_of(flags_of(job.settings)),
-        "base model": job.tuned.base.fingerprint,
-        **{f"base model's {name}": value for name, value in job.tuned.base.computed().items()},
+        **base_conditions(job.tuned),
         "examples": [part.digest() for part in job.examples.values()],
-        "device": job.tuned.model.device.type,
-        "precision": job.tuned.precision,
-        "threads": torch.get_num_threads(),
-        "processes": processes.world,
-        "version of torch": str(torch.__version__),
+        **computing_conditions(job.tuned),
     }
 
 
@@ -296,8 +314,7 @@ def has_untuned_scores(job: Job, scores: Scores) -> bool:
             for split in job.scored_splits
             for metric in tables.metrics_shown(job.task)
         ]
-        return {"majority", "baseline", "before"} <= scores["scores"].keys() and all(
-            map(math.isfinite, shown)
-        )
+        needed = {"majority", "baseline", *(["before"] if not job.settings.no_before else [])}
+        return needed <= scores["scores"].keys() and all(map(math.isfinite, shown))
     except (AttributeError, KeyError, TypeError, OverflowError):
         return False

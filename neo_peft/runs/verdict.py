@@ -11,6 +11,7 @@ low, high, p           95 % interval of the difference (tuned minus other), and 
 differing              number of rows that are predicted differently
 only_label             the label of all rows, if they have the same one; else null
 head_missing           whether a linear head alone should be compared, but was not scored
+before_missing         whether the untuned base was not scored (--no-before)
 """
 
 from neo_peft.decoding import score
@@ -23,6 +24,8 @@ from neo_peft.runs.job import Job, Scores
 from neo_peft.runs.predictions import PredictionKind, read_rows, reported_split
 from neo_peft.runs.tables import number, shown_name
 from neo_peft.tasks import Task
+
+BEFORE_MISSING = "The untuned model was not scored (--no-before): how it compares is not known."
 
 
 def judge(job: Job, scores: Scores) -> dict:
@@ -46,6 +49,7 @@ def judge(job: Job, scores: Scores) -> dict:
         "differing": count_differing(*([side] for side in sides)),
         "only_label": min(gold) if len(gold) == 1 else None,
         "head_missing": has_head_beside_method(job) and "head_alone" not in by_when,
+        "before_missing": "before" not in by_when,
     }
 
 
@@ -81,6 +85,8 @@ def verdict_line(task: Task, record: dict) -> str:
         if record["flags"].get("adapter"):
             advice = ": with --adapter it would have fewer epochs"
         ending = f" A linear head alone was not scored{advice}."
+    if verdict.get("before_missing"):
+        ending += f" {BEFORE_MISSING}"
     if label := verdict["only_label"]:
         return f"Nothing can be concluded: all rows of {split} have the same label, {label}."
     if split == "validation" and record["flags"]["keep"] == "best":

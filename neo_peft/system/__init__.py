@@ -3,6 +3,9 @@
 files.py         atomic writing of files and folders; reading of JSON and tensors
 hub.py           download a file of a hub repository
 hardware.py      device, precision, threads, memory
+openmp.py        how the threads of torch wait for each other
+bars.py          progress bars on standard error
+freed_memory.py  keep freed memory for the next tensor
 signals.py       Ctrl-C and SIGTERM: stop a command, or a run between two steps
 exit_status.py   exit status and error line of a command
 torchrun.py      start and end of the processes of torchrun

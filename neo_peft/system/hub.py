@@ -28,10 +28,7 @@ def hub_file(
     Raises FileNotFoundError if the repository has no such file, and InputError if the hub, the
     repository or the revision is not available.
     """
-    # huggingface_hub reads these at its import. So functions import it, not this module.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(SECONDS // 2))
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(SECONDS // 2))
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    _set_timeouts()
     key = repository, kind, revision
     revision = _commits.get(key, revision or "main")
     try:
@@ -49,6 +46,21 @@ def hub_file(
             ref.parent.mkdir(parents=True, exist_ok=True)
             write_text(ref, commit)
     return path
+
+
+def _set_timeouts() -> None:
+    """Set what huggingface_hub reads at its import. So functions import it, not this module."""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(SECONDS // 2))
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(SECONDS // 2))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def cached_folder(repository: str, revision: str | None) -> Path | None:
+    """Return the folder of a model's repository in the cache; None if it is not there."""
+    _set_timeouts()
+    with contextlib.suppress(FileNotFoundError):
+        config = _cached(repository, "config.json", "model", revision or "main")
+        return config and config.parent
 
 
 def repository_of(folder: Path) -> str | None:

@@ -81,4 +81,4 @@ def between_items(progress: Progress) -> Progress:
                 raise SignalReceived
             yield item
 
-    return lambda items, what, total: progress(checked(items), what, total)
+    return lambda items, *about: progress(checked(items), *about)

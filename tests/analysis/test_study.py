@@ -124,11 +124,11 @@ def test_a_study_of_classification_can_be_stopped_and_resumed(small, capsys, mon
 
     real, calls = training.run, []
 
-    def stops_at_the_second(settings, print_line, progress):
+    def stops_at_the_second(settings, *others):
         calls.append(settings.out or settings.resume)
         if len(calls) == 2:
             raise Stopped(signal.SIGTERM)
-        return real(settings, print_line, progress)
+        return real(settings, *others)
 
     monkeypatch.setattr(training, "run", stops_at_the_second)
     capsys.readouterr()

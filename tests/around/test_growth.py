@@ -9,14 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from benchmarks import growth, peers, sides
 
 # torch's counter only knows the attention kernels of a GPU. So we add those of the CPU. Their first
-# arguments are the same.
+# arguments are the same. It does not know oneDNN's products either (kernels/).
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-CPU_ATTENTION_FLOPS = {
+CPU_FLOPS = {
     FLASH: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda gradient, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(
             gradient, q, k, v
         )
+    ),
+    torch.ops.mkldnn._linear_pointwise: (
+        lambda x, weight, *_, out_shape=None, **__: 2 * x[0] * weight[0] * weight[1]
     ),
 }
 AT = {"shape": "125m", "precision": "fp32", "device": "cpu"}
@@ -34,7 +37,7 @@ def small(monkeypatch, tmp_path):
 def test_the_counted_operations_are_those_that_torch_counts_in_a_step(curve):
     for _, point in growth.points_of(curve, AT)[1:3]:
         step = growth.make_step(point, {})
-        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION_FLOPS) as counter:
+        with FlopCounterMode(display=False, custom_mapping=CPU_FLOPS) as counter:
             step()
         assert growth.operations(point) == counter.get_total_flops()
 

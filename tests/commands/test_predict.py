@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from base_files import with_pad_token
+from refusals import shown
 from trained import make_run
 from transformers import GPTNeoForCausalLM
 
@@ -67,7 +68,7 @@ def run_predict(capsys, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         status = exit_status(lambda: predict.main(argv))
         out, err = capsys.readouterr()
-        return status, [json.loads(line) for line in out.splitlines()], err
+        return status, [json.loads(line) for line in out.splitlines()], shown(err)
 
     return run
 
@@ -508,12 +509,12 @@ def test_lines_are_predicted_as_they_arrive():
         second_is_ready.wait(10)
         yield 2, b"two"
 
-    batches = predict.batches_as_received(slow(), 8)
+    batches = predict.lines_as_received(slow(), 8)
     assert next(batches) == [(1, b"one")]
     second_is_ready.set()
     assert next(batches) == [(2, b"two")] and next(batches, None) is None
     lines = [(number, b"x") for number in range(1, 8)]
-    all_batches = list(predict.batches_as_received(iter(lines), 3))
+    all_batches = list(predict.lines_as_received(iter(lines), 3))
     assert [line for batch in all_batches for line in batch] == lines and max(
         map(len, all_batches)
     ) <= 3
@@ -523,7 +524,7 @@ def test_lines_are_predicted_as_they_arrive():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(predict.batches_as_received(broken(), 1))
+        list(predict.lines_as_received(broken(), 1))
 
 
 def test_a_closed_pipe_ends_the_command_without_a_message():

@@ -9,7 +9,10 @@ from neo_peft.commands import sizes
 from neo_peft.commands.sizes import PUBLISHED, RECIPES, WHOLE
 from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.formats.adapter import ADAPTER_FILE, save_adapter
+from neo_peft.loop import make_optimizer
+from neo_peft.methods import build_model
 from neo_peft.runs.loading import load_untuned
+from neo_peft.settings import task_of
 from neo_peft.system.exit_status import exit_status
 
 SMALL, LARGE = "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-neo-1.3B"
@@ -37,11 +40,7 @@ def test_the_counts_are_those_of_the_published_studies():
 
 @pytest.mark.parametrize(
     ("model", "trunk"),
-    [
-        (SMALL, 125_198_592),
-        pytest.param(LARGE, 1_315_575_808, marks=pytest.mark.slow),
-        pytest.param("EleutherAI/gpt-neo-2.7B", 2_651_307_520, marks=pytest.mark.slow),
-    ],
+    [(SMALL, 125_198_592), (LARGE, 1_315_575_808), ("EleutherAI/gpt-neo-2.7B", 2_651_307_520)],
 )
 def test_every_count_equals_a_formula_on_the_shapes(model, trunk):
     """A model has L layers. q, k, v and out are H × H; c_fc and c_proj are H × 4H. LoRA adds
@@ -94,6 +93,25 @@ def test_the_table_and_the_json_have_the_same_numbers(monkeypatch, capsys):
         "optimizer_bytes": 12_582_912,
         "percent": 100 * 1_572_864 / 1_317_148_672,
     }
+
+
+def test_the_counts_are_those_of_a_model_with_all_its_layers_and_of_its_optimizer():
+    """`sizes` makes models of two and of four layers."""
+    recipe = "--task ner --method lora --rank 3 --bias all --target-modules out_proj"
+    settings = parse_train_flags([*recipe.split(), "--model", SMALL])
+    trunk = sizes.published_trunk(SMALL, layers=12)
+    model = build_model(trunk, sizes.bundled_tokenizer(), task_of(settings), settings)
+    optimizer, adapter = make_optimizer(model, settings), list(model.trainable().values())
+    for parameter in adapter:
+        parameter.grad = parameter.detach()
+    optimizer.step()
+    states = [optimizer.state[parameter] for parameter in adapter]
+    size = sizes.sizes(SMALL, recipe)
+    assert len(trunk.h) == 12 and size["trainable"] == sum(p.numel() for p in adapter)
+    assert size["total"] == sum(p.numel() for p in model.parameters())
+    assert size["adapter_bytes"] == sum(p.nbytes for p in adapter)
+    moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+    assert size["optimizer_bytes"] == sum(moment.nbytes for moment in moments)
 
 
 def test_the_adapters_bytes_are_those_of_the_tensors_in_its_file(tiny_folder, tmp_path):

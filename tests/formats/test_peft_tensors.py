@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PromptTuningConfig
 from peft_folders import write_adapter
-from refusals import run
+from refusals import run, shown
 from safetensors.torch import load_file, save_file
 from transformers import (
     GPTNeoForCausalLM,
@@ -214,7 +214,7 @@ def test_numbers_that_need_a_scale_are_refused(tiny_folder, capfd, dtype):
     assert re.fullmatch(
         rf"error: a/{ADAPTER_FILE}: \S+ is stored as {name}, without the scale that its values "
         "need; only floats of 16 to 64 bits are supported: save the adapter in fp32\n",
-        capfd.readouterr().err,
+        shown(capfd.readouterr().err),
     )
 
 
@@ -250,7 +250,7 @@ def is_named_by_all_commands(capfd, given: str, message: str) -> None:
         command = command if command.startswith("export") else f"{command} --threads 1"
         assert run(command) == 0
         out, err = capfd.readouterr()
-        assert re.search(rf"^note    (\S*/)?a: {message}$", out + err, re.MULTILINE), command
+        assert re.search(rf"^note    (\S*/)?a: {message}$", out + shown(err), re.MULTILINE), command
 
 
 def test_an_adapter_whose_every_b_is_zero_is_named_when_it_is_loaded(capfd, tiny_folder):

@@ -1,5 +1,7 @@
-"""Load a tokenizer: no space is added in front, GPT-2's two files, and a broken file."""
+"""Load a tokenizer: no space is added in front, GPT-2's two files, a broken file, and the bundled
+one without transformers."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -8,9 +10,22 @@ import pytest
 from base_files import assert_refused
 from transformers import AutoTokenizer, GPT2Tokenizer
 
+from neo_peft.corpora.sources import load_splits
 from neo_peft.formats.base import load_base
-from neo_peft.formats.base_folder import OTHER_VOCABULARIES, TOKENIZER_FILES, versioned_tokenizers
-from neo_peft.formats.tokenizer import load_tokenizer, splitting_digest
+from neo_peft.formats.base_folder import (
+    BUNDLED,
+    OTHER_VOCABULARIES,
+    TOKENIZER_FILES,
+    versioned_tokenizers,
+)
+from neo_peft.formats.tokenizer import (
+    ODD_TEXTS,
+    BundledTokenizer,
+    load_tokenizer,
+    load_with_transformers,
+    splitting_digest,
+)
+from neo_peft.tasks import TASKS
 
 
 @pytest.fixture
@@ -160,3 +175,80 @@ def test_a_tokenizer_that_splits_at_random_is_refused(folder):
 def test_a_broken_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").write_text("{}")
     assert_refused(folder, f"{folder}: the tokenizer cannot be loaded: ")
+
+
+# ---- The bundled model's tokenizer
+
+
+def without_transformers(tokenizer: BundledTokenizer) -> bool:
+    return "in_transformers" not in vars(tokenizer)
+
+
+def test_the_bundled_tokenizer_encodes_and_decodes_as_the_one_of_transformers():
+    folder = BUNDLED["neo-mini"]
+    ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    # The whole state: vocabulary, merges, normalizer, added tokens, truncation and padding.
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert ours.backend_tokenizer.encode_special_tokens == theirs.split_special_tokens is False
+    assert ours.all_special_ids == theirs.all_special_ids == [0]
+    assert ours.name_or_path == theirs.name_or_path
+    rows = [row for task in TASKS.values() if task.name in ("ner", "sentiment", "similarity")
+            for row in load_splits(task, "sample").test]  # fmt: skip
+    values = [value for row in rows for value in row.values()]
+    sample = [" ".join(value) if isinstance(value, list) else value for value in values]
+    for text in (*ODD_TEXTS, *sample):
+        ids = ours.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.decode(ids) == theirs.decode(ids)
+        for start in range(min(9, len(ids))):  # also in the middle of a letter of several bytes
+            assert ours.decode(ids[start : start + 1]) == theirs.decode(ids[start : start + 1])
+    assert splitting_digest(ours) == splitting_digest(theirs)
+    assert without_transformers(ours)
+
+
+def test_the_bundled_tokenizer_is_saved_as_transformers_saves_it(tmp_path):
+    ours = load_tokenizer(BUNDLED["neo-mini"])
+    ours.save_pretrained(tmp_path / "ours")
+    load_with_transformers(BUNDLED["neo-mini"]).save_pretrained(tmp_path / "theirs")
+    files = [
+        sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("ours", "theirs")
+    ]
+    assert files[0] == files[1] == ["tokenizer.json", "tokenizer_config.json"]
+    for name in files[0]:
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+    # From the first use of transformers' tokenizer on, a change of its backend is one of ours.
+    assert ours.backend_tokenizer is ours.in_transformers.backend_tokenizer
+    assert ours("a b").input_ids == load_with_transformers(BUNDLED["neo-mini"])("a b").input_ids
+
+
+def test_what_is_set_in_the_bundled_tokenizer_is_saved(tmp_path):
+    ours = load_tokenizer(BUNDLED["neo-mini"])
+    ours.pad_token, ours.model_max_length = "<|endoftext|>", 77
+    ours.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert saved.pad_token_id == ours.pad_token_id == 0
+    assert saved.model_max_length == ours.model_max_length == 77
+
+
+def test_the_bundled_tokenizer_can_be_copied():
+    ours = load_tokenizer(BUNDLED["neo-mini"])
+    for copied in (copy.copy(ours), copy.deepcopy(ours)):
+        assert copied.decode([300]) == ours.decode([300]) and without_transformers(copied)
+    assert without_transformers(ours)
+
+
+def test_only_a_folder_with_exactly_the_bundled_files_has_the_bundled_tokenizer(folder):
+    def is_bundled() -> bool:
+        return isinstance(load_tokenizer(folder), BundledTokenizer)
+
+    assert is_bundled()
+    for name in {*TOKENIZER_FILES, *OTHER_VOCABULARIES} - {"tokenizer.json"}:
+        path = folder / name
+        original = path.read_bytes() if path.exists() else None
+        path.write_text("{}")  # changed, or new
+        assert not is_bundled(), name
+        path.unlink() if original is None else path.write_bytes(original)
+    assert is_bundled()
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content))  # the same, in other bytes
+    assert not is_bundled()

@@ -34,6 +34,12 @@ def run(command: str) -> int:
         return stop.code
 
 
+def shown(err: str) -> str:
+    """Return what a terminal shows of standard error: what comes after a carriage return overwrites
+    a progress bar, or the line "loading neo-mini"."""
+    return "\n".join(line.rsplit("\r", 1)[-1] for line in err.split("\n"))
+
+
 def refused(capfd, command: str, message: str) -> None:
     """Assert that a command prints one error line, exits with status 2 and writes no file.
 
@@ -43,8 +49,7 @@ def refused(capfd, command: str, message: str) -> None:
     capfd.readouterr()
     status = run(command)
     out, err = capfd.readouterr()
-    # what a terminal shows: the error line overwrites a progress bar
-    line = err.rsplit("\r", 1)[-1]
+    line = shown(err)
     expected = f"error: {message.replace('{here}', str(Path().resolve()))}\n"
     assert line == expected or re.fullmatch(re.escape(expected).replace("…", r"[^\n]*"), line)
     assert (status, out, sorted(Path().rglob("*"))) == (2, "", before)

@@ -225,10 +225,10 @@ def test_a_damaged_stopped_run_resumes_to_the_same_result_or_is_refused(
     job = training.prepare(good_settings, training.Output(Path(), print, training.no_progress, 0.0))
     start_weights = {name: p.detach().clone() for name, p in job.tuned.model.trainable().items()}
 
-    def prepare(settings, output, resumed_threads):
+    def prepare(settings, output, resumed_threads, shared=None):
         # damaged settings can name another base or other data
         if flags_of(settings) != flags_of(good_settings):
-            return original_prepare(settings, output, resumed_threads)
+            return original_prepare(settings, output, resumed_threads, shared)
         torch.set_num_threads(resumed_threads or 1)
         with torch.no_grad():
             for key, parameter in job.tuned.model.trainable().items():

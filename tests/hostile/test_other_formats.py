@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from refusals import forbid_loading, refused, run
+from refusals import forbid_loading, refused, run, shown
 
 from neo_peft.analysis.plan import PLAN, RESULTS, make_plan
 from neo_peft.runs.checkpoints import STATE
@@ -84,5 +84,5 @@ def test_a_checkpoint_in_another_format_is_refused_by_name(capfd, monkeypatch, v
     set_format(Path(file), version)
     before = sorted(Path().rglob("*"))
     assert run("train --resume started") == 2
-    assert capfd.readouterr().err == f"error: {refusal(file, version)}\n"
+    assert shown(capfd.readouterr().err) == f"error: {refusal(file, version)}\n"
     assert sorted(Path().rglob("*")) == before

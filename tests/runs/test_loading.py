@@ -13,10 +13,11 @@ from trained import make_run
 import evaluate
 from neo_peft.commands import predict
 from neo_peft.commands.train import parse_flags as parse_train_flags
+from neo_peft.defaults import BUNDLED_MODEL
 from neo_peft.errors import InputError
 from neo_peft.formats.base import load_base
-from neo_peft.formats.base_folder import FORMER_BUNDLED
-from neo_peft.runs import loading
+from neo_peft.formats.base_folder import BUNDLED
+from neo_peft.runs import loading, origin
 from neo_peft.runs.folder import read_record, write_record
 from neo_peft.system.exit_status import exit_status
 
@@ -122,14 +123,27 @@ def test_another_base_in_another_precision_is_another_base(folder, tmp_path):
         loading.load(run, loading.settings_in(run, str(half)))
 
 
-def test_a_run_on_a_former_bundled_model_is_refused_with_the_reason(folder, tmp_path):
+@pytest.mark.parametrize("spelling", [BUNDLED_MODEL, str(BUNDLED[BUNDLED_MODEL])])
+def test_a_run_on_a_former_bundled_model_is_refused_with_the_reason(
+    folder, tmp_path, monkeypatch, spelling
+):
     run = make_run(tmp_path / "run", folder, "ner", "lora")
-    record = read_record(run)
-    former = record["base"] | {"fingerprint": FORMER_BUNDLED[0]}
-    write_record(run, record | {"base": former})
+    fingerprint = read_record(run)["base"]["fingerprint"]
+    monkeypatch.setattr(origin, "FORMER_BUNDLED", (fingerprint,))
     message = (
         "run was trained on the neo-mini of an earlier version of neo_peft; the bundled model "
         "changed since then: train again"
     )
     with pytest.raises(InputError, match=message):
-        loading.load(run, loading.settings_in(run))
+        loading.load(run, loading.settings_in(run, spelling))
+
+
+def test_with_another_model_a_former_bundled_model_is_any_other_base(folder, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", folder, "ner", "lora")
+    fingerprint = read_record(run)["base"]["fingerprint"]
+    monkeypatch.setattr(origin, "FORMER_BUNDLED", (fingerprint,))
+    assert not loading.load(run).notes
+    change_tensors(folder, lambda tensors: tensors["transformer.ln_f.bias"].add_(1))
+    message = f"run was trained on another base than {folder}: the fingerprint of its base is "
+    with pytest.raises(InputError, match=re.escape(message + fingerprint[:12])):
+        loading.load(run)

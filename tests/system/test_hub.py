@@ -47,13 +47,14 @@ def hub():
 
 
 def environment(endpoint: str, home: Path, **others: str) -> dict[str, str]:
-    """Return this process's environment with another hub and cache, and with network access."""
+    """Return this process's environment with another hub and cache, with network access, and
+    without bars."""
     ours = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
     }
-    direct = {"NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(ROOT)}
+    direct = {"NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
     return ours | direct | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)} | others
 
 
