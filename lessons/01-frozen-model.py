@@ -78,8 +78,8 @@ for i in (-4, -3, -2, -1):
 # q·k / √d, with d numbers in each head, because the dot products of *random* vectors grow with √d
 # (Vaswani et al. 2017, section 3.2.1). GPT-Neo leaves the division out. Can it compute less, then?
 # No: q = W_q x, so dividing W_q by √d gives the same scores. Mesh TensorFlow, in which GPT-Neo was
-# trained, does this at the start: it draws W_q smaller than W_k by √d. The trap: a program that
-# divides the scores of these *trained* weights runs without an error, but it is another model.
+# trained, does this at the start: the initial W_q is √d times smaller than W_k. The trap: a program
+# that divides the scores of these *trained* weights raises no error, but it is another model.
 
 # %%
 divided = copy.deepcopy(trunk)

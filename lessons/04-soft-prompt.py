@@ -81,8 +81,8 @@ print("equal hidden states of the text:", torch.allclose(later, hidden[P:], atol
 # ## Three starts
 # Where shall training start? At the embeddings of a text (the instruction), at those of random
 # tokens, or at random numbers with the spread of the vocabulary? Lester et al. compare starts in
-# section 3.2: the label words were best, except in their largest model, where all were equal.
-# The learning rate is high. Which start learns fastest here, by the loss of the label's tokens?
+# section 3.2: the label words were best, but in their largest model the start made no difference.
+# The learning rate is high. Which start learns fastest, by the loss of the tokens after `Label :`?
 
 # %%
 print("mean loss of steps", *(f"{i}-{i + 3}" for i in range(1, 24, 4)))
@@ -122,9 +122,9 @@ for start in (P, P + 1, P + 50, 0):
 # > text at  0: loss 5.51
 
 # %% [markdown]
-# No error is raised. Padding on the left moves the positions in just this way.
+# No error is raised. Padding on the left moves the positions too, unless a program corrects them.
 # ## Exercises
-# 1. The mask (T, P + T) of a local layer, True where a token of the text (a row) attends.
+# 1. The mask (T, P + T) of a local layer (lesson 1), True where a token of the text (row) attends.
 # 2. The positions of a batch's tokens, text after text, without the prompt: a list.
 # 3. The start from a text: P embeddings (P, H). ids (a tensor) are repeated or cut to P tokens.
 

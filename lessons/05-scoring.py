@@ -62,7 +62,7 @@ for name, answers in (("always O", always_o), ("most frequent tag", looked_up)):
 # ## Viterbi
 # A head gives each tag of a word a probability. Is each word's best tag (*greedy*) a good answer?
 # It can be invalid: I-DNA must follow B-DNA or I-DNA. We want the valid sequence with the largest
-# product. T words have K^T. Viterbi's algorithm keeps one for each tag of a word: T · K² steps.
+# product. Of K^T sequences, Viterbi's algorithm keeps only the best one up to each word and tag.
 
 # %%
 labels = ("O", "B-DNA", "I-DNA")
@@ -116,7 +116,7 @@ for name, values in (*f1.items(), ("viterbi - greedy", f1["viterbi"] - f1["greed
 # %% [markdown]
 # ## Leaks
 # The study that this project repeats trained on nine tenths of a file of news, and tested on a
-# second file, whose sentences are all in the first. We split the sample so, and classify by word counts.
+# second file, whose sentences are all in the first. We do so with the sample, by word counts.
 
 # %%
 splits = neo_peft.load_splits(task := neo_peft.get_task("sentiment"), "sample")
