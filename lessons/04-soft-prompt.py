@@ -118,8 +118,8 @@ for start in (P, P + 1, P + 50, 0):
     print(f"text at {start:2}: loss {loss:.2f}")
 # > text at 20: loss 1.02
 # > text at 21: loss 1.02
-# > text at 70: loss 1.37
-# > text at  0: loss 5.51
+# > text at 70: loss 1.35
+# > text at  0: loss 5.47
 
 # %% [markdown]
 # No error is raised. Padding on the left moves the positions too, unless a program corrects them.
