@@ -1,0 +1,89 @@
+"""Solutions of lesson 4, and what is wrong in each of some likely answers."""
+
+import torch
+from check import Exercise
+
+
+# 1. Token t of the text has the position P + t. It attends to the positions from P + t - window + 1
+#    to P + t. So from token window - 1 on, no token sees the prompt in this layer. In later layers
+#    it still gets something of the prompt, through the tokens in between.
+def prompt_mask(P, T, window):
+    distance = P + torch.arange(T)[:, None] - torch.arange(P + T)
+    return (distance >= 0) & (distance < window)
+
+
+# 2. Each text is behind the prompt, and not behind the text before it.
+def positions(P, lengths):
+    return [P + i for length in lengths for i in range(length)]
+
+
+# 3. The index of a token in the text: 0, 1, … len(ids) - 1, then 0 again.
+def start_from_text(wte, ids, P):
+    return wte[ids[torch.arange(P) % len(ids)]]
+
+
+# ---- For `check`
+def padded(wte, ids, P):
+    found = wte.new_zeros(P, wte.shape[1])
+    found[: len(ids)] = wte[ids[:P]]
+    return found
+
+
+torch.manual_seed(4)
+MASK = Exercise(
+    prompt_mask,
+    [(3, 6, 4), (2, 5, 9)],
+    {
+        "the text starts at position P, not at 0": lambda P, T, window: prompt_mask(
+            0, P + T, window
+        )[:T],
+        "the window counts for the prompt too: these tokens see all of it": (
+            lambda P, T, window: torch.cat(
+                [torch.ones(T, P, dtype=torch.bool), prompt_mask(P, T, window)[:, P:]], dim=1
+            )
+        ),
+        "this is the mask of a global layer": lambda P, T, window: prompt_mask(P, T, P + T),
+        "one key too many: the window includes the token itself": lambda P, T, window: prompt_mask(
+            P, T, window + 1
+        ),
+        "rows are queries, columns are keys: transpose it": lambda P, T, window: (
+            prompt_mask(P, T, window).T
+        ),
+        "the queries are the tokens of the text only": lambda P, T, window: prompt_mask(
+            0, P + T, window
+        ),
+    },
+)
+POSITIONS = Exercise(
+    positions,
+    [(4, [3, 5]), (2, [2, 1, 4])],
+    {
+        "each text starts at P: the texts are not one long text": lambda P, lengths: list(
+            range(P, P + sum(lengths))
+        ),
+        "the texts start at P, not at 0": lambda P, lengths: positions(0, lengths),
+        "the first position is 0, so the first one after the prompt is P": lambda P, lengths: (
+            positions(P + 1, lengths)
+        ),
+        "without the prompt's own positions": lambda P, lengths: [
+            *range(P),
+            *positions(P, lengths),
+        ],
+    },
+)
+WTE = torch.randn(11, 3)
+START = Exercise(
+    start_from_text,
+    [(WTE, torch.tensor([5, 2, 8, 9]), 10), (WTE, torch.tensor([7, 1, 4]), 2)],
+    {
+        "repeat the tokens in place of zeros": padded,
+        "repeat the whole text, not each token": lambda wte, ids, P: wte[
+            ids.repeat_interleave(-(-P // len(ids)))[:P]
+        ],
+        "it must have P embeddings": lambda wte, ids, P: wte[ids],
+        "these are the tokens: look up their embeddings in wte": lambda wte, ids, P: ids[
+            torch.arange(P) % len(ids)
+        ],
+    },
+)
+EXERCISES = [MASK, POSITIONS, START]
