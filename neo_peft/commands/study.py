@@ -7,20 +7,16 @@ The study's folder gets table.md, results.json, a plot, and a folder for each ru
 
 import argparse
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
 from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
 from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.errors import InputError
-from neo_peft.formats.base_folder import with_size
 from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
-from neo_peft.system.bars import show_progress
 
 # flags of train.py that a study does not have, or that have another meaning in it
 LEFT_OUT = ("epochs", "seed", "out", "resume", "json")
@@ -136,28 +132,26 @@ def main(argv: Sequence[str]) -> None:
         if "resume" in study_flags
         else plan_from_flags(study_flags, train_flags, argv)
     )
-    with LoadingLine(with_size(plan["model"])) as loading:
-        with stopping.delayed():  # an interrupted import can raise any error
-            from neo_peft.analysis import study  # after the flags, since torch takes seconds
+    with LoadingLine("torch"), stopping.delayed():
+        # an interrupted import can raise any error
+        from tqdm import tqdm
 
-        def progress(items: Iterable, what: str, *others: Any) -> tqdm:
-            if what != "study":  # the bar of a run, which has loaded its base
-                loading.remove()
-            return show_progress(items, what, *others)
+        from neo_peft.analysis import study  # after the flags, since torch takes seconds to import
+        from neo_peft.system.bars import show_progress
 
-        folder, made = (
-            (Path(study_flags["resume"]), [])
-            if "resume" in study_flags
-            else study.make_study_folder(plan, study_flags.get("out"))
-        )
-        count = len(plan["runs"])
-        tqdm.write(f"{count} run{'s' if count > 1 else ''}; runs and their logs are in {folder}")
-        try:
-            text, refused = study.run_study(folder, plan, tqdm.write, progress)
-        except Exception:
-            if "resume" not in study_flags:
-                study.remove_unstarted_study(folder, made, plan)
-            raise
+    folder, made = (
+        (Path(study_flags["resume"]), [])
+        if "resume" in study_flags
+        else study.make_study_folder(plan, study_flags.get("out"))
+    )
+    count = len(plan["runs"])
+    tqdm.write(f"{count} run{'s' if count > 1 else ''}; runs and their logs are in {folder}")
+    try:
+        text, refused = study.run_study(folder, plan, tqdm.write, show_progress)
+    except Exception:
+        if "resume" not in study_flags:
+            study.remove_unstarted_study(folder, made, plan)
+        raise
     tqdm.write(f"\n{text}\nTables, plots and runs are in {folder}.")
     if refused:
         raise InputError(

@@ -9,12 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from neo_peft import loop
-from neo_peft.commands import study
 from neo_peft.commands.loading_line import LoadingLine, run_with_base
-from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
-from neo_peft.runs import shared
 from neo_peft.runs.folder import write_record
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +24,7 @@ ROOT = Path(__file__).parents[2]
         ("evaluate.py --task ner --model neo-mini", "neo-mini"),
         ("evaluate.py run", "run"),
         ("neo_peft/__main__.py predict run text", "run"),
-        ("neo_peft/__main__.py study --task sentiment", "neo-mini"),
+        ("neo_peft/__main__.py study --task sentiment", "torch"),
     ],
 )
 def test_a_command_says_what_it_loads_before_it_imports_torch(argv, expected):
@@ -78,32 +74,6 @@ def test_a_terminal_without_a_size_gets_the_line_too(terminal, monkeypatch):
     with LoadingLine("neo-mini"):
         assert written() == "loading neo-mini\n"
     assert written() == ""
-
-
-def test_the_line_of_a_study_stands_until_its_base_is_loaded(tiny_folder, monkeypatch):
-    lines, stands = [], []
-    make_line, load, steps = study.LoadingLine, shared.load_base_for, loop.steps
-    monkeypatch.setattr(
-        study, "LoadingLine", lambda what: lines.append(make_line(what)) or lines[0]
-    )
-
-    def look(function):
-        def looking(*inputs):
-            stands.append(not lines[0].bar.disable)  # a closed bar is disabled
-            return function(*inputs)
-
-        return looking
-
-    monkeypatch.setattr(shared, "load_base_for", look(load))
-    monkeypatch.setattr(shared, "copy_sharing_matrices", look(shared.copy_sharing_matrices))
-    monkeypatch.setattr(loop, "steps", look(steps))
-    given = ["--epochs", "1", "--seeds", "1", "--model", str(tiny_folder), "--threads", "1"]
-    study.main([*given, "--task", "ner", "--train-limit", "9", "--eval-limit", "5"])
-    assert stands == [True, True, False]  # before and after the base is loaded, and in training
-    lines.clear()
-    with pytest.raises(InputError, match="a prompt of 500"):
-        study.main([*given, "--task", "sentiment", "--prompt-length", "500"])
-    assert lines[0].bar.disable
 
 
 def test_the_line_of_a_run_names_its_base_with_its_size(tmp_path):
