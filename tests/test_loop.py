@@ -2,13 +2,14 @@
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from corpus_files import CORPORA
-from repeats import pairs
+from repeats import first_quick, pairs
 from steps import train
 from torch.amp import GradScaler
 
@@ -47,9 +48,7 @@ def start(folder, task, method, precision="fp32", **flags):
     return load_untuned(settings, with_method=True), settings
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", CORPORA)
+@pytest.mark.parametrize(("method", "task"), first_quick(product(METHODS, CORPORA)))
 def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method):
     flags = {"rank": 16, "alpha": 32, "target_modules": "all-linear"} if "lora" in method else {}
     flags |= {"prompt_length": 20, "prompt_init": "vocab"} if "prompt" in method else {}

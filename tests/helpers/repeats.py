@@ -6,9 +6,12 @@ import pytest
 
 
 def first_quick(values: Iterable) -> list:
-    """Return parameters of which all but the first are slow."""
-    first, *others = values
-    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
+    """Return parameters of which all but the first are slow. A tuple is one value for each name."""
+    first, *others = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [
+        pytest.param(*first),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in others),
+    ]
 
 
 def pairs(left: Iterable, right: Iterable) -> list:

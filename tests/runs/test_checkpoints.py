@@ -521,7 +521,6 @@ def test_a_full_disk_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(
     assert (2, False) in ends and (2, True) in ends and (0, False) in ends
 
 
-@pytest.mark.slow
 def test_a_file_size_limit_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(
     stopped, tmp_path
 ):
@@ -563,7 +562,6 @@ def test_a_file_size_limit_stops_the_run_with_one_line_and_its_checkpoints_stay_
     assert ends >= {(2, False, False), (2, True, False), (0, True, False)}
 
 
-@pytest.mark.slow
 def test_a_read_only_folder_stops_the_run_with_one_line(run, tmp_path):
     if not can_mount(tmp_path):
         pytest.skip("no disk can be mounted here")

@@ -234,7 +234,6 @@ def test_a_filled_cache_is_enough_if_the_hub_fails_or_cannot_be_reached(tmp_path
     assert fetch(hub, tmp_path / "empty", "config.json") == refused(gone)
 
 
-@pytest.mark.slow
 def test_a_slow_hub_is_waited_for_and_a_silent_one_for_less_than_ten_seconds(hub, tmp_path):
     both = CONFIG | {"vocab.json": b"[]"}
     for name in ("slow", "silent", "half"):
@@ -385,7 +384,6 @@ def command(folder: Path, endpoint: str, home: Path, *argv: str, **env: str) -> 
     )
 
 
-@pytest.mark.slow
 def test_training_fetches_the_needed_files_of_the_hub_and_no_others(filled, tiny):
     hub, folder, lines = filled
     assert len(lines) == 3
@@ -462,7 +460,6 @@ def test_the_tokenizer_from_the_hub_is_that_of_a_folder_with_the_same_files(
     assert from_hub == from_folder and "8192" in from_hub.split()
 
 
-@pytest.mark.slow
 def test_each_run_has_the_hubs_rows_and_the_weights_of_its_revision(filled, tiny, tmp_path):
     _, folder, _ = filled
     for name in ("config.json", "tokenizer.json", WEIGHTS):
