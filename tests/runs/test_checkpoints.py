@@ -252,6 +252,10 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, message):
             lambda r: r.update(step=-1),
             "state.json is not the state of a checkpoint: ValueError: step is -1",
         ),
+        (
+            lambda r: r["computed"].update(threads=2**31),
+            "state.json is not the state of a checkpoint: ValueError: threads is 2147483648",
+        ),
         (lambda r: r.pop("best"), "state.json is not the state of a checkpoint: KeyError: 'best'"),
         (lambda r: r["log"].pop("sha256"), "metrics.jsonl was changed, or cut short, since"),
         (
