@@ -45,11 +45,6 @@ def request_end() -> bool:
     return _delayed
 
 
-def end_requested() -> bool:
-    """Return whether torchrun has told this process to end."""
-    return _end_requested
-
-
 @contextmanager
 def delayed() -> Iterator[None]:
     """Delay signals until `received` or `stop_if_received` is called, at the latest until the end

@@ -162,10 +162,9 @@ def _exit_together(store: "Store") -> None:
 
 
 def _wait_until(happened: Callable[[], bool]) -> None:
-    """Wait until this has happened, or torchrun has told this process to end, or until TIMEOUT.
-    (The store's own `wait` prints warnings.)"""
+    """Wait until this has happened, for TIMEOUT at most. (The store's `wait` prints warnings.)"""
     until = time.monotonic() + TIMEOUT.total_seconds()
-    while not (happened() or signals.end_requested()) and time.monotonic() < until:
+    while not happened() and time.monotonic() < until:
         time.sleep(0.02)
 
 
