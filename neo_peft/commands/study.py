@@ -128,6 +128,24 @@ def plan_to_resume(
     return plan
 
 
+class StudyBars:
+    """Shows the bars of a study. The first one is its own: it names what is being loaded, until the
+    first bar of a run, which has then loaded its base."""
+
+    def __init__(self, loading: LoadingLine):
+        self.loading, self.own = loading, None
+
+    def __call__(self, items: Iterable, what: str, *others: Any) -> tqdm:
+        self.loading.remove()
+        bar = show_progress(items, what, *others)
+        if self.own is None:
+            self.own = bar
+            bar.set_postfix_str(self.loading.text)
+        elif self.own.postfix:
+            self.own.set_postfix_str("")
+        return bar
+
+
 def main(argv: Sequence[str]) -> None:
     """Run a study, or resume one, and print its tables."""
     study_flags, train_flags = parse_flags(argv)
@@ -140,11 +158,6 @@ def main(argv: Sequence[str]) -> None:
         with stopping.delayed():  # an interrupted import can raise any error
             from neo_peft.analysis import study  # after the flags, since torch takes seconds
 
-        def progress(items: Iterable, what: str, *others: Any) -> tqdm:
-            if what != "study":  # the bar of a run, which has loaded its base
-                loading.remove()
-            return show_progress(items, what, *others)
-
         folder, made = (
             (Path(study_flags["resume"]), [])
             if "resume" in study_flags
@@ -153,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
         count = len(plan["runs"])
         tqdm.write(f"{count} run{'s' if count > 1 else ''}; runs and their logs are in {folder}")
         try:
-            text, refused = study.run_study(folder, plan, tqdm.write, progress)
+            text, refused = study.run_study(folder, plan, tqdm.write, StudyBars(loading))
         except Exception:
             if "resume" not in study_flags:
                 study.remove_unstarted_study(folder, made, plan)

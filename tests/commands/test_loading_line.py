@@ -12,7 +12,6 @@ from huggingface_hub import constants
 from neo_peft import loop
 from neo_peft.commands import study
 from neo_peft.commands.loading_line import LoadingLine, run_with_base
-from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
 from neo_peft.runs import shared
 from neo_peft.runs.folder import write_record
@@ -80,30 +79,28 @@ def test_a_terminal_without_a_size_gets_the_line_too(terminal, monkeypatch):
     assert written() == ""
 
 
-def test_the_line_of_a_study_stands_until_its_base_is_loaded(tiny_folder, monkeypatch):
-    lines, stands = [], []
-    make_line, load, steps = study.LoadingLine, shared.load_base_for, loop.steps
+def test_the_bar_of_a_study_names_what_it_loads_until_that_is_loaded(tiny_folder, monkeypatch):
+    said, bars, show = [], [], study.show_progress
     monkeypatch.setattr(
-        study, "LoadingLine", lambda what: lines.append(make_line(what)) or lines[0]
+        study, "show_progress", lambda *about: bars.append(show(*about)) or bars[-1]
     )
 
     def look(function):
         def looking(*inputs):
-            stands.append(not lines[0].bar.disable)  # a closed bar is disabled
+            said.append(bars[0].postfix)
             return function(*inputs)
 
         return looking
 
-    monkeypatch.setattr(shared, "load_base_for", look(load))
-    monkeypatch.setattr(shared, "copy_sharing_matrices", look(shared.copy_sharing_matrices))
-    monkeypatch.setattr(loop, "steps", look(steps))
-    given = ["--epochs", "1", "--seeds", "1", "--model", str(tiny_folder), "--threads", "1"]
-    study.main([*given, "--task", "ner", "--train-limit", "9", "--eval-limit", "5"])
-    assert stands == [True, True, False]  # before and after the base is loaded, and in training
-    lines.clear()
-    with pytest.raises(InputError, match="a prompt of 500"):
-        study.main([*given, "--task", "sentiment", "--prompt-length", "500"])
-    assert lines[0].bar.disable
+    for module, name in (
+        (shared, "load_base_for"),
+        (shared, "copy_sharing_matrices"),  # it follows
+        (loop, "steps"),
+    ):
+        monkeypatch.setattr(module, name, look(getattr(module, name)))
+    given = ["--task", "ner", "--epochs", "1", "--seeds", "1", "--model", str(tiny_folder)]
+    study.main([*given, "--train-limit", "9", "--eval-limit", "5", "--threads", "1"])
+    assert bars[0].desc == "study" and said == [f"loading {tiny_folder}"] * 2 + [""]
 
 
 def test_the_line_of_a_run_names_its_base_with_its_size(tmp_path):
