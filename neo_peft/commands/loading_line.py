@@ -21,9 +21,9 @@ class LoadingLine:
     """
 
     def __init__(self, what: str | None):
-        self.bar = None
+        self.text, self.bar = f"loading {what}", None
         if what:
-            self.bar = show_progress((), f"loading {what}", None, form="{desc}")
+            self.bar = show_progress((), self.text, None, form="{desc}")
 
     def before(self, function: Callable) -> Callable:
         """Return a function that removes the line and then calls the given one."""

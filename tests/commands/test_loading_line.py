@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from neo_peft import loop
+from neo_peft.commands import study
 from neo_peft.commands.loading_line import LoadingLine, run_with_base
 from neo_peft.formats.base_folder import with_size
+from neo_peft.runs import shared
 from neo_peft.runs.folder import write_record
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +27,7 @@ ROOT = Path(__file__).parents[2]
         ("evaluate.py --task ner --model neo-mini", "neo-mini"),
         ("evaluate.py run", "run"),
         ("neo_peft/__main__.py predict run text", "run"),
-        ("neo_peft/__main__.py study --task sentiment", "torch"),
+        ("neo_peft/__main__.py study --task sentiment", "neo-mini"),
     ],
 )
 def test_a_command_says_what_it_loads_before_it_imports_torch(argv, expected):
@@ -74,6 +77,30 @@ def test_a_terminal_without_a_size_gets_the_line_too(terminal, monkeypatch):
     with LoadingLine("neo-mini"):
         assert written() == "loading neo-mini\n"
     assert written() == ""
+
+
+def test_the_bar_of_a_study_names_what_it_loads_until_that_is_loaded(tiny_folder, monkeypatch):
+    said, bars, show = [], [], study.show_progress
+    monkeypatch.setattr(
+        study, "show_progress", lambda *about: bars.append(show(*about)) or bars[-1]
+    )
+
+    def look(function):
+        def looking(*inputs):
+            said.append(bars[0].postfix)
+            return function(*inputs)
+
+        return looking
+
+    for module, name in (
+        (shared, "load_base_for"),
+        (shared, "copy_sharing_matrices"),  # it follows
+        (loop, "steps"),
+    ):
+        monkeypatch.setattr(module, name, look(getattr(module, name)))
+    given = ["--task", "ner", "--epochs", "1", "--seeds", "1", "--model", str(tiny_folder)]
+    study.main([*given, "--train-limit", "9", "--eval-limit", "5", "--threads", "1"])
+    assert bars[0].desc == "study" and said == [f"loading {tiny_folder}"] * 2 + [""]
 
 
 def test_the_line_of_a_run_names_its_base_with_its_size(tmp_path):
