@@ -37,8 +37,9 @@ def show(name, matrix):  # its rows one after another, with | between them
 # ## The output
 # A starts at random (here with chosen numbers), B at zero. How far does LoRA change the output
 # before the first step? Not at all, whatever A is: training starts from the pretrained model.
-# A and B have r (in + out) numbers. In this toy layer these are more than W has. In a real layer
-# they are far fewer, because r is small there compared with in and out: lesson 3 counts them.
+# A and B have r (in + out) numbers: here more than W. In a real layer they are far fewer, because r
+# is small compared with in and out: lesson 3 counts them. alpha is a constant that you choose:
+# alpha / r sets how much the correction counts. Lesson 3 shows why it is divided by r.
 
 
 # %%
@@ -60,7 +61,7 @@ print("numbers in A and B:", A.numel() + B.numel(), " in W:", W.numel())
 #
 # Each contains the other matrix. Which one moves in the first step? Only B: while B is zero, the
 # gradient of A is zero. (If both were zero, neither would ever move.) W has a gradient too, g xᵀ.
-# But W is frozen: nobody computes it, and the optimizer stores nothing for W. This saves memory.
+# But W is frozen: neither its gradient nor Adam's two numbers for each weight need memory.
 
 # %%
 y = tensor([1.0, 1.0, 5.0])
@@ -86,9 +87,9 @@ for step in (1, 2):
 
 # %% [markdown]
 # ## The merge
-# W x + s · B A x = (W + s · B A) x. One matrix of W's shape replaces all three, so a merged model
-# is as fast as the untuned one. What can B A be? Its rows are mixtures of the r rows of A, so its
-# rank is at most r. Here it is lower, because one example gives one direction g.
+# W x + s · B A x = (W + s · B A) x. One matrix saves the two small products with A and B: a merged
+# model is as fast as the untuned one. Which rank has B A? At most r, usually r. Here it is lower:
+# the columns of B are parallel, because the one example gives g the same direction in both steps.
 
 # %%
 merged = W + s * B @ A
@@ -130,8 +131,8 @@ print("merged: largest difference", f"{(model['fc'].weight - merged).abs().max()
 # ## Exercises
 # Replace each `...` and run the lesson again.
 # 1. The outputs (N, out) of N tokens X (N, in). A token is a row of X: mind the transposes.
-# 2. The correction `old` is merged into W. Return W with `new` in its place. Each is (A, B, alpha),
-#    and their ranks differ. In this way one model in memory serves many tasks.
+# 2. W is merged: it contains the correction `old`. Return it with `new` in place of `old`. Each is
+#    (A, B, alpha), and their ranks differ. In this way one model in memory serves many tasks.
 
 
 # %%

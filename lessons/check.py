@@ -19,7 +19,8 @@ class Exercise:
 
     solution: Callable  # the function without the hole
     cases: list[tuple]  # the arguments of each call that is compared
-    mistakes: dict[str, Callable]  # what is wrong, in a sentence: a function with this mistake
+    mistakes: dict[str, Callable]  # what is wrong, in a sentence: a function with this mistake; it
+    # may raise an error
     draw: Callable | None = None  # from a wrong and the right value to a text; None: `drawing`
 
 
@@ -39,27 +40,30 @@ def check(lesson: int, answer: Callable) -> None:
 
 def verdict(exercise: Exercise, answer: Callable) -> str:
     """Return "right", or what is wrong with an answer."""
-    try:
-        found = values(exercise, answer)
-    except Exception as error:  # whatever the reader's function raises
-        if "ellipsis" in str(error):  # it computes with the hole
-            return OPEN
-        return f"it raises {type(error).__name__}: {error}"
-    if any(value is ... for value in found):
+    found = outcome(exercise, answer)
+    is_error = isinstance(found, str)
+    uses_hole = is_error and "ellipsis" in found
+    if uses_hole or any(value is ... for value in found):
         return OPEN
-    right = values(exercise, exercise.solution)
+    right = outcome(exercise, exercise.solution)
     if same(found, right):
         return "right"
     for sentence, mistaken in exercise.mistakes.items():
-        if same(found, values(exercise, mistaken)):
+        if same(found, outcome(exercise, mistaken)):
             return sentence
+    if is_error:
+        return f"it raises {found}"
     pair = next(pair for pair in zip(found, right, strict=True) if not same(*pair))
     return (exercise.draw or drawing)(*pair)
 
 
-def values(exercise: Exercise, function: Callable) -> list:
-    """Return the value of a function for each case. It gets copies: it can change its arguments."""
-    return [function(*copy.deepcopy(case)) for case in exercise.cases]
+def outcome(exercise: Exercise, function: Callable) -> list | str:
+    """Return the value of a function for each case, or its error as a text. It gets copies: it can
+    change its arguments."""
+    try:
+        return [function(*copy.deepcopy(case)) for case in exercise.cases]
+    except Exception as error:  # whatever the reader's function raises
+        return f"{type(error).__name__}: {error}"
 
 
 def same(found: object, right: object) -> bool:

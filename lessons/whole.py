@@ -1,11 +1,11 @@
 """LoRA and soft prompt tuning on GPT-Neo: everything in one file.
 
-    python lessons/whole.py ner lora            tags names in biomedical sentences
+    python lessons/whole.py ner lora            tags names (`ner head`: without LoRA, to compare)
     python lessons/whole.py sentiment prompt    classifies financial news (`sentiment lora` too)
 
 Read it from top to bottom: it is in the order in which it runs. It uses no part of the package
-`neo_peft`, which computes the same faster; each section names the package's file. With
-`--model FOLDER` it tunes any published GPT-Neo with a `model.safetensors`.
+`neo_peft`; each section names the package's file. Its test holds logits, losses and gradients equal
+to the package's. `--model FOLDER` tunes any published GPT-Neo with a `model.safetensors`.
 
 Shapes: B texts, T tokens in the longest text, P prompt embeddings, H hidden size, V vocabulary, K
 classes, M target positions. A hidden state is a row of H numbers for one token.
@@ -55,8 +55,9 @@ def read(task: str, split: str) -> list[tuple]:
 def encode(task: str, row: tuple, tokenize, end: int) -> tuple[list, list, list]:
     """Return a row's tokens, the indices of the tokens where something is predicted, and what.
 
-    ner: each word's tag at its first token. sentiment: the text is `Sentence : … Label : positive`;
-    from the last colon on, the next token of the label, then the end token.
+    ner: a word's tag at its first token (as in the original study; neo_peft has --read last).
+    sentiment: the text is `Sentence : … Label : positive`. At its last colon the target is
+    ` positive`, and at ` positive` the end token.
     """
     if task == "ner":
         ids, indices = [], []
@@ -71,15 +72,15 @@ def encode(task: str, row: tuple, tokenize, end: int) -> tuple[list, list, list]
 
 
 def collate(examples: list[tuple]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return a batch: tokens (B, T), padded with 0 on the right, then for each target position its
-    text, its index in the text, and its target, (M,) each.
-
-    Padding needs no mask: with a causal mask no token attends to the tokens on its right.
-    """
+    """Return a batch: tokens (B, T), padded with 0 on the right; then each target position's text,
+    its index in that text and its target, (M,) each. Padding needs no mask: with a causal mask no
+    token attends to the tokens on its right."""
     T = max(len(ids) for ids, _, _ in examples)
-    ids = torch.tensor([ids + [0] * (T - len(ids)) for ids, _, _ in examples])
-    flat = [(text, *pair) for text, (_, *two) in enumerate(examples) for pair in zip(*two)]
-    return ids, *torch.tensor(flat).T
+    padded = [ids + [0] * (T - len(ids)) for ids, _, _ in examples]
+    texts = [text for text, (_, indices, _) in enumerate(examples) for _ in indices]
+    indices = [index for _, indices, _ in examples for index in indices]
+    targets = [target for _, _, targets in examples for target in targets]
+    return tuple(map(torch.tensor, (padded, texts, indices, targets)))
 
 
 # ---- 3. GPT-Neo (neo_peft/gptneo.py; Black et al. 2021). Names are those of the published weights.
@@ -87,16 +88,12 @@ class Attention(nn.Module):
     def __init__(self, H: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.k_proj = nn.Linear(H, H, bias=False)
-        self.v_proj = nn.Linear(H, H, bias=False)
-        self.q_proj = nn.Linear(H, H, bias=False)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(H, H, bias=False) for _ in range(3))
         self.out_proj = nn.Linear(H, H)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, H / heads)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        layers = self.q_proj, self.k_proj, self.v_proj  # then q, k, v: (B, heads, T, H / heads)
+        q, k, v = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in layers)
         # (B, heads, T, T). GPT-Neo does not divide the scores by the root of the head's size.
         scores = (q @ k.transpose(2, 3)).masked_fill(~mask, -math.inf)
         return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
@@ -143,11 +140,10 @@ class GPTNeo(nn.Module):
 def load_trunk(folder: Path) -> GPTNeo:
     """Return the frozen GPT-Neo of a folder with config.json and model.safetensors."""
     trunk = GPTNeo(json.loads((folder / "config.json").read_text("utf-8")))
-    # Published files also hold the causal masks, and wte a second time as the language model head.
-    skipped = ("attention.bias", "attention.masked_bias", "lm_head.weight")
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        if not name.endswith(skipped):
-            trunk.get_parameter(name.removeprefix("transformer.")).data.copy_(tensor)
+    tensors = load_file(folder / "model.safetensors")  # published ones have masks and wte again
+    for name, parameter in trunk.named_parameters():
+        name = name if name in tensors else "transformer." + name
+        parameter.data.copy_(tensors[name])
     return trunk.requires_grad_(False)
 
 
@@ -157,9 +153,10 @@ class LoRA(nn.Module):
 
     def __init__(self, frozen: nn.Linear, r: int = 8, alpha: float = 16):
         super().__init__()
+        # alpha is a constant that you choose: alpha / r sets how much the correction counts.
         self.frozen, self.scaling = frozen, alpha / r
-        self.A = nn.Linear(frozen.in_features, r, bias=False)  # (r, in), random
-        self.B = nn.Linear(r, frozen.out_features, bias=False)  # (out, r)
+        self.A = nn.Linear(frozen.in_features, r, bias=False)  # (r, in), random, trained
+        self.B = nn.Linear(r, frozen.out_features, bias=False)  # (out, r), trained
         nn.init.zeros_(self.B.weight)  # so that training starts from the unchanged model
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,7 +171,7 @@ def add_lora(trunk: GPTNeo) -> None:
 
 # ---- 5. The model: trunk, soft prompt, head (neo_peft/prompt.py, model.py; Lester et al. 2021)
 class Model(nn.Module):
-    """GPT-Neo with an optional soft prompt (P, H), and a linear head (K, H) or its own head."""
+    """GPT-Neo with an optional soft prompt (P, H), and a linear head (K, H) or wte transposed."""
 
     def __init__(self, trunk: GPTNeo, classes: int | None, prompt_ids: list[int] | None):
         super().__init__()
@@ -188,12 +185,11 @@ class Model(nn.Module):
 
     def forward(self, ids: Tensor, texts: Tensor, indices: Tensor) -> Tensor:
         """Return the logits (M, K or V) at the target positions of a batch of tokens (B, T)."""
-        x, P = self.trunk.wte(ids), 0
-        if self.prompt is not None:
-            # The same P rows in front of each text. They are what is trained; wte is frozen.
-            P = len(self.prompt)
+        x = self.trunk.wte(ids)
+        if self.prompt is not None:  # the same P trained embeddings in front of each text
             x = torch.cat([self.prompt.expand(len(x), -1, -1), x], dim=1)
-        hidden = self.trunk(x)[texts, P + indices]  # (M, H): only where something is predicted
+            indices = indices + len(self.prompt)
+        hidden = self.trunk(x)[texts, indices]  # (M, H): only where something is predicted
         return hidden @ self.trunk.wte.weight.T if self.head is None else self.head(hidden)
 
 
@@ -224,27 +220,26 @@ def train(model: Model, examples: list, epochs: int, peak: float, warmup: float)
         yield loss.item()
 
 
-# ---- 7. Predictions and scores (neo_peft/decoding.py, metrics.py)
+# ---- 7. Predictions and scores (neo_peft/decoding.py, metrics.py): greedy tags here. The package
+# decodes with Viterbi and trains ten epochs, not five, so its scores are higher (lesson 5).
 def entities(tags: list[str]) -> set[tuple[str, int, int]]:
     """Return a sentence's entities: (type, first word, last word). An I-x that does not continue an
     entity x starts one, as in conlleval."""
-    found, kind, first = set(), None, 0
+    found, kind, first = set(), "", 0
     for i, tag in enumerate([*tags, "O"]):
-        continues = tag[:1] == "I" and tag[2:] == kind
-        if kind and not continues:
-            found.add((kind, first, i - 1))
-        if not continues:
-            kind, first = (None if tag == "O" else tag[2:]), i
+        if tag != f"I-{kind}":  # the entity so far, if there is one, ends before this word
+            if kind:
+                found.add((kind, first, i - 1))
+            kind, first = tag[2:], i  # the kind of "O" is empty
     return found
 
 
 def score(gold: list, predicted: list) -> str:
-    """Return the accuracy of labels, or F1 = 2 hits / (gold + predicted entities). A hit has the
-    right type, first word and last word."""
+    """Return the accuracy of labels, or F1 = 2 hits / (gold + predicted entities)."""
     if isinstance(gold[0], str):
-        return f"accuracy {sum(map(str.__eq__, gold, predicted)) / len(gold):.3f}"
+        return f"accuracy {sum(a == b for a, b in zip(gold, predicted)) / len(gold):.3f}"
     pairs = [(entities(right), entities(guess)) for right, guess in zip(gold, predicted)]
-    hits = sum(len(right & guess) for right, guess in pairs)
+    hits = sum(len(right & guess) for right, guess in pairs)  # equal type, first and last word
     return f"F1 {2 * hits / max(1, sum(len(right) + len(guess) for right, guess in pairs)):.3f}"
 
 
@@ -256,8 +251,10 @@ def predict(model: Model, examples: list[tuple], label_tokens: list[int] | None)
     for first in range(0, len(examples), 32):
         ids, texts, indices, _ = collate(examples[first : first + 32])
         for logits in model(ids, texts, indices).split(torch.bincount(texts).tolist()):
-            label = label_tokens and LABELS[logits[0, label_tokens].argmax()]
-            predicted.append(label or [TAGS[i] for i in logits.argmax(1)])
+            if label_tokens:
+                predicted.append(LABELS[logits[0, label_tokens].argmax()])
+            else:
+                predicted.append([TAGS[i] for i in logits.argmax(1)])
     return predicted
 
 
@@ -265,9 +262,11 @@ def predict(model: Model, examples: list[tuple], label_tokens: list[int] | None)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=["ner", "sentiment"])
-    parser.add_argument("method", choices=["lora", "prompt"])
+    parser.add_argument("method", choices=["lora", "prompt", "head"])
     parser.add_argument("--model", type=Path, default=ASSETS / "neo-mini", help="a folder")
     flags = parser.parse_args()
+    if flags.task == "sentiment" and flags.method == "head":
+        parser.error("sentiment has no linear head")
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_file(str(flags.model / "tokenizer.json"))
 
@@ -279,20 +278,21 @@ def main() -> None:
     examples = [encode(flags.task, row, tokenize, trunk.end) for row in rows]
     test = [encode(flags.task, row, tokenize, trunk.end) for row in test_rows]
     gold = [row[1] for row in test_rows]
-    is_ner, is_lora = flags.task == "ner", flags.method == "lora"
+    is_ner, is_prompt = flags.task == "ner", flags.method == "prompt"
     label_tokens = None if is_ner else [tokenize(" " + label)[0] for label in LABELS]
-    instruction = (tokenize(INSTRUCTIONS[flags.task]) * 20)[:20]
-    model = Model(trunk, len(TAGS) if is_ner else None, None if is_lora else instruction)
-    if is_lora:
+    instruction = (tokenize(INSTRUCTIONS[flags.task]) * 20)[:20]  # repeated or cut: P = 20
+    model = Model(trunk, len(TAGS) if is_ner else None, instruction if is_prompt else None)
+    if flags.method == "lora":
         add_lora(trunk)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{count:,} of {sum(p.numel() for p in model.parameters()):,} parameters are trained")
+    total = sum(p.numel() for p in model.parameters())
+    print(f"{count:,} of {total:,} parameters are trained" + (", head included" if is_ner else ""))
     print(f"before: {score(gold, predict(model, test, label_tokens))} on test")
-    epochs, peak, warmup = (5, 0.005, 0.0) if is_lora else (10, 0.1, 0.1)
-    steps = train(model, examples, epochs, peak, warmup)
-    for step, loss in enumerate(steps, 1):
+    # A prompt learns far slower at LoRA's rate (lesson 4).
+    epochs, peak, warmup = (10, 0.1, 0.1) if is_prompt else (5, 0.005, 0.0)
+    for step, loss in enumerate(train(model, examples, epochs, peak, warmup), 1):
         if step % 25 == 0:
-            print(f"step {step}: loss {loss:.3f}")
+            print(f"step {step}: loss {loss:.3f} in this batch")
     print(f"after: {score(gold, predict(model, test, label_tokens))} on test")
 
 

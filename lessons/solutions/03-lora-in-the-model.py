@@ -36,6 +36,12 @@ COUNT = Exercise(
             layers * rank * 8 * hidden
         ),
         "these are only q and v": lambda hidden, inner, layers, rank: layers * rank * 4 * hidden,
+        "attention has four layers, not two": lambda hidden, inner, layers, rank: (
+            layers * rank * (4 * hidden + 2 * (hidden + inner))
+        ),
+        "c_fc and c_proj are not square: they need hidden + inner": (
+            lambda hidden, inner, layers, rank: layers * rank * 12 * hidden
+        ),
         "this is the size of one layer: multiply by the number of layers": (
             lambda hidden, inner, layers, rank: count(hidden, inner, 1, rank)
         ),
@@ -61,6 +67,15 @@ TOGETHER = Exercise(
         "alpha / r is missing": lambda first, second: joined(first, second, 1, 1),
         "multiply by alpha / r, not by alpha": lambda first, second: joined(
             first, second, first[2], second[2]
+        ),
+        "two A of different ranks have no sum: concatenate them, and the two B too": (
+            lambda first, second: (first[0] + second[0], first[1] + second[1])
+        ),
+        "concatenate the columns of B (dim=1): they belong to the rows of A": (
+            lambda first, second: (
+                torch.cat([first[0], second[0]]),
+                torch.cat([first[1], second[1]]),
+            )
         ),
         "each correction keeps its own r in alpha / r, not the sum of both": with_sum_of_ranks,
         "the factors must be in B, not in A": lambda first, second: (

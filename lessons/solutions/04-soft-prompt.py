@@ -17,23 +17,15 @@ def positions(P, lengths):
     return [P + i for length in lengths for i in range(length)]
 
 
-# 3. The index of a token in the text: 0, 1, … len(ids) - 1, then 0 again.
-def start_from_text(wte, ids, P):
-    return wte[ids[torch.arange(P) % len(ids)]]
-
-
 # ---- For `check`
-def padded(wte, ids, P):
-    found = wte.new_zeros(P, wte.shape[1])
-    found[: len(ids)] = wte[ids[:P]]
-    return found
-
-
 torch.manual_seed(4)
 MASK = Exercise(
     prompt_mask,
     [(3, 6, 4), (2, 5, 9)],
     {
+        "the mask must be boolean: True and False": lambda P, T, window: prompt_mask(
+            P, T, window
+        ).float(),
         "the text starts at position P, not at 0": lambda P, T, window: prompt_mask(
             0, P + T, window
         )[:T],
@@ -61,6 +53,7 @@ POSITIONS = Exercise(
         "each text starts at P: the texts are not one long text": lambda P, lengths: list(
             range(P, P + sum(lengths))
         ),
+        "return a list, not a tensor": lambda P, lengths: torch.tensor(positions(P, lengths)),
         "the texts start at P, not at 0": lambda P, lengths: positions(0, lengths),
         "the first position is 0, so the first one after the prompt is P": lambda P, lengths: (
             positions(P + 1, lengths)
@@ -71,19 +64,4 @@ POSITIONS = Exercise(
         ],
     },
 )
-WTE = torch.randn(11, 3)
-START = Exercise(
-    start_from_text,
-    [(WTE, torch.tensor([5, 2, 8, 9]), 10), (WTE, torch.tensor([7, 1, 4]), 2)],
-    {
-        "repeat the tokens in place of zeros": padded,
-        "repeat the whole text, not each token": lambda wte, ids, P: wte[
-            ids.repeat_interleave(-(-P // len(ids)))[:P]
-        ],
-        "it must have P embeddings": lambda wte, ids, P: wte[ids],
-        "these are the tokens: look up their embeddings in wte": lambda wte, ids, P: ids[
-            torch.arange(P) % len(ids)
-        ],
-    },
-)
-EXERCISES = [MASK, POSITIONS, START]
+EXERCISES = [MASK, POSITIONS]

@@ -86,6 +86,7 @@ def assert_equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 CASES = [(task, method) for task in ("ner", "sentiment") for method in ("lora", "prompt")]
+CASES.append(("ner", "head"))
 
 
 @pytest.mark.parametrize(("task", "method"), CASES)
@@ -166,6 +167,13 @@ def test_it_imports_nothing_of_the_package_and_has_at_most_300_lines():
                if line.startswith(("import ", "from "))}  # fmt: skip
     assert "neo_peft" not in modules
     assert modules - set(sys.stdlib_module_names) == {"torch", "safetensors", "tokenizers"}
+
+
+def test_the_head_alone_is_only_for_tags(whole, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["whole.py", "sentiment", "head"])
+    with pytest.raises(SystemExit):
+        whole.main()
+    assert "sentiment has no linear head" in capsys.readouterr().err
 
 
 @pytest.mark.slow
