@@ -69,8 +69,8 @@ print(f"LoRA adds {f1['lora'] - f1['head']:.2f} to the head alone")
 # > head 0.47, lora 0.63: LoRA adds 0.16 to the head alone
 
 # %% [markdown]
-# Only the difference is due to LoRA. (Or to chance? See lesson 5.) In README it is another one: all
-# data, ten epochs, and LoRA in q and v only.
+# This is the difference after one epoch on half of the data, which also leaves the head alone far
+# from its best. (Or is it chance? See lesson 5.) README has ten epochs on all data, q and v only.
 # ## Why alpha / r
 # alpha is a constant that you choose. It acts much like the learning rate, so Hu et al. do not tune
 # it (section 4.1). Why divide it by r? B A x is a sum of r terms, and Adam's first step moves each

@@ -49,8 +49,8 @@ print(*Packing.of_texts(torch.tensor([5, 3]), start=4, prompt=True).positions.to
 # %% [markdown]
 # ## Keys and values do not depend on the text
 # The batch above has the prompt only once. Why is that enough? A token attends to itself and to
-# earlier ones, and the text comes later. So in every layer the prompt's hidden states, keys and
-# values are the same, whatever text follows. We reverse the text. What changes?
+# earlier ones, and the text comes later. (In the paper's T5 the prompt sees the text.) So in every
+# layer the prompt's keys and values are the same for all texts. We reverse the text. What changes?
 
 
 # %%

@@ -26,7 +26,7 @@ X, W, A, B = (torch.randn(*shape) for shape in ((N, IN), (OUT, IN), (R, IN), (OU
 NEW = torch.randn(OTHER_R, IN), torch.randn(OUT, OTHER_R), 5.0
 OUTPUTS = Exercise(
     outputs,
-    [(X, W, A, B, 3.0)],
+    [(X, W, A, B, 7.0)],
     {
         "multiply by alpha / r, not by alpha": lambda X, W, A, B, alpha: outputs(
             X, W, A, B, alpha * len(A)
@@ -42,7 +42,7 @@ OUTPUTS = Exercise(
 )
 SWITCH = Exercise(
     switch,
-    [(W, (A, B, 3.0), NEW)],
+    [(W, (A, B, 7.0), NEW)],
     {
         "the old correction is still in W: subtract it": lambda W, old, new: W + correction(*new),
         "the new correction is missing": lambda W, old, new: W - correction(*old),

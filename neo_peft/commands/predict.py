@@ -17,6 +17,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from neo_peft.commands.file_bar import FileBar
 from neo_peft.commands.flags import (
     ADAPTER_FLAGS,
@@ -105,8 +107,6 @@ def main(argv: Sequence[str]) -> None:
     folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
     with LoadingLine(", ".join(run_with_base(folder, flags.model) for folder in folders)):
         runs, evaluate = load_runs(folders, flags)
-    from tqdm import tqdm
-
     for note in dict.fromkeys(note for run in runs.values() for note in run.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
@@ -220,8 +220,6 @@ class Predictor:
 
 def print_above_bar(text: str) -> None:
     """Print a line on standard error, above the progress bar."""
-    from tqdm import tqdm
-
     tqdm.write(text, file=sys.stderr)
 
 
