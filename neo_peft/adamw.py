@@ -1,6 +1,4 @@
-"""AdamW, written out. torch has it too, but its first optimizer imports its compiler,
-which takes almost as long as importing torch.
-"""
+"""AdamW, written out: torch's first optimizer imports torch's compiler, which takes seconds."""
 
 from collections.abc import Iterable
 

@@ -239,8 +239,8 @@ def test_what_another_batch_size_or_other_rows_give_is_not_shared(small, calls):
 
 
 def test_a_study_of_precisions_loads_the_base_in_each(small, calls):
-    argv = "--task sentiment --epochs 1 --seeds 1 --sweep precision=fp32,bf16".split()
-    study.main([*argv, *small, "--out", "study"])
+    argv = ["--task", "sentiment", "--epochs", "1", "--seeds", "1", *small, "--out", "study"]
+    study.main([*argv, "--sweep", "precision=fp32,bf16"])
     assert calls["load_base"] == 2 and calls["split before"] == 4
     equal_to_single_runs("study", "precision-fp32-seed-0", "precision-bf16-seed-0")
 
