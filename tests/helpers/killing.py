@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.backends.backend_agg  # noqa: F401
@@ -74,13 +75,18 @@ def computed_until_end(process: int) -> float:
     return seconds
 
 
-def killed_after(process: int, seconds: float) -> bool:
-    """Kill a process after this CPU time. Return False if it ended before."""
+def killed_when(process: int, happened: Callable[[], bool]) -> bool:
+    """Kill a process when this has happened. Return False if it ended before."""
     ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    while computed_for(process) < seconds and not os.waitid(os.P_PID, process, ended):
+    while not happened() and not os.waitid(os.P_PID, process, ended):
         time.sleep(0.002)
     os.kill(process, signal.SIGKILL)
     return end(process) == -signal.SIGKILL
+
+
+def killed_after(process: int, seconds: float) -> bool:
+    """Kill a process after this CPU time. Return False if it ended before."""
+    return killed_when(process, lambda: computed_for(process) >= seconds)
 
 
 def result(folder: Path) -> dict:
