@@ -156,10 +156,10 @@ def train_and_score(settings: Settings, output: Output, shared: Shared | None = 
     describe(job)
     with closing(RunBar(job)) as run_bar:
         output = output._replace(print_line=above_bars(output.print_line), run_bar=run_bar)
-        return score_train_score(replace(job, output=output), checkpoint)
+        return do_job(replace(job, output=output), checkpoint)
 
 
-def score_train_score(job: Job, checkpoint: Checkpoint | None) -> dict:
+def do_job(job: Job, checkpoint: Checkpoint | None) -> dict:
     """Score, train and score again, or do what a checkpoint has not done. Return the content of
     run.json."""
     output, run_bar = job.output, job.output.run_bar
