@@ -13,6 +13,7 @@ import tempfile
 sys.path[:0] = [".", "..", "lessons"]  # so that it runs from the clone's root and from lessons/
 import torch
 from check import check
+from safetensors.torch import load_file
 
 import neo_peft
 from neo_peft.decoding import score
@@ -24,7 +25,7 @@ torch.manual_seed(0)
 base = neo_peft.load_base("neo-mini")
 ids = torch.tensor(base.tokenizer("The IL-2 gene is active in T cells")["input_ids"])
 packing = Packing.of_texts(torch.tensor([len(ids)]))  # one text, and its positions (lesson 1)
-before = base.trunk(base.trunk.embed(ids), packing)  # the hidden states of the untuned model
+before = base.trunk(x := base.trunk.embed(ids), packing)  # the hidden states of the untuned model
 
 # %% [markdown]
 # ## Where, and how much
@@ -37,10 +38,10 @@ before = base.trunk(base.trunk.embed(ids), packing)  # the hidden states of the 
 trunk, r, H = copy.deepcopy(base.trunk), 8, base.trunk.config.hidden_size
 add_lora(trunk, ["q_proj", "v_proj"], rank=r, alpha=16)  # freezes everything else
 trained = sum(w.numel() for w in trunk.parameters() if w.requires_grad)
-print(f"trained: {trained:,}, by hand {trunk.config.num_layers * 2 * r * (H + H):,}", end=", ")
-print(f"that is {100 * trained / base.parameters:.2f} % of {base.parameters:,}")
-print("bit for bit equal at the start:", torch.equal(trunk(trunk.embed(ids), packing), before))
-# > trained: 32,768, by hand 32,768, that is 0.62 % of 5,319,168
+by_hand = trunk.config.num_layers * 2 * r * (H + H)
+print(f"trained: {trained:,}, by hand {by_hand:,}, {trained / base.parameters:.2%} of the model")
+print("bit for bit equal at the start:", torch.equal(trunk(x, packing), before))
+# > trained: 32,768, by hand 32,768, 0.62% of the model
 # > bit for bit equal at the start: True
 
 # %% [markdown]
@@ -49,39 +50,37 @@ print("bit for bit equal at the start:", torch.equal(trunk(trunk.embed(ids), pac
 # starts at random, so every method must train it too. How much of the score (F1, see lesson 5) is
 # due to LoRA, then? We train twice, on half of the data: the head alone, and with LoRA in all six.
 
+
 # %%
-splits = neo_peft.load_splits(task := neo_peft.get_task("ner"), "sample")
-given, f1 = {"learning_rate": 0.005, "epochs": 1, "batch_size": 4, "threads": 1}, {}
-
-
 def f1_on_test(model):
     predicted = neo_peft.evaluate(model, tuned.encoder, tuned.encoder(splits.test)).predicted
     return score(task, splits.test, predicted)["f1"]
 
 
+splits = neo_peft.load_splits(task := neo_peft.get_task("ner"), "sample")
+given, f1 = {"learning_rate": 0.005, "epochs": 1, "batch_size": 4, "threads": 1}, {}
 for method, where in (("head", {}), ("lora", {"target_modules": "all-linear"})):
     settings = neo_peft.make_settings(task="ner", method=method, **given, **where)
     tuned = neo_peft.load_untuned(settings, with_method=True)  # LoRA: r = 8, alpha = 16
     neo_peft.fit(tuned.model, tuned.encoder(splits.train[::2]), settings)
     f1[method] = f1_on_test(tuned.model)
-print(", ".join(f"{name} {value:.2f}" for name, value in f1.items()), end=": ")
-print(f"LoRA adds {f1['lora'] - f1['head']:.2f} to the head alone")
-# > head 0.47, lora 0.63: LoRA adds 0.16 to the head alone
+print(f"head {f1['head']:.2f}, with LoRA {f1['lora']:.2f}: adds {f1['lora'] - f1['head']:.2f}")
+# > head 0.47, with LoRA 0.63: adds 0.16
 
 # %% [markdown]
 # This is the difference after one epoch on half of the data, which also leaves the head alone far
 # from its best. (Or is it chance? See lesson 5.) README has ten epochs on all data, q and v only.
 # ## Why alpha / r
-# alpha is a constant that you choose. It acts much like the learning rate, so Hu et al. do not tune
-# it (section 4.1). Why divide it by r? B A x is a sum of r terms, and Adam's first step moves each
-# number of B by the learning rate, however small its gradient is. So B A x grows with r; alpha / r
-# shrinks. How far does one step move the hidden states? Read down the columns; left, alpha is r.
+# alpha is a constant that you choose (peft's default: 8). It acts much like the learning rate:
+# Hu et al. do not tune it (section 4.1). Why divide it by r? B A x is a sum of r terms, and Adam's
+# first step moves each number of B by the learning rate: B A x grows with r; alpha / r shrinks, and
+# rsLoRA's alpha / √r less. How far does a step move the hidden states? Read down; left, alpha = r.
 
 # %%
 for rank in (2, 8, 32):
     for alpha in (rank, 16):
         add_lora(model := copy.deepcopy(base.trunk), rank=rank, alpha=alpha)
-        logits = model(x := model.embed(ids), packing) @ model.wte.weight.T
+        logits = model(x, packing) @ model.wte.weight.T
         torch.nn.functional.cross_entropy(logits[:-1], ids[1:]).backward()  # of the next tokens
         torch.optim.Adam([w for w in model.parameters() if w.requires_grad], lr=3e-4).step()
         moved = f"factor {alpha / rank:3}: moved {(model(x, packing) - before).norm():.2f}"
@@ -110,8 +109,7 @@ for factor, mistake in ((1, "forgotten"), (16, "alpha, not divided by r")):
 
 # %%
 merge_lora(merged := copy.deepcopy(tuned.model.eval()))
-ours, plain = (m.logits(m.transformer(base.trunk.embed(ids), packing))
-               for m in (tuned.model, merged))  # fmt: skip
+ours, plain = (m.logits(m.transformer(x, packing)) for m in (tuned.model, merged))
 print("merged: equal logits", torch.allclose(ours, plain, atol=1e-4))
 try:
     import peft
@@ -119,12 +117,14 @@ try:
 
     with tempfile.TemporaryDirectory() as folder:
         neo_peft.save_adapter(folder, tuned.model, settings)
+        print(max(load_file(f"{folder}/adapter_model.safetensors")), "is the last name")
         theirs = Theirs.from_pretrained(base.folder, num_labels=11, dtype=torch.float32)
         theirs = peft.PeftModel.from_pretrained(theirs, folder).eval()
     print("peft: equal logits", torch.allclose(theirs(ids[None]).logits[0], ours, atol=1e-4))
 except ImportError:
     print("peft is not installed (pip install peft): nothing to compare")
 # > merged: equal logits True
+# > base_model.model.transformer.h.3.mlp.c_proj.lora_B.weight is the last name
 # > peft: equal logits True
 
 # %% [markdown]

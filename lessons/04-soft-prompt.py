@@ -13,7 +13,6 @@ import torch
 from check import check
 
 import neo_peft
-from neo_peft import loop
 from neo_peft.encoding import collate
 from neo_peft.packing import Packing
 from neo_peft.progress import no_progress
@@ -32,7 +31,7 @@ ids = torch.tensor(base.tokenizer("Sentence : Sales rose . Label :")["input_ids"
 prompt = trunk.embed(torch.tensor(base.tokenizer(task.instruction)["input_ids"]))  # (P, H)
 soft = neo_peft.SoftPrompt(prompt)  # a copy of these numbers, as a parameter
 P, T = len(soft), len(ids)
-x = torch.cat([prompt, trunk.embed(ids)])  # (P + T, H)
+x = torch.cat([soft.embeddings, trunk.embed(ids)])  # (P + T, H)
 hidden = trunk(x, Packing.of_texts(torch.tensor([P + T])))
 print(f"P = {P}, T = {T}, x {tuple(x.shape)}, trained {soft.embeddings.numel():,}")
 # > P = 15, T = 10, x (25, 256), trained 3,840
@@ -66,14 +65,15 @@ print(f"largest change of a key: prompt {change[:P].max():.4f}, text {change[P:]
 
 # %% [markdown]
 # So we compute them once, and every text attends to them. B texts cost P + B · T tokens, not
-# B · (P + T). In evaluation once is enough for all batches. The result is the same:
+# B · (P + T). In evaluation once is enough for all batches. Values and gradients are the same:
 
 # %%
-past = soft.past(trunk)  # keys and values of all layers
+past = soft.past(trunk)  # of all layers, each (1, heads, P, head_dim)
 later = trunk(trunk.embed(ids), Packing.of_texts(torch.tensor([T]), start=P), past)
-print("keys of a layer", tuple(past.keys[0].shape), end=", ")
-print("equal hidden states of the text:", torch.allclose(later, hidden[P:], atol=1e-4))
-# > keys of a layer (1, 8, 15, 32), equal hidden states of the text: True
+grads = [torch.autograd.grad(h.square().sum(), soft.embeddings)[0] for h in (hidden[P:], later)]
+equal = torch.allclose(later, hidden[P:], atol=1e-4), torch.allclose(*grads, rtol=1e-3, atol=1e-3)
+print("equal hidden states of the text, equal gradients of the prompt:", *equal)
+# > equal hidden states of the text, equal gradients of the prompt: True True
 
 # %% [markdown]
 # ## Four starts
@@ -90,8 +90,8 @@ starts = [("text", 0.005), ("vocab", 0.1), ("labels", 0.1), ("random", 0.1), ("t
 for start, rate in starts:
     settings = neo_peft.make_settings(prompt_init=start, learning_rate=rate, **given)
     tuned = neo_peft.load_untuned(settings, with_method=True, base=base)
-    examples, state = tuned.encoder(splits.train), loop.make_state(tuned.model, settings)
-    events = loop.steps(tuned.model, examples, settings, state, no_progress)
+    examples, state = tuned.encoder(splits.train), neo_peft.loop.make_state(tuned.model, settings)
+    events = neo_peft.loop.steps(tuned.model, examples, settings, state, no_progress)
     losses = torch.tensor([step.loss for _, step in zip(range(20), events)])
     print(f"{start:6}, learning rate {rate:5}", *(f"{x:5.2f}" for x in losses.view(-1, 4).mean(1)))
 counts = torch.tensor([sum(row["label"] == x for row in splits.train) for x in task.labels])

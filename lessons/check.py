@@ -22,6 +22,7 @@ class Exercise:
     mistakes: dict[str, Callable]  # what is wrong, in a sentence: a function with this mistake; it
     # may raise an error
     draw: Callable | None = None  # from a wrong and the right value to a text; None: `drawing`
+    compared: Callable = lambda value: value  # what of a returned value is compared
 
 
 def exercises(lesson: int) -> dict[str, Exercise]:
@@ -61,9 +62,13 @@ def outcome(exercise: Exercise, function: Callable) -> list | str:
     """Return the value of a function for each case, or its error as a text. It gets copies: it can
     change its arguments."""
     try:
-        return [function(*copy.deepcopy(case)) for case in exercise.cases]
+        values = [function(*copy.deepcopy(case)) for case in exercise.cases]
     except Exception as error:  # whatever the reader's function raises
         return f"{type(error).__name__}: {error}"
+    try:
+        return [exercise.compared(value) for value in values]
+    except Exception:  # a value of another type: it is shown as it is
+        return values
 
 
 def same(found: object, right: object) -> bool:

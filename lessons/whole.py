@@ -55,9 +55,9 @@ def read(task: str, split: str) -> list[tuple]:
 def encode(task: str, row: tuple, tokenize, end: int) -> tuple[list, list, list]:
     """Return a row's tokens, the indices of the tokens where something is predicted, and what.
 
-    ner: a word's tag at its first token (as in the original study; neo_peft has --read last).
+    ner: a word's tag at its first token (--read last takes the last one, which saw the whole word).
     sentiment: the text is `Sentence : … Label : positive`. At its last colon the target is
-    ` positive`, and at ` positive` the end token.
+    ` positive`, and at ` positive` the end token: a loss is the mean of both.
     """
     if task == "ner":
         ids, indices = [], []
@@ -94,7 +94,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         layers = self.q_proj, self.k_proj, self.v_proj  # then q, k, v: (B, heads, T, H / heads)
         q, k, v = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in layers)
-        # (B, heads, T, T). GPT-Neo does not divide the scores by the root of the head's size.
+        # (B, heads, T, T). GPT-Neo does not divide by the root of the head's size: see lesson 1.
         scores = (q @ k.transpose(2, 3)).masked_fill(~mask, -math.inf)
         return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
@@ -131,6 +131,7 @@ class GPTNeo(nn.Module):
         distance = positions[:, None] - positions  # (T, T), from a token back to another one
         causal = distance >= 0  # a token attends to itself and to the tokens before it
         masks = {"global": causal, "local": causal & (distance < self.window)}
+        # So in a local layer a token far from the start does not attend to the prompt.
         x = embeddings + self.wpe(positions)
         for block, kind in zip(self.h, self.kinds):
             x = block(x, masks[kind])
@@ -153,7 +154,7 @@ class LoRA(nn.Module):
 
     def __init__(self, frozen: nn.Linear, r: int = 8, alpha: float = 16):
         super().__init__()
-        # alpha is a constant that you choose: alpha / r sets how much the correction counts.
+        # You choose alpha: alpha / r sets how much the correction counts. peft's default is 8.
         self.frozen, self.scaling = frozen, alpha / r
         self.A = nn.Linear(frozen.in_features, r, bias=False)  # (r, in), random, trained
         self.B = nn.Linear(r, frozen.out_features, bias=False)  # (out, r), trained
@@ -246,7 +247,7 @@ def score(gold: list, predicted: list) -> str:
 @torch.no_grad()
 def predict(model: Model, examples: list[tuple], label_tokens: list[int] | None) -> list:
     """Return each sentence's tags, or each text's label: the one whose first token is the most
-    probable after `Label :`."""
+    probable after `Label :`. The right label is in the text, but behind it: not seen."""
     predicted = []
     for first in range(0, len(examples), 32):
         ids, texts, indices, _ = collate(examples[first : first + 32])
@@ -274,10 +275,9 @@ def main() -> None:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     trunk = load_trunk(flags.model)
-    rows, test_rows = read(flags.task, "train"), read(flags.task, "test")
-    examples = [encode(flags.task, row, tokenize, trunk.end) for row in rows]
-    test = [encode(flags.task, row, tokenize, trunk.end) for row in test_rows]
-    gold = [row[1] for row in test_rows]
+    both = [read(flags.task, split) for split in ("train", "test")]
+    examples, test = ([encode(flags.task, r, tokenize, trunk.end) for r in rows] for rows in both)
+    gold = [row[1] for row in both[1]]
     is_ner, is_prompt = flags.task == "ner", flags.method == "prompt"
     label_tokens = None if is_ner else [tokenize(" " + label)[0] for label in LABELS]
     instruction = (tokenize(INSTRUCTIONS[flags.task]) * 20)[:20]  # repeated or cut: P = 20

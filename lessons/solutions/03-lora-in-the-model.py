@@ -51,6 +51,9 @@ COUNT = Exercise(
         "this is the size of the frozen weights: A and B have r · (in + out)": (
             lambda hidden, inner, layers, rank: layers * (4 * hidden**2 + 2 * hidden * inner)
         ),
+        "a bias is not adapted: count A and B only": lambda hidden, inner, layers, rank: (
+            count(hidden, inner, layers, rank) + layers * (5 * hidden + inner)
+        ),
         "you count A or B only: there are both": lambda hidden, inner, layers, rank: (
             layers * rank * (5 * hidden + inner)
         ),
@@ -82,6 +85,22 @@ TOGETHER = Exercise(
             torch.cat([first[2] / R * first[0], second[2] / OTHER_R * second[0]]),
             torch.cat([first[1], second[1]], dim=1),
         ),
+        "the factors must be in B only, not in both": lambda first, second: (
+            torch.cat([first[2] / R * first[0], second[2] / OTHER_R * second[0]]),
+            together(first, second)[1],
+        ),
+        "the second correction has its own alpha / r": lambda first, second: joined(
+            first, second, first[2] / R, first[2] / R
+        ),
+        "the columns of B must have the order of the rows of A": lambda first, second: (
+            together(first, second)[0],
+            together(second, first)[1],
+        ),
+        "return a pair (A, B), not their product": lambda first, second: (
+            together(first, second)[1] @ together(first, second)[0]
+        ),
     },
+    # In either order of the two: the sum, and the rows of A.
+    compared=lambda pair: (pair[1] @ pair[0], pair[0][pair[0][:, 0].argsort()]),
 )
 EXERCISES = [COUNT, TOGETHER]

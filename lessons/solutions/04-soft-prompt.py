@@ -35,6 +35,13 @@ MASK = Exercise(
             )
         ),
         "this is the mask of a global layer": lambda P, T, window: prompt_mask(P, T, P + T),
+        "a token attends to itself too": lambda P, T, window: (
+            prompt_mask(P, T, window) & ~prompt_mask(P, T, 1)
+        ),
+        "a token must not attend to later ones": lambda P, T, window: (
+            P + torch.arange(T)[:, None] - torch.arange(P + T) < window
+        ),
+        "True is where a token attends": lambda P, T, window: ~prompt_mask(P, T, window),
         "one key too many: the window includes the token itself": lambda P, T, window: prompt_mask(
             P, T, window + 1
         ),
@@ -58,6 +65,15 @@ POSITIONS = Exercise(
         "the first position is 0, so the first one after the prompt is P": lambda P, lengths: (
             positions(P + 1, lengths)
         ),
+        "one list for all tokens, not a list for each text": lambda P, lengths: [
+            [P + i for i in range(length)] for length in lengths
+        ],
+        "the prompt stands there once, and its positions are not part of the list": (
+            lambda P, lengths: [i for length in lengths for i in range(P + length)]
+        ),
+        "a packed batch has no padding": lambda P, lengths: [
+            P + i for _ in lengths for i in range(max(lengths))
+        ],
         "without the prompt's own positions": lambda P, lengths: [
             *range(P),
             *positions(P, lengths),

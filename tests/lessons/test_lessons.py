@@ -154,6 +154,11 @@ def test_an_open_hole_or_an_error_never_stops_the_lesson(exercise):
     assert check.verdict(exercise, lambda *arguments: None).startswith("it returns None; right is")
 
 
+def test_two_corrections_are_right_in_either_order():
+    exercise = check.exercises(3)["together"]
+    assert check.verdict(exercise, lambda a, b: exercise.solution(b, a)) == "right"
+
+
 def test_another_wrong_answer_is_drawn_next_to_the_right_one():
     mask = torch.tensor([[True, False], [True, True]])
     assert check.drawing(~mask, mask).splitlines() == [
