@@ -30,9 +30,9 @@ from benchmarks.peers import RECORDS, hardware, versions
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate
 from neo_peft.formats.adapter import save_adapter
+from neo_peft.kernels.label_tree import LabelTree
 from neo_peft.runs.adapter_set import AdapterSet
 from neo_peft.runs.folder import write_record
-from neo_peft.runs.label_tree import LabelTree
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.record import commit
 from neo_peft.runs.tables import table

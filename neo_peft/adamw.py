@@ -1,6 +1,4 @@
-"""AdamW, written out. torch gives the same bits, but its first optimizer imports its compiler,
-which takes almost as long as importing torch.
-"""
+"""AdamW, written out: torch's first optimizer imports torch's compiler, which takes seconds."""
 
 from collections.abc import Iterable
 
@@ -9,7 +7,8 @@ from torch import Tensor
 
 
 class AdamW:
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2). It gives the same bits as `torch.optim.AdamW`.
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2). It gives the same bits as `torch.optim.AdamW`
+    for parameters in fp32, and no others are trained here.
 
     groups: (parameters, their weight decay). A group can be empty.
     """

@@ -2,8 +2,8 @@
 
 Tagging: the best sequence of tags for a sentence (viterbi.py), or the head's most probable tag for
 each word. Classification: a linear head's most probable class, or, with the language model head,
-the label that is most probable by its first token. If labels share it, runs/label_tree.py compares
-their other tokens. Free generation is in runs/generation.py.
+the label that is most probable by its first token. If labels share it, kernels/label_tree.py
+compares their other tokens. Free generation is in runs/generation.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from neo_peft import processes
 from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import Past
+from neo_peft.kernels.label_tree import Stored, forward_and_store, log_probabilities
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
@@ -54,6 +55,7 @@ class HiddenStates(NamedTuple):
     batch: Batch  # the packed batch
     hidden: Tensor  # (M, H)
     prefix: Past | None  # the keys and values before every text, or None
+    stored: Stored | None = None  # keys and values of the batch, to compare tied labels with
 
 
 @torch.inference_mode()
@@ -73,18 +75,21 @@ def evaluate(
     prefix, losses, targets = make_prefix(model, encoder, instruction), [], []
     first_tokens = {tokens[0] for tokens in encoder.label_tokens.values()}
     has_tied_labels = model.head is None and len(first_tokens) < len(encoder.label_tokens)
-    forward = encoder.tied_labels.hidden if has_tied_labels else TunedModel.__call__
 
     def predict_chosen(chosen: np.ndarray) -> list[Prediction]:
         batch = collate(examples, chosen).to(model.device)
-        hidden = forward(model, batch, prefix)
+        if has_tied_labels:
+            hidden, stored = forward_and_store(model, batch, prefix)
+        else:
+            hidden, stored = model(batch, prefix), None
         if not hidden.isfinite().all():
             reason = "its weights are damaged or too large"
             raise InputError(f"the model's hidden states are not finite: {reason}")
         if with_loss:
             losses.append(float(model.loss_of(hidden, batch.targets)))
             targets.append(batch.labelled)
-        return predict_batch(model, encoder, HiddenStates(examples, chosen, batch, hidden, prefix))
+        states = HiddenStates(examples, chosen, batch, hidden, prefix, stored)
+        return predict_batch(model, encoder, states)
 
     predictions = in_batches(predict_chosen, examples, batch_size, progress, "score")
     count, loss_sum = processes.total(sum(targets)), processes.total(sum(losses, 0.0))
@@ -164,7 +169,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
     if groups := [group for group in by_column if len(group) > 1]:
         tied = [index for group in groups for index in group]
         tokens = [label_tokens[index] for index in tied]
-        log_share[:, tied] = encoder.tied_labels.log_probabilities(model, states, tokens)
+        log_share[:, tied] = log_probabilities(model, states, tokens)
         for group in groups:
             log_share[:, group] = log_share[:, group].log_softmax(1)
     best = (scores[:, columns] + log_share).argmax(1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -76,7 +76,6 @@ class Encoder:
     tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
     source_text: bool = False  # use the template and the label texts of the original study
     viterbi: bool = False  # predict the best sequence of tags, not each word's best tag
-    tied_labels: Any = None  # compares labels that share their first token: runs/label_tree.py
     # Repeat each sentence, and predict its tags in the second copy. There a causal model has seen
     # the whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
     echo: bool = False

@@ -25,11 +25,16 @@ class LostProcessError(Exception):
     """Another process ended too early, so this one cannot continue."""
 
 
+def announce() -> None:
+    """Tell the others that a collective operation begins here. Replaced by torchrun.py."""
+
+
 @contextmanager
 def _collective() -> Iterator[None]:
     """Run a collective operation. If another process has ended, raise a LostProcessError of one
     line; gloo, nccl and the store have messages of many lines."""
     try:
+        announce()
         yield
     except RuntimeError as error:
         raise LostProcessError(

@@ -5,9 +5,9 @@ Lester et al. 2021, section 2:
     h = trunk([p_0 … p_(P−1), wte[x_0], wte[x_1], …])        at the positions 0, 1, …
 
 The prompt has the positions 0 … P − 1, and every text starts at position P. With a causal mask the
-prompt does not attend to the text, so its keys and values are the same for every example. They are
-computed once, and all texts use them: values and gradients are exact. (With LoRA dropout, all
-examples of a batch share the dropout masks of the prompt. The expected gradient is the same.)
+prompt does not attend to the text (in the paper's T5 it does), so its keys and values are the same
+for every example. All texts use them, computed once: values and gradients are exact. (With LoRA
+dropout, a batch's examples share the prompt's dropout masks. The expected gradient is the same.)
 
 In evaluation `SoftPrompt.past` computes the keys and values once for all batches. In training the
 prompt changes at every step, so its embeddings go through the layers together with the batch's

@@ -203,7 +203,8 @@ class Settings:
     )
     threads: int | str = model_flag(
         "auto",
-        "number of CPU threads; auto uses all available cores, at most 4 for a small model",
+        "number of CPU threads; auto is 1 for a model under 50 million parameters, and else all "
+        "available cores",
         whole_or("auto", 1024),
     )
 

@@ -1,7 +1,13 @@
-"""Settings and fixtures of all tests: no network, one thread, and a tiny random GPT-Neo."""
+"""Settings and fixtures of all tests: no network, one thread, no learning curves, and a tiny random
+GPT-Neo."""
 
 import os
+import pty
 import shutil
+import sys
+import termios
+import tty
+from contextlib import suppress
 from pathlib import Path
 
 from neo_peft.system.openmp import wait_passively
@@ -18,6 +24,7 @@ import torch  # noqa: E402
 
 from neo_peft.formats.base import load_base  # noqa: E402
 from neo_peft.formats.base_folder import BUNDLED  # noqa: E402
+from neo_peft.runs import curves, record  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -44,6 +51,55 @@ def one_thread_and_no_cwd(monkeypatch, tmp_path):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves():
+    """Let runs write a plot that is only the signature of a PNG: drawing would take a third of the
+    time of a tiny run. A test that needs the plot uses `drawn_curves`."""
+
+    def write_signature(metrics: Path, plot: Path, task) -> None:
+        curves.read_metrics(metrics)
+        plot.write_bytes(b"\x89PNG\r\n\x1a\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "learning_curves", write_signature)
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn_curves():
+    """Let the runs of a test draw their learning curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "learning_curves", curves.learning_curves)
+        yield
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Return a function that makes standard error and output a terminal of this width, and one that
+    returns what was written there."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)  # else each newline gets a carriage return
+    stream = open(slave, "w", buffering=1)  # noqa: SIM115
+
+    def of_width(width: int) -> None:
+        termios.tcsetwinsize(slave, (24 if width else 0, width))
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "stdout", stream)
+
+    def written() -> str:
+        stream.flush()
+        os.set_blocking(master, False)
+        parts = []
+        with suppress(BlockingIOError):
+            while True:
+                parts.append(os.read(master, 2**16))
+        return b"".join(parts).decode()
+
+    yield of_width, written
+    stream.close()
+    os.close(master)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from neo_peft.runs.generation import (
     match_label,
     most_probable_tokens,
 )
-from neo_peft.runs.label_tree import TiedLabels
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.texts import predict
 from neo_peft.runs.training import perplexity
@@ -141,13 +140,7 @@ def test_labels_with_the_same_first_token_divide_its_probability_by_all_their_to
     tuned = untuned(tiny_folder, "prompt")
     config = tuned.base.trunk.config
     encoder = Encoder(
-        task,
-        tuned.encoder.tokenizer,
-        config.eos_token_id,
-        False,
-        100,
-        config.vocab_size,
-        tied_labels=TiedLabels(),
+        task, tuned.encoder.tokenizer, config.eos_token_id, False, 100, config.vocab_size
     )
     a, b, c = (encoder.label_tokens[label] for label in task.labels)
     assert a[0] == b[0] != c[0] and len(a) > 2

@@ -2,12 +2,14 @@
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from corpus_files import CORPORA
+from repeats import first_quick, pairs
 from steps import train
 from torch.amp import GradScaler
 
@@ -46,9 +48,7 @@ def start(folder, task, method, precision="fp32", **flags):
     return load_untuned(settings, with_method=True), settings
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", CORPORA)
+@pytest.mark.parametrize(("method", "task"), first_quick(product(METHODS, CORPORA)))
 def test_a_tiny_model_learns_sixteen_examples_by_heart(tiny_folder, task, method):
     flags = {"rank": 16, "alpha": 32, "target_modules": "all-linear"} if "lora" in method else {}
     flags |= {"prompt_length": 20, "prompt_init": "vocab"} if "prompt" in method else {}
@@ -264,8 +264,9 @@ def test_of_equal_epochs_the_first_is_kept(tiny_folder, tmp_path):
     assert record["kept_epoch"] == 1
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("method", ["lora", "prompt", "full"])
+@pytest.mark.parametrize(
+    ("method", "precision"), pairs(["lora", "prompt", "full"], ["fp16", "bf16"])
+)
 def test_half_precision_trains_on_a_cpu(tiny_folder, method, precision):
     tuned, settings = start(
         tiny_folder,

@@ -33,6 +33,8 @@ FILES = sorted(
         *ROOT.glob("neo_peft/**/*.py"),
         *ROOT.glob("scripts/*.py"),
         *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("lessons/**/*.py"),
+        *ROOT.glob("docs/drawings/*.py"),
     ]
 )
 
@@ -43,7 +45,7 @@ def prose(path: Path) -> list[tuple[int, str]]:
     comments = [
         (token.start[0], token.string)
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
+        if token.type == tokenize.COMMENT and not token.string.startswith("# >")  # a model's words
     ]
     strings = [  # not by tokens: from Python 3.12 on an f-string is no STRING token
         (node.lineno, node.value)

@@ -24,7 +24,7 @@ from neo_peft.commands.flags import (
     settings_of_run,
     with_flags,
 )
-from neo_peft.commands.loading_line import LoadingLine
+from neo_peft.commands.loading_line import LoadingLine, run_with_base
 from neo_peft.corpora.sources import load_scored, train_labels
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.errors import InputError
@@ -118,7 +118,10 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         if is_first:
             print(line, file=sys.stderr if flags.json else sys.stdout, flush=True)
 
-    what = str(flags.run) if flags.run else flags.model and with_size(flags.model)
+    if flags.run:
+        what = run_with_base(flags.run, flags.model)
+    else:
+        what = flags.model and with_size(flags.model)
     with LoadingLine(what if is_first else None):
         # imported after the flags are checked, since torch takes seconds to import
         from neo_peft.decoding import evaluate, score

@@ -11,11 +11,15 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
+from neo_peft.commands.file_bar import FileBar
 from neo_peft.commands.flags import (
     ADAPTER_FLAGS,
     RUN_FLAGS,
@@ -24,9 +28,10 @@ from neo_peft.commands.flags import (
     add_text,
     settings_of_run,
 )
-from neo_peft.commands.loading_line import LoadingLine
+from neo_peft.commands.loading_line import LoadingLine, run_with_base
 from neo_peft.corpora.new_text import is_blank, parse_example, parse_example_of_run
 from neo_peft.errors import InputError
+from neo_peft.progress import Progress
 from neo_peft.runs.folder import is_run, newest_run
 from neo_peft.runs.new_rows import Example, as_json, coloured, with_prediction
 from neo_peft.system.freed_memory import keep_freed_memory
@@ -100,11 +105,8 @@ def main(argv: Sequence[str]) -> None:
     """Print the prediction of each example, one line each, as the examples come in."""
     flags = parse_flags(argv)
     folders = [Path(folder) for folder in flags.run] or [newest_run(flags.task)]
-    with LoadingLine(", ".join(map(str, folders))):
+    with LoadingLine(", ".join(run_with_base(folder, flags.model) for folder in folders)):
         runs, evaluate = load_runs(folders, flags)
-    from tqdm import tqdm
-
-    lines = open_lines(flags)
     for note in dict.fromkeys(note for run in runs.values() for note in run.notes):
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
@@ -113,14 +115,16 @@ def main(argv: Sequence[str]) -> None:
     keep_freed_memory()
     batch_size = runs[next(iter(runs))].settings.batch_size
     predictor = Predictor(runs, partial(evaluate, batch_size=batch_size), flags)
-    for received in lines_as_received(lines, batch_size * READ_AHEAD):
-        printed = [
-            coloured(task, row) if in_colour else as_json(row)
-            for task, row in predictor.predict(received)
-        ]
-        if printed:
-            tqdm.write("\n".join(printed))
-        sys.stdout.flush()
+    with closing(FileBar(flags.file)) as bar:
+        for received in lines_as_received(read_lines(flags), batch_size * READ_AHEAD):
+            progress = bar.over(line for _, line in received)
+            printed = [
+                coloured(task, row) if in_colour else as_json(row)
+                for task, row in predictor.predict(received, progress)
+            ]
+            if printed:
+                tqdm.write("\n".join(printed))
+            sys.stdout.flush()
     predictor.print_counts()
 
 
@@ -138,14 +142,14 @@ class Predictor:
         self.from_file = not flags.text  # in a file a blank line is not wrong
         self.blank = self.wrong = self.cut = 0
 
-    def predict(self, lines: list[Line]) -> Iterator[tuple[Task, dict]]:
+    def predict(self, lines: list[Line], progress: Progress) -> Iterator[tuple[Task, dict]]:
         """Yield the task and the row of each example, with its prediction."""
         examples = self._read(lines)
         try:
-            evaluation = self._evaluate(examples)
+            evaluation = self._evaluate(examples, progress)
         except InputError:  # one of the rows is refused, and so none has a prediction
             examples = self._without_refused(examples)
-            evaluation = self._evaluate(examples)
+            evaluation = self._evaluate(examples, progress)
         self.cut += evaluation.cut
         values = zip(evaluation.predicted, evaluation.probabilities, evaluation.used, strict=True)
         for example, prediction in zip(examples, values, strict=True):
@@ -155,8 +159,8 @@ class Predictor:
                 print_above_bar(f"note    line {example.number}: {note}")
             yield encoder.task, with_prediction(encoder.task, example, *prediction)
 
-    def _evaluate(self, examples: list[Example]) -> "Evaluation":
-        return self.evaluate([example.row for example in examples])
+    def _evaluate(self, examples: list[Example], progress: Progress) -> "Evaluation":
+        return self.evaluate([example.row for example in examples], progress=progress)
 
     def _read(self, lines: list[Line]) -> list[Example]:
         """Return the examples of the lines that can be read."""
@@ -216,8 +220,6 @@ class Predictor:
 
 def print_above_bar(text: str) -> None:
     """Print a line on standard error, above the progress bar."""
-    from tqdm import tqdm
-
     tqdm.write(text, file=sys.stderr)
 
 
@@ -251,23 +253,18 @@ def load_runs(
     return {name: runs[name] for name in runs}, runs.evaluate
 
 
-def open_lines(flags: argparse.Namespace) -> Iterator[Line]:
-    """Return the numbered examples of the arguments, the file, or standard input.
-
-    A file is read with a progress bar.
-    """
+def read_lines(flags: argparse.Namespace) -> Iterator[Line]:
+    """Yield the numbered examples of the arguments, the file, or standard input."""
     if flags.text:
-        return enumerate(map(os.fsencode, flags.text), start=1)
-    if not flags.file:
-        if sys.stdin.isatty():
-            print("enter one example per line; Ctrl-D ends the input", file=sys.stderr)
-        return enumerate(sys.stdin.buffer, start=1)
-    from neo_peft.system.bars import show_progress
-
-    with open(flags.file, "rb") as file:
-        total = sum(1 for _ in file)
-    lines = open(flags.file, "rb")  # noqa: SIM115
-    return enumerate(show_progress(lines, "predict", total), start=1)
+        yield from enumerate(map(os.fsencode, flags.text), start=1)
+        return
+    if not flags.file and sys.stdin.isatty():
+        print("enter one example per line; Ctrl-D ends the input", file=sys.stderr)
+    # Not sys.stdin.buffer: a thread reads the lines (`lines_as_received`), and Python aborts if it
+    # ends while a thread waits within that object.
+    source = flags.file or sys.stdin.fileno()
+    with open(source, "rb", closefd=bool(flags.file)) as file:
+        yield from enumerate(file, start=1)
 
 
 def lines_as_received(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:

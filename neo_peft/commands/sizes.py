@@ -2,8 +2,8 @@
 GPT-Neo: python -m neo_peft sizes
 
 A recipe is a list of flags of train.py. The same code as in train.py builds its model, but on
-torch's meta device, where tensors have shapes and no data. The parameters and the optimizer's state
-are counted.
+torch's meta device, where tensors have shapes and no data. The parameters are counted. AdamW has
+two numbers for each trained one, so its state is computed: twice the adapter's bytes.
 """
 
 import json

@@ -7,9 +7,11 @@ The study's folder gets table.md, results.json, a plot, and a folder for each ru
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
 from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
@@ -18,6 +20,7 @@ from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
 from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
+from neo_peft.system.bars import show_progress
 
 # flags of train.py that a study does not have, or that have another meaning in it
 LEFT_OUT = ("epochs", "seed", "out", "resume", "json")
@@ -125,6 +128,24 @@ def plan_to_resume(
     return plan
 
 
+class StudyBars:
+    """Shows the bars of a study. The first one is its own: it names what is being loaded, until the
+    first bar of a run, which has then loaded its base."""
+
+    def __init__(self, loading: LoadingLine):
+        self.loading, self.own = loading, None
+
+    def __call__(self, items: Iterable, what: str, *others: Any) -> tqdm:
+        self.loading.remove()
+        bar = show_progress(items, what, *others)
+        if self.own is None:
+            self.own = bar
+            bar.set_postfix_str(self.loading.text)
+        elif self.own.postfix:
+            self.own.set_postfix_str("")
+        return bar
+
+
 def main(argv: Sequence[str]) -> None:
     """Run a study, or resume one, and print its tables."""
     study_flags, train_flags = parse_flags(argv)
@@ -133,26 +154,23 @@ def main(argv: Sequence[str]) -> None:
         if "resume" in study_flags
         else plan_from_flags(study_flags, train_flags, argv)
     )
-    with LoadingLine(with_size(plan["model"])), stopping.delayed():
-        # an interrupted import can raise any error
-        from tqdm import tqdm
+    with LoadingLine(with_size(plan["model"])) as loading:
+        with stopping.delayed():  # an interrupted import can raise any error
+            from neo_peft.analysis import study  # after the flags, since torch takes seconds
 
-        from neo_peft.analysis import study  # after the flags, since torch takes seconds to import
-        from neo_peft.system.bars import show_progress
-
-    folder, made = (
-        (Path(study_flags["resume"]), [])
-        if "resume" in study_flags
-        else study.make_study_folder(plan, study_flags.get("out"))
-    )
-    count = len(plan["runs"])
-    tqdm.write(f"{count} run{'s' if count > 1 else ''}; runs and their logs are in {folder}")
-    try:
-        text, refused = study.run_study(folder, plan, tqdm.write, show_progress)
-    except Exception:
-        if "resume" not in study_flags:
-            study.remove_unstarted_study(folder, made, plan)
-        raise
+        folder, made = (
+            (Path(study_flags["resume"]), [])
+            if "resume" in study_flags
+            else study.make_study_folder(plan, study_flags.get("out"))
+        )
+        count = len(plan["runs"])
+        tqdm.write(f"{count} run{'s' if count > 1 else ''}; runs and their logs are in {folder}")
+        try:
+            text, refused = study.run_study(folder, plan, tqdm.write, StudyBars(loading))
+        except Exception:
+            if "resume" not in study_flags:
+                study.remove_unstarted_study(folder, made, plan)
+            raise
     tqdm.write(f"\n{text}\nTables, plots and runs are in {folder}.")
     if refused:
         raise InputError(

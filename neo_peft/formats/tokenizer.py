@@ -70,7 +70,10 @@ class BundledTokenizer:
         added = self.backend_tokenizer.get_added_tokens_decoder()
         self.all_special_ids = [index for index, token in added.items() if token.special]
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: int | list[int], **options: Any) -> str:
+        if options or not isinstance(ids, int | list):  # a tensor, or transformers' options
+            return self.in_transformers.decode(ids, **options)
+        ids = [ids] if isinstance(ids, int) else ids
         return self.backend_tokenizer.decode(ids, skip_special_tokens=False)
 
     @cached_property

@@ -1,8 +1,13 @@
-"""Operations in the form in which a CPU computes them fastest. A GPU uses torch's own.
+"""Operations in a fast form. A first reader can take each for the plain form that it is compared
+with in tests/kernels/.
 
-A first reader can take each for the operation of torch that it is compared with in tests/kernels/.
+For a CPU, while a GPU uses torch's own:
 
 linear.py   a linear layer: large frozen weights are multiplied by oneDNN
 gelu.py     GPT-Neo's activation, written over its input
 dropout.py  random elements set to zero, from 16 random bits each
+
+For every device:
+
+label_tree.py  the probabilities of labels that share their first token
 """

@@ -14,7 +14,7 @@ PART = 64 * 1024  # number of elements that GELU computes at once; they stay in 
 def gelu_new(x: Tensor, inplace: bool = False) -> Tensor:
     """Return GPT-Neo's activation: x (1 + tanh u) / 2 = x σ(2u), u = sqrt(2/pi) (x + 0.044715 x³).
 
-    Hendrycks & Gimpel 2016, section 2. `inplace` writes it over x, but on a GPU.
+    Hendrycks & Gimpel 2016, section 2. `inplace` writes it over x, except on a GPU.
     """
     if x.device.type != "cpu":
         return F.gelu(x, approximate="tanh")

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 # The smallest weight for which oneDNN is used: for each new number of tokens it compiles a kernel,
 # which costs half a millisecond. A smaller product saves less than that.
 LARGE = 768 * 768
+# Whether this torch has oneDNN and its layer, which is not public.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Linear(nn.Linear):
@@ -25,7 +27,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     and its gradient: then the sums have another order."""
     if (
         x.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
+        and HAS_ONEDNN
+        and torch.backends.mkldnn.enabled
         and not (weight.requires_grad or torch.is_autocast_enabled("cpu"))
         and x.dtype == weight.dtype == torch.float32
         and weight.numel() >= LARGE
@@ -49,5 +52,5 @@ class FrozenLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             x = torch.ops.mkldnn._linear_pointwise(gradient, weight.t(), None, "none", [], "")
         if ctx.needs_input_grad[2]:
-            bias = gradient.flatten(0, -2).sum(0)
+            bias = gradient.reshape(-1, len(weight)).sum(0)
         return x, None, bias

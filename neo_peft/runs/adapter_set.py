@@ -30,6 +30,7 @@ from neo_peft.gptneo import NOWHERE, GPTNeo, Past
 from neo_peft.lora import LoRALinear
 from neo_peft.model import Batch
 from neo_peft.packing import Packing
+from neo_peft.progress import Progress, no_progress
 from neo_peft.runs.loading import LoadedModel, load, load_base_for, settings_in
 from neo_peft.runs.texts import cut_texts, encode_texts, with_cuts
 from neo_peft.settings import Settings
@@ -128,7 +129,9 @@ class AdapterSet:
         return self.evaluate(rows, batch_size).predicted
 
     @torch.inference_mode()
-    def evaluate(self, rows: Sequence[dict], batch_size: int = 32) -> Evaluation:
+    def evaluate(
+        self, rows: Sequence[dict], batch_size: int = 32, progress: Progress = no_progress
+    ) -> Evaluation:
         """Return the predictions for rows with a field "run", their probabilities, and how much of
         each text was used.
 
@@ -146,9 +149,11 @@ class AdapterSet:
             for name, indices in row_indices.items()
             for example, index in enumerate(indices)
         ]
-        lengths = [length for part in examples.values() for length in part.lengths]
+        lengths = np.array([length for part in examples.values() for length in part.lengths])
+        index_batches = list(batches(np.argsort(lengths, kind="stable"), batch_size))
+        tokens = [int(lengths[chosen].sum()) for chosen in index_batches]
         predictions = {}  # by the row's index
-        for chosen in batches(np.argsort(lengths, kind="stable"), batch_size):
+        for chosen in progress(index_batches, "score", sum(tokens), tokens):
             batch_rows, batch_examples = [], {}
             for source in np.sort(chosen):  # sorted by run again
                 name, example, index = sources[source]

@@ -148,8 +148,7 @@ def word_overlap(fields: list[str], train_rows: list[dict], *others: list[dict])
 
 
 class LBFGS(torch.optim.LBFGS):
-    """torch's L-BFGS, without a decorator that imports torch's compiler, for 1.4 seconds of CPU
-    time."""
+    """torch's L-BFGS, without a decorator that imports torch's compiler, which takes seconds."""
 
     add_param_group = inspect.unwrap(torch.optim.LBFGS.add_param_group)
 

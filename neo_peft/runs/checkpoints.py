@@ -176,7 +176,8 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
             ("timings of logs", log["timings"], int),
         ]
         for name, value, kind in numbers:
-            if type(value) is not kind or not 0 <= value < 2**53:
+            most = 1024 if name == "threads" else 2**53  # the limit of --threads
+            if type(value) is not kind or not 0 <= value <= most:
                 raise ValueError(f"{name} is {value!r}")
         if type(best["score"]) is not float:
             raise ValueError(f"the best score is {best['score']!r}")

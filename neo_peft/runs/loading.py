@@ -30,7 +30,6 @@ from neo_peft.runs.folder import (
     refuse_unfinished,
 )
 from neo_peft.runs.label_tokens import check_label_tokens
-from neo_peft.runs.label_tree import TiedLabels
 from neo_peft.runs.origin import check_head, check_labels, check_origin, empty_weights
 from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.hardware import (
@@ -238,6 +237,5 @@ def make_encoder(
         tag_last_subtoken=settings.tag_subtoken == "last",
         source_text=settings.source_text,
         viterbi=settings.tag_decoding == "viterbi",
-        tied_labels=TiedLabels(),
         echo=settings.echo,
     )

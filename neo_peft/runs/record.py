@@ -110,9 +110,7 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", root, "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        top, head = subprocess.check_output(
-            command, text=True, timeout=10, stderr=subprocess.DEVNULL
-        ).split()
+        top, head = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).split()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return head if Path(top) == root else None

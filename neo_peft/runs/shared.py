@@ -24,6 +24,10 @@ from neo_peft.settings import Settings
 from neo_peft.system.files import make_folders, read_checked_json, sha256_of, write_checked_json
 
 SHARED = "shared"  # the folder's name, in a study's folder or among a run's checkpoints
+# The version of what is computed. Raise it with each change of the code after which a model has
+# other bits, for example of the order of sums: a run cannot be resumed with another version.
+COMPUTATION = 2
+VERSION = "version of neo_peft's computation"
 
 
 class Shared:
@@ -42,7 +46,7 @@ class Shared:
         """
         if settings.trains_base:
             return load_base_for(settings)
-        wanted = settings.model, settings.device, settings.precision
+        wanted = settings.model, settings.precision  # a study has one device
         if wanted != self._loaded_for:
             self._base, self._loaded_for = None, ()
             self._base, self._loaded_for = load_base_for(settings), wanted
@@ -86,11 +90,14 @@ def base_conditions(tuned: LoadedModel) -> dict:
 def computing_conditions(tuned: LoadedModel) -> dict:
     """Return where and how a model is computed."""
     return {
+        VERSION: COMPUTATION,
         "device": tuned.model.device.type,
         "precision": tuned.precision,
         "threads": torch.get_num_threads(),
         "processes": processes.world,
         "version of torch": str(torch.__version__),
+        # Weights that are trained are multiplied by other products: see kernels/linear.py.
+        "the base is trained": tuned.settings.trains_base,
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from neo_peft.decoding import Evaluation, evaluate
 from neo_peft.encoding import Encoder, Examples, shorten
 from neo_peft.model import TunedModel
+from neo_peft.progress import Progress, no_progress
 
 Used = int | dict[str, int]  # number of words; or the number of characters of each field
 
@@ -23,11 +24,15 @@ def encode_texts(encoder: Encoder, rows: Sequence[dict]) -> Examples:
 
 
 def evaluate_texts(
-    model: TunedModel, encoder: Encoder, rows: Sequence[dict], batch_size: int = 32
+    model: TunedModel,
+    encoder: Encoder,
+    rows: Sequence[dict],
+    batch_size: int = 32,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Return the predictions for rows, whose labels are not used, with `Evaluation.used`."""
     examples = encode_texts(encoder, rows)
-    evaluation = evaluate(model, encoder, examples, batch_size=batch_size)
+    evaluation = evaluate(model, encoder, examples, batch_size=batch_size, progress=progress)
     return with_cuts(evaluation, cut_texts(encoder, rows, examples))
 
 

@@ -48,7 +48,14 @@ from neo_peft.runs.job import Job, Output, PrintLine, ScoredModel, Scores, prepa
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
 from neo_peft.runs.run_bar import RunBar
-from neo_peft.runs.shared import SHARED, Shared, base_conditions, computing_conditions
+from neo_peft.runs.shared import (
+    COMPUTATION,
+    SHARED,
+    VERSION,
+    Shared,
+    base_conditions,
+    computing_conditions,
+)
 from neo_peft.runs.summary import describe, epoch_line, headline, print_results, summary
 from neo_peft.settings import Settings
 from neo_peft.system import signals
@@ -149,10 +156,10 @@ def train_and_score(settings: Settings, output: Output, shared: Shared | None = 
     describe(job)
     with closing(RunBar(job)) as run_bar:
         output = output._replace(print_line=above_bars(output.print_line), run_bar=run_bar)
-        return score_train_score(replace(job, output=output), checkpoint)
+        return do_job(replace(job, output=output), checkpoint)
 
 
-def score_train_score(job: Job, checkpoint: Checkpoint | None) -> dict:
+def do_job(job: Job, checkpoint: Checkpoint | None) -> dict:
     """Score, train and score again, or do what a checkpoint has not done. Return the content of
     run.json."""
     output, run_bar = job.output, job.output.run_bar
@@ -293,8 +300,15 @@ def conditions(job: Job) -> dict:
 def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
     """Raise InputError where the run's conditions changed, or its scores before tuning are
     missing."""
+    computed = checkpoint.record["computed"]
+    if (version := computed.get(VERSION)) != COMPUTATION:
+        raise InputError(
+            f"{checkpoint.folder} was written by another version of neo_peft: its computation has "
+            f"the number {version or 1}, here it is {COMPUTATION}; finish the run with that "
+            "version, or start anew"
+        )
     for name, value in conditions(job).items():
-        if value != (recorded := checkpoint.record["computed"].get(name)):
+        if value != (recorded := computed.get(name)):
             values = f" ({recorded}, now {value})" if name in SHOWN or len(str(value)) < 20 else ""
             raise InputError(
                 f"the {name} changed since {checkpoint.folder} was written{values}: a run can only "

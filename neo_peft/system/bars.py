@@ -21,7 +21,8 @@ class Bar(tqdm):
 
     def __iter__(self) -> Iterator:
         try:
-            for item, size in zip(self.iterable, self.sizes or repeat(1)):
+            sizes = repeat(1) if self.sizes is None else self.sizes
+            for item, size in zip(self.iterable, sizes, strict=self.sizes is not None):
                 yield item
                 self.update(size)
         finally:

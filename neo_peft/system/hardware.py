@@ -11,7 +11,7 @@ from neo_peft import processes
 from neo_peft.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Number of parameters. For a smaller model, many threads are several times slower than few.
+# Number of parameters. For a smaller model, two threads are slower than one.
 SMALL = 50_000_000
 
 
@@ -67,7 +67,8 @@ def thread_count(threads: int | str, parameters: int) -> int:
     """Return the number of threads to compute with.
 
     `auto` is the smallest of these: the available cores or the container's limit, divided by the
-    processes on this host; OMP_NUM_THREADS; 4 for a small model.
+    processes on this host; OMP_NUM_THREADS; 1 for a small model, which more threads slow down
+    (docs/performance.md, "Threads").
     """
     if threads != "auto":
         return threads
@@ -77,7 +78,7 @@ def thread_count(threads: int | str, parameters: int) -> int:
     if omp == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
         omp = ""  # set by torchrun, not by the user
     counts += [int(omp)] if omp.isdigit() and int(omp) else []
-    counts += [4] if parameters < SMALL else []
+    counts += [1] if parameters < SMALL else []
     return max(1, min(counts, default=1))
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 # How long to wait for a process that runs but does not respond. One that ended is noticed at once.
 TIMEOUT = timedelta(minutes=10)
 SECONDS_TO_FINISH = 20.0  # for a step and a checkpoint after SIGTERM; torchrun kills after 30
-SECONDS_TO_AGREE = 2.0  # within this time all processes find the same bad input
 _final_line = threading.Lock()  # acquired by the code that prints the final line of this process
+_begun = 0  # number of collective operations that this process has begun
 
 
 def run_together(main: Callable[[], None]) -> int:
@@ -44,6 +44,7 @@ def run_together(main: Callable[[], None]) -> int:
     status = 1
     try:
         store = join()
+        processes.announce = partial(_announce, store)
         status = exit_status(main, partial(_print_error_once, store))
         if status == 0:
             _exit_together(store)
@@ -106,17 +107,32 @@ def join() -> "Store":
     return dist.PrefixStore("errors", store)
 
 
+def _announce(store: "Store") -> None:
+    """Write to the store that this process begins its next collective operation."""
+    global _begun
+    _begun += 1
+    store.set(f"{processes.process_index} has begun", str(_begun))
+
+
 def _print_error_once(store: "Store", text: str) -> None:
-    """Print the error that ends this process, unless process 0 prints the same one."""
+    """Print the error that ends this process, unless process 0 prints the same one.
+
+    Processes that find the same bad input find it before the same collective operation, but not at
+    the same time. So each waits for the others, until they have found an error too, or have begun
+    an operation that this process never begins.
+    """
     index, printed = processes.process_index, False
     try:
         if index == 0:
             _print_final_line(text)
             store.set("error", text)
             # Process 0 can own the store, so it waits until the others have read from it.
-            _wait_for_keys(store, [f"{other} has read" for other in range(1, processes.world)])
-        elif _wait_for_keys(store, ["error"]):
-            printed = store.get("error").decode() == text
+            for other in range(1, processes.world):
+                read = f"{other} has read"
+                _wait_until(lambda: _has(store, read) or _is_ahead(store, other))  # noqa: B023
+        else:
+            _wait_until(lambda: _has(store, "error") or _is_ahead(store, 0))
+            printed = _has(store, "error") and store.get("error").decode() == text
             store.set(f"{index} has read", "")
     except RuntimeError:  # process 0 has ended
         pass
@@ -134,24 +150,33 @@ def _print_final_line(text: str) -> bool:
 
 def _exit_together(store: "Store") -> None:
     """Wait until all processes are done. Process 0 exits last, because it can own the store."""
-    index, others = processes.process_index, range(processes.world)
+    index, others = processes.process_index, set(range(processes.world))
     try:
-        store.set(f"{index} is done", "")
-        _wait_for_keys(store, [f"{other} is done" for other in others], TIMEOUT.total_seconds())
+        store.set(f"{index} has begun", "inf")  # it is done
+        _wait_until(lambda: all(_is_ahead(store, other) for other in others))
         store.set(f"{index} exits", "")
         if index == 0:
-            _wait_for_keys(store, [f"{other} exits" for other in others])
+            _wait_until(lambda: all(_has(store, f"{other} exits") for other in others))
     except RuntimeError:  # the store has ended, so no process waits for this one
         pass
 
 
-def _wait_for_keys(store: "Store", keys: list[str], seconds: float = SECONDS_TO_AGREE) -> bool:
-    """Wait until all keys are set. Return False if they are not within `seconds`. (The store's own
-    `wait` prints warnings.)"""
-    until = time.monotonic() + seconds
-    while not (all_set := store.check(keys)) and time.monotonic() < until:
+def _wait_until(happened: Callable[[], bool]) -> None:
+    """Wait until this has happened, for TIMEOUT at most. (The store's `wait` prints warnings.)"""
+    until = time.monotonic() + TIMEOUT.total_seconds()
+    while not happened() and time.monotonic() < until:
         time.sleep(0.02)
-    return all_set
+
+
+def _has(store: "Store", key: str) -> bool:
+    """Return whether a key is set."""
+    return store.check([key])
+
+
+def _is_ahead(store: "Store", other: int) -> bool:
+    """Return whether another process has begun more collective operations than this one."""
+    key = f"{other} has begun"
+    return _has(store, key) and float(store.get(key)) > _begun
 
 
 def require_same(what: str, value: Any) -> None:

@@ -392,7 +392,6 @@ def test_a_damaged_run_is_refused(tmp_path, capsys):
     )
 
 
-@pytest.mark.slow
 def test_a_record_with_wrong_values_is_shown_or_refused(tmp_path, capsys, monkeypatch):
     """Each field of run.json is left out or has another value, with a correct checksum. The command
     writes a page, or raises InputError."""

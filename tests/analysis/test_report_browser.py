@@ -25,6 +25,7 @@ from answered import (
     tagger,
 )
 from matplotlib.image import imread
+from waiting import HANG
 
 from neo_peft.commands import report
 from neo_peft.runs.predictions import PredictionKind
@@ -77,7 +78,7 @@ def chromium(tmp_path_factory):
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANG,
             check=True,
         )
         return done.stdout, done.stderr

@@ -1,18 +1,16 @@
 """The study command with real runs: finished, stopped, killed, resumed, and refused."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import end, start
+from killing import computed_until_end, end, killed_after, start
 from refusals import METHODS, TASKS, cases, refused
 
 from neo_peft.analysis import study
@@ -197,15 +195,11 @@ def test_a_removal_of_checkpoints_that_was_killed_is_completed(tmp_path):
 @pytest.mark.slow
 def test_a_study_that_is_killed_at_any_moment_has_the_same_results(small):
     argv = ["--task", "ner", "--epochs", "2", "--seeds", "2", "--out", "study", *small]
-    start_time = time.monotonic()
-    assert end(start(argv, main=command.main)) == 0, Path("stderr").read_text()
-    seconds, finished = time.monotonic() - start_time, read_checked_json(Path("study/results.json"))
+    seconds = computed_until_end(start(argv, main=command.main))
+    finished = read_checked_json(Path("study/results.json"))
     for share in (0.3, 0.6, 0.9):
         shutil.rmtree("study")
-        process = start(argv, main=command.main)
-        time.sleep(share * seconds)
-        os.kill(process, signal.SIGKILL)
-        end(process)
+        killed_after(start(argv, main=command.main), share * seconds)
         assert end(start(["--resume", "study"], main=command.main)) == 0, Path("stderr").read_text()
         again = read_checked_json(Path("study/results.json"))
         assert {**again, "seconds": 0} == {**finished, "seconds": 0}

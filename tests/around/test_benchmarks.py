@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from repeats import pairs
 
 from benchmarks import jobs, peers, sides
 from benchmarks.lengths import load_examples
@@ -16,12 +17,12 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(peers, "RECORDS", tmp_path / "records")
 
 
-@pytest.mark.parametrize("careful", [False, True])
 @pytest.mark.parametrize(
-    ("task", "shape"),
-    [("ner", "125m"), ("sentiment", "125m"), ("similarity", "125m"), ("sentiment", "neo-mini")],
+    ("kind", "careful"),
+    pairs(["ner 125m", "sentiment 125m", "similarity 125m", "sentiment neo-mini"], [True, False]),
 )
-def test_both_sides_compute_the_same_loss(task, shape, careful):
+def test_both_sides_compute_the_same_loss(kind, careful):
+    task, shape = kind.split()
     job = Job(task, shape, grouped=careful)
     ours, peer, chosen = Ours(job), Peer(job, careful), job.order(1)[0]
     assert ours.plain_loss(chosen) == pytest.approx(peer.plain_loss(chosen), rel=1e-6)

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from neo_peft.commands.loading_line import LoadingLine
+from neo_peft import loop
+from neo_peft.commands import study
+from neo_peft.commands.loading_line import LoadingLine, run_with_base
 from neo_peft.formats.base_folder import with_size
+from neo_peft.runs import shared
+from neo_peft.runs.folder import write_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +69,57 @@ def test_the_line_is_removed_before_the_first_output(capsys):
     with LoadingLine(None) as line:
         line.before(print)("x")
     assert capsys.readouterr() == ("x\n", "")
+
+
+def test_a_terminal_without_a_size_gets_the_line_too(terminal, monkeypatch):
+    of_width, written = terminal
+    of_width(0)
+    with LoadingLine("neo-mini"):
+        assert written() == "loading neo-mini\n"
+    assert written() == ""
+
+
+def test_the_bar_of_a_study_names_what_it_loads_until_that_is_loaded(tiny_folder, monkeypatch):
+    said, bars, show = [], [], study.show_progress
+    monkeypatch.setattr(
+        study, "show_progress", lambda *about: bars.append(show(*about)) or bars[-1]
+    )
+
+    def look(function):
+        def looking(*inputs):
+            said.append(bars[0].postfix)
+            return function(*inputs)
+
+        return looking
+
+    for module, name in (
+        (shared, "load_base_for"),
+        (shared, "copy_sharing_matrices"),  # it follows
+        (loop, "steps"),
+    ):
+        monkeypatch.setattr(module, name, look(getattr(module, name)))
+    given = ["--task", "ner", "--epochs", "1", "--seeds", "1", "--model", str(tiny_folder)]
+    study.main([*given, "--train-limit", "9", "--eval-limit", "5", "--threads", "1"])
+    assert bars[0].desc == "study" and said == [f"loading {tiny_folder}"] * 2 + [""]
+
+
+def test_the_line_of_a_run_names_its_base_with_its_size(tmp_path):
+    sparse_folder = tmp_path / "large"
+    sparse_folder.mkdir()
+    sparse(sparse_folder / "model.safetensors", 5_260_000_000)
+    record = {"flags": {"model": str(sparse_folder)}, "labels": [], "base": {}, "files": {}}
+    write_record(make("run"), record)
+    assert run_with_base(Path("run")) == f"run (5.3 GB of {sparse_folder})"
+    assert run_with_base(Path("run"), "neo-mini") == "run (neo-mini)"
+    write_record(make("none"), record | {"flags": {}})
+    make("damaged").joinpath("run.json").write_text("{}")
+    for name in ("none", "damaged", "missing"):
+        assert run_with_base(Path(name)) == name
+
+
+def make(name: str) -> Path:
+    Path(name).mkdir()
+    return Path(name)
 
 
 def sparse(path: Path, size: int) -> None:

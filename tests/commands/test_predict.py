@@ -1,9 +1,10 @@
 """Predicting new text: rows from lines, positions of words, probabilities, bad lines, streaming."""
 
-import io
 import json
 import math
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -13,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 from base_files import with_pad_token
+from clock import Clock, right_within_a_quarter, seconds_left
 from refusals import shown
 from trained import make_run
 from transformers import GPTNeoForCausalLM
+from waiting import HANG
 
-from neo_peft.commands import predict
+from neo_peft.commands import file_bar, predict
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate
 from neo_peft.formats.adapter import save_adapter
+from neo_peft.model import TunedModel
 from neo_peft.runs.folder import write_record
 from neo_peft.runs.loading import load, load_untuned
 from neo_peft.settings import make_settings
@@ -58,15 +62,19 @@ def adapters(tiny_folder, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def run_predict(capsys, monkeypatch):
+def run_predict(capsys, monkeypatch, tmp_path_factory):
     """Return a function that runs the command with some standard input.
 
     It returns the exit status, the printed JSON lines and the standard error.
     """
 
+    path = tmp_path_factory.mktemp("input") / "stdin"
+
     def run(*argv: str, stdin: bytes = b"") -> tuple[int, list[dict], str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = exit_status(lambda: predict.main(argv))
+        path.write_bytes(stdin)
+        with open(path) as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            status = exit_status(lambda: predict.main(argv))
         out, err = capsys.readouterr()
         return status, [json.loads(line) for line in out.splitlines()], shown(err)
 
@@ -506,7 +514,7 @@ def test_lines_are_predicted_as_they_arrive():
 
     def slow():
         yield 1, b"one"
-        second_is_ready.wait(10)
+        second_is_ready.wait(HANG)
         yield 2, b"two"
 
     batches = predict.lines_as_received(slow(), 8)
@@ -525,6 +533,62 @@ def test_lines_are_predicted_as_they_arrive():
 
     with pytest.raises(OSError, match="the disk is gone"):
         list(predict.lines_as_received(broken(), 1))
+
+
+@pytest.mark.parametrize(("stop", "status"), [("close", 141), ("interrupt", 130)])
+def test_the_command_can_end_while_it_waits_for_a_line(adapters, stop, status):
+    command = [sys.executable, "-m", "neo_peft", "predict", "--run", str(adapters["ner"])]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, bufsize=0, **pipes) as process:
+        process.stdin.write(b"The IL-2 gene .\n")
+        assert json.loads(process.stdout.readline())["text"] == "The IL-2 gene ."
+        if stop == "interrupt":
+            process.send_signal(signal.SIGINT)
+        else:
+            process.stdout.close()
+            process.stdin.write(b"The IL-2 gene .\n")
+        err = shown(process.stderr.read().decode())
+        assert process.wait() == status
+    assert err.strip() == {"close": "", "interrupt": "stopped before the end"}[stop]
+
+
+@pytest.mark.parametrize("runs", [("sentiment",), ("sentiment", "ner")])
+def test_the_bar_of_a_file_shows_the_time_left_right_within_a_quarter(
+    adapters, monkeypatch, capsys, runs
+):
+    """Time passes only in the model: 1 second for each token and 5 for a batch."""
+    clock, moments, bars, rng = Clock(monkeypatch), [], [], random.Random(0)
+    classes = (TunedModel, type(load(adapters["ner"]).model.transformer))
+    model = classes[len(runs) > 1]  # several runs have a trunk of their own for mixed batches
+    forward = model.forward
+
+    def slow_forward(self, batch, *others):
+        if left := seconds_left(bars[0]) if bars else None:
+            moments.append((clock.now, left))
+        clock.advance(5 + len(batch.ids if len(runs) == 1 else batch))
+        return forward(self, batch, *others)
+
+    monkeypatch.setattr(model, "forward", slow_forward)
+    show = file_bar.show_progress
+    monkeypatch.setattr(
+        file_bar, "show_progress", lambda *a, **k: bars.append(show(*a, **k)) or bars[-1]
+    )
+    texts = [" ".join(["profit rose"] * rng.choice([1, 2, 3, 20])) for _ in range(200)]
+    rows = [{"run": rng.choice(runs), "sentence": text, "tokens": text.split()} for text in texts]
+    Path("file").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    given = [flag for run in runs for flag in ("--run", str(adapters[run]))]
+    predict.main([*given, "--file", "file", "--jsonl", "--batch-size", "4"])
+    right_within_a_quarter(moments, clock.now)
+    assert "predict: 100%" in capsys.readouterr().err.replace("predict:  99%", "predict: 100%")
+
+
+def test_a_named_pipe_can_be_the_file(adapters, capsys):
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_text("profit rose\n"))
+    writer.start()
+    predict.main(["--run", str(adapters["sentiment"]), "--file", "pipe"])
+    writer.join()
+    assert json.loads(capsys.readouterr().out)["sentence"] == "profit rose"
 
 
 def test_a_closed_pipe_ends_the_command_without_a_message():

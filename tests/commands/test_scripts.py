@@ -13,6 +13,7 @@ from base_files import with_pad_token
 from corpus_files import CORPORA
 from own_files import write_rows
 from refusals import refused
+from repeats import first_quick, pairs
 
 import evaluate
 import train
@@ -70,8 +71,10 @@ def small(tiny_folder):
     ]
 
 
-@pytest.mark.parametrize("method", ["lora", "prompt", "full", "head", "lora+prompt"])
-@pytest.mark.parametrize("task", ["ner", "sentiment", "similarity"])
+@pytest.mark.parametrize(
+    ("method", "task"),
+    pairs(["lora", "prompt", "full", "head", "lora+prompt"], ["ner", "sentiment", "similarity"]),
+)
 def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
     assert main(train, ["--task", task, "--method", method, "--json", *small]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -139,7 +142,7 @@ def test_a_second_run_gets_its_own_folder(small, capsys):
     )
 
 
-def test_run_json_records_the_settings_data_and_files_of_the_run(small, capsys):
+def test_run_json_records_the_settings_data_and_files_of_the_run(small, drawn_curves, capsys):
     assert main(train, ["--task", "ner", "--method", "lora", "--rank", 5, *small]) == 0
     record = json.loads(Path("runs/ner-lora/run.json").read_text())
     assert list(record)[-1] == "sha256"
@@ -159,6 +162,7 @@ def test_run_json_records_the_settings_data_and_files_of_the_run(small, capsys):
             for split in ("validation", "test")
         ),
     }
+    assert len(Path("runs/ner-lora/plot.png").read_bytes()) > 10_000
     assert record["labels"][1:3] == ["B-DNA", "I-DNA"]
     assert record["trainable"] == 4 * 2 * (24 * 5 + 5 * 24) + 11 * 24 + 11
 
@@ -246,7 +250,7 @@ def test_an_adapter_made_by_peft_is_scored_if_its_task_and_model_are_named(
     assert json.loads(capsys.readouterr().out)["scores"]["accuracy"] == after["accuracy"]
 
 
-@pytest.mark.parametrize("name", ["model", "lora", "prompt"])
+@pytest.mark.parametrize("name", first_quick(["lora", "model", "prompt"]))
 def test_any_name_of_a_runs_folder_gives_the_same_files(small, name):
     for method, out in (("lora", f"a/{name}"), ("prompt", f"b/{name}")):
         assert main(train, ["--task", "sentiment", "--method", method, "--out", out, *small]) == 0

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from base_files import assert_refused
 from transformers import AutoTokenizer, GPT2Tokenizer
 
@@ -202,8 +203,16 @@ def test_the_bundled_tokenizer_encodes_and_decodes_as_the_one_of_transformers():
         assert ours.decode(ids) == theirs.decode(ids)
         for start in range(min(9, len(ids))):  # also in the middle of a letter of several bytes
             assert ours.decode(ids[start : start + 1]) == theirs.decode(ids[start : start + 1])
+        assert [ours.decode(i) for i in ids[:3]] == [theirs.decode(i) for i in ids[:3]]
     assert splitting_digest(ours) == splitting_digest(theirs)
     assert without_transformers(ours)
+
+
+def test_what_only_transformers_decodes_is_decoded_by_its_tokenizer():
+    ours, theirs = load_tokenizer(BUNDLED["neo-mini"]), load_with_transformers(BUNDLED["neo-mini"])
+    ids = torch.tensor([0, 300, 301])  # 0 is the end token
+    assert ours.decode(ids) == theirs.decode(ids) == ours.decode(ids.tolist())
+    assert ours.decode(ids.tolist(), skip_special_tokens=True) == theirs.decode([300, 301])
 
 
 def test_the_bundled_tokenizer_is_saved_as_transformers_saves_it(tmp_path):

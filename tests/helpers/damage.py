@@ -14,12 +14,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
 from neo_peft.model import Batch, TunedModel
 
 CASES = int(os.environ.get("NEO_PEFT_CASES", 300))  # number of damaged files of each kind
-SECONDS, GIGABYTES = 10, 4  # limits of one case; memory is added to what the process already uses
+# The numbers of the cases in two parts: the first 50, and the others, which are slow.
+PARTS = [
+    pytest.param(range(50), id="first"),
+    pytest.param(range(50, CASES), id="others", marks=pytest.mark.slow),
+]
+# Limits of one case: CPU time, which other programs do not change, and memory besides what the
+# process already uses.
+SECONDS, GIGABYTES = 10, 4
 
 # ---- How to damage
 
@@ -204,8 +212,8 @@ def bounded() -> Iterator[None]:
     def stop(*_):
         raise Late
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    previous = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     limits = None
     if sys.platform == "linux":
         import resource
@@ -216,8 +224,8 @@ def bounded() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
         if limits:
             resource.setrlimit(resource.RLIMIT_AS, limits)
 

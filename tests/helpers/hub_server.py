@@ -4,12 +4,14 @@ Like the real hub, it sends small files directly and large ones by a redirect to
 another host, and it sends the commit of a branch in `X-Repo-Commit`. It records every request.
 """
 
+import fcntl
 import hashlib
 import itertools
 import os
 import re
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -77,12 +79,18 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(memoryview(content)[start:size])
         self.close_connection = True
         if reset:  # the client gets an error, not a regular end of the connection
-            time.sleep(0.2)  # without this the bytes sent before are lost too
+            while unsent_bytes(self.connection):  # they would be lost too
+                time.sleep(0.001)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(self.connection.detach())
 
     def log_message(self, *_):
         pass
+
+
+def unsent_bytes(connection: socket.socket) -> int:
+    """Return the number of bytes that the other side has not yet received."""
+    return struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]
 
 
 class Hub(Handler):

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.backends.backend_agg  # noqa: F401
@@ -53,6 +56,37 @@ def start(argv, before=lambda: None, main=train.main) -> int:
 def end(process: int) -> int:
     """Wait for a process; return its exit status, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def computed_for(process: int) -> float:
+    """Return the seconds of CPU time of a process (its clock is that of clock_getcpuclockid(3)).
+
+    With wall time, other load on the machine could move all kills to before the first checkpoint,
+    or to after the end of the run.
+    """
+    return time.clock_gettime(~process << 3 | 2)
+
+
+def computed_until_end(process: int) -> float:
+    """Wait for a process, which must succeed. Return the seconds of its CPU time."""
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    seconds = computed_for(process)
+    assert end(process) == 0, Path("stderr").read_text()
+    return seconds
+
+
+def killed_when(process: int, happened: Callable[[], bool]) -> bool:
+    """Kill a process when this has happened. Return False if it ended before."""
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while not happened() and not os.waitid(os.P_PID, process, ended):
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    return end(process) == -signal.SIGKILL
+
+
+def killed_after(process: int, seconds: float) -> bool:
+    """Kill a process after this CPU time. Return False if it ended before."""
+    return killed_when(process, lambda: computed_for(process) >= seconds)
 
 
 def result(folder: Path) -> dict:

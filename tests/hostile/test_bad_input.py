@@ -21,6 +21,7 @@ import huggingface_hub
 import pytest
 from hub_server import HubServer
 from refusals import METHODS, NER, TAGS, TASKS, TEXT, cases, forbid_loading, refused, run
+from waiting import HANG
 
 from neo_peft.corpora import lines
 from neo_peft.methods import owners
@@ -249,7 +250,7 @@ def test_no_bad_flag_waits_for_torch(tmp_path):
         text=True,
         cwd=tmp_path,
         capture_output=True,
-        timeout=60,
+        timeout=HANG,
     )
     assert done.stderr.splitlines() == [f"error: {message}" for _, message in FLAGS]
     assert done.returncode == 0 and done.stdout == ""

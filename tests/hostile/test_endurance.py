@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from killing import end, start
+from repeats import first_quick
 
 from neo_peft.corpora.sources import load_splits
 from neo_peft.formats.base_config import read_config
@@ -79,8 +80,7 @@ def test_memory_and_open_files_stay_flat_over_two_thousand_steps(tiny_folder, tm
     assert {line["files"] for line in measurements} == {warmed_up["files"]}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["ner", "sentiment"])
+@pytest.mark.parametrize("task", first_quick(["ner", "sentiment"]))
 def test_a_hundred_thousand_rows_are_stored_as_flat_integers(task):
     settings = make_settings(task=task, method="lora")
     rows = load_splits(TASKS[task], "sample").train

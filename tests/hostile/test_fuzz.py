@@ -1,12 +1,13 @@
 """Randomly damaged files: reading one gives finite numbers, or an error that names it.
 
-Each kind of file has a good file, a function that reads it, and CASES damaged copies. The kind and
-the number of a case are its seed, which a failure prints:
+Each kind of file has a good file, a function that reads it, and CASES damaged copies, in two parts.
+The kind and the number of a case are its seed, which a failure prints:
 `damage(original, random.Random("kind 17"))` makes the copy again.
 """
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from damage import (
-    CASES,
+    PARTS,
     Late,
     bounded,
     damaged,
@@ -51,16 +52,21 @@ LINES = (damaged, damaged_lines)
 NAMED = "{}|--data hub|no linear layer matches"
 
 
-def check_damaged_copies(
-    kind: str, file: Path, damage: Callable, read: Callable[[], object], passes: Callable
+def check_copies(
+    numbers: range,
+    kind: str,
+    file: Path,
+    damage: Callable,
+    read: Callable[[], object],
+    passes: Callable,
 ) -> None:
-    """Read CASES damaged copies of a file. Each must be read, or be refused with the name of its
-    folder. Both must occur.
+    """Read damaged copies of a file, those with these numbers. Each must be read, or be refused
+    with the name of its folder. Both must occur.
 
     `passes(content)` is the first check of the reader; a fifth of the copies must pass it.
     """
     original, outcomes, failures = file.read_bytes(), Counter(), []
-    for number in range(CASES):
+    for number in numbers:
         case = f"{kind} {number}"
         content = damage(original, random.Random(case))
         outcomes["passed the first check"] += bool(passes(content))
@@ -79,10 +85,18 @@ def check_damaged_copies(
         outcomes[outcome] += 1
     file.write_bytes(original)
     print(f"{kind}: {dict(outcomes)}")
-    assert not failures, f"{len(failures)} of {CASES}: " + "\n".join(map(str, failures[:20]))
+    assert not failures, f"{len(failures)} of {len(numbers)}: " + "\n".join(map(str, failures[:20]))
     assert (
-        outcomes["read"] and outcomes["refused"] and outcomes["passed the first check"] >= CASES / 5
+        outcomes["read"]
+        and outcomes["refused"]
+        and outcomes["passed the first check"] >= len(numbers) / 5
     )
+
+
+@pytest.fixture(params=PARTS)
+def check_damaged_copies(request) -> Callable:
+    """Return `check_copies` of one part of the cases."""
+    return functools.partial(check_copies, request.param)
 
 
 # ---- A base
@@ -112,7 +126,7 @@ def read_base(folder: Path) -> str:
     )
 
 
-def test_damaged_weights_are_read_or_refused(folder, loaded_tokenizer):
+def test_damaged_weights_are_read_or_refused(check_damaged_copies, folder, loaded_tokenizer):
     header = 8 + struct.unpack("<Q", (folder / bases.WEIGHTS).read_bytes()[:8])[0]
     damage = mixed(
         damaged_header,
@@ -125,7 +139,9 @@ def test_damaged_weights_are_read_or_refused(folder, loaded_tokenizer):
     )
 
 
-def test_a_damaged_index_of_shards_is_read_or_refused(folder, loaded_tokenizer):
+def test_a_damaged_index_of_shards_is_read_or_refused(
+    check_damaged_copies, folder, loaded_tokenizer
+):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / bases.WEIGHTS)
@@ -148,7 +164,7 @@ def test_a_damaged_index_of_shards_is_read_or_refused(folder, loaded_tokenizer):
     )
 
 
-def test_a_damaged_config_json_is_read_or_refused(folder, loaded_tokenizer):
+def test_a_damaged_config_json_is_read_or_refused(check_damaged_copies, folder, loaded_tokenizer):
     damage = mixed(damaged, damaged_json, damaged_json)
     check_damaged_copies(
         "config", folder / "config.json", damage, lambda: read_base(folder), is_json
@@ -198,14 +214,16 @@ def check_examples(examples: Examples, vocab_size: int) -> None:
     assert ((examples.target_indices >= 0) & (examples.target_indices < lengths)).all()
 
 
-def test_a_damaged_tokenizer_json_is_read_or_refused(folder, small_tokenizer):
+def test_a_damaged_tokenizer_json_is_read_or_refused(check_damaged_copies, folder, small_tokenizer):
     damage = mixed(damaged, damaged_json, damaged_json)
     check_damaged_copies(
         "tokenizer", small_tokenizer, damage, lambda: read_tokenizer(folder), is_json
     )
 
 
-def test_a_damaged_tokenizer_config_json_is_read_or_refused(folder, small_tokenizer):
+def test_a_damaged_tokenizer_config_json_is_read_or_refused(
+    check_damaged_copies, folder, small_tokenizer
+):
     file = folder / "tokenizer_config.json"
     check_damaged_copies(
         "tokenizer_config",
@@ -217,7 +235,9 @@ def test_a_damaged_tokenizer_config_json_is_read_or_refused(folder, small_tokeni
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_damaged_older_files_of_a_tokenizer_are_read_or_refused(folder, small_tokenizer, name):
+def test_damaged_older_files_of_a_tokenizer_are_read_or_refused(
+    check_damaged_copies, folder, small_tokenizer, name
+):
     model = json.loads(small_tokenizer.read_text())["model"]
     small_tokenizer.unlink()
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
@@ -350,7 +370,7 @@ def read_data(task: Task, data: str, tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_damaged_data_is_read_or_refused(base, tmp_path, monkeypatch, kind):
+def test_damaged_data_is_read_or_refused(check_damaged_copies, base, tmp_path, monkeypatch, kind):
     name, file, text, ways, other_files = FORMATS[kind]
     monkeypatch.setattr(
         hub, "hub_file", lambda repository, filename, **_: tmp_path / Path(filename).name
@@ -375,7 +395,9 @@ def test_damaged_data_is_read_or_refused(base, tmp_path, monkeypatch, kind):
     )
 
 
-def test_a_damaged_zip_of_phrasebank_is_read_or_refused(base, tmp_path, monkeypatch):
+def test_a_damaged_zip_of_phrasebank_is_read_or_refused(
+    check_damaged_copies, base, tmp_path, monkeypatch
+):
     import zipfile
 
     file = tmp_path / "bank.zip"
@@ -388,7 +410,9 @@ def test_a_damaged_zip_of_phrasebank_is_read_or_refused(base, tmp_path, monkeypa
     check_damaged_copies("zip", file, damaged, read, lambda content: b"PK\x05\x06" in content[-22:])
 
 
-def test_a_damaged_parquet_file_is_read_or_refused(base, tmp_path, monkeypatch):
+def test_a_damaged_parquet_file_is_read_or_refused(
+    check_damaged_copies, base, tmp_path, monkeypatch
+):
     import datasets
 
     file, original = tmp_path / "train-00000-of-00001.parquet", tmp_path / "original"
@@ -435,7 +459,7 @@ def read_adapter(folder: Path, model: Path, base: bases.Base) -> str:
 @pytest.mark.parametrize("method", ["lora", "prompt"])
 @pytest.mark.parametrize("file", [adapter.CONFIG, adapter.ADAPTER_FILE])
 def test_a_damaged_adapter_made_by_peft_is_read_or_refused(
-    tiny_folder, base, tmp_path, method, file
+    check_damaged_copies, tiny_folder, base, tmp_path, method, file
 ):
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
     from transformers import GPTNeoForCausalLM

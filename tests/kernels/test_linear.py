@@ -4,11 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neo_peft.kernels.linear import LARGE, linear
+from neo_peft.kernels import linear as kernel
+from neo_peft.kernels.linear import HAS_ONEDNN, LARGE, linear
 
-on_onednn = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
-)
+on_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch has no oneDNN")
 
 
 def large_layer(trained=False):
@@ -43,6 +42,26 @@ def test_a_large_frozen_layer_and_its_gradients_are_those_of_fp64(count):
         assert torch.allclose(ours.double(), theirs, rtol=0, atol=5e-4)
     grids = linear(x.detach().view(count, 1, 1200), weight)  # no bias, three dimensions
     assert torch.allclose(grids[:, 0].double(), expected - exact[1], rtol=0, atol=5e-4)
+
+
+@on_onednn
+def test_a_single_vector_has_the_same_gradients():
+    weight, bias = large_layer()
+    x, upstream = torch.randn(1200, requires_grad=True), torch.randn(520)
+    linear(x, weight, bias).backward(upstream)
+    assert torch.equal(bias.grad, upstream)
+    torch.testing.assert_close(x.grad, upstream @ weight, rtol=1e-4, atol=1e-4)
+
+
+def test_without_onednn_torchs_own_layer_multiplies(monkeypatch):
+    """Where it is switched off, and where this torch does not have it."""
+    weight, bias = large_layer()
+    x = torch.randn(3, 1200)
+    with torch.backends.mkldnn.flags(enabled=False):
+        outs = [linear(x, weight, bias)]
+    monkeypatch.setattr(kernel, "HAS_ONEDNN", False)
+    outs.append(linear(x, weight, bias))
+    assert all("FrozenLinearBackward" not in nodes(out) for out in outs)
 
 
 @on_onednn

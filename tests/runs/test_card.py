@@ -11,6 +11,7 @@ import pytest
 import torch
 from base_files import change_config
 from huggingface_hub import ModelCard
+from repeats import pairs
 from trained import make_run
 from transformers import AutoTokenizer
 
@@ -131,8 +132,7 @@ def logits_of(tuned, row) -> torch.Tensor:
         return tuned.model.logits(tuned.model(batch, tuned.model.prefix()))
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(("kind", "head"), pairs(TOKENIZERS, HEADS))
 def test_exports_encode_and_predict_as_we_do_whatever_the_tokenizer_adds(
     base, tmp_path, monkeypatch, kind, head
 ):

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from killing import SMALL, end, result, resumed, start
 from refusals import shown
 from safetensors.torch import load_file, save_file
 from steps import train as train_steps
+from waiting import wait_until
 
 import evaluate
 import train
@@ -29,6 +29,7 @@ from neo_peft.errors import InputError
 from neo_peft.runs import checkpoints, record, training
 from neo_peft.runs.from_flags import settings_to_resume
 from neo_peft.runs.loading import load_untuned
+from neo_peft.runs.shared import COMPUTATION, VERSION
 from neo_peft.settings import make_settings
 from neo_peft.system import files
 from neo_peft.system.exit_status import exit_status
@@ -251,6 +252,10 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, message):
             lambda r: r.update(step=-1),
             "state.json is not the state of a checkpoint: ValueError: step is -1",
         ),
+        (
+            lambda r: r["computed"].update(threads=2**31),
+            "state.json is not the state of a checkpoint: ValueError: threads is 2147483648",
+        ),
         (lambda r: r.pop("best"), "state.json is not the state of a checkpoint: KeyError: 'best'"),
         (lambda r: r["log"].pop("sha256"), "metrics.jsonl was changed, or cut short, since"),
         (
@@ -269,6 +274,15 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, message):
             lambda r: r["computed"].update({"version of torch": "2.0.1"}),
             f"was written (2.0.1, now {torch.__version__}): a run can only be resumed with the "
             "same version of torch",
+        ),
+        (  # as all were before this number was recorded
+            lambda r: r["computed"].pop(VERSION) and r["computed"].update(settings="0"),
+            "step-7 was written by another version of neo_peft: its computation has the number 1, "
+            f"here it is {COMPUTATION}; finish the run with that version, or start anew",
+        ),
+        (
+            lambda r: r["computed"].update({VERSION: 999}),
+            f"its computation has the number 999, here it is {COMPUTATION}; finish the run",
         ),
         (
             lambda r: r["computed"].update(precision="bf16"),
@@ -371,12 +385,10 @@ def test_a_finished_run_prints_its_table_again(run, stopped, capsys):
 
 def test_the_second_of_two_runs_in_one_folder_is_refused(run, tmp_path):
     def wait() -> None:
-        training.Log.step = lambda *_: (Path("started").touch(), time.sleep(60))
+        training.Log.step = lambda *_: (Path("started").touch(), signal.pause())
 
     first = start(["--resume", "run"], wait)
-    until = time.monotonic() + 60
-    while not Path("started").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(Path("started").exists)
     try:
         assert refused(["--resume", run]) == (
             f"error: {run} is in use by another run; wait for its end, or name another folder"
@@ -513,7 +525,6 @@ def test_a_full_disk_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(
     assert (2, False) in ends and (2, True) in ends and (0, False) in ends
 
 
-@pytest.mark.slow
 def test_a_file_size_limit_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(
     stopped, tmp_path
 ):
@@ -555,7 +566,6 @@ def test_a_file_size_limit_stops_the_run_with_one_line_and_its_checkpoints_stay_
     assert ends >= {(2, False, False), (2, True, False), (0, True, False)}
 
 
-@pytest.mark.slow
 def test_a_read_only_folder_stops_the_run_with_one_line(run, tmp_path):
     if not can_mount(tmp_path):
         pytest.skip("no disk can be mounted here")

@@ -35,7 +35,7 @@ def printed(text: str, when: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_default_run_tags_better_than_the_baseline(tmp_path, capsys):
+def test_the_default_run_tags_better_than_the_baseline(drawn_curves, tmp_path, capsys):
     train.main(["--task", "ner", "--method", "lora", "--threads", "1"])
     text = capsys.readouterr().out
     before, after = printed(text, "Before"), printed(text, "After")

@@ -17,7 +17,6 @@ from neo_peft.encoding import Encoder
 from neo_peft.errors import InputError
 from neo_peft.runs import loading
 from neo_peft.runs.label_tokens import first_prefix
-from neo_peft.runs.label_tree import TiedLabels
 from neo_peft.settings import make_settings, task_of
 
 VOCABULARY = "<|endoftext|> <unk> sentence label : Sentence Label the service was good bad"
@@ -156,7 +155,7 @@ def test_the_second_of_two_refused_labels_is_never_predicted(folder, words):
     normalised(folder, "~")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     task = task_of(settings(folder, *words))
-    encoder = Encoder(task, tokenizer, 0, False, 60, 8192, tied_labels=TiedLabels())
+    encoder = Encoder(task, tokenizer, 0, False, 60, 8192)
     assert first_prefix(encoder.label_tokens) == ("a", "b")
     rows = [{"sentence": " ".join(random.choices(WORDS[6:], k=8))} for _ in range(30)]
     evaluation = evaluate(tuned.model, encoder, encoder(rows))

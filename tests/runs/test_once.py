@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from base_files import change_tensors
 from killing import end, result, resumed, start
+from trained import make_job
 
 import evaluate
 import train
 from neo_peft.analysis import study as studies
 from neo_peft.commands import study
 from neo_peft.formats.base import load_base
-from neo_peft.runs import before, head_alone, job, loading, training
+from neo_peft.runs import before, head_alone, job, loading, shared, training
 from neo_peft.settings import make_settings
 from neo_peft.system.exit_status import exit_status
 
@@ -235,6 +236,46 @@ def test_what_another_batch_size_or_other_rows_give_is_not_shared(small, calls):
     assert calls["split before"] == 4 + 2  # other training rows change the baseline only
     assert calls["predict_baseline"] == 1 + 2
     assert studies.SHARED not in {path.name for path in Path("rows").iterdir()}
+
+
+def test_a_study_of_precisions_loads_the_base_in_each(small, calls):
+    argv = ["--task", "sentiment", "--epochs", "1", "--seeds", "1", *small, "--out", "study"]
+    study.main([*argv, "--sweep", "precision=fp32,bf16"])
+    assert calls["load_base"] == 2 and calls["split before"] == 4
+    equal_to_single_runs("study", "precision-fp32-seed-0", "precision-bf16-seed-0")
+
+
+@pytest.mark.parametrize("sweep", ["method=lora,full", "method=full,lora"])
+def test_a_base_that_is_trained_is_scored_for_itself(small, calls, sweep):
+    """Weights that are trained are multiplied in another way."""
+    argv = ["--task", "ner", "--epochs", "1", "--seeds", "1", "--sweep", sweep]
+    study.main([*argv, *small, "--out", "study"])
+    assert calls["split before"] == 4
+
+
+def test_what_was_computed_in_another_way_is_not_shared(calls, monkeypatch, tiny_folder):
+    """Two threads sum in another order, and so may another version of the package."""
+    kept = shared.Shared(Path("kept"))
+    given = {"task": "ner", "method": "lora", "model": str(tiny_folder), "epochs": 1}
+    for version, threads, count in ((7, 1, 2), (7, 1, 2), (8, 1, 4), (8, 2, 6), (8, 2, 6)):
+        monkeypatch.setattr(shared, "COMPUTATION", version)
+        settings = make_settings(**given, threads=threads, train_limit=20, eval_limit=10)
+        training.run(settings, lambda line: None, shared=kept)
+        assert calls["split before"] == count
+
+
+@pytest.mark.parametrize(("readout", "is_same"), [("head", False), ("words", True)])
+def test_rows_are_encoded_once_unless_the_untuned_base_has_another_head(
+    tiny_folder, readout, is_same
+):
+    prepared = make_job(Path("run"), tiny_folder, task="sentiment", readout=readout)
+    untuned = job.untuned_base(prepared)
+    found = job.encode(prepared, untuned, "test")
+    assert (found is prepared.examples["test"]) == is_same
+    # The targets are the tokens of the labels, and not their indices.
+    words = [prepared.task.label_text(row["label"]) for row in prepared.rows["test"]]
+    ids = [untuned.encoder.tokenize([word])[0] + [untuned.encoder.end_token] for word in words]
+    assert found.targets.tolist() == sum(ids, [])
 
 
 def test_a_study_that_was_killed_keeps_what_it_has_computed(small, calls):

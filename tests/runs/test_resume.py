@@ -1,20 +1,32 @@
 """A run that is killed at any moment and resumed has bit for bit the result of a run that is not.
 
 The tests kill real processes. These are forked after all imports, including those that a run makes
-late, to save time. NEO_PEFT_KILLS is the number of kills for each method, 5 by default.
+late, to save time. Slow are all but one method and the kill at the first checkpoint. NEO_PEFT_KILLS
+is the number of other kills for each method, 5 by default.
 """
 
 import os
 import shutil
 import signal
-import time
+from functools import partial
+from glob import glob
 from pathlib import Path
 
 import matplotlib.backends.backend_agg  # noqa: F401
 import matplotlib.figure  # noqa: F401
 import pytest
 import safetensors.torch  # noqa: F401
-from killing import SMALL, end, result, resumed, start
+from killing import (
+    SMALL,
+    computed_until_end,
+    end,
+    killed_after,
+    killed_when,
+    result,
+    resumed,
+    start,
+)
+from repeats import first_quick
 from transformers import AutoTokenizer  # noqa: F401
 
 from neo_peft.runs import checkpoints, training
@@ -67,53 +79,27 @@ RUNS = {
 }
 
 
-def computed_for(process: int) -> float:
-    """Return the seconds of CPU time of a process (its clock is that of clock_getcpuclockid(3)).
-
-    With wall time, other load on the machine could move all kills to before the first checkpoint,
-    or to after the end of the run.
-    """
-    return time.clock_gettime(~process << 3 | 2)
-
-
-def killed_after(process: int, seconds: float) -> bool:
-    """Kill a process after this CPU time. Return False if it ended before."""
-    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    while computed_for(process) < seconds and not os.waitid(os.P_PID, process, ended):
-        time.sleep(0.002)
-    os.kill(process, signal.SIGKILL)
-    return end(process) == -signal.SIGKILL
-
-
-@pytest.fixture(scope="module", params=RUNS)
-def finished(request, tiny_folder, tmp_path_factory):
+@pytest.fixture(scope="module", params=first_quick(RUNS))
+def finished(request, drawn_curves, tiny_folder, tmp_path_factory):
     """Return the flags, the result and the seconds of CPU time of a run that nothing stops."""
     argv = ["--method", request.param, "--model", str(tiny_folder), *RUNS[request.param], *SMALL]
     folder = tmp_path_factory.mktemp("finished")
     os.chdir(folder)
-    run = start([*argv, "--out", "run"])
-    os.waitid(os.P_PID, run, os.WEXITED | os.WNOWAIT)
-    seconds = computed_for(run)
-    assert end(run) == 0, Path("stderr").read_text()
+    seconds = computed_until_end(start([*argv, "--out", "run"]))
     return argv, result(folder / "run"), seconds
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_has_the_same_result(finished, tmp_path):
+@pytest.mark.parametrize("kills", first_quick([0, KILLS]))
+def test_a_run_that_is_killed_at_any_moment_has_the_same_result(finished, tmp_path, kills):
     argv, expected, seconds = finished
-    moments = [seconds * (number + 0.5) / KILLS for number in range(KILLS)]
-    killed, checkpoint_counts = 0, []
-    for moment in moments:
-        killed += killed_after(start([*argv, "--out", "run"]), moment)
-        checkpoint_counts.append(len(list(Path("run").glob("checkpoints/step-*"))))
+    for number in range(kills):  # also before the first checkpoint
+        killed_after(start([*argv, "--out", "run"]), seconds * (number + 0.75) / kills)
         resumed("run", expected, argv)
         shutil.rmtree("run")
-    after_checkpoint = sum(map(bool, checkpoint_counts))
-    print(
-        f"{killed} of {KILLS} killed within {seconds:.1f} seconds, {after_checkpoint} after a "
-        "checkpoint"
-    )
-    assert after_checkpoint, "no kill came after a checkpoint"
+    checkpoints_of_run = partial(glob, "run/checkpoints/step-*")
+    while not killed_when(start([*argv, "--out", "run"]), checkpoints_of_run):
+        shutil.rmtree("run")  # it ended before it was killed
+    resumed("run", expected, argv)
 
 
 def kill_at_call(function: str, call: int, kill_before: bool, kill_after: bool):
@@ -138,7 +124,6 @@ def kill_at_call(function: str, call: int, kill_before: bool, kill_after: bool):
     return patch
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "after"), [("fsync", False), ("replace", False), ("replace", True)]
 )
@@ -165,6 +150,7 @@ def test_a_run_that_is_killed_while_it_writes_has_the_same_result(
         assert not [path for path in Path("run").rglob("*") if ".tmp" in path.name]
 
 
+@pytest.mark.parametrize("finished", ["lora"], indirect=True)
 @pytest.mark.parametrize(
     ("function", "call", "left"),
     [
@@ -174,23 +160,32 @@ def test_a_run_that_is_killed_while_it_writes_has_the_same_result(
     ],
 )
 def test_a_run_that_is_killed_in_its_first_write_can_start_again_in_its_folder(
-    tiny_folder, tmp_path, function, call, left
+    finished, tmp_path, function, call, left
 ):
-    argv = ["--method", "head", "--model", str(tiny_folder), *RUNS["head"], *SMALL]
-    assert end(start([*argv, "--out", "finished"])) == 0, Path("stderr").read_text()
+    argv, expected, _ = finished
     assert (
         end(start([*argv, "--out", "run"], kill_at_call(function, call, True, False)))
         == -signal.SIGKILL
     )
     assert [path.name.rstrip("0123456789") for path in Path("run").iterdir()] == left
-    resumed("run", result(Path("finished")), argv)
+    resumed("run", expected, argv)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_the_run_after_it_wrote_a_checkpoint(tiny_folder, tmp_path, number, status):
-    argv = ["--method", "lora", "--model", str(tiny_folder), *RUNS["lora"], *SMALL]
-    assert end(start([*argv, "--out", "finished"])) == 0
-    for step in (1, 4, 5):  # the first step, the last one of an epoch, and one inside an epoch
+@pytest.mark.parametrize("finished", ["lora"], indirect=True)
+@pytest.mark.parametrize(
+    ("number", "status", "steps"),
+    [  # the first step, the last one of an epoch, and one inside an epoch
+        (signal.SIGTERM, 143, [1, 5]),
+        (signal.SIGINT, 130, [4]),
+        pytest.param(signal.SIGTERM, 143, [4], marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, [1, 5], marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_stops_the_run_after_it_wrote_a_checkpoint(
+    finished, tmp_path, number, status, steps
+):
+    argv, expected, _ = finished
+    for step in steps:
 
         def stop_after(step=step) -> None:
             real = training.Log.step
@@ -209,4 +204,4 @@ def test_a_signal_stops_the_run_after_it_wrote_a_checkpoint(tiny_folder, tmp_pat
             == f"stopped; resume it: python -m neo_peft train --resume {name}"
         )
         assert checkpoints.newest_checkpoint(Path(name)).record["step"] == step
-        resumed(name, result(Path("finished")))
+        resumed(name, expected)

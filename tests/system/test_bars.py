@@ -1,15 +1,8 @@
 """Progress bars tell the truth: the time left, the longest batches first, a terminal of width 0."""
 
-import os
-import pty
 import re
-import sys
-import termios
-import tty
-from contextlib import suppress
 
 import numpy as np
-import pytest
 from clock import Clock, right_within_a_quarter, seconds_left
 
 from neo_peft.decoding import in_batches
@@ -65,33 +58,6 @@ def test_the_longest_texts_are_scored_first():
     ascending = np.argsort(LENGTHS, kind="stable")
     expected = [ascending[start : start + 7] for start in range(0, 200, 7)][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(order, expected, strict=True))
-
-
-@pytest.fixture
-def terminal(monkeypatch):
-    """Return a function that makes standard error and output a terminal of this width, and one that
-    returns what was written there."""
-    master, slave = pty.openpty()
-    tty.setraw(slave)  # else each newline gets a carriage return
-    stream = open(slave, "w", buffering=1)  # noqa: SIM115
-
-    def of_width(width: int) -> None:
-        termios.tcsetwinsize(slave, (24 if width else 0, width))
-        monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(sys, "stdout", stream)
-
-    def written() -> str:
-        stream.flush()
-        os.set_blocking(master, False)
-        parts = []
-        with suppress(BlockingIOError):
-            while True:
-                parts.append(os.read(master, 2**16))
-        return b"".join(parts).decode()
-
-    yield of_width, written
-    stream.close()
-    os.close(master)
 
 
 def test_a_terminal_of_width_0_gets_a_line_every_ten_seconds(monkeypatch, terminal):

@@ -111,12 +111,12 @@ def test_a_cpu_without_products_in_half_precision_gets_a_warning(monkeypatch, pr
         ({"cpus": 12, "quota": 9, "omp": "11"}, 9),
     ],
 )
-def test_auto_threads_are_the_minimum_of_cpus_quota_openmp_and_four_for_a_small_model(
+def test_auto_threads_are_the_minimum_of_cpus_quota_and_openmp_and_one_for_a_small_model(
     machine, limits, threads
 ):
     machine(**limits)
     assert thread_count("auto", SMALL) == threads
-    assert thread_count("auto", SMALL - 1) == min(4, threads)
+    assert thread_count("auto", SMALL - 1) == 1
 
 
 def test_small_is_below_50_million_parameters():

@@ -6,6 +6,7 @@ huggingface_hub reads its settings at import, so each test runs it in a separate
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from corpus_files import FILES, GLUE, HUB_JSON, PHRASEBANK, TNER, write_glue, write_zip
 from hub_server import HubServer
 from safetensors.torch import load, save
+from waiting import HANG
 
 from neo_peft.formats.base import load_base
 from neo_peft.formats.base_folder import INDEX, TOKENIZER_FILES, WEIGHTS
@@ -26,17 +28,19 @@ ADVICE = (
     "--model and --data"
 )
 FETCH = """
-import hashlib, json, sys, time
-from neo_peft.system.hub import hub_file
+import hashlib, json, sys, threading
+from neo_peft.system import hub
+waits, join = [], threading.Thread.join
+threading.Thread.join = lambda thread, limit=None: (waits.append(limit), join(thread, limit))
 for file in json.load(sys.stdin):
-    start = time.monotonic()
     try:
-        path = hub_file(**file)
+        path = hub.hub_file(**file)
         print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     except Exception as error:
         print(type(error).__name__, *str(error).split())
-    if sys.argv[1:] == ["time"]:
-        print(int(time.monotonic() - start))
+    if sys.argv[1:] == ["waits"]:
+        print(*waits)
+        waits.clear()
 """
 
 
@@ -82,7 +86,7 @@ def start(
 
 def fetch(hub: HubServer, home: Path, *files: str, warning: str = "", **options) -> list[str]:
     """Fetch files in a separate process; return a line for each: name and sha256, or the error."""
-    output, errors = start(hub, home, *files, **options).communicate(timeout=60)
+    output, errors = start(hub, home, *files, **options).communicate(timeout=HANG)
     assert (warning in errors) if warning else (errors == "")
     return output.splitlines()
 
@@ -230,7 +234,6 @@ def test_a_filled_cache_is_enough_if_the_hub_fails_or_cannot_be_reached(tmp_path
     assert fetch(hub, tmp_path / "empty", "config.json") == refused(gone)
 
 
-@pytest.mark.slow
 def test_a_slow_hub_is_waited_for_and_a_silent_one_for_less_than_ten_seconds(hub, tmp_path):
     both = CONFIG | {"vocab.json": b"[]"}
     for name in ("slow", "silent", "half"):
@@ -241,21 +244,24 @@ def test_a_slow_hub_is_waited_for_and_a_silent_one_for_less_than_ten_seconds(hub
     )
     files = {"slow": [*both], "silent": ["config.json"], "half": [*both]}
     processes = [
-        start(hub, tmp_path, *files[name], repository=f"owner/{name}", mode="time")
+        start(hub, tmp_path, *files[name], repository=f"owner/{name}", mode="waits")
         for name in files
     ]
     with HubServer() as dripping:
         dripping.silent, dripping.drips = lambda request: True, 1
-        processes.append(start(dripping, tmp_path, "config.json", mode="time"))
-        outputs = [process.communicate(timeout=60) for process in processes]
+        processes.append(start(dripping, tmp_path, "config.json", mode="waits"))
+        outputs = [process.communicate(timeout=HANG) for process in processes]
     assert "".join(errors for _, errors in outputs) == ""
     slow, silent, half, drops = (output.splitlines() for output, _ in outputs)
     assert slow[::2] == fetched(**both)
-    reason = f"the hub at {hub.endpoint} cannot be reached (ReadTimeout)"
-    assert silent[::2] == refused(reason, repository="owner/silent")
-    assert half[::2] == fetched(**CONFIG) + refused(reason, "vocab.json", "owner/half")
-    assert drops[::2] == refused(f"the hub at {dripping.endpoint} cannot be reached (TimeoutError)")
-    assert max(map(int, silent[1::2] + half[1::2] + drops[1::2])) < 10
+    # The HTTP library has a limit too. It ends first, except on a busy machine.
+    unreachable = f"the hub at {hub.endpoint} cannot be reached"
+    reasons = [f"{unreachable} ({error})" for error in ("ReadTimeout", "TimeoutError")]
+    assert silent[:1] in [refused(reason, repository="owner/silent") for reason in reasons]
+    assert half[:1] == fetched(**CONFIG)
+    assert half[2:3] in [refused(reason, "vocab.json", "owner/half") for reason in reasons]
+    assert drops[:1] == refused(f"the hub at {dripping.endpoint} cannot be reached (TimeoutError)")
+    assert 0 < max(map(float, (silent[1], half[3], drops[1]))) < 10  # the limit of the only wait
 
 
 # ---- Interrupted downloads
@@ -361,7 +367,7 @@ def train(folder: Path, hub: HubServer, *runs: list[str]) -> subprocess.Complete
         text=True,
         cwd=folder,
         capture_output=True,
-        timeout=120,
+        timeout=HANG,
         env=environment(hub.endpoint, folder / "home"),
     )
 
@@ -378,7 +384,6 @@ def command(folder: Path, endpoint: str, home: Path, *argv: str, **env: str) -> 
     )
 
 
-@pytest.mark.slow
 def test_training_fetches_the_needed_files_of_the_hub_and_no_others(filled, tiny):
     hub, folder, lines = filled
     assert len(lines) == 3
@@ -447,7 +452,7 @@ def test_the_tokenizer_from_the_hub_is_that_of_a_folder_with_the_same_files(
         [sys.executable, "-c", LOAD, str(folder), TINY],
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=HANG,
         env=environment(hub.endpoint, tmp_path / "home"),
     )
     assert done.returncode == 0, done.stderr
@@ -455,7 +460,6 @@ def test_the_tokenizer_from_the_hub_is_that_of_a_folder_with_the_same_files(
     assert from_hub == from_folder and "8192" in from_hub.split()
 
 
-@pytest.mark.slow
 def test_each_run_has_the_hubs_rows_and_the_weights_of_its_revision(filled, tiny, tmp_path):
     _, folder, _ = filled
     for name in ("config.json", "tokenizer.json", WEIGHTS):
@@ -486,7 +490,7 @@ def test_a_run_is_evaluated_again_offline(filled):
     before = len(hub.requests)
     argv = ["evaluate.py", "runs/sentiment-lora", "--json"]
     process = command(folder, hub.endpoint, folder / "home", *argv, HF_HUB_OFFLINE="1")
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     record = json.loads((folder / "runs/sentiment-lora/run.json").read_text())
     assert json.loads(output)["scores"]["hits"] == record["scores"]["after"]["test"]["hits"]
@@ -515,10 +519,12 @@ def test_a_failed_download_is_one_error_line_and_status_2(tiny, tmp_path):
             tmp_path, silent.endpoint, tmp_path / "home", "train.py", *flags, "--model", TINY
         )
         done = train(tmp_path, hub, *([*flags, "--model", model] for model in cases))
-        output, error = process.communicate(timeout=120)
+        output, error = process.communicate(timeout=HANG)
     assert (process.returncode, output, error.count("\n")) == (2, "", 1)
-    assert error.startswith(
-        f"error: {TINY}: the hub at {silent.endpoint} cannot be reached (ReadTimeout), "
+    assert re.match(  # by the limit of the HTTP library, or on a busy machine by our own
+        f"error: {TINY}: the hub at {silent.endpoint} cannot be reached "
+        r"\((ReadTimeout|TimeoutError)\), ",
+        error,
     )
     assert (done.returncode, done.stdout) == (2, "")
     for error, (model, message) in zip(done.stderr.splitlines(), cases.items(), strict=True):

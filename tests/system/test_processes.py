@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from repeats import first_quick
 from safetensors.torch import load_file
+from waiting import HANG, wait_until
 
 from neo_peft import loop, processes
 from neo_peft.runs import training
@@ -138,14 +139,19 @@ def start_two(folder: Path, *command) -> list[subprocess.Popen]:
     return started
 
 
-def wait_for(started: list[subprocess.Popen], seconds: float = 120) -> list[tuple[int, str, str]]:
+def wait_for(started: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     """Wait for processes; return the status, standard output and standard error of each."""
     try:
-        outputs = [process.communicate(timeout=seconds) for process in started]
+        outputs = [process.communicate(timeout=HANG) for process in started]
     finally:
         for process in started:
             process.kill()
     return [(process.returncode, *texts) for process, texts in zip(started, outputs)]
+
+
+def any_ended(started: list[subprocess.Popen]) -> bool:
+    """Return whether any of the processes has ended."""
+    return any(process.poll() is not None for process in started)
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -161,35 +167,45 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture(scope="module")
-def together(tiny_folder, tmp_path_factory) -> dict:
-    """Train all RUNS in two processes, one run in the default folder, and one that diverges.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(["lora"], id="lora"),
+        pytest.param([*RUNS][1:], id="the others", marks=pytest.mark.slow),
+    ],
+)
+def together(request, tiny_folder, tmp_path_factory) -> dict:
+    """Train some of RUNS in two processes, one run in the default folder, and one that diverges.
 
     Return their folder, the result of each process (`wait_for`), and the results of each run.
     """
     folder = tmp_path_factory.mktemp("together") / "two"
     runs = {
-        name: flags | {"batch_size": flags["batch_size"] // 2, "out": name}
-        for name, flags in RUNS.items()
+        name: RUNS[name] | {"batch_size": RUNS[name]["batch_size"] // 2, "out": name}
+        for name in request.param
     }
-    runs["a default folder"] = runs["lora"] | {"out": None, "epochs": 1}
-    runs["not finite"] = runs["prompt"] | {"learning_rate": 1e30, "clip_norm": 0, "out": "bad"}
+    runs["a default folder"] = RUNS["lora"] | {"batch_size": 4, "epochs": 1}
+    diverges = {"batch_size": 4, "learning_rate": 1e30, "clip_norm": 0, "out": "bad"}
+    runs["not finite"] = RUNS["prompt"] | diverges
     runs = {name: {**SMALL, "model": str(tiny_folder), **flags} for name, flags in runs.items()}
     ended = wait_for(start_two(folder, "-c", WORKER, json.dumps(runs)))
     lines = [line for line in ended[0][1].splitlines() if line.startswith("results ")]
     assert lines, ended[0][2]
     results = json.loads(lines[-1].removeprefix("results "))
-    return {"folder": folder, "ended": ended, "results": results}
+    return {"names": request.param, "folder": folder, "ended": ended, "results": results}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_two_processes_with_half_the_batch_size_equal_one(together, tiny_folder, name):
-    training.run(
-        make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": "one"}),
-        print_line=lambda _: None,
-    )
-    one, two = Path("one"), together["folder"] / "0" / name
+def test_two_processes_with_half_the_batch_size_equal_one(together, tiny_folder):
+    for name in together["names"]:
+        training.run(
+            make_settings(**{**SMALL, "model": str(tiny_folder), **RUNS[name], "out": name}),
+            print_line=lambda _: None,
+        )
+        assert_equal(Path(name), together["folder"] / "0" / name, name)
+
+
+def assert_equal(one: Path, two: Path, name: str) -> None:
+    """Assert that the runs in two folders have the same results."""
     # In half precision the rounding of a text's results depends on the other texts of its batch.
     half = RUNS[name].get("precision") == "fp16"
     close = {"gradient_norm": 1e-2 if half else 1e-4}
@@ -207,13 +223,12 @@ def test_two_processes_with_half_the_batch_size_equal_one(together, tiny_folder,
     a, b = tensors_of(one), tensors_of(two)
     assert a.keys() == b.keys()
     for key in a:
-        assert (a[key] - b[key]).norm() <= (1e-2 if half else 1e-5) * a[key].norm(), key
+        assert (a[key] - b[key]).norm() <= (1e-2 if half else 1e-5) * a[key].norm(), (name, key)
     left, right = (json.loads((folder / "run.json").read_text()) for folder in (one, two))
     assert (left["processes"], right["processes"]) == (1, 2) and left["steps"] == right["steps"]
-    assert left["scores"] == right["scores"] or half
+    assert left["scores"] == right["scores"] or half, name
 
 
-@pytest.mark.slow
 def test_the_work_is_shared_and_each_process_has_its_own_dropout_seed(together):
     for name, result in together["results"].items():
         assert result["same"]  # every process returns the same summary
@@ -222,15 +237,13 @@ def test_the_work_is_shared_and_each_process_has_its_own_dropout_seed(together):
         assert first + second > 0 and abs(first - second) <= 0.25 * max(first, second), name
 
 
-@pytest.mark.slow
 def test_only_the_first_process_prints_and_writes(together):
     (_, out, _), (_, second_out, _) = together["ended"]
-    assert out.count("Before tuning") == len(RUNS) + 2 and second_out == ""
+    assert out.count("Before tuning") == len(together["names"]) + 2 and second_out == ""
     assert list((together["folder"] / "1").iterdir()) == []
     assert [path.name for path in (together["folder"] / "0" / "runs").iterdir()] == ["ner-lora"]
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_both_processes_with_one_error_line(together):
     (first, _, error), (second, _, second_error) = together["ended"]
     assert (first, second, second_error) == (2, 2, "")
@@ -298,16 +311,20 @@ def test_torchrun_trains_and_evaluates(tiny_folder, tmp_path, train, evaluate):
     assert len((tmp_path / "runs/ner-lora/predictions.jsonl").read_text().splitlines()) == 8
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("index", "signal_number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
+    ("index", "signal_number"),
+    [
+        (1, signal.SIGKILL),
+        pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
 def test_if_one_process_ends_the_other_ends_with_one_error_line(
     tiny_folder, tmp_path, index, signal_number
 ):
     flags = [
         "--task",
-        "ner",
+        "sentiment",
         "--method",
         "lora",
         "--epochs",
@@ -319,12 +336,11 @@ def test_if_one_process_ends_the_other_ends_with_one_error_line(
     ]
     flags += ["--eval-limit", 2, "--threads", 1, "--model", tiny_folder, "--out", tmp_path / "run"]
     started = start_two(tmp_path, ROOT / "train.py", *flags)
-    metrics, until = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert all(process.poll() is None for process in started)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: any_ended(started) or metrics.exists() and metrics.stat().st_size > 0)
+    assert not any_ended(started)
     started[index].send_signal(signal_number)
-    ended = wait_for(started, seconds=20)
+    ended = wait_for(started)
     assert not (tmp_path / "run" / "run.json").exists()
     if signal_number == signal.SIGTERM:  # a regular end: all processes finish the step
         assert [status for status, _, _ in ended] == [143, 143]
@@ -375,9 +391,7 @@ def test_two_stopped_processes_are_resumed_to_the_same_bits(tiny_folder, tmp_pat
         )
     ] == [0, 0]
     started = start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "run")
-    until = time.monotonic() + 90
-    while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(lambda: any_ended(started) or any((tmp_path / "run").glob("checkpoints/step-*")))
     started[0].send_signal(signal.SIGINT)
     assert [end[0] for end in wait_for(started)] == [130, 143]
     resume = start_two(tmp_path, ROOT / "train.py", "--resume", tmp_path / "run")
@@ -406,12 +420,15 @@ def test_bad_input_of_all_processes_is_one_error_line(tmp_path, flags, message):
 
 
 BAD_INPUT = """
-import sys
+import sys, time
 from neo_peft import processes
 from neo_peft.errors import InputError
 from neo_peft.system import torchrun
 
 def main():
+    if sys.argv[1] in ("late 0", "late 1"):  # one process finds the same bad input later
+        time.sleep(3 * (sys.argv[1] == f"late {processes.process_index}"))
+        raise InputError("no file on any host")
     if processes.process_index == int(sys.argv[1]):
         raise InputError(f"no file on host {processes.process_index}")
     torchrun.require_same("base", processes.process_index if sys.argv[1] == "9" else 0)
@@ -420,8 +437,7 @@ sys.exit(torchrun.run_together(main))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", first_quick([1, 0]))
 def test_bad_input_of_one_process_is_its_error_line_and_the_other_ends_with_another(
     tmp_path, index
 ):
@@ -430,6 +446,12 @@ def test_bad_input_of_one_process_is_its_error_line_and_the_other_ends_with_anot
     status, _, error = ended[1 - index]
     assert status == 1 and error.count("\n") == 1
     assert error.startswith(f"error: process {1 - index} of 2 ends, because another")
+
+
+@pytest.mark.parametrize("late", first_quick([1, 0]))
+def test_bad_input_that_the_processes_find_at_different_times_is_one_error_line(tmp_path, late):
+    ended = wait_for(start_two(tmp_path, "-c", BAD_INPUT, f"late {late}"))
+    assert ended == [(2, "", "error: no file on any host\n"), (2, "", "")]
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from parity import batch_of
 
 from neo_peft.decoding import HiddenStates, evaluate, texts_without_labels
 from neo_peft.gptneo import Block
+from neo_peft.kernels import label_tree
+from neo_peft.kernels.label_tree import LabelTree, forward_and_store, log_probabilities
 from neo_peft.model import TunedModel
 from neo_peft.prompt import SoftPrompt
-from neo_peft.runs import label_tree
-from neo_peft.runs.label_tree import LabelTree, TiedLabels
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
 
@@ -40,11 +40,11 @@ def tree_scores(model, texts, labels, prefix, again=False):
     are not stored."""
     texts = [torch.from_numpy(text) for text in texts]
     ends = torch.tensor([len(text) for text in texts]).cumsum(0) - 1
-    tied, batch = TiedLabels(), batch_of(texts, ends)
+    batch = batch_of(texts, ends)
     with torch.inference_mode():
-        hidden = None if again else tied.hidden(model, batch, prefix)
-        states = HiddenStates(None, range(len(texts)), batch, hidden, prefix)
-        return tied.log_probabilities(model, states, labels)
+        stored = None if again else forward_and_store(model, batch, prefix)[1]
+        states = HiddenStates(None, range(len(texts)), batch, None, prefix, stored)
+        return log_probabilities(model, states, labels)
 
 
 def alone(oracle, prefix, text, label):
@@ -95,6 +95,22 @@ def test_a_pass_has_at_most_so_many_tokens_of_trees_or_a_single_tree(
     )
     tree_scores(TunedModel(base.trunk).eval(), texts, LABELS[:4], None)
     assert sizes[:: len(base.trunk.h)] == passes
+
+
+def test_a_text_is_computed_once_to_be_scored_and_to_compare_its_labels(tiny_folder, monkeypatch):
+    settings = make_settings(
+        task="classification", method="lora", model=str(tiny_folder), labels=("not now", "not ever")
+    )
+    tuned = load_untuned(settings, with_method=True)
+    examples = tuned.encoder([{"sentence": "profit rose"}, {"sentence": "sales fell in Oulu"}])
+    sizes, forward = [], Block.forward
+    monkeypatch.setattr(
+        Block, "forward", lambda self, x, *rest: sizes.append(len(x)) or forward(self, x, *rest)
+    )
+    evaluate(tuned.model, tuned.encoder, examples)
+    tree = LabelTree.of_labels(list(tuned.encoder.label_tokens.values()), torch.device("cpu"))
+    passes = sizes[:: len(tuned.model.transformer.h)]
+    assert passes == [int(examples.lengths.sum()), 2 * len(tree.tokens)]
 
 
 def test_the_probabilities_of_labelled_rows_are_those_of_all_tokens(tiny_folder, oracle):

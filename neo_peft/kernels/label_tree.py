@@ -13,17 +13,24 @@ own label, and has the position that it has there. So its hidden state is the sa
 this label alone.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from neo_peft.decoding import HiddenStates
 from neo_peft.gptneo import NOWHERE, GPTNeo, KeysValues, Past, causal_mask
 from neo_peft.model import Batch, TunedModel
 from neo_peft.packing import Grid, Packing
+
+if TYPE_CHECKING:
+    from neo_peft.decoding import HiddenStates
+
+Stored = list[list[KeysValues]]  # of a batch's tokens: for each layer and grid
 
 # The largest number of tokens in a pass, and of tokens whose logits are in memory at once. The tree
 # after a single text can have more tokens.
@@ -42,7 +49,7 @@ class LabelTree:
     counts: list[int]  # number of steps of each label
 
     @classmethod
-    def of_labels(cls, labels: list[list[int]], device: torch.device) -> "LabelTree":
+    def of_labels(cls, labels: list[list[int]], device: torch.device) -> LabelTree:
         """Return the tree of labels, each with its token ids and the end token, which is only
         predicted."""
         steps = [(tuple(ids[:end]), ids[end]) for ids in labels for end in range(1, len(ids))]
@@ -59,51 +66,46 @@ class LabelTree:
         )
 
 
-class TiedLabels:
-    """Compares labels that share their first token. Keeps the keys and values of the last batch."""
-
-    def __init__(self):
-        self.batch = None  # the last batch
-        self.layers: list[list[KeysValues]] = []  # of its tokens: for each layer and grid
-
-    def hidden(self, model: TunedModel, batch: Batch, prefix: Past | None) -> Tensor:
-        """Return the hidden states (M, H) of the model, and keep the batch's keys and values."""
-        self.batch, self.layers = batch, []
-        hooks = [
-            block.attn.attention.register_forward_hook(lambda *call: self.layers.append(call[2][1]))
-            for block in model.transformer.h
-        ]
-        try:
-            return model(batch, prefix)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def log_probabilities(
-        self, model: TunedModel, states: HiddenStates, labels: list[list[int]]
-    ) -> Tensor:
-        """Return log p(label, end token | text, first token) in fp32 (B, K) for the texts of a
-        batch. `labels` are their token ids with the end token."""
-        tree, wte = LabelTree.of_labels(labels, model.device), model.transformer.wte.weight.float()
-        nodes, following = tree.steps
-        if self.batch is not states.batch:  # a mixed batch (see adapter_set.py)
-            self.hidden(model, states.batch.to(model.device), states.prefix)
-        past, starts = text_past(self.layers, states)
-        scores = []
-        for rows in torch.arange(len(starts)).split(max(1, TOKENS_IN_PASS // len(tree.tokens))):
-            with model.autocast():
-                hidden = tree_hidden(model.transformer, tree, past.select(rows), starts[rows])
-            parts = hidden.flatten(0, 1).split(TOKENS_WITH_LOGITS)
-            normalizers = torch.cat([F.linear(part, wte).logsumexp(1) for part in parts])
-            logits = (hidden[:, nodes] * wte[following]).sum(2)  # (b, S)
-            logs = logits - normalizers.view(len(rows), -1)[:, nodes]
-            by_label = logs.split(tree.counts, dim=1)
-            scores.append(torch.stack([part.sum(1) for part in by_label], dim=1))
-        self.batch, self.layers = None, []
-        return torch.cat(scores)
+def forward_and_store(
+    model: TunedModel, batch: Batch, prefix: Past | None
+) -> tuple[Tensor, Stored]:
+    """Return the hidden states (M, H) of the model, and the keys and values of the batch's
+    tokens."""
+    layers = []
+    hooks = [
+        block.attn.attention.register_forward_hook(lambda *call: layers.append(call[2][1]))
+        for block in model.transformer.h
+    ]
+    try:
+        return model(batch, prefix), layers
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def text_past(layers: list[list[KeysValues]], states: HiddenStates) -> tuple[Past, Tensor]:
+def log_probabilities(model: TunedModel, states: HiddenStates, labels: list[list[int]]) -> Tensor:
+    """Return log p(label, end token | text, first token) in fp32 (B, K) for the texts of a batch.
+    `labels` are their token ids with the end token."""
+    tree, wte = LabelTree.of_labels(labels, model.device), model.transformer.wte.weight.float()
+    nodes, following = tree.steps
+    stored = states.stored
+    if stored is None:
+        _, stored = forward_and_store(model, states.batch.to(model.device), states.prefix)
+    past, starts = text_past(stored, states)
+    scores = []
+    for rows in torch.arange(len(starts)).split(max(1, TOKENS_IN_PASS // len(tree.tokens))):
+        with model.autocast():
+            hidden = tree_hidden(model.transformer, tree, past.select(rows), starts[rows])
+        parts = hidden.flatten(0, 1).split(TOKENS_WITH_LOGITS)
+        normalizers = torch.cat([F.linear(part, wte).logsumexp(1) for part in parts])
+        logits = (hidden[:, nodes] * wte[following]).sum(2)  # (b, S)
+        logs = logits - normalizers.view(len(rows), -1)[:, nodes]
+        by_label = logs.split(tree.counts, dim=1)
+        scores.append(torch.stack([part.sum(1) for part in by_label], dim=1))
+    return torch.cat(scores)
+
+
+def text_past(layers: Stored, states: HiddenStates) -> tuple[Past, Tensor]:
     """Return the keys and values of each text of a batch, after those of the prefix, and the
     position after each text (B,). Tokens of a label after the text have the position NOWHERE."""
     batch, prefix = states.batch, states.prefix
