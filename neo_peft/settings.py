@@ -126,6 +126,7 @@ data_flag, model_flag, adapter_flag, training_flag, run_flag = (
 MAX_LISTED = 200  # an instruction lists the labels if they have at most this many characters
 FLAG_NAMES = {"tag_subtoken": "read"}  # settings whose flag has another name
 TAGGING_SETTINGS = {"tag_subtoken", "echo", "tag_decoding"}
+SELECTION_METRICS = ("accuracy", "macro_f1", "f1", "span_f1", "matthews", "loss")
 FOR_TAGGING = "belongs to tagging tasks, such as ner"
 FOR_CLASSIFICATION = "belongs to classification tasks"
 
@@ -265,6 +266,11 @@ class Settings:
         "best",
         "which epoch's weights are saved. best: the best validation score; last: the last epoch",
         choices=("best", "last"),
+    )
+    metric: str | None = training_flag(
+        None,
+        "the score on validation that chooses the best epoch (default: accuracy; for tags f1)",
+        choices=SELECTION_METRICS,
     )
     seed: int = training_flag(0, "seed of initial values, dropout and row order", whole(0))
     checkpoint_every: int = training_flag(
@@ -450,6 +456,8 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         return "needs a method that trains a new linear head and other weights"
     if name == "generate" and (task.is_tagging or with_head):
         return "needs the language model to predict the label; here a linear head does"
+    if name == "metric" and values["keep"] == "last":
+        return "chooses the best epoch, but --keep is last"
     if name == "prompt_text" and values["prompt_init"] != "text":
         return f"needs --prompt-init text; it is {values['prompt_init']}"
     return None

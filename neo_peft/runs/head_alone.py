@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from neo_peft import loop, processes
-from neo_peft.decoding import evaluate, score
+from neo_peft.decoding import Evaluation, evaluate, score
 from neo_peft.encoding import Examples, collate
 from neo_peft.methods import HEAD, owners, untuned_model
 from neo_peft.model import TunedModel
 from neo_peft.packing import Packing
 from neo_peft.progress import no_progress
+from neo_peft.runs import selection
 from neo_peft.runs.folder import flags_of
 from neo_peft.runs.job import Job
 from neo_peft.runs.shared import base_conditions, computing_conditions, head_digest
@@ -106,13 +107,18 @@ def train_and_predict(job: Job) -> dict[str, list]:
             compute_dtype=job.tuned.model.compute_dtype,
         )
         train_head(job, model, examples)
-        return {split: predict(job, model, examples[split]) for split in job.scored_splits}
+        return {
+            split: evaluation_of(job, model, examples[split]).predicted
+            for split in job.scored_splits
+        }
 
 
-def predict(job: Job, model: TunedModel, examples: Examples) -> list:
+def evaluation_of(
+    job: Job, model: TunedModel, examples: Examples, with_loss: bool = False
+) -> Evaluation:
     """Return the predictions of the head for examples."""
     size = job.settings.batch_size
-    return evaluate(model, job.tuned.encoder, examples, batch_size=size).predicted
+    return evaluate(model, job.tuned.encoder, examples, batch_size=size, with_loss=with_loss)
 
 
 def train_head(job: Job, model: TunedModel, examples: dict[str, Examples]) -> None:
@@ -123,8 +129,10 @@ def train_head(job: Job, model: TunedModel, examples: dict[str, Examples]) -> No
         if not isinstance(event, loop.EpochEnd):
             continue
         state.next_epoch()
-        predicted = predict(job, model, examples["validation"])
-        epoch_score = score(job.task, job.rows["validation"], predicted)[job.task.metric]
+        with_loss = settings.metric == selection.LOSS
+        validation = evaluation_of(job, model, examples["validation"], with_loss)
+        scores = score(job.task, job.rows["validation"], validation.predicted)
+        epoch_score = selection.epoch_score(job.task, settings, scores, validation.loss)
         if settings.keep == "last" or epoch_score > best_score:
             best_score, best = epoch_score, copy.deepcopy(model.head.state_dict())
     model.head.load_state_dict(best)

@@ -20,6 +20,7 @@ from neo_peft.runs.folder import CHECKPOINTS
 from neo_peft.runs.generation import evaluate_generated
 from neo_peft.runs.predictions import PredictionKind, reported_split, write_predictions
 from neo_peft.runs.refused_rows import encode_split
+from neo_peft.runs.selection import refuse_metric
 from neo_peft.runs.shared import (
     SHARED,
     Shared,
@@ -101,6 +102,7 @@ def prepare(
     )
     settings = replace(settings, labels=splits.labels)
     task = task_of(settings)
+    refuse_metric(task, settings)
     rows = limited_rows(splits, settings.train_limit, settings.eval_limit)
     to_load = settings
     if resumed_threads:

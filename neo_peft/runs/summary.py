@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from neo_peft import processes
-from neo_peft.runs import tables
+from neo_peft.runs import selection, tables
 from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.job import Job, PrintLine
 from neo_peft.runs.predictions import prediction_kinds
 from neo_peft.runs.texts import cut_note, special_notes
 from neo_peft.runs.verdict import verdict_line
+from neo_peft.settings import Settings
 from neo_peft.tasks import Task, get_task
 
 MOST_NAMED = 12  # labels in the line on the labels
@@ -82,11 +83,14 @@ def untrained_labels(task: Task, rows: list[dict]) -> list[str]:
     return [f"no training row has the {name} {shortened(missing)}: the model cannot learn it"]
 
 
-def headline(task: Task, scores: dict) -> dict:
+def headline(task: Task, settings: Settings, scores: dict) -> dict:
     """Return the few scores that are logged and printed for each epoch."""
     tagging = ("f1", "precision", "recall", "span_f1")
     names = tagging if task.is_tagging else (task.metric, "accuracy")
-    return {name: scores[name] for name in names}
+    shown = {name: scores[name] for name in names}
+    if (metric := selection.metric_of(task, settings)) != selection.LOSS:
+        shown[metric] = selection.epoch_score(task, settings, scores, None)
+    return shown
 
 
 def epoch_line(task: Task, line: dict, kept: bool) -> str:

@@ -31,7 +31,7 @@ from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError, Stopped
 from neo_peft.formats import adapter
 from neo_peft.progress import Progress, no_progress
-from neo_peft.runs import checkpoints, loading, predictions, tables
+from neo_peft.runs import checkpoints, loading, predictions, selection, tables
 from neo_peft.runs.before import score_before
 from neo_peft.runs.checkpoints import BestEpoch, Checkpoint
 from neo_peft.runs.folder import (
@@ -256,9 +256,10 @@ class Training:
         if model.head is None:
             line["train_perplexity"] = perplexity(end.loss)
             line["validation_perplexity"] = perplexity(evaluation.loss)
-        line["validation"] = headline(job.task, scores)
-        epoch_score = scores[job.task.metric]
-        if job.settings.keep == "last" or epoch_score > self.best.score:
+        line["validation"] = headline(job.task, job.settings, scores)
+        epoch_score = selection.epoch_score(job.task, job.settings, scores, evaluation.loss)
+        is_best = not self.best.epoch or epoch_score > self.best.score
+        if job.settings.keep == "last" or is_best:
             weights = {name: p.detach().clone() for name, p in model.trainable().items()}
             self.best = BestEpoch(end.epoch, epoch_score, weights, evaluation.predicted)
         self.log.epoch(line)

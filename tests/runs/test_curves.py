@@ -14,8 +14,10 @@ from neo_peft.analysis import report
 from neo_peft.metrics import entity_scores
 from neo_peft.runs.curves import as_svg, draw_loss, draw_validation, learning_curves
 from neo_peft.runs.summary import headline
+from neo_peft.settings import make_settings
 from neo_peft.tasks import get_task
 
+PLACES = "first", "second", "third", "fourth", "fifth"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -79,11 +81,13 @@ def test_curves_are_svg_in_the_pages_colours():
 
 def test_each_metric_of_tagging_has_its_own_colour():
     # the scores in an epoch's line
-    scores = {"f1": 0.5, "precision": 0.4, "recall": 0.3, "span_f1": 0.6}
-    assert scores.keys() == headline(get_task("ner"), entity_scores([["O"]], [["O"]])).keys()
+    scores = {"f1": 0.5, "precision": 0.4, "recall": 0.3, "span_f1": 0.6, "macro_f1": 0.2}
+    settings = make_settings(task="ner", method="head", metric="macro_f1")
+    found = headline(get_task("ner"), settings, entity_scores([["O"]], [["O"]]))
+    assert scores.keys() == found.keys()
     lines = [{**line, "validation": scores} for line in EPOCHS]
     text = as_svg(partial(draw_validation, lines=lines, task=get_task("ner")))
-    colours = {f"var(--{place})" for place in ("first", "second", "third", "fourth")}
+    colours = {f"var(--{place})" for place in PLACES}
     assert {*re.findall(r"stroke: (var\(--\w+\))", text)} >= colours
 
 
