@@ -186,9 +186,9 @@ def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.n
     return texts
 
 
-def score(task: Task, rows: Sequence[dict], predicted: Sequence) -> dict:
-    """Return the entity scores, or the class scores, of predictions for labelled rows."""
+def score(task: Task, rows: Sequence[dict], predicted: Sequence, strict: bool = False) -> dict:
+    """Return the entity scores (`strict`: see `entities`) or the class scores of predictions."""
     gold = [row[task.fields[-1]] for row in rows]
     if task.is_tagging:
-        return entity_scores(gold, predicted)
+        return entity_scores(gold, predicted, strict)
     return class_scores(gold, predicted, task.labels)

@@ -33,7 +33,7 @@ from neo_peft.progress import no_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import write_rows
-from neo_peft.settings import choice, make_settings, whole
+from neo_peft.settings import FOR_TAGGING, choice, make_settings, whole
 from neo_peft.system.bars import show_progress
 from neo_peft.tasks import get_task
 
@@ -67,6 +67,11 @@ def parse_flags(argv: Sequence[str], prog: str) -> argparse.Namespace:
         type=argument(decoder),
         help="labels: compare the labels' probabilities; generate: the label that the "
         "generated text starts with (default: labels)",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="an entity starts only at B- (IOB2), as in seqeval's strict mode",
     )
     parser.add_argument(
         "--zero-shot",
@@ -131,6 +136,8 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
 
         tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
+    if flags.strict and not task.is_tagging:
+        raise InputError(f"--strict {FOR_TAGGING}; the task here is {task.name}")
     decode = choose_decoder(flags, tuned)
     split, splits = load_scored(
         task,
@@ -152,7 +159,8 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         print_line(f"note    {cut_note(examples.cut, [tuned.encoder])}")
     protocol = f", protocol {splits.protocol}" if splits.protocol != "single" else ""
     print_line(f"{task.name}, {len(rows):,} rows of {split} from {settings.data}{protocol}")
-    print_line(f"{flags.run or settings.model}{f', --decode {decode}' if decode else ''}\n")
+    shown = f", --decode {decode}" if decode else ", --strict" if flags.strict else ""
+    print_line(f"{flags.run or settings.model}{shown}\n")
 
     evaluate_rows = evaluate_generated if decode == "generate" else evaluate
     evaluation = evaluate_rows(
@@ -164,7 +172,7 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         progress=show_progress if is_first else no_progress,
     )
     predicted, generated = evaluation.predicted, evaluation.generated
-    scores = score(task, rows, predicted)
+    scores = score(task, rows, predicted, flags.strict)
     for line in tables.example_lines(task, rows[: flags.show], predicted, generated):
         print_line(line)
     print_line(tables.scores(task, scores))
@@ -174,7 +182,8 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         processes.on_first_process(lambda: write_rows(path, rows, predicted, generated))
     if flags.json and is_first:
         per_label = scores.pop("per_label")
-        record = {"task": task.name, "split": split, "decode": decode, "scores": scores}
+        record = {"task": task.name, "split": split, "decode": decode}
+        record |= ({"strict": True} if flags.strict else {}) | {"scores": scores}
         print(json.dumps(record | {"per_label": per_label}))
 
 
