@@ -365,7 +365,7 @@ def task_of(settings: Settings) -> Task:
     task = with_labels(get_task(settings.task), settings.labels, settings.label_words)
     if not task.labels:
         raise InputError(
-            f"{task.name} has no labels of its own: give your train.jsonl with --data, or labels "
+            f"{task.name} has no labels of its own: give your own rows with --data, or labels "
             "with --labels"
         )
     return task

@@ -8,7 +8,8 @@ jnlpba.py      JNLPBA: sentences with a tag for each word
 phrasebank.py  the Financial PhraseBank: sentences and their sentiment
 glue.py        GLUE's eight classification tasks, and MRPC's original files
 sample.py      the bundled sample
-own_rows.py    your own labelled data: find the files of its splits, and read them
+own_rows.py    your own labelled data: read the rows of each split, and check their labels
+own_files.py   where the rows of each split are; the table of file formats
 json_rows.py   your own rows in JSON
 delimited.py   your own rows in CSV and TSV
 tables.py      your own rows in parquet, in a folder of `save_to_disk`, or on the hub

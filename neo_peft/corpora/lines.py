@@ -9,6 +9,8 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,9 +123,9 @@ def encoding_of(path: Path) -> str:
     check_regular(path)
     decoder, number, encoding = codecs.getincrementaldecoder("utf-8")(), 1, "utf-8-sig"
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            if number == 1:
-                _refuse_utf16(path, block)
+        _refuse_utf16(path, file.read(2))
+        file.seek(0)
+        for block in chain(iter(partial(file.read, BLOCK), b""), [b""]):  # b"": the end
             if (nul := block.find(b"\0")) >= 0:
                 number += block.count(b"\n", 0, nul)
                 raise InputError(
@@ -132,7 +134,7 @@ def encoding_of(path: Path) -> str:
                 )
             number += block.count(b"\n")
             try:
-                decoder.decode(block, final=len(block) < BLOCK)
+                decoder.decode(block, final=not block)
             except UnicodeDecodeError:
                 encoding = "latin-1"
     if encoding == "latin-1":

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from neo_peft.corpora import glue, jnlpba, own_rows, phrasebank, sample
+from neo_peft.corpora import glue, jnlpba, own_files, own_rows, phrasebank, sample
 from neo_peft.corpora.splits import NoFiles, Request, Splits, conflict_notes, overlap_notes
 from neo_peft.errors import InputError
 from neo_peft.progress import Progress, no_progress
@@ -20,7 +20,7 @@ PROTOCOLS = ("clean", "paper")  # they differ only for PhraseBank, which has no 
 
 Loader = Callable[[Request], Splits]
 
-# The loader of your own rows; its file formats are in own_rows.py.
+# The loader of your own rows; its file formats are in own_files.py.
 OWN_LOADERS: dict[str, Loader] = {"own": own_rows.load}
 _OWN_AND_SAMPLE = OWN_LOADERS | {"sample": sample.load}
 # The loaders of each task, by the kind of data: "sample", "hub", "folder" (a corpus's original
@@ -111,7 +111,7 @@ def train_labels(
 ) -> tuple[str, ...] | None:
     """Return the labels of your own rows of train; None if `data` has no such rows."""
     loaders = _find_loaders(task, data)
-    if loaders[-1] != own_rows.load or not own_rows.train_files(task, data):
+    if loaders[-1] != own_rows.load or not own_files.train_files(task, data):
         return None
     # without labels in the task, so that they are those of train
     request = Request(replace(task, labels=()), data, "clean", 0, None, "train", columns)
@@ -132,8 +132,7 @@ def _load(request: Request) -> Splits:
         if not loaders:
             fixed = "labels" if flag == "--labels" else "columns"
             raise InputError(
-                f"{flag} is only for your own {own_rows.TRAIN}; the {fixed} of {task.name} are "
-                "fixed"
+                f"{flag} is only for your own rows; the {fixed} of {task.name} are fixed"
             )
     for load in loaders:
         try:
@@ -141,7 +140,7 @@ def _load(request: Request) -> Splits:
         except NoFiles as error:
             missing = missing or error
             continue
-        if load != loaders[-1] and _not_glue(own_rows.own_files(task, data)):
+        if load != loaders[-1] and _not_glue(own_files.own_files(task, data)):
             note = f"{data} has the files of a corpus, so your own rows in it were not read"
             splits = replace(splits, notes=(*splits.notes, note))
         return splits
@@ -152,20 +151,21 @@ def _find_loaders(task: Task, data: str) -> list[Loader]:
     """Return the loaders for a task and a value of `--data`, in the order in which to try them."""
     loaders, kinds = LOADERS.get(task.name, OWN_LOADERS), [data]
     if data not in ("sample", "hub"):
-        if not (Path(data).exists() or data.startswith(own_rows.HUB)):
+        if not (Path(data).exists() or data.startswith(own_files.HUB)):
             raise InputError(
                 f"--data {data}: there is no such file or folder; --data can be sample, hub, a "
                 "file or a folder"
             )
         # GLUE's files are called train.tsv and dev.tsv too, so a corpus is looked for first.
-        is_own = own_rows.is_one(data) or _not_glue(own_rows.train_files(task, data))
+        is_own = own_files.is_one(data) or _not_glue(own_files.train_files(task, data))
         kinds = ["own"] if is_own else ["folder"]
-        if not is_own and own_rows.own_files(task, data):
+        if not is_own and own_files.own_files(task, data):
             kinds.append("own")
     found = [loaders[kind] for kind in kinds if kind in loaders]
     if not found:
+        suffixes = ", ".join(own_files.readers_of(task))
         advice = (
-            f"give a folder with your own {own_rows.TRAIN}"
+            f"give a file with your own rows, or a folder with such a file called train ({suffixes})"
             if "own" in loaders
             else "--data can be hub or GLUE's folder"
         )

@@ -6,6 +6,7 @@ import io
 import pytest
 from refusals import run, shown
 
+from neo_peft.corpora import lines
 from neo_peft.corpora.sources import load_splits
 from neo_peft.errors import InputError
 from neo_peft.tasks import TASKS
@@ -52,6 +53,13 @@ def test_line_ends_and_encodings(tmp_path, end, encoding):
     assert rows == [("größer", "good"), ('a "b"', "bad"), ("NA", "bad"), ("null", "good")]
     note = "train.csv: not utf-8, so it was read as Latin-1"
     assert (note in splits.notes) == (encoding == "latin-1")
+
+
+def test_a_letter_that_is_cut_off_where_a_block_ends_is_not_utf_8(tmp_path, monkeypatch):
+    content = b"text,label\na,b\nc,\xc3"
+    monkeypatch.setattr(lines, "BLOCK", len(content))
+    rows, _ = load(tmp_path, content, labels=("b", "\xc3", "good", "bad"))
+    assert rows == [("a", "b"), ("c", "\xc3")]
 
 
 def test_columns_by_number_without_a_heading(tmp_path):
@@ -185,6 +193,4 @@ def test_a_flag_that_names_no_column_is_refused(tmp_path, capfd):
         assert run(f"{command} --columns {columns}") == 2
         assert "is not FIELD=COLUMN, as in text=body,label=stars" in capfd.readouterr().err
     assert run("train --task ner --method lora --columns tokens=1") == 2
-    assert (
-        "--columns is only for your own train.jsonl; the columns of ner" in capfd.readouterr().err
-    )
+    assert "--columns is only for your own rows; the columns of ner" in capfd.readouterr().err

@@ -319,5 +319,5 @@ def test_rows_are_checked_against_the_labels_of_the_model_that_is_scored(tmp_pat
         load_scored(TASKS["sentiment"], data, "clean", 0, None)
     task = with_labels(TASKS["sentiment"], WEEK)
     assert load_scored(task, data, "clean", 0, WEEK)[1].test == week_rows(7)
-    with pytest.raises(InputError, match="--labels is only for your own train.jsonl"):
+    with pytest.raises(InputError, match="--labels is only for your own rows"):
         load_scored(task, "sample", "clean", 0, WEEK)

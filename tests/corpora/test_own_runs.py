@@ -28,15 +28,15 @@ def main(script, argv) -> int:
     [
         (
             {"task": "tagging"},
-            "--data sample has no data for tagging; give a folder with your own train.jsonl",
+            "--data sample has no data for tagging; give a file with your own rows, or a folder",
         ),
         (
             {"task": "tagging", "data": "hub"},
-            "--data hub has no data for tagging; give a folder with your own",
+            "--data hub has no data for tagging; give a file with your own rows, or a",
         ),
         (
             {"task": "ner", "labels": "O,B-x,I-x"},
-            "--labels is only for your own train.jsonl; the labels of ner",
+            "--labels is only for your own rows; the labels of ner",
         ),
         (
             {"task": "classification", "preset": "paper"},
@@ -282,7 +282,7 @@ def test_an_adapter_made_by_peft_takes_its_labels_from_the_flag(tmp_path, tiny_f
     (run / "metrics.jsonl").unlink()
     assert main(evaluate, [run, "--task", "tagging", "--model", tiny_folder]) == 2
     assert (
-        "tagging has no labels of its own: give your train.jsonl with --data, or labels with "
+        "tagging has no labels of its own: give your own rows with --data, or labels with "
         "--labels" in capsys.readouterr().err
     )
 
@@ -349,7 +349,7 @@ def test_labels_that_are_taken_from_train_without_a_run_are_noted(tmp_path, tiny
     )
     (data / "train.jsonl").unlink()
     assert main(evaluate, argv) == 2
-    assert "give your train.jsonl with --data, or labels with --labels" in capsys.readouterr().err
+    assert "give your own rows with --data, or labels with --labels" in capsys.readouterr().err
     assert main(evaluate, [*argv, "--labels", "drug,gene,dose", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["per_label"]) <= {"drug", "gene", "dose"}
 

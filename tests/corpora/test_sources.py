@@ -25,7 +25,7 @@ from corpus_files import (
     write_zip,
 )
 
-from neo_peft.corpora import own_rows, sample, sources
+from neo_peft.corpora import own_files, sample, sources
 from neo_peft.corpora.lines import FileRows
 from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.corpora.splits import Splits
@@ -84,8 +84,10 @@ def test_a_new_corpus_needs_one_line_in_the_table(monkeypatch):
     rows = [{"sentence": "Up .", "label": "a"}]
     task = dataclasses.replace(SENTIMENT, name="news")
     for data in ("sample", "hub", "."):
-        expected = f"--data {data} has no data for news; give a folder with your own train.jsonl"
-        assert refusal(task, data) == expected
+        assert refusal(task, data) == (
+            f"--data {data} has no data for news; give a file with your own rows, or a folder with "
+            "such a file called train (.jsonl, .json, .csv, .tsv, .parquet)"
+        )
     load = lambda request: Splits(rows, rows, rows, request.protocol)  # noqa: E731
     monkeypatch.setitem(sources.LOADERS, "news", {"hub": load})
     assert load_splits(task, "hub", "paper").test == rows
@@ -99,7 +101,7 @@ def test_a_new_format_of_own_rows_needs_one_line_in_the_table(tmp_path, monkeypa
         rows = ((n, {"sentence": line[2:], "label": line[0]}) for n, line in lines)
         return FileRows(str(path), rows, {"label": "the first letter"}, [])
 
-    monkeypatch.setitem(own_rows.READERS, ".mine", read)
+    monkeypatch.setitem(own_files.READERS, ".mine", read)
     files = {"train.mine": b"a Up .\nb Down .\n", "dev.mine": b"b Down again .\n"}
     task, data = TASKS["classification"], str(write(tmp_path, files))
     splits = load_splits(task, data, labels=("b", "a"))

@@ -38,7 +38,9 @@ DATA = [
     (
         "tagging",
         {},
-        "--data {here}/d has no data for tagging; give a folder with your own train.jsonl",
+        "--data {here}/d has no data for tagging; give a file with your own rows, or a folder with "
+        "such a file called train (.jsonl, .json, .csv, .tsv, .parquet, .conll, .iob, .iob2, .bio, "
+        ".txt)",
     ),
     (
         "ner",

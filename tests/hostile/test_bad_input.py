@@ -304,13 +304,14 @@ MISFITS = [
     ),
     (
         "train --task pairs --method lora",
-        "--data sample has no data for pairs; give a folder with your own train.jsonl",
+        "--data sample has no data for pairs; give a file with your own rows, or a folder with "
+        "such a file called train (.jsonl, .json, .csv, .tsv, .parquet)",
     ),
     (
         "train --task glue/rte --method lora",
         "--data sample has no data for glue/rte; --data can be hub or GLUE's folder",
     ),
-    (f"{NER} --labels O", "--labels is only for your own train.jsonl; the labels of ner are fixed"),
+    (f"{NER} --labels O", "--labels is only for your own rows; the labels of ner are fixed"),
     (
         f"{TEXT} --label-words a,b",
         "--label-words a,b: one word for each of the 3 labels is needed, in the order of negative, "
@@ -354,8 +355,7 @@ MISFITS = [
     ),
     (
         "evaluate --task tagging --model {tiny}",
-        "tagging has no labels of its own: give your train.jsonl with --data, or labels with "
-        "--labels",
+        "tagging has no labels of its own: give your own rows with --data, or labels with --labels",
     ),
     (
         "evaluate --task tagging --model {tiny} --labels O,x",
