@@ -5,6 +5,7 @@ loading_line.py  the line that a command shows while it loads torch and a model
 train.py         tune a GPT-Neo for a task
 evaluate.py      score a finished run again, or an untuned base model
 predict.py       predict the labels or tags of new text with a finished run
+predictor.py     the predictions for lines, and which lines are wrong or cut
 file_bar.py      the bar of predict --file
 export.py        write a finished run for peft, or for transformers without peft
 study.py         run a task with several seeds and numbers of epochs, or sweep a flag

@@ -29,23 +29,19 @@ from neo_peft.commands.flags import (
     settings_of_run,
 )
 from neo_peft.commands.loading_line import LoadingLine, run_with_base
-from neo_peft.corpora.new_text import is_blank, parse_example, parse_example_of_run
+from neo_peft.commands.predictor import SINGLE_RUN, Line, Predictor
+from neo_peft.corpora.new_files import NewFile, open_new
 from neo_peft.errors import InputError
-from neo_peft.progress import Progress
 from neo_peft.runs.folder import is_run, newest_run
-from neo_peft.runs.new_rows import Example, as_json, coloured, with_prediction
+from neo_peft.runs.new_rows import FORMATS, Writer
+from neo_peft.settings import Settings
 from neo_peft.system.freed_memory import keep_freed_memory
-from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
     from neo_peft.decoding import Evaluation
-    from neo_peft.encoding import Encoder
     from neo_peft.runs.loading import LoadedModel
-    from neo_peft.runs.texts import Used
 
-SINGLE_RUN = ""  # the name of the run if there is only one
 READ_AHEAD = 16  # batches of lines to sort by length: texts of the same length are faster
-Line = tuple[int, bytes]  # the number of a line, from 1, and its text
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -71,18 +67,32 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
     )
-    add_text(parser, "--file", "FILE", "a file with one example per line")
+    add_text(
+        parser,
+        "--file",
+        "FILE",
+        "a file with one example per line; .csv and .tsv are tables with a heading; .conll, .iob, "
+        ".iob2, .bio, and for tags .tsv, have one word per line",
+    )
     parser.add_argument(
         "--jsonl", action="store_true", help='each line is a JSON row, such as {"tokens": ["IL-2"]}'
     )
     parser.add_argument(
-        "--json", action="store_true", help="print JSON lines on a terminal as well"
+        "--format",
+        choices=FORMATS,
+        help="what to print. text: the label, or the marked entities; jsonl: JSON lines; conll: a "
+        "word and its tag per line; csv: a table (default: text on a terminal, else jsonl)",
     )
-    add_run_flags(parser, ADAPTER_FLAGS + RUN_FLAGS)
+    parser.add_argument("--json", action="store_true", help="the same as --format jsonl")
+    add_run_flags(parser, (*ADAPTER_FLAGS, *RUN_FLAGS, "columns"))
     flags = parser.parse_intermixed_args(argv)
     if not flags.run:
         flags.run = list(takewhile(is_run, flags.text))
         flags.text = flags.text[len(flags.run) :]
+    if flags.json and flags.format not in (None, "jsonl"):
+        parser.error(f"--json and --format {flags.format} differ: use only one of them")
+    if flags.json or not (flags.format or sys.stdout.isatty()):
+        flags.format = "jsonl"
     if len(flags.run) > 1 and not flags.jsonl:
         parser.error(
             'several runs need --jsonl, and each row must name its run: {"run": "ner-lora", '
@@ -111,126 +121,36 @@ def main(argv: Sequence[str]) -> None:
         print(f"note    {note}", file=sys.stderr)
     if not flags.run:
         print(f"with {folders[0]}", file=sys.stderr)
-    in_colour = sys.stdout.isatty() and not flags.json
+    settings = runs[next(iter(runs))].settings
+    new_file = open_file(flags, runs, settings)
+    writer = Writer(flags.format or "text", [run.encoder.task for run in runs.values()], new_file)
     keep_freed_memory()
-    batch_size = runs[next(iter(runs))].settings.batch_size
-    predictor = Predictor(runs, partial(evaluate, batch_size=batch_size), flags)
+    batch_size = settings.batch_size
+    predictor = Predictor(runs, partial(evaluate, batch_size=batch_size), flags, new_file)
+    lines = new_file.records() if new_file else read_lines(flags)
     with closing(FileBar(flags.file)) as bar:
-        for received in lines_as_received(read_lines(flags), batch_size * READ_AHEAD):
+        for received in lines_as_received(lines, batch_size * READ_AHEAD):
             progress = bar.over(line for _, line in received)
-            printed = [
-                coloured(task, row) if in_colour else as_json(row)
-                for task, row in predictor.predict(received, progress)
-            ]
+            printed = [writer.text(*row) for row in predictor.predict(received, progress)]
             if printed:
                 tqdm.write("\n".join(printed))
             sys.stdout.flush()
     predictor.print_counts()
 
 
-class Predictor:
-    """Predicts the examples in lines. Prints which lines are wrong or cut, and counts them."""
-
-    def __init__(
-        self,
-        runs: dict[str, "LoadedModel"],
-        evaluate: Callable[..., "Evaluation"],
-        flags: argparse.Namespace,
-    ):
-        self.runs, self.evaluate, self.in_json = runs, evaluate, flags.jsonl
-        self.tasks = {name: run.encoder.task for name, run in runs.items()}
-        self.from_file = not flags.text  # in a file a blank line is not wrong
-        self.blank = self.wrong = self.cut = 0
-
-    def predict(self, lines: list[Line], progress: Progress) -> Iterator[tuple[Task, dict]]:
-        """Yield the task and the row of each example, with its prediction."""
-        examples = self._read(lines)
-        try:
-            evaluation = self._evaluate(examples, progress)
-        except InputError:  # one of the rows is refused, and so none has a prediction
-            examples = self._without_refused(examples)
-            evaluation = self._evaluate(examples, progress)
-        self.cut += evaluation.cut
-        values = zip(evaluation.predicted, evaluation.probabilities, evaluation.used, strict=True)
-        for example, prediction in zip(examples, values, strict=True):
-            encoder, used = self._run_of(example.row).encoder, prediction[-1]
-            if used is not None:
-                note = cut_line(encoder, example.row, used)
-                print_above_bar(f"note    line {example.number}: {note}")
-            yield encoder.task, with_prediction(encoder.task, example, *prediction)
-
-    def _evaluate(self, examples: list[Example], progress: Progress) -> "Evaluation":
-        return self.evaluate([example.row for example in examples], progress=progress)
-
-    def _read(self, lines: list[Line]) -> list[Example]:
-        """Return the examples of the lines that can be read."""
-        examples = []
-        for number, line in lines:
-            if self.from_file and is_blank(line):
-                self.blank += 1
-                continue
-            try:
-                row = {"line": number} | self._parse(line)
-                # A JSON row can have a field of this name, which means something else.
-                starts = None if self.in_json else row.pop("starts", None)
-                examples.append(Example(number, row, starts))
-            except ValueError as error:
-                self._refuse(number, str(error))
-        return examples
-
-    def _parse(self, line: bytes) -> dict:
-        if len(self.tasks) > 1:
-            return parse_example_of_run(line, self.tasks)
-        return parse_example(line, self.tasks[SINGLE_RUN], self.in_json)
-
-    def _without_refused(self, examples: list[Example]) -> list[Example]:
-        """Return the examples that the encoder does not refuse."""
-        from neo_peft.runs.refused_rows import refusal
-        from neo_peft.runs.texts import encode_texts
-
-        accepted = []
-        for example in examples:
-            encode = partial(encode_texts, self._run_of(example.row).encoder)
-            if reason := refusal(encode, example.row):
-                self._refuse(example.number, reason)
-            else:
-                accepted.append(example)
-        return accepted
-
-    def _run_of(self, row: dict) -> "LoadedModel":
-        return self.runs[row["run"] if len(self.runs) > 1 else SINGLE_RUN]
-
-    def _refuse(self, number: int, reason: str) -> None:
-        print_above_bar(f"line {number}: {reason}")
-        self.wrong += 1
-
-    def print_counts(self) -> None:
-        """Print how many texts were cut and lines were blank. Raises InputError if lines were
-        wrong."""
-        from neo_peft.runs.texts import cut_note
-
-        if self.cut:
-            note = cut_note(self.cut, [run.encoder for run in self.runs.values()])
-            print(f"note    {note}", file=sys.stderr)
-        if self.blank:
-            print(f"note    blank lines, passed over: {self.blank:,}", file=sys.stderr)
-        if self.wrong:
-            raise InputError(f"{self.wrong} of the lines could not be used and have no prediction")
-
-
-def print_above_bar(text: str) -> None:
-    """Print a line on standard error, above the progress bar."""
-    tqdm.write(text, file=sys.stderr)
-
-
-def cut_line(encoder: "Encoder", row: dict, used: "Used") -> str:
-    """Return how much of a text was used that was cut."""
-    if isinstance(used, int):
-        part = f"{used:,} of {len(row['tokens']):,} words have a tag"
-    else:
-        counts = (f"{n:,} of {len(row[name]):,} of {name}" for name, n in used.items())
-        part = f"characters used: {', '.join(counts)}"
-    return f"cut to {encoder.text_length} tokens; {part}"
+def open_file(
+    flags: argparse.Namespace, runs: dict[str, "LoadedModel"], settings: Settings
+) -> NewFile | None:
+    """Return the file of `--file` if it is a table or has words in columns, else None."""
+    new_file = None
+    if flags.file and not flags.jsonl and os.path.isfile(flags.file):
+        task = next(iter(runs.values())).encoder.task
+        new_file = open_new(Path(flags.file), task, settings.columns)
+    if flags.columns and not new_file:
+        raise InputError("--columns needs a --file that is a table or has words in columns")
+    for note in new_file.notes if new_file else ():
+        print(f"note    {note}", file=sys.stderr)
+    return new_file
 
 
 def load_runs(

@@ -28,11 +28,11 @@ def read(path: Path, request: Request) -> FileRows:
     """Return the sentences of a file, each with the number of its first word's line."""
     encoding, notes = lines.encoding_of(path), []
     numbered = enumerate(lines.stream_lines(path, encoding, request.progress), start=1)
-    table = [(number, _cells(line)) for number, line in numbered]
-    words = [(number, cells) for number, cells in table if cells and not _is_mark(cells)]
+    table = [(number, split_cells(line)) for number, line in numbered]
+    words = [(number, cells) for number, cells in table if cells and not can_be_mark(cells)]
     if not words:
         return FileRows(str(path), (), {}, notes)
-    heading = _is_heading(words[0][1])
+    heading = is_heading(words[0][1])
     indices = _find_columns(path, words, heading, request.columns)
     if encoding == "latin-1":
         notes.append(f"{path.name}: not utf-8, so it was read as Latin-1")
@@ -45,7 +45,7 @@ def read(path: Path, request: Request) -> FileRows:
     return FileRows(str(path), _sentences(parsed), origin, notes, word_lines=True)
 
 
-def _cells(line: str) -> list[str]:
+def split_cells(line: str) -> list[str]:
     """Return the columns of a line; [] for a blank line, which can have spaces and tabs."""
     line = line.strip(" \r\n") if "\t" in line else line.strip("\r\n ")
     if not line.strip(" \t"):
@@ -53,12 +53,12 @@ def _cells(line: str) -> list[str]:
     return line.split("\t") if "\t" in line else re.split(" +", line)
 
 
-def _is_mark(cells: list[str]) -> bool:
+def can_be_mark(cells: list[str]) -> bool:
     """Return whether a line can be a comment, or is one between documents."""
     return cells[0].startswith(("#", DOCUMENT))
 
 
-def _is_heading(cells: list[str]) -> bool:
+def is_heading(cells: list[str]) -> bool:
     """Return whether a line has the names of the columns in place of a word and its tag."""
     names = [name.strip().lower() for name in cells]
     return names[0] in (*USUAL["tokens"], "text", "id") and names[-1] in (*USUAL["tags"], "label")
@@ -70,7 +70,7 @@ def _find_columns(
     """Return the indices of the token's and the tag's column."""
     number, first = words[0]
     names = first if heading else [str(i) for i in range(1, len(first) + 1)]
-    counted = len(first) > 2 and _are_counted(words[heading:])
+    counted = len(first) > 2 and are_counted(words[heading:])
     usual = {"tokens": str(1 + counted), "tags": str(len(first))}
     chosen = usual | given_columns(columns, FIELDS)
     found = Found(f"{path}, line {number}", names, " ".join(first))
@@ -80,7 +80,7 @@ def _find_columns(
     return indices["tokens"], indices["tags"]
 
 
-def _are_counted(words: Sequence[Line]) -> bool:
+def are_counted(words: Sequence[Line]) -> bool:
     """Return whether the first column has the number of each word in its sentence, from 1 or 0."""
     before, number_before = None, None
     for number, cells in words:
@@ -108,7 +108,7 @@ def _without_marks(
     counts = {"#": 0, DOCUMENT: 0}
     start = words[0][0] if words else 0
     for number, cells in table:
-        is_mark = bool(cells) and _is_mark(cells)
+        is_mark = bool(cells) and can_be_mark(cells)
         if is_mark and cells[0].startswith("#"):
             tag = cells[indices[1]] if len(cells) == width else ""
             is_mark = tag != "O" and tag not in tags and not MARKED.fullmatch(tag)

@@ -23,6 +23,7 @@ from neo_peft.progress import no_progress
 from neo_peft.tasks import Task
 
 LONGEST = 2**24  # characters of a value; a quote that is not closed makes a longer one
+PLAIN_QUOTES = "quotes are a part of the text"  # a note
 SAMPLED = 50  # lines in which the delimiter is found
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # in the order in which they are tried
 
@@ -33,12 +34,10 @@ def read(path: Path, request: Request) -> FileRows:
     encoding, notes = lines.encoding_of(path), []
     if encoding == "latin-1":
         notes.append(f"{path.name}: not utf-8, so it was read as Latin-1")
-    sample = list(islice(lines.stream_lines(path, encoding), SAMPLED))
-    mark = _delimiter(sample, DELIMITERS[path.suffix.lower()])
-    records = partial(_records, path, encoding, mark)
-    if mark == "\t" and not _can_be_read(records):
-        records = partial(records, quoting=csv.QUOTE_NONE)
-        notes.append(f"{path.name}: quotes are a part of the text")
+    mark, quoting = find_marks(path, encoding)
+    if quoting == csv.QUOTE_NONE:
+        notes.append(f"{path.name}: {PLAIN_QUOTES}")
+    records = partial(_records, path, encoding, mark, quoting)
     numbered = records(progress=request.progress)
     number, heading = next(numbered, (0, []))
     if not heading:
@@ -58,6 +57,15 @@ def read(path: Path, request: Request) -> FileRows:
     parse = _row_maker(request.task, names, indices)
     rows = lines.parse_items(path, parse, numbered)
     return FileRows(str(path), rows, {field: f'"{n}"' for field, n in zip(fields, names)}, notes)
+
+
+def find_marks(path: Path, encoding: str) -> tuple[str, int]:
+    """Return the delimiter of a file, and how csv reads its quotes: as a part of the text in a file
+    with tabs that cannot be read in another way."""
+    sample = list(islice(lines.stream_lines(path, encoding), SAMPLED))
+    mark = _delimiter(sample, DELIMITERS[path.suffix.lower()])
+    quoted = mark != "\t" or _can_be_read(partial(_records, path, encoding, mark))
+    return mark, csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
 
 
 def _delimiter(sample: list[str], marks: str) -> str:
@@ -82,19 +90,25 @@ def _records(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of each record's first line, and its values. Blank lines are left out."""
     text = lines.stream_lines(path, encoding, progress)
-    reader = csv.reader(text, delimiter=mark, quoting=quoting, strict=True)
-    number, width = 1, 0
+    reader, width = csv.reader(text, delimiter=mark, quoting=quoting, strict=True), 0
+    for number, values in numbered(path, reader):
+        if len(values) > 1 or "".join(values).strip():
+            width = width or len(values)
+            if len(values) != width:
+                raise InputError(
+                    f"{path}, line {number}: {len(values)} columns in "
+                    f"{mark.join(values)[:40]!r}; expected {width}, as in the first line, "
+                    f"separated by {mark!r}"
+                )
+            yield number, values
+
+
+def numbered(path: Path, reader: "csv.Reader") -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each record's first line, and its values; [] for a blank line."""
+    number = 1
     try:
         for values in reader:
-            if len(values) > 1 or "".join(values).strip():
-                width = width or len(values)
-                if len(values) != width:
-                    raise InputError(
-                        f"{path}, line {number}: {len(values)} columns in "
-                        f"{mark.join(values)[:40]!r}; expected {width}, as in the first line, "
-                        f"separated by {mark!r}"
-                    )
-                yield number, values
+            yield number, values
             number = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
@@ -135,7 +149,7 @@ def _row_maker(task: Task, names: list[str], indices: list[int]) -> Callable[[li
         return row
 
     def make_tagged(values: list[str]) -> dict:
-        tokens, tags = (_as_list(values[index]) for index in indices)
+        tokens, tags = (as_list(values[index]) for index in indices)
         if not tokens or len(tokens) != len(tags):
             raise ValueError(
                 f"{len(tokens)} tokens and {len(tags)} tags in {values[indices[0]][:40]!r}; give "
@@ -148,7 +162,7 @@ def _row_maker(task: Task, names: list[str], indices: list[int]) -> Callable[[li
     return make_tagged if task.is_tagging else make
 
 
-def _as_list(value: str) -> list[str]:
+def as_list(value: str) -> list[str]:
     if not value.strip().startswith("["):
         return value.split()
     try:
