@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from neo_peft.corpora import schemes
+from neo_peft.corpora.checks import refuse_regression
 from neo_peft.corpora.fields import field_name
 from neo_peft.corpora.lines import FileRows
 from neo_peft.corpora.own_files import HUB, Sources
@@ -36,6 +37,8 @@ def load(request: Request) -> Splits:
     train, validation, test = [], [], [] if has_test else None
     if split_train or request.wants("train") or not labels:
         train = _read(sources, "train", labels, notes, read)
+        if not labels and not task.is_tagging:
+            refuse_regression(sources.name_of("train"), {row["label"] for row in train})
         labels = labels or labels_in(task, train)
     if len(labels) < 2:
         raise InputError(

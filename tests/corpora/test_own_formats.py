@@ -151,3 +151,26 @@ def test_words_of_any_characters_come_back(tmp_path_factory, suffix, sentences):
     write_as(folder / f"train.{suffix}", rows)
     write_as(folder / "dev.json", rows[-1:])
     assert load_splits(TASKS["tagging"], str(folder)).train == rows
+
+
+def test_regression_and_several_labels_are_refused_by_name(tmp_path):
+    texts = {
+        "several.jsonl": '{"text": "a", "label": ["x", "y"]}\n',
+        "scores.jsonl": '{"text": "a", "label": 0.25}\n',
+        "scores.csv": "text,label\n" + "".join(f"a{i},{i % 30 / 8}\n" for i in range(90)),
+    }
+    refused = {
+        "several.jsonl": "several labels for a text are not supported: train a run for each label",
+        "scores.jsonl": "numbers as targets .regression. are not supported: make a few classes",
+        "scores.csv": "30 different labels, all of them numbers, such as .*; numbers as targets",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=refused[name]):
+            load_splits(TASKS["classification"], str(tmp_path / name))
+    # The user can name them, and a few stars are classes.
+    labels = tuple(str(i / 8) for i in range(30))
+    load_splits(TASKS["classification"], str(tmp_path / "scores.csv"), labels=labels)
+    stars = "text,label\n" + "".join(f"a{i},{1 + i % 9 / 2}\n" for i in range(30))
+    (tmp_path / "stars.csv").write_text(stars)
+    assert len(load_splits(TASKS["classification"], str(tmp_path / "stars.csv")).labels) == 9

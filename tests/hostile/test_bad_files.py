@@ -70,7 +70,8 @@ DATA = [
     (
         "classification",
         {OWN: '{"sentence": "a", "label": 1.5}'},
-        ", line 1: the label is 1.5; expected in 'label' a text or a whole number",
+        ", line 1: the label is 1.5; expected in 'label' a text or a whole number; numbers as "
+        "targets (regression) are not supported: make a few classes of them, such as low and high",
     ),
     ("classification", {OWN: b"\n\xff"}, ", line 2: not utf-8; save the file as utf-8"),
     ("classification", {OWN: ONE}, ": every label is x; expected at least two different labels"),
