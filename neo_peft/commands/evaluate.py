@@ -127,7 +127,7 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         from neo_peft.decoding import evaluate, score
         from neo_peft.runs.generation import evaluate_generated
         from neo_peft.runs.refused_rows import encode_split
-        from neo_peft.runs.texts import cut_note, special_notes
+        from neo_peft.runs.texts import length_notes, special_notes
 
         tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
@@ -146,10 +146,9 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
     examples = encode_split(tuned.encoder, rows, split, splits.named()[split])
     for line in splits.read:
         print_line(f"data    {line}")
-    for note in (*tuned.notes, *splits.notes, *special_notes(tuned.encoder, [examples])):
+    text_notes = special_notes(tuned.encoder, [examples]) + length_notes(tuned.encoder, [examples])
+    for note in (*tuned.notes, *splits.notes, *text_notes):
         print_line(f"note    {note}")
-    if examples.cut:
-        print_line(f"note    {cut_note(examples.cut, [tuned.encoder])}")
     protocol = f", protocol {splits.protocol}" if splits.protocol != "single" else ""
     print_line(f"{task.name}, {len(rows):,} rows of {split} from {settings.data}{protocol}")
     print_line(f"{flags.run or settings.model}{f', --decode {decode}' if decode else ''}\n")
