@@ -1,10 +1,9 @@
 """From rows of data to token ids and to packed batches, without padding tokens.
 
-An example has token ids, target positions, and a target (class or token) for each of them. A text
-is tokenised in parts (`Task.texts`): the words of a sentence to tag, or the template's texts and
-the sentences between them. Each distinct part of all rows is tokenised once, all in one call.
-
-A row is one example. Only a long text to tag is several, its windows (long_texts/windows.py).
+An example has token ids, target positions, and a target (class or token) for each of them. A row is
+one example; only a long text to tag is several, its windows (long_texts/windows.py). A text is
+tokenised in parts (`Task.texts`): the words of a sentence to tag, or the template's texts and the
+sentences between them. Each distinct part of all rows is tokenised once, all in one call.
 """
 
 from __future__ import annotations
@@ -149,6 +148,7 @@ class Encoder:
         else:
             windows = make_windows(lengths, row_starts, limit, self.stride, both_sides=self.echo)
             lengths = np.minimum(lengths, limit)
+        # From here on arrays (W,) are of the words in all windows, some of them in two.
         offset = lengths[windows.words] - 1 if self.tag_last_subtoken else 0
         has_target = (offset < windows.lengths) & windows.scored
         word_starts, target_starts = bounds(windows.lengths), bounds(has_target)[windows.starts]
@@ -160,9 +160,8 @@ class Encoder:
         if self.echo:
             target_indices += np.repeat(np.diff(starts), np.diff(target_starts))
             ids, starts = _repeat_texts(ids, starts)
-        words, indices = np.diff(row_starts), target_indices.astype(np.int32)
-        more = (words, windows.cut, windows.of_row)
-        return Examples(ids, starts, indices, targets, target_starts, *more)
+        indices, rest = target_indices.astype(np.int32), (windows.cut, windows.of_row)
+        return Examples(ids, starts, indices, targets, target_starts, np.diff(row_starts), *rest)
 
     def _classification_examples(
         self, tokens: list[list[int]], parts: Array, row_starts: Array, classes: Array

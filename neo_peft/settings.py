@@ -173,14 +173,10 @@ class Settings:
         None, "most tokens of a text and its template (default: what fits)", whole(1)
     )
     stride: int | None = data_flag(
-        None,
-        "tokens that the windows of a long text to tag share (default: an eighth of a window)",
-        whole(0),
+        None, "tokens that windows of a long text share (default: an eighth of a window)", whole(0)
     )
     truncate: str | None = data_flag(
-        None,
-        "where a long text is cut (default: middle; a text to tag is not cut, but read in windows)",
-        choices=PLACES,
+        None, "where a long text is cut (default: middle; a tagged one: nowhere)", choices=PLACES
     )
     tag_subtoken: str = data_flag(
         "first", "which sub-token of a word predicts the word's tag", choices=("first", "last")

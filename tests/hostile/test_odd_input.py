@@ -1,6 +1,7 @@
 """Properties that hold for unusual text, tags and batches, which a user's file can contain."""
 
 import copy
+import dataclasses
 import json
 import math
 import random
@@ -126,6 +127,36 @@ def test_each_word_has_the_tokens_that_the_tokenizer_makes_of_it_alone(
         assert targets == [TASKS["ner"].labels.index(tag) for tag in row["tags"][: len(indices)]]
         cut += len(all_ids) > max_length
     assert examples.cut == cut
+
+
+@few_examples
+@given(
+    sentences=st.lists(words, max_size=5),
+    max_length=st.integers(2, 60),
+    share=st.floats(0, 0.5),
+    flags=st.tuples(st.booleans(), st.booleans()),
+)
+def test_in_windows_each_word_has_one_target(sentences, max_length, share, flags):
+    at_last, echo = flags
+    rng = random.Random(max_length)
+    rows = [
+        {"tokens": tokens, "tags": [rng.choice(TASKS["ner"].labels) for _ in tokens]}
+        for tokens in sentences
+    ]
+    length = max_length // 2 if echo else max_length
+    encoder = make_encoder("ner", True, max_length, at_last)
+    encoder = dataclasses.replace(encoder, echo=echo, stride=int(share * length))
+    examples = encoder(rows)
+    tags = [TASKS["ner"].labels.index(tag) for row in rows for tag in row["tags"]]
+    assert examples.targets.tolist() == tags
+    assert examples.row_starts[-1] == len(examples) and len(examples.windows) == len(rows)
+    assert len(examples) == 0 or examples.lengths.max() <= max_length
+    ends = examples.target_starts[examples.row_starts]
+    assert np.diff(ends).tolist() == [len(tokens) for tokens in sentences]
+    at_targets = np.repeat(examples.starts[:-1], np.diff(examples.target_starts))
+    found = examples.ids[at_targets + examples.target_indices].tolist()
+    ids = [tokenizer_ids(" " + word.strip())[:length] for row in rows for word in row["tokens"]]
+    assert found == [word[-1 if at_last else 0] for word in ids]
 
 
 @few_examples
