@@ -237,7 +237,7 @@ def tuned(tiny_folder):
     from neo_peft.runs.loading import load_untuned
 
     run_settings = make_settings(
-        task="ner", method="lora+prompt", model=str(tiny_folder), prompt_length=17
+        task="ner", method="lora+prompt", model=str(tiny_folder), prompt_length=17, truncate="end"
     )
     return load_untuned(run_settings, with_method=True)
 
@@ -274,7 +274,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(base):
     fits = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=127)
     encoder = make(TASKS["ner"], MINI, base.trunk.config, fits, with_head=True)
     examples = encoder([{"tokens": ["immunoglobulin", "gene"]}])
-    assert encoder.max_length == 1 and np.diff(examples.starts).tolist() == [1]
+    assert encoder.max_length == 1 and np.diff(examples.starts).tolist() == [1, 1]
     model = build_model(copy.deepcopy(base.trunk), MINI, TASKS["ner"], fits)
     with torch.no_grad():
         assert model(collate(examples, [0])).isfinite().all()

@@ -19,6 +19,7 @@ from neo_peft.encoding import collate
 from neo_peft.runs.adapter_set import AdapterSet
 from neo_peft.runs.folder import recorded_settings
 from neo_peft.runs.loading import load_untuned
+from neo_peft.runs.tables import example_lines
 from neo_peft.runs.texts import cut_note, evaluate_texts, length_notes
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
@@ -190,6 +191,16 @@ def test_a_word_with_more_tokens_than_a_window_has_a_tag_and_a_note(tiny_folder)
     assert len(found.probabilities[0]) == 3 and found.used == [None]
     notes = length_notes(tuned.encoder, [examples])
     assert notes[1] == "1 text was cut to 128 tokens, inside a long word"
+
+
+def test_of_a_long_example_the_start_is_printed():
+    row = {"tokens": ["a", "b"] * 60, "tags": ["O", "B-DNA"] * 60}
+    gold, predicted, blank = example_lines(TASKS["ner"], [row], [["O"] * 120], None)
+    assert gold == "gold       " + "a [DNA b] " * 50 + "…" and blank == ""
+    assert predicted == "predicted  " + "a b " * 50 + "…"
+    row = {"sentence": "rose " * 200, "label": "positive"}
+    text, _ = example_lines(TASKS["sentiment"], [row], ["positive"], None)
+    assert text == "rose " * 120 + " …"
 
 
 # ---- Texts to classify
