@@ -163,6 +163,10 @@ def test_limits_count_rows_and_the_windows_are_noted(tiny_folder, capfd):
     assert "tokens: 3; read whole, in " in out and "share at least 32 tokens\n" in out
     assert run("evaluate run --eval-limit 3 --truncate end") == 0
     assert "note    3 texts were cut to 128 tokens, at the end\n" in capfd.readouterr().out
+    assert run("evaluate run --truncate start") == run("evaluate run --stride 65") == 2
+    error = capfd.readouterr().err
+    assert "--truncate start belongs to classification tasks; a text to tag can only be" in error
+    assert "--stride 65 does not fit: a window has 128 tokens" in error
 
 
 def test_a_mixed_batch_of_runs_reads_long_texts_whole(tiny_folder):
