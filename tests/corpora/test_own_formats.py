@@ -151,3 +151,14 @@ def test_words_of_any_characters_come_back(tmp_path_factory, suffix, sentences):
     write_as(folder / f"train.{suffix}", rows)
     write_as(folder / "dev.json", rows[-1:])
     assert load_splits(TASKS["tagging"], str(folder)).train == rows
+
+
+def test_one_json_object_of_several_lines_is_no_file_of_rows(tmp_path):
+    path, text = tmp_path / "own.json", '{\n "data": []\n}'
+    path.write_text(text + "\n")
+    with pytest.raises(InputError) as refused:
+        load_splits(TASKS["classification"], str(path))
+    assert str(refused.value) == (
+        f"{path}: one JSON object of several lines, {text!r}; expected a list of objects, or one "
+        "object a line"
+    )
