@@ -13,6 +13,7 @@ from own_files import write_rows
 from refusals import run
 from windows_by_hand import scored_by_hand
 
+from neo_peft import decoding
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate
 from neo_peft.encoding import collate
@@ -79,14 +80,24 @@ def test_a_document_of_5000_words_is_tagged_as_its_windows_are(tiny_folder, flag
     torch.testing.assert_close(torch.tensor(found.probabilities[0]), expected, rtol=0, atol=1e-5)
 
 
-def test_documents_and_sentences_in_one_batch_are_tagged_as_each_alone(tiny_folder):
-    """Also with passes of fewer examples than the windows of one document."""
+def test_documents_and_sentences_in_one_batch_are_tagged_as_each_alone(tiny_folder, monkeypatch):
+    """Also with passes of fewer examples than the windows of one document: a pass has no more
+    examples than a batch has rows."""
     tuned = changed_model(tiny_folder, method="lora+prompt")
     rows = [{"tokens": random_words(count)} for count in (3, 700, 0, 60, 900, 41)]
     alone = [evaluate_texts(tuned.model, tuned.encoder, [row]) for row in rows]
+    passes = []
+
+    def watch(examples, chosen):
+        passes.append(len(chosen))
+        return collate(examples, chosen)
+
+    monkeypatch.setattr(decoding, "collate", watch)
     for size in (2, 32):
+        passes.clear()
         found = evaluate_texts(tuned.model, tuned.encoder, rows, size)
         assert found.predicted == [evaluation.predicted[0] for evaluation in alone]
+        assert max(passes) <= size and sum(passes) == tuned.encoder(rows).windows.sum() > 2 * 6
 
 
 def test_the_loss_of_long_texts_is_the_mean_over_their_words(tiny_folder):
