@@ -118,9 +118,15 @@ def cut_place(encoder: Encoder) -> str:
     return PLACES["end"] if encoder.stride is None else "inside a long word"
 
 
-def length_notes(encoder: Encoder, parts: Iterable[Examples]) -> list[str]:
+def text_notes(encoder: Encoder, parts: Iterable[Examples]) -> list[str]:
+    """Return all notes on the texts of examples."""
+    parts = list(parts)
+    return special_notes(encoder, parts) + length_notes(encoder, parts)
+
+
+def length_notes(encoder: Encoder, parts: Sequence[Examples]) -> list[str]:
     """Return notes on the texts that were read in windows, and on those that were cut."""
-    parts, notes = list(parts), []
+    notes = []
     windows = np.concatenate(
         [np.zeros(0, int), *(p.windows for p in parts if p.windows is not None)]
     )
