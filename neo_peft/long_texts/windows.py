@@ -4,8 +4,8 @@ With windows of at most 6 tokens, which share at least 2 (here each word is one 
 
     The IL-2 gene is active in T cells of mice .
     The IL-2 gene is active in                      window 1
-                            active in T cells of mice           window 2
-                                              of mice .         window 3
+                     active in T cells of mice      window 2
+                                       of mice .    window 3
 
 A window ends where no further word fits. The next one begins at the last word with which the two
 share enough tokens. Each word is scored in one window only: where it has most context on its left,
