@@ -48,11 +48,11 @@ class Prediction(NamedTuple):
 
 
 class HiddenStates(NamedTuple):
-    """The hidden states at the target positions of a batch."""
+    """The hidden states at the target positions of a batch of rows."""
 
     examples: Examples  # the examples that the batch is taken from
-    chosen: Sequence[int]  # the indices of the batch's examples
-    batch: Batch  # the packed batch
+    chosen: Sequence[int]  # the indices of the batch's rows
+    batch: Batch  # the packed batch; where long texts need several passes, the first one's
     hidden: Tensor  # (M, H)
     prefix: Past | None  # the keys and values before every text, or None
     stored: Stored | None = None  # keys and values of the batch, to compare tied labels with
@@ -68,27 +68,32 @@ def evaluate(
     with_loss: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Return predictions for encoded examples. `instruction`, if given, replaces the prompt.
+    """Return predictions for encoded rows. `instruction`, if given, replaces the prompt.
 
-    Several processes share the batches, and each process returns all predictions.
+    A batch has `batch_size` rows. If long texts have more examples, it takes several passes of that
+    size, so that the memory does not depend on a text's length. Several processes share the
+    batches, and each process returns all predictions.
     """
     prefix, losses, targets = make_prefix(model, encoder, instruction), [], []
     first_tokens = {tokens[0] for tokens in encoder.label_tokens.values()}
     has_tied_labels = model.head is None and len(first_tokens) < len(encoder.label_tokens)
 
     def predict_chosen(chosen: np.ndarray) -> list[Prediction]:
-        batch = collate(examples, chosen).to(model.device)
+        indices = examples.of_rows(chosen)
+        parts = np.split(indices, range(batch_size, len(indices), batch_size))
+        passes = [collate(examples, part).to(model.device) for part in parts]
         if has_tied_labels:
-            hidden, stored = forward_and_store(model, batch, prefix)
+            hidden, stored = forward_and_store(model, passes[0], prefix)
         else:
-            hidden, stored = model(batch, prefix), None
+            hidden, stored = torch.cat([model(batch, prefix) for batch in passes]), None
         if not hidden.isfinite().all():
             reason = "its weights are damaged or too large"
             raise InputError(f"the model's hidden states are not finite: {reason}")
         if with_loss:
-            losses.append(float(model.loss_of(hidden, batch.targets)))
-            targets.append(batch.labelled)
-        states = HiddenStates(examples, chosen, batch, hidden, prefix, stored)
+            wanted = torch.cat([batch.targets for batch in passes])
+            losses.append(float(model.loss_of(hidden, wanted)))
+            targets.append(sum(batch.labelled for batch in passes))
+        states = HiddenStates(examples, chosen, passes[0], hidden, prefix, stored)
         return predict_batch(model, encoder, states)
 
     predictions = in_batches(predict_chosen, examples, batch_size, progress, "score")
@@ -110,16 +115,17 @@ def make_prefix(model: TunedModel, encoder: Encoder, instruction: str) -> Past |
 def in_batches(
     predict_chosen: Callable, examples: Examples, size: int, progress: Progress, title: str
 ) -> list:
-    """Call `predict_chosen(indices)` for batches of examples; return all results in the order of
-    the examples. Similar lengths share a batch: fewer grids, or less padding. The longest come
-    first, so that memory peaks at the start."""
-    order = np.argsort(examples.lengths, kind="stable")
+    """Call `predict_chosen(indices)` for batches of rows; return all results in the order of the
+    rows. Similar lengths share a batch: fewer grids, or less padding. The longest come first, so
+    that memory peaks at the start."""
+    lengths = examples.row_lengths
+    order = np.argsort(lengths, kind="stable")
     index_batches = [chosen for chosen in batches(order, size) if len(chosen)][::-1]
-    tokens, pairs = [int(examples.lengths[chosen].sum()) for chosen in index_batches], []
+    tokens, pairs = [int(lengths[chosen].sum()) for chosen in index_batches], []
     for chosen in progress(index_batches, title, sum(tokens), tokens):
         pairs += zip(chosen, predict_chosen(chosen), strict=True)
     by_index = dict(pair for part in processes.gather(pairs) for pair in part)
-    return [by_index[index] for index in range(len(examples))]
+    return [by_index[index] for index in range(len(lengths))]
 
 
 def predict_batch(model: TunedModel, encoder: Encoder, states: HiddenStates) -> list[Prediction]:
@@ -131,7 +137,9 @@ def predict_batch(model: TunedModel, encoder: Encoder, states: HiddenStates) -> 
 
 def predict_by_head(model: TunedModel, encoder: Encoder, states: HiddenStates) -> list[Prediction]:
     """Return predictions of a linear head: the most probable classes, or the best tag sequences."""
-    labels, counts = encoder.task.labels, states.batch.target_counts.tolist()
+    labels, examples = encoder.task.labels, states.examples
+    row_targets = examples.target_starts[examples.row_starts]  # the windows of a row are one text
+    counts = np.diff(row_targets)[states.chosen].tolist()
     # The head is fp32. In bf16 different scores could become equal.
     scores = model.head(states.hidden.float()).log_softmax(1)  # (M, K)
     best = best_sequences(scores, counts, labels) if encoder.viterbi else scores.argmax(1)
@@ -141,8 +149,8 @@ def predict_by_head(model: TunedModel, encoder: Encoder, states: HiddenStates) -
         return list(map(Prediction, names, probabilities.tolist()))
     tag_probabilities = probabilities.gather(1, best[:, None]).flatten().tolist()
     predictions, start = [], 0
-    for example, count in zip(states.chosen, counts, strict=True):
-        end, cut_words = start + count, int(states.examples.words[example]) - count
+    for row, count in zip(states.chosen, counts, strict=True):
+        end, cut_words = start + count, int(examples.words[row]) - count
         tags = names[start:end] + ["O"] * cut_words
         predictions.append(Prediction(tags, tag_probabilities[start:end]))
         start = end
@@ -175,15 +183,6 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
     best = (scores[:, columns] + log_share).argmax(1)
     probabilities = (scores.log_softmax(1)[:, columns] + log_share).exp().tolist()  # (B, K)
     return [Prediction(labels[index], row) for index, row in zip(best.tolist(), probabilities)]
-
-
-def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
-    """Return each example's token ids up to its first target position, which is included."""
-    texts = []
-    for index in chosen:
-        start, first_target = examples.starts[index], examples.target_starts[index]
-        texts.append(examples.ids[start : start + examples.target_indices[first_target] + 1])
-    return texts
 
 
 def score(task: Task, rows: Sequence[dict], predicted: Sequence, strict: bool = False) -> dict:

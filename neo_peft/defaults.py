@@ -32,6 +32,7 @@ _PAPER = {
     "data": "hub",
     "protocol": "paper",
     "wording": "source",
+    "truncate": "end",
     "weight_decay": 0.01,
     "warmup_ratio": 0.0,
     "gradient_accumulation": 1,

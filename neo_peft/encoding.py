@@ -1,17 +1,18 @@
 """From rows of data to token ids and to packed batches, without padding tokens.
 
-An example has token ids, target positions, and a target (class or token) for each of them. A text
-is tokenised in parts (`Task.texts`): the words of a sentence to tag, or the template's texts and
-the sentences between them. Each distinct part of all rows is tokenised once, all in one call.
+An example has token ids, target positions, and a target (class or token) for each of them. A row is
+one example; only a long text to tag is several, its windows (long_texts/windows.py). A text is
+tokenised in parts (`Task.texts`): the words of a sentence to tag, or the template's texts and the
+sentences between them. Each distinct part of all rows is tokenised once, all in one call.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, compress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +20,15 @@ import torch
 
 from neo_peft import processes
 from neo_peft.errors import InputError
+from neo_peft.long_texts.truncation import shorten
+from neo_peft.long_texts.windows import bounds, cut_at_end, indices_within, make_windows
 from neo_peft.model import Batch
 from neo_peft.tasks import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Array, Labels = np.ndarray, list[str | None]
+Array = np.ndarray
 NO_LABEL = -1  # the target if a row has no label
 MAX_NEW_TOKENS = 10  # the limit of free generation
 TEXTS_AT_ONCE = 1024  # for the tokenizer, whose results need more memory than the token ids
@@ -41,11 +44,21 @@ class Examples:
     target_indices: Array  # target positions, counted from the example's own first token
     targets: Array  # the class or token to predict at each target position
     target_starts: Array  # (n + 1,), index of each example's first target, then len(targets)
-    words: Array | None = None  # (n,), word counts before cutting; None in classification
-    cut: int = 0  # number of examples that were cut to the maximum length
+    words: Array | None = None  # (rows,), word counts before cutting; None in classification
+    cut: int = 0  # number of rows that were cut to the maximum length
+    windows: Array | None = None  # (rows,), number of examples of each row; None: one for each
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @cached_property
+    def row_starts(self) -> np.ndarray:
+        """The index of each row's first example, then len(self) (rows + 1,)."""
+        return np.arange(len(self.starts)) if self.windows is None else bounds(self.windows)
+
+    def of_rows(self, rows: Iterable[int]) -> np.ndarray:
+        """Return the indices of the examples of some rows, in their order."""
+        return np.array([i for row in rows for i in range(*self.row_starts[row : row + 2])], int)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -53,13 +66,19 @@ class Examples:
         return np.diff(self.starts)
 
     @cached_property
+    def row_lengths(self) -> np.ndarray:
+        """The number of tokens of each row, in all its examples (rows,)."""
+        return np.diff(self.starts[self.row_starts])
+
+    @cached_property
     def labelled(self) -> np.ndarray:
         """The number of known targets of each example (n,)."""
-        return np.diff(_bounds(self.targets != NO_LABEL)[self.target_starts])
+        return np.diff(bounds(self.targets != NO_LABEL)[self.target_starts])
 
     def digest(self) -> str:
-        """Return a SHA-256 hash of all tokens and targets."""
+        """Return a SHA-256 hash of all tokens, targets and windows."""
         arrays = (self.ids, self.starts, self.target_indices, self.targets, self.target_starts)
+        arrays += () if self.windows is None else (self.windows,)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
@@ -71,7 +90,7 @@ class Encoder:
     tokenizer: PreTrainedTokenizerFast  # the base model's tokenizer
     end_token: int  # id of the end-of-text token
     with_head: bool  # targets are classes if True, else the tokens of the label text
-    max_length: int  # maximum number of tokens of a text and its template; longer texts are cut
+    max_length: int  # maximum number of tokens of an example: of a text and its template
     vocab_size: int  # size of the model's vocabulary
     tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
     source_text: bool = False  # use the template and the label texts of the original study
@@ -79,6 +98,8 @@ class Encoder:
     # Repeat each sentence, and predict its tags in the second copy. There a causal model has seen
     # the whole sentence (Springer et al. 2024, section 3). `max_length` includes both copies.
     echo: bool = False
+    stride: int | None = None  # tokens that windows share; None: cut a long text to tag at its end
+    truncate: str = "end"  # where a long text to classify is cut: "middle", "end" or "start"
 
     @cached_property
     def label_tokens(self) -> dict[str, list[int]]:
@@ -87,7 +108,7 @@ class Encoder:
 
     @property
     def text_length(self) -> int:
-        """The number of tokens to which a text is cut. With `echo` there are two copies."""
+        """The number of tokens that a text can have. With `echo` there are two copies."""
         return self.max_length // 2 if self.echo else self.max_length
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -108,56 +129,65 @@ class Encoder:
             name = self.tokenizer.name_or_path
             raise InputError(f"{name}: the tokenizer has no token for {text!r}; remove it")
         # From here on numpy works on all rows at once. A part is an index into `tokens`.
-        parts, row_starts = np.array(parts, dtype=np.int64), _bounds(counts)
-        full_lengths = _lengths(tokens)[parts]
-        lengths, limit = full_lengths.copy(), self.text_length
-        too_long = np.flatnonzero(np.diff(_bounds(full_lengths)[row_starts]) > limit)
-        for row in too_long:
-            row_slice = slice(row_starts[row], row_starts[row + 1])
-            # All words are data. With a template, every second part is data.
-            is_data = [self.task.is_tagging or index % 2 == 1 for index in range(counts[row])]
-            encoded = [tokens[part] for part in parts[row_slice]]
-            lengths[row_slice] = _lengths(shorten(encoded, is_data, limit))
-        ids = _concatenate(tokens, parts, lengths)
-        if self.task.is_tagging:
-            examples = self._tagging_examples(ids, labels, full_lengths, lengths, row_starts)
-        else:
-            examples = self._classification_examples(ids, labels, _bounds(lengths)[row_starts])
-        if len(ids) and (token := int(examples.ids.max())) >= self.vocab_size:
+        parts, row_starts = np.array(parts, dtype=np.int64), bounds(counts)
+        encode = self._tagging_examples if self.task.is_tagging else self._classification_examples
+        examples = encode(tokens, parts, row_starts, self._classes(labels))
+        if len(examples.ids) and (token := int(examples.ids.max())) >= self.vocab_size:
             text, size = self.tokenizer.decode([token]), self.vocab_size
             raise InputError(f"{text!r} is token {token}; the model has {size} tokens: remove it")
-        return replace(examples, cut=len(too_long))
+        return examples
 
     def _tagging_examples(
-        self, ids: Array, labels: Labels, full_lengths: Array, lengths: Array, row_starts: Array
+        self, tokens: list[list[int]], parts: Array, row_starts: Array, classes: Array
     ) -> Examples:
-        """Return examples whose target positions are each word's first or last sub-token, unless
-        that was cut. Words had `full_lengths` tokens and have `lengths` tokens after cutting."""
-        offset = full_lengths - 1 if self.tag_last_subtoken else np.zeros_like(full_lengths)
-        has_target = offset < lengths
-        word_starts, words = _bounds(lengths), np.diff(row_starts)
-        starts, target_starts = word_starts[row_starts], _bounds(has_target)[row_starts]
-        target_indices = (word_starts[:-1] + offset - np.repeat(starts[:-1], words))[has_target]
-        targets = self._classes(compress(labels, has_target.tolist()))
+        """Return examples whose target positions are the first or last sub-tokens of the words
+        that are scored in them, unless that sub-token was cut."""
+        lengths, limit = _lengths(tokens)[parts], self.text_length
+        if self.stride is None:
+            windows = cut_at_end(lengths, row_starts, limit)
+        else:
+            windows = make_windows(lengths, row_starts, limit, self.stride, both_sides=self.echo)
+            lengths = np.minimum(lengths, limit)
+        # From here on arrays (W,) are of the words in all windows, some of them in two.
+        offset = lengths[windows.words] - 1 if self.tag_last_subtoken else 0
+        has_target = (offset < windows.lengths) & windows.scored
+        word_starts, target_starts = bounds(windows.lengths), bounds(has_target)[windows.starts]
+        starts = word_starts[windows.starts]
+        in_front = np.repeat(starts[:-1], np.diff(windows.starts))
+        target_indices = (word_starts[:-1] + offset - in_front)[has_target]
+        targets = classes[windows.words[has_target]]
+        ids = _concatenate(tokens, parts[windows.words], windows.lengths)
         if self.echo:
             target_indices += np.repeat(np.diff(starts), np.diff(target_starts))
             ids, starts = _repeat_texts(ids, starts)
-        return Examples(ids, starts, target_indices.astype(np.int32), targets, target_starts, words)
+        indices, rest = target_indices.astype(np.int32), (windows.cut, windows.of_row)
+        return Examples(ids, starts, indices, targets, target_starts, np.diff(row_starts), *rest)
 
-    def _classification_examples(self, ids: Array, labels: Labels, starts: Array) -> Examples:
+    def _classification_examples(
+        self, tokens: list[list[int]], parts: Array, row_starts: Array, classes: Array
+    ) -> Examples:
         """Return examples whose first target position is the text's last token. For the language
         model head, the label text is appended, and its tokens are target positions too."""
+        row_lengths = np.diff(bounds(_lengths(tokens)[parts])[row_starts])
+        too_long = np.flatnonzero(row_lengths > self.text_length)
+        for row in too_long:
+            row_slice = slice(row_starts[row], row_starts[row + 1])
+            encoded = [tokens[part] for part in parts[row_slice]]
+            parts[row_slice] = len(tokens) + np.arange(len(encoded))
+            tokens += shorten(encoded, self.text_length, self.truncate)
+        lengths = _lengths(tokens)[parts]
+        ids, starts = _concatenate(tokens, parts, lengths), bounds(lengths)[row_starts]
         choices = [[index] for index in range(len(self.task.labels))]
         choices = choices if self.with_head else list(self.label_tokens.values())
         choices.append([NO_LABEL])  # NO_LABEL is -1, the index of this last entry
-        classes = self._classes(labels)
         counts = _lengths(choices)[classes]
-        target_indices = np.repeat(np.diff(starts) - 1, counts) + _indices_within(counts)
+        target_indices = np.repeat(np.diff(starts) - 1, counts) + indices_within(counts)
         # The last target, an end token or a class, is never an input.
         inputs = _concatenate(choices, classes, counts - 1)
         ids = np.insert(ids, np.repeat(starts[1:], counts - 1), inputs)
-        starts, targets = starts + _bounds(counts - 1), _concatenate(choices, classes, counts)
-        return Examples(ids, starts, target_indices.astype(np.int32), targets, _bounds(counts))
+        starts, targets = starts + bounds(counts - 1), _concatenate(choices, classes, counts)
+        indices, cut = target_indices.astype(np.int32), len(too_long)
+        return Examples(ids, starts, indices, targets, bounds(counts), cut=cut)
 
     def _classes(self, labels: Iterable[str | None]) -> Array:
         classes = {label: index for index, label in enumerate(self.task.labels)} | {None: NO_LABEL}
@@ -189,24 +219,6 @@ def tokenize_labels(
         return {}
     texts = [task.label_text(label, source_text) for label in task.labels]
     return {label: [*ids, end_token] for label, ids in zip(task.labels, tokenize(tokenizer, texts))}
-
-
-def shorten(encoded: list[list[int]], is_data: list[bool], max_length: int) -> list[list[int]]:
-    """Cut data parts at their ends until all parts have at most `max_length` tokens in total. A
-    tagging task loses its last words. With two sentences, the longer one is cut first."""
-    excess = sum(map(len, encoded)) - max_length
-    if excess <= 0:
-        return encoded
-    data = [index for index, part_is_data in enumerate(is_data) if part_is_data]
-    lengths = {index: len(encoded[index]) for index in data}
-    if len(data) == len(encoded):  # a tagging task
-        for index in reversed(data):
-            lengths[index] -= (removed := min(excess, lengths[index]))
-            excess -= removed
-    else:
-        for _ in range(min(excess, sum(lengths.values()))):
-            lengths[max(data, key=lambda index: (lengths[index], index))] -= 1
-    return [ids[: lengths.get(index, len(ids))] for index, ids in enumerate(encoded)]
 
 
 def collate(examples: Examples, chosen: Sequence[int] | Array) -> Batch:
@@ -242,26 +254,15 @@ def batches(order: Array, batch_size: int) -> Iterator[Array]:
 def _concatenate(lists: list[list[int]], chosen: Array, counts: Array) -> Array:
     """Return the concatenation of lists[chosen[i]][:counts[i]] for all i."""
     flat = np.fromiter(chain.from_iterable(lists), dtype=np.int32)
-    starts = _bounds(_lengths(lists))[:-1]
-    return flat[_indices_within(counts) + np.repeat(starts[chosen], counts)]
+    starts = bounds(_lengths(lists))[:-1]
+    return flat[indices_within(counts) + np.repeat(starts[chosen], counts)]
 
 
 def _repeat_texts(ids: Array, starts: Array) -> tuple[Array, Array]:
     """Return ids and starts in which each text is followed by its copy."""
     counts, old_starts = np.diff(starts).repeat(2), starts[:-1].repeat(2)
-    return ids[_indices_within(counts) + np.repeat(old_starts, counts)], 2 * starts
-
-
-def _indices_within(counts: Array) -> Array:
-    """Return 0 … counts[i] - 1 for each i: counts [2, 3] give [0, 1, 0, 1, 2]."""
-    bounds = _bounds(counts)
-    return np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
+    return ids[indices_within(counts) + np.repeat(old_starts, counts)], 2 * starts
 
 
 def _lengths(lists: list[list[int]]) -> Array:
     return np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
-
-
-def _bounds(counts: Sequence[int] | Array) -> Array:
-    """Return where each part starts and the last one ends: counts [2, 3] give [0, 2, 5]."""
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

@@ -16,6 +16,7 @@ from typing import Any
 
 from neo_peft.defaults import BUNDLED_MODEL, PRESETS, Recipe
 from neo_peft.errors import InputError
+from neo_peft.long_texts.truncation import PLACES
 from neo_peft.methods import METHODS, Method, choices_of, owners
 from neo_peft.tasks import TASKS, Task, get_task, is_tag
 
@@ -170,9 +171,13 @@ class Settings:
         None, "rows of each split to score, evenly spaced, or all (default: all)", whole_or("all")
     )
     max_length: int | None = data_flag(
-        None,
-        "most tokens of a text and its template; longer text is cut (default: what fits)",
-        whole(1),
+        None, "most tokens of a text and its template (default: what fits)", whole(1)
+    )
+    stride: int | None = data_flag(
+        None, "tokens that windows of a long text share (default: an eighth of a window)", whole(0)
+    )
+    truncate: str | None = data_flag(
+        None, "where a long text is cut (default: middle; a tagged one: nowhere)", choices=PLACES
     )
     tag_subtoken: str = data_flag(
         "first", "which sub-token of a word predicts the word's tag", choices=("first", "last")
@@ -347,10 +352,10 @@ def make_settings(**given: Any) -> Settings:
         values |= table if applies else {}
     values |= given
     for name in values.keys() - given.keys():  # set by a preset or a method
-        if values[name] != defaults[name] and _no_effect(name, values):
+        if values[name] != defaults[name] and no_effect(name, values):
             values[name] = defaults[name]
     for name, value in given.items():
-        if value != defaults[name] and (reason := _no_effect(name, values)):
+        if value != defaults[name] and (reason := no_effect(name, values)):
             raise InputError(f"{flag_name(name)} {reason}")
     for name, reserved in {"model": (BUNDLED_MODEL,), "data": ("sample", "hub")}.items():
         path = Path(values[name])
@@ -438,7 +443,7 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
         raise InputError(f"{flag_name(item.name)} {error}") from None
 
 
-def _no_effect(name: str, values: dict[str, Any]) -> str | None:
+def no_effect(name: str, values: dict[str, Any]) -> str | None:
     """Return why a setting has no effect together with these values. None if it has an effect."""
     task, parts = TASKS[values["task"]], METHODS[values["method"]]
     with_head = values["readout"] == "head" or any(part.needs_head for part in parts)
@@ -447,10 +452,14 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         return (
             f"belongs to the method {' or '.join(methods)}; the method here is {values['method']}"
         )
-    if name in TAGGING_SETTINGS and not task.is_tagging:
+    if name in (*TAGGING_SETTINGS, "stride") and not task.is_tagging:
         return f"{FOR_TAGGING}; the task here is {task.name}"
     if name in ("wording", "readout") and task.is_tagging:
         return f"{FOR_CLASSIFICATION}; {task.name} is a tagging task"
+    if name == "truncate" and task.is_tagging and values[name] in ("middle", "start"):
+        return f"{values[name]} {FOR_CLASSIFICATION}; a text to tag can only be cut at its end"
+    if name == "stride" and values["truncate"]:
+        return "is for windows; with --truncate end a text is cut"
     is_needed = (task.is_tagging or with_head) and not values["adapter"]
     if name == "head_baseline" and (values["method"] == "head" or not is_needed):
         return "needs a method that trains a new linear head and other weights"

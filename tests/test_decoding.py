@@ -7,7 +7,7 @@ import torch
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, score, texts_without_labels
+from neo_peft.decoding import evaluate, score
 from neo_peft.encoding import Encoder, collate
 from neo_peft.runs.baselines import predict_majority
 from neo_peft.runs.generation import (
@@ -16,6 +16,7 @@ from neo_peft.runs.generation import (
     generate,
     match_label,
     most_probable_tokens,
+    texts_without_labels,
 )
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.texts import predict
@@ -236,7 +237,8 @@ def test_a_number_is_not_the_label_that_it_starts_with():
 def test_tags_are_in_the_order_of_the_rows_and_words_that_were_cut_have_none(tiny_folder):
     """In an evaluation they have `O`, so that they count in the scores."""
     tuned = load_untuned(
-        make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True
+        make_settings(task="ner", method="lora", model=str(tiny_folder), truncate="end"),
+        with_method=True,
     )
     rows = [{"tokens": ["IL-2"] * length} for length in (3, 1, 90, 2)]
     alone = [predict(tuned.model, tuned.encoder, [row])[0] for row in rows]

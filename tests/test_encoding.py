@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.encoding import NO_LABEL, TEXTS_AT_ONCE, Encoder, batches, collate, shorten, tokenize
+from neo_peft.encoding import NO_LABEL, TEXTS_AT_ONCE, Encoder, batches, collate, tokenize
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import read_config
 from neo_peft.formats.base_folder import BUNDLED
@@ -149,7 +149,7 @@ def test_an_echo_is_the_sentence_twice_with_targets_in_the_second_copy(mini):
 
 def test_with_echo_a_sentence_can_have_half_of_the_tokens(mini):
     config = read_config(BUNDLED["neo-mini"])
-    flags = {"task": "ner", "method": "lora", "echo": True}
+    flags = {"task": "ner", "method": "lora", "echo": True, "truncate": "end"}
     echo = make_encoder(TASKS["ner"], mini, config, make_settings(**flags), with_head=True)
     examples = echo([{"tokens": ["profit"] * 300, "tags": ["O"] * 300}])
     assert len(examples.ids) == echo.max_length == config.max_position_embeddings
@@ -161,15 +161,6 @@ def test_with_echo_a_sentence_can_have_half_of_the_tokens(mini):
         make_encoder(
             TASKS["ner"], mini, config, make_settings(**flags, max_length=1), with_head=True
         )
-
-
-def test_the_longer_sentence_of_a_pair_is_cut_first():
-    a, b = list(range(10, 17)), list(range(20, 24))
-    pieces, is_data = [[1], a, [2], b, [3]], [False, True, False, True, False]
-    assert shorten(pieces, is_data, 14) is pieces
-    assert shorten(pieces, is_data, 11) == [[1], a[:4], [2], b, [3]]
-    assert shorten(pieces, is_data, 8) == [[1], a[:3], [2], b[:2], [3]]
-    assert shorten(pieces, is_data, 3) == [[1], [], [2], [], [3]]
 
 
 def test_words_that_were_cut_have_no_target_position(mini):

@@ -28,14 +28,15 @@ USE_METHOD_NAMES = {"lora", "prompt", "methods", "defaults", "__init__"}
 # Without "head", which is also a value of --readout.
 METHOD_NAMES = {"lora", "prompt", "full", "lora+prompt"}
 TENSOR_NAMES = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "prompt_embeddings"}
-# A folder can import the top-level files ("") and these folders. The top level imports one folder.
+# A folder can import the top-level files ("") and these folders. The top level imports two.
 MAY_IMPORT = {
-    "": "kernels",
+    "": "kernels long_texts",
     "kernels": "",
+    "long_texts": "",
     "system": "",
     "formats": "system",
     "corpora": "system",
-    "runs": "system formats corpora",
+    "runs": "long_texts system formats corpora",
     "analysis": "system formats corpora runs",
     "commands": "system formats corpora runs analysis",
 }

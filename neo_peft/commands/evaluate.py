@@ -26,10 +26,10 @@ from neo_peft.commands.flags import (
 )
 from neo_peft.commands.loading_line import LoadingLine, run_with_base
 from neo_peft.corpora.sources import load_scored, train_labels
-from neo_peft.corpora.splits import limit_rows
+from neo_peft.corpora.splits import Splits, limit_rows
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
-from neo_peft.progress import no_progress
+from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import write_rows
@@ -132,31 +132,21 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         from neo_peft.decoding import evaluate, score
         from neo_peft.runs.generation import evaluate_generated
         from neo_peft.runs.refused_rows import encode_split
-        from neo_peft.runs.texts import cut_note, special_notes
+        from neo_peft.runs.texts import text_notes
 
         tuned, instruction = load_run(flags) if flags.run else load_untuned_base(flags)
     task, settings = tuned.encoder.task, tuned.settings
     if flags.strict and not task.is_tagging:
         raise InputError(f"--strict {FOR_TAGGING}; the task here is {task.name}")
     decode = choose_decoder(flags, tuned)
-    split, splits = load_scored(
-        task,
-        settings.data,
-        settings.protocol,
-        settings.seed,
-        settings.labels,
-        flags.split,
-        settings.columns,
-        show_progress if is_first else no_progress,
-    )
+    progress = show_progress if is_first else no_progress
+    split, splits = load_split(tuned, flags.split, progress)
     rows = limit_rows(splits.named()[split], settings.eval_limit)
     examples = encode_split(tuned.encoder, rows, split, splits.named()[split])
     for line in splits.read:
         print_line(f"data    {line}")
-    for note in (*tuned.notes, *splits.notes, *special_notes(tuned.encoder, [examples])):
+    for note in (*tuned.notes, *splits.notes, *text_notes(tuned.encoder, [examples])):
         print_line(f"note    {note}")
-    if examples.cut:
-        print_line(f"note    {cut_note(examples.cut, [tuned.encoder])}")
     protocol = f", protocol {splits.protocol}" if splits.protocol != "single" else ""
     print_line(f"{task.name}, {len(rows):,} rows of {split} from {settings.data}{protocol}")
     shown = f", --decode {decode}" if decode else ", --strict" if flags.strict else ""
@@ -164,12 +154,7 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
 
     evaluate_rows = evaluate_generated if decode == "generate" else evaluate
     evaluation = evaluate_rows(
-        tuned.model,
-        tuned.encoder,
-        examples,
-        instruction,
-        settings.batch_size,
-        progress=show_progress if is_first else no_progress,
+        tuned.model, tuned.encoder, examples, instruction, settings.batch_size, progress=progress
     )
     predicted, generated = evaluation.predicted, evaluation.generated
     scores = score(task, rows, predicted, flags.strict)
@@ -185,6 +170,13 @@ def main(argv: Sequence[str], prog: str = "python -m neo_peft evaluate") -> None
         record = {"task": task.name, "split": split, "decode": decode}
         record |= ({"strict": True} if flags.strict else {}) | {"scores": scores}
         print(json.dumps(record | {"per_label": per_label}))
+
+
+def load_split(tuned: "LoadedModel", name: str | None, progress: Progress) -> tuple[str, Splits]:
+    """Load the split that is scored, or the default one; return its name and the splits."""
+    task, of_run = tuned.encoder.task, tuned.settings
+    data = (of_run.data, of_run.protocol, of_run.seed, of_run.labels)
+    return load_scored(task, *data, name, of_run.columns, progress)
 
 
 def find_run(flags: argparse.Namespace) -> Path | None:

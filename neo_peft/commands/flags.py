@@ -14,15 +14,17 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
-from neo_peft.settings import FOR_TAGGING, TAGGING_SETTINGS, Settings, filled, flag_name
-from neo_peft.tasks import get_task
+from neo_peft.settings import Settings, filled, flag_name, no_effect
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 REQUIRED = {"task": " (required)", "method": " (required without --preset or --adapter)"}
 # Settings of a finished run that other commands have flags for. The first group is needed for an
 # adapter made by peft: it has no run.json, so its task and model must be named.
 ADAPTER_FLAGS = ("task", "labels", "label_words", "model")
-RUN_FLAGS = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
+RUN_FLAGS = (
+    *("tag_subtoken", "echo", "tag_decoding", "stride", "truncate"),
+    *("precision", "device", "threads", "batch_size"),
+)
 DATA_FLAGS = ("data", "columns", "protocol", "eval_limit")
 
 
@@ -152,11 +154,15 @@ def given_settings(flags: argparse.Namespace, names: Collection[str]) -> dict[st
 
 
 def with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
-    """Return settings in which the given flags replace the recorded values."""
+    """Return settings in which the given flags replace the recorded values. With `--stride` alone
+    a run that cut long texts reads them whole."""
     replaced = given_settings(flags, RUN_FLAGS + DATA_FLAGS)
-    for name in replaced.keys() & TAGGING_SETTINGS:
-        if not get_task(settings.task).is_tagging:
-            raise InputError(f"{flag_name(name)} {FOR_TAGGING}; the task here is {settings.task}")
+    if "stride" in replaced:
+        replaced.setdefault("truncate", None)
+    values = dataclasses.asdict(settings) | replaced
+    for name in replaced:
+        if reason := no_effect(name, values):
+            raise InputError(f"{flag_name(name)} {reason}")
     return dataclasses.replace(settings, **replaced)
 
 

@@ -12,6 +12,7 @@ own_rows.py    your own labelled data: read the rows of each split, and check th
 own_files.py   where the rows of each split are; the table of file formats
 json_rows.py   your own rows in JSON
 delimited.py   your own rows in CSV and TSV
+word_rows.py   a table with one word in each row, in CSV
 tables.py      your own rows in parquet, in a folder of `save_to_disk`, or on the hub
 columns.py     your own tagged words in columns, as in CoNLL's files
 spans.py       your own tagged texts with spans of characters, as in doccano and spaCy

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 
-from neo_peft.corpora import lines
+from neo_peft.corpora import lines, word_rows
 from neo_peft.corpora.checks import own_label, own_tags
 from neo_peft.corpora.fields import Found, find_columns, given_columns
 from neo_peft.corpora.lines import FileRows
@@ -54,9 +54,14 @@ def read(path: Path, request: Request) -> FileRows:
             names = [f"column {index + 1}" for index in indices]
         else:
             notes.append(f"{path.name}: its first line is a heading: no other row has its label")
-    parse = _row_maker(request.task, names, indices)
-    rows = lines.parse_items(path, parse, numbered)
-    return FileRows(str(path), rows, {field: f'"{n}"' for field, n in zip(fields, names)}, notes)
+    origin = {field: f'"{name}"' for field, name in zip(fields, names)}
+    sentence = word_rows.sentence_column(heading) if request.task.is_tagging else None
+    if sentence is not None:
+        rows = word_rows.join_words(str(path), numbered, sentence, indices)
+        return FileRows(str(path), rows, origin, notes, word_lines=True)
+    rows = lines.parse_items(path, _row_maker(request.task, names, indices), numbered)
+    rows = word_rows.refuse_words(str(path), rows) if request.task.is_tagging else rows
+    return FileRows(str(path), rows, origin, notes)
 
 
 def find_marks(path: Path, encoding: str) -> tuple[str, int]:

@@ -27,6 +27,11 @@ def read(path: Path, request: Request) -> FileRows:
 def _list_of_rows(path: Path) -> list | None:
     """Return the rows of a file that is one list; None if each line is a row of its own."""
     text = "\n".join(line for _, line in lines.read_lines(path)).strip()
+    if text.startswith("{") and "\n" in text and _is_json(text):
+        raise InputError(
+            f"{path}: one JSON object of several lines, {text[:40]!r}; expected a list of objects, "
+            "or one object a line"
+        )
     if not text.startswith("["):
         return None
     try:
@@ -36,6 +41,14 @@ def _list_of_rows(path: Path) -> list | None:
             return None  # spaCy's rows, [text, {"entities": …}], one a line
         raise InputError(f"{path}: {error}") from error
     return None if found and isinstance(found[0], str) else found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        lines.parse_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def rows_of(

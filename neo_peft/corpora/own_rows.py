@@ -1,5 +1,5 @@
-"""Your own labelled data: read the rows of each split (own_files.py finds them), check their labels,
-convert their tags to BIO."""
+"""Your own labelled data: read the rows of each split, which own_files.py finds; check the labels,
+and convert the tags to BIO."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -165,7 +165,8 @@ def _find_loaders(task: Task, data: str) -> list[Loader]:
     if not found:
         suffixes = ", ".join(own_files.readers_of(task))
         advice = (
-            f"give a file with your own rows, or a folder with such a file called train ({suffixes})"
+            "give a file with your own rows, or a folder with such a file called train "
+            f"({suffixes})"
             if "own" in loaders
             else "--data can be hub or GLUE's folder"
         )

@@ -143,25 +143,24 @@ class AdapterSet:
             name: encode_texts(self[name].encoder, [rows[index] for index in indices])
             for name, indices in row_indices.items()
         }
-        # for each row, sorted by run: its run, its index in the run's examples, its index in `rows`
+        # for each row, sorted by run: its run, its index in the run's rows, its index in `rows`
         sources = [
-            (name, example, index)
+            (name, row, index)
             for name, indices in row_indices.items()
-            for example, index in enumerate(indices)
+            for row, index in enumerate(indices)
         ]
-        lengths = np.array([length for part in examples.values() for length in part.lengths])
+        lengths = np.array([length for part in examples.values() for length in part.row_lengths])
         index_batches = list(batches(np.argsort(lengths, kind="stable"), batch_size))
         tokens = [int(lengths[chosen].sum()) for chosen in index_batches]
         predictions = {}  # by the row's index
         for chosen in progress(index_batches, "score", sum(tokens), tokens):
-            batch_rows, batch_examples = [], {}
+            batch_indices, batch_rows = [], {}
             for source in np.sort(chosen):  # sorted by run again
-                name, example, index = sources[source]
-                batch_examples.setdefault(name, []).append(example)
-                batch_rows.append(index)
-            predictions |= zip(
-                batch_rows, self._predict_batch(examples, batch_examples), strict=True
-            )
+                name, row, index = sources[source]
+                batch_rows.setdefault(name, []).append(row)
+                batch_indices.append(index)
+            predicted = self._predict_batch(examples, batch_rows, batch_size)
+            predictions |= zip(batch_indices, predicted, strict=True)
         in_order = [predictions[index] for index in range(len(rows))]
         evaluation = Evaluation(
             [answer.predicted for answer in in_order],
@@ -171,8 +170,8 @@ class AdapterSet:
         cuts = {}  # by the row's index
         for name, indices in row_indices.items():
             run_rows = [rows[index] for index in indices]
-            for example, used in cut_texts(self[name].encoder, run_rows, examples[name]).items():
-                cuts[indices[example]] = used
+            for row, used in cut_texts(self[name].encoder, run_rows, examples[name]).items():
+                cuts[indices[row]] = used
         return with_cuts(evaluation, cuts)
 
     def _rows_by_run(self, rows: Sequence[dict]) -> dict[str, list[int]]:
@@ -188,20 +187,26 @@ class AdapterSet:
         return indices
 
     def _predict_batch(
-        self, examples: dict[str, Examples], chosen: dict[str, list[int]]
+        self, examples: dict[str, Examples], chosen: dict[str, list[int]], size: int
     ) -> list[Prediction]:
         """Return the predictions of one batch, sorted by run: `chosen` are the indices of each
-        run's examples in it."""
-        parts = {name: collate(examples[name], indices) for name, indices in chosen.items()}
-        hidden = self.hidden(parts).split([len(part.target_indices) for part in parts.values()])
+        run's rows in it. It takes one pass for each `size` of their examples."""
+        indices = {name: examples[name].of_rows(rows) for name, rows in chosen.items()}
+        hidden = {name: [] for name in chosen}
+        for in_pass in split_into_passes(indices, size):
+            parts = {name: collate(examples[name], part) for name, part in in_pass.items()}
+            counts = [len(part.target_indices) for part in parts.values()]
+            for name, found in zip(parts, self.hidden(parts).split(counts), strict=True):
+                hidden[name].append(found)
         predictions = []
-        for (name, part), run_hidden in zip(parts.items(), hidden, strict=True):
-            tuned = self[name]
+        for name in chosen:
+            tuned, run_hidden = self[name], torch.cat(hidden[name])
             if not run_hidden.isfinite().all():
                 reason = "its weights are damaged or too large"
                 raise InputError(f"the hidden states of {name} are not finite: {reason}")
+            batch = collate(examples[name], indices[name])
             states = HiddenStates(
-                examples[name], chosen[name], part, run_hidden, self._prefixes[name]
+                examples[name], chosen[name], batch, run_hidden, self._prefixes[name]
             )
             # Where labels share their first token, this makes more passes: see `score_labels`.
             predictions += predict_batch(tuned.model, tuned.encoder, states)
@@ -263,6 +268,18 @@ class MixedLayer(nn.Module):
                 if module.bias is not self.layer.bias:
                     part += module.bias - self.layer.bias
         return out
+
+
+def split_into_passes(
+    indices: dict[str, Sequence[int]], size: int
+) -> Iterator[dict[str, list[int]]]:
+    """Yield `size` examples at a time, by run. `indices` are the indices of each run's examples."""
+    pairs = [(name, index) for name, of_run in indices.items() for index in of_run]
+    for start in range(0, len(pairs), size):
+        in_pass = {}
+        for name, index in pairs[start : start + size]:
+            in_pass.setdefault(name, []).append(index)
+        yield in_pass
 
 
 def copy_sharing_matrices(trunk: GPTNeo) -> GPTNeo:

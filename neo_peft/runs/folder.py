@@ -90,7 +90,8 @@ def flags_of(settings: Settings) -> dict:
 def recorded_settings(path: Path, flags: Any) -> Settings:
     """Return the settings made from `flags`, as read from the file `path`."""
     try:
-        return make_settings(**flags)
+        # Before there was such a flag, all long texts were cut at their ends.
+        return make_settings(**{"truncate": "end"} | flags)
     except (InputError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} holds no settings of a run: {error}") from None
 

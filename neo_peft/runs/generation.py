@@ -4,12 +4,14 @@ The prediction is the label whose words the generated text starts with. If it st
 the prediction is None, which counts as wrong. Read decoding.py first.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neo_peft.decoding import Evaluation, in_batches, make_prefix, texts_without_labels
+from neo_peft.decoding import Evaluation, in_batches, make_prefix
 from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, Examples
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, causal_mask
 from neo_peft.model import TunedModel
@@ -38,6 +40,15 @@ def evaluate_generated(
     texts = in_batches(generate_batch, examples, batch_size, progress, "generate")
     predicted = [match_label(text, encoder.task) for text in texts]
     return Evaluation(predicted, generated=texts, cut=examples.cut)
+
+
+def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.ndarray]:
+    """Return each example's token ids up to its first target position, which is included."""
+    texts = []
+    for index in chosen:
+        start, first_target = examples.starts[index], examples.target_starts[index]
+        texts.append(examples.ids[start : start + examples.target_indices[first_target] + 1])
+    return texts
 
 
 def forward_and_keep(

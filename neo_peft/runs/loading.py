@@ -238,4 +238,22 @@ def make_encoder(
         source_text=settings.source_text,
         viterbi=settings.tag_decoding == "viterbi",
         echo=settings.echo,
+        stride=window_stride(settings, max_length // needed) if task.is_tagging else None,
+        truncate=settings.truncate or "middle",
     )
+
+
+def window_stride(settings: Settings, text_length: int) -> int | None:
+    """Return how many tokens the windows of a long text share; None if it is cut at its end.
+
+    text_length: the number of tokens of a window.
+    """
+    if settings.truncate:
+        return None
+    stride = text_length // 8 if settings.stride is None else settings.stride
+    if stride > text_length // 2:
+        raise InputError(
+            f"--stride {stride} does not fit: a window has {text_length} tokens, and at most half "
+            f"of them, {text_length // 2}, can be shared"
+        )
+    return stride

@@ -9,7 +9,7 @@ from neo_peft.runs import selection, tables
 from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.job import Job, PrintLine
 from neo_peft.runs.predictions import prediction_kinds
-from neo_peft.runs.texts import cut_note, special_notes
+from neo_peft.runs.texts import text_notes
 from neo_peft.runs.verdict import verdict_line
 from neo_peft.settings import Settings
 from neo_peft.tasks import Task, get_task
@@ -37,12 +37,10 @@ def describe(job: Job) -> None:
         f"{100 * job.trainable / job.total:.4g} %"
     )
     notes = [*job.splits.notes, *tuned.notes, *untrained_labels(task, job.rows["train"])]
-    notes += special_notes(tuned.encoder, job.examples.values())
     digits = ", ".join(label for label in task.labels if label.removeprefix("-").isdigit())
     if digits and not (task.label_words or task.is_tagging):
         notes.append(f"the labels {digits} are not words; give each a word with --label-words")
-    if cut := sum(part.cut for part in job.examples.values()):
-        notes.append(cut_note(cut, [tuned.encoder]))
+    notes += text_notes(tuned.encoder, job.examples.values())
     for note in notes:
         print_line(f"note    {note}")
     layers = {}

@@ -6,6 +6,7 @@ from neo_peft.metrics import entities
 from neo_peft.tasks import Task
 
 RATES = ("precision", "recall", "f1")
+MOST_WORDS, MOST_CHARACTERS = 100, 600  # of a text that is shown as an example
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -139,14 +140,17 @@ def scores(task: Task, scores: dict) -> str:
 def example_lines(
     task: Task, rows: Sequence[dict], predicted: Sequence, generated: Sequence[str] | None
 ) -> list[str]:
-    """Return lines that show each row: its gold labels, its prediction and the generated text."""
+    """Return lines that show the start of each row, its gold labels, its prediction and the
+    generated text."""
     lines = []
     for index, (row, prediction) in enumerate(zip(rows, predicted)):
         *texts, gold = (row[field] for field in task.fields)
         if task.is_tagging:
-            lines.append("gold       " + marked(*texts, gold))
-            lines += ["predicted  " + marked(*texts, prediction), ""]
+            words, more = row["tokens"][:MOST_WORDS], " …" * (len(gold) > MOST_WORDS)
+            lines.append("gold       " + marked(words, gold[:MOST_WORDS]) + more)
+            lines += ["predicted  " + marked(words, prediction[:MOST_WORDS]) + more, ""]
             continue
+        texts = [text[:MOST_CHARACTERS] + " …" * (len(text) > MOST_CHARACTERS) for text in texts]
         verdict = "Right" if prediction == gold else "Wrong"
         lines += [" | ".join(texts), f"  <{gold}> <{prediction or 'unanswered'}> [{verdict}]"]
         if generated:

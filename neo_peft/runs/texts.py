@@ -1,6 +1,7 @@
 """Predictions for new texts, and what was used of a text.
 
-A text that is longer than the model's input is cut. The words after the cut are not used, so they
+A text to classify that is longer than the model's input is cut. A long text to tag is read whole,
+unless the run was trained with `--truncate end`. Then the words after the cut are not used, so they
 have no prediction: None, which is not the tag `O`.
 """
 
@@ -10,11 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from neo_peft.decoding import Evaluation, evaluate
-from neo_peft.encoding import Encoder, Examples, shorten
+from neo_peft.encoding import Encoder, Examples
+from neo_peft.long_texts.truncation import kept_at_ends, shorten
+from neo_peft.long_texts.windows import cut_at_end
 from neo_peft.model import TunedModel
 from neo_peft.progress import Progress, no_progress
 
 Used = int | dict[str, int]  # number of words; or the number of characters of each field
+PLACES = {"middle": "in the middle", "end": "at the end", "start": "at the start"}
 
 
 def encode_texts(encoder: Encoder, rows: Sequence[dict]) -> Examples:
@@ -47,7 +51,7 @@ def predict(
 def cut_texts(encoder: Encoder, rows: Sequence[dict], examples: Examples) -> dict[int, Used]:
     """Return how much of each text was used that was cut, by the index of its row. `examples` are
     the rows as `encode_texts` returns them."""
-    if not examples.cut:
+    if not examples.cut or examples.windows is not None:
         return {}
     longest = np.flatnonzero(examples.lengths == examples.lengths.max())  # with all that were cut
     used = {index: used_part(encoder, rows[index]) for index in longest.tolist()}
@@ -57,28 +61,35 @@ def cut_texts(encoder: Encoder, rows: Sequence[dict], examples: Examples) -> dic
 def used_part(encoder: Encoder, row: dict) -> Used | None:
     """Return how much of a row the model gets, None for all of it. In a tagging task: the number of
     words that get a tag. Else: the number of characters of each field."""
-    task = encoder.task
+    task, limit = encoder.task, encoder.text_length
     texts = task.texts(row, encoder.source_text)
     tokens = encoder.tokenizer(
         texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
     full = tokens["input_ids"]
-    is_data = [task.is_tagging or index % 2 == 1 for index in range(len(texts))]
-    parts = shorten(full, is_data, encoder.text_length)
-    if parts == full:
+    lengths = np.array([len(part) for part in full])
+    if lengths.sum() <= limit:
         return None
     if task.is_tagging:
-        if encoder.tag_last_subtoken:
-            return sum(part == whole for part, whole in zip(parts, full, strict=True))
-        return sum(map(bool, parts))
-    used = {}
-    for field, part, whole, offsets in zip(
-        task.fields, parts[1::2], full[1::2], tokens["offset_mapping"][1::2], strict=False
-    ):
-        before = len(row[field]) - len(row[field].lstrip()) - 1  # the text starts with one space
-        end = offsets[len(part) - 1][1] if part else 0
-        used[field] = len(row[field]) if part == whole else max(0, before + end)
-    return used
+        kept = cut_at_end(lengths, np.array([0, len(lengths)]), limit).lengths
+        return int((kept == lengths if encoder.tag_last_subtoken else kept > 0).sum())
+    sentences = shorten(full, limit, encoder.truncate)[1::2]
+    return {
+        field: used_characters(row[field], offsets, len(part), encoder.truncate)
+        for field, part, offsets in zip(task.fields, sentences, tokens["offset_mapping"][1::2])
+    }
+
+
+def used_characters(text: str, offsets: list[tuple[int, int]], kept: int, place: str) -> int:
+    """Return how many characters of a sentence belong to the tokens that were kept, of which there
+    are `kept`. `offsets` are those of all tokens, in the text with one space in front."""
+    if kept == len(offsets):
+        return len(text)
+    head, tail = kept_at_ends(kept, place)
+    moved = len(text) - len(text.lstrip()) - 1
+    count = moved + offsets[head - 1][1] if head else 0
+    count += len(text) - moved - offsets[-tail][0] if tail else 0
+    return min(max(0, count), len(text))
 
 
 def with_cuts(evaluation: Evaluation, cuts: dict[int, Used]) -> Evaluation:
@@ -96,7 +107,37 @@ def cut_note(count: int, encoders: Sequence[Encoder]) -> str:
     """Return the note on `count` texts that were cut."""
     lengths = sorted({encoder.text_length for encoder in encoders})
     texts = "1 text was" if count == 1 else f"{count:,} texts were"
-    return f"{texts} cut to {' or '.join(map(str, lengths))} tokens"
+    places = " or ".join(sorted({cut_place(encoder) for encoder in encoders}))
+    return f"{texts} cut to {' or '.join(map(str, lengths))} tokens, {places}"
+
+
+def cut_place(encoder: Encoder) -> str:
+    """Return where texts are cut."""
+    if not encoder.task.is_tagging:
+        return PLACES[encoder.truncate]
+    return PLACES["end"] if encoder.stride is None else "inside a long word"
+
+
+def text_notes(encoder: Encoder, parts: Iterable[Examples]) -> list[str]:
+    """Return all notes on the texts of examples."""
+    parts = list(parts)
+    return special_notes(encoder, parts) + length_notes(encoder, parts)
+
+
+def length_notes(encoder: Encoder, parts: Sequence[Examples]) -> list[str]:
+    """Return notes on the texts that were read in windows, and on those that were cut."""
+    notes = []
+    windows = np.concatenate(
+        [np.zeros(0, int), *(p.windows for p in parts if p.windows is not None)]
+    )
+    if len(several := windows[windows > 1]):
+        notes.append(
+            f"texts with more than {encoder.text_length} tokens: {len(several):,}; read whole, in "
+            f"{several.sum():,} windows that share at least {encoder.stride} tokens"
+        )
+    if cut := sum(part.cut for part in parts):
+        notes.append(cut_note(cut, [encoder]))
+    return notes
 
 
 def special_notes(encoder: Encoder, parts: Iterable[Examples]) -> list[str]:
@@ -106,7 +147,8 @@ def special_notes(encoder: Encoder, parts: Iterable[Examples]) -> list[str]:
     for part in parts:
         positions = np.flatnonzero(np.isin(part.ids, special))
         if len(positions):
-            count += len(np.unique(np.searchsorted(part.starts, positions, side="right")))
+            row_starts = part.starts[part.row_starts]
+            count += len(np.unique(np.searchsorted(row_starts, positions, side="right")))
             found = found or encoder.tokenizer.decode([int(part.ids[positions[0]])])
     if not count:
         return []

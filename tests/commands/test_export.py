@@ -25,12 +25,11 @@ import evaluate
 from neo_peft.commands import export
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
-from neo_peft.decoding import texts_without_labels
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.lora import merge_lora
 from neo_peft.metrics import entities
-from neo_peft.runs.generation import generate
+from neo_peft.runs.generation import generate, texts_without_labels
 from neo_peft.runs.loading import load
 from neo_peft.runs.texts import predict
 from neo_peft.system.exit_status import exit_status

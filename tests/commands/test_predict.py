@@ -346,7 +346,16 @@ def test_words_after_the_cut_of_a_long_text_have_no_tag(adapters, run_predict):
     assert cut["predicted"] == line["predicted"][:used] and cut["spans"] == line["spans"]
     assert "cut" not in short
     assert f"note    line 2: cut to 128 tokens; {used} of 400 words have a tag\n" in errors
-    assert errors.endswith("note    1 text was cut to 128 tokens\n")
+    assert errors.endswith("note    1 text was cut to 128 tokens, at the end\n")
+
+
+def test_a_text_of_any_length_is_tagged_whole(adapters, run_predict):
+    """The run is from before there were windows; `--stride` asks for them."""
+    run, text = str(adapters["ner"]), "IL-2 gene " * 200
+    status, [line], errors = run_predict("--run", run, "--stride", "16", text)
+    assert status == 0 and len(line["predicted"]) == 400 and None not in line["predicted"]
+    assert "cut" not in line and "cut" not in errors
+    assert max(span["end"] for span in line["spans"]) > 1900
 
 
 def test_a_long_sentence_has_the_number_of_characters_that_were_used(adapters, run_predict):

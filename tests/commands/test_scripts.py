@@ -575,8 +575,8 @@ def test_texts_that_were_cut_are_counted_by_train_and_by_evaluate(small, capsys)
     long = [{"tokens": ["x"] * 400, "tags": ["O"] * 399 + ["B-protein"]}] * 2
     write_rows(Path("d"), train=rows, test=[*long, *rows[:3]])
     flags = ["--task", "tagging", "--method", "lora", "--data", "d", "--out", "run"]
-    assert main(train, [*flags, *small]) == 0
-    note = "note    2 texts were cut to 128 tokens\n"
+    assert main(train, [*flags, *small, "--truncate", "end"]) == 0
+    note = "note    2 texts were cut to 128 tokens, at the end\n"
     assert note in capsys.readouterr().out
     assert main(evaluate, ["run"]) == 0
     assert note in capsys.readouterr().out

@@ -79,6 +79,33 @@ def test_columns_by_number_without_a_heading(tmp_path):
     assert splits.notes[0] == "own.csv: its first line is a heading: no other row has its label"
 
 
+def tagged(folder, text: str, **more):
+    (folder / "train.csv").write_text(text)
+    (folder / "dev.csv").write_text("tokens,tags\na b,B-PER O\n\"['c']\",['B-LOC']\n")
+    splits = load_splits(TASKS["tagging"], str(folder), **more)
+    return [(row["tokens"], row["tags"]) for row in splits.train], splits
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_table_with_a_word_in_each_row_is_joined_to_sentences(tmp_path, repeated):
+    second = "Sentence: 1" if repeated else ""
+    text = f"Sentence #,Word,POS,Tag\nSentence: 1,Bonn,NNP,I-LOC\n{second},[ is,x,O\n"
+    rows, splits = tagged(tmp_path, text + "Sentence: 2,Eve,NNP,I-PER\n")
+    assert rows == [(["Bonn", "[ is"], ["B-LOC", "O"]), (["Eve"], ["B-PER"])]
+    assert splits.read[0] == (
+        'train.csv: 2 rows; tokens from "Word", tags from "Tag" (LOC, PER; tags in IOB1, converted '
+        "to BIO)"
+    )
+    with pytest.raises(InputError, match="train.csv, line 3: tag 2 is 'E-PER'; expected 'O'"):
+        tagged(tmp_path, text.replace("O\n", "E-PER\n"))
+
+
+def test_a_table_with_a_word_in_each_row_needs_a_column_that_numbers_sentences(tmp_path):
+    expected = "train.csv: each row has one word, and no column numbers the sentences; add one cal"
+    with pytest.raises(InputError, match=expected):
+        tagged(tmp_path, "word,tag\nBonn,B-LOC\nis,O\n")
+
+
 LONG = "x" * (2**24 + 2)
 MANY = ",".join(f"c{i}" for i in range(10_000))
 EXPECTED = (

@@ -174,3 +174,14 @@ def test_regression_and_several_labels_are_refused_by_name(tmp_path):
     stars = "text,label\n" + "".join(f"a{i},{1 + i % 9 / 2}\n" for i in range(30))
     (tmp_path / "stars.csv").write_text(stars)
     assert len(load_splits(TASKS["classification"], str(tmp_path / "stars.csv")).labels) == 9
+
+
+def test_one_json_object_of_several_lines_is_no_file_of_rows(tmp_path):
+    path, text = tmp_path / "own.json", '{\n "data": []\n}'
+    path.write_text(text + "\n")
+    with pytest.raises(InputError) as refused:
+        load_splits(TASKS["classification"], str(path))
+    assert str(refused.value) == (
+        f"{path}: one JSON object of several lines, {text!r}; expected a list of objects, or one "
+        "object a line"
+    )

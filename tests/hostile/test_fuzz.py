@@ -276,6 +276,9 @@ JSON_TAGS = [
 ]
 JSON_CLASS = [json.dumps({"sentence": f"It is {n}.", "label": n % 3}) for n in range(24)]
 CSV = "id,text,label\n" + "".join(f'{n},"It is ""{n}"", or",{n % 2}\n' for n in range(24))
+WORD_ROWS = "Sentence #,Word,Tag\n" + "".join(
+    f"Sentence: {n},IL-{n},I-DNA\n,gene,B-DNA\n,of,O\n" for n in range(12)
+)
 TSV = "premise\thypothesis\tlabel\n" + "".join(f"It is {n}\tor\t{n % 2}\n" for n in range(24))
 CONLL = "-DOCSTART- O\n\n" + "".join(f"IL-{n} I-DNA\ngene B-DNA\n# O\nof O\n \n" for n in range(12))
 JSON_SPANS = [
@@ -330,6 +333,7 @@ FORMATS = {
         {},
     ),
     "own csv": ("classification", "train.csv", CSV, LINES, {}),
+    "own csv of words": ("tagging", "train.csv", WORD_ROWS, LINES, {}),
     "own tsv": ("pairs", "train.tsv", TSV, LINES, {}),
     "own json": ("classification", "train.json", f"[{','.join(JSON_CLASS)}]", ANY_JSON, {}),
     "own columns": ("tagging", "train.conll", CONLL, LINES, {}),
@@ -361,7 +365,7 @@ def read_data(task: Task, data: str, tokenizer: Any) -> None:
     """Load the splits, encode them and convert them to JSON, as a run does."""
     splits = sources.load_splits(task, data)
     task = with_labels(task, splits.labels) if splits.labels else task
-    encoder = Encoder(task, tokenizer, 0, True, 60, 8192)
+    encoder = Encoder(task, tokenizer, 0, True, 60, 8192, stride=7)
     for rows in splits.named().values():
         examples = encoder(rows)
         check_examples(examples, 8192)
@@ -427,7 +431,9 @@ def test_a_damaged_parquet_file_is_read_or_refused(
     check_damaged_copies("parquet", file, damaged, read, lambda content: content.endswith(b"PAR1"))
 
 
-def test_a_damaged_parquet_file_of_own_rows_is_read_or_refused(base, tmp_path):
+def test_a_damaged_parquet_file_of_own_rows_is_read_or_refused(
+    check_damaged_copies, base, tmp_path
+):
     import datasets
 
     file = tmp_path / "train.parquet"

@@ -1,6 +1,7 @@
 """Properties that hold for unusual text, tags and batches, which a user's file can contain."""
 
 import copy
+import dataclasses
 import json
 import math
 import random
@@ -130,6 +131,36 @@ def test_each_word_has_the_tokens_that_the_tokenizer_makes_of_it_alone(
 
 @few_examples
 @given(
+    sentences=st.lists(words, max_size=5),
+    max_length=st.integers(2, 60),
+    share=st.floats(0, 0.5),
+    flags=st.tuples(st.booleans(), st.booleans()),
+)
+def test_in_windows_each_word_has_one_target(sentences, max_length, share, flags):
+    at_last, echo = flags
+    rng = random.Random(max_length)
+    rows = [
+        {"tokens": tokens, "tags": [rng.choice(TASKS["ner"].labels) for _ in tokens]}
+        for tokens in sentences
+    ]
+    length = max_length // 2 if echo else max_length
+    encoder = make_encoder("ner", True, max_length, at_last)
+    encoder = dataclasses.replace(encoder, echo=echo, stride=int(share * length))
+    examples = encoder(rows)
+    tags = [TASKS["ner"].labels.index(tag) for row in rows for tag in row["tags"]]
+    assert examples.targets.tolist() == tags
+    assert examples.row_starts[-1] == len(examples) and len(examples.windows) == len(rows)
+    assert len(examples) == 0 or examples.lengths.max() <= max_length
+    ends = examples.target_starts[examples.row_starts]
+    assert np.diff(ends).tolist() == [len(tokens) for tokens in sentences]
+    at_targets = np.repeat(examples.starts[:-1], np.diff(examples.target_starts))
+    found = examples.ids[at_targets + examples.target_indices].tolist()
+    ids = [tokenizer_ids(" " + word.strip())[:length] for row in rows for word in row["tokens"]]
+    assert found == [word[-1 if at_last else 0] for word in ids]
+
+
+@few_examples
+@given(
     texts=st.lists(st.tuples(writable, writable), max_size=4),
     room=st.integers(1, 60),
     with_head=st.booleans(),
@@ -206,7 +237,7 @@ def tuned(tiny_folder):
     from neo_peft.runs.loading import load_untuned
 
     run_settings = make_settings(
-        task="ner", method="lora+prompt", model=str(tiny_folder), prompt_length=17
+        task="ner", method="lora+prompt", model=str(tiny_folder), prompt_length=17, truncate="end"
     )
     return load_untuned(run_settings, with_method=True)
 
@@ -243,7 +274,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(base):
     fits = make_settings(task="ner", method="prompt", model="neo-mini", prompt_length=127)
     encoder = make(TASKS["ner"], MINI, base.trunk.config, fits, with_head=True)
     examples = encoder([{"tokens": ["immunoglobulin", "gene"]}])
-    assert encoder.max_length == 1 and np.diff(examples.starts).tolist() == [1]
+    assert encoder.max_length == 1 and np.diff(examples.starts).tolist() == [1, 1]
     model = build_model(copy.deepcopy(base.trunk), MINI, TASKS["ner"], fits)
     with torch.no_grad():
         assert model(collate(examples, [0])).isfinite().all()

@@ -6,12 +6,13 @@ import pytest
 import torch
 from parity import batch_of
 
-from neo_peft.decoding import HiddenStates, evaluate, texts_without_labels
+from neo_peft.decoding import HiddenStates, evaluate
 from neo_peft.gptneo import Block
 from neo_peft.kernels import label_tree
 from neo_peft.kernels.label_tree import LabelTree, forward_and_store, log_probabilities
 from neo_peft.model import TunedModel
 from neo_peft.prompt import SoftPrompt
+from neo_peft.runs.generation import texts_without_labels
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
 

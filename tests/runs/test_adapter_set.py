@@ -10,7 +10,7 @@ import torch
 from corpus_files import CORPORA
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import evaluate, texts_without_labels
+from neo_peft.decoding import evaluate
 from neo_peft.encoding import collate
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import save_adapter
@@ -20,7 +20,7 @@ from neo_peft.lora import merge_lora
 from neo_peft.model import TunedModel
 from neo_peft.runs.adapter_set import AdapterSet, pad_prefixes
 from neo_peft.runs.folder import write_record
-from neo_peft.runs.generation import generate
+from neo_peft.runs.generation import generate, texts_without_labels
 from neo_peft.runs.loading import load, load_untuned, settings_in
 from neo_peft.runs.texts import predict
 from neo_peft.settings import make_settings

@@ -18,12 +18,11 @@ from transformers import AutoTokenizer
 import train
 from neo_peft.commands import export
 from neo_peft.corpora.sources import load_splits
-from neo_peft.decoding import texts_without_labels
 from neo_peft.encoding import collate
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.metrics import entities
 from neo_peft.runs.folder import read_record
-from neo_peft.runs.generation import generate
+from neo_peft.runs.generation import generate, texts_without_labels
 from neo_peft.runs.loading import load
 from neo_peft.runs.predictions import PredictionKind, read_predictions
 from neo_peft.runs.texts import predict

@@ -24,6 +24,7 @@ def predictions(run: str, when: str, split: str) -> list:
     "given",
     [
         ["--task", "ner", "--echo", "--read", "last"],
+        ["--task", "ner", "--max-length", "24", "--stride", "6"],
         ["--task", "sentiment", "--readout", "head", "--head-dropout", "0.3", "--keep", "last"],
     ],
 )

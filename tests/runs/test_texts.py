@@ -99,9 +99,9 @@ def test_only_the_rows_that_were_cut_have_a_part(mini):
 
 def test_the_note_has_the_length_of_one_copy_of_an_echo(mini):
     plain, echo = encoder(mini, "ner", 128), encoder(mini, "ner", 128, echo=True)
-    assert cut_note(1, [plain]) == "1 text was cut to 128 tokens"
-    assert cut_note(1200, [plain]) == "1,200 texts were cut to 128 tokens"
-    assert cut_note(2, [plain, echo, plain]) == "2 texts were cut to 64 or 128 tokens"
+    assert cut_note(1, [plain]) == "1 text was cut to 128 tokens, at the end"
+    assert cut_note(1200, [plain]) == "1,200 texts were cut to 128 tokens, at the end"
+    assert cut_note(2, [plain, echo, plain]) == "2 texts were cut to 64 or 128 tokens, at the end"
 
 
 def test_texts_with_a_special_token_are_counted_once_each(mini):
@@ -132,7 +132,8 @@ def test_the_tags_of_used_words_do_not_depend_on_the_words_that_were_cut(tiny_fo
     from neo_peft.settings import make_settings
 
     tuned = load_untuned(
-        make_settings(task="ner", method="lora", model=str(tiny_folder)), with_method=True
+        make_settings(task="ner", method="lora", model=str(tiny_folder), truncate="end"),
+        with_method=True,
     )
     rows = [{"tokens": [f"IL-{n}", "gene"] * 40} for n in range(3)]
     evaluation = evaluate_texts(tuned.model, tuned.encoder, [*rows, {"tokens": ["IL-2"]}], 2)

@@ -64,6 +64,14 @@ RUNS = {  # name: the settings for one process; each of two processes has half o
         "train_limit": 17,
         "precision": "fp16",
     },
+    "windows": {
+        "task": "ner",
+        "method": "lora",
+        "batch_size": 8,
+        "train_limit": 21,
+        "max_length": 24,
+        "stride": 6,
+    },
     "one example in fp16": {
         "task": "sentiment",
         "method": "head",
