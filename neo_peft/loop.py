@@ -62,12 +62,12 @@ class State:
     epoch: int = 1  # the current epoch
     done: int = 0  # number of steps taken in the current epoch
     loss_sum: float = 0.0  # sum of the loss over the current epoch's known targets so far
-    labelled: int = 0  # number of these targets
+    labelled: float = 0.0  # number of these targets, or the sum of their weights
     skipped: int = 0  # number of steps that fp16 has skipped so far
     consecutive_skips: int = 0  # number of consecutive skipped steps up to now
 
     def next_epoch(self) -> None:
-        self.epoch, self.done, self.loss_sum, self.labelled = self.epoch + 1, 0, 0.0, 0
+        self.epoch, self.done, self.loss_sum, self.labelled = self.epoch + 1, 0, 0.0, 0.0
 
 
 def fit(
@@ -103,7 +103,7 @@ def steps(
             step = next_step(model, examples, state, step_examples, total_steps, settings)
             bar.set_postfix_str(f"loss {step.loss:.4f}", refresh=False)
             yield step
-        yield EpochEnd(state.epoch, state.step, state.loss_sum / max(1, state.labelled))
+        yield EpochEnd(state.epoch, state.step, state.loss_sum / (state.labelled or 1))
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def next_step(
         group["lr"] = rate
     collated = [collate(examples, chosen) for chosen in step_examples.batches if len(chosen)]
     # Every process has all examples, so it can count targets and tokens without communication.
-    labelled = int(examples.labelled[step_examples.all].sum())
+    labelled = float(examples.labelled[step_examples.all].sum())
     try:
         loss, norm = take_step(
             model, state.optimizer, state.scaler, collated, labelled, settings.clip_norm
@@ -165,19 +165,19 @@ def take_step(
     optimizer: AdamW,
     scaler: GradScaler,
     collated: list[Batch],
-    labelled: int,
+    labelled: float,
     clip_norm: float,
 ) -> StepResult:
     """Take one optimizer step with the summed gradients of all processes' batches.
 
-    `labelled` is the number of known targets in all batches of all processes. The summed loss is
-    divided by it, so that four batches of two examples give the same step as one batch of eight.
-    If the gradient is not finite, the weights stay: fp16 reduces the loss scale, other precisions
-    raise InputError. A loss that is not finite always raises it, in all processes.
+    `labelled` is the number of known targets in all batches of all processes, or the sum of their
+    weights. The loss is divided by it, so that four batches of two examples give the same step as
+    one of eight. If the gradient is not finite, the weights stay: fp16 reduces the loss scale,
+    other precisions raise InputError. A loss that is not finite always raises it.
     """
     loss_sum = 0.0
     for batch in collated:
-        loss = model.loss(batch.to(model.device)) / max(1, labelled)
+        loss = model.loss(batch.to(model.device)) / (labelled or 1)
         scaler.scale(loss).backward()
         loss_sum += float(loss.detach())
     loss_sum = processes.total(loss_sum)

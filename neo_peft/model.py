@@ -7,6 +7,7 @@ the parameters that require a gradient.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -75,6 +76,8 @@ class TunedModel(nn.Module):
         self.prompt = prompt
         self.head_dropout = head_dropout
         self.compute_dtype = compute_dtype
+        # From a batch to weights of its targets (M,), for training: see runs/class_weights.py.
+        self.target_weights: Callable[[Batch], Tensor] | None = None
 
     @property
     def head(self) -> nn.Linear | None:
@@ -130,13 +133,16 @@ class TunedModel(nn.Module):
             return self.head(F.dropout(hidden, self.head_dropout, self.training))
 
     def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:
-        """Return the fp32 cross-entropy in nats, summed over the batch's known targets."""
-        return self.loss_of(self(batch, prefix), batch.targets)
+        """Return the fp32 cross-entropy in nats, summed over the batch's known targets; each is
+        multiplied by its weight, if the model has weights."""
+        weights = self.target_weights(batch) if self.target_weights else None
+        return self.loss_of(self(batch, prefix), batch.targets, weights)
 
-    def loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the same loss from hidden states (M, H) and targets (M,)."""
-        logits = self.logits(hidden).float()
-        return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+    def loss_of(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the same loss from hidden states (M, H), targets (M,) and weights (M,)."""
+        logits, kind = self.logits(hidden).float(), "sum" if weights is None else "none"
+        losses = F.cross_entropy(logits, targets, ignore_index=-1, reduction=kind)
+        return losses if weights is None else losses @ weights
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the adapter: all parameters that require a gradient, head included."""

@@ -97,6 +97,19 @@ def columns(value: Any) -> tuple[str, ...]:
     return parts
 
 
+def class_weights(value: Any) -> tuple[str, ...] | None:
+    """Parse class weights: `none`, `balanced`, or labels with numbers, such as `A=2,B=0.5`."""
+    parts = names(value)
+    if parts in (("none",), (BALANCED,)):
+        return None if parts == ("none",) else parts
+    for part in parts:
+        name, _, number = part.rpartition("=")
+        if not name.strip():
+            raise InputError(f"{part!r} is not none, balanced or LABEL=WEIGHT, as in A=2,B=0.5")
+        real(0, 1e6, allow_least=False)(number)
+    return parts
+
+
 def choice(words: Collection[str]) -> Callable[[Any], str]:
     """Return a parser that accepts one of several words."""
 
@@ -127,6 +140,7 @@ data_flag, model_flag, adapter_flag, training_flag, run_flag = (
 MAX_LISTED = 200  # an instruction lists the labels if they have at most this many characters
 FLAG_NAMES = {"tag_subtoken": "read"}  # settings whose flag has another name
 TAGGING_SETTINGS = {"tag_subtoken", "echo", "tag_decoding"}
+BALANCED = "balanced"
 SELECTION_METRICS = ("accuracy", "macro_f1", "f1", "span_f1", "matthews", "loss")
 FOR_TAGGING = "belongs to tagging tasks, such as ner"
 FOR_CLASSIFICATION = "belongs to classification tasks"
@@ -267,6 +281,11 @@ class Settings:
     weight_decay: float = training_flag(0.01, "AdamW's weight decay, of matrices", real(0, 1e4))
     warmup_ratio: float = training_flag(0.0, "share of the steps that are warm-up", real(0, 1))
     clip_norm: float = training_flag(1.0, "clip the gradient to this norm; 0: never", real(0))
+    class_weights: tuple[str, ...] | None = training_flag(
+        None,
+        "the labels' weights in the training loss: balanced (1 / frequency), or A=2,B=0.5",
+        class_weights,
+    )
     keep: str = training_flag(
         "best",
         "which epoch's weights are saved. best: the best validation score; last: the last epoch",

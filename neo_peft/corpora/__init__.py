@@ -21,4 +21,5 @@ schemes.py     how tags mark entities: BIO, IOB1, BIOES, BILOU, IO
 checks.py      checks of labels and tags that can be any text
 words.py       split a text into words
 new_text.py    new text without labels, for predict
+new_files.py   files of new rows for predict: tables, and words in columns
 """

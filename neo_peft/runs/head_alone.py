@@ -106,6 +106,7 @@ def train_and_predict(job: Job) -> dict[str, list]:
             head_dropout=job.settings.head_dropout,
             compute_dtype=job.tuned.model.compute_dtype,
         )
+        model.target_weights = job.tuned.model.target_weights
         train_head(job, model, examples)
         return {
             split: evaluation_of(job, model, examples[split]).predicted

@@ -16,6 +16,7 @@ from neo_peft.methods import untuned_model
 from neo_peft.model import TunedModel
 from neo_peft.progress import Progress
 from neo_peft.runs import loading, tables
+from neo_peft.runs.class_weights import label_weights, note, weigh
 from neo_peft.runs.folder import CHECKPOINTS
 from neo_peft.runs.generation import evaluate_generated
 from neo_peft.runs.predictions import PredictionKind, reported_split, write_predictions
@@ -113,6 +114,10 @@ def prepare(
     examples = {
         name: encode_split(tuned.encoder, rows[name], name, splits.named()[name]) for name in names
     }
+    if settings.class_weights:
+        weights = label_weights(task, rows["train"], settings.class_weights)
+        examples["train"] = weigh(tuned.model, tuned.encoder, examples["train"], weights)
+        tuned.notes.append(note(weights))
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
     total = sum(parameter.numel() for parameter in tuned.model.parameters())
     return Job(settings, output, task, splits, rows, examples, tuned, trainable, total, shared)

@@ -25,7 +25,7 @@ from waiting import HANG
 
 from neo_peft.corpora import lines
 from neo_peft.methods import owners
-from neo_peft.settings import Settings, columns, flag_name, names
+from neo_peft.settings import Settings, class_weights, columns, flag_name, names
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +73,7 @@ CHOICES = {
     "--lora-init": "kaiming, gaussian",
     "--preset": "paper, best",
     "--keep": "best, last",
+    "--metric": "accuracy, macro_f1, f1, span_f1, matthews, loss",
     "--prompt-init": "text, vocab, labels, random",
 }
 TEXTS = (
@@ -82,6 +83,7 @@ TEXTS = (
     "--labels",
     "--label-words",
     "--columns",
+    "--class-weights",
     "--adapter",
     "--prompt-text",
     "--target-modules",
@@ -263,7 +265,7 @@ def test_every_flag_has_cases():
     parsers = {flag: field.metadata["parse"] for flag, field in fields.items()}
     with_choices = {flag for flag, field in fields.items() if field.metadata["choices"]}
     text = {
-        flag for flag, parse in parsers.items() if parse in (str, names, columns)
+        flag for flag, parse in parsers.items() if parse in (str, names, columns, class_weights)
     } - with_choices
     assert with_choices == {*CHOICES} and text == {*TEXTS}
     assert {flag for flag, parse in parsers.items() if parse is not bool} == {
