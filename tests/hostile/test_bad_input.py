@@ -71,7 +71,7 @@ CHOICES = {
     "--lora-init": "kaiming, gaussian",
     "--preset": "paper, best",
     "--keep": "best, last",
-    "--prompt-init": "text, vocab, labels, random",
+    "--prompt-init": "text, vocab, labels, random, zeros",
 }
 TEXTS = (
     "--data",
@@ -127,12 +127,17 @@ def flags_of_train() -> Iterator[tuple[str, str]]:
         "--resume x: there is no such folder; give the folder of the stopped run",
     )
     yield "train --resume .", "--resume . holds no settings.json: no run was started there"
-    for flags, method, other in ((OF_LORA, "lora", "prompt"), (OF_PROMPT, "prompt", "lora")):
+    in_front = "prompt or prefix"
+    for flags, method, other in ((OF_LORA, "lora", "prompt"), (OF_PROMPT, in_front, "lora")):
         for flag in flags:
             message = (
                 f"{flag.split()[0]} belongs to the method {method}; the method here is {other}"
             )
             yield f"train --task ner --method {other} {flag}", message
+    yield (
+        "train --task ner --method prompt --prompt-init zeros",
+        "--prompt-init is zeros; the method prompt has text, vocab, labels, random",
+    )
 
 
 def flags_of_other_commands() -> Iterator[tuple[str, str]]:
@@ -267,8 +272,8 @@ def test_every_flag_has_cases():
         *CHOICES,
         *TEXTS,
     }
-    for flags, method in ((OF_LORA, "lora"), (OF_PROMPT, "prompt")):
-        method_flags = {flag for flag, field in fields.items() if owners(field.name) == [method]}
+    for flags, methods in ((OF_LORA, ["lora"]), (OF_PROMPT, ["prompt", "prefix"])):
+        method_flags = {flag for flag, field in fields.items() if owners(field.name) == methods}
         assert {flag.split()[0] for flag in flags} == method_flags
 
 
