@@ -191,12 +191,8 @@ class GPTNeo(nn.Module):
         return self.ln_f(self.layers(x, packing, past, wanted)[0])
 
     def prefix(self, embeddings: Tensor) -> Past:
-        """Return the keys and values of a prefix from its embeddings (P, H).
-
-        With a causal mask a prefix does not attend to the text after it. Its keys and values are
-        therefore the same for every example. Computing them once gives exact values and
-        gradients: the gradient is the sum over the examples.
-        """
+        """Return the keys and values of a prefix from its embeddings (P, H). They are the same for
+        every example, in values and gradients: see prompt.py."""
         packing = Packing.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
         none = torch.zeros(0, dtype=torch.long, device=embeddings.device)
         _, new = self.layers(embeddings, packing, past=None, wanted=none)

@@ -15,9 +15,9 @@ import torch
 from torch.amp import GradScaler
 
 from neo_peft import processes
-from neo_peft.adamw import AdamW
 from neo_peft.encoding import Examples, batches, collate
 from neo_peft.errors import DivergedError, InputError
+from neo_peft.kernels.adamw import AdamW
 from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.settings import Settings

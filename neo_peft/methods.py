@@ -6,7 +6,7 @@ docs/extending.md shows step by step how to add one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,16 @@ PROMPT = Method(
     mixes=True,
     peft_type="PROMPT_TUNING",
 )
+PREFIX = replace(
+    PROMPT,
+    name="prefix",
+    title="prefix tuning",
+    module="neo_peft.prefix",
+    flags=PROMPT.flags | {"prompt_init": (*PROMPT.flags["prompt_init"], "zeros")},
+    defaults={"learning_rate": 1e-2},
+    on_bundled={},
+    peft_type="PREFIX_TUNING",
+)
 FULL = Method(
     name="full",
     title="full tuning",
@@ -91,9 +101,11 @@ HEAD = Method("head", "a head", defaults={"learning_rate": 1e-2}, needs_head=Tru
 METHODS: dict[str, tuple[Method, ...]] = {
     "lora": (LORA,),
     "prompt": (PROMPT,),
+    "prefix": (PREFIX,),
     "full": (FULL,),
     "head": (HEAD,),
     "lora+prompt": (LORA, PROMPT),
+    "lora+prefix": (LORA, PREFIX),
 }
 
 

@@ -11,9 +11,7 @@ dropout, a batch's examples share the prompt's dropout masks. The expected gradi
 
 In evaluation `SoftPrompt.past` computes the keys and values once for all batches. In training the
 prompt changes at every step, so its embeddings go through the layers together with the batch's
-tokens (`TunedModel.forward`). Calling `past` at each step gives identical results, but costs
-1 to 6 % of a step (median 3 %; GPT-Neo 125M, batches of 8 and 16, prompts of 8 and 20 embeddings,
-with and without activation checkpointing: `python -m benchmarks.prompt`).
+tokens (`TunedModel.forward`): identical results, a few percent faster (docs/performance.md).
 """
 
 from __future__ import annotations

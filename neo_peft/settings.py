@@ -255,11 +255,13 @@ class Settings:
     )
     rslora: bool = adapter_flag(False, "multiply B A x by alpha / sqrt(r), not alpha / r", bool)
     lora_init: str = adapter_flag("kaiming", "initial values of A", choices=choices_of("lora_init"))
-    prompt_length: int = adapter_flag(8, "number P of prompt embeddings", whole(1, 16_384))
+    prompt_length: int = adapter_flag(
+        8, "number P of positions of the prompt or the prefix", whole(1, 16_384)
+    )
     prompt_init: str = adapter_flag(
         "text",
-        "initial prompt embeddings. text: the tokens of a text; vocab: random tokens; labels: the "
-        "tokens of the label words; random: normal",
+        "how the prompt or the prefix starts. text: as the tokens of a text; vocab: random tokens; "
+        "labels: the tokens of the label words; random: normal; zeros: of a prefix only",
         choices=choices_of("prompt_init"),
     )
     prompt_text: str | None = adapter_flag(
@@ -471,6 +473,9 @@ def no_effect(name: str, values: dict[str, Any]) -> str | None:
         return (
             f"belongs to the method {' or '.join(methods)}; the method here is {values['method']}"
         )
+    for part in parts:
+        if (allowed := part.flags.get(name)) and values[name] not in allowed:
+            return f"is {values[name]}; the method {part.name} has {', '.join(allowed)}"
     if name in (*TAGGING_SETTINGS, "stride") and not task.is_tagging:
         return f"{FOR_TAGGING}; the task here is {task.name}"
     if name in ("wording", "readout") and task.is_tagging:

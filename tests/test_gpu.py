@@ -12,7 +12,7 @@ from neo_peft.settings import make_settings
 from neo_peft.tasks import get_task
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-METHODS = ("lora", "prompt", "lora+prompt")
+METHODS = ("lora", "prompt", "prefix", "lora+prompt")
 
 
 def tuned_on(device: str, method: str, precision: str = "fp32", **more):

@@ -25,8 +25,9 @@ from neo_peft.runs.loading import load, load_untuned
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
-METHODS = ("lora", "prompt", "full", "head", "lora+prompt")
-RATES = {"lora": 2e-2, "prompt": 2e-1, "full": 5e-3, "head": 3e-2, "lora+prompt": 2e-2}
+METHODS = ("lora", "prompt", "prefix", "full", "head", "lora+prompt")
+RATES = {"lora": 2e-2, "prompt": 2e-1, "prefix": 1e-1, "full": 5e-3, "head": 3e-2}
+RATES["lora+prompt"] = 2e-2
 
 
 def sixteen(task):

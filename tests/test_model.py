@@ -20,7 +20,7 @@ from neo_peft.settings import Settings, make_settings
 from neo_peft.tasks import TASKS
 
 HALVES = [torch.bfloat16, torch.float16]
-METHODS = ("lora", "prompt", "head", "full", "lora+prompt")
+METHODS = ("lora", "prompt", "prefix", "head", "full", "lora+prompt", "lora+prefix")
 
 
 def built(base, task, method, compute_dtype=torch.float32, **settings):
@@ -216,6 +216,8 @@ def test_the_lengths_of_a_batch_stay_on_the_cpu(base):
         ("sentiment", "prompt", {}, {"prompt"}),
         ("ner", "prompt", {}, {"prompt", "classifier"}),
         ("similarity", "lora+prompt", {}, {"lora_A", "lora_B", "prompt"}),
+        ("ner", "prefix", {}, {"prompt", "classifier"}),
+        ("sentiment", "lora+prefix", {}, {"lora_A", "lora_B", "prompt"}),
         ("ner", "head", {}, {"classifier"}),
         ("similarity", "head", {}, {"score"}),
         ("sentiment", "lora", {"readout": "head"}, {"lora_A", "lora_B", "score"}),
@@ -443,7 +445,7 @@ def stored_bytes(model, batch) -> int:
 
 
 @pytest.mark.parametrize(
-    ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("ner", "lora+prompt")]
+    ("task", "method"), [("ner", "lora"), ("sentiment", "prompt"), ("ner", "lora+prefix")]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_activation_checkpointing_changes_no_bit_of_loss_and_gradients(

@@ -20,13 +20,13 @@ READING_PATH = (
 )
 TOP_LEVEL = {
     *READING_PATH,
-    *("adamw", "settings", "defaults", "processes", "progress", "errors"),
+    *("prefix", "settings", "defaults", "processes", "progress", "errors"),
     *("__init__", "__main__"),
 }
 # The top-level files that can use a method's name; the files in formats/ can too.
-USE_METHOD_NAMES = {"lora", "prompt", "methods", "defaults", "__init__"}
+USE_METHOD_NAMES = {"lora", "prompt", "prefix", "methods", "defaults", "__init__"}
 # Without "head", which is also a value of --readout.
-METHOD_NAMES = {"lora", "prompt", "full", "lora+prompt"}
+METHOD_NAMES = {"lora", "prompt", "prefix", "full", "lora+prompt", "lora+prefix"}
 TENSOR_NAMES = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "prompt_embeddings"}
 # A folder can import the top-level files ("") and these folders. The top level imports two.
 MAY_IMPORT = {
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "corpora": "system",
     "runs": "long_texts system formats corpora",
     "analysis": "system formats corpora runs",
-    "commands": "system formats corpora runs analysis",
+    "commands": "kernels system formats corpora runs analysis",
 }
 
 

@@ -37,6 +37,7 @@ RECIPES = (
     "--task sentiment --preset best",
     "--task sentiment --method prompt --prompt-length 20",
     "--task sentiment --method prompt --prompt-length 100",
+    "--task sentiment --method prefix --prompt-length 8",
     "--task sentiment --method head",
     "--task ner --method head",
     "--task sentiment --method lora+prompt --rank 8 --prompt-length 8",
@@ -77,7 +78,7 @@ def sizes(name: str, recipe: str) -> dict[str, int | float]:
 
 def count(trunk: "GPTNeo", settings: Settings) -> dict[str, int]:
     """Return the counts of a trunk with the method and the head of the settings."""
-    from neo_peft.adamw import AdamW
+    from neo_peft.kernels.adamw import AdamW
     from neo_peft.methods import build_model
 
     model = build_model(trunk, bundled_tokenizer(), task_of(settings), settings)

@@ -8,6 +8,7 @@ peft_config.py   read peft's adapter_config.json as settings
 peft_head.py     the head that a peft adapter was trained with
 peft_lora.py     LoRA in peft's format: its options as settings, and its tensor names
 peft_prompt.py   a soft prompt in peft's format: the same
+peft_prefix.py   a prefix in peft's format: the same
 peft_tensors.py  read the tensors of an adapter's file, without those of the base
 adapter.py       save and load an adapter in peft's format; save a whole model
 """

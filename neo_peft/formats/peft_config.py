@@ -3,7 +3,7 @@
 Different versions of peft write different options. A supported option becomes a setting. An option
 without effect on a trained adapter is ignored. Any other option raises InputError, unless its value
 is neutral, such as None or False. The options of LoRA are in peft_lora.py, those of a soft prompt
-in peft_prompt.py, the kind of head in peft_head.py.
+in peft_prompt.py, of a prefix in peft_prefix.py, the kind of head in peft_head.py.
 """
 
 import os
@@ -12,13 +12,14 @@ from pathlib import Path
 
 from neo_peft.defaults import ASSETS
 from neo_peft.errors import InputError
-from neo_peft.formats import peft_lora, peft_prompt
+from neo_peft.formats import peft_lora, peft_prefix, peft_prompt
 from neo_peft.formats.peft_head import LINEAR_HEADS, AdapterHead, read_head
 from neo_peft.methods import METHODS, Method
 from neo_peft.system.files import read_json
 
 CONFIG = "adapter_config.json"
-FORMATS = {"LORA": peft_lora, "PROMPT_TUNING": peft_prompt}  # by peft_type
+# by peft_type
+FORMATS = {"LORA": peft_lora, "PROMPT_TUNING": peft_prompt, "PREFIX_TUNING": peft_prefix}
 
 # Options for the initialization, for other programs, or for a feature that is off.
 # qalora_group_size has a value even if use_qalora is false, and use_qalora is checked.

@@ -9,5 +9,6 @@ dropout.py  random elements set to zero, from 16 random bits each
 
 For every device:
 
+adamw.py       the optimizer AdamW, which does not import torch's compiler
 label_tree.py  the probabilities of labels that share their first token
 """

@@ -193,13 +193,23 @@ def classification_usage(tuned: LoadedModel) -> str:
         return (
             f"{text}, without special tokens. The model generates one of "
             f"{', '.join(f'`{each}`' for each in texts)} and then the end token."
-            + " Generate for one text at a time, because of the prompt."
+            + f" Generate for one text at a time, because of the {front_name(tuned)}."
             * bool(tuned.model.prompt)
         )
     batching = "Pad on the right."
-    if tuned.model.prompt:  # transformers then ignores the padding, and takes the last position
+    if has_embeddings(tuned):  # transformers then ignores the padding, and takes the last position
         batching = "All texts of a batch must have the same length, because of the prompt."
     return f"{text}. A linear head predicts the label at the text's last token. {batching}"
+
+
+def front_name(tuned: LoadedModel) -> str:
+    """Return what is in front of every text: "prompt" or "prefix"; "" if nothing is."""
+    return next((part.name for part in tuned.settings.parts if part.length_flag), "")
+
+
+def has_embeddings(tuned: LoadedModel) -> bool:
+    """Return whether peft puts embeddings in front of every text. They have logits too."""
+    return tuned.model.prompt is not None and tuned.model.prompt.embeddings is not None
 
 
 def tagging_usage(tuned: LoadedModel) -> str:
@@ -264,7 +274,7 @@ def prediction_code(tuned: LoadedModel) -> list[str]:
     logits = "logits = model(**inputs).logits"
     if model.head_kind == HeadKind.SCORE:
         return [*lines, logits, "print([labels[index] for index in logits.argmax(-1)])"]
-    if model.prompt is not None:
+    if has_embeddings(tuned):
         count = len(model.prompt)
         logits += f"[:, {count}:]  # the first {count} logits belong to the prompt"
     return [*lines, logits, "print([labels[index] for index in logits[0].argmax(-1)])"]

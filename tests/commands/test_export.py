@@ -105,6 +105,9 @@ ADAPTERS = [
     ("sentiment", "prompt", {"prompt_length": 6}),
     ("ner", "prompt", {"prompt_length": 6}),
     ("similarity", "lora+prompt", {"prompt_length": 6}),
+    ("sentiment", "prefix", {"prompt_length": 6}),
+    ("ner", "prefix", {"prompt_length": 6}),
+    ("similarity", "lora+prefix", {"prompt_length": 6}),
 ]
 
 
@@ -116,7 +119,7 @@ def test_peft_computes_our_logits_with_the_code_of_the_card(
     folder = exported(run, tmp_path / "a folder" / "out")
     # With a prompt too, the card's code merges LoRA. Ours is merged as well, since this trunk
     # amplifies rounding errors.
-    ours, texts = our_logits(run, task, merged=method == "lora+prompt")
+    ours, texts = our_logits(run, task, merged="+" in method)
     model = loaded_by_its_card(folder, monkeypatch)["model"]
     agree(ours, their_logits(model, texts, prompt=6 if "prompt" in method else 0))
     card = (folder / "README.md").read_text()
@@ -339,7 +342,7 @@ def test_the_newest_run_is_exported_by_default(tiny_folder, tmp_path):
 @pytest.fixture(scope="module")
 def runs(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    for method in ("lora", "prompt", "full", "head", "lora+prompt"):
+    for method in ("lora", "prompt", "prefix", "full", "head", "lora+prompt"):
         make_run(folder / method, tiny_folder, "sentiment", method)
     return make_run(folder / "tags", tiny_folder, "ner", "lora+prompt").parent
 
@@ -353,6 +356,7 @@ NO_ADAPTER = (
 )
 REFUSALS = {
     ("prompt", "--merge"): UNMERGEABLE.format("prompt"),
+    ("prefix", "--merge"): UNMERGEABLE.replace("prompt", "prefix", 1).format("prefix"),
     ("lora+prompt", "--merge"): UNMERGEABLE.format(r"lora\+prompt"),
     ("full",): NO_ADAPTER.format("full"),
     ("head",): NO_ADAPTER.format("head"),

@@ -12,6 +12,7 @@ import pytest
 from base_files import with_pad_token
 from corpus_files import CORPORA
 from own_files import write_rows
+from refusals import METHODS as METHOD_NAMES
 from refusals import refused
 from repeats import first_quick, pairs
 
@@ -73,7 +74,10 @@ def small(tiny_folder):
 
 @pytest.mark.parametrize(
     ("method", "task"),
-    pairs(["lora", "prompt", "full", "head", "lora+prompt"], ["ner", "sentiment", "similarity"]),
+    pairs(
+        ["lora", "prompt", "prefix", "full", "head", "lora+prompt"],
+        ["ner", "sentiment", "similarity"],
+    ),
 )
 def test_train_then_evaluate_gives_the_same_scores(small, capsys, task, method):
     assert main(train, ["--task", task, "--method", method, "--json", *small]) == 0
@@ -379,7 +383,7 @@ BAD = {
         "1000000",
     ],
     "--task is missing; the tasks are ner, sentiment, similarity": ["--method", "lora"],
-    "--method is missing; the methods are lora, prompt, full, head, lora+prompt": ["--task", "ner"],
+    f"--method is missing; the methods are {METHOD_NAMES}": ["--task", "ner"],
     "--task 'nre' is none of ner, sentiment, similarity": ["--task", "nre", "--method", "lora"],
     "--rank 0 is not a whole number of at least 1": [
         "--task",

@@ -57,6 +57,7 @@ def test_every_count_equals_a_formula_on_the_shapes(model, trunk):
         "--task sentiment --preset best": 2 * linear + 3 * H,
         PROMPT + "20": 20 * H,
         PROMPT + "100": 100 * H,
+        "--task sentiment --method prefix --prompt-length 8": 8 * 2 * L * H,
         "--task sentiment --method head": 3 * H,
         "--task ner --method head": 11 * H + 11,
         "--task sentiment --method lora+prompt --rank 8 --prompt-length 8": lora + 8 * H,

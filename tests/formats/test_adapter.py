@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from corpus_files import CORPORA
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     GPTNeoForCausalLM,
@@ -56,6 +56,11 @@ CASES = {
     "a prompt with a score head": dict(
         task="similarity", method="prompt", prompt_length=6, readout="head"
     ),
+    "a prefix with a score head": dict(
+        task="similarity", method="prefix", prompt_length=6, readout="head"
+    ),
+    "a prefix and a head for tags": dict(task="ner", method="prefix", prompt_length=13),
+    "a prefix": dict(task="sentiment", method="prefix", prompt_length=6, prompt_init="zeros"),
     "a prompt": dict(task="sentiment", method="prompt", prompt_length=6, prompt_init="vocab"),
 }
 
@@ -128,8 +133,9 @@ def test_we_load_what_peft_saves(tiny_folder, tmp_path, case):
     readout = flags.pop("readout", "words")
     theirs = oracle(tiny_folder, task, readout)
     task_type = "SEQ_CLS" if readout == "head" else "TOKEN_CLS" if task == "ner" else "CAUSAL_LM"
-    if kind == "prompt":
-        config = PromptTuningConfig(task_type=task_type, num_virtual_tokens=6)
+    if kind in ("prompt", "prefix"):
+        of_kind = PromptTuningConfig if kind == "prompt" else PrefixTuningConfig
+        config = of_kind(task_type=task_type, num_virtual_tokens=flags["prompt_length"])
     else:
         targets = flags.get("target_modules", ("q_proj", "v_proj"))
         config = LoraConfig(
@@ -151,7 +157,9 @@ def test_we_load_what_peft_saves(tiny_folder, tmp_path, case):
     assert any("was not checked" in note for note in tuned.notes)
 
 
-@pytest.mark.parametrize("method", ["lora", "prompt", "full", "head", "lora+prompt"])
+@pytest.mark.parametrize(
+    "method", ["lora", "prompt", "prefix", "full", "head", "lora+prompt", "lora+prefix"]
+)
 @pytest.mark.parametrize("task", CORPORA)
 def test_what_is_saved_is_loaded_bit_for_bit(tiny_folder, tmp_path, task, method):
     model, settings, base = build(tiny_folder, task=task, method=method)
@@ -205,13 +213,15 @@ def test_a_prompt_with_a_head_is_saved_under_pefts_two_names(tiny_folder, tmp_pa
     }
 
 
-def test_lora_and_prompt_are_saved_as_two_folders_that_peft_loads(tiny_folder, tmp_path):
-    model, settings, _ = build(tiny_folder, task="sentiment", method="lora+prompt", prompt_length=6)
+@pytest.mark.parametrize("second", ["prompt", "prefix"])
+def test_lora_and_prompt_are_saved_as_two_folders_that_peft_loads(tiny_folder, tmp_path, second):
+    flags = {"task": "sentiment", "method": f"lora+{second}", "prompt_length": 6}
+    model, settings, _ = build(tiny_folder, **flags)
     adapter.save_adapter(tmp_path, model, settings)
     theirs = PeftModel.from_pretrained(
         oracle(tiny_folder, "sentiment"), tmp_path / "lora"
     ).merge_and_unload()
-    agree(logits(model), peft_logits(PeftModel.from_pretrained(theirs, tmp_path / "prompt").eval()))
+    agree(logits(model), peft_logits(PeftModel.from_pretrained(theirs, tmp_path / second).eval()))
 
 
 @pytest.mark.parametrize("task", ["ner", "sentiment"])

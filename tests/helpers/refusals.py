@@ -72,7 +72,7 @@ TASKS = (
     "glue/cola, glue/sst2, glue/mrpc, glue/qqp, glue/mnli, glue/qnli, glue/rte, glue/wnli"
 )
 
-METHODS = "lora, prompt, full, head, lora+prompt"
+METHODS = "lora, prompt, prefix, full, head, lora+prompt, lora+prefix"
 
 TAGS = (
     "O, B-DNA, I-DNA, B-protein, I-protein, B-cell_type, I-cell_type, B-cell_line, I-cell_line, "

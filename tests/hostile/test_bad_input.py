@@ -74,7 +74,7 @@ CHOICES = {
     "--preset": "paper, best",
     "--keep": "best, last",
     "--metric": "accuracy, macro_f1, f1, span_f1, matthews, loss",
-    "--prompt-init": "text, vocab, labels, random",
+    "--prompt-init": "text, vocab, labels, random, zeros",
 }
 TEXTS = (
     "--data",
@@ -132,12 +132,17 @@ def flags_of_train() -> Iterator[tuple[str, str]]:
         "--resume x: there is no such folder; give the folder of the stopped run",
     )
     yield "train --resume .", "--resume . holds no settings.json: no run was started there"
-    for flags, method, other in ((OF_LORA, "lora", "prompt"), (OF_PROMPT, "prompt", "lora")):
+    in_front = "prompt or prefix"
+    for flags, method, other in ((OF_LORA, "lora", "prompt"), (OF_PROMPT, in_front, "lora")):
         for flag in flags:
             message = (
                 f"{flag.split()[0]} belongs to the method {method}; the method here is {other}"
             )
             yield f"train --task ner --method {other} {flag}", message
+    yield (
+        "train --task ner --method prompt --prompt-init zeros",
+        "--prompt-init is zeros; the method prompt has text, vocab, labels, random",
+    )
 
 
 def flags_of_other_commands() -> Iterator[tuple[str, str]]:
@@ -274,8 +279,8 @@ def test_every_flag_has_cases():
         *CHOICES,
         *TEXTS,
     }
-    for flags, method in ((OF_LORA, "lora"), (OF_PROMPT, "prompt")):
-        method_flags = {flag for flag, field in fields.items() if owners(field.name) == [method]}
+    for flags, methods in ((OF_LORA, ["lora"]), (OF_PROMPT, ["prompt", "prefix"])):
+        method_flags = {flag for flag, field in fields.items() if owners(field.name) == methods}
         assert {flag.split()[0] for flag in flags} == method_flags
 
 

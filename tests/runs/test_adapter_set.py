@@ -73,6 +73,8 @@ RUNS = {
         "echo": True,
         "tag_decoding": "viterbi",
     },
+    "pairs-prefix": {"task": "similarity", "method": "prefix", "prompt_length": 5},
+    "tags-prefix": {"task": "ner", "method": "lora+prefix", "prompt_length": 14},
     "label-head": {"task": "sentiment", "method": "head"},
     "pairs-head": {"task": "similarity", "method": "head"},
     "tags-head": {"task": "ner", "method": "head"},

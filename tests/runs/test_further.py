@@ -128,7 +128,7 @@ def test_adapters_made_by_peft_are_scored_and_trained_further(tiny_folder, tmp_p
     assert again.settings.method == method and again.settings.adapter == str(tmp_path / "peft")
 
 
-@pytest.mark.parametrize("method", ["lora", "prompt", "full", "head", "lora+prompt"])
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix", "full", "head", "lora+prompt"])
 def test_our_own_run_is_trained_further_on_its_recorded_base(tiny_folder, tmp_path, method, capsys):
     flags = {"alpha": 5} if "lora" in method else {"prompt_length": 6} if method == "prompt" else {}
     run = make_run(tmp_path / "run", tiny_folder, "sentiment", method, seed=3, **flags)

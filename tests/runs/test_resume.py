@@ -44,6 +44,7 @@ RUNS = {
         "2",
     ],
     "prompt": ["--task", "sentiment", "--batch-size", "5", "--generate"],
+    "prefix": ["--task", "ner", "--batch-size", "4", "--prompt-init", "random"],
     "full": [
         "--task",
         "similarity",

@@ -2,7 +2,7 @@
 
 import torch
 
-from neo_peft.adamw import AdamW
+from neo_peft.kernels.adamw import AdamW
 
 
 def test_adamw_gives_the_bits_of_torchs_adamw():
