@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neo_peft import processes
 from neo_peft.encoding import Encoder, Examples, batches, collate
 from neo_peft.errors import InputError
 from neo_peft.gptneo import Past
@@ -22,6 +21,7 @@ from neo_peft.kernels.label_tree import Stored, forward_and_store, log_probabili
 from neo_peft.metrics import class_scores, entity_scores
 from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
+from neo_peft.system import processes
 from neo_peft.tasks import Task
 from neo_peft.viterbi import best_sequences
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from neo_peft import processes
 from neo_peft.errors import InputError
 from neo_peft.long_texts.truncation import shorten
 from neo_peft.long_texts.windows import bounds, cut_at_end, indices_within, make_windows
 from neo_peft.model import Batch
+from neo_peft.system import processes
 from neo_peft.tasks import Task
 
 if TYPE_CHECKING:

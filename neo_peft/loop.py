@@ -1,8 +1,8 @@
 """The training loop, for every task and method: it trains all parameters that require a gradient.
 
 `take_step` is one optimizer step (AdamW, Loshchilov & Hutter 2019). `steps` gives it batches and a
-learning rate, and can resume from any `State`. Several processes (processes.py) share the examples
-of each step. Without dropout, the step equals that of one process with all the examples.
+learning rate, and can resume from any `State`. Several processes share the examples of each step.
+Without dropout, the step equals that of one process with all the examples.
 """
 
 import math
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch.amp import GradScaler
 
-from neo_peft import processes
 from neo_peft.encoding import Examples, batches, collate
 from neo_peft.errors import DivergedError, InputError
 from neo_peft.kernels.adamw import AdamW
 from neo_peft.model import Batch, TunedModel
 from neo_peft.progress import Progress, no_progress
 from neo_peft.settings import Settings
+from neo_peft.system import processes
 
 # Training stops after this many consecutive skipped steps. Each one halves the fp16 loss scale.
 MAX_SKIPPED = 10

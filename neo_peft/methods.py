@@ -38,8 +38,7 @@ class Method:
     tensors: str = ""
     flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # allowed values; () is any
     defaults: dict[str, object] = field(default_factory=dict)  # used if no flag or preset sets it
-    # Other defaults for the small bundled model, chosen by validation score: see docs/results.md.
-    on_bundled: dict[str, object] = field(default_factory=dict)
+    on_bundled: dict[str, object] = field(default_factory=dict)  # neo-mini's: docs/results.md
     length_flag: str = ""  # the setting with the prompt's length; "" without a prompt
     needs_head: bool = False  # classification always uses a linear head
     trains_base: bool = False  # the base's weights are trained, in fp32; runs cannot share a base
@@ -147,10 +146,8 @@ def build_model(
     settings: Settings,
     compute_dtype: torch.dtype | None = None,
 ) -> TunedModel:
-    """Return a model: the trunk (frozen, except with `full`), the task's head, and the method.
-
-    The seed is set twice: before the head is drawn, and before the method draws its tensors.
-    """
+    """Return a model: the trunk (frozen, except with `full`), the task's head, and the method. The
+    seed is set twice: before the head is drawn, and before the method draws its tensors."""
     import torch
 
     from neo_peft import encoding
@@ -182,11 +179,9 @@ def build_model(
 
 
 def untuned_model(model: TunedModel) -> TunedModel:
-    """Return the untuned base of a model that is not trained yet, without its prompt.
-
-    LoRA can stay: its correction is still zero. The head of a tagging task stays, untrained; other
-    tasks use the language model head.
-    """
+    """Return the untuned base of a model that is not trained yet, without its prompt. LoRA can
+    stay: its correction is still zero. The head of a tagging task stays, untrained; other tasks
+    use the language model head."""
     from neo_peft.model import HeadKind, TunedModel
 
     is_tagger = model.head_kind == HeadKind.CLASSIFIER

@@ -56,8 +56,7 @@ def initial_embeddings(
       text: the tokens of a text, repeated or cut to P tokens
       vocab: P random tokens, all different if P <= V
       labels: the tokens of the label words, then random tokens
-      random: normal, with the mean and standard deviation of `wte` (a standard normal would give
-        much larger embeddings than those in `wte`)
+      random: normal, with the mean and standard deviation of `wte`
     """
     if init not in (choices := PROMPT.flags["prompt_init"]):
         raise InputError(f"prompt_init must be one of {', '.join(choices)}, not {init!r}")

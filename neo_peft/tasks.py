@@ -133,7 +133,6 @@ _STUDIED = (
     ),
 )
 
-
 _SENTENCE_IS, _PAIR = "Classify if the sentence is", "sentence1 sentence2"
 _SENTENCES_ARE = "Classify if the two sentences are"
 _QUESTIONS_ARE = "Classify if the two questions are"

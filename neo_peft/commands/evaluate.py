@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neo_peft import processes
 from neo_peft.commands.flags import (
     ADAPTER_FLAGS,
     DATA_FLAGS,
@@ -34,6 +33,7 @@ from neo_peft.runs import tables
 from neo_peft.runs.folder import RUN, newest_run
 from neo_peft.runs.predictions import write_rows
 from neo_peft.settings import FOR_TAGGING, choice, make_settings, whole
+from neo_peft.system import processes
 from neo_peft.system.bars import show_progress
 from neo_peft.tasks import get_task
 

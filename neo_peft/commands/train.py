@@ -10,13 +10,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from neo_peft import processes
 from neo_peft.commands.flags import OneLineParser, add_settings
 from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.formats.base_folder import with_size
 from neo_peft.runs.from_flags import resumed_settings, settings_from
 from neo_peft.settings import Settings
-from neo_peft.system import signals
+from neo_peft.system import processes, signals
 
 PROG = "python -m neo_peft train"
 EXAMPLES = """\

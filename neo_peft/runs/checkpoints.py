@@ -24,13 +24,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from neo_peft import processes
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import copy_into
 from neo_peft.loop import State
 from neo_peft.model import TunedModel
 from neo_peft.runs.folder import CHECKPOINTS, check_unchanged
 from neo_peft.runs.job import Job, Scores
+from neo_peft.system import processes
 from neo_peft.system.files import (
     read_checked_json,
     read_tensors,

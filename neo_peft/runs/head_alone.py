@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neo_peft import loop, processes
+from neo_peft import loop
 from neo_peft.decoding import Evaluation, evaluate, score
 from neo_peft.encoding import Examples, collate
 from neo_peft.methods import HEAD, owners, untuned_model
@@ -27,6 +27,7 @@ from neo_peft.runs import selection
 from neo_peft.runs.folder import flags_of
 from neo_peft.runs.job import Job
 from neo_peft.runs.shared import base_conditions, computing_conditions, head_digest
+from neo_peft.system import processes
 
 LEARNING_RATE = HEAD.defaults["learning_rate"]
 # It is scored by default if it costs less than this share of the run, and if its file is not large.

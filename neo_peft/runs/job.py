@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from neo_peft import processes
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import Splits, limit_rows
 from neo_peft.decoding import Evaluation, evaluate, score
@@ -31,6 +30,7 @@ from neo_peft.runs.shared import (
     label_conditions,
 )
 from neo_peft.settings import Settings, task_of
+from neo_peft.system import processes
 from neo_peft.tasks import Task, get_task
 
 if TYPE_CHECKING:

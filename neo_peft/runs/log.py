@@ -12,11 +12,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from neo_peft import processes
 from neo_peft.errors import InputError
 from neo_peft.loop import Step
 from neo_peft.runs.checkpoints import Checkpoint
 from neo_peft.runs.folder import METRICS, TIMINGS
+from neo_peft.system import processes
 from neo_peft.system.files import sha256, write_whole
 
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from neo_peft import processes
 from neo_peft.defaults import PRESETS, Recipe
 from neo_peft.loop import State
 from neo_peft.runs.curves import learning_curves, read_metrics
@@ -14,6 +13,7 @@ from neo_peft.runs.folder import CHECKPOINTS, METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
 from neo_peft.runs.verdict import judge
 from neo_peft.settings import Settings
+from neo_peft.system import processes
 from neo_peft.system.files import sha256
 from neo_peft.system.hardware import peak_bytes
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from neo_peft import processes
 from neo_peft.encoding import Encoder
 from neo_peft.errors import InputError
 from neo_peft.formats.base import Base
@@ -21,6 +20,7 @@ from neo_peft.model import TunedModel
 from neo_peft.runs.adapter_set import copy_sharing_matrices
 from neo_peft.runs.loading import LoadedModel, load_base_for
 from neo_peft.settings import Settings
+from neo_peft.system import processes
 from neo_peft.system.files import make_folders, read_checked_json, sha256_of, write_checked_json
 
 SHARED = "shared"  # the folder's name, in a study's folder or among a run's checkpoints

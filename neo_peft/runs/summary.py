@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from neo_peft import processes
 from neo_peft.runs import selection, tables
 from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.job import Job, PrintLine
@@ -12,6 +11,7 @@ from neo_peft.runs.predictions import prediction_kinds
 from neo_peft.runs.texts import text_notes
 from neo_peft.runs.verdict import verdict_line
 from neo_peft.settings import Settings
+from neo_peft.system import processes
 from neo_peft.tasks import Task, get_task
 
 MOST_NAMED = 12  # labels in the line on the labels

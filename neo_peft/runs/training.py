@@ -26,7 +26,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from neo_peft import loop, processes
+from neo_peft import loop
 from neo_peft.decoding import evaluate, score
 from neo_peft.errors import InputError, Stopped
 from neo_peft.formats import adapter
@@ -58,7 +58,7 @@ from neo_peft.runs.shared import (
 )
 from neo_peft.runs.summary import describe, epoch_line, headline, print_results, summary
 from neo_peft.settings import Settings
-from neo_peft.system import signals
+from neo_peft.system import processes, signals
 from neo_peft.system.bars import above_bars
 from neo_peft.system.files import (
     clean,

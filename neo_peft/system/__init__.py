@@ -8,5 +8,6 @@ bars.py          progress bars on standard error
 freed_memory.py  keep freed memory for the next tensor
 signals.py       Ctrl-C and SIGTERM: stop a command, or a run between two steps
 exit_status.py   exit status and error line of a command
+processes.py     what several processes share: gradients, numbers, objects
 torchrun.py      start and end of the processes of torchrun
 """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from neo_peft import processes
 from neo_peft.errors import InputError
+from neo_peft.system import processes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Number of parameters. For a smaller model, two threads are slower than one.

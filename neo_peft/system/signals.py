@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from neo_peft import processes
 from neo_peft.errors import Stopped
 from neo_peft.progress import Progress
+from neo_peft.system import processes
 
 _received = 0  # number of the signal that arrived within `delayed`; 0 if none
 _delayed = False  # True within `delayed`

@@ -17,9 +17,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.system import signals
+from neo_peft.system import processes, signals
 from neo_peft.system.exit_status import exit_status
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from neo_peft import processes
 from neo_peft.errors import InputError
-from neo_peft.system import hardware
+from neo_peft.system import hardware, processes
 from neo_peft.system.hardware import (
     SMALL,
     find_device,

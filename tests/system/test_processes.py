@@ -18,10 +18,10 @@ from repeats import first_quick
 from safetensors.torch import load_file
 from waiting import HANG, wait_until
 
-from neo_peft import loop, processes
+from neo_peft import loop
 from neo_peft.runs import training
 from neo_peft.settings import make_settings
-from neo_peft.system import torchrun
+from neo_peft.system import processes, torchrun
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"epochs": 2, "eval_limit": 13, "head_dropout": 0, "threads": 1, "precision": "fp32"}
@@ -82,7 +82,7 @@ RUNS = {  # name: the settings for one process; each of two processes has half o
 }
 WORKER = """
 import json, sys
-from neo_peft import processes
+from neo_peft.system import processes
 from neo_peft.system import torchrun
 
 def main():
@@ -429,7 +429,7 @@ def test_bad_input_of_all_processes_is_one_error_line(tmp_path, flags, message):
 
 BAD_INPUT = """
 import sys, time
-from neo_peft import processes
+from neo_peft.system import processes
 from neo_peft.errors import InputError
 from neo_peft.system import torchrun
 
