@@ -47,7 +47,7 @@ def read(path: Path, request: Request) -> FileRows:
     indices = [*find_columns(found, fields, request.columns).values()]
     pick, names = itemgetter(*indices), [heading[index].strip() for index in indices]
     given = given_columns(request.columns, fields).values()
-    if given and all(value.isdecimal() and value not in names for value in given):
+    if given and all(map(str.isdecimal, given)):
         labels = (pick(row)[-1] for _, row in islice(records(), 1, None))
         if pick(heading)[-1] in labels:
             numbered = chain([(number, heading)], numbered)

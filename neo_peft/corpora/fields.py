@@ -64,9 +64,10 @@ def find_columns(
     for field in fields:
         wanted = given.get(field)
         if wanted is not None:
+            # A number is a place, also where a file without a heading has it in its first line.
+            is_place = wanted.isdecimal() and 0 < int(wanted[:9]) <= len(names)
             matches = [i for i, name in enumerate(found.columns) if name.strip() == wanted]
-            if not matches and wanted.isdecimal() and 0 < int(wanted) <= len(names):
-                matches = [int(wanted) - 1]
+            matches = [int(wanted) - 1] if is_place else matches
         else:
             matches = [i for i, name in enumerate(names) if name == USUAL[field][0]]
             matches = matches or [i for i, name in enumerate(names) if name in USUAL[field]]

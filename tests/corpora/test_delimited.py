@@ -221,3 +221,14 @@ def test_a_flag_that_names_no_column_is_refused(tmp_path, capfd):
         assert "is not FIELD=COLUMN, as in text=body,label=stars" in capfd.readouterr().err
     assert run("train --task ner --method lora --columns tokens=1") == 2
     assert "--columns is only for your own rows; the columns of ner" in capfd.readouterr().err
+
+
+def test_a_number_is_a_place_also_where_the_first_line_has_that_number(tmp_path):
+    """A file without a heading, whose first row has the label 3."""
+    path = tmp_path / "news.csv"
+    rows = [f'"{1 + i % 3}","Title {i}","Text {i} ."' for i in (2, *range(60))]
+    path.write_text("\n".join(rows))
+    splits = load_splits(TASKS["classification"], str(path), columns=("text=3", "label=1"))
+    assert sum(map(len, (splits.train, splits.validation, splits.test))) == 61
+    assert {row["sentence"][:4] for row in splits.train} == {"Text"}
+    assert splits.labels == ("1", "2", "3")
