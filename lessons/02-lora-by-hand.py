@@ -88,8 +88,8 @@ for step in (1, 2):
 # %% [markdown]
 # ## The merge
 # W x + s · B A x = (W + s · B A) x. One matrix saves the two small products with A and B: a merged
-# model is as fast as the untuned one. Which rank has B A? At most r, usually r. Here it is lower:
-# the columns of B are parallel, because the one example gives g the same direction in both steps.
+# model is as fast as the untuned one. Subtracting s · B A undoes it, up to rounding. Which rank has
+# B A? At most r. Here it is lower, since a single example makes all columns of B parallel.
 
 # %%
 merged = W + s * B @ A

@@ -98,7 +98,7 @@ for name in runs:
 # ## Intervals
 # Other test sentences would give another score. How different? The bootstrap draws n of the n
 # sentences, with replacement, again and again. To compare two systems, draw the *same* sentences
-# for both (paired). If the difference's interval excludes zero, it is hardly chance.
+# for both (paired). If its interval excludes zero, the choice of sentences hardly explains it.
 
 # %%
 draws, f1 = torch.randint(n := len(splits.test), (2000, n)), {}

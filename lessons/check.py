@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +20,8 @@ class Exercise:
 
     solution: Callable  # the function without the hole
     cases: list[tuple]  # the arguments of each call that is compared
-    mistakes: dict[str, Callable]  # what is wrong, in a sentence: a function with this mistake; it
-    # may raise an error
+    # What is wrong, in a sentence: a function with this mistake, or several. It may raise an error.
+    mistakes: dict[str, Callable | tuple[Callable, ...]]
     draw: Callable | None = None  # from a wrong and the right value to a text; None: `drawing`
     compared: Callable = lambda value: value  # what of a returned value is compared
 
@@ -47,28 +48,36 @@ def verdict(exercise: Exercise, answer: Callable) -> str:
     if uses_hole or any(value is ... for value in found):
         return OPEN
     right = outcome(exercise, exercise.solution)
-    if same(found, right):
+    if agrees(exercise, found, right):
         return "right"
     for sentence, mistaken in exercise.mistakes.items():
-        if same(found, outcome(exercise, mistaken)):
+        forms = mistaken if isinstance(mistaken, tuple) else (mistaken,)
+        if any(agrees(exercise, found, outcome(exercise, form)) for form in forms):
             return sentence
     if is_error:
         return f"it raises {found}"
-    pair = next(pair for pair in zip(found, right, strict=True) if not same(*pair))
+    pairs = zip(found, right, strict=True)
+    pair = next(pair for pair in pairs if not agrees(exercise, *([value] for value in pair)))
     return (exercise.draw or drawing)(*pair)
+
+
+def agrees(exercise: Exercise, found: list | str, right: list | str) -> bool:
+    """Return whether the outcomes of two functions agree in what the exercise compares."""
+    if isinstance(found, str) or isinstance(right, str):
+        return found == right
+    try:
+        return same(*([exercise.compared(value) for value in values] for values in (found, right)))
+    except Exception:  # a value of another type
+        return same(found, right)
 
 
 def outcome(exercise: Exercise, function: Callable) -> list | str:
     """Return the value of a function for each case, or its error as a text. It gets copies: it can
     change its arguments."""
     try:
-        values = [function(*copy.deepcopy(case)) for case in exercise.cases]
+        return [function(*copy.deepcopy(case)) for case in exercise.cases]
     except Exception as error:  # whatever the reader's function raises
         return f"{type(error).__name__}: {error}"
-    try:
-        return [exercise.compared(value) for value in values]
-    except Exception:  # a value of another type: it is shown as it is
-        return values
 
 
 def same(found: object, right: object) -> bool:
@@ -77,6 +86,8 @@ def same(found: object, right: object) -> bool:
         same_length = isinstance(found, list | tuple) and len(found) == len(right)
         return same_length and all(map(same, found, right))
     if isinstance(right, Tensor | float | int):
+        if isinstance(found, np.generic):
+            found = found.item()
         if not isinstance(found, Tensor | float | int):
             return False
         found, right = torch.as_tensor(found), torch.as_tensor(right)
@@ -89,9 +100,12 @@ def same(found: object, right: object) -> bool:
 def drawing(found: object, right: object) -> str:
     """Return a text that shows a wrong value next to the right one."""
     if not isinstance(right, Tensor):
-        return f"it returns {found!r}; right is {right!r}"
+        return f"it returns {found!r:.200}; right is {right!r}"
     if not isinstance(found, Tensor):
-        return f"it returns {found!r}; right is a tensor of the shape {tuple(right.shape)}"
+        shape = tuple(right.shape)
+        return f"it returns {found!r:.60}; right is a tensor of the shape {shape}"
+    if (found.dtype == torch.bool) != (right.dtype == torch.bool):
+        return f"it returns a tensor of the type {found.dtype}; right is {right.dtype}"
     if found.shape != right.shape:
         shapes = f"the shape {tuple(found.shape)}; right is {tuple(right.shape)}"
         return f"it returns a tensor of {shapes}"

@@ -12,9 +12,11 @@ import argparse
 import contextlib
 import io
 import itertools
+import multiprocessing
 import re
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -75,6 +77,18 @@ def run(path: Path) -> list[str]:
     return printed
 
 
+def run_in_new_process(path: Path) -> tuple[list[str], float]:
+    """Return what `run` returns, and its CPU seconds. The process has imported nothing before."""
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawned) as pool:
+        return pool.submit(timed_run, path).result()
+
+
+def timed_run(path: Path) -> tuple[list[str], float]:
+    printed = run(path)
+    return printed, time.process_time()
+
+
 def agree(old: str, new: str) -> bool:
     """Return whether outputs are equal: floats to one in their last printed digit, the rest
     exactly, without regard to spaces."""
@@ -125,16 +139,16 @@ def main() -> None:
     for path in lessons():
         if flags.lesson and int(path.name[:2]) not in flags.lesson:
             continue
-        start, old = time.process_time(), path.read_text("utf-8")
-        cells = split(old)
+        old = path.read_text("utf-8")
+        all_printed, seconds = run_in_new_process(path)
         cells = [
             with_output(cell, printed) if is_code(cell) else cell
-            for cell, printed in zip(cells, run(path), strict=True)
+            for cell, printed in zip(split(old), all_printed, strict=True)
         ]
         new = "".join(cells)
         path.write_text(new, "utf-8")
-        seconds = f"{time.process_time() - start:.1f} CPU seconds"
-        print(f"{path.name}: {'the same' if new == old else 'rewritten'}, {seconds}")
+        state = "the same" if new == old else "rewritten"
+        print(f"{path.name}: {state}, {seconds:.1f} CPU seconds")
         for number in unprinted(cells):
             print(f"    the text has {number}, which no output has: change the text")
         if flags.notebooks:

@@ -1,6 +1,6 @@
 """LoRA and soft prompt tuning on GPT-Neo: everything in one file.
 
-    python lessons/whole.py ner lora            tags names (`ner head`: without LoRA, to compare)
+    python lessons/whole.py ner lora            tags names (`ner head`: the head alone)
     python lessons/whole.py sentiment prompt    classifies financial news (`sentiment lora` too)
 
 Read it from top to bottom: it is in the order in which it runs. It uses no part of the package
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 ASSETS = Path(__file__).parents[1] / "neo_peft" / "assets"
 TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 TAGS = ["O", *(f"{prefix}-{kind}" for kind in TYPES for prefix in "BI")]
+RECIPES = {"lora": (5, 0.005, 0.0), "prompt": (10, 0.1, 0.1), "head": (5, 0.01, 0.0)}  # see `train`
 LABELS = ["negative", "neutral", "positive"]
 INSTRUCTIONS = {
     "ner": "Label each word as part of the name of a DNA, protein, cell type, cell line or RNA:\n",
@@ -55,7 +56,7 @@ def read(task: str, split: str) -> list[tuple]:
 def encode(task: str, row: tuple, tokenize, end: int) -> tuple[list, list, list]:
     """Return a row's tokens, the indices of the tokens where something is predicted, and what.
 
-    ner: a word's tag at its first token (--read last takes the last one, which saw the whole word).
+    ner: a word's tag at its first token (its last token, which sees the whole word, is possible).
     sentiment: the text is `Sentence : … Label : positive`. At its last colon the target is
     ` positive`, and at ` positive` the end token: a loss is the mean of both.
     """
@@ -177,7 +178,7 @@ class Model(nn.Module):
     def __init__(self, trunk: GPTNeo, classes: int | None, prompt_ids: list[int] | None):
         super().__init__()
         self.trunk, self.head, self.prompt = trunk, None, None
-        if prompt_ids:  # the prompt starts as the embeddings of an instruction
+        if prompt_ids:  # it starts as the embeddings of an instruction, repeated or cut to P tokens
             self.prompt = nn.Parameter(trunk.wte(torch.tensor(prompt_ids)).detach().clone())
         if classes:
             self.head = nn.Linear(trunk.wte.embedding_dim, classes)
@@ -222,7 +223,7 @@ def train(model: Model, examples: list, epochs: int, peak: float, warmup: float)
 
 
 # ---- 7. Predictions and scores (neo_peft/decoding.py, metrics.py): greedy tags here. The package
-# decodes with Viterbi and trains ten epochs, not five, so its scores are higher (lesson 5).
+# has a much higher F1 with Viterbi (lesson 5), which also shows more of what LoRA adds to a head.
 def entities(tags: list[str]) -> set[tuple[str, int, int]]:
     """Return a sentence's entities: (type, first word, last word). An I-x that does not continue an
     entity x starts one, as in conlleval."""
@@ -263,7 +264,7 @@ def predict(model: Model, examples: list[tuple], label_tokens: list[int] | None)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=["ner", "sentiment"])
-    parser.add_argument("method", choices=["lora", "prompt", "head"])
+    parser.add_argument("method", choices=RECIPES)
     parser.add_argument("--model", type=Path, default=ASSETS / "neo-mini", help="a folder")
     flags = parser.parse_args()
     if flags.task == "sentiment" and flags.method == "head":
@@ -278,10 +279,10 @@ def main() -> None:
     both = [read(flags.task, split) for split in ("train", "test")]
     examples, test = ([encode(flags.task, r, tokenize, trunk.end) for r in rows] for rows in both)
     gold = [row[1] for row in both[1]]
-    is_ner, is_prompt = flags.task == "ner", flags.method == "prompt"
+    is_ner = flags.task == "ner"
     label_tokens = None if is_ner else [tokenize(" " + label)[0] for label in LABELS]
-    instruction = (tokenize(INSTRUCTIONS[flags.task]) * 20)[:20]  # repeated or cut: P = 20
-    model = Model(trunk, len(TAGS) if is_ner else None, instruction if is_prompt else None)
+    start = (tokenize(INSTRUCTIONS[flags.task]) * 20)[:20] if flags.method == "prompt" else None
+    model = Model(trunk, len(TAGS) if is_ner else None, start)
     if flags.method == "lora":
         add_lora(trunk)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -289,8 +290,7 @@ def main() -> None:
     always = [["O"] * len(row) if is_ner else "neutral" for row in gold]
     print(f"always {'O' if is_ner else 'neutral'}: {score(gold, always)} on test")
     print(f"before: {score(gold, predict(model, test, label_tokens))} on test")
-    epochs, peak, warmup = (10, 0.1, 0.1) if is_prompt else (5, 0.005, 0.0)  # why: lesson 4
-    for step, loss in enumerate(train(model, examples, epochs, peak, warmup), 1):
+    for step, loss in enumerate(train(model, examples, *RECIPES[flags.method]), 1):
         if step % 25 == 0:
             print(f"step {step}: loss {loss:.3f} in this batch")
     print(f"after: {score(gold, predict(model, test, label_tokens))} on test")

@@ -28,6 +28,32 @@ def with_sum_of_ranks(first, second):
     return joined(first, second, first[2] / rank, second[2] / rank)
 
 
+def sum_and_rows(pair):
+    """Return what must be right in either order of the two: the sum, and the rows of A."""
+    A, B = (matrix.double() for matrix in pair)
+    return B @ A, A[A[:, 0].argsort()]
+
+
+def described(value):
+    """Return the shapes and the product of a pair in a few words."""
+    if not (isinstance(value, tuple | list) and len(value) == 2):
+        return f"{value!r:.60}"
+    A, B = value
+    try:
+        return f"A {tuple(A.shape)} and B {tuple(B.shape)} with (B A)[0, 0] = {(B @ A)[0, 0]:.3f}"
+    except Exception:
+        return f"{value!r:.60}"
+
+
+def draw_pair(found, right):
+    try:
+        if torch.allclose(sum_and_rows(found)[0], sum_and_rows(right)[0]):
+            return "B A is right, but all factors must be in B, so that A is unchanged"
+    except Exception:
+        pass
+    return f"it returns {described(found)}; right is {described(right)}"
+
+
 COUNT = Exercise(
     count,
     [(12, 40, 3, 2), (20, 30, 5, 7)],
@@ -51,8 +77,23 @@ COUNT = Exercise(
         "this is the size of the frozen weights: A and B have r · (in + out)": (
             lambda hidden, inner, layers, rank: layers * (4 * hidden**2 + 2 * hidden * inner)
         ),
-        "a bias is not adapted: count A and B only": lambda hidden, inner, layers, rank: (
-            count(hidden, inner, layers, rank) + layers * (5 * hidden + inner)
+        "a bias is not adapted: count A and B only": (
+            lambda hidden, inner, layers, rank: (
+                count(hidden, inner, layers, rank) + layers * (5 * hidden + inner)
+            ),
+            lambda hidden, inner, layers, rank: (
+                count(hidden, inner, layers, rank) + layers * (2 * hidden + inner)
+            ),
+        ),
+        "c_fc and c_proj need r · (hidden + inner) each": (
+            lambda hidden, inner, layers, rank: layers * rank * (8 * hidden + 2 * inner),
+            lambda hidden, inner, layers, rank: layers * rank * (8 * hidden + 4 * inner),
+        ),
+        "inner is given, and need not be 4 · hidden": lambda hidden, inner, layers, rank: (
+            layers * rank * 18 * hidden
+        ),
+        "the layers of attention are missing": lambda hidden, inner, layers, rank: (
+            layers * rank * 2 * (hidden + inner)
         ),
         "you count A or B only: there are both": lambda hidden, inner, layers, rank: (
             layers * rank * (5 * hidden + inner)
@@ -60,7 +101,7 @@ COUNT = Exercise(
     },
 )
 torch.manual_seed(3)
-IN, OUT, R, OTHER_R = 5, 4, 2, 3
+IN, OUT, R, OTHER_R = 6, 4, 2, 3
 FIRST = torch.randn(R, IN), torch.randn(OUT, R), 6.0
 SECOND = torch.randn(OTHER_R, IN), torch.randn(OUT, OTHER_R), 4.0
 TOGETHER = Exercise(
@@ -92,15 +133,33 @@ TOGETHER = Exercise(
         "the second correction has its own alpha / r": lambda first, second: joined(
             first, second, first[2] / R, first[2] / R
         ),
-        "the columns of B must have the order of the rows of A": lambda first, second: (
-            together(first, second)[0],
-            together(second, first)[1],
+        "the first correction has its own alpha / r": lambda first, second: joined(
+            first, second, second[2] / OTHER_R, second[2] / OTHER_R
+        ),
+        "the columns of B must have the order of the rows of A": (
+            lambda first, second: (together(first, second)[0], together(second, first)[1]),
+            lambda first, second: (together(second, first)[0], together(first, second)[1]),
+        ),
+        "return A first, then B": lambda first, second: together(first, second)[::-1],
+        "each correction needs its own factor": (
+            lambda first, second: joined(first, second, first[2] / R, 1),
+            lambda first, second: joined(first, second, 1, second[2] / OTHER_R),
+            lambda first, second: joined(
+                first, second, *[(first[2] + second[2]) / (R + OTHER_R)] * 2
+            ),
+            lambda first, second: joined(first, second, *[first[2] / R * second[2] / OTHER_R] * 2),
+        ),
+        "r is the number of A's rows, or of B's columns": (
+            lambda first, second: joined(
+                first, second, first[2] / len(first[1]), second[2] / len(second[1])
+            ),
+            lambda first, second: joined(first, second, first[2] / IN, second[2] / IN),
         ),
         "return a pair (A, B), not their product": lambda first, second: (
             together(first, second)[1] @ together(first, second)[0]
         ),
     },
-    # In either order of the two: the sum, and the rows of A.
-    compared=lambda pair: (pair[1] @ pair[0], pair[0][pair[0][:, 0].argsort()]),
+    draw=draw_pair,
+    compared=sum_and_rows,
 )
 EXERCISES = [COUNT, TOGETHER]

@@ -29,12 +29,18 @@ MASK = Exercise(
         "the text starts at position P, not at 0": lambda P, T, window: prompt_mask(
             0, P + T, window
         )[:T],
-        "the window counts for the prompt too: these tokens see all of it": (
+        "the window counts for the prompt too: late tokens must not see all of it": (
             lambda P, T, window: torch.cat(
                 [torch.ones(T, P, dtype=torch.bool), prompt_mask(P, T, window)[:, P:]], dim=1
             )
         ),
         "this is the mask of a global layer": lambda P, T, window: prompt_mask(P, T, P + T),
+        "one key too few: a token sees window - 1 tokens before it": lambda P, T, window: (
+            prompt_mask(P, T, window - 1)
+        ),
+        "a token can attend to the prompt, if it is near enough": lambda P, T, window: torch.cat(
+            [torch.zeros(T, P, dtype=torch.bool), prompt_mask(P, T, window)[:, P:]], dim=1
+        ),
         "a token attends to itself too": lambda P, T, window: (
             prompt_mask(P, T, window) & ~prompt_mask(P, T, 1)
         ),
@@ -60,17 +66,28 @@ POSITIONS = Exercise(
         "each text starts at P: the texts are not one long text": lambda P, lengths: list(
             range(P, P + sum(lengths))
         ),
-        "return a list, not a tensor": lambda P, lengths: torch.tensor(positions(P, lengths)),
-        "the texts start at P, not at 0": lambda P, lengths: positions(0, lengths),
-        "the first position is 0, so the first one after the prompt is P": lambda P, lengths: (
-            positions(P + 1, lengths)
+        "return a list of numbers, not a tensor": lambda P, lengths: torch.tensor(
+            positions(P, lengths)
         ),
-        "one list for all tokens, not a list for each text": lambda P, lengths: [
-            [P + i for i in range(length)] for length in lengths
-        ],
+        "the texts start at P, not at 0": lambda P, lengths: positions(0, lengths),
+        "the first position is 0, so the first one after the prompt is P": (
+            lambda P, lengths: positions(P + 1, lengths),
+            lambda P, lengths: positions(P - 1, lengths),
+        ),
+        "a text of n tokens has the positions P to P + n - 1": (
+            lambda P, lengths: [i for length in lengths for i in range(P, length)],
+            lambda P, lengths: [i for length in lengths for i in range(P, P + length + 1)],
+        ),
+        "one list for all tokens, not a list for each text": (
+            lambda P, lengths: [[P + i for i in range(length)] for length in lengths],
+            lambda P, lengths: [range(P, P + length) for length in lengths],
+        ),
         "the prompt stands there once, and its positions are not part of the list": (
             lambda P, lengths: [i for length in lengths for i in range(P + length)]
         ),
+        "texts are not padded on the left": lambda P, lengths: [
+            P + max(lengths) - length + i for length in lengths for i in range(length)
+        ],
         "a packed batch has no padding": lambda P, lengths: [
             P + i for _ in lengths for i in range(max(lengths))
         ],

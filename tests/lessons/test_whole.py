@@ -79,10 +79,10 @@ def here(name: str) -> str:
     return name
 
 
-def assert_equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """Assert that tensors are equal to 1e-5 of the largest element (of 1, if that is larger)."""
+def assert_equal(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Assert that tensors are equal to `tolerance` of the largest element (or of 1)."""
     assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.detach().abs().max()))
+    assert (ours - theirs).abs().max() <= tolerance * max(1.0, float(theirs.detach().abs().max()))
 
 
 CASES = [(task, method) for task in ("ner", "sentiment") for method in ("lora", "prompt")]
@@ -129,6 +129,16 @@ def test_twenty_steps_have_the_packages_losses_gradients_and_predictions(
     theirs = [event.loss for event in islice(steps, 20)]
     assert len(ours) == len(theirs) == 20 and theirs[-1] < theirs[0]
     assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-5)
+    # the logits and gradients after these steps, where LoRA's B is not zero; rounding has added up
+    logits = tuned.model.eval().logits(tuned.model(batch))
+    assert_equal(model(ids, texts, indices), logits, 1e-4)
+    (tuned.model.loss(batch) / len(targets)).backward()
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(model(ids, texts, indices), targets).backward()
+    trained = dict(model.named_parameters())
+    for name, parameter in tuned.model.trainable().items():
+        assert parameter.grad.any()
+        assert_equal(trained[here(name)].grad, parameter.grad, 1e-4)
     predicted = evaluate(tuned.model, tuned.encoder, encoded).predicted
     found = whole.predict(model, examples, label_tokens)
     assert sum(map(operator.ne, found, predicted)) == 0
