@@ -84,7 +84,7 @@ PREFIX = replace(
     module="neo_peft.prefix",
     flags=PROMPT.flags | {"prompt_init": (*PROMPT.flags["prompt_init"], "zeros")},
     defaults={"learning_rate": 1e-2},
-    on_bundled={},
+    on_bundled={"learning_rate": 3e-2},
     peft_type="PREFIX_TUNING",
 )
 FULL = Method(
