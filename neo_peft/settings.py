@@ -119,6 +119,7 @@ FLAG_NAMES = {"tag_subtoken": "read"}  # settings whose flag has another name
 TAGGING_SETTINGS = {"tag_subtoken", "echo", "tag_decoding"}
 FOR_TAGGING = "belongs to tagging tasks, such as ner"
 FOR_CLASSIFICATION = "belongs to classification tasks"
+FOR_FROZEN = "needs a frozen base"
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,11 @@ class Settings:
         "auto",
         "dtype of the frozen matrices and of their products; auto is fp16 on CUDA, else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    quantize: str = model_flag(
+        "none",
+        "store the frozen linear layers in 8 or 4 bits: less memory, more time; not for full",
+        choices=("none", "int8", "nf4"),
     )
     device: str = model_flag(
         "auto",
@@ -438,6 +444,8 @@ def _no_effect(name: str, values: dict[str, Any]) -> str | None:
         return "needs a method that trains a new linear head and other weights"
     if name == "generate" and (task.is_tagging or with_head):
         return "needs the language model to predict the label; here a linear head does"
+    if name == "quantize" and any(part.trains_base for part in parts):
+        return f"{FOR_FROZEN}; the method {values['method']} trains all weights"
     if name == "prompt_text" and values["prompt_init"] != "text":
         return f"needs --prompt-init text; it is {values['prompt_init']}"
     return None

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "": "kernels",
     "kernels": "",
     "system": "",
-    "formats": "system",
+    "formats": "system kernels",
     "corpora": "system",
     "runs": "system formats corpora",
     "analysis": "system formats corpora runs",

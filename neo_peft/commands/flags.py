@@ -14,7 +14,7 @@ from typing import Any
 
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
-from neo_peft.settings import FOR_TAGGING, TAGGING_SETTINGS, Settings, filled, flag_name
+from neo_peft.settings import FOR_FROZEN, FOR_TAGGING, TAGGING_SETTINGS, Settings, filled, flag_name
 from neo_peft.tasks import get_task
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
@@ -22,7 +22,10 @@ REQUIRED = {"task": " (required)", "method": " (required without --preset or --a
 # Settings of a finished run that other commands have flags for. The first group is needed for an
 # adapter made by peft: it has no run.json, so its task and model must be named.
 ADAPTER_FLAGS = ("task", "labels", "label_words", "model")
-RUN_FLAGS = ("tag_subtoken", "echo", "tag_decoding", "precision", "device", "threads", "batch_size")
+RUN_FLAGS = (
+    *("tag_subtoken", "echo", "tag_decoding"),
+    *("precision", "quantize", "device", "threads", "batch_size"),
+)
 DATA_FLAGS = ("data", "protocol", "eval_limit")
 
 
@@ -157,6 +160,10 @@ def with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
     for name in replaced.keys() & TAGGING_SETTINGS:
         if not get_task(settings.task).is_tagging:
             raise InputError(f"{flag_name(name)} {FOR_TAGGING}; the task here is {settings.task}")
+    if settings.trains_base and replaced.get("quantize", "none") != "none":
+        raise InputError(
+            f"--quantize {FOR_FROZEN}; the method {settings.method} trains all weights"
+        )
     return dataclasses.replace(settings, **replaced)
 
 

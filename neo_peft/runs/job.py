@@ -106,8 +106,9 @@ def prepare(
         name: encode_split(tuned.encoder, rows[name], name, splits.named()[name]) for name in names
     }
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
-    total = sum(parameter.numel() for parameter in tuned.model.parameters())
-    return Job(settings, output, task, splits, rows, examples, tuned, trainable, total, shared)
+    return Job(
+        settings, output, task, splits, rows, examples, tuned, trainable, tuned.total, shared
+    )
 
 
 def limited_rows(
