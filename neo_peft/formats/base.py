@@ -8,6 +8,7 @@ or unexpected tensor, or a wrong shape.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from neo_peft.formats.mapped_tensors import mapped_tensors
 from neo_peft.formats.tokenizer import load_tokenizer, splitting_digest
 from neo_peft.gptneo import GPTNeo
 from neo_peft.kernels.linear import Linear
-from neo_peft.kernels.quantized import QuantizedLinear
+from neo_peft.kernels.quantized import BLOCK, GROUP, QuantizedLinear
 from neo_peft.system.files import LARGEST_JSON, refuse_endless
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 RECORDED = ("num_heads", "window_size", "layer_norm_epsilon", "eos_token_id")  # in run.json
 ROUNDED = (torch.bfloat16, torch.float16)
-BLOCK = 4096  # bytes of a block that is hashed
+HASHED = 4096  # bytes of a block that is hashed
 
 
 @dataclass
@@ -160,6 +161,18 @@ def _linear_shapes(trunk: GPTNeo) -> dict[str, torch.Size]:
     }
 
 
+def weight_bytes(trunk: GPTNeo, quantize: str) -> int:
+    """Return the bytes of an fp32 trunk in memory, if its linear layers are stored like this. It can
+    be on the meta device."""
+    total = sum(4 * parameter.numel() for parameter in trunk.parameters())
+    for shape in _linear_shapes(trunk).values() if quantize != "none" else ():
+        blocks = math.ceil(shape.numel() / BLOCK)
+        groups = math.ceil(blocks / GROUP)
+        int8, nf4 = shape.numel() + 4 * shape[0], BLOCK // 2 * blocks + (GROUP + 4) * groups + 4
+        total += (int8 if quantize == "int8" else nf4) - 4 * shape.numel()
+    return total
+
+
 def _fill(trunk: GPTNeo, tensors: dict[str, Tensor | QuantizedLinear], folder: Path) -> None:
     """Give a trunk on the meta device these weights, without a copy, and freeze it. Their names are
     GPT-Neo's, with `transformer.` in front."""
@@ -240,7 +253,7 @@ def _digest(name: str, tensor: Tensor, dtype: torch.dtype | None = None, blocks:
     """Return a hash of a tensor's name, shape and dtype, and of at most `blocks` blocks of its
     bytes (4 KiB each, evenly spaced). With a `dtype`, of the tensor converted to it."""
     dtype = dtype or tensor.dtype
-    values, size = tensor.contiguous().view(-1), BLOCK // dtype.itemsize
+    values, size = tensor.contiguous().view(-1), HASHED // dtype.itemsize
     last = max(0, (len(values) - 1) // size)
     digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {dtype}".encode())
     for block in sorted({i * last // (blocks - 1) for i in range(blocks)}):

@@ -52,10 +52,10 @@ def to_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the codes of a weight (blocks, 32), two in a byte, the first in the high half, and the
     scale of each block (blocks, 1). Zeros fill the last block."""
     blocks = F.pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
-    middles = torch.tensor(LEVELS, device=weight.device).unfold(0, 2, 1).mean(1)
+    middles = [(lower + upper) / 2 for lower, upper in zip(LEVELS, LEVELS[1:])]
     codes, scales = [], []
     for rows, largest in scaled_rows(blocks):
-        nearest = torch.bucketize(rows, middles, out_int32=True).to(torch.uint8)
+        nearest = sum((rows > middle).view(torch.uint8) for middle in middles)
         codes.append(nearest[:, ::2] << 4 | nearest[:, 1::2])
         scales.append(largest)
     return torch.cat(codes), torch.cat(scales)
