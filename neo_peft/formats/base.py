@@ -162,8 +162,8 @@ def _linear_shapes(trunk: GPTNeo) -> dict[str, torch.Size]:
 
 
 def weight_bytes(trunk: GPTNeo, quantize: str) -> int:
-    """Return the bytes of an fp32 trunk in memory, if its linear layers are stored like this. It can
-    be on the meta device."""
+    """Return the bytes of an fp32 trunk in memory, with `quantize` as in `load_base`. It can be on
+    the meta device."""
     total = sum(4 * parameter.numel() for parameter in trunk.parameters())
     for shape in _linear_shapes(trunk).values() if quantize != "none" else ():
         blocks = math.ceil(shape.numel() / BLOCK)
