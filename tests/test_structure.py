@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "system": "",
     "formats": "system kernels",
     "corpora": "system",
-    "runs": "system formats corpora",
+    "runs": "system formats corpora kernels",
     "analysis": "system formats corpora runs",
     "commands": "system formats corpora runs analysis",
 }

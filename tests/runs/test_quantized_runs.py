@@ -18,7 +18,7 @@ from neo_peft.errors import InputError
 from neo_peft.formats.base import load_base
 from neo_peft.kernels.quantized import QuantizedLinear, dequantize
 from neo_peft.methods import METHODS
-from neo_peft.runs import shared
+from neo_peft.runs import generation, shared
 from neo_peft.runs.adapter_set import AdapterSet
 from neo_peft.runs.from_flags import settings_from
 from neo_peft.runs.loading import load, load_untuned, settings_in
@@ -162,6 +162,28 @@ def test_the_runs_of_a_study_share_no_base_that_is_stored_differently(tiny_folde
         for kind, base in zip(("nf4", "none", "int8"), bases, strict=True)
     ]
     assert depends_on[0] != depends_on[1] != depends_on[2]
+
+
+# ---- Generated text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generation_computes_each_weight_once_for_a_small_base(tiny_folder, monkeypatch, kind):
+    settings = make_settings(task="sentiment", method="lora", model=str(tiny_folder), quantize=kind)
+    tuned, calls, results = load_untuned(settings), [], []
+    examples = tuned.encoder(load_splits(TASKS["sentiment"], "sample").test[:5])
+    compute = QuantizedLinear.compute_weight
+    monkeypatch.setattr(
+        QuantizedLinear, "compute_weight", lambda self: calls.append(1) or compute(self)
+    )
+    for largest in (generation.LARGEST_KEPT, 0):
+        monkeypatch.setattr(generation, "LARGEST_KEPT", largest)
+        results.append(generation.evaluate_generated(tuned.model, tuned.encoder, examples))
+        results.append(len(calls))
+        calls.clear()
+    assert results[0] == results[2] and any(results[0].generated)
+    assert results[1] == 24 < results[3] // 2
+    assert not [layer for layer in quantized_layers(tuned.model) if "compute_weight" in vars(layer)]
 
 
 # ---- Killed and resumed
