@@ -13,6 +13,10 @@ seconds   CPU seconds of a step, without the first one; and the ratio to fp32, w
           over the rounds
 
 The file takes 5.3 GB of disk for 1.3b, and a process up to 7 GB of memory.
+
+With `--generate` it measures free generation for 16 texts of sentiment instead, in one process and
+in turn: the CPU seconds on an unquantised base, on a quantised one whose weights are computed once
+(`kept`), and on one that computes them for each token.
 """
 
 import json
@@ -33,13 +37,16 @@ from benchmarks.measure import memory_of_process
 from benchmarks.random_base import write_base
 from benchmarks.sides import SHAPES
 from neo_peft.commands.flags import OneLineParser, argument
+from neo_peft.corpora.sources import load_splits
 from neo_peft.encoding import batches, collate
 from neo_peft.loop import make_optimizer, take_step
+from neo_peft.runs import generation
 from neo_peft.runs.loading import load_untuned
 from neo_peft.runs.tables import table
 from neo_peft.settings import make_settings, whole
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import write_json
+from neo_peft.tasks import get_task
 
 KINDS = {"fp32": "none", "int8": "int8", "nf4": "nf4"}  # shown name: value of --quantize
 ROOT = Path(__file__).parents[1]
@@ -55,6 +62,7 @@ def parse_flags(argv: list[str] | None):
     parser.add_argument("--batch-size", type=number, default=8, help="default: 8")
     parser.add_argument("--rounds", type=number, default=2, help="processes of a kind (default: 2)")
     parser.add_argument("--steps", type=number, default=3, help="steps of a process (default: 3)")
+    parser.add_argument("--generate", action="store_true", help="measure free generation instead")
     parser.add_argument("--base", help="a folder for the base: kept, and used if it exists")
     parser.add_argument("--kind", help="internal: measure one kind in this process, and print JSON")
     return parser.parse_args(argv)
@@ -71,13 +79,16 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(flags.base or Path(temporary) / "base")
         if not folder.exists():
             write_base(folder, size, layers)
+        if flags.generate:
+            print(table(["seconds for 16 texts", "", "/ fp32"], generating(folder, flags.rounds)))
+            return
         rounds = [
             {kind: measure(folder, kind, flags.batch_size, flags.steps) for kind in KINDS}
             for _ in range(flags.rounds)
         ]
     lines = {kind: summary(rounds, kind) for kind in KINDS}
     record = {"shape": flags.shape, "layers": layers, "batch_size": flags.batch_size}
-    record |= {"command": sys.argv, "torch": torch.__version__, "lines": lines, "rounds": rounds}
+    record |= {"torch": torch.__version__, "lines": lines, "rounds": rounds}
     peers.RECORDS.mkdir(exist_ok=True)
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(peers.RECORDS / f"quantized-{flags.shape}-fp32-cpu.json", record)
@@ -117,6 +128,33 @@ def measure_here(folder: str, kind: str, batch_size: int, steps: int) -> dict:
         "seconds": sum(seconds[1:]) / steps,  # the first step also loads libraries
         "tokens": sum(tokens[1:]) / steps,
     }
+
+
+def generating(folder: Path, rounds: int) -> list[list[str]]:
+    """Return the lines of the table of `--generate`."""
+    torch.set_num_threads(1)
+    flags = {"task": "sentiment", "method": "lora", "precision": "fp32", "threads": 1}
+    kept = generation.LARGEST_KEPT
+    sides = [("fp32", kept)] + [(kind, size) for kind in ("int8", "nf4") for size in (kept, 0)]
+    settings = [
+        make_settings(**flags, model=str(folder), quantize=KINDS[kind]) for kind, _ in sides
+    ]
+    models = {one.quantize: load_untuned(one) for one in settings}
+    rows = load_splits(get_task("sentiment"), "sample").test[:16]
+    seconds = [[] for _ in sides]
+    for number in range(rounds + 1):  # the first round is a warm-up
+        for (kind, largest), taken in zip(sides, seconds, strict=True):
+            tuned, generation.LARGEST_KEPT = models[KINDS[kind]], largest
+            examples, started = tuned.encoder(rows), time.process_time()
+            generation.evaluate_generated(tuned.model, tuned.encoder, examples, batch_size=16)
+            taken += [time.process_time() - started] if number else []
+    generation.LARGEST_KEPT = kept
+    lines = []
+    for (kind, largest), taken in zip(sides, seconds, strict=True):
+        ratio = median(one / fp32 for one, fp32 in zip(taken, seconds[0], strict=True))
+        name = kind if kind == "fp32" else f"{kind}, {'kept' if largest else 'for each token'}"
+        lines.append([name, f"{median(taken):.2f}", f"{ratio:.2f}"])
+    return lines
 
 
 def summary(rounds: list[dict], kind: str) -> dict:

@@ -111,21 +111,12 @@ def load_base(
         digest[name], stored[name] = _digest(name, tensor), tensor.dtype
         for precision in ROUNDED:
             rounded[precision][name] = _digest(name, tensor, precision, blocks=8)
-        wanted = dtype if tensor.dim() > 1 else torch.float32
         if shapes.get(name) == tensor.shape:
             tensors[name] = QuantizedLinear(tensor.to(device), quantize, dtype)
-            is_finite, wanted = _is_finite(tensors[name].scales), torch.float32
         else:
+            wanted = dtype if tensor.dim() > 1 else torch.float32
             tensors[name] = tensor.to(device=device, dtype=wanted)
-            # Matrices that stay in the mapped file are not checked: that would read gigabytes. A
-            # run stops when its loss is not finite.
-            is_mapped = tensor.dim() > 1 and tensors[name] is tensor
-            is_finite = is_mapped or _is_finite(tensors[name])
-        if not is_finite:
-            raise InputError(
-                f"{folder}: {name}, stored as {_name(tensor.dtype)}, has values that are not "
-                f"finite in {_name(wanted)}"
-            )
+        _check_finite(f"{folder}: {name}", tensor, tensors[name])
     _fill(trunk, tensors, folder)
     tokenizer = load_tokenizer(folder)
     return Base(
@@ -141,6 +132,22 @@ def load_base(
         quantize=quantize,
         weight_bytes=sum(parameter.nbytes for parameter in trunk.parameters()),
     )
+
+
+def _check_finite(name: str, stored: Tensor, loaded: Tensor | QuantizedLinear) -> None:
+    """Raise InputError where a loaded tensor has values that are not finite.
+
+    Matrices that stay in the mapped file are not checked: that would read gigabytes. A run stops
+    when its loss is not finite.
+    """
+    if loaded is stored and stored.dim() > 1:
+        return
+    checked = loaded.scales if isinstance(loaded, QuantizedLinear) else loaded
+    if not _is_finite(checked):
+        raise InputError(
+            f"{name}, stored as {_name(stored.dtype)}, has values that are not finite in "
+            f"{_name(checked.dtype)}"
+        )
 
 
 def _is_finite(tensor: Tensor) -> bool:
