@@ -9,6 +9,7 @@ Each pass, forward and backward, computes the weight from its codes: autograd ke
 
 import threading
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,8 @@ LEVELS = (  # quantiles of a normal distribution, divided by the largest
     *(-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0),
     *(0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0),
 )
-# The two levels of each byte as one number of 64 bits (256,): one look-up is faster than two.
-PAIRS = torch.cartesian_prod(*[torch.tensor(LEVELS)] * 2).view(torch.int64).flatten()
+# The two levels of each byte as one number of 64 bits (256,), on a device: one look-up, not two.
+pairs = cache(torch.cartesian_prod(*[torch.tensor(LEVELS)] * 2).view(torch.int64).flatten().to)
 memory = threading.local()  # where each thread computes weights
 
 
@@ -67,8 +68,8 @@ def unpack(codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
         if codes.dtype == torch.int8:
             part.copy_(its_codes).mul_(its_scales)
         else:
-            pairs = PAIRS.to(codes.device).index_select(0, its_codes.flatten().int())
-            torch.mul(pairs.view(torch.float32).view(part.shape), its_scales, out=part)
+            levels = pairs(codes.device).index_select(0, its_codes.flatten().int())
+            torch.mul(levels.view(torch.float32).view(part.shape), its_scales, out=part)
     return out
 
 
@@ -96,8 +97,7 @@ class QuantizedLinear(nn.Module):
         return self.compute_weight().clone()
 
     def compute_weight(self) -> Tensor:
-        """Return the weight, in memory that the next call for any layer overwrites: new memory
-        would take a CPU as long as the computation, since the system clears it first."""
+        """Return the weight, in memory that the next call for any layer overwrites, for speed."""
         codes, scales, kept = self.codes, self.scales, vars(memory)
         key = self.dtype, codes.device
         columns = codes.shape[1] if codes.dtype == torch.int8 else BLOCK
