@@ -75,6 +75,8 @@ RUNS = {
         "0.3",
         "--keep",
         "last",
+        "--quantize",
+        "nf4",
     ],
 }
 
