@@ -73,12 +73,12 @@ def main(argv: list[str] | None = None) -> None:
     if flags.kind:
         print(json.dumps(measure_here(flags.base, flags.kind, flags.batch_size, flags.steps)))
         return
-    size, layers, _ = SHAPES[flags.shape]
+    size, layers, heads = SHAPES[flags.shape]
     layers = flags.layers or layers
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(flags.base or Path(temporary) / "base")
         if not folder.exists():
-            write_base(folder, size, layers)
+            write_base(folder, size, layers, heads)
         if flags.generate:
             print(table(["seconds for 16 texts", "", "/ fp32"], generating(folder, flags.rounds)))
             return

@@ -14,14 +14,16 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")  # neo-mini's
 STORED = {"F32": torch.float32, "F16": torch.float16}  # the names that safetensors has for dtypes
 
 
-def write_base(folder: Path, hidden_size: int, layers: int, stored: str = "F32") -> None:
+def write_base(
+    folder: Path, hidden_size: int, layers: int, heads: int, stored: str = "F32"
+) -> None:
     """Write a base to a new folder. The weights of all layers are the same, so that only one tensor
     of each shape is drawn, and in memory."""
     folder.mkdir()
     for name in TOKENIZER:
         shutil.copy(BUNDLED["neo-mini"] / name, folder)
     config = json.loads((BUNDLED["neo-mini"] / "config.json").read_text())
-    config |= {"hidden_size": hidden_size, "num_layers": layers, "num_heads": hidden_size // 64}
+    config |= {"hidden_size": hidden_size, "num_layers": layers, "num_heads": heads}
     config |= {"vocab_size": 50257, "max_position_embeddings": 2048, "window_size": 256}
     config |= {"attention_types": [[["global", "local"], layers // 2]]}
     del config["attention_layers"]

@@ -80,7 +80,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.shape, self.dtype, self.bias = weight.shape, dtype, None
         self.out_features, self.in_features = weight.shape
-        codes, scales = (to_int8 if kind == "int8" else to_nf4)(weight)
+        codes, scales = {"int8": to_int8, "nf4": to_nf4}[kind](weight)
         packed = {"codes": codes, "scales": scales}
         if kind == "nf4":
             mean = packed["mean"] = scales.mean().view(1, 1)

@@ -168,10 +168,10 @@ def test_a_file_that_is_larger_than_the_memory_can_be_read(tmp_path):
     assert names == header.keys()
 
 
-def loading(folder, hidden_size, layers, kind):
+def loading(folder, *sizes, kind):
     command = [sys.executable, ROOT / "tests/helpers/large_base.py", folder]
     result = subprocess.run(
-        [*command, str(hidden_size), str(layers), kind],
+        [*command, *map(str, sizes), kind],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -193,7 +193,7 @@ def assert_little_memory(taken, hidden_size):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what memory belongs to files")
 @pytest.mark.parametrize("kind", KINDS)
 def test_loading_takes_the_memory_of_the_quantised_weights(tmp_path, kind):
-    taken = loading(tmp_path / "base", 256, 24, kind)
+    taken = loading(tmp_path / "base", 256, 24, 4, kind=kind)
     assert taken["weights"] < {"int8": 0.6, "nf4": 0.5}[kind] * 4 * taken["parameters"]
     assert_little_memory(taken, 256)
 
@@ -203,7 +203,7 @@ def test_loading_takes_the_memory_of_the_quantised_weights(tmp_path, kind):
 @pytest.mark.parametrize(("kind", "weights"), [("int8", 1.64e9), ("nf4", 1.05e9)])
 def test_loading_gpt_neo_1_3b_takes_the_memory_of_the_quantised_weights(tmp_path, kind, weights):
     """Random weights in its shape, stored in fp16: a file of 2.6 GB."""
-    taken = loading(tmp_path / "base", 2048, 24, kind)
+    taken = loading(tmp_path / "base", 2048, 24, 16, kind=kind)
     assert taken["parameters"] == 1_315_575_808
     assert taken["weights"] == pytest.approx(weights, rel=0.005)
     assert_little_memory(taken, 2048)

@@ -1,6 +1,6 @@
 """Measure the memory of loading a base with random weights.
 
-    python large_base.py FOLDER HIDDEN_SIZE LAYERS KIND
+    python large_base.py FOLDER HIDDEN_SIZE LAYERS HEADS KIND
 
 Prints a JSON object in bytes: the peak of the process's anonymous memory (RssAnon: memory that
 belongs to no file) and of its mapped files (RssFile) while the base was loaded, less those before;
@@ -43,6 +43,6 @@ def measure(folder: Path, kind: str) -> dict[str, int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, hidden_size, layers, kind = sys.argv[1:]
-    write_base(Path(folder), int(hidden_size), int(layers), "F16")
+    folder, *sizes, kind = sys.argv[1:]
+    write_base(Path(folder), *map(int, sizes), "F16")
     print(json.dumps(measure(Path(folder), kind)))
