@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neo_peft.errors import InputError
 from neo_peft.kernels.dropout import drop
+from neo_peft.kernels.quantized import dequantize
 from neo_peft.methods import LORA
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class LoRALinear(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
-        self.lora_A.to(base.weight.device)
-        self.lora_B.to(base.weight.device)
+        self.to(next(base.parameters()).device)
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -167,7 +167,8 @@ def _matches(target: str, name: str) -> bool:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Replace each LoRALinear by its merged layer; if one cannot be merged, replace none."""
+    """Replace all LoRALinears by merged layers, or none. A quantised base becomes fp32 first."""
+    dequantize(model)
     merged = {name: layer.merged() for name, layer in lora_layers(model).items()}
     for name, plain in merged.items():
         model.set_submodule(name, plain)

@@ -144,6 +144,7 @@ BALANCED = "balanced"
 SELECTION_METRICS = ("accuracy", "macro_f1", "f1", "span_f1", "matthews", "loss")
 FOR_TAGGING = "belongs to tagging tasks, such as ner"
 FOR_CLASSIFICATION = "belongs to classification tasks"
+FOR_FROZEN = "needs a frozen base"
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,11 @@ class Settings:
         "auto",
         "dtype of the frozen matrices and of their products; auto is fp16 on CUDA, else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    quantize: str = model_flag(
+        "none",
+        "store the frozen linear layers in 8 or 4 bits: less memory, more time; not for full",
+        choices=("none", "int8", "nf4"),
     )
     device: str = model_flag(
         "auto",
@@ -491,6 +497,8 @@ def no_effect(name: str, values: dict[str, Any]) -> str | None:
         return "needs the language model to predict the label; here a linear head does"
     if name == "metric" and values["keep"] == "last":
         return "chooses the best epoch, but --keep is last"
+    if name == "quantize" and values[name] != "none" and any(part.trains_base for part in parts):
+        return f"{FOR_FROZEN}; the method {values['method']} trains all weights"
     if name == "prompt_text" and values["prompt_init"] != "text":
         return f"needs --prompt-init text; it is {values['prompt_init']}"
     return None

@@ -84,3 +84,11 @@ def test_frozen_matrices_are_fp16_and_trainable_parameters_are_fp32():
     assert {p.dtype for p in matrices} == {torch.float16}
     assert {p.dtype for p in tuned.model.trainable().values()} == {torch.float32}
     assert {p.device.type for p in tuned.model.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_training_on_a_quantised_base_has_the_losses_of_a_cpu(kind):
+    cuda, cpu = losses("cuda", "lora", quantize=kind), losses("cpu", "lora", quantize=kind)
+    torch.testing.assert_close(torch.tensor(cuda), torch.tensor(cpu), rtol=1e-3, atol=1e-4)
+    fp16 = losses("cuda", "lora", "fp16", quantize=kind)
+    torch.testing.assert_close(torch.tensor(fp16), torch.tensor(cpu), rtol=0.02, atol=0.02)

@@ -35,9 +35,9 @@ MAY_IMPORT = {
     "kernels": "",
     "long_texts": "",
     "system": "",
-    "formats": "system",
+    "formats": "system kernels",
     "corpora": "system",
-    "runs": "long_texts system formats corpora",
+    "runs": "long_texts system formats corpora kernels",
     "analysis": "system formats corpora runs",
     "commands": "kernels system formats corpora runs analysis",
 }

@@ -44,8 +44,9 @@ def main(argv: Sequence[str]) -> None:
     export.check_exportable(run, settings, flags.merge)
     # Always fp32: LoRA merged in half precision would give a different model.
     tuned = load(run, dataclasses.replace(settings, precision="fp32", device="cpu"))
-    for note in tuned.notes:
-        print(f"note    {note}", file=sys.stderr)
+    for note in (*tuned.notes, export.quantized_note(tuned, flags.merge)):
+        if note:
+            print(f"note    {note}", file=sys.stderr)
     write = export.write_model if flags.merge else export.write_adapter
     write_folder(folder, lambda temporary: write(temporary, tuned, run))
     print(

@@ -23,7 +23,7 @@ REQUIRED = {"task": " (required)", "method": " (required without --preset or --a
 ADAPTER_FLAGS = ("task", "labels", "label_words", "model")
 RUN_FLAGS = (
     *("tag_subtoken", "echo", "tag_decoding", "stride", "truncate"),
-    *("precision", "device", "threads", "batch_size"),
+    *("precision", "quantize", "device", "threads", "batch_size"),
 )
 DATA_FLAGS = ("data", "columns", "protocol", "eval_limit")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neo_peft.formats.tokenizer import BundledTokenizer
     from neo_peft.gptneo import GPTNeo
 
+BASE = "bytes of the base in memory"  # for each value of --quantize
 WHOLE = "--task sentiment --method full"  # trains and stores the whole model
 # hidden_size, num_layers, num_heads. The other fields of config.json are the same for all sizes.
 PUBLISHED = {
@@ -57,7 +58,11 @@ def main(argv: Sequence[str]) -> None:
     for name in PUBLISHED:
         by_model[name] = {recipe: sizes(name, recipe) for recipe in RECIPES}
         if not flags.json:
-            print(as_table(name, by_model[name]) + "\n", flush=True)
+            print(as_table(name, by_model[name]))
+        by_model[name][BASE] = base_bytes(name)
+        if not flags.json:
+            shown = ", ".join(f"{size / 1e6:,.1f} {k}" for k, size in by_model[name][BASE].items())
+            print(f"MB of the frozen base in memory: {shown}\n", flush=True)
     if flags.json:
         print(json.dumps(by_model))
 
@@ -74,6 +79,15 @@ def sizes(name: str, recipe: str) -> dict[str, int | float]:
     two, four = (count(published_trunk(name, layers=number), settings) for number in (2, 4))
     counts = {key: two[key] + (four[key] - two[key]) * (layers - 2) // 2 for key in two}
     return counts | {"percent": 100 * counts["trainable"] / counts["total"]}
+
+
+def base_bytes(name: str) -> dict[str, int]:
+    """Return the bytes of a base's weights in memory for each value of --quantize, in fp32."""
+    from neo_peft.formats.base import weight_bytes
+
+    trunk = published_trunk(name, layers=PUBLISHED[name][1])
+    kinds = {"fp32": "none", "int8": "int8", "nf4": "nf4"}
+    return {shown: weight_bytes(trunk, kind) for shown, kind in kinds.items()}
 
 
 def count(trunk: "GPTNeo", settings: Settings) -> dict[str, int]:

@@ -8,6 +8,7 @@ or unexpected tensor, or a wrong shape.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,11 @@ from neo_peft.formats.base_folder import (
     versioned_tokenizers,
     weight_files,
 )
+from neo_peft.formats.mapped_tensors import mapped_tensors
 from neo_peft.formats.tokenizer import load_tokenizer, splitting_digest
-from neo_peft.gptneo import Config, GPTNeo
+from neo_peft.gptneo import GPTNeo
+from neo_peft.kernels.linear import Linear
+from neo_peft.kernels.quantized import BLOCK, GROUP, QuantizedLinear
 from neo_peft.system.files import LARGEST_JSON, refuse_endless
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 
 RECORDED = ("num_heads", "window_size", "layer_norm_epsilon", "eos_token_id")  # in run.json
 ROUNDED = (torch.bfloat16, torch.float16)
-BLOCK = 4096  # bytes of a block that is hashed
+HASHED = 4096  # bytes of a block that is hashed
 
 
 @dataclass
@@ -52,6 +56,8 @@ class Base:
     # hashes of the weights rounded to ROUNDED: equal where only the stored dtype differs
     rounded: list[str]
     splitting: str  # hash of how the tokenizer splits texts
+    quantize: str = "none"  # how the linear layers are stored in memory: none, int8 or nf4
+    weight_bytes: int = 0  # bytes of all weights in memory
 
     def record(self) -> dict:
         """Return what run.json records of the base."""
@@ -60,6 +66,8 @@ class Base:
             "parameters": self.parameters,
             "stored_dtype": self.stored_dtype,
             "rounded": self.rounded,
+            "quantize": self.quantize,
+            "weight_bytes": self.weight_bytes,
             **self.computed(),
         }
 
@@ -72,9 +80,14 @@ class Base:
         return values | {"attention_layers": layers, "tokenizer": self.splitting}
 
 
-def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
+def load_base(
+    model: str, dtype: torch.dtype = torch.float32, device: str = "cpu", quantize: str = "none"
+) -> Base:
     """Load a frozen base: matrices in `dtype`, norms and biases in fp32. Raises InputError if it is
     not a GPT-Neo.
+
+    quantize: int8 or nf4 stores the linear layers in 8 or 4 bits (kernels/quantized.py). Each is
+        quantised when it is read, and its part of the file is then removed from memory.
 
     On the CPU, weights stored in these dtypes are views of the memory-mapped file. They are read at
     their first use, and shared with other processes. A write makes a private copy, so tuning never
@@ -87,6 +100,9 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     refuse_endless(folder / WEIGHTS)
     notes = []
     config = read_config(folder, notes)  # first, so that no other model's weights are read
+    with torch.device("meta"):
+        trunk = GPTNeo(config)
+    shapes = _linear_shapes(trunk) if quantize != "none" else {}
     tensors, digest, stored = {}, {}, {}
     rounded = {dtype: {} for dtype in ROUNDED}
     for name, tensor in _canonical_tensors(folder, notes):
@@ -95,16 +111,13 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
         digest[name], stored[name] = _digest(name, tensor), tensor.dtype
         for precision in ROUNDED:
             rounded[precision][name] = _digest(name, tensor, precision, blocks=8)
-        wanted = dtype if tensor.dim() > 1 else torch.float32
-        tensors[name] = tensor.to(device=device, dtype=wanted)
-        # Matrices that stay in the mapped file are not checked: that would read gigabytes. A run
-        # stops when its loss is not finite.
-        if (tensor.dim() < 2 or tensors[name] is not tensor) and not _is_finite(tensors[name]):
-            raise InputError(
-                f"{folder}: {name}, stored as {_name(tensor.dtype)}, has values that are not "
-                f"finite in {_name(wanted)}"
-            )
-    trunk = _build_trunk(config, tensors, folder)
+        if shapes.get(name) == tensor.shape:
+            tensors[name] = QuantizedLinear(tensor.to(device), quantize, dtype)
+        else:
+            wanted = dtype if tensor.dim() > 1 else torch.float32
+            tensors[name] = tensor.to(device=device, dtype=wanted)
+        _check_finite(f"{folder}: {name}", tensor, tensors[name])
+    _fill(trunk, tensors, folder)
     tokenizer = load_tokenizer(folder)
     return Base(
         trunk,
@@ -112,11 +125,29 @@ def load_base(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu
         folder,
         _joined(digest),
         notes,
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        parameters=sum(tensor.shape.numel() for tensor in tensors.values()),
         stored_dtype=_name(stored["transformer.wte.weight"]),
         rounded=[_joined(digests) for digests in rounded.values()],
         splitting=splitting_digest(tokenizer),
+        quantize=quantize,
+        weight_bytes=sum(parameter.nbytes for parameter in trunk.parameters()),
     )
+
+
+def _check_finite(name: str, stored: Tensor, loaded: Tensor | QuantizedLinear) -> None:
+    """Raise InputError where a loaded tensor has values that are not finite.
+
+    Matrices that stay in the mapped file are not checked: that would read gigabytes. A run stops
+    when its loss is not finite.
+    """
+    if loaded is stored and stored.dim() > 1:
+        return
+    checked = loaded.scales if isinstance(loaded, QuantizedLinear) else loaded
+    if not _is_finite(checked):
+        raise InputError(
+            f"{name}, stored as {_name(stored.dtype)}, has values that are not finite in "
+            f"{_name(checked.dtype)}"
+        )
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -128,11 +159,30 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _build_trunk(config: Config, tensors: dict[str, Tensor], folder: Path) -> GPTNeo:
-    """Return a frozen trunk with these tensors as its weights, without a copy. Their names are
+def _linear_shapes(trunk: GPTNeo) -> dict[str, torch.Size]:
+    """Return the shapes of the linear layers' weights, by name."""
+    return {
+        f"transformer.{name}.weight": layer.weight.shape
+        for name, layer in trunk.named_modules()
+        if isinstance(layer, Linear)
+    }
+
+
+def weight_bytes(trunk: GPTNeo, quantize: str) -> int:
+    """Return the bytes of an fp32 trunk in memory, with `quantize` as in `load_base`. It can be on
+    the meta device."""
+    total = sum(4 * parameter.numel() for parameter in trunk.parameters())
+    for shape in _linear_shapes(trunk).values() if quantize != "none" else ():
+        blocks = math.ceil(shape.numel() / BLOCK)
+        groups = math.ceil(blocks / GROUP)
+        int8, nf4 = shape.numel() + 4 * shape[0], BLOCK // 2 * blocks + (GROUP + 4) * groups + 4
+        total += (int8 if quantize == "int8" else nf4) - 4 * shape.numel()
+    return total
+
+
+def _fill(trunk: GPTNeo, tensors: dict[str, Tensor | QuantizedLinear], folder: Path) -> None:
+    """Give a trunk on the meta device these weights, without a copy, and freeze it. Their names are
     GPT-Neo's, with `transformer.` in front."""
-    with torch.device("meta"):
-        trunk = GPTNeo(config)
     model = torch.nn.ModuleDict({"transformer": trunk})
     parameters = dict(model.named_parameters())
     for problem, names in (
@@ -149,20 +199,23 @@ def _build_trunk(config: Config, tensors: dict[str, Tensor], folder: Path) -> GP
                 f"{folder}: {name} has the shape {tuple(tensors[name].shape)}; expected "
                 f"{tuple(parameter.shape)}, by config.json"
             )
-    model.load_state_dict(tensors, assign=True)
-    return trunk.requires_grad_(False).eval()
+    plain = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    model.load_state_dict(plain, assign=True, strict=False)
+    for name in tensors.keys() - plain.keys():
+        layer, path = tensors[name], name.removesuffix(".weight")
+        layer.bias = model.get_submodule(path).bias
+        model.set_submodule(path, layer)
+    trunk.requires_grad_(False).eval()
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield (stored name, tensor) for each tensor in a folder's weight files. A tensor is read from
     its file at its first use."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     for path in weight_files(folder):
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name)
+            yield from mapped_tensors(path)
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{path} is not a readable safetensors file: {error}; put the complete file there "
@@ -207,7 +260,7 @@ def _digest(name: str, tensor: Tensor, dtype: torch.dtype | None = None, blocks:
     """Return a hash of a tensor's name, shape and dtype, and of at most `blocks` blocks of its
     bytes (4 KiB each, evenly spaced). With a `dtype`, of the tensor converted to it."""
     dtype = dtype or tensor.dtype
-    values, size = tensor.contiguous().view(-1), BLOCK // dtype.itemsize
+    values, size = tensor.contiguous().view(-1), HASHED // dtype.itemsize
     last = max(0, (len(values) - 1) // size)
     digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {dtype}".encode())
     for block in sorted({i * last // (blocks - 1) for i in range(blocks)}):

@@ -1,5 +1,5 @@
-"""Operations in a fast form. A first reader can take each for the plain form that it is compared
-with in tests/kernels/.
+"""Operations in a fast or a small form. A first reader can take each for the plain form that it is
+compared with in tests/kernels/.
 
 For a CPU, while a GPU uses torch's own:
 
@@ -11,4 +11,5 @@ For every device:
 
 adamw.py       the optimizer AdamW, which does not import torch's compiler
 label_tree.py  the probabilities of labels that share their first token
+quantized.py   frozen linear layers in 8 or 4 bits
 """

@@ -4,6 +4,8 @@ torch's own linear layer uses the library MKL in fp32. On some processors oneDNN
 contains too, multiplies large matrices faster.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,35 +24,53 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def frozen_layer(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Return a linear layer with this weight, which is not trained, and this bias."""
+    layer = Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight, requires_grad=False), bias
+    return layer
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + bias, as F.linear does. For a large frozen weight in fp32, oneDNN computes it
     and its gradient: then the sums have another order."""
-    if (
+    if not weight.requires_grad and uses_onednn(x, weight):
+        return FrozenLinear.apply(x, lambda: weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
         x.device.type == "cpu"
         and HAS_ONEDNN
         and torch.backends.mkldnn.enabled
-        and not (weight.requires_grad or torch.is_autocast_enabled("cpu"))
+        and not torch.is_autocast_enabled("cpu")
         and x.dtype == weight.dtype == torch.float32
         and weight.numel() >= LARGE
-    ):
-        return FrozenLinear.apply(x, weight, bias)
+    )
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x Wᵀ + bias, without a gradient of its own."""
+    if uses_onednn(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
 class FrozenLinear(torch.autograd.Function):
-    """x Wᵀ + bias by oneDNN, with the gradients of x and the bias."""
+    """x Wᵀ + bias, with the gradients of x and the bias. A function returns W, so that it can be
+    computed in both passes and stored in neither (quantized.py)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    def forward(ctx, x: Tensor, weight: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return multiply(x, weight(), bias)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        (weight,) = ctx.saved_tensors
         x = bias = None
         if ctx.needs_input_grad[0]:
-            x = torch.ops.mkldnn._linear_pointwise(gradient, weight.t(), None, "none", [], "")
+            x = multiply(gradient, ctx.weight().t())
         if ctx.needs_input_grad[2]:
-            bias = gradient.reshape(-1, len(weight)).sum(0)
+            bias = gradient.reshape(-1, gradient.shape[-1]).sum(0)
         return x, None, bias

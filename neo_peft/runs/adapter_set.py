@@ -82,6 +82,11 @@ class AdapterSet:
             )
         if unmixable := [part.name for part in settings.parts if not part.mixes]:
             raise InputError(f"{folder} was trained by {unmixable[0]}: it cannot share a base")
+        if self.base and settings.quantize != self.base.quantize:
+            raise InputError(
+                f"{folder} was trained with --quantize {settings.quantize}, but the base here was "
+                f"loaded with {self.base.quantize}: use an AdapterSet for each"
+            )
         settings = dataclasses.replace(settings, **self._base_settings)
         base = self.base or load_base_for(settings)
         trunk = copy_sharing_matrices(base.trunk)

@@ -58,9 +58,11 @@ def write_card(folder: Path, tuned: LoadedModel, run: Path, is_adapter: bool) ->
     code = adapter_code(tuned) if is_adapter else model_code(tuned)
     score_text = ""
     if scores:
+        kind = tuned.base.quantize
+        stored = "" if kind == "none" else f" with the base in {kind}"
         score_text = (
-            f"\nScores on {scores.split} ({scores.rows} rows), with 95 % bootstrap intervals: "
-            f"{', '.join(scores.lines())}.\n"
+            f"\nScores on {scores.split} ({scores.rows} rows){stored}, with 95 % bootstrap "
+            f"intervals: {', '.join(scores.lines())}.\n"
         )
     text = f"""\
 {front_matter(tuned, scores, is_adapter)}

@@ -38,6 +38,22 @@ def check_exportable(run: Path, settings: Settings, merge: bool) -> None:
         )
 
 
+def quantized_note(tuned: LoadedModel, merge: bool) -> str | None:
+    """Return a line on what the export of a run on a quantised base has; None for another run."""
+    kind, model = tuned.base.quantize, tuned.settings.model
+    if kind == "none":
+        return None
+    if merge:
+        return (
+            f"the base's {kind} weights are dequantised, LoRA is added in fp32, and the sums are "
+            "stored in fp32: the merged model is not bit for bit the one that was evaluated"
+        )
+    return (
+        f"the adapter was trained on {model} in {kind}: on the unquantised base its predictions "
+        "can differ"
+    )
+
+
 def write_adapter(folder: Path, tuned: LoadedModel, run: Path) -> None:
     """Write the run's adapter in peft's format, its tokenizer, and a model card."""
     # A path is read from any folder only if it is absolute.

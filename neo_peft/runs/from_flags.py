@@ -102,7 +102,7 @@ def adapter_flags(folder: Path, task: str | None) -> AdapterFlags:
         return AdapterFlags(config, {"model": base} if base else {})
     settings = recorded_settings(folder / RUN, read_record(folder)["flags"])
     fixed = {"method", *(name for part in settings.parts for name in part.flags)}
-    defaults = {"task", "model", "head_dropout"}
+    defaults = {"task", "model", "quantize", "head_dropout"}
     new_task = TASKS.get(task or settings.task)
     if new_task and new_task.is_tagging:
         defaults |= TAGGING_SETTINGS

@@ -4,7 +4,9 @@ The prediction is the label whose words the generated text starts with. If it st
 the prediction is None, which counts as wrong. Read decoding.py first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,12 +16,14 @@ from torch import Tensor
 from neo_peft.decoding import Evaluation, in_batches, make_prefix
 from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, Examples
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, causal_mask
+from neo_peft.kernels.quantized import QuantizedLinear
 from neo_peft.model import TunedModel
 from neo_peft.packing import Packing
 from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
 
 VOCABULARY_PART = 768  # tokens
+LARGEST_KEPT = 2**30  # bytes of a quantised base's weights that are computed once: 125M has 0.3 GB
 
 
 @torch.inference_mode()
@@ -37,7 +41,8 @@ def evaluate_generated(
     def generate_batch(chosen: np.ndarray) -> list[str]:
         return generate(model, encoder, texts_without_labels(examples, chosen), prefix)
 
-    texts = in_batches(generate_batch, examples, batch_size, progress, "generate")
+    with weights_kept(model):
+        texts = in_batches(generate_batch, examples, batch_size, progress, "generate")
     predicted = [match_label(text, encoder.task) for text in texts]
     return Evaluation(predicted, generated=texts, cut=examples.cut)
 
@@ -49,6 +54,21 @@ def texts_without_labels(examples: Examples, chosen: Sequence[int]) -> list[np.n
         start, first_target = examples.starts[index], examples.target_starts[index]
         texts.append(examples.ids[start : start + examples.target_indices[first_target] + 1])
     return texts
+
+
+@contextmanager
+def weights_kept(model: TunedModel) -> Iterator[None]:
+    """Compute the weights of a quantised base once, and keep them: each generated token needs all
+    of them. For a large base that would take the memory that quantising has saved."""
+    layers = [layer for layer in model.modules() if isinstance(layer, QuantizedLinear)]
+    small = sum(layer.shape.numel() * layer.dtype.itemsize for layer in layers) <= LARGEST_KEPT
+    for layer in layers if small else ():
+        layer.compute_weight = partial(Tensor.detach, layer.weight)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("compute_weight", None)
 
 
 def forward_and_keep(

@@ -119,8 +119,9 @@ def prepare(
         examples["train"] = weigh(tuned.model, tuned.encoder, examples["train"], weights)
         tuned.notes.append(note(weights))
     trainable = sum(parameter.numel() for parameter in tuned.model.trainable().values())
-    total = sum(parameter.numel() for parameter in tuned.model.parameters())
-    return Job(settings, output, task, splits, rows, examples, tuned, trainable, total, shared)
+    return Job(
+        settings, output, task, splits, rows, examples, tuned, trainable, tuned.total, shared
+    )
 
 
 def limited_rows(

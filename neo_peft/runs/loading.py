@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, tokenize, tokenize_labels
 from neo_peft.errors import InputError
@@ -56,6 +56,7 @@ class LoadedModel:
     precision: str  # of the frozen matrices: fp32, bf16 or fp16
     threads: int  # CPU threads
     notes: list[str]  # lines to print for the user
+    total: int  # number of parameters, those of the base as in its file
     # The weights of `--adapter`, until `start_from_adapter` loads them into the model.
     start: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
@@ -167,7 +168,7 @@ def load_base_for(settings: Settings) -> Base:
     """Load the base model of the settings, on their device and in their dtype."""
     device = find_device(settings.device)
     dtype = DTYPES[find_precision(settings.precision, device)]
-    return load_base(settings.model, base_dtype(settings, dtype), device)
+    return load_base(settings.model, base_dtype(settings, dtype), device, settings.quantize)
 
 
 def load_untuned(
@@ -184,13 +185,19 @@ def load_untuned(
     label_note = check_label_tokens(base, settings, with_method and settings.with_head)
     threads = thread_count(settings.threads, base.parameters)
     torch.set_num_threads(threads)
+    packed = _size(base.trunk)  # differs from the number of parameters in a quantised base
     model = build_model(base.trunk, base.tokenizer, task, settings, DTYPES[precision])
     model = (model if with_method else untuned_model(model)).eval()
+    total = base.parameters + _size(model) - packed
     notes = [*base.notes, *filter(None, [slow_precision(precision, device), label_note])]
     encoder = make_encoder(
         task, base.tokenizer, base.trunk.config, settings, with_head=model.head is not None
     )
-    return LoadedModel(model, encoder, settings, base, precision, threads, notes)
+    return LoadedModel(model, encoder, settings, base, precision, threads, notes, total)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def make_encoder(

@@ -15,7 +15,7 @@ from neo_peft.runs.verdict import judge
 from neo_peft.settings import Settings
 from neo_peft.system import processes
 from neo_peft.system.files import sha256
-from neo_peft.system.hardware import peak_bytes
+from neo_peft.system.hardware import peak_memory
 
 PLOT = "plot.png"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")  # their versions are recorded
@@ -63,7 +63,7 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
         "warnings": warnings(job, scores["scores"], state),
         "assumed": assumed(settings),
         "seconds": job.output.seconds(),
-        "memory": {"peak_bytes": peak_bytes(job.tuned.model.device)},
+        "memory": peak_memory(job.tuned.model.device),
     }
     write_record(folder, record)
     return record

@@ -46,7 +46,7 @@ class Shared:
         """
         if settings.trains_base:
             return load_base_for(settings)
-        wanted = settings.model, settings.precision  # a study has one device
+        wanted = settings.model, settings.precision, settings.quantize  # a study has one device
         if wanted != self._loaded_for:
             self._base, self._loaded_for = None, ()
             self._base, self._loaded_for = load_base_for(settings), wanted
@@ -93,6 +93,7 @@ def computing_conditions(tuned: LoadedModel) -> dict:
         VERSION: COMPUTATION,
         "device": tuned.model.device.type,
         "precision": tuned.precision,
+        "quantisation of the base": tuned.base.quantize,
         "threads": torch.get_num_threads(),
         "processes": processes.world,
         "version of torch": str(torch.__version__),

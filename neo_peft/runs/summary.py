@@ -20,6 +20,7 @@ MOST_NAMED = 12  # labels in the line on the labels
 def describe(job: Job) -> None:
     """Print the task, the data, the model, the method, and notes on them."""
     settings, task, tuned, print_line = job.settings, job.task, job.tuned, job.output.print_line
+    base = tuned.base
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in job.rows.items())
     protocol = f", protocol {job.splits.protocol}" if job.splits.protocol != "single" else ""
     print_line(
@@ -31,6 +32,8 @@ def describe(job: Job) -> None:
     threads = f"{tuned.threads} thread{'s' if tuned.threads > 1 else ''}"
     computing = f"{tuned.precision} on {tuned.model.device.type}, {threads}"
     computing += f" in each of {processes.world} processes" if processes.world > 1 else ""
+    if base.quantize != "none":
+        computing = f"{base.quantize} in {base.weight_bytes / 1e6:,.1f} MB, {computing}"
     print_line(f"model   {settings.model}: {job.total:,} parameters, {computing}")
     print_line(
         f"method  {settings.method}: trains {job.trainable:,} parameters, "

@@ -82,12 +82,14 @@ def thread_count(threads: int | str, parameters: int) -> int:
     return max(1, min(counts, default=1))
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory of this process in bytes: GPU memory, or resident memory on a CPU."""
+def peak_memory(device: torch.device) -> dict[str, int | str]:
+    """Return the peak memory of this process in bytes, and which memory that is."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        counted = "GPU memory of tensors"
+        return {"peak_bytes": torch.cuda.max_memory_allocated(), "counted": counted}
     unit = 1 if sys.platform == "darwin" else 1024  # Linux reports kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"peak_bytes": peak, "counted": "resident memory, with the used parts of mapped files"}
 
 
 def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import padded, real_rows
+from parity import all_logits, batch_of, padded, real_rows
+from safetensors.torch import load_file
 from trained import make_run
 from transformers import (
     AutoModelForCausalLM,
@@ -26,11 +27,12 @@ from neo_peft.commands import export
 from neo_peft.corpora.sources import load_splits
 from neo_peft.corpora.splits import limit_rows
 from neo_peft.encoding import collate
+from neo_peft.formats.base import load_base
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.lora import merge_lora
 from neo_peft.metrics import entities
 from neo_peft.runs.generation import generate, texts_without_labels
-from neo_peft.runs.loading import load
+from neo_peft.runs.loading import load, settings_in
 from neo_peft.runs.texts import predict
 from neo_peft.system.exit_status import exit_status
 from neo_peft.system.files import write_folder
@@ -439,3 +441,53 @@ def test_a_folder_is_written_whole_or_not_at_all(runs, tmp_path, monkeypatch, ca
     assert [path.name for path in tmp_path.iterdir()] == ["whole"] and Path(
         "whole/file"
     ).read_text() == "content"
+
+
+# ---- Runs on a quantised base
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_peft_loads_the_adapter_on_the_unquantised_base(
+    tiny_folder, tmp_path, monkeypatch, capsys, kind
+):
+    """There it computes what the run computes with `--quantize none`, which is not what it computes
+    on the quantised base."""
+    flags = {"rank": 5, "alpha": 7, "target_modules": "all-linear", "quantize": kind}
+    folder = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **flags)
+    out = exported(folder, tmp_path / "out")
+    note = (
+        f"note    the adapter was trained on {tiny_folder} in {kind}: on the unquantised base its"
+    )
+    assert note in capsys.readouterr().err
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (folder / name).read_bytes()
+    _, texts = our_logits(folder, "ner")
+    theirs = their_logits(loaded_by_its_card(out, monkeypatch)["model"], texts)
+    batch = batch_of(texts)
+    plain = load(folder, dataclasses.replace(settings_in(folder), quantize="none"))
+    with torch.no_grad():
+        agree(all_logits(plain.model, batch), theirs)
+        ours = all_logits(load(folder).model, batch)
+    assert (ours - theirs).abs().max() > 1e-3 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_merged_model_has_the_dequantised_weights_and_our_logits(
+    tiny_folder, tmp_path, capsys, kind
+):
+    flags = {"rank": 5, "alpha": 7, "quantize": kind}
+    folder = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **flags)
+    out = exported(folder, "--merge", tmp_path / "out")
+    note = f"note    the base's {kind} weights are dequantised, LoRA is added in fp32, and the sums"
+    assert note in capsys.readouterr().err
+    ours, texts = our_logits(folder, "ner", merged=True)
+    agree(ours, their_logits(AUTO["classifier"].from_pretrained(out), texts))
+    stored = load_file(out / "model.safetensors")
+    quantized = load_base(str(tiny_folder), quantize=kind).trunk
+    name = "h.1.mlp.c_fc"
+    weight = stored[f"transformer.{name}.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, quantized.get_submodule(name).weight)
+    assert stored.keys() == {
+        f"transformer.{name}" for name, _ in load_base(str(tiny_folder)).trunk.named_parameters()
+    } | {"classifier.weight", "classifier.bias"}

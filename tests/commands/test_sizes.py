@@ -6,9 +6,10 @@ from functools import cache
 import pytest
 
 from neo_peft.commands import sizes
-from neo_peft.commands.sizes import PUBLISHED, RECIPES, WHOLE
+from neo_peft.commands.sizes import BASE, PUBLISHED, RECIPES, WHOLE
 from neo_peft.commands.train import parse_flags as parse_train_flags
 from neo_peft.formats.adapter import ADAPTER_FILE, save_adapter
+from neo_peft.formats.base import load_base, weight_bytes
 from neo_peft.loop import make_optimizer
 from neo_peft.methods import build_model
 from neo_peft.runs.loading import load_untuned
@@ -78,15 +79,18 @@ def test_the_table_and_the_json_have_the_same_numbers(monkeypatch, capsys):
     recipes = (LORA, WHOLE)
     monkeypatch.setattr(sizes, "RECIPES", recipes)
     assert exit_status(lambda: sizes.main([])) == 0
-    header, _, *lines, end = capsys.readouterr().out.splitlines()
+    header, _, *lines, base, end = capsys.readouterr().out.splitlines()
     assert header.split("  ")[0] == LARGE and end == ""
+    assert base == "MB of the frozen base in memory: 5,262.3 fp32, 1,640.2 int8, 1,053.6 nf4"
     assert [line.split("  ")[0] for line in lines] == [*recipes]
     assert [line.split()[-5:] for line in lines] == [
         ["1,572,864", "0.1194", "6.291", "12.583", "1/836"],
         ["1,315,575,808", "100", "5,262.303", "10,524.606", "1/1"],
     ]
     assert exit_status(lambda: sizes.main(["--json"])) == 0
-    lora = json.loads(capsys.readouterr().out)[LARGE][LORA]
+    found = json.loads(capsys.readouterr().out)[LARGE]
+    assert found[BASE] == {"fp32": 5_262_303_232, "int8": 1_640_194_048, "nf4": 1_053_614_656}
+    lora = found[LORA]
     assert lora == {
         "trainable": 1_572_864,
         "total": 1_315_575_808 + 1_572_864,
@@ -125,6 +129,13 @@ def test_the_adapters_bytes_are_those_of_the_tensors_in_its_file(tiny_folder, tm
     assert len(content) - header == 4 * sum(
         parameter.numel() for parameter in tuned.model.trainable().values()
     )
+
+
+@pytest.mark.parametrize("kind", ["none", "int8", "nf4"])
+def test_the_bytes_of_a_base_are_those_of_the_loaded_tensors(tiny_folder, kind):
+    base, plain = load_base(str(tiny_folder), quantize=kind), load_base(str(tiny_folder))
+    assert base.weight_bytes == sum(tensor.nbytes for tensor in base.trunk.parameters())
+    assert base.weight_bytes == weight_bytes(plain.trunk, kind)
 
 
 def test_a_bad_flag_is_refused_in_one_line(capsys):

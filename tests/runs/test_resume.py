@@ -76,6 +76,8 @@ RUNS = {
         "0.3",
         "--keep",
         "last",
+        "--quantize",
+        "nf4",
     ],
 }
 
