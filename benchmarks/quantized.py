@@ -64,7 +64,7 @@ def parse_flags(argv: list[str] | None):
     parser.add_argument("--steps", type=number, default=3, help="steps of a process (default: 3)")
     parser.add_argument("--generate", action="store_true", help="measure free generation instead")
     parser.add_argument("--base", help="a folder for the base: kept, and used if it exists")
-    parser.add_argument("--kind", help="internal: measure one kind in this process, and print JSON")
+    parser.add_argument("--kind", help="measure one kind of base, in this process, and print JSON")
     return parser.parse_args(argv)
 
 
