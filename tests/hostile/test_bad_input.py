@@ -68,6 +68,7 @@ CHOICES = {
     "--truncate": "middle, end, start",
     "--readout": "words, head",
     "--precision": "auto, fp32, bf16, fp16",
+    "--quantize": "none, int8, nf4",
     "--device": "auto, cuda, mps, cpu",
     "--bias": "none, all, lora_only",
     "--lora-init": "kaiming, gaussian",
