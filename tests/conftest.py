@@ -21,12 +21,16 @@ for name in ("TQDM_DISABLE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"):
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from neo_peft.formats.base import load_base  # noqa: E402
 from neo_peft.formats.base_folder import BUNDLED  # noqa: E402
 from neo_peft.runs import curves, record  # noqa: E402
 
 torch.set_num_threads(1)
+# tqdm has its lock from here on. Otherwise a subclass whose bar comes first would make its own,
+# which `killing.start` could not replace: a process that is killed never releases it.
+tqdm.get_lock()
 
 # No two sizes are equal by accident: equal sizes could hide a mistake.
 TINY = {
