@@ -103,7 +103,7 @@ def epochs_of(task: Task, given: list[int] | None) -> list[int]:
 def _default_flags(given_names: set[str], task: Task) -> dict[str, Any]:
     """Return the defaults of a study that differ from train.py's, unless a given flag sets them."""
     defaults = {}
-    if not task.is_tagging and "preset" not in given_names:
+    if not task.is_tagging and not {"preset", "metric"} & given_names:
         # Each number of epochs is a result, as in the original study. With a preset, `keep` is the
         # preset's, or the default of train.py.
         defaults["keep"] = "last"

@@ -146,8 +146,8 @@ def open_file(
     if flags.file and not flags.jsonl and os.path.isfile(flags.file):
         task = next(iter(runs.values())).encoder.task
         new_file = open_new(Path(flags.file), task, settings.columns)
-    if flags.columns and not new_file:
-        raise InputError("--columns needs a --file that is a table or has words in columns")
+    if flags.columns and not (new_file or flags.jsonl):
+        raise InputError("--columns needs --jsonl, or a --file that is a table or has columns")
     for note in new_file.notes if new_file else ():
         print(f"note    {note}", file=sys.stderr)
     return new_file

@@ -71,9 +71,12 @@ class Predictor:
                 self.blank += 1
                 continue
             try:
-                row, given = self.new_file.parse(line) if self.new_file else (self._parse(line), [])
-                # A JSON row can have a field of this name, which means something else.
-                starts = None if self.in_json else row.pop("starts", None)
+                if self.new_file:
+                    row, given, starts = self.new_file.parse(line)
+                else:
+                    row, given = self._parse(line), []
+                    # A JSON row can have a field of this name, which means something else.
+                    starts = None if self.in_json else row.pop("starts", None)
                 examples.append(Example(number, {"line": number} | row, starts, given))
             except ValueError as error:
                 self._refuse(number, str(error))
@@ -82,7 +85,8 @@ class Predictor:
     def _parse(self, line: bytes) -> dict:
         if len(self.tasks) > 1:
             return parse_example_of_run(line, self.tasks)
-        return parse_example(line, self.tasks[SINGLE_RUN], self.in_json)
+        columns = self.runs[SINGLE_RUN].settings.columns
+        return parse_example(line, self.tasks[SINGLE_RUN], self.in_json, columns)
 
     def _without_refused(self, examples: list[Example]) -> list[Example]:
         """Return the examples that the encoder does not refuse."""

@@ -43,6 +43,8 @@ def own_label(value: object, column: str) -> str:
             f"the label is {value!r:.40}; expected in {column!r} a text or a whole number{reason}"
         )
     label = str(value).strip()
+    if label[0] == "[" and label[-1] == "]" and "," in label:
+        raise ValueError(f"the label is {label!r:.40}; {SEVERAL}")
     if label == NO_LABEL:
         raise ValueError(
             f"the label is {NO_LABEL}, which marks a row without a label in other programs; "

@@ -34,8 +34,7 @@ def read(path: Path, request: Request) -> FileRows:
         return FileRows(str(path), (), {}, notes)
     heading = is_heading(words[0][1])
     indices = _find_columns(path, words, heading, request.columns)
-    if encoding == "latin-1":
-        notes.append(f"{path.name}: not utf-8, so it was read as Latin-1")
+    notes += lines.encoding_notes(path, encoding)
     kept = list(_without_marks(table, words[heading:], indices, notes, path.name))
     if heading:
         notes.append(f"{path.name}: its first line has the names of the columns")

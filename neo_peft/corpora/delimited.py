@@ -7,6 +7,7 @@ long, in silence, and cannot name the line.
 
 import ast
 import csv
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
@@ -31,9 +32,8 @@ DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # in the order in which they ar
 def read(path: Path, request: Request) -> FileRows:
     """Return the rows of a file, each with the number of its first line."""
     csv.field_size_limit(LONGEST)
-    encoding, notes = lines.encoding_of(path), []
-    if encoding == "latin-1":
-        notes.append(f"{path.name}: not utf-8, so it was read as Latin-1")
+    encoding = lines.encoding_of(path)
+    notes = lines.encoding_notes(path, encoding)
     mark, quoting = find_marks(path, encoding)
     if quoting == csv.QUOTE_NONE:
         notes.append(f"{path.name}: {PLAIN_QUOTES}")
@@ -56,7 +56,8 @@ def read(path: Path, request: Request) -> FileRows:
             notes.append(f"{path.name}: its first line is a heading: no other row has its label")
     origin = {field: f'"{name}"' for field, name in zip(fields, names)}
     sentence = word_rows.sentence_column(heading) if request.task.is_tagging else None
-    if sentence is not None:
+    sample = (pick(row) for _, row in islice(records(), 1, SAMPLED))
+    if sentence is not None and not any(word_rows.is_sentence(*cells) for cells in sample):
         rows = word_rows.join_words(str(path), numbered, sentence, indices)
         return FileRows(str(path), rows, origin, notes, word_lines=True)
     rows = lines.parse_items(path, _row_maker(request.task, names, indices), numbered)
@@ -171,9 +172,11 @@ def as_list(value: str) -> list[str]:
     if not value.strip().startswith("["):
         return value.split()
     try:
-        found = ast.literal_eval(value.strip())
+        # Without a comma between them, as numpy prints them, Python would join two texts.
+        joined = re.search(r"""(['"])\s+\1""", value)
+        found = None if joined else ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, list):
-        raise ValueError(f"{value[:40]!r} is no list such as ['a', 'word', 'each']")
+        raise ValueError(f"{value[:40]!r} is no list such as ['a', 'word', 'each'], with commas")
     return found

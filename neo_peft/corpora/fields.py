@@ -29,6 +29,11 @@ class Found(NamedTuple):
     line: str  # the first line
 
 
+def usual_names(field: str) -> tuple[str, ...]:
+    """Return the usual names of a field's column; a field of GLUE has its own name alone."""
+    return USUAL.get(field, (field,))
+
+
 def given_columns(columns: Sequence[str] | None, fields: Collection[str]) -> dict[str, str]:
     """Return the column of each field that `--columns` names, from texts such as `text=body`.
 
@@ -37,7 +42,7 @@ def given_columns(columns: Sequence[str] | None, fields: Collection[str]) -> dic
     given = {}
     for role, _, column in (text.partition("=") for text in columns or ()):
         field = role if role in fields else ""
-        field = field or next((item for item in fields if role.lower() in USUAL[item]), "")
+        field = field or next((item for item in fields if role.lower() in usual_names(item)), "")
         if not field or field in given:
             problem = "is there twice" if field else "is no field of this task's rows"
             names = ", ".join(map(field_name, fields))
@@ -69,8 +74,8 @@ def find_columns(
             matches = [i for i, name in enumerate(found.columns) if name.strip() == wanted]
             matches = [int(wanted) - 1] if is_place else matches
         else:
-            matches = [i for i, name in enumerate(names) if name == USUAL[field][0]]
-            matches = matches or [i for i, name in enumerate(names) if name in USUAL[field]]
+            matches = [i for i, name in enumerate(names) if name == usual_names(field)[0]]
+            matches = matches or [i for i, name in enumerate(names) if name in usual_names(field)]
         if len(matches) != 1:
             raise InputError(_refusal(found, fields, field, wanted, matches))
         indices[field] = matches[0]
@@ -95,7 +100,9 @@ def _refusal(
         problem = f"--columns names {wanted!r} for the {role}, and there is no such column"
     else:
         problem = f"no column is the {role}"
-    usual = "; ".join(f"{shown} ({', '.join(USUAL[name][:5])})" for shown, name in roles.items())
+    usual = "; ".join(
+        f"{shown} ({', '.join(usual_names(name)[:5])})" for shown, name in roles.items()
+    )
     example = ",".join(f"{shown}=NAME" for shown in roles)
     return (
         f"{found.name}: {problem}; {_columns_of(found)}; its first line is "

@@ -7,6 +7,7 @@ file and the line number to the message. Each corpus has its parsers in its own 
 import codecs
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from neo_peft.errors import InputError
 from neo_peft.progress import Progress, no_progress
 
 AnyPath = Path | zipfile.Path  # a file inside a zip is read like any other file
+NOT_WINDOWS = {b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d"}  # no characters in Windows-1252
 BLOCK = 2**20  # bytes or characters to read at once
 LARGEST_MEMBER = 2**24  # bytes of a file inside a zip; each of PhraseBank's has less than a million
 
@@ -117,11 +119,14 @@ def check_regular(path: AnyPath) -> None:
 
 
 def encoding_of(path: Path) -> str:
-    """Return the encoding of a text file of any size: "utf-8-sig" (with a mark or without), or
-    "latin-1" if it is not valid UTF-8. Raises InputError for UTF-16, for NUL bytes, and for a file
-    that has letters in both encodings."""
+    """Return the encoding of a text file of any size: "utf-8-sig" (with a mark or without); if it
+    is not valid UTF-8, "latin-1", or "cp1252" if it has the quotes and dashes of Windows.
+
+    Raises InputError for UTF-16, for NUL bytes, and for a file that has letters in both encodings.
+    """
     check_regular(path)
     decoder, number, encoding = codecs.getincrementaldecoder("utf-8")(), 1, "utf-8-sig"
+    controls = set()  # bytes that are control characters in Latin-1
     with open(path, "rb") as file:
         _refuse_utf16(path, file.read(2))
         file.seek(0)
@@ -133,13 +138,22 @@ def encoding_of(path: Path) -> str:
                     "file as utf-8 text"
                 )
             number += block.count(b"\n")
+            controls.update(re.findall(rb"[\x80-\x9f]", block))
             try:
                 decoder.decode(block, final=not block)
             except UnicodeDecodeError:
                 encoding = "latin-1"
     if encoding == "latin-1":
         next(read_lines(path, "latin-1"))  # refuses a file with letters in both encodings
+        if controls and not controls & NOT_WINDOWS:
+            encoding = "cp1252"
     return encoding
+
+
+def encoding_notes(path: Path, encoding: str) -> list[str]:
+    """Return a note on a file that is not UTF-8, or []."""
+    name = {"latin-1": "Latin-1", "cp1252": "Windows-1252"}.get(encoding)
+    return [f"{path.name}: not utf-8, so it was read as {name}"] if name else []
 
 
 def stream_lines(path: Path, encoding: str, progress: Progress = no_progress) -> Iterator[str]:

@@ -8,11 +8,14 @@ quotes, or the lines of a sentence. Its number is that of its first line.
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from neo_peft.corpora import columns, delimited, lines
 from neo_peft.corpora.fields import USUAL, Found, find_columns, given_columns
+from neo_peft.corpora.word_rows import sentence_column
 from neo_peft.corpora.words import split_words
+from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
 COLUMNS = (".conll", ".iob", ".iob2", ".bio")
@@ -31,17 +34,17 @@ class NewFile:
         self.path, self.encoding = path, lines.encoding_of(path)
         self.heading: list[str] = []
         self.comments = 0
-        self.notes = []
-        if self.encoding == "latin-1":
-            self.notes.append(f"{path.name}: not utf-8, so it was read as Latin-1")
+        self.notes: list[str] = []
+        self.notes += lines.encoding_notes(path, self.encoding)
 
     def records(self) -> Iterator[Record]:
         """Yield the records, without a heading and without the lines between them."""
         raise NotImplementedError
 
-    def parse(self, record: bytes) -> tuple[dict, list]:
-        """Return the row of a record, and its columns as they were given: the values of a table's
-        line, or a list with the columns of each word. Raises ValueError for a wrong record."""
+    def parse(self, record: bytes) -> tuple[dict, list, list[int] | None]:
+        """Return the row of a record; its columns as they were given, the values of a table's line
+        or a list with the columns of each word; and where each word starts in the row's text, None
+        if it has no text. Raises ValueError for a wrong record."""
         raise NotImplementedError
 
 
@@ -75,11 +78,27 @@ class Table(NewFile):
             chosen = [f"{field}={given[field]}" for field in fields if field in given]
             found = Found(f"{path}, line {number}", self.heading, text.strip())
             self.indices = find_columns(found, fields, chosen)
+            if chosen and all(map(str.isdecimal, (given[field] for field in fields))):
+                self.first = 0  # named by their places: the first line is a row
+                self.heading = [f"column {index + 1}" for index in range(len(self.heading))]
+                self.notes.append(f"{path.name}: columns are given by number, so line 1 is a row")
+            self._refuse_words()
+
+    def _refuse_words(self) -> None:
+        """Raise InputError for a table with one word of a sentence in each row."""
+        if "tokens" in self.indices and sentence_column(self.heading) is not None:
+            texts = (text for _, text in islice(self._numbered(), 1, delimited.SAMPLED))
+            tokens = (self._values(text)[self.indices["tokens"]] for text in texts)
+            if all(len(cell.split()) < 2 for cell in tokens):
+                raise InputError(
+                    f"{self.path}: each row has one word; write a .conll file, with one word per "
+                    "line, and a blank line after each sentence"
+                )
 
     def records(self) -> Iterator[Record]:
         return ((number, text.encode()) for number, text in self._numbered() if number > self.first)
 
-    def parse(self, record: bytes) -> tuple[dict, list]:
+    def parse(self, record: bytes) -> tuple[dict, list, list[int] | None]:
         values = self._values(record.decode())
         if len(values) != len(self.heading):
             raise ValueError(
@@ -94,10 +113,10 @@ class Table(NewFile):
                 row[field] = delimited.as_list(values[index])
             if wrong := lines.wrong_text(field, row[field]):
                 raise ValueError(wrong)
-        if "text" in self.indices:
-            starts, tokens = zip(*split_words(row["text"]), strict=True)
-            row |= {"tokens": list(tokens), "starts": list(starts)}
-        return row, values
+        if "text" not in self.indices:
+            return row, values, None
+        starts, tokens = zip(*split_words(row["text"]), strict=True)
+        return row | {"tokens": list(tokens)}, values, list(starts)
 
     def _numbered(self) -> Iterator[Record]:
         """Yield the number of the first line of each record, and its text."""
@@ -178,7 +197,7 @@ class Words(NewFile):
             return False
         return len(cells) != self.width or (first and cells[0] == "#")
 
-    def parse(self, record: bytes) -> tuple[dict, list]:
+    def parse(self, record: bytes) -> tuple[dict, list, list[int] | None]:
         words = [columns.split_cells(line) for line in io.StringIO(record.decode(), newline="")]
         for number, cells in enumerate(words, start=1):
             if len(cells) != self.width:
@@ -189,4 +208,4 @@ class Words(NewFile):
         tokens = [cells[self.index] for cells in words]
         if wrong := lines.wrong_text("tokens", tokens):
             raise ValueError(wrong)
-        return {"tokens": tokens}, words
+        return {"tokens": tokens}, words, None

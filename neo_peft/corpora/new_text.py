@@ -1,10 +1,12 @@
 """New text without labels, for `predict`: plain text, or one JSON object a line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from neo_peft.corpora import lines
+from neo_peft.corpora.fields import USUAL, Found, find_columns, given_columns, usual_names
 from neo_peft.corpora.json_rows import parse_object
 from neo_peft.corpora.words import split_words
+from neo_peft.errors import InputError
 from neo_peft.tasks import Task
 
 AROUND = "\ufeff "  # no part of an example: the byte order mark, and spaces around a line
@@ -15,10 +17,12 @@ def is_blank(line: bytes) -> bool:
     return not line.decode("utf-8", "replace").strip(AROUND).strip()
 
 
-def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
+def parse_example(
+    line: bytes, task: Task, as_json: bool, columns: Sequence[str] | None = None
+) -> dict:
     """Return the row of a line, without a label. A line of plain text is one sentence, or two
     sentences separated by a tab. Raises ValueError for a wrong line, and for a JSON row in place of
-    plain text.
+    plain text. `columns` is the value of `--columns`, for JSON rows.
 
     For a tagging task, plain text is split into words. The row then also has `text`, the line as it
     was given, without its line end, and `starts`, the index in `text` at which each word starts.
@@ -26,7 +30,7 @@ def parse_example(line: bytes, task: Task, as_json: bool) -> dict:
     given = _decode(line)
     text = given.strip(AROUND)
     if as_json:
-        return parse_object(text, task)
+        return _parse_json(text, task, columns)
     if _is_row(text, task):
         raise ValueError(f"{text[:40]!r} is a JSON row, not a text; add --jsonl")
     if task.is_tagging:
@@ -59,14 +63,41 @@ def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
     return parse_object(text, tasks[name])
 
 
+def _parse_json(text: str, task: Task, columns: Sequence[str] | None) -> dict:
+    """Return the row of a JSON object. A field that it lacks has one of its usual names, or that of
+    `columns`. A text to tag is split into words."""
+    value, fields = lines.parse_json(text), task.fields[:-1]
+    if not isinstance(value, dict) or {*fields} <= value.keys():
+        return parse_object(text, task)
+    keys = [name.strip().lower() for name in value]
+    if task.is_tagging and not {*keys} & {*USUAL["tokens"]}:
+        fields = ("text",)
+    given = given_columns(columns, (*fields, task.fields[-1]))
+    chosen = [f"{field}={given[field]}" for field in fields if field in given]
+    try:
+        found = find_columns(Found("the JSON object", list(value), text), fields, chosen)
+    except InputError:
+        return parse_object(text, task)  # refuses it with what is expected
+    for field, index in found.items():
+        value[field] = value[list(value)[index]]
+        if not isinstance(value[field], list if field == "tokens" else str):
+            return parse_object(text, task)
+        if wrong := lines.wrong_text(field, value[field]):
+            raise ValueError(wrong)
+    if fields == ("text",):
+        value["tokens"] = [word for _, word in split_words(value["text"])]
+    return value
+
+
 def _is_row(text: str, task: Task) -> bool:
-    """Return whether a text is a JSON object with a field of the task's rows: a line of a file such
-    as test.jsonl."""
+    """Return whether a text is a JSON object with a field of the task's rows, or one of their usual
+    names: a line of a file such as test.jsonl."""
     try:
         value = lines.parse_json(text) if text.startswith("{") else None
     except ValueError:
         return False
-    return isinstance(value, dict) and not value.keys().isdisjoint(task.fields[:-1])
+    names = {name for field in (*task.fields[:-1], "text") for name in usual_names(field)}
+    return isinstance(value, dict) and not names.isdisjoint(map(str.lower, value))
 
 
 def _decode(line: bytes) -> str:

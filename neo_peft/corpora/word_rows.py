@@ -30,6 +30,12 @@ def sentence_column(heading: Sequence[str]) -> int | None:
     return next((names.index(name) for name in SENTENCE if name in names), None)
 
 
+def is_sentence(tokens: str, tags: str) -> bool:
+    """Return whether the cells of a row are a sentence: two lists, or as many tokens as tags."""
+    are_lists = tokens.strip()[-1:] == "]" == tags.strip()[-1:]
+    return are_lists or len(tokens.split()) == len(tags.split()) > 1
+
+
 def join_words(
     name: str, records: Iterable[tuple[int, list[str]]], sentence: int, indices: Sequence[int]
 ) -> Iterator[tuple[int, dict]]:

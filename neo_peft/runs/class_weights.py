@@ -51,13 +51,15 @@ def label_weights(task: Task, rows: Sequence[dict], given: Sequence[str]) -> dic
         total = counts.total() / len(counts)
         return {label: total / counts[label] if counts[label] else 1.0 for label in task.labels}
     weights = dict.fromkeys(task.labels, 1.0)
-    for text in given:
-        name, _, value = text.rpartition("=")
+    pairs = [(name.strip(), value) for name, _, value in (text.rpartition("=") for text in given)]
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise InputError(f"--class-weights has {twice[0]} twice; give it one weight")
+    for name, value in sorted(pairs, key=lambda pair: pair[0] in weights):  # types, then tags
         labels = [name] if name in weights else [f"{side}-{name}" for side in "BI"]
         labels = [label for label in labels if label in weights]
         if not labels:
             raise InputError(
-                f"--class-weights {text}: there is no label {name}; the labels are "
+                f"--class-weights {name}={value}: there is no label {name}; the labels are "
                 f"{', '.join(task.labels)}"
             )
         weights |= dict.fromkeys(labels, float(value))

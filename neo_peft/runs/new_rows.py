@@ -106,7 +106,8 @@ class Writer:
 def as_columns(example: Example, row: dict) -> str:
     """Return the words of a sentence, one a line, with their given columns and the predicted tag;
     then a blank line. A word that was cut has the tag `_`."""
-    words = example.given or [[token] for token in row["tokens"]]
+    has_columns = bool(example.given) and isinstance(example.given[0], list)
+    words = example.given if has_columns else [[token] for token in row["tokens"]]
     tags = (tag or "_" for tag in row["predicted"])
     return "".join("\t".join([*cells, tag]) + "\n" for cells, tag in zip(words, tags, strict=True))
 

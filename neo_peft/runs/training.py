@@ -253,7 +253,7 @@ class Training:
             "train_loss": end.loss,
             "validation_loss": evaluation.loss,
         }
-        if model.head is None:
+        if model.head is None and not job.settings.class_weights:
             line["train_perplexity"] = perplexity(end.loss)
             line["validation_perplexity"] = perplexity(evaluation.loss)
         line["validation"] = headline(job.task, job.settings, scores)

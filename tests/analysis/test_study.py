@@ -224,7 +224,7 @@ TAGGING, CLASSIFICATION = "study --task ner", "study --task sentiment"
         (f"{TAGGING} --rank 0", "--rank 0 is not a whole number of at least 1"),
         (
             f"{TAGGING} --prompt-length 4",
-            "--prompt-length belongs to the method prompt; the method here is lora",
+            "--prompt-length belongs to the method prompt or prefix; the method here is lora",
         ),
         (f"{TAGGING} --seed 3", "--seed: a study has several seeds; --seeds N uses 0 to N - 1"),
         (f"{TAGGING} --json", "--json: leave it out; a study writes results.json into its folder"),
@@ -275,7 +275,7 @@ TAGGING, CLASSIFICATION = "study --task ner", "study --task sentiment"
         (f"{TAGGING} --sweep rank=4,x", "--rank x is not a whole number of at least 1"),
         (
             f"{TAGGING} --sweep prompt-length=4,8",
-            "--prompt-length belongs to the method prompt; the method here is lora",
+            "--prompt-length belongs to the method prompt or prefix; the method here is lora",
         ),
         (
             f"{TAGGING} --data no",

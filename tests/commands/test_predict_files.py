@@ -111,11 +111,11 @@ def test_the_columns_of_a_table_are_found_or_named(run):
     status, out, err = run("sentiment", "a.csv", text)
     assert status == 2 and not out
     assert "no column is the text; the columns are headline, body" in err
-    for given in ("text=body", "text=2", "sentence=body", "text=body,label=headline"):
+    for given in ("text=body", "sentence=body", "text=body,label=headline"):
         status, out, _ = run("sentiment", "a.csv", text, "--columns", given)
         assert status == 0 and json_rows(out)[0]["sentence"] == "Sales fell ."
     status, _, err = run("sentiment", "a.txt", text, "--columns", "text=2")
-    assert status == 2 and "--columns needs a --file that is a table" in err
+    assert status == 2 and "--columns needs --jsonl, or a --file that is a table" in err
 
 
 def test_a_table_of_pairs(run):
@@ -230,3 +230,63 @@ def test_a_format_without_a_place_for_the_predictions_is_refused(run, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("ner", "a.txt", "a\n", "--format", "conll", "--json")
     assert "--json and --format conll differ" in capsys.readouterr().err
+
+
+# ---- Found by a reviewer
+
+
+@pytest.mark.parametrize(
+    "table", ['id,text\n1,"The IL-2 gene."\n', "tokens,starts\nThe IL-2 gene .,x\n"]
+)
+def test_a_table_to_tag_is_written_as_words(run, table):
+    status, out, err = run("ner", "a.csv", table, "--format", "conll")
+    assert status == 0, err
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["The", "IL-2", "gene", ".", ""]
+    status, out, err = run("ner", "a.csv", table)
+    assert status == 0, err
+    (row,) = json_rows(out)
+    assert all(("start" in span) == ("text" in row) for span in row["spans"])
+
+
+def test_a_table_with_a_word_in_each_row_is_refused(run):
+    status, out, err = run("ner", "a.csv", "sentence_id,token\n1,The\n1,IL-2\n2,Yes\n")
+    assert status == 2 and not out and "each row has one word; write a .conll file" in err
+    status, out, _ = run("ner", "a.csv", "sentence_id,tokens\n1,The IL-2 gene\n2,Yes it is\n")
+    assert status == 0 and json_rows(out)[0]["tokens"] == ["The", "IL-2", "gene"]
+
+
+def test_columns_by_number_read_the_first_line_as_a_row(run):
+    text = '3,"Sales fell ."\n1,"Sales rose ."\n'
+    status, out, err = run("sentiment", "a.csv", text, "--columns", "text=2")
+    assert status == 0 and [row["sentence"] for row in json_rows(out)] == [
+        "Sales fell .",
+        "Sales rose .",
+    ]
+    assert "columns are given by number, so line 1 is a row" in err
+
+
+def test_json_rows_have_the_usual_names_too(run):
+    lines = '{"review": "Sales fell .", "stars": 3}\n'
+    status, out, err = run("sentiment", "a.jsonl", lines, "--jsonl")
+    assert status == 0, err
+    assert json_rows(out)[0]["sentence"] == "Sales fell ." and json_rows(out)[0]["stars"] == 3
+    status, out, _ = run(
+        "sentiment", "a.jsonl", '{"b": "Sales fell ."}\n', "--jsonl", "--columns", "text=b"
+    )
+    assert status == 0 and json_rows(out)[0]["sentence"] == "Sales fell ."
+    doccano = '{"text": "The IL-2 gene.", "label": [[4, 8, "DNA"]]}\n'
+    status, out, err = run("ner", "a.jsonl", doccano, "--jsonl")
+    assert status == 0 and json_rows(out)[0]["tokens"] == ["The", "IL-2", "gene", "."], err
+    status, out, err = run("sentiment", "a.jsonl", lines)
+    assert status == 2 and not out and "is a JSON row, not a text; add --jsonl" in err
+
+
+def test_a_list_without_commas_is_refused(run):
+    status, out, err = run("ner", "a.csv", "tokens\n\"['Take' 'two' 'aspirin']\"\n")
+    assert status == 2 and not out and "is no list such as" in err
+
+
+def test_windows_quotes_are_read(run):
+    status, out, err = run("sentiment", "a.csv", "text\nit’s “fine” – really\n".encode("cp1252"))
+    assert status == 0 and json_rows(out)[0]["sentence"] == "it’s “fine” – really"
+    assert "not utf-8, so it was read as Windows-1252" in err

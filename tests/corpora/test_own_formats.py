@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from own_files import pair_rows, tag_rows, week_rows
 from own_formats import TABLES, WORDS, write_as
 
+from neo_peft.corpora.new_files import open_new
 from neo_peft.corpora.sources import load_scored, load_splits
 from neo_peft.errors import InputError
 from neo_peft.settings import with_labels
@@ -185,3 +186,30 @@ def test_one_json_object_of_several_lines_is_no_file_of_rows(tmp_path):
         f"{path}: one JSON object of several lines, {text!r}; expected a list of objects, or one "
         "object a line"
     )
+
+
+def test_sentences_with_a_number_are_not_joined(tmp_path):
+    """Each row has a whole sentence, and a column that numbers the sentences."""
+    rows = [f"{i},Take a{i} now,O B-x O\n" for i in range(40)]
+    (tmp_path / "own.csv").write_text("sentence_id,tokens,tags\n" + "".join(rows))
+    splits = load_splits(TASKS["tagging"], str(tmp_path / "own.csv"))
+    assert splits.labels == ("O", "B-x", "I-x") and len(splits.train[0]["tokens"]) == 3
+
+
+def test_a_list_of_labels_in_a_table_is_refused_by_name(tmp_path):
+    (tmp_path / "own.csv").write_text("text,label\nx,\"['a', 'b']\"\n")
+    with pytest.raises(
+        InputError, match="line 2: the label is .*several labels for a text are not"
+    ):
+        load_splits(TASKS["classification"], str(tmp_path / "own.csv"))
+
+
+@pytest.mark.parametrize(
+    "task, names", [("glue/qnli", "question,sentence"), ("glue/mnli", "premise,hypothesis")]
+)
+def test_glues_own_fields_are_found_in_a_new_table(tmp_path, task, names):
+    (tmp_path / "new.csv").write_text(f"id,{names}\n1,a b,c d\n")
+    new = open_new(tmp_path / "new.csv", TASKS[task], None)
+    (record,) = new.records()
+    row, _, _ = new.parse(record[1])
+    assert [row[field] for field in TASKS[task].fields[:-1]] == ["a b", "c d"]

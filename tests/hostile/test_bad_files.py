@@ -469,8 +469,8 @@ LORA, SOFT = {"peft_type": "LORA"}, {"peft_type": "PROMPT_TUNING"}
 OTHER = ": this option is not supported, and can change the output; use peft"
 COUNT = "expected a whole number from 1 to 16384"
 OPTIONS = [
-    ({}, "peft_type is None; expected LORA or PROMPT_TUNING"),
-    ({"peft_type": "IA3"}, "peft_type is 'IA3'; expected LORA or PROMPT_TUNING"),
+    ({}, "peft_type is None; expected LORA or PROMPT_TUNING or PREFIX_TUNING"),
+    ({"peft_type": "IA3"}, "peft_type is 'IA3'; expected LORA or PROMPT_TUNING or PREFIX_TUNING"),
     (
         LORA | {"task_type": "SEQ_2_SEQ_LM"},
         "task_type is 'SEQ_2_SEQ_LM'; expected TOKEN_CLS (tags), SEQ_CLS (labels by a head) "

@@ -178,3 +178,11 @@ def test_the_digest_depends_on_the_weights(tiny_folder):
     assert len({examples.digest(), first.digest(), other.digest()}) == 3
     unlabelled = weigh(tuned.model, tuned.encoder, tuned.encoder([{"tokens": ["a", "b"]}]), weights)
     assert np.array_equal(unlabelled.labelled, [0.0])
+
+
+def test_types_come_before_their_tags_and_a_label_has_one_weight():
+    for given in (("DNA=3", "B-DNA=1"), ("B-DNA=1", "DNA = 3".replace(" = ", "="))):
+        found = label_weights(NER, [], given)
+        assert (found["B-DNA"], found["I-DNA"]) == (1.0, 3.0)
+    with pytest.raises(InputError, match="--class-weights has negative twice"):
+        label_weights(SENTIMENT, [], ("negative=2", "negative=3"))
