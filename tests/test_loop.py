@@ -26,7 +26,7 @@ from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
 METHODS = ("lora", "prompt", "prefix", "full", "head", "lora+prompt")
-RATES = {"lora": 2e-2, "prompt": 2e-1, "prefix": 1e-1, "full": 5e-3, "head": 3e-2}
+RATES = {"lora": 2e-2, "prompt": 2e-1, "prefix": 5e-2, "full": 5e-3, "head": 3e-2}
 RATES["lora+prompt"] = 2e-2
 
 

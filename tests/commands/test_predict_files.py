@@ -290,3 +290,19 @@ def test_windows_quotes_are_read(run):
     status, out, err = run("sentiment", "a.csv", "text\nit’s “fine” – really\n".encode("cp1252"))
     assert status == 0 and json_rows(out)[0]["sentence"] == "it’s “fine” – really"
     assert "not utf-8, so it was read as Windows-1252" in err
+
+
+def test_blank_lines_before_the_heading_are_passed_over(run):
+    status, out, _ = run("sentiment", "a.csv", "\n\ntext,id\nSales fell .,1\n")
+    (row,) = json_rows(out)
+    assert status == 0 and (row["sentence"], row["line"]) == ("Sales fell .", 4)
+
+
+def test_a_word_that_was_cut_has_an_underscore(run):
+    words = " ".join(["IL-2"] * 200)
+    flags = ("--truncate", "end", "--format", "conll")
+    status, out, err = run("ner", "a.txt", words + "\n", *flags)
+    tags = [line.split("\t")[1] for line in out.splitlines() if line]
+    used = int(err.split("line 1: cut to 128 tokens; ")[1].split()[0])
+    assert status == 0 and len(tags) == 200 and used < 200
+    assert {*tags[used:]} == {"_"} and "_" not in tags[:used]

@@ -213,3 +213,26 @@ def test_glues_own_fields_are_found_in_a_new_table(tmp_path, task, names):
     (record,) = new.records()
     row, _, _ = new.parse(record[1])
     assert [row[field] for field in TASKS[task].fields[:-1]] == ["a b", "c d"]
+
+
+def test_the_fields_own_name_is_preferred_and_place_0_is_none(tmp_path):
+    rows = [f"text {i},sentence {i},{'ab'[i % 2]}\n" for i in range(40)]
+    (tmp_path / "own.csv").write_text("text,sentence,label\n" + "".join(rows))
+    splits = load_splits(TASKS["classification"], str(tmp_path / "own.csv"))
+    assert {row["sentence"][:8] for row in splits.train} == {"sentence"}
+    with pytest.raises(InputError, match="--columns names '0' for the text, and there is no such"):
+        load_splits(TASKS["classification"], str(tmp_path / "own.csv"), columns=("text=0",))
+
+
+def test_a_word_with_a_number_sign_and_a_bare_type_is_a_word(tmp_path):
+    sentences = "".join(f"took{i} O\n#{i} drug\naspirin drug\n\n" for i in range(40))
+    (tmp_path / "own.conll").write_text(sentences)
+    splits = load_splits(TASKS["tagging"], str(tmp_path / "own.conll"))
+    assert all(len(row["tokens"]) == 3 for row in splits.train)
+    assert splits.train[0]["tags"] == ["O", "B-drug", "I-drug"]
+
+
+def test_spaces_around_a_type_are_no_part_of_it(tmp_path):
+    rows = [f'{{"text": "took aspirin {i}", "label": [[5, 12, " drug "]]}}\n' for i in range(40)]
+    (tmp_path / "own.jsonl").write_text("".join(rows))
+    assert load_splits(TASKS["tagging"], str(tmp_path / "own.jsonl")).labels[1] == "B-drug"
