@@ -232,7 +232,7 @@ def test_a_format_without_a_place_for_the_predictions_is_refused(run, capsys):
     assert "--json and --format conll differ" in capsys.readouterr().err
 
 
-# ---- Found by a reviewer
+# ---- Odd tables and rows
 
 
 @pytest.mark.parametrize(
