@@ -1,8 +1,8 @@
 """Prefix tuning: trained keys and values of P positions in front of every text, in every layer; the
 model is frozen.
 
-Li & Liang 2021, section 4.1; without their MLP, in every layer as in P-tuning v2 (Liu et al. 2022,
-section 3.3). In layer l, a head's query q at a token attends to the prefix and to the text's keys k
+Li & Liang 2021, section 4; without their MLP, in every layer as in P-tuning v2 (Liu et al. 2022,
+section 3.2). In layer l, a head's query q at a token attends to the prefix and to the text's keys k
 and values v up to this token:
 
     softmax([q K_lᵀ, q kᵀ]) [V_l; v]          K_l, V_l (P, head_dim) are trained, for each head

@@ -301,7 +301,7 @@ class Settings:
     )
     metric: str | None = training_flag(
         None,
-        "the score on validation that chooses the best epoch (default: accuracy; for tags f1)",
+        "the score on validation that chooses the best epoch (default: the task's, such as f1)",
         choices=SELECTION_METRICS,
     )
     seed: int = training_flag(0, "seed of initial values, dropout and row order", whole(0))

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from neo_peft.errors import InputError
+from neo_peft.tasks import Task
 
 # The usual names of a field's column, in small letters. The first one is the field's own.
 _TEXT = ("text", "content", "review")
@@ -86,6 +87,20 @@ def find_columns(
                 f"{field_name(others[0])}; name two columns with --columns; {_columns_of(found)}"
             )
     return indices
+
+
+def find_inputs(found: Found, task: Task, columns: Sequence[str] | None) -> dict[str, int]:
+    """Return the index of the column of each field but the label, for rows without labels. To tag,
+    it is a column of tokens, or else of texts (`text`).
+
+    found, columns: as in `find_columns`; `columns` can name the label too.
+    """
+    fields = task.fields[:-1]
+    names = {name.strip().lower() for name in found.columns}
+    if task.is_tagging and names.isdisjoint(USUAL["tokens"]):
+        fields = ("text",)
+    given = given_columns(columns, (*fields, task.fields[-1]))
+    return find_columns(found, fields, [f"{f}={given[f]}" for f in fields if f in given])
 
 
 def _refusal(

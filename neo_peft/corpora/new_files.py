@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from neo_peft.corpora import columns, delimited, lines
-from neo_peft.corpora.fields import USUAL, Found, find_columns, given_columns
+from neo_peft.corpora.fields import Found, find_columns, find_inputs, given_columns
 from neo_peft.corpora.word_rows import sentence_column
 from neo_peft.corpora.words import split_words
 from neo_peft.errors import InputError
@@ -34,8 +34,7 @@ class NewFile:
         self.path, self.encoding = path, lines.encoding_of(path)
         self.heading: list[str] = []
         self.comments = 0
-        self.notes: list[str] = []
-        self.notes += lines.encoding_notes(path, self.encoding)
+        self.notes = lines.encoding_notes(path, self.encoding)
 
     def records(self) -> Iterator[Record]:
         """Yield the records, without a heading and without the lines between them."""
@@ -68,32 +67,30 @@ class Table(NewFile):
             self.notes.append(f"{path.name}: {delimited.PLAIN_QUOTES}")
         number, text = next(self._numbered(), (0, ""))
         self.first, self.heading, self.indices = number, self._values(text), {}
-        if self.heading:
-            fields = task.fields[:-1]
-            if task.is_tagging and not {name.strip().lower() for name in self.heading} & {
-                *USUAL["tokens"]
-            }:
-                fields = ("text",)
-            given = given_columns(names, (*fields, task.fields[-1]))
-            chosen = [f"{field}={given[field]}" for field in fields if field in given]
-            found = Found(f"{path}, line {number}", self.heading, text.strip())
-            self.indices = find_columns(found, fields, chosen)
-            if chosen and all(map(str.isdecimal, (given[field] for field in fields))):
-                self.first = 0  # named by their places: the first line is a row
-                self.heading = [f"column {index + 1}" for index in range(len(self.heading))]
-                self.notes.append(f"{path.name}: columns are given by number, so line 1 is a row")
-            self._refuse_words()
+        if not self.heading:
+            return
+        found = Found(f"{path}, line {number}", self.heading, text.strip())
+        self.indices = find_inputs(found, task, names)
+        self._refuse_words()
+        given = given_columns(names, (*self.indices, task.fields[-1]))
+        if all(given.get(field, "").isdecimal() for field in self.indices):
+            self.first = 0  # no name shows that there is a heading
+            self.heading = [f"column {index + 1}" for index in range(len(self.heading))]
+            self.notes.append(
+                f"{path.name}: columns are given by number, so its first line is a row"
+            )
 
     def _refuse_words(self) -> None:
         """Raise InputError for a table with one word of a sentence in each row."""
-        if "tokens" in self.indices and sentence_column(self.heading) is not None:
-            texts = (text for _, text in islice(self._numbered(), 1, delimited.SAMPLED))
-            tokens = (self._values(text)[self.indices["tokens"]] for text in texts)
-            if all(len(cell.split()) < 2 for cell in tokens):
-                raise InputError(
-                    f"{self.path}: each row has one word; write a .conll file, with one word per "
-                    "line, and a blank line after each sentence"
-                )
+        if "tokens" not in self.indices or sentence_column(self.heading) is None:
+            return
+        texts = (text for _, text in islice(self._numbered(), 1, delimited.SAMPLED))
+        tokens = [self._values(text)[self.indices["tokens"]].split() for text in texts]
+        if tokens and max(map(len, tokens)) < 2:
+            raise InputError(
+                f"{self.path}: each row has one word; write a .conll file, with one word per line, "
+                "and a blank line after each sentence"
+            )
 
     def records(self) -> Iterator[Record]:
         return ((number, text.encode()) for number, text in self._numbered() if number > self.first)

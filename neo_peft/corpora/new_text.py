@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from neo_peft.corpora import lines
-from neo_peft.corpora.fields import USUAL, Found, find_columns, given_columns, usual_names
+from neo_peft.corpora.fields import Found, find_inputs, usual_names
 from neo_peft.corpora.json_rows import parse_object
 from neo_peft.corpora.words import split_words
 from neo_peft.errors import InputError
@@ -60,33 +60,29 @@ def parse_example_of_run(line: bytes, tasks: Mapping[str, Task]) -> dict:
         raise ValueError(
             f"{text[:40]!r}; expected a JSON object whose 'run' is one of {', '.join(tasks)}"
         )
-    return parse_object(text, tasks[name])
+    return _parse_json(text, tasks[name], None)
 
 
 def _parse_json(text: str, task: Task, columns: Sequence[str] | None) -> dict:
     """Return the row of a JSON object. A field that it lacks has one of its usual names, or that of
     `columns`. A text to tag is split into words."""
-    value, fields = lines.parse_json(text), task.fields[:-1]
-    if not isinstance(value, dict) or {*fields} <= value.keys():
+    row = lines.parse_json(text)
+    if not isinstance(row, dict) or {*task.fields[:-1]} <= row.keys():
         return parse_object(text, task)
-    keys = [name.strip().lower() for name in value]
-    if task.is_tagging and not {*keys} & {*USUAL["tokens"]}:
-        fields = ("text",)
-    given = given_columns(columns, (*fields, task.fields[-1]))
-    chosen = [f"{field}={given[field]}" for field in fields if field in given]
+    keys = list(row)
     try:
-        found = find_columns(Found("the JSON object", list(value), text), fields, chosen)
+        found = find_inputs(Found("the JSON object", keys, text), task, columns)
     except InputError:
         return parse_object(text, task)  # refuses it with what is expected
     for field, index in found.items():
-        value[field] = value[list(value)[index]]
-        if not isinstance(value[field], list if field == "tokens" else str):
+        row[field] = row[keys[index]]
+        if not isinstance(row[field], list if field == "tokens" else str):
             return parse_object(text, task)
-        if wrong := lines.wrong_text(field, value[field]):
+        if wrong := lines.wrong_text(field, row[field]):
             raise ValueError(wrong)
-    if fields == ("text",):
-        value["tokens"] = [word for _, word in split_words(value["text"])]
-    return value
+    if "text" in found:
+        row["tokens"] = [word for _, word in split_words(row["text"])]
+    return row
 
 
 def _is_row(text: str, task: Task) -> bool:

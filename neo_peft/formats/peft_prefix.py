@@ -25,16 +25,8 @@ to_settings = peft_prompt.to_settings
 
 def to_config(model: TunedModel, settings: Settings) -> dict:
     """Return peft's config entries for a model's prefix."""
-    trunk = model.transformer.config
-    return {
-        "num_virtual_tokens": len(model.prompt),
-        "token_dim": trunk.hidden_size,
-        "num_layers": trunk.num_layers,
-        "num_attention_heads": trunk.num_heads,
-        "num_transformer_submodules": 1,
-        "encoder_hidden_size": trunk.hidden_size,
-        "prefix_projection": False,
-    }
+    own = {"encoder_hidden_size": model.transformer.config.hidden_size, "prefix_projection": False}
+    return peft_prompt.sizes(model) | own
 
 
 def key(name: str) -> str:

@@ -31,6 +31,17 @@ def to_settings(config: dict) -> dict:
 
 def to_config(model: TunedModel, settings: Settings) -> dict:
     """Return peft's config entries for a model's prompt."""
+    return sizes(model) | {
+        # The stored embeddings replace any initial values. With "TEXT" peft would first load a
+        # tokenizer to compute them.
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_text": None,
+        "tokenizer_name_or_path": None,
+    }
+
+
+def sizes(model: TunedModel) -> dict:
+    """Return the entries on the sizes of the prompt and the model; those of a prefix are equal."""
     trunk = model.transformer.config
     return {
         "num_virtual_tokens": len(model.prompt),
@@ -38,11 +49,6 @@ def to_config(model: TunedModel, settings: Settings) -> dict:
         "num_layers": trunk.num_layers,
         "num_attention_heads": trunk.num_heads,
         "num_transformer_submodules": 1,
-        # The stored embeddings replace any initial values. With "TEXT" peft would first load a
-        # tokenizer to compute them.
-        "prompt_tuning_init": "RANDOM",
-        "prompt_tuning_init_text": None,
-        "tokenizer_name_or_path": None,
     }
 
 

@@ -245,6 +245,7 @@ def test_a_table_to_tag_is_written_as_words(run, table):
     status, out, err = run("ner", "a.csv", table)
     assert status == 0, err
     (row,) = json_rows(out)
+    assert row["spans"]
     assert all(("start" in span) == ("text" in row) for span in row["spans"])
 
 
@@ -262,7 +263,17 @@ def test_columns_by_number_read_the_first_line_as_a_row(run):
         "Sales fell .",
         "Sales rose .",
     ]
-    assert "columns are given by number, so line 1 is a row" in err
+    assert "columns are given by number, so its first line is a row" in err
+
+
+def test_of_a_pair_one_column_can_be_given_by_number(run):
+    text = "one,sentence2\nSales rose .,Sales fell .\n"
+    status, out, err = run("similarity", "a.csv", text, "--columns", "sentence1=one")
+    assert status == 0 and json_rows(out)[0]["sentence1"] == "Sales rose .", err
+    status, out, err = run("similarity", "a.csv", text, "--columns", "sentence1=1")
+    assert status == 0 and len(json_rows(out)) == 1, err  # the other one's name is in the heading
+    status, out, err = run("ner", "a.csv", "sentence_id,tokens\n")
+    assert (status, out) == (0, "")
 
 
 def test_json_rows_have_the_usual_names_too(run):
