@@ -296,17 +296,23 @@ class Settings:
     )
     keep: str = training_flag(
         "best",
-        "which epoch's weights are saved. best: the best validation score; last: the last epoch",
+        "which weights are saved. best: those with the best validation score; last: the last ones",
         choices=("best", "last"),
     )
     metric: str | None = training_flag(
         None,
-        "the score on validation that chooses the best epoch (default: the task's, such as f1)",
+        "the score on validation that chooses the best weights (default: the task's, such as f1)",
         choices=SELECTION_METRICS,
+    )
+    eval_every: int | None = training_flag(
+        None, "score validation every N steps and at the end (default: after each epoch)", whole(1)
+    )
+    patience: int | None = training_flag(
+        None, "end the training after N scorings without a better score (default: never)", whole(1)
     )
     seed: int = training_flag(0, "seed of initial values, dropout and row order", whole(0))
     checkpoint_every: int = training_flag(
-        500, "write a checkpoint every N steps, and after each epoch", whole(1)
+        500, "write a checkpoint every N steps, and after each scoring of validation", whole(1)
     )
 
     no_before: bool = run_flag(False, "do not score the untuned model before training", bool)
@@ -495,8 +501,8 @@ def no_effect(name: str, values: dict[str, Any]) -> str | None:
         return "needs a method that trains a new linear head and other weights"
     if name == "generate" and (task.is_tagging or with_head):
         return "needs the language model to predict the label; here a linear head does"
-    if name == "metric" and values["keep"] == "last":
-        return "chooses the best epoch, but --keep is last"
+    if name in ("metric", "patience") and values["keep"] == "last":
+        return "needs the best score on validation, but --keep is last"
     if name == "quantize" and values[name] != "none" and any(part.trains_base for part in parts):
         return f"{FOR_FROZEN}; the method {values['method']} trains all weights"
     if name == "prompt_text" and values["prompt_init"] != "text":

@@ -63,6 +63,11 @@ def make_plan(
     swept, values = sweep or ("epochs", epochs)
     if swept in given:
         raise InputError(f"{flag_name(swept)} is the swept flag; do not give it as well")
+    if swept == "epochs" and task.is_tagging and "eval_every" in given:
+        raise InputError(
+            f"--eval-every: a study of {task.name} is scored after each epoch, so that its lines "
+            "are epochs; leave it away, or sweep another flag"
+        )
     flags = _default_flags({*given, swept}, task) | {"epochs": max(epochs)} | given
     field_values = [SWITCH_VALUES[value] for value in values] if swept in SWITCHES else values
     settings = [_settings(flags | {swept: value}) for value in field_values]
@@ -103,7 +108,7 @@ def epochs_of(task: Task, given: list[int] | None) -> list[int]:
 def _default_flags(given_names: set[str], task: Task) -> dict[str, Any]:
     """Return the defaults of a study that differ from train.py's, unless a given flag sets them."""
     defaults = {}
-    if not task.is_tagging and not {"preset", "metric"} & given_names:
+    if not task.is_tagging and not {"preset", "metric", "patience"} & given_names:
         # Each number of epochs is a result, as in the original study. With a preset, `keep` is the
         # preset's, or the default of train.py.
         defaults["keep"] = "last"

@@ -139,14 +139,16 @@ def article(run: Run, name: str) -> Html:
 
 def heading(run: Run) -> Html:
     """Return a line on the run's settings, the verdict, and the run's warnings."""
-    from neo_peft.runs.verdict import verdict_line  # after the flags: torch takes seconds to import
+    # after the flags: torch takes seconds to import
+    from neo_peft.runs.summary import kept_moment
+    from neo_peft.runs.verdict import verdict_line
 
     record, flags = run.record, run.record["flags"]
     protocol = "" if record["protocol"] == "single" else f", protocol {record['protocol']}"
     about = (
         f"{flags['method']} on {short_name(record['model'])}, {record['rows']['train']:,} rows of "
-        f"{short_name(record['data'])}{protocol}; epoch {record['kept_epoch']} of "
-        f"{flags['epochs']} kept; seed {record['seed']}"
+        f"{short_name(record['data'])}{protocol}; kept after {kept_moment(record)}, of "
+        f"{flags['epochs']} epochs; seed {record['seed']}"
     )
     return element(
         "header",
@@ -242,13 +244,16 @@ def percent(record: dict) -> float:
 def tokens_per_second(run: Run) -> float | None:
     """Return the speed of training, or None if it is unknown.
 
-    The first step of each epoch is left out, because the time before it includes scoring.
+    The first step of each epoch and after each scoring is left out: the time before it is not that
+    of training alone.
     """
     text = check_unchanged(run.folder, run.record, TIMINGS).read_text(encoding="utf-8")
     epochs = {line["step"]: line["epoch"] for line in run.metrics if "loss" in line}
+    scored = {line["step"] for line in run.metrics if "validation" in line}
     tokens = seconds = 0
     for previous, line in pairwise(map(json.loads, text.splitlines())):
-        if epochs[previous["step"]] == epochs[line["step"]]:
+        before = previous["step"]
+        if epochs[before] == epochs[line["step"]] and before not in scored:
             tokens += line["tokens"]
             seconds += line["seconds"] - previous["seconds"]
     return tokens / seconds if seconds > 0 else None

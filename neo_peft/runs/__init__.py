@@ -8,7 +8,7 @@ before.py        score what a tuned model has to beat, before training
 shared.py        what runs of a study share: the loaded base, and predictions without tuning
 run_bar.py       the bar over a whole run, which shows when it ends
 checkpoints.py   save and restore an unfinished run, so that it ends with identical bits
-selection.py     which score chooses the best epoch
+selection.py     when validation is scored, and which weights are kept
 class_weights.py  the weights of labels in the training loss
 log.py           losses and scores of each step and epoch; the time of each step
 generation.py    predictions by free generation

@@ -3,7 +3,7 @@
 The folder of a checkpoint is RUN/checkpoints/step-N/, with the files
 
     tensors.safetensors   the trainable weights, AdamW's moments, the random generators' states
-    best.safetensors      the weights of the best epoch so far, if an epoch has ended
+    best.safetensors      the kept weights, once validation was scored (see `Kept`)
     state.json            the training state, the scores before tuning, the conditions that a
                           resumed run must keep, the lengths of the logs, the files' checksums
 
@@ -30,11 +30,15 @@ from neo_peft.loop import State
 from neo_peft.model import TunedModel
 from neo_peft.runs.folder import CHECKPOINTS, check_unchanged
 from neo_peft.runs.job import Job, Scores
+from neo_peft.runs.selection import Kept
+from neo_peft.runs.shared import COMPUTATION, VERSION
 from neo_peft.system import processes
 from neo_peft.system.files import (
+    make_folders,
     read_checked_json,
     read_tensors,
     remove_folder,
+    require_space,
     sha256,
     write_checked_json,
     write_folder,
@@ -46,18 +50,8 @@ TENSORS, BEST = "tensors.safetensors", "best.safetensors"
 MAX_CHECKPOINTS = 2
 # The numbers of the training state: {name: int or float}.
 STATE_NUMBERS = {item.name: item.type for item in fields(State) if item.type in (int, float)}
+KEPT_NUMBERS = {item.name: item.type for item in fields(Kept) if item.type in (int, float)}
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each parameter
-
-
-@dataclass
-class BestEpoch:
-    """The best epoch so far. Its weights are in memory until a checkpoint has saved them."""
-
-    epoch: int = 0  # from 1; 0 before the end of the first epoch
-    score: float = -1.0  # on validation
-    weights: dict[str, Tensor] | None = None  # copies of the trainable weights, until saved
-    predicted: list | None = None  # its predictions for validation; None once the run was resumed
-    file: Path | None = None  # best.safetensors of the newest checkpoint, once saved
 
 
 @dataclass(frozen=True)
@@ -68,17 +62,16 @@ class Checkpoint:
     record: dict  # the content of its state.json
 
     @property
-    def best(self) -> BestEpoch:
-        best = self.record["best"]
-        file = self.folder / BEST if best["epoch"] else None
-        return BestEpoch(best["epoch"], best["score"], file=file)
+    def kept(self) -> Kept:
+        kept = {name: self.record["kept"][name] for name in KEPT_NUMBERS}
+        return Kept(**kept, file=self.folder / BEST if kept["epoch"] else None)
 
     @property
     def scores(self) -> Scores:
         return {name: self.record.get(name) for name in ("scores", "generated")}
 
 
-def save(job: Job, state: State, best: BestEpoch, **record: object) -> None:
+def save(job: Job, state: State, kept: Kept, **record: object) -> None:
     """Write the checkpoint of this step, then remove all but the last two.
 
     record: more fields of state.json.
@@ -93,29 +86,32 @@ def save(job: Job, state: State, best: BestEpoch, **record: object) -> None:
 
     def fill(temporary: Path) -> None:
         write_tensors(temporary / TENSORS, tensors)
-        if best.weights:
-            write_tensors(temporary / BEST, best.weights)
-        elif best.file:
-            link_or_copy(best.file, temporary / BEST)
+        if kept.weights:
+            write_tensors(temporary / BEST, kept.weights)
+        elif kept.file:
+            link_or_copy(kept.file, temporary / BEST)
         content = {
             **{name: getattr(state, name) for name in STATE_NUMBERS},
             "scaler": state.scaler.state_dict(),
             **record,
             "seconds": job.output.seconds(),
-            "best": {"epoch": best.epoch, "score": best.score},
+            "kept": {name: getattr(kept, name) for name in KEPT_NUMBERS},
             "files": {path.name: sha256(path) for path in sorted(temporary.iterdir())},
         }
         write_checked_json(temporary / STATE, content)
 
     def write() -> None:
+        make_folders(folder.parent)
+        new = [*tensors.values(), *(kept.weights or {}).values()]
+        require_space(folder.parent, sum(tensor.nbytes for tensor in new), "a checkpoint")
         # A checkpoint of this step can exist: damaged, or from before its epoch was scored.
         write_folder(folder, fill, overwrite=True)
         for old in list_checkpoints(folder.parent)[:-MAX_CHECKPOINTS]:
             remove_folder(old)
 
     processes.on_first_process(write)
-    if best.epoch:
-        best.weights, best.file = None, folder / BEST
+    if kept.epoch:
+        kept.weights, kept.file = None, folder / BEST
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -166,10 +162,12 @@ def newest_checkpoint(
 def _read_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in a folder. Raise InputError where a file or a number is wrong."""
     record = read_checked_json(folder / STATE)
+    _check_version(folder, record.get("computed"))
     try:
-        best, log = record["best"], record["log"]
+        kept, log = record["kept"], record["log"]
+        counts = [name for name in KEPT_NUMBERS if name != "score"]
         numbers = [(name, record[name], kind) for name, kind in STATE_NUMBERS.items()] + [
-            ("best epoch", best["epoch"], int),
+            *((f"kept {name}", kept[name], int) for name in counts),
             ("seconds", record["seconds"], float),
             ("threads", record["computed"]["threads"], int),
             ("bytes of logs", log["bytes"], int),
@@ -179,9 +177,9 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
             most = 1024 if name == "threads" else 2**53  # the limit of --threads
             if type(value) is not kind or not 0 <= value <= most:
                 raise ValueError(f"{name} is {value!r}")
-        if type(best["score"]) is not float:
-            raise ValueError(f"the best score is {best['score']!r}")
-        if record["files"].keys() != ({TENSORS, BEST} if best["epoch"] else {TENSORS}):
+        if type(kept["score"]) is not float:
+            raise ValueError(f"the kept score is {kept['score']!r}")
+        if record["files"].keys() != ({TENSORS, BEST} if kept["epoch"] else {TENSORS}):
             raise ValueError(f"its files are {sorted(record['files'])}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
@@ -190,6 +188,16 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
     for name in record["files"]:
         check_unchanged(folder, record, name)
     return Checkpoint(folder, record)
+
+
+def _check_version(folder: Path, computed: object) -> None:
+    """Raise InputError if the checkpoint was written by code that computes something else."""
+    if isinstance(computed, dict) and (version := computed.get(VERSION)) != COMPUTATION:
+        raise InputError(
+            f"{folder} was written by another version of neo_peft: its computation has the number "
+            f"{version or 1}, here it is {COMPUTATION}; finish the run with that version, or start "
+            "anew"
+        )
 
 
 def restore(checkpoint: Checkpoint, model: TunedModel, state: State) -> None:

@@ -1,4 +1,4 @@
-"""Learning curves: a run's loss at each step and epoch, and its validation scores."""
+"""Learning curves: a run's loss at each step and scoring, and its validation scores."""
 
 import io
 import json
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# the fields of the two kinds of lines in metrics.jsonl
+# The fields of the two kinds of lines in metrics.jsonl: of a step, and of a scoring of validation.
 STEP_FIELDS = {"step", "epoch", "loss", "learning_rate", "gradient_norm"}
-EPOCH_FIELDS = {"step", "epoch", "train_loss", "validation_loss", "validation"}
+SCORING_FIELDS = {"step", "epoch", "train_loss", "validation_loss", "validation"}
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Return the lines of a run's metrics.jsonl, one for each step and each epoch.
+    """Return the lines of a run's metrics.jsonl, one for each step and each scoring.
 
     Raises InputError where a line is neither.
     """
@@ -31,14 +31,16 @@ def read_metrics(path: Path) -> list[dict]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no metrics.jsonl of a run: {error}") from None
-    epoch_fields = None  # with the metrics of the first epoch, which every epoch must have
+    scoring_fields = None  # with the metrics of the first one, which each must have
     for number, line in enumerate(lines, start=1):
         names = STEP_FIELDS
         if isinstance(line, dict) and isinstance(scores := line.get("validation"), dict):
-            names = epoch_fields = epoch_fields or EPOCH_FIELDS | scores.keys()
+            names = scoring_fields = scoring_fields or SCORING_FIELDS | scores.keys()
             line = line | scores | {"validation": None}
         if not _has_numbers(line, names):
-            raise InputError(f"{path}, line {number}: these are not the fields of a step or epoch")
+            raise InputError(
+                f"{path}, line {number}: these are not the fields of a step or scoring"
+            )
     return lines
 
 
@@ -72,28 +74,29 @@ def learning_curves(metrics: Path, plot: Path, task: Task) -> None:
 
 
 def draw_loss(axes: "Axes", lines: list[dict]) -> None:
-    """Draw the training loss of each step, and the training and validation loss of each epoch."""
+    """Draw the training loss of each step, and the training and validation loss of each scoring."""
     steps = [line for line in lines if "loss" in line]
     losses = [line["loss"] for line in steps]
     axes.plot([line["step"] for line in steps], losses, lw=0.8, alpha=0.6, label="train, each step")
-    epochs = [line for line in lines if "validation" in line]
-    for name, label in (("train_loss", "train, each epoch"), ("validation_loss", "validation")):
-        draw_epochs(axes, epochs, [line[name] for line in epochs], label)
+    scorings = [line for line in lines if "validation" in line]
+    labels = {"train_loss": "train, mean of the epoch", "validation_loss": "validation"}
+    for name, label in labels.items():
+        draw_scorings(axes, scorings, [line[name] for line in scorings], label)
     finish(axes, xlabel="step", ylabel="loss (nats per target)", ylim=(0, None))
 
 
 def draw_validation(axes: "Axes", lines: list[dict], task: Task) -> None:
-    """Draw the validation scores of each epoch."""
-    epochs = [line for line in lines if "validation" in line]
-    for name in epochs[0]["validation"]:
+    """Draw the validation scores."""
+    scorings = [line for line in lines if "validation" in line]
+    for name in scorings[0]["validation"]:
         label = shown_name(task, name).replace("$", r"\$")  # "$" would start a formula
-        draw_epochs(axes, epochs, [line["validation"][name] for line in epochs], label)
+        draw_scorings(axes, scorings, [line["validation"][name] for line in scorings], label)
     finish(axes, xlabel="step", ylabel="validation", ylim=(0, 1))
 
 
-def draw_epochs(axes: "Axes", epochs: list[dict], values: list[float], label: str) -> None:
-    """Draw one value for each epoch, at the epoch's last step."""
-    axes.plot([line["step"] for line in epochs], values, marker="o", ms=3, label=label)
+def draw_scorings(axes: "Axes", scorings: list[dict], values: list[float], label: str) -> None:
+    """Draw one value for each scoring, at its step."""
+    axes.plot([line["step"] for line in scorings], values, marker="o", ms=3, label=label)
 
 
 def finish(axes: "Axes", **labels: object) -> None:

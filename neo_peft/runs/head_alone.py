@@ -7,7 +7,6 @@ in a temporary file, which is mapped into memory.
 """
 
 import copy
-import math
 import tempfile
 from dataclasses import replace
 from typing import BinaryIO
@@ -27,7 +26,6 @@ from neo_peft.runs import selection
 from neo_peft.runs.folder import flags_of
 from neo_peft.runs.job import Job
 from neo_peft.runs.shared import base_conditions, computing_conditions, head_digest
-from neo_peft.system import processes
 
 LEARNING_RATE = HEAD.defaults["learning_rate"]
 # It is scored by default if it costs less than this share of the run, and if its file is not large.
@@ -61,9 +59,8 @@ def is_cheap(job: Job) -> bool:
     """
     tokens = {split: int(part.lengths.sum()) for split, part in job.examples.items()}
     settings, train, validation = job.settings, tokens["train"], tokens["validation"]
-    size = settings.batch_size * settings.gradient_accumulation * processes.world
-    steps_per_epoch = math.ceil(len(job.examples["train"]) / size)
-    epochs = min(settings.epochs, (settings.max_steps or math.inf) / steps_per_epoch)
+    steps = selection.total_steps(job.examples["train"], settings)
+    epochs = steps / selection.steps_per_epoch(job.examples["train"], settings)
     scored = sum(tokens.values()) - train
     run = epochs * (2 * train + validation) + 2 * scored
     states = sum(len(part.targets) for part in job.examples.values())
@@ -124,20 +121,20 @@ def evaluation_of(
 
 
 def train_head(job: Job, model: TunedModel, examples: dict[str, Examples]) -> None:
-    """Train the head. It keeps the weights of the best epoch on validation, or of the last one."""
+    """Train the head, and give it the weights that a run with these settings keeps."""
     settings = replace(job.settings, learning_rate=LEARNING_RATE)
-    state, best_score, best = loop.make_state(model, settings), -math.inf, {}
-    for event in loop.steps(model, examples["train"], settings, state, no_progress):
-        if not isinstance(event, loop.EpochEnd):
+    state, kept = loop.make_state(model, settings), selection.Kept()
+    train = examples["train"]
+    for event in selection.steps(model, train, settings, state, kept, no_progress):
+        if not isinstance(event, selection.Scoring):
             continue
-        state.next_epoch()
         with_loss = settings.metric == selection.LOSS
         validation = evaluation_of(job, model, examples["validation"], with_loss)
         scores = score(job.task, job.rows["validation"], validation.predicted)
-        epoch_score = selection.epoch_score(job.task, settings, scores, validation.loss)
-        if settings.keep == "last" or epoch_score > best_score:
-            best_score, best = epoch_score, copy.deepcopy(model.head.state_dict())
-    model.head.load_state_dict(best)
+        value = selection.epoch_score(job.task, settings, scores, validation.loss)
+        if kept.add(event, value, settings.keep):
+            kept.weights = copy.deepcopy(model.head.state_dict())
+    model.head.load_state_dict(kept.weights)
 
 
 # ---- The stored hidden states

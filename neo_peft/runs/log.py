@@ -21,8 +21,8 @@ from neo_peft.system.files import sha256, write_whole
 
 
 class Log:
-    """The two open log files. metrics.jsonl gets a line for each step and each epoch, timings.jsonl
-    for each step."""
+    """The two open log files. metrics.jsonl gets a line for each step and each scoring of
+    validation, timings.jsonl for each step."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint | None):
         paths, self.started = [folder / METRICS, folder / TIMINGS], time.monotonic()
@@ -38,7 +38,7 @@ class Log:
         self.metrics.close()
         self.timings.close()
 
-    def epoch(self, line: dict) -> None:
+    def scoring(self, line: dict) -> None:
         self.metrics.write(json_line(line))
         self.metrics.flush()
 

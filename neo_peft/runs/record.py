@@ -11,6 +11,7 @@ from neo_peft.loop import State
 from neo_peft.runs.curves import learning_curves, read_metrics
 from neo_peft.runs.folder import CHECKPOINTS, METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
+from neo_peft.runs.selection import Kept
 from neo_peft.runs.verdict import judge
 from neo_peft.settings import Settings
 from neo_peft.system import processes
@@ -21,7 +22,7 @@ PLOT = "plot.png"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")  # their versions are recorded
 
 
-def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> dict:
+def write_results(job: Job, scores: Scores, state: State, kept: Kept) -> dict:
     """Write plot.png and run.json, and return the content of run.json."""
     settings, base, folder = job.settings, job.tuned.base, job.output.folder
     learning_curves(folder / METRICS, folder / PLOT, job.task)
@@ -57,7 +58,9 @@ def write_results(job: Job, scores: Scores, state: State, kept_epoch: int) -> di
         "max_length": job.tuned.encoder.max_length,
         "steps": state.step,
         "skipped_steps": state.skipped,
-        "kept_epoch": kept_epoch,
+        "kept_epoch": kept.epoch,
+        "kept_step": kept.step,
+        "ended_by_patience": kept.is_final(settings),
         **scores,
         "verdict": judge(job, scores),
         "warnings": warnings(job, scores["scores"], state),

@@ -7,11 +7,11 @@ step also goes backward, and generated text is computed token by token, so their
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 from tqdm import tqdm
 
 from neo_peft import loop
 from neo_peft.progress import Progress
+from neo_peft.runs import selection
 from neo_peft.runs.head_alone import is_scored
 from neo_peft.runs.job import GENERATED, Job
 
@@ -36,29 +36,33 @@ class RunBar:
         after -= self.tokens["validation"]  # the kept epoch has scored it
         if is_scored(job):
             self.before += sum(self.tokens.values())
-        steps = min(job.settings.epochs * self.steps_per_epoch, job.settings.max_steps or math.inf)
-        self.training = self.work_of(steps, math.ceil(steps / self.steps_per_epoch))
+        steps = selection.total_steps(self.examples["train"], self.settings)
+        self.training = self.work_of(steps, math.ceil(steps / self.steps_per_scoring))
         total = self.before + self.training + after
         self.bar: tqdm = job.output.progress((), "run", total, None, FORM)
 
     @property
     def steps_per_epoch(self) -> int:
-        order = np.arange(len(self.examples["train"]))
-        return max(1, len(loop.split_into_steps(order, self.settings)))
+        return selection.steps_per_epoch(self.examples["train"], self.settings)
 
-    def work_of(self, steps: int, epochs: int) -> float:
-        """Return the work of the first `steps` steps, and of scoring validation `epochs` times."""
+    @property
+    def steps_per_scoring(self) -> int:
+        return self.settings.eval_every or self.steps_per_epoch
+
+    def work_of(self, steps: int, scorings: int) -> float:
+        """Return the work of the first `steps` steps and of `scorings` scorings of validation."""
         examples, settings = self.examples["train"], self.settings
         whole, rest = divmod(steps, self.steps_per_epoch)
         order = loop.epoch_order(len(examples), settings.seed, whole + 1)
         parts = loop.split_into_steps(order, settings)[:rest]
         trained = whole * self.tokens["train"]
         trained += sum(int(examples.lengths[part.all].sum()) for part in parts)
-        return self.training_cost * trained + epochs * self.tokens["validation"]
+        return self.training_cost * trained + scorings * self.tokens["validation"]
 
-    def reach_training(self, state: loop.State) -> None:
+    def reach_training(self, step: int, scored_step: int) -> None:
         """Move to where training begins, or where a resumed run goes on."""
-        self._reach(self.before + self.work_of(state.step, state.epoch - 1))
+        scorings = math.ceil(scored_step / self.steps_per_scoring)
+        self._reach(self.before + self.work_of(step, scorings))
 
     def reach_end(self, knows_validation: bool) -> None:
         """Move to where training has ended. Unless validation's predictions are known, it is scored

@@ -25,8 +25,9 @@ from neo_peft.system.files import make_folders, read_checked_json, sha256_of, wr
 
 SHARED = "shared"  # the folder's name, in a study's folder or among a run's checkpoints
 # The version of what is computed. Raise it with each change of the code after which a model has
-# other bits, for example of the order of sums: a run cannot be resumed with another version.
-COMPUTATION = 2
+# other bits, for example of the order of sums, or a checkpoint has other fields: a run cannot be
+# resumed with another version.
+COMPUTATION = 3
 VERSION = "version of neo_peft's computation"
 
 

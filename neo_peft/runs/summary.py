@@ -85,7 +85,7 @@ def untrained_labels(task: Task, rows: list[dict]) -> list[str]:
 
 
 def headline(task: Task, settings: Settings, scores: dict) -> dict:
-    """Return the few scores that are logged and printed for each epoch."""
+    """Return the few scores that are logged and printed after each scoring of validation."""
     tagging = ("f1", "precision", "recall", "span_f1")
     names = tagging if task.is_tagging else (task.metric, "accuracy")
     shown = {name: scores[name] for name in names}
@@ -94,8 +94,19 @@ def headline(task: Task, settings: Settings, scores: dict) -> dict:
     return shown
 
 
-def epoch_line(task: Task, line: dict, kept: bool) -> str:
-    """Return the line that is printed after an epoch, from its line in metrics.jsonl."""
+def moment(epoch: int, step: int, eval_every: int | None) -> str:
+    """Return the name of the moment of a scoring: the epoch that has ended, or the step."""
+    return f"step {step} (epoch {epoch})" if eval_every else f"epoch {epoch}"
+
+
+def kept_moment(record: dict) -> str:
+    """Return the name of the moment whose weights a finished run kept, from its run.json."""
+    step = record.get("kept_step")  # older runs have none
+    return moment(record["kept_epoch"], step, record["flags"].get("eval_every"))
+
+
+def scoring_line(task: Task, settings: Settings, line: dict, kept: bool) -> str:
+    """Return the line that is printed after a scoring, from its line in metrics.jsonl."""
     parts = []
     for name in ("train", "validation"):
         shown = f"{name} loss {line[name + '_loss']:.4f}"
@@ -104,7 +115,17 @@ def epoch_line(task: Task, line: dict, kept: bool) -> str:
         parts.append(shown)
     for name, value in line["validation"].items():
         parts.append(f"{tables.metric_name(task, name)} {value:.3f}")
-    return f"epoch {line['epoch']}: " + ", ".join(parts) + (", kept" if kept else "")
+    when = moment(line["epoch"], line["step"], settings.eval_every)
+    return f"{when}: " + ", ".join(parts) + (", kept" if kept else "")
+
+
+def patience_line(settings: Settings, kept: selection.Kept, total_steps: int) -> str:
+    """Return the line that is printed where `--patience` ends the training."""
+    best = moment(kept.epoch, kept.step, settings.eval_every)
+    return (
+        f"no better score in {kept.worse} scorings since {best}: the training ends after step "
+        f"{kept.scored_step:,} of {total_steps:,} (--patience {settings.patience})"
+    )
 
 
 def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
@@ -123,8 +144,8 @@ def print_results(print_line: PrintLine, record: dict, folder: Path) -> None:
     for warning in record["warnings"]:
         print_line(f"warning: {warning}")
     print_line(
-        f"the weights are those after epoch {record['kept_epoch']}; {record['seconds']:.0f} "
-        f"seconds; the run is in {folder}"
+        f"the weights are those after {kept_moment(record)}; {record['seconds']:.0f} seconds; the "
+        f"run is in {folder}"
     )
     print_line(
         "its learning curves are in plot.png; a page with all scores and wrong predictions: "

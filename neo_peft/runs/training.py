@@ -33,7 +33,7 @@ from neo_peft.formats import adapter
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions, selection, tables
 from neo_peft.runs.before import score_before
-from neo_peft.runs.checkpoints import BestEpoch, Checkpoint
+from neo_peft.runs.checkpoints import Checkpoint
 from neo_peft.runs.folder import (
     CHECKPOINTS,
     METRICS,
@@ -48,15 +48,16 @@ from neo_peft.runs.job import Job, Output, PrintLine, ScoredModel, Scores, prepa
 from neo_peft.runs.log import Log
 from neo_peft.runs.record import write_results
 from neo_peft.runs.run_bar import RunBar
-from neo_peft.runs.shared import (
-    COMPUTATION,
-    SHARED,
-    VERSION,
-    Shared,
-    base_conditions,
-    computing_conditions,
+from neo_peft.runs.selection import Kept
+from neo_peft.runs.shared import SHARED, Shared, base_conditions, computing_conditions
+from neo_peft.runs.summary import (
+    describe,
+    headline,
+    patience_line,
+    print_results,
+    scoring_line,
+    summary,
 )
-from neo_peft.runs.summary import describe, epoch_line, headline, print_results, summary
 from neo_peft.settings import Settings
 from neo_peft.system import processes, signals
 from neo_peft.system.bars import above_bars
@@ -173,14 +174,14 @@ def do_job(job: Job, checkpoint: Checkpoint | None) -> dict:
         for note in loading.start_from_adapter(job.tuned):
             output.print_line(f"note    {note}")
     training = Training(job, scores, checkpoint)
-    run_bar.reach_training(training.state)
+    run_bar.reach_training(training.state.step, training.kept.scored_step)
     training.run()
     model, base = job.tuned.model, job.tuned.base
-    best = training.best
-    known = {"validation": best.predicted} if best.predicted else {}
+    kept = training.kept
+    known = {"validation": kept.predicted} if kept.predicted else {}
     run_bar.reach_end(bool(known))
     processes.on_first_process(
-        lambda: checkpoints.load_weights(best.file, read_tensors(best.file), model)
+        lambda: checkpoints.load_weights(kept.file, read_tensors(kept.file), model)
     )
     processes.broadcast(model.trainable().values())
     processes.on_first_process(
@@ -188,22 +189,20 @@ def do_job(job: Job, checkpoint: Checkpoint | None) -> dict:
     )
     output.print_line("")
     score_model(job, ScoredModel(model, job.tuned.encoder), "after", scores, known)
-    return processes.on_first_process(
-        lambda: write_results(job, scores, training.state, best.epoch)
-    )
+    return processes.on_first_process(lambda: write_results(job, scores, training.state, kept))
 
 
 class Training:
-    """The training of one run, with its log, its best epoch and its checkpoints."""
+    """The training of one run, with its log, its kept weights and its checkpoints."""
 
     def __init__(self, job: Job, scores: Scores, checkpoint: Checkpoint | None):
         self.job = job
         self.scores = scores  # before tuning; each checkpoint has them
         self.state = loop.make_state(job.tuned.model, job.settings)
-        self.best = BestEpoch()
+        self.kept = Kept()
         if checkpoint:
             checkpoints.restore(checkpoint, job.tuned.model, self.state)
-            self.best = checkpoint.best
+            self.kept = checkpoint.kept
         self.log = Log(job.output.folder, checkpoint)
 
     def run(self) -> None:
@@ -215,19 +214,18 @@ class Training:
             try:
                 # The generator is not stored in a variable, so that an error closes it at once, and
                 # with it its progress bar, before the error is printed.
-                for event in loop.steps(model, examples, settings, state, progress):
-                    ended = isinstance(event, loop.EpochEnd)
-                    if ended:
-                        self.score_epoch(event)
-                        state.next_epoch()
+                for event in selection.steps(model, examples, settings, state, self.kept, progress):
+                    is_scoring = isinstance(event, selection.Scoring)
+                    if is_scoring:
+                        self.score_validation(event)
                     else:
                         self.log.step(event)
                     stop = signals.received()
-                    if stop or ended or state.step % settings.checkpoint_every == 0:
+                    if stop or is_scoring or state.step % settings.checkpoint_every == 0:
                         self.save()
                     if stop:
                         signals.stop_if_received()
-            except signals.SignalReceived:  # while an epoch is scored: resuming scores it again
+            except signals.SignalReceived:  # in a scoring, which is done again when resumed
                 self.save()
                 signals.stop_if_received()
             except InputError as error:  # a loss or gradient that is not finite
@@ -235,8 +233,8 @@ class Training:
                 last_good = f"; the last good checkpoint is {saved[-1]}" if saved else ""
                 raise type(error)(f"{error}{last_good}") from None
 
-    def score_epoch(self, end: loop.EpochEnd) -> None:
-        """Score validation, log the epoch, and keep its weights if they are the best so far."""
+    def score_validation(self, event: selection.Scoring) -> None:
+        """Score validation, log the scores, and keep the weights if they are the best so far."""
         job, model = self.job, self.job.tuned.model
         evaluation = evaluate(
             model,
@@ -248,29 +246,32 @@ class Training:
         )
         scores = score(job.task, job.rows["validation"], evaluation.predicted)
         line = {
-            "step": end.step,
-            "epoch": end.epoch,
-            "train_loss": end.loss,
+            "step": event.step,
+            "epoch": event.epoch,
+            "train_loss": event.loss,
             "validation_loss": evaluation.loss,
         }
         if model.head is None and not job.settings.class_weights:
-            line["train_perplexity"] = perplexity(end.loss)
+            line["train_perplexity"] = perplexity(event.loss)
             line["validation_perplexity"] = perplexity(evaluation.loss)
         line["validation"] = headline(job.task, job.settings, scores)
-        epoch_score = selection.epoch_score(job.task, job.settings, scores, evaluation.loss)
-        is_best = not self.best.epoch or epoch_score > self.best.score
-        if job.settings.keep == "last" or is_best:
-            weights = {name: p.detach().clone() for name, p in model.trainable().items()}
-            self.best = BestEpoch(end.epoch, epoch_score, weights, evaluation.predicted)
-        self.log.epoch(line)
-        job.output.print_line(epoch_line(job.task, line, kept=self.best.epoch == end.epoch))
+        value = selection.epoch_score(job.task, job.settings, scores, evaluation.loss)
+        if is_kept := self.kept.add(event, value, job.settings.keep):
+            self.kept.weights = {name: p.detach().clone() for name, p in model.trainable().items()}
+            self.kept.predicted = evaluation.predicted
+        self.log.scoring(line)
+        print_line = job.output.print_line
+        print_line(scoring_line(job.task, job.settings, line, is_kept))
+        if self.kept.is_final(job.settings):
+            total_steps = selection.total_steps(job.examples["train"], job.settings)
+            print_line(patience_line(job.settings, self.kept, total_steps))
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
         checkpoints.save(
             self.job,
             self.state,
-            self.best,
+            self.kept,
             **self.scores,
             computed=conditions(self.job),
             log=self.log.position(),
@@ -302,12 +303,6 @@ def require_same_run(checkpoint: Checkpoint, job: Job) -> None:
     """Raise InputError where the run's conditions changed, or its scores before tuning are
     missing."""
     computed = checkpoint.record["computed"]
-    if (version := computed.get(VERSION)) != COMPUTATION:
-        raise InputError(
-            f"{checkpoint.folder} was written by another version of neo_peft: its computation has "
-            f"the number {version or 1}, here it is {COMPUTATION}; finish the run with that "
-            "version, or start anew"
-        )
     for name, value in conditions(job).items():
         if value != (recorded := computed.get(name)):
             values = f" ({recorded}, now {value})" if name in SHOWN or len(str(value)) < 20 else ""

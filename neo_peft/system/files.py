@@ -70,6 +70,15 @@ def write_folder(folder: Path, write: Callable[[Path], None], overwrite: bool = 
         write(temporary)
 
 
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise InputError unless the disk of a folder has room for `needed` more bytes."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise InputError(
+            f"{what} needs {needed / 1e6:,.2f} MB, but the disk of {folder} has "
+            f"{free / 1e6:,.2f} MB free; make room"
+        )
+
+
 def make_folders(folder: Path) -> list[Path]:
     """Make a folder and its parents, synced to disk. Return the new ones, innermost first."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -197,3 +197,12 @@ def test_an_invalid_plan_is_refused():
         InputError, match="study/study.json was changed since it was written, or cut short"
     ):
         read_plan(Path("study"))
+
+
+def test_with_patience_the_best_weights_are_kept_and_lines_of_epochs_stay_epochs():
+    given = {"task": "sentiment", "patience": 2}
+    assert {run["flags"]["keep"] for run in make_plan(given)["runs"]} == {"best"}
+    with pytest.raises(InputError, match="--eval-every: a study of ner is scored after each epoch"):
+        make_plan({"task": "ner", "eval_every": 5})
+    plan = make_plan({"task": "ner", "eval_every": 5}, sweep=("rank", ["2", "4"]))
+    assert {run["flags"]["eval_every"] for run in plan["runs"]} == {5}

@@ -189,7 +189,7 @@ def test_the_page_shows_what_was_trained_its_cost_and_its_recipe(tmp_path):
     text = page(tagger(tmp_path / "run", epochs=4)).text
     for part in (
         "tagging, lora",
-        "lora on neo-mini, 7 rows of own-rows; epoch 2 of 4 kept; seed 3",
+        "lora on neo-mini, 7 rows of own-rows; kept after epoch 2, of 4 epochs; seed 3",
         "LoRA adds 0.100 (0.050 to 0.150) to the majority class (0.200): typed f1 on test",
         "Warning: the loss rose",
         "parameters1,000 of 5,001,000, 0.02 %",

@@ -139,7 +139,7 @@ def test_a_checkpoint_has_the_weights_of_the_best_epoch(run, stopped, tmp_path):
 
 def test_the_best_epoch_is_kept_after_resuming(run):
     best = load_file(run / STEP_7 / "best.safetensors")
-    change_state(run, lambda record: record["best"].update(score=1.0))
+    change_state(run, lambda record: record["kept"].update(score=1.0))
     assert end(start(["--resume", "run"])) == 0, Path("stderr").read_text()
     assert json.loads((run / "run.json").read_text())["kept_epoch"] == 1
     kept = load_file(run / "adapter_model.safetensors")
@@ -256,7 +256,7 @@ def test_tensors_that_do_not_fit_the_run_are_refused(run, change, message):
             lambda r: r["computed"].update(threads=2**31),
             "state.json is not the state of a checkpoint: ValueError: threads is 2147483648",
         ),
-        (lambda r: r.pop("best"), "state.json is not the state of a checkpoint: KeyError: 'best'"),
+        (lambda r: r.pop("kept"), "state.json is not the state of a checkpoint: KeyError: 'kept'"),
         (lambda r: r["log"].pop("sha256"), "metrics.jsonl was changed, or cut short, since"),
         (
             lambda r: r["computed"].update(examples=[]),
@@ -428,6 +428,39 @@ def test_a_run_can_be_stopped_before_its_first_step_and_while_an_epoch_is_scored
     resumed("run", stopped[1])
 
 
+def test_a_run_that_is_stopped_while_a_step_is_scored_or_after_its_patience_ends_the_same(
+    stopped, tmp_path
+):
+    argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--eval-every", "3"]
+    argv += ["--learning-rate", "1e-30", "--patience", "2"]  # every score is the first one
+    assert end(start([*argv, "--out", "whole"])) == 0, Path("stderr").read_text()
+    expected = result(Path("whole"))
+    assert expected["run.json"]["kept_step"] == 3 and expected["run.json"]["steps"] == 9
+
+    def at_call(call: int, module, function: str):
+        def patch() -> None:
+            real, calls = getattr(module, function), 0
+
+            def stopping(*args, **named):
+                nonlocal calls
+                if (calls := calls + 1) == call:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return real(*args, **named)
+
+            setattr(module, function, stopping)
+
+        return patch
+
+    for place in (
+        at_call(2, training, "evaluate"),  # while step 6 is scored
+        at_call(1, training, "patience_line"),  # in the scoring that ends the training
+        at_call(1, training, "score_model"),  # after the training
+    ):
+        assert end(start([*argv, "--out", "run"], place)) == 143
+        resumed("run", expected)
+        shutil.rmtree("run")
+
+
 def test_a_second_signal_stops_the_run_without_a_checkpoint(run, stopped):
     def two_signals() -> None:
         stop_at(8, number=signal.SIGINT)()
@@ -491,7 +524,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(
     if not can_mount(tmp_path):
         pytest.skip("no disk can be mounted here")
     argv = [*FLAGS, "--model", str(stopped[0].parent / "model"), "--out", "disk/run"]
-    ends = []
+    ends, messages = [], ""
     # free kilobytes; a finished run takes about 150, a checkpoint 70
     for free in (0, 12, 60, 120, 200, 290, 400):
 
@@ -518,11 +551,13 @@ def test_a_full_disk_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(
         if status == 0:
             assert not printed
         else:
-            assert len(printed) == 1 and "No space left on device" in printed[0]
+            assert len(printed) == 1
+            messages += printed[0]
         assert not [path for path in paths if ".tmp" in path]
         assert result(Path(f"run-{free}")) == stopped[1]
         ends.append((status, any("step-" in path for path in paths)))
     assert (2, False) in ends and (2, True) in ends and (0, False) in ends
+    assert "No space left on device" in messages and "a checkpoint needs 0.0" in messages
 
 
 def test_a_file_size_limit_stops_the_run_with_one_line_and_its_checkpoints_stay_valid(

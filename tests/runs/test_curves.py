@@ -47,7 +47,7 @@ def test_the_plot_shows_the_values_of_the_log(tmp_path, monkeypatch):
         line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in loss.lines
     }
     assert curves["train, each step"] == ([1, 2, 3, 4], [1, 1 / 2, 1 / 3, 1 / 4])
-    assert curves["train, each epoch"] == ([2, 4], [0.5, 0.25]) and curves["validation"] == (
+    assert curves["train, mean of the epoch"] == ([2, 4], [0.5, 0.25]) and curves["validation"] == (
         [2, 4],
         [0.6, 0.3],
     )

@@ -42,8 +42,10 @@ RUNS = {
         "3",
         "--gradient-accumulation",
         "2",
+        "--eval-every",
+        "3",
     ],
-    "prompt": ["--task", "sentiment", "--batch-size", "5", "--generate"],
+    "prompt": ["--task", "sentiment", "--batch-size", "5", "--generate", "--patience", "1"],
     "prefix": ["--task", "ner", "--batch-size", "4", "--prompt-init", "random"],
     "full": [
         "--task",

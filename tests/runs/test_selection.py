@@ -1,4 +1,4 @@
-"""`--metric` names the score on validation that chooses the best epoch."""
+"""When a run scores validation, which weights it keeps, and when `--patience` ends it."""
 
 import json
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_a_metric_that_the_task_does_not_have_is_refused_with_those_it_has():
                 refuse_metric(task, chosen)
     with pytest.raises(InputError, match="sentiment with 3 labels has no such score"):
         refuse_metric(SENTIMENT, settings(metric="matthews"))
-    with pytest.raises(InputError, match="--metric chooses the best epoch, but --keep is last"):
+    with pytest.raises(InputError, match="--metric needs the best score on validation, but --keep"):
         settings(metric="loss", keep="last")
 
 
@@ -103,3 +103,108 @@ def test_the_default_is_the_metric_of_the_task():
     scores = class_scores(GOLD, PREDICTED, YES_NO.labels)
     task = replace(YES_NO, metric="f1")
     assert epoch_score(task, settings(), scores, 0.1) == scores["f1"]
+
+
+# ---- --eval-every and --patience
+
+SMALL = ["--train-limit", "30", "--eval-limit", "8", "--batch-size", "5"]  # 6 steps in each epoch
+
+
+def lines_of(run: str) -> list[dict]:
+    """Return the lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def with_scores(monkeypatch, *scores: float) -> None:
+    """Give the scorings of a run these scores."""
+    remaining = list(scores)
+
+    def epoch_score(task, settings, scores, loss) -> float:
+        return remaining.pop(0) if loss is not None else 0.5  # without a loss: for the printed line
+
+    monkeypatch.setattr("neo_peft.runs.selection.epoch_score", epoch_score)
+
+
+def train_small(tiny_folder, *flags: str, out: str = "run") -> dict:
+    """Train on six steps an epoch. Return the content of run.json."""
+    model = ["--task", "sentiment", "--method", "lora", "--model", str(tiny_folder)]
+    train.main([*model, *SMALL, *flags, "--out", out])
+    return json.loads(Path(out, "run.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "flags, scored",
+    [
+        (["--epochs", "2"], [(6, 1), (12, 2)]),
+        (["--epochs", "2", "--eval-every", "4"], [(4, 1), (8, 2), (12, 2)]),
+        (["--epochs", "2", "--eval-every", "5"], [(5, 1), (10, 2), (12, 2)]),
+        (["--epochs", "2", "--eval-every", "100"], [(12, 2)]),
+        (["--epochs", "2", "--eval-every", "6", "--max-steps", "8"], [(6, 1), (8, 2)]),
+        (["--epochs", "2", "--max-steps", "8"], [(6, 1), (8, 2)]),
+    ],
+)
+def test_validation_is_scored_at_these_steps_and_at_the_end(tiny_folder, flags, scored):
+    train_small(tiny_folder, *flags)
+    lines = lines_of("run")
+    found = [line for line in lines if "validation" in line]
+    assert [(line["step"], line["epoch"]) for line in found] == scored
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    for line in found:  # all examples of sentiment have about the same number of targets
+        of_epoch = [losses[step] for step in losses if 6 * line["epoch"] - 6 < step <= line["step"]]
+        mean = sum(of_epoch) / len(of_epoch)
+        assert line["train_loss"] == pytest.approx(mean, rel=0.02)
+
+
+def test_the_weights_of_the_best_step_are_kept_and_no_step_changes_by_scoring(
+    tiny_folder, monkeypatch, capsys
+):
+    train_small(tiny_folder, "--epochs", "2", "--dropout", "0.3", out="by-epoch")
+    with_scores(monkeypatch, 0.1, 0.4, 0.3, 0.4)
+    record = train_small(tiny_folder, "--epochs", "2", "--dropout", "0.3", "--eval-every", "3")
+    assert (record["kept_step"], record["kept_epoch"]) == (6, 1)  # not the equal one after it
+    assert "the weights are those after step 6 (epoch 1)" in capsys.readouterr().out
+    steps = [[line for line in lines_of(run) if "loss" in line] for run in ("run", "by-epoch")]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize(
+    "scores, last_epoch, kept",
+    [
+        ((0.5, 0.4, 0.5), 3, 1),  # an equal score is not a better one
+        ((0.1, 0.2, 0.1, 0.3, 0.2, 0.1), 6, 4),
+        ((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), 7, 7),
+        ((0.1, float("nan"), float("nan")), 3, 1),
+    ],
+)
+def test_patience_ends_the_training_after_two_scorings_without_a_better_one(
+    tiny_folder, monkeypatch, capsys, scores, last_epoch, kept
+):
+    with_scores(monkeypatch, *scores)
+    record = train_small(tiny_folder, "--epochs", "7", "--patience", "2")
+    assert record["steps"] == 6 * last_epoch and record["kept_epoch"] == kept
+    assert record["ended_by_patience"] == (last_epoch < 7)
+    said = (
+        f"no better score in 2 scorings since epoch {kept}: the training ends after step "
+        f"{6 * last_epoch} of 42 (--patience 2)"
+    )
+    assert (said in capsys.readouterr().out) == (last_epoch < 7)
+
+
+def test_patience_needs_the_best_score():
+    with pytest.raises(InputError, match="--patience needs the best score .* --keep is last"):
+        settings(patience=2, keep="last")
+
+
+def test_the_head_alone_is_scored_and_ended_like_the_run(tiny_folder, monkeypatch):
+    monkeypatch.setattr("neo_peft.runs.head_alone.LEARNING_RATE", 1.0)
+    flags = ["--task", "ner", "--model", str(tiny_folder), "--epochs", "9", *SMALL]
+    flags += ["--eval-every", "2", "--patience", "2"]
+    train.main([*flags, "--method", "lora", "--head-baseline", "--out", "both"])
+    train.main([*flags, "--method", "head", "--learning-rate", "1", "--out", "head"])
+    record = json.loads(Path("head/run.json").read_text())
+    assert record["ended_by_patience"] and record["kept_step"] < record["steps"] < 54
+    alone, head = (
+        Path(run, "predictions", f"{kind}-test.jsonl").read_text()
+        for run, kind in (("both", "head_alone"), ("head", "after"))
+    )
+    assert alone == head

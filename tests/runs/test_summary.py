@@ -6,8 +6,8 @@ import pytest
 
 from neo_peft.metrics import class_scores
 from neo_peft.runs import tables
-from neo_peft.runs.summary import epoch_line, label_line, untrained_labels
-from neo_peft.settings import with_labels
+from neo_peft.runs.summary import kept_moment, label_line, scoring_line, untrained_labels
+from neo_peft.settings import make_settings, with_labels
 from neo_peft.tasks import TASKS
 
 CLASSIFICATION, TAGGING = TASKS["classification"], TASKS["tagging"]
@@ -60,9 +60,20 @@ def test_a_binary_f1_names_its_label_everywhere():
     task = replace(YES_NO, metric="f1")
     table = tables.before_after(task, {"test": {"after": scores}})
     assert "test f1 of yes" in table and "test macro_f1" in table
-    line = {"epoch": 2, "train_loss": 1.0, "validation_loss": 2.0, "validation": {"f1": 0.25}}
-    assert epoch_line(task, line, False).endswith("validation loss 2.0000, f1 of yes 0.250")
-    assert epoch_line(TAGGING, line, False).endswith("validation loss 2.0000, f1 0.250")
+    line = {
+        "step": 8,
+        "epoch": 2,
+        "train_loss": 1.0,
+        "validation_loss": 2.0,
+        "validation": {"f1": 0.25},
+    }
+    settings = make_settings(task="classification", method="lora")
+    printed = scoring_line(task, settings, line, False)
+    assert printed.startswith("epoch 2: ") and printed.endswith("2.0000, f1 of yes 0.250")
+    printed = scoring_line(TAGGING, replace(settings, eval_every=4), line, True)
+    assert printed.startswith("step 8 (epoch 2): ") and printed.endswith(", f1 0.250, kept")
+    older_record = {"kept_epoch": 2, "flags": {}}
+    assert kept_moment(older_record) == "epoch 2"
     named = with_labels(CLASSIFICATION, ("not_ok", "is_ok"))
     assert tables.shown_name(named, "f1") == "f1 of is_ok"
     assert tables.shown_name(named, "macro_f1") == "macro f1"
