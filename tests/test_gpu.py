@@ -1,14 +1,24 @@
 """A CUDA device gives the results of a CPU. Skipped without one."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
+from killing import result
 
 from neo_peft import loop
+from neo_peft.commands import train
 from neo_peft.corpora.sources import load_splits
 from neo_peft.decoding import evaluate
 from neo_peft.progress import no_progress
+from neo_peft.runs import training
+from neo_peft.runs.curves import read_metrics
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
+from neo_peft.system import signals
+from neo_peft.system.exit_status import exit_status
 from neo_peft.tasks import get_task
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -57,6 +67,56 @@ def test_five_training_steps_have_the_losses_of_a_cpu(method):
 def test_fp16_training_has_nearly_the_losses_of_fp32(method):
     fp16, fp32 = losses("cuda", method, "fp16"), losses("cpu", method)
     torch.testing.assert_close(torch.tensor(fp16), torch.tensor(fp32), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_training_has_nearly_the_losses_of_fp32(method):
+    bf16, fp32 = losses("cuda", method, "bf16"), losses("cpu", method)
+    torch.testing.assert_close(torch.tensor(bf16), torch.tensor(fp32), rtol=0.05, atol=0.05)
+
+
+def test_fp16_has_a_loss_scale_and_a_step_with_infinite_gradients_halves_it():
+    tuned, examples, settings = tuned_on("cuda", "lora", "fp16")
+    state = loop.make_state(tuned.model, settings)
+    before = {name: p.detach().clone() for name, p in tuned.model.trainable().items()}
+    state.scaler.update(2.0**40)  # far too large for fp16
+    next(loop.steps(tuned.model, examples, settings, state, no_progress))
+    assert state.skipped == 1 and state.scaler.get_scale() == 2.0**39
+    for name, parameter in tuned.model.trainable().items():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_stopped_run_is_resumed_on_a_gpu(precision, monkeypatch, tmp_path):
+    """Its steps are those of a run that was not stopped: to the bit where the GPU adds in one
+    order, and closely in any case."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--task", "ner", "--method", "lora", "--dropout", "0.2", "--device", "cuda"]
+    flags += ["--precision", precision, "--epochs", "2", "--train-limit", "40"]
+    flags += ["--eval-limit", "10", "--batch-size", "8", "--threads", "1"]
+    for name in ("whole", "again"):
+        assert exit_status(lambda: train.main([*flags, "--out", name])) == 0  # noqa: B023
+    real = training.Log.step
+
+    def stop_at_7(log, step):
+        real(log, step)
+        if step.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.Log, "step", stop_at_7)
+    signals.listen()
+    assert exit_status(lambda: train.main([*flags, "--out", "stopped"])) == 128 + signal.SIGTERM
+    monkeypatch.setattr(training.Log, "step", real)
+    assert exit_status(lambda: train.main(["--resume", "stopped"])) == 0
+    whole, again, stopped = (result(Path(name)) for name in ("whole", "again", "stopped"))
+    if whole == again:
+        assert stopped == whole
+    metrics = [
+        [line for line in read_metrics(Path(name, "metrics.jsonl")) if "loss" in line]
+        for name in ("whole", "stopped")
+    ]
+    losses_of_steps = [torch.tensor([line["loss"] for line in lines]) for lines in metrics]
+    torch.testing.assert_close(*losses_of_steps, rtol=1e-2, atol=1e-3)
 
 
 def test_recomputed_activations_give_the_same_losses():
