@@ -138,18 +138,17 @@ def steps(task: str, at: dict) -> dict:
     for name, careful in (("the source", False), ("careful", True)):
         job = Job(task, at["shape"], at["precision"], at["device"], grouped=careful)
         lines[name] = jobs.against(job, Peer(job, careful), at)
-        peaks = [peak(job, lambda job=job: Ours(job)), peak(job, lambda: Peer(job, careful))]  # noqa: B023
-        lines[name] |= {"bytes": peaks[0], "peers_bytes": peaks[1]}
+        lines[name] |= {"bytes": peak(job, Ours), "peers_bytes": peak(job, Peer, careful)}
     return lines
 
 
-def peak(job: Job, make_side: Callable[[], Callable]) -> int:
+def peak(job: Job, make_side: Callable[..., Callable], *given: object) -> int:
     """Return the peak bytes of a side: its weights, and two steps on the largest batch."""
     lengths = np.diff(job.examples.starts)
     largest = max(job.order(16), key=lambda chosen: lengths[chosen].sum())
 
     def two_steps() -> None:
-        side = make_side()
+        side = make_side(job, *given)
         for _ in range(2):
             side(largest)
 
