@@ -33,7 +33,7 @@ from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.bootstrap import MIN_DIFFERING, count_differing, intervals, paired
 from neo_peft.runs.folder import RUN, read_finished_run, refuse_unfinished
 from neo_peft.runs.job import examples_to_show
-from neo_peft.runs.loading import LoadedModel, load, load_base_for, load_untuned
+from neo_peft.runs.loading import LoadedModel, load, load_base_for, load_untuned, settings_in
 from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
 from neo_peft.settings import Settings
 from neo_peft.tasks import Task
@@ -116,12 +116,12 @@ def load_subject(folder: Path, settings: Settings, limit: int | None) -> Subject
     record, task = read_record_of_run(folder)
     tuned, base = load_both(folder, settings)
     changes = weight_changes(tuned.model.transformer, base.trunk)
-    if not changes and tuned.model.prompt is None:
+    parts = ablations(tuned.model, base.trunk, changes)
+    if not parts:
         raise InputError(
             f"{folder} has no adapter to look into: it trained a head alone; name a run of another "
             "method"
         )
-    parts = ablations(tuned.model, base.trunk, changes)
     split = reported_split(AFTER.scores(record))
     rows = read_predictions(folder, AFTER, split)
     rows = limit_rows(rows, limit or affordable_rows(tuned, rows, len(parts) + 1))
@@ -132,7 +132,7 @@ def load_subject(folder: Path, settings: Settings, limit: int | None) -> Subject
 def affordable_rows(tuned: LoadedModel, rows: list[dict], passes: int) -> int:
     """Return the number of rows that are scored by default, in so many passes over them."""
     tokens_of_row = tuned.encoder(rows).lengths.sum() / len(rows)
-    work_of_row = passes * (tokens_of_row + tuned.settings.prefix_length) * tuned.total
+    work_of_row = passes * tokens_of_row * tuned.total
     return max(LEAST_ROWS, int(WORK / work_of_row))
 
 
@@ -229,13 +229,18 @@ def scores_without_parts(subject: Subject, own: list, progress: Progress) -> lis
 
 def compared(subject: Subject, folder: Path) -> dict:
     """Return how far the directions of another run's weight changes agree with this run's."""
-    from neo_peft.runs.loading import settings_in
-
-    read_record_of_run(folder)
-    tuned, base = load_both(folder, settings_in(folder))
     names = str(subject.folder), str(folder)
     if not subject.changes:
-        raise InputError(f"{subject.folder} has changed no weights: --against has nothing to do")
+        raise InputError(
+            f"{subject.folder} changed no linear layer, so it has no directions to compare: leave "
+            "out --against"
+        )
+    record, _ = read_record_of_run(folder)
+    if record["base"]["fingerprint"] != subject.record["base"]["fingerprint"]:
+        raise InputError(
+            f"{names[0]} and {names[1]} have different bases: compare runs on one base"
+        )
+    tuned, base = load_both(folder, settings_in(folder))
     changes = weight_changes(tuned.model.transformer, base.trunk)
     return {"run": names[1], "layers": compare_changes(names, subject.changes, changes)}
 

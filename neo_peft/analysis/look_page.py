@@ -14,6 +14,7 @@ from neo_peft.analysis.look_text import (
 )
 from neo_peft.analysis.markup import Html, element, escaped, html_table, joined, note, section
 from neo_peft.analysis.report import TEMPLATE
+from neo_peft.analysis.spectra import DIRECTIONS_OF_W
 from neo_peft.runs.curves import as_svg, finish
 from neo_peft.runs.folder import short_name
 from neo_peft.system.files import write_text
@@ -26,7 +27,9 @@ SHOWN_DIRECTIONS = 16  # in the table of two runs
 
 def write_page(result: dict, out: Path) -> None:
     """Write the page on a look's result."""
-    sections = [heading(result), parts_section(result), switched_off_section(result)]
+    widest = largest_difference(result)
+    sections = [heading(result), parts_section(result, widest)]
+    sections.append(switched_off_section(result, widest))
     if result["changed_weights"]:
         sections.append(weights_section(result))
     sections += [agreement_section(other) for other in result["agreement"]]
@@ -36,6 +39,12 @@ def write_page(result: dict, out: Path) -> None:
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     body = element("article", *sections)
     write_text(out, template.substitute(title=escaped(f"look into {result['run']}"), body=body))
+
+
+def largest_difference(result: dict) -> float:
+    """Return the largest end of an interval of a difference, at least 0.01: all bars have it."""
+    found = [*result["switched_off"], *filter(None, (part["added"] for part in result["parts"]))]
+    return max([0.01, *(abs(part[end]) for part in found for end in ("low", "high"))])
 
 
 def heading(result: dict) -> Html:
@@ -56,19 +65,23 @@ def heading(result: dict) -> Html:
 # ---- The score
 
 
-def parts_section(result: dict) -> Html:
+def parts_section(result: dict, widest: float) -> Html:
     """Return the steps from the baseline to the run."""
     lines = [
-        [part["name"], score_cell(part["score"], part["interval"]), change_cell(part["added"])]
+        [
+            part["name"],
+            score_cell(part["score"], part["interval"]),
+            change_cell(part["added"], widest),
+        ]
         for part in result["parts"]
     ]
     about = (
         "Each line adds a part to the line above it. Below each number is its 95 % bootstrap "
         "interval, which for a difference is paired. A bar of a score goes from 0 to 1, that of a "
-        "difference from −0.5 to 0.5 with 0 in the middle."
+        f"difference from −{widest:.2f} to {widest:.2f} with 0 in the middle."
     )
     header = ["", metric_name(result), "adds"]
-    return section("What each part adds", html_table(header, lines, "scores"), note(about))
+    return section("What each part adds", html_table(header, lines, "scores parts"), note(about))
 
 
 def score_cell(score: float, interval: list[float]) -> Html:
@@ -77,14 +90,14 @@ def score_cell(score: float, interval: list[float]) -> Html:
     return bar_cell(f"{score:.3f}", f"{low:.3f}–{high:.3f}", [score, low, high])
 
 
-def change_cell(found: dict | None) -> Html:
-    """Return a cell with a difference, its interval, and a bar with zero in the middle."""
+def change_cell(found: dict | None, widest: float) -> Html:
+    """Return a cell with a difference, its interval, and a bar from -widest to widest."""
     if found is None:
         return element("td", "–")
     numbers = [found[name] for name in ("difference", "low", "high")]
     shown, low, high = (f"{number:+.3f}".replace("-", "−") for number in numbers)
     weight = "b" if found["certain"] else "span"
-    places = [0.5 + number for number in numbers]
+    places = [0.5 + number / (2 * widest) for number in numbers]
     return bar_cell(element(weight, shown), f"{low} to {high}", places, "signed")
 
 
@@ -96,17 +109,22 @@ def bar_cell(shown: object, interval: str, places: list[float], class_: str | No
     return element("td", shown, element("small", interval), bar)
 
 
-def switched_off_section(result: dict) -> Html:
+def switched_off_section(result: dict, widest: float) -> Html:
     """Return a table for each group of parts that were switched off."""
     tables, header = [], ["", metric_name(result), "difference", "rows that differ"]
     for group, title in GROUPS.items():
         lines = [
-            [part["name"], f"{part['score']:.3f}", change_cell(part), part["rows_that_differ"]]
+            [
+                part["name"],
+                f"{part['score']:.3f}",
+                change_cell(part, widest),
+                part["rows_that_differ"],
+            ]
             for part in result["switched_off"]
             if part["group"] == group
         ]
         if lines:
-            found = html_table(header, lines, "scores")
+            found = html_table(header, lines, "scores parts")
             tables.append(element("div", element("h4", title), found))
     about = (
         "Everything else stays as it was trained, the head too, and nothing is trained again. So a "
@@ -146,14 +164,14 @@ def weights_section(result: dict) -> Html:
     header = ["", "|W|", "|ΔW|", "|ΔW| / |W|", "first direction", "|UᵀWV|", "random", "amplified"]
     about = (
         "Norms are Frobenius norms. First direction: its share of |ΔW|². |UᵀWV|: how much W itself "
-        "does between the directions of ΔW; random: between as many random directions. Amplified: "
-        "|ΔW| / |UᵀWV|, how much ΔW strengthens directions that W has hardly used (Hu et al. 2021, "
-        "section 7.3)."
+        f"does between the first directions of ΔW, at most {DIRECTIONS_OF_W}; random: between as "
+        "many random directions. Amplified: the norm of ΔW in these directions / |UᵀWV|, so how "
+        "much ΔW strengthens what W does there (Hu et al. 2021, section 7.3)."
     )
     return section(
         "Changed weights: the singular values of ΔW",
         element("div", *figures, class_="columns"),
-        html_table(header, lines),
+        html_table(header, lines, "norms"),
         note(about),
     )
 

@@ -20,6 +20,7 @@ from neo_peft.gptneo import GPTNeo
 from neo_peft.lora import LoRALinear, linear_layers
 
 MOST_DIRECTIONS = 64  # of two runs that are compared; the paper's largest rank
+DIRECTIONS_OF_W = 8  # of ΔW, at most, between which W is measured: the same for all ranks
 
 
 class WeightChange(NamedTuple):
@@ -76,11 +77,12 @@ def describe(name: str, change: WeightChange) -> dict:
     """Return the numbers of a change.
 
     norm, base_norm    the Frobenius norms of ΔW and W
-    projected          of Uᵀ W V: how much W itself does between the directions of ΔW
-    random             the same for random directions: the root of the expected square
-    amplification      norm / projected, as in Hu et al.'s table 7; None for a ΔW that is zero
+    projected          that of Uᵀ W V: how much W does between the first n directions of ΔW
+    random             the same for n random directions: the root of the expected square
+    amplification      the norm of ΔW in these n directions / projected, as in Hu et al.'s table 7;
+                       None for a ΔW that is zero
     """
-    n = change.directions
+    n = min(change.directions, DIRECTIONS_OF_W)
     weight = change.base.weight.detach().double().cpu()
     cut, (outputs, inputs) = change.first(n), weight.shape
     norm, base_norm = float(change.values.norm()), float(weight.norm())
@@ -92,10 +94,10 @@ def describe(name: str, change: WeightChange) -> dict:
         "singular_values": change.values.tolist(),
         "norm": norm,
         "base_norm": base_norm,
-        "directions": n,
+        "directions": change.directions,
         "projected": projected,
         "random": base_norm * n / (outputs * inputs) ** 0.5,
-        "amplification": norm / projected if projected else None,
+        "amplification": float(cut.values.norm()) / projected if projected else None,
     }
 
 
