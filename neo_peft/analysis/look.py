@@ -138,6 +138,8 @@ def affordable_rows(tuned: LoadedModel, rows: list[dict], passes: int) -> int:
 
 def read_record_of_run(folder: Path) -> tuple[dict, Task]:
     """Return a run's record and task. Raise InputError for a folder without a finished run."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}")
     refuse_unfinished(folder)
     if not (folder / RUN).exists():
         runs_inside = sorted(folder.glob(f"*/{RUN}"))

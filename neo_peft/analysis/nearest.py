@@ -27,13 +27,8 @@ Words = list[list]  # a text and its cosine, the most similar word first
 def nearest_words(
     vectors: Tensor, vocabulary: Tensor, tokenizer: "PreTrainedTokenizerFast"
 ) -> list[Words]:
-    """Return the most similar words of each vector (P, H). `vocabulary` (V, H) has a row for each
-    token, or (P, V, H) for each position too."""
-    found = []
-    for index, vector in enumerate(vectors.float()):
-        rows = vocabulary if vocabulary.dim() == 2 else vocabulary[index]
-        found.append(_best(cosines(vector, rows), tokenizer))
-    return found
+    """Return the words whose rows of `vocabulary` (V, H) are most similar to each vector (P, H)."""
+    return [_best(cosines(vector, vocabulary), tokenizer) for vector in vectors.float()]
 
 
 def cosines(vector: Tensor, rows: Tensor) -> Tensor:

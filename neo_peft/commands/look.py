@@ -95,7 +95,7 @@ def row_of_text(text: str, settings: Settings) -> dict:
     """Return the row of a text, which is read like a line of `predict`."""
     task = task_of(settings)
     try:
-        row, _ = parse_example(text.encode(), task, False, settings.columns)
+        row = parse_example(text.encode(), task, False, settings.columns)
     except ValueError as error:
         raise InputError(f"--text: {error}") from None
     return {field: row[field] for field in task.fields if field in row}
