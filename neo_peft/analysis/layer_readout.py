@@ -22,7 +22,7 @@ def layer_probabilities(
     from the embeddings, then after each layer.
 
     head: the linear head; None for the language model head. There a label has the probability of
-        its first token among the labels' first tokens.
+        its first token among the labels' first tokens; labels that share it have the same one.
     """
     examples, inputs = encode_texts(encoder, [row]), []
     batch = collate(examples, range(len(examples))).to(model.device)  # a long text: its windows
@@ -40,5 +40,6 @@ def layer_probabilities(
     if head is not None:
         return head(states).softmax(-1).cpu()
     first = [encoder.label_tokens[label][0] for label in encoder.task.labels]
-    weight = model.transformer.wte.weight[torch.tensor(first, device=model.device)].float()
-    return (states @ weight.T).softmax(-1).cpu()
+    tokens = sorted({*first})
+    weight = model.transformer.wte.weight[torch.tensor(tokens, device=model.device)].float()
+    return (states @ weight.T).softmax(-1)[..., [tokens.index(token) for token in first]].cpu()

@@ -39,8 +39,8 @@ from neo_peft.settings import Settings
 from neo_peft.tasks import Task
 
 # By default so many rows are scored that tokens · parameters of all passes is at most WORK: on
-# neo-mini 190,000 tokens, some seconds. But no fewer rows than LEAST_ROWS.
-WORK, LEAST_ROWS = 10**12, 100
+# neo-mini 220,000 tokens, which take seconds. But no fewer rows than LEAST_ROWS.
+WORK, LEAST_ROWS = 1.2e12, 100
 TEXTS_OF_ATTENTION = 50
 RESAMPLES = 2000
 AFTER = PredictionKind("after")
@@ -261,7 +261,8 @@ def describe_prompt(subject: Subject) -> dict | None:
         typical = {"embeddings": float(wte.norm(dim=1).mean())}
     else:
         keys = [first_keys(model) for model in models]
-        words = nearest_first_keys(keys, subject.model.transformer, tokenizer)
+        with subject.model.autocast():
+            words = nearest_first_keys(keys, subject.model.transformer, tokenizer)
         norms, typical = [past_norms(model) for model in models], {}
     chosen = limit_rows(list(range(len(subject.examples))), TEXTS_OF_ATTENTION)
     attention = attention_to_prompt(subject.model, subject.examples, chosen)

@@ -306,7 +306,7 @@ def readout_section(text: dict) -> Html:
     for when in ("before", "after"):
         lines = [[target_name(target), *map(heat_cell, target[when])] for target in text["targets"]]
         if lines:
-            header = ["", "embeddings", *(f"layer {i}" for i in range(len(lines[0]) - 2))]
+            header = ["after layer", "embeddings", *range(len(lines[0]) - 2)]
             title = element("h4", f"{when} tuning")
             parts.append(element("div", title, html_table(header, lines, "heat")))
     if not text["targets"]:

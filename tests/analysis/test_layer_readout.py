@@ -66,3 +66,12 @@ def test_the_last_layer_is_what_the_model_predicts(loaded):
     found = layer_probabilities(tuned.model, tuned.model.head, tuned.encoder, SENTENCE, None)
     (probabilities,) = evaluate(tuned.model, tuned.encoder, tuned.encoder([SENTENCE])).probabilities
     assert_close(found[-1, 0], torch.tensor(probabilities))
+
+
+@torch.no_grad()
+def test_labels_that_share_their_first_token_have_its_probability(loaded):
+    words = ("up and away", "up and down", "flat")
+    tuned = loaded("sentiment", method="lora", label_words=words)
+    found = layer_probabilities(tuned.model, None, tuned.encoder, SENTENCE, None)[:, 0]
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert_close(found[:, 1] + found[:, 2], torch.ones(5))

@@ -26,6 +26,7 @@ RUNS = {
     "prompt": {"task": "sentiment", "method": "prompt", "prompt_length": 3},
     "prefix": {"task": "similarity", "method": "prefix", "prompt_length": 2},
     "both": {"task": "ner", "method": "lora+prompt", "prompt_length": 2, "quantize": "nf4"},
+    "half": {"task": "ner", "method": "lora+prefix", "prompt_length": 2, "precision": "bf16"},
     "full": {"task": "sentiment", "method": "full", "readout": "head"},
     "head": {"task": "sentiment", "method": "head"},
     "no before": {"task": "sentiment", "method": "lora", "no_before": True},
@@ -128,6 +129,17 @@ def test_what_stands_in_front_has_words_norms_and_attention(runs, capsys, name, 
     shares = front["attention"]
     assert len(shares) == 4 and [len(heads) for heads in shares] == [3] * 4
     assert all(0 <= sum(head) <= 1 for heads in shares for head in heads)
+
+
+def test_a_run_in_half_precision_is_looked_into_in_that_precision(runs, capsys):
+    found, _ = look_at(runs["half"], capsys=capsys)
+    record = read_record(runs["half"])
+    assert record["precision"] == "bf16"
+    assert found["score"]["value"] == record["scores"]["after"]["test"]["f1"]
+    for position in range(2):  # of a word's key, rounded to 8 bits
+        (_, cosine), *_ = found["in_front"]["words"]["before"][position]
+        assert cosine > 0.99
+    assert len(found["changed_weights"]) == 8
 
 
 def test_full_tuning_shows_each_linear_layer_and_the_embeddings(runs, capsys):
