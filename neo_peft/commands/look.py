@@ -70,8 +70,9 @@ def main(argv: Sequence[str]) -> None:
     out = Path(flags.out) if flags.out else folder / "look.html"
     with LoadingLine(run_with_base(folder, flags.model)) as line:
         # imported after the flags are checked, since torch takes seconds to import
-        from neo_peft.analysis.look import look, read_record_of_run
+        from neo_peft.analysis.look import look
         from neo_peft.analysis.look_page import write_page
+        from neo_peft.analysis.look_subject import read_record_of_run
         from neo_peft.analysis.look_text import as_text
         from neo_peft.analysis.report import refuse_other_file
 

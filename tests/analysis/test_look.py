@@ -9,7 +9,8 @@ from peft_folders import write_adapter
 from refusals import refused
 from transformers import GPTNeoForCausalLM
 
-from neo_peft.analysis.look import affordable_rows, load_subject, look, notes
+from neo_peft.analysis.look import look, notes
+from neo_peft.analysis.look_subject import affordable_rows, load_subject
 from neo_peft.commands import look as command
 from neo_peft.progress import no_progress
 from neo_peft.runs.folder import read_record
@@ -193,11 +194,13 @@ def test_a_sample_of_the_rows_is_scored_and_named(runs, capsys):
 
 def test_the_number_of_rows_limits_the_work(runs, monkeypatch):
     subject = load_subject(runs["tagger"], settings_in(runs["tagger"]), None)
-    monkeypatch.setattr("neo_peft.analysis.look.LEAST_ROWS", 1)
+    monkeypatch.setattr("neo_peft.analysis.look_subject.LEAST_ROWS", 1)
     tokens = len(subject.examples.ids) / 12
-    monkeypatch.setattr("neo_peft.analysis.look.WORK", 7.5 * 9 * tokens * subject.tuned.total)
+    monkeypatch.setattr(
+        "neo_peft.analysis.look_subject.WORK", 7.5 * 9 * tokens * subject.tuned.total
+    )
     assert affordable_rows(subject.tuned, subject.rows, 9) == 7
-    monkeypatch.setattr("neo_peft.analysis.look.LEAST_ROWS", 10)
+    monkeypatch.setattr("neo_peft.analysis.look_subject.LEAST_ROWS", 10)
     assert affordable_rows(subject.tuned, subject.rows, 9) == 10
 
 
