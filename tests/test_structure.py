@@ -141,6 +141,8 @@ def test_help_and_bad_flags_do_not_import_torch():
         ["neo_peft/__main__.py", "report", "x", "y"],
         ["neo_peft/__main__.py", "compare", "--help"],
         ["neo_peft/__main__.py", "compare", "x", "y"],
+        ["neo_peft/__main__.py", "look", "--help"],
+        ["neo_peft/__main__.py", "look", "x", "--rows", "0"],
         ["neo_peft/__main__.py", "sizes", "--jsn"],
         ["neo_peft/__main__.py", "sizes", "--help"],
     ):

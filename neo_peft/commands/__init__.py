@@ -11,6 +11,7 @@ export.py        write a finished run for peft, or for transformers without peft
 study.py         run a task with several seeds and numbers of epochs, or sweep a flag
 report.py        show finished runs as an HTML page
 compare.py       which of two runs is better, or whether chance alone could explain it
+look.py          look inside a finished run: its score's parts, and its adapter
 sizes.py         the number of parameters that each method trains, and the bytes that it stores
 """
 
@@ -23,5 +24,6 @@ COMMANDS = {
     "study": "train once for each seed and value of a flag, and write tables of the scores",
     "report": "write an HTML page about finished runs: scores, curves, wrong predictions",
     "compare": "compare two runs or studies: which is better, or can the difference be chance",
+    "look": "look inside a run: what each part adds, and what its adapter has learned",
     "sizes": "count what each method trains and stores, for the published sizes of GPT-Neo",
 }

@@ -27,8 +27,11 @@ from answered import (
 from matplotlib.image import imread
 from waiting import HANG
 
+from neo_peft.commands import look as look_command
 from neo_peft.commands import report
 from neo_peft.runs.predictions import PredictionKind
+from neo_peft.runs.training import run
+from neo_peft.settings import make_settings
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +152,27 @@ def test_the_page_fits_and_the_console_is_empty(page, look, width):
     assert (found["width"], found["scroll"], found["over"]) == (width, width, []) and found[
         "shown"
     ] > 500
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_folder, tmp_path_factory):
+    """Return the folder of a run that trained LoRA and a long prompt."""
+    folder = tmp_path_factory.mktemp("look") / ("x" * 200)
+    sizes = {"train_limit": 9, "eval_limit": 9, "epochs": 1, "prompt_length": 40, "threads": 1}
+    given = {"task": "ner", "method": "lora+prompt", "model": str(tiny_folder)}
+    run(make_settings(**given, **sizes, out=str(folder)), lambda line: None)
+    return folder
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_a_look_fits_too(tmp_path, look, tuned, width):
+    text = f"{'long' * 99} {EVIL}"
+    page = ["--out", str(tmp_path / "report.html"), "--text", text]
+    look_command.main([str(tuned), *page, "--against", str(tuned)])
+    found, console = look(width)
+    assert console == [] and found["ran"] == "undefined"
+    assert (found["width"], found["scroll"], found["over"]) == (width, width, [])
+    assert found["shown"] > 3000 and found["scrolled"] == 0
 
 
 @pytest.mark.parametrize("width", [390, 900, 1280])

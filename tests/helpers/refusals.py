@@ -8,7 +8,7 @@ import pytest
 
 import evaluate
 import train
-from neo_peft.commands import compare, export, predict, report, study
+from neo_peft.commands import compare, export, look, predict, report, study
 from neo_peft.formats import base
 from neo_peft.system.exit_status import exit_status
 
@@ -20,6 +20,7 @@ SCRIPTS = {
     "study": study,
     "report": report,
     "compare": compare,
+    "look": look,
 }
 
 NER, TEXT = "train --task ner --method lora", "train --task sentiment --method prompt"
