@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -80,6 +81,15 @@ def thread_count(threads: int | str, parameters: int) -> int:
     counts += [int(omp)] if omp.isdigit() and int(omp) else []
     counts += [1] if parameters < SMALL else []
     return max(1, min(counts, default=1))
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here on. Where the system does not allow it, nothing changes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):  # not Linux, or not allowed
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> dict[str, int | str]:
