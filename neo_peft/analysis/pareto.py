@@ -51,6 +51,8 @@ def draw_pareto(
     axes.margins(x=0.16, y=0.08)
     axes.grid(alpha=0.2)
     xs, ys = [point.cost for point in points], [point.score for point in points]
+    if min(xs) == max(xs):
+        axes.set_xlim(xs[0] / 2, xs[0] * 2)
     axes.vlines(xs, [p.low for p in points], [p.high for p in points], color=soft(), lw=0.7)
     axes.step([p.cost for p in best], [p.score for p in best], where="post", color="C0", lw=1.2)
     on_line = [point in best for point in points]
