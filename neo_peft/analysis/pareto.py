@@ -52,7 +52,8 @@ def draw_pareto(
     axes.grid(alpha=0.2)
     xs, ys = [point.cost for point in points], [point.score for point in points]
     if min(xs) == max(xs):
-        axes.set_xlim(xs[0] / 2, xs[0] * 2)
+        reach = xs[0] / 2 or 1  # runs of one step can have 0 seconds
+        axes.set_xlim(xs[0] - reach, xs[0] + reach)
     axes.vlines(xs, [p.low for p in points], [p.high for p in points], color=soft(), lw=0.7)
     axes.step([p.cost for p in best], [p.score for p in best], where="post", color="C0", lw=1.2)
     on_line = [point in best for point in points]

@@ -49,7 +49,7 @@ def test_recipes_are_compared_and_a_stopped_study_has_the_same_results(argv, cap
     command.main([*argv, "--out", "finished"])
     out = capsys.readouterr().out
     assert "9 runs; runs and their logs are in finished" in out and "\n9/9  prompt-" in out
-    assert ("study: ", 1) not in jumps
+    assert ("study", 1) not in jumps
     results = read_checked_json(Path("finished/results.json"))
     assert len(results["runs"]) == 6 and len(results["not_compared"]) == 3
     assert len([path for path in Path("finished").glob("*-seed-1")]) == 3
@@ -76,7 +76,7 @@ def test_recipes_are_compared_and_a_stopped_study_has_the_same_results(argv, cap
     capsys.readouterr()
     command.main(["--resume", "stopped"])
     assert len(count) == 8 + 2 and count[8] == count[7]
-    assert [n for name, n in jumps if name == "study: "] == [1, 2, 3, 4, 5, 6, 7]
+    assert [n for name, n in jumps if name == "study"] == [1, 2, 3, 4, 5, 6, 7]
     assert without_times("stopped") == without_times("finished")
     before = {path: path.read_bytes() for path in Path("stopped").glob("*.measured.json")}
     assert len(before) == 6
