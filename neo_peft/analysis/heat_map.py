@@ -1,8 +1,7 @@
 """The heat map of two swept flags: the score on validation of each combination of their values."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from neo_peft.analysis.variants import value_name
 from neo_peft.runs.tables import number
 
 if TYPE_CHECKING:
@@ -20,14 +19,16 @@ def cells(results: dict, block: dict) -> list[list[dict]]:
     return [found[start : start + columns] for start in range(0, len(found), columns)]
 
 
-def titles(results: dict) -> tuple[list[str], list[str]]:
-    """Return the names of the rows and of the columns."""
-    rows, columns = results["grid"]
-    return axis_titles(rows), axis_titles(columns)
+def axis_titles(results: dict) -> tuple[str, str]:
+    """Return the names of the two flags."""
+    rows, columns = (axis["swept"].replace("_", " ") for axis in results["grid"])
+    return rows, columns
 
 
-def axis_titles(axis: dict[str, Any]) -> list[str]:
-    return [value_name(axis["swept"], value) for value in axis["values"]]
+def axis_values(results: dict) -> tuple[list[str], list[str]]:
+    """Return the values of the two flags."""
+    rows, columns = (list(map(str, axis["values"])) for axis in results["grid"])
+    return rows, columns
 
 
 def mean(results: dict, line: dict) -> float | None:
@@ -37,12 +38,11 @@ def mean(results: dict, line: dict) -> float | None:
 
 def grid_table(results: dict, block: dict) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table. The best combination has a *."""
-    rows, columns = titles(results)
-    lines = []
+    (rows, columns), lines = axis_values(results), []
     for name, row in zip(rows, cells(results, block)):
         shown = [number(mean(results, line)) + " *" * line["best"] for line in row]
         lines.append([name, *shown])
-    return ["", *columns], lines
+    return [" \\ ".join(axis_titles(results)), *columns], lines
 
 
 def draw_heat_map(axes: "Axes", results: dict, block: dict) -> None:
@@ -50,7 +50,8 @@ def draw_heat_map(axes: "Axes", results: dict, block: dict) -> None:
     colour."""
     from matplotlib.patches import Rectangle
 
-    grid, (rows, columns) = cells(results, block), titles(results)
+    grid, (rows, columns) = cells(results, block), axis_values(results)
+    ylabel, xlabel = axis_titles(results)
     scores = [mean(results, line) for row in grid for line in row]
     known = [score for score in scores if score is not None]
     lowest, spread = min(known), (max(known) - min(known)) or 1.0
@@ -64,7 +65,7 @@ def draw_heat_map(axes: "Axes", results: dict, block: dict) -> None:
                 )
             weight = "bold" if line["best"] else "normal"
             axes.text(x + 0.5, y + 0.5, number(score), ha="center", va="center", weight=weight)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel=xlabel, ylabel=ylabel)
     axes.set_xticks([x + 0.5 for x in range(len(columns))], columns)
     axes.set_yticks([y + 0.5 for y in range(len(rows))], rows)
     axes.tick_params(length=0)

@@ -5,6 +5,7 @@ A recipe is on this line, the Pareto frontier, if no other one has at least its 
 higher score for the same.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def draw_pareto(
             color=colour,
         )
     axes.set(xlabel=cost, ylabel=score)
-    add_labels(axes, points)
+    add_labels(axes, points, best)
 
 
 def soft() -> str:
@@ -78,14 +79,22 @@ def soft() -> str:
     return matplotlib.rcParams["grid.color"]
 
 
-def add_labels(axes: "Axes", points: list[Point]) -> None:
-    """Write the name of each point next to it, where it covers no other name and no point."""
+def add_labels(axes: "Axes", points: list[Point], best: list[Point]) -> None:
+    """Write the name of each point next to it, where it covers no other name, no point and no part
+    of the line through the points `best`."""
     figure = axes.figure
     figure.draw_without_rendering()  # so that the axes have their place
     scale = 72 / figure.dpi  # from pixels to points
-    at = [scale * axes.transData.transform((point.cost, point.score)) for point in points]
+
+    def place(cost: float, score: float) -> tuple[float, float]:
+        return tuple(scale * axes.transData.transform((cost, score)))
+
+    at = [place(point.cost, point.score) for point in points]
     frame = [scale * edge for edge in axes.bbox.extents]
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    for point, following in pairwise(best):  # a step: to the right, then up
+        (left, bottom), (right, top) = place(*point[1:3]), place(*following[1:3])
+        taken += [(left, bottom - 1, right, bottom + 1), (right - 1, bottom, right + 1, top)]
     for point, (x, y) in sorted(zip(points, at), key=lambda pair: -pair[0].score):
         boxes = [label_box(point.name, x, y, place) for place in PLACES]
         costs = [overlap(box, taken) + outside(box, frame) for box in boxes]

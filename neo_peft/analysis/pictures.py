@@ -31,12 +31,12 @@ def pictures(results: dict, protocol: str, metric: str) -> list[Picture]:
     for field, title, log in COSTS if "recipes" in block else ():
         if shown := points(results, block, field):
             svg = as_svg(
-                draw_pareto, shown, title, f"{metric} on {block['judged']}", log, size=(6.4, 4.4)
+                draw_pareto, shown, title, f"{metric} on {block['judged']}", log, size=(4.6, 4.0)
             )
             found.append(Picture(pareto_name(title), f"{metric} against {title}", svg))
     if "grid" in results:
-        columns, rows = (len(axis["values"]) for axis in reversed(results["grid"]))
-        size = 1.4 + 1.1 * columns, 0.7 + 0.45 * rows
+        rows, columns = (len(axis["values"]) for axis in results["grid"])
+        size = max(4.6, 0.8 + 0.6 * columns), 0.8 + 0.4 * rows
         svg = as_svg(draw_heat_map, results, block, size=size)
         found.append(Picture(heat_map_name(protocol), f"{metric} on validation", svg))
     return found

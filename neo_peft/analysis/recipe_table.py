@@ -6,6 +6,7 @@ from neo_peft.analysis.sweep import TIMES
 from neo_peft.runs.bootstrap import MIN_DIFFERING
 from neo_peft.runs.tables import number
 
+INTERVAL = "95 % interval"  # the title of a column that belongs to the one before it
 Table = tuple[list[str], list[list[str]]]  # the header and the rows
 
 
@@ -14,9 +15,9 @@ def recipe_table(results: dict, block: dict, metric: str) -> Table:
     split, lines = block["judged"], named_lines(results, block)
     compared = block["recipes"][0]["compared_with"] if block["recipes"] else ""
     header = ["recipe", *([results["chosen"].replace("_", " ")] if "chosen" in results else [])]
-    header += [f"{metric} on {split}", "95 % interval"]
-    header += [f"minus {compared}", "95 % interval", "trained numbers", "stored, MB"]
-    header += ["CPU seconds", "peak MB", "bits per byte before", "after", "forgotten"]
+    header += [f"{metric} on {split}", INTERVAL]
+    header += [f"minus {compared}", INTERVAL, "trained numbers", "stored, MB"]
+    header += ["CPU seconds", "peak MB", "bits per byte, before → after", "forgotten"]
     header += ["time to predict", "added parameters", "added positions"]
     rows = []
     for recipe in block["recipes"]:
@@ -27,11 +28,8 @@ def recipe_table(results: dict, block: dict, metric: str) -> Table:
             row.append(shown(results["choices"][recipe["name"]]["chosen"]))
         row += [mean_and_deviation(score), interval(score), *difference_cells(recipe)]
         row += [count(recipe["trainable"]), scaled(recipe["stored_bytes"], 1e6, 2)]
-        row += [scaled(recipe["cpu_seconds"], 1, 0), scaled(recipe["peak_bytes"], 1e6, 0)]
-        row += [
-            number(forgetting and forgetting["before"]),
-            number(forgetting and forgetting["after"]),
-        ]
+        row += [scaled(recipe["cpu_seconds"], 1, 1), scaled(recipe["peak_bytes"], 1e6, 0)]
+        row.append(f"{forgetting['before']:.3f} → {forgetting['after']:.3f}" if forgetting else "–")
         row.append("–" if forgotten is None else f"{forgotten:+.3f}")
         time = recipe["inference"] and recipe["inference"]["time"]
         row.append("–" if time is None else f"{time:.2f} ×")

@@ -88,6 +88,8 @@ def do_runs(
 ) -> tuple[dict[str, str], list[str]]:
     """Do all runs of a plan. Return the reason of each run without a result, by its name, and a
     line for each run that was refused."""
+    import matplotlib.figure  # noqa: F401  # else it is in the peak memory of later runs only
+
     failed, refused, number, count = {}, [], 0, number_of_runs(plan)
     with closing(progress((), "study", count, None, FORM)) as bar:
         for run in plan["runs"]:

@@ -7,7 +7,7 @@ from string import Template
 from neo_peft.analysis.heat_map import grid_table
 from neo_peft.analysis.markup import Html, element, escaped, html_table, joined, note, section
 from neo_peft.analysis.pictures import Picture
-from neo_peft.analysis.recipe_table import choice_table, explanation, recipe_table
+from neo_peft.analysis.recipe_table import INTERVAL, choice_table, explanation, recipe_table
 from neo_peft.analysis.report import TEMPLATE, refuse_other_file
 from neo_peft.system.files import write_text
 
@@ -48,7 +48,7 @@ def article(
     drawn = element("div", *figures, class_="columns")
     if "recipes" in block:
         rows = f"{block['rows'][block['judged']]:,} rows of {block['judged']}"
-        table = html_table(*recipe_table(results, block, metric), "scores")
+        table = html_table(*with_intervals(*recipe_table(results, block, metric)), "recipes")
         parts.append(section(f"Recipes, on {rows}", table, note(explanation(results))))
         about = (
             "The line goes through the recipes that no other one beats: none has the same score "
@@ -57,7 +57,7 @@ def article(
         parts.append(section("Scores against costs", drawn, note(about)))
     if results.get("choices"):
         about = "The score on validation with the first seed. * is the chosen value."
-        tried = html_table(*choice_table(results))
+        tried = html_table(*choice_table(results), "recipes")
         parts.append(section("Values that were tried", tried, note(about)))
     if "grid" in results:
         about = "Means over the seeds. * is the best combination on validation."
@@ -72,3 +72,17 @@ def article(
         element("p", results["command"], class_="folder"),
     )
     return element("article", header, *parts)
+
+
+def with_intervals(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list]]:
+    """Return a table in which each interval stands below the number that it belongs to."""
+    merged = []
+    for row in rows:
+        cells = []
+        for title, text in zip(header, row, strict=True):
+            if title == INTERVAL:
+                cells[-1] = element("td", cells[-1], element("small", text))
+            else:
+                cells.append(text)
+        merged.append(cells)
+    return [title for title in header if title != INTERVAL], merged

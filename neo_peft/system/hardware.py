@@ -10,6 +10,7 @@ import torch
 
 from neo_peft.errors import InputError
 from neo_peft.system import processes
+from neo_peft.system.freed_memory import return_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Number of parameters. For a smaller model, two threads are slower than one.
@@ -88,6 +89,7 @@ def restart_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
+    return_freed_memory()
     with suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")
 

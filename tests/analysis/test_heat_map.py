@@ -26,9 +26,9 @@ def test_each_cell_has_the_mean_over_the_seeds_of_its_two_values(tmp_path):
     }
     best = max(means, key=means.get)
     header, rows = grid_table(results, block)
-    assert header == ["", "clip norm 0.0", "clip norm 1.0", "clip norm 2.0"]
+    assert header == ["batch size \\ clip norm", "0.0", "1.0", "2.0"]
     for size, row in zip((4, 8), rows):
-        assert row[0] == f"batch size {size}"
+        assert row[0] == str(size)
         assert row[1:] == [
             f"{means[size, norm]:.3f}" + " *" * ((size, norm) == best) for norm in (0, 1, 2)
         ]
@@ -49,7 +49,7 @@ def test_each_cell_has_the_mean_over_the_seeds_of_its_two_values(tmp_path):
         for x in range(3)
     }
     text = write_page(tmp_path, results)
-    assert "| batch size 4 | " in text and "](heat-map.svg)" in text
+    assert "| batch size \\ clip norm | " in text and "](heat-map.svg)" in text
     assert (tmp_path / "heat-map.svg").read_text().startswith("<svg")
     assert "Heat map, on validation" in (tmp_path / "report.html").read_text()
 
