@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_the_table_has_the_differences_from_the_head_recipe_and_the_mean_costs(t
     cells = dict(zip(header, rows[0]))
     assert rows[1][3:5] == ["–", ""] and cells["minus a head"] == f"{differences.mean():+.3f}"
     names = ("trained numbers", "stored, MB", "CPU seconds", "peak MB", "forgotten")
-    assert [cells[name] for name in names] == ["500", "0.00", "12", "36", "+0.250"]
+    assert [cells[name] for name in names] == ["500", "0.00", "12.0", "36", "+0.250"]
     assert [cells[name] for name in ("time to predict", "added positions")] == ["1.25 ×", "0"]
     shown = points(results, block, "cpu_seconds")
     test_score = right["LoRA", AFTER, "test"].mean()
@@ -86,6 +87,7 @@ def test_the_table_has_the_differences_from_the_head_recipe_and_the_mean_costs(t
         assert f"]({name})" in text
         svg = (tmp_path / name).read_text()
         assert "prefers-color-scheme: dark" in svg and "--first: #1d5fa6" in svg
+        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     html = (tmp_path / "report.html").read_text()
     assert html.count("<svg") == 2 and "Scores against costs" in html
 
