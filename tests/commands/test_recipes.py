@@ -9,6 +9,8 @@ from neo_peft.analysis.plan import make_plan
 from neo_peft.commands.recipes import read_recipes
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
+from neo_peft.runs.loading import load_untuned
+from neo_peft.settings import make_settings
 
 TWELVE = Path(__file__).parents[2] / "benchmarks" / "recipes.txt"
 
@@ -69,3 +71,19 @@ def test_the_twelve_recipes_make_a_plan_for_each_task(task):
     plan = make_plan({"task": task, "threads": 1}, 3, [5], sweep, recipes=recipes)
     assert len(plan["runs"]) == 12 * 3 * 3 and len(plan["values"]) == 12
     assert {run["flags"]["method"] for run in plan["runs"]} >= METHODS.keys() - {"lora+prefix"}
+
+
+def test_the_recipes_of_targets_train_equal_numbers():
+    counts = {}
+    for name, flags in read_recipes(TWELVE.with_name("targets.txt")).items():
+        model = load_untuned(make_settings(task="ner", **flags), with_method=True).model
+        trained = model.trainable().items()
+        counts[name] = sum(part.numel() for key, part in trained if "lora" in key)
+    config = model.transformer.config
+    unit = config.num_layers * config.hidden_size
+    assert counts == {
+        "q,v r18": 72 * unit,
+        "attention r9": 72 * unit,
+        "MLP r7": 70 * unit,
+        "all r4": 72 * unit,
+    }
