@@ -22,6 +22,7 @@ baselines.py     baselines without a language model
 head_alone.py    the baseline of a linear head without the method
 verdict.py       what tuning adds to the best baseline
 label_tokens.py  check that the tokens of the labels can be told apart
+forgetting.py    how well a model still predicts free text
 texts.py         predictions for new texts; what was used of a long one
 refused_rows.py  rows that the encoder refuses
 origin.py        check that an adapter belongs to its model
