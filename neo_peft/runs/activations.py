@@ -53,6 +53,12 @@ def kept_in_step(
     return _Step(model, lengths, targets, trains).kept()
 
 
+def prompt_tokens(model: TunedModel) -> int:
+    """Return how many tokens of a prompt go through the layers with a training batch. The trained
+    keys and values of a prefix do not."""
+    return 0 if model.prompt is None or model.prompt.embeddings is None else len(model.prompt)
+
+
 def trains(module: nn.Module) -> bool:
     """Return whether a tensor of a module is trained."""
     return any(parameter.requires_grad for parameter in module.parameters())
@@ -67,7 +73,7 @@ class _Step:
         self.on_gpu = model.device.type not in ("cpu", "meta")
         prompt = model.prompt
         self.before = 0 if prompt is None else len(prompt)  # positions before each text
-        self.has_prompt = prompt is not None and prompt.embeddings is not None
+        self.has_prompt = prompt_tokens(model) > 0
         self.trains_prefix = prompt is not None and not self.has_prompt
         counts = torch.tensor(list(lengths))
         packing = Packing.of_texts(counts, self.before, self.on_gpu, self.has_prompt)
@@ -86,7 +92,9 @@ class _Step:
             layers.append(count)
         needs = needs or trains(trunk.ln_f)
         head = self.targets * (FP32 * size + 2 * FP32) if needs else 0
-        classes = self.config.vocab_size if self.model.head is None else self.model.head.out_features
+        classes = (
+            self.config.vocab_size if self.model.head is None else self.model.head.out_features
+        )
         logits = FP32 * self.targets * classes
         head += self.head(needs) + logits + INDEX * self.targets + FP32  # targets, their number
         head += FP32 * self.targets if self.model.target_weights else 0
