@@ -47,8 +47,8 @@ class Time:
 
     steps: int  # number of training steps
     step: Seconds  # of a training step, on average
-    training: Seconds
-    scoring: Seconds
+    training: Seconds  # of all training steps
+    scoring: Seconds  # of everything that is scored
     saving: Seconds  # of checkpoints
     texts: int  # number of texts that were measured
     loading: float  # seconds of the processor until now
@@ -61,8 +61,8 @@ class Time:
 class Work(NamedTuple):
     """Batches and tokens that go through the model."""
 
-    batches: float
-    tokens: float
+    batches: float  # number of batches
+    tokens: float  # number of tokens in all of them
 
     def times(self, factor: float) -> "Work":
         return Work(self.batches * factor, self.tokens * factor)
@@ -74,8 +74,8 @@ class Work(NamedTuple):
 class Line(NamedTuple):
     """Seconds of a batch of N tokens: fixed + for_token · N."""
 
-    fixed: Seconds
-    for_token: Seconds
+    fixed: Seconds  # of a batch without tokens
+    for_token: Seconds  # of one more token
 
     @classmethod
     def through(cls, measured: list[tuple[int, Seconds]]) -> "Line":

@@ -32,9 +32,9 @@ NOWHERE = Path()  # nothing is written there
 class Plan:
     """What a run costs."""
 
-    memory: Memory
+    memory: Memory  # what it needs
     available: int | None  # bytes of memory that this process can have; None if unknown
-    disk: cost.Disk
+    disk: cost.Disk  # of its folder
     time: pace.Time | None  # None if it was not measured
     unmeasured: str  # why it was not
 
