@@ -146,23 +146,27 @@ def plan_without_weights(settings: Settings, print_line: PrintLine, progress: Pr
 
 
 def smaller(job: Job, available: int) -> Iterator[tuple[str, Memory]]:
-    """Yield flags with which a run needs less memory, and that memory."""
-    settings, model, found = job.settings, job.tuned.model, []
+    """Yield flags with which a run needs less memory, and that memory: each flag alone, and if none
+    suffices, the fewest together."""
+    settings = job.settings
 
-    def memory(changed: Settings) -> Memory:
-        return cost.memory_of(model, job.examples, changed)
+    def memory(changes: dict) -> Memory:
+        return cost.memory_of(job.tuned.model, job.examples, replace(settings, **changes))
 
+    found = []
+    if not settings.trains_base:
+        found += [{"quantize": kind} for kind in FEWER_BITS[settings.quantize]]
     if not settings.checkpoint_activations:
         found.append({"checkpoint_activations": True})
     if settings.batch_size > 1:
         found.append(smaller_batch(job, available))
-    if not settings.trains_base:
-        found += [{"quantize": kind} for kind in FEWER_BITS[settings.quantize]]
-    for changes in found:
-        yield flags_of(changes), memory(replace(settings, **changes))
-    if len(found) > 1:
-        together = {name: value for changes in found for name, value in changes.items()}
-        yield flags_of(together), memory(replace(settings, **together))
+    needed = [(changes, memory(changes)) for changes in found]
+    together = {}
+    for changes in found:  # the later value of --quantize has fewer bits
+        together = together | changes
+        if all(its.peak > available for _, its in needed) and len(together) > len(changes):
+            needed.append((together, memory(together)))
+    yield from ((flags_of(changes), its) for changes, its in needed)
 
 
 def smaller_batch(job: Job, available: int) -> dict[str, int]:

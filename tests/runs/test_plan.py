@@ -109,16 +109,27 @@ def test_too_little_memory_gets_flags_that_help_each_with_its_number(
     note = [line for line in plan.lines(job, found) if line.startswith("note")]
     assert not found.fits and found.time is None and len(note) == 1
     helping = re.findall(r"([\d.]+ \wB) with ((?:--[^,]+)+)", note[0])
-    wanted = ["--checkpoint-activations", "--batch-size 4 --gradient-accumulation 2"]
-    wanted += ["--quantize int8", "--quantize nf4"]
-    together = f"{wanted[0]} {wanted[1]} {wanted[3]}"
-    assert [flags for _, flags in helping] == [*wanted, together]
+    wanted = ["--quantize int8", "--quantize nf4", "--checkpoint-activations"]
+    wanted.append("--batch-size 4 --gradient-accumulation 2")
+    assert [flags for _, flags in helping] == wanted
     common = f"--task ner --method lora --model {tiny_folder} --train-limit 40 --eval-limit 9"
     for size, flags in helping:
         batch = "" if "--batch-size" in flags else " --batch-size 8"
         settings = parse_flags(f"{common} {flags}{batch} --threads 1".split())
         memory = cost.memory_of(job.tuned.model, job.examples, settings)
         assert memory.peak < peak and size == shown(memory.peak)
+
+
+def test_flags_are_combined_only_if_none_suffices_alone(tiny_folder, tmp_path):
+    job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=4)
+    pair = "--quantize nf4 --checkpoint-activations"
+    found = dict(plan.smaller(job, available=10**12))
+    assert pair not in found and len(found) == 4
+    alone = min(memory.peak for memory in found.values())
+    found = list(plan.smaller(job, available=alone - 1))
+    assert found[4][0] == pair and found[4][1].peak < alone and len(found) == 5
+    *_, (last, _) = plan.smaller(job, available=0)
+    assert last == f"{pair} --batch-size 1 --gradient-accumulation 4"
 
 
 def test_a_batch_becomes_as_small_as_it_must(tiny_folder, tmp_path, monkeypatch):
