@@ -44,12 +44,12 @@ RUNS = (
 
 def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m benchmarks.cost", description=__doc__.split("\n")[0])
-    parser.parse_args(argv)
-    lines = []
+    parser.add_argument("--only", default="", help="measure only runs whose flags contain this")
+    only, lines = parser.parse_args(argv).only, []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         write_base(base, *SHAPES["125m"])
-        for index, (name, flags) in enumerate(RUNS):
+        for index, (name, flags) in enumerate(run for run in RUNS if only in run[1]):
             command = ["train.py", *flags.split(), "--threads", "1"]
             command += ["--model", str(base) if name == "125m" else name]
             line = {"base": name, "flags": flags, **predict(command)}
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     record = {"torch": torch.__version__, "goals": GOALS, "lines": lines}
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     peers.RECORDS.mkdir(exist_ok=True)
-    write_json(peers.RECORDS / "cost-fp32-cpu.json", record)
+    part = f"-{only.split()[-1]}" if only else ""
+    write_json(peers.RECORDS / f"cost{part}-fp32-cpu.json", record)
     print(table(HEADER, map(cells, lines)))
 
 

@@ -122,7 +122,7 @@ def memory_of(model: TunedModel, examples: dict[str, Examples], settings: Settin
         2 * trained,
         kept_bytes,
         kept.logits,
-        int(outside + always + factor * peaks.step(kept)),
+        int(outside + always + peaks.step(kept, factor)),
         int(outside + always + factor * max(map(peaks.scoring, scored), default=0)),
     )
 
@@ -143,8 +143,9 @@ class Peaks:
         inputs = len(kept.layers) * FP32 * self.tokens * self.config.hidden_size
         return inputs + INDEX * self.targets + kept.inputs + kept.head
 
-    def step(self, kept: Kept) -> int:
-        """Return the peak of a step. It is the largest of these:
+    def step(self, kept: Kept, factor: float = 1.0) -> int:
+        """Return the peak of a step, with `factor` for all but gradients. It is the largest of
+        these:
 
         - all that is kept, and the two gradients of the logits
         - when the backward pass reaches a layer: what the layers up to it keep, the gradients of
@@ -152,7 +153,7 @@ class Peaks:
         - when all gradients are there: AdamW's temporary tensor is as large as they are
         """
         gradients, checkpointed = self.gradients(), self.settings.checkpoint_activations
-        peaks = [self.kept_after_forward(kept) + 2 * kept.logits, 2 * sum(gradients)]
+        peaks = [(self.kept_after_forward(kept) + 2 * kept.logits, 0), (0, 2 * sum(gradients))]
         one_input = FP32 * self.tokens * self.config.hidden_size
         last = len(kept.layers) - 1
         for layer in range(last + 1):
@@ -160,11 +161,11 @@ class Peaks:
             if checkpointed:  # inputs of the layers, and what this layer computes again
                 before = kept.inputs + (layer + 1) * one_input + kept.layers[layer]
             rows = self.targets if layer == last else self.tokens
-            peaks.append(before + sum(gradients[layer:]) + self.temporary(rows))
+            peaks.append((before + self.temporary(rows), sum(gradients[layer:])))
         if checkpointed:  # the forward pass keeps all keys and values until its end
             inputs = (last + 1) * one_input
-            peaks.append(inputs + self.keys_values(self.tokens) + self.temporary(self.tokens))
-        return max(peaks)
+            peaks.append((inputs + self.keys_values(self.tokens) + self.temporary(self.tokens), 0))
+        return int(max(factor * activations + other for activations, other in peaks))
 
     def gradients(self) -> list[int]:
         """Return the bytes of the gradients of each layer; of the head's with the last one."""

@@ -23,7 +23,7 @@ import torch
 from neo_peft.decoding import evaluate
 from neo_peft.encoding import MAX_NEW_TOKENS, collate
 from neo_peft.kernels.adamw import AdamW
-from neo_peft.model import TunedModel
+from neo_peft.model import Batch, TunedModel
 from neo_peft.runs.activations import prompt_tokens
 from neo_peft.runs.cost import step_batches, tokens_of
 from neo_peft.runs.head_alone import is_scored
@@ -109,9 +109,10 @@ def time_of(job: Job, thorough: bool = True) -> Time:
         needed = lines[0].of(measured.training_work) + lines[1].of(measured.scoring_work)
         if thorough or needed[0] <= max(LEAST_SECONDS, SHARE * run[0]):
             lines = measured.well()
+        shown = shown_tokens(job) and shown_tokens(job) * measured.generate()
         adamw = optimizer_seconds(job.tuned.model, job.settings.clip_norm)
     trained = lines[0].of(training) + steps * adamw
-    scored, saved = lines[1].of(scoring), saving_seconds(job, steps)
+    scored, saved = lines[1].of(scoring) + shown, saving_seconds(job, steps)
     return Time(steps, trained / max(1, steps), trained, scored, saved, measured.texts, loading)
 
 
@@ -152,9 +153,16 @@ def scoring_work(job: Job, steps: int) -> Work:
         work = work.plus(scored.times(generated))
     if is_scored(job):
         work = work.plus(*splits.values())
-    if job.tuned.model.head is None:  # three examples are generated, twice, token by token
-        work = work.plus(Work(2 * MAX_NEW_TOKENS, 2 * 3 * MAX_NEW_TOKENS))
     return work
+
+
+def shown_tokens(job: Job) -> float:
+    """Return how many tokens, one after the other, are generated for the examples that a run shows.
+    Before tuning a text rarely ends before the limit, afterwards it ends with its label."""
+    if job.tuned.model.head is not None:
+        return 0
+    after = max(map(len, job.tuned.encoder.label_tokens.values()))
+    return after + (0 if job.settings.no_before else MAX_NEW_TOKENS)
 
 
 def saved_bytes(job: Job, steps: int) -> int:
@@ -227,6 +235,14 @@ class Measured:
                 evaluate(self.model, job.tuned.encoder, examples, batch_size=size)
 
         return int(examples.lengths.sum()), seconds_of(predict, self.model.device)
+
+    @torch.inference_mode()
+    def generate(self) -> Seconds:
+        """Return the seconds of the next token of the three texts that a run shows."""
+        texts, model = 3, self.model.eval()
+        one, each = torch.zeros(texts, dtype=torch.long), torch.ones(texts, dtype=torch.long)
+        batch = Batch(one, each, torch.arange(texts), one - 1, each).to(model.device)
+        return seconds_of(lambda: model.logits(model(batch)), model.device)
 
 
 def optimizer_seconds(model: TunedModel, clip_norm: float) -> Seconds:

@@ -166,7 +166,8 @@ def smaller(job: Job, available: int) -> Iterator[tuple[str, Memory]]:
         together = together | changes
         if all(its.peak > available for _, its in needed) and len(together) > len(changes):
             needed.append((together, memory(together)))
-    yield from ((flags_of(changes), its) for changes, its in needed)
+    now = memory({}).peak
+    yield from ((flags_of(changes), its) for changes, its in needed if its.peak < now)
 
 
 def smaller_batch(job: Job, available: int) -> dict[str, int]:

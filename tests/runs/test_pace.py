@@ -173,3 +173,15 @@ def test_adamw_is_measured_on_a_part_of_a_large_model(tiny_folder, tmp_path, mon
     model = make_job(tmp_path, tiny_folder, task="ner", method="full").tuned.model
     count = sum(parameter.numel() for parameter in model.parameters())
     assert pace.optimizer_seconds(model, 1.0).tolist() == pytest.approx([count / 1000] * 2)
+
+
+def test_the_examples_that_a_language_model_generates_are_counted(
+    tiny_folder, tmp_path, monkeypatch
+):
+    """Ten tokens before tuning; afterwards the longest label, with the end token."""
+    monkeypatch.setattr(pace.Measured, "generate", lambda measured: np.full(2, 1000.0))
+    job = make_job(tmp_path, tiny_folder, task="similarity", method="prompt", max_steps=1)
+    longest = max(map(len, job.tuned.encoder.label_tokens.values()))
+    assert pace.time_of(job).scoring[0] // 1000 == 10 + longest
+    job = make_job(tmp_path, tiny_folder, task="similarity", method="head", max_steps=1)
+    assert pace.time_of(job).scoring[0] < 1000

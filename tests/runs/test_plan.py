@@ -125,11 +125,8 @@ def test_flags_are_combined_only_if_none_suffices_alone(tiny_folder, tmp_path):
     pair = "--quantize nf4 --checkpoint-activations"
     found = dict(plan.smaller(job, available=10**12))
     assert pair not in found and len(found) == 4
-    alone = min(memory.peak for memory in found.values())
-    found = list(plan.smaller(job, available=alone - 1))
-    assert found[4][0] == pair and found[4][1].peak < alone and len(found) == 5
-    *_, (last, _) = plan.smaller(job, available=0)
-    assert last == f"{pair} --batch-size 1 --gradient-accumulation 4"
+    flags = [flags for flags, _ in plan.smaller(job, available=0)]
+    assert flags[4:] == [pair, f"{pair} --batch-size 1 --gradient-accumulation 4"]
 
 
 def test_a_batch_becomes_as_small_as_it_must(tiny_folder, tmp_path, monkeypatch):
