@@ -14,7 +14,7 @@ from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.published import PUBLISHED, trunk_without_data
 from neo_peft.formats.tokenizer import load_tokenizer
 from neo_peft.gptneo import Config
-from neo_peft.progress import Progress
+from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import cost, pace
 from neo_peft.runs.cost import Memory
 from neo_peft.runs.job import Job, Output, PrintLine, prepare
@@ -22,6 +22,7 @@ from neo_peft.runs.shared import Shared
 from neo_peft.runs.summary import describe
 from neo_peft.runs.too_large import TooLargeError, config_of, folder_of, shown
 from neo_peft.settings import Settings
+from neo_peft.system import processes
 from neo_peft.system.memory import available_memory
 
 FEWER_BITS = {"none": ("int8", "nf4"), "int8": ("nf4",), "nf4": ()}  # of values of --quantize
@@ -84,12 +85,14 @@ def describe_cost(job: Job) -> None:
 def dry_run(settings: Settings, print_line: PrintLine, progress: Progress) -> dict:
     """Load all that a run needs, and print its first lines and what it costs. Return the record of
     the plan."""
+    if processes.process_index:
+        print_line, progress = (lambda line: None), no_progress
     job = prepare(settings, Output(NOWHERE, print_line, progress, 0.0))
     describe(job)
-    plan = plan_of(job)
-    for line in lines(job, plan):
+    costs = plan_of(job)
+    for line in lines(job, costs):
         print_line(line)
-    return plan.record()
+    return costs.record()
 
 
 def plan(settings: Settings, print_line: PrintLine, progress: Progress) -> dict:
@@ -131,15 +134,15 @@ def plan_without_weights(settings: Settings, print_line: PrintLine, progress: Pr
     tokenizer = folder if has_tokenizer else BUNDLED["neo-mini"]
     output = Output(NOWHERE, print_line, progress, 0.0)
     job = prepare(settings, output, shared=WithoutWeights(config, tokenizer))
-    plan = plan_of(job, has_weights=False)
+    costs = plan_of(job, has_weights=False)
     print_line(f"model   {settings.model}: {job.total:,} parameters")
     share = 100 * job.trainable / job.total
     print_line(f"method  {settings.method}: trains {job.trainable:,} parameters, {share:.4g} %")
-    for line in lines(job, plan):
+    for line in lines(job, costs):
         print_line(line)
     if not has_tokenizer:
         print_line("note    texts have other lengths here: their tokens are those of neo-mini")
-    return plan.record()
+    return costs.record()
 
 
 # ---- Too little memory
