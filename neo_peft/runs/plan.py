@@ -212,10 +212,9 @@ def lines(job: Job, plan: Plan) -> Iterator[str]:
     )
     yield f"time    {time_line(plan.time) if plan.time else plan.unmeasured}"
     if not plan.fits:
-        less = ", ".join(
-            f"{shown(its.peak)} with {flags}" for flags, its in smaller(job, available)
-        )
-        yield f"note    the memory does not suffice; the run needs {less}"
+        less = [f"{shown(its.peak)} with {flags}" for flags, its in smaller(job, available)]
+        advice = f"the run needs {', '.join(less)}" if less else "train fewer weights"
+        yield f"note    the memory does not suffice; {advice}"
 
 
 def time_line(time: pace.Time) -> str:

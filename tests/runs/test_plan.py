@@ -129,6 +129,15 @@ def test_flags_are_combined_only_if_none_suffices_alone(tiny_folder, tmp_path):
     assert flags[4:] == [pair, f"{pair} --batch-size 1 --gradient-accumulation 4"]
 
 
+def test_flags_that_need_as_much_memory_are_not_named(tiny_folder, tmp_path, monkeypatch):
+    """The peak of a step that trains all weights is that of AdamW."""
+    job = make_job(tmp_path, tiny_folder, task="ner", method="full", batch_size=1, train_limit=2)
+    monkeypatch.setattr(cost.Peaks, "step", lambda peaks, kept, factor: 10**9)
+    monkeypatch.setattr(plan, "available_memory", lambda device: 1)
+    *_, note = plan.lines(job, plan.plan_of(job))
+    assert note == "note    the memory does not suffice; train fewer weights"
+
+
 def test_a_batch_becomes_as_small_as_it_must(tiny_folder, tmp_path, monkeypatch):
     job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=6)
     changes = plan.smaller_batch(job, available=0)
