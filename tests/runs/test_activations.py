@@ -126,11 +126,14 @@ def test_class_weights_are_counted(name):
     assert counted == kept_bytes(model, lambda: model.loss(batch))
 
 
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("name", METHODS)
-def test_with_checkpointed_activations_the_inputs_of_the_layers_are_kept(name, precision):
+def test_with_checkpointed_activations_the_inputs_of_the_layers_are_kept(name, precision, quantize):
     settings = settings_of(name, checkpoint_activations=True)
-    model = make_model(settings, DTYPES[precision])
+    if quantize != "none" and settings.trains_base:
+        return  # refused
+    model = make_model(settings, DTYPES[precision], quantize)
     batch, is_prompt = make_batch(model), bool(model.prompt and model.prompt.embeddings is not None)
     tokens = sum(LENGTHS) + (len(model.prompt) if is_prompt else 0)
     peaks = Peaks(model, settings, tokens, len(TARGETS))
