@@ -46,6 +46,7 @@ from neo_peft.runs.folder import (
 )
 from neo_peft.runs.job import Job, Output, PrintLine, ScoredModel, Scores, prepare, score_model
 from neo_peft.runs.log import Log
+from neo_peft.runs.plan import describe_cost
 from neo_peft.runs.record import write_results
 from neo_peft.runs.run_bar import RunBar
 from neo_peft.runs.selection import Kept
@@ -155,6 +156,7 @@ def train_and_score(settings: Settings, output: Output, shared: Shared | None = 
     require_same("base model", sha256_of(job.tuned.base.record()))
     require_same("set of examples", [part.digest() for part in job.examples.values()])
     describe(job)
+    describe_cost(job)
     with closing(RunBar(job)) as run_bar:
         output = output._replace(print_line=above_bars(output.print_line), run_bar=run_bar)
         return do_job(replace(job, output=output), checkpoint)
