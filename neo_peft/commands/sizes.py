@@ -5,7 +5,7 @@ A recipe is a list of flags of train.py. The same code as in train.py builds its
 torch's meta device, where tensors have shapes and no data. The parameters are counted. AdamW has
 two numbers for each trained one, so its state is computed: twice the adapter's bytes.
 
-With flags of train.py it prints what that run costs (runs/plan.py).
+With flags of train.py it prints what that run costs (runs/estimate.py).
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
 
 def print_plan(settings: Settings) -> None:
     """Print what a run with these settings costs."""
-    from neo_peft.runs.plan import plan
+    from neo_peft.runs.estimate import plan
     from neo_peft.system.bars import show_progress
 
     print_line = partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True)

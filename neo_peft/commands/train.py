@@ -63,7 +63,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
     with LoadingLine(with_size(settings.model) if is_first else None) as loading:
         # Imported here, since torch takes seconds: --help and errors in flags do not wait for it.
         with signals.delayed():  # an interrupted import can raise any error
-            from neo_peft.runs.plan import dry_run
+            from neo_peft.runs.estimate import dry_run
             from neo_peft.runs.training import run
             from neo_peft.system.bars import show_progress
 

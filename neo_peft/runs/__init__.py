@@ -9,7 +9,7 @@ shared.py        what runs of a study share: the loaded base, and predictions wi
 activations.py   the bytes that autograd keeps in a training step
 cost.py          the memory and the disk that a run needs, before it starts
 pace.py          the time that a run takes, from a few measured batches
-plan.py          the lines on the cost of a run; what helps if memory does not suffice
+estimate.py      the lines on the cost of a run; what helps if memory does not suffice
 too_large.py     refuse a base that this machine can never have in memory
 run_bar.py       the bar over a whole run, which shows when it ends
 checkpoints.py   save and restore an unfinished run, so that it ends with identical bits

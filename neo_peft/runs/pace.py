@@ -24,6 +24,7 @@ from neo_peft.decoding import evaluate
 from neo_peft.encoding import MAX_NEW_TOKENS, collate
 from neo_peft.kernels.adamw import AdamW
 from neo_peft.model import Batch, TunedModel
+from neo_peft.runs import selection
 from neo_peft.runs.activations import prompt_tokens
 from neo_peft.runs.cost import step_batches, tokens_of
 from neo_peft.runs.head_alone import is_scored
@@ -122,9 +123,8 @@ def time_of(job: Job, thorough: bool = True) -> Time:
 def training_work(job: Job) -> tuple[int, Work]:
     """Return the number of steps of a run, and its training: the batches of all epochs."""
     settings, examples = job.settings, job.examples["train"]
-    batches = step_batches(examples, settings)
-    in_epoch = math.ceil(len(batches) / settings.gradient_accumulation)
-    steps = min(settings.epochs * in_epoch, settings.max_steps or math.inf)
+    batches, steps = step_batches(examples, settings), selection.total_steps(examples, settings)
+    in_epoch = selection.steps_per_epoch(examples, settings)
     epoch = Work(len(batches), sum(all_tokens(job, batch) for batch in batches))
     return steps, epoch.times(steps / in_epoch)
 
@@ -142,10 +142,9 @@ def scoring_work(job: Job, steps: int) -> Work:
         for name, part in job.examples.items()
     }
     scored = Work(0, 0).plus(*(splits[name] for name in job.scored_splits))
-    in_epoch = math.ceil(len(job.examples["train"]) / size / settings.gradient_accumulation)
-    after_epochs = splits["validation"].times(math.ceil(steps / in_epoch))
-    after = scored.plus(splits["validation"].times(-1))  # the kept epoch has scored validation
-    work = after.plus(after_epochs)
+    in_training = splits["validation"].times(scorings(job, steps))
+    after = scored.plus(splits["validation"].times(-1))  # its kept scoring is used again
+    work = after.plus(in_training)
     if not settings.no_before:
         work = work.plus(scored)
     if settings.generate:
@@ -154,6 +153,12 @@ def scoring_work(job: Job, steps: int) -> Work:
     if is_scored(job):
         work = work.plus(*splits.values())
     return work
+
+
+def scorings(job: Job, steps: int) -> int:
+    """Return how often validation is scored in this many steps of training."""
+    in_epoch = selection.steps_per_epoch(job.examples["train"], job.settings)
+    return math.ceil(steps / (job.settings.eval_every or in_epoch))
 
 
 def shown_tokens(job: Job) -> float:
@@ -167,11 +172,11 @@ def shown_tokens(job: Job) -> float:
 
 def saved_bytes(job: Job, steps: int) -> int:
     """Return the bytes of the files with weights that a run with this many steps writes."""
-    settings, weights = job.settings, sum(p.nbytes for p in job.tuned.model.trainable().values())
-    epochs = min(settings.epochs, steps)
-    checkpoints = epochs + steps // settings.checkpoint_every
-    # A checkpoint has AdamW's averages too; one after an epoch also the best weights.
-    return weights * (3 * checkpoints + epochs + 1)
+    weights = sum(p.nbytes for p in job.tuned.model.trainable().values())
+    after_scorings = scorings(job, steps)
+    checkpoints = after_scorings + steps // job.settings.checkpoint_every
+    # A checkpoint has AdamW's averages too; one after a scoring can also have the best weights.
+    return weights * (3 * checkpoints + after_scorings + 1)
 
 
 # ---- Measuring

@@ -34,6 +34,7 @@ from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions, selection, tables
 from neo_peft.runs.before import score_before
 from neo_peft.runs.checkpoints import Checkpoint
+from neo_peft.runs.estimate import describe_cost
 from neo_peft.runs.folder import (
     CHECKPOINTS,
     METRICS,
@@ -46,7 +47,6 @@ from neo_peft.runs.folder import (
 )
 from neo_peft.runs.job import Job, Output, PrintLine, ScoredModel, Scores, prepare, score_model
 from neo_peft.runs.log import Log
-from neo_peft.runs.plan import describe_cost
 from neo_peft.runs.record import write_results
 from neo_peft.runs.run_bar import RunBar
 from neo_peft.runs.selection import Kept

@@ -91,6 +91,8 @@ def counted_tokens(monkeypatch):
         {"epochs": 3},
         {"epochs": 4, "gradient_accumulation": 2, "no_before": True},
         {"epochs": 2, "max_steps": 100, "batch_size": 3},
+        {"epochs": 2, "eval_every": 5},
+        {"epochs": 2, "eval_every": 4},
     ],
 )
 def test_the_counted_work_is_that_of_the_run(tiny_folder, tmp_path, monkeypatch, flags):

@@ -9,7 +9,7 @@ from trained import make_job
 import train
 from neo_peft.commands import sizes
 from neo_peft.commands.train import parse_flags
-from neo_peft.runs import cost, loading, plan, too_large
+from neo_peft.runs import cost, estimate, loading, too_large
 from neo_peft.runs.too_large import shown
 from neo_peft.system.exit_status import exit_status
 
@@ -65,7 +65,7 @@ def test_sizes_with_flags_prints_what_the_dry_run_prints(tiny_folder, capsys):
 
 
 def test_a_published_model_without_weights_has_memory_and_disk_but_no_time(monkeypatch, capsys):
-    monkeypatch.setattr(plan, "available_memory", lambda device: 64 * 10**9)
+    monkeypatch.setattr(estimate, "available_memory", lambda device: 64 * 10**9)
     sizes.main([*FLAGS.split(), "--model", LARGEST, "--batch-size", "8"])
     printed = capsys.readouterr().out
     assert "2,653,957,131 parameters" in printed and "trains 2,649,611 parameters" in printed
@@ -104,9 +104,9 @@ def test_too_little_memory_gets_flags_that_help_each_with_its_number(
     """Each number is that of the plan with these flags."""
     job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=8)
     peak = cost.memory_of(job.tuned.model, job.examples, job.settings).peak
-    monkeypatch.setattr(plan, "available_memory", lambda device: peak - 1)
-    found = plan.plan_of(job)
-    note = [line for line in plan.lines(job, found) if line.startswith("note")]
+    monkeypatch.setattr(estimate, "available_memory", lambda device: peak - 1)
+    found = estimate.plan_of(job)
+    note = [line for line in estimate.lines(job, found) if line.startswith("note")]
     assert not found.fits and found.time is None and len(note) == 1
     helping = re.findall(r"([\d.]+ \wB) with ((?:--[^,]+)+)", note[0])
     wanted = ["--quantize int8", "--quantize nf4", "--checkpoint-activations"]
@@ -123,9 +123,9 @@ def test_too_little_memory_gets_flags_that_help_each_with_its_number(
 def test_flags_are_combined_only_if_none_suffices_alone(tiny_folder, tmp_path):
     job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=4)
     pair = "--quantize nf4 --checkpoint-activations"
-    found = dict(plan.smaller(job, available=10**12))
+    found = dict(estimate.smaller(job, available=10**12))
     assert pair not in found and len(found) == 4
-    flags = [flags for flags, _ in plan.smaller(job, available=0)]
+    flags = [flags for flags, _ in estimate.smaller(job, available=0)]
     assert flags[4:] == [pair, f"{pair} --batch-size 1 --gradient-accumulation 4"]
 
 
@@ -133,16 +133,16 @@ def test_flags_that_need_as_much_memory_are_not_named(tiny_folder, tmp_path, mon
     """The peak of a step that trains all weights is that of AdamW."""
     job = make_job(tmp_path, tiny_folder, task="ner", method="full", batch_size=1, train_limit=2)
     monkeypatch.setattr(cost.Peaks, "step", lambda peaks, kept, factor: 10**9)
-    monkeypatch.setattr(plan, "available_memory", lambda device: 1)
-    *_, note = plan.lines(job, plan.plan_of(job))
+    monkeypatch.setattr(estimate, "available_memory", lambda device: 1)
+    *_, note = estimate.lines(job, estimate.plan_of(job))
     assert note == "note    the memory does not suffice; train fewer weights"
 
 
 def test_a_batch_becomes_as_small_as_it_must(tiny_folder, tmp_path, monkeypatch):
     job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=6)
-    changes = plan.smaller_batch(job, available=0)
+    changes = estimate.smaller_batch(job, available=0)
     assert changes == {"batch_size": 1, "gradient_accumulation": 6}
-    changes = plan.smaller_batch(job, available=10**12)
+    changes = estimate.smaller_batch(job, available=10**12)
     assert changes == {"batch_size": 3, "gradient_accumulation": 2}
 
 
@@ -168,7 +168,7 @@ def test_a_plan_of_a_base_that_is_too_large_is_made_without_its_weights(
     tiny_folder, monkeypatch, capsys
 ):
     monkeypatch.setattr(too_large, "memory_limit", lambda device: 10**6)
-    monkeypatch.setattr(plan, "available_memory", lambda device: 10**6)
+    monkeypatch.setattr(estimate, "available_memory", lambda device: 10**6)
     sizes.main([*FLAGS.split(), "--model", str(tiny_folder)])
     printed = capsys.readouterr().out
     assert "needs at least" in printed and "the memory does not suffice" in printed
@@ -184,4 +184,4 @@ def test_a_dry_run_of_a_stopped_run_is_refused(tmp_path, capsys):
     [(3.4, "3 seconds"), (89, "89 seconds"), (150, "2 min"), (3600 * 3 + 1250, "3 h 21 min")],
 )
 def test_times_are_shown_for_people(seconds, text):
-    assert plan.duration(seconds) == text
+    assert estimate.duration(seconds) == text
