@@ -11,7 +11,8 @@ best on validation.
 from pathlib import Path
 from typing import NamedTuple
 
-from neo_peft.analysis.plan import PLAN, RESULTS, read_plan, value_name
+from neo_peft.analysis.plan import PLAN, RESULTS, read_plan
+from neo_peft.analysis.variants import value_name
 from neo_peft.errors import InputError
 from neo_peft.runs import tables
 from neo_peft.runs.bootstrap import (
@@ -109,14 +110,19 @@ def candidate(folder: Path) -> Candidate:
     try:
         best = {name: block["best"] for name, block in results["protocols"].items()}
         with_result = set(results["runs"])
+        choices = {recipe: found["chosen"] for recipe, found in results.get("choices", {}).items()}
     except (KeyError, TypeError, AttributeError):
-        best, with_result = {}, set()
+        best, with_result, choices = {}, set(), {}
     if len(best) > 1:
         raise InputError(
             f"{folder} is a study with the protocols {' and '.join(best)}; compare single runs in "
             "it"
         )
-    planned = [run["name"] for run in plan["runs"] if [run["value"]] == list(best.values())]
+    planned = [
+        run["name"]
+        for run in plan["runs"]
+        if [run["value"]] == list(best.values()) and run.get("choice") == choices.get(run["value"])
+    ]
     runs = [folder / name for name in planned if name in with_result]  # a diverged run has none
     if not runs:
         raise InputError(

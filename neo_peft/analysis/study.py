@@ -1,21 +1,27 @@
 """Run a study: all runs of its plan, one after the other, then its results. Read `plan.py` first.
 
 A study can be stopped or killed at any time. `--resume` reads the plan again, keeps the finished
-runs, resumes the unfinished one, and computes the results from the records of all runs.
+runs, resumes the unfinished one, and computes the results from the records of all runs. The runs of
+recipes are measured before that (`measure.py`).
 
 The base is loaded once, and predictions without tuning are computed once for all runs that would
 get the same ones (see `Shared`).
 """
 
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from neo_peft.analysis.choice import is_compared, is_done, number_of_runs
+from neo_peft.analysis.measure import measure
 from neo_peft.analysis.plan import PLAN, RESULTS
 from neo_peft.analysis.study_page import write_page
-from neo_peft.analysis.study_results import collect
+from neo_peft.analysis.study_results import collect, first_scores
+from neo_peft.analysis.variants import RECIPE
 from neo_peft.errors import DivergedError, InputError, Stopped
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import training
@@ -40,6 +46,9 @@ from neo_peft.system.files import (
     remove_folder,
     write_checked_json,
 )
+from neo_peft.system.hardware import find_device, restart_peak_memory
+
+FORM = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs [{elapsed}<{remaining}{postfix}]"
 
 
 class RefusedError(InputError):
@@ -55,24 +64,15 @@ def run_study(
     as a result, for example of a large learning rate. Raises InputError if the first run is
     refused, since the reason probably holds for the others too.
     """
-    failed, refused, count = {}, [], len(plan["runs"])
     shared = Shared(folder / SHARED)
     with locked(folder):
         clean(folder)
         if shared.folder.exists():
             clean(shared.folder)
         try:
-            for number, run in enumerate(progress(plan["runs"], "study", count), start=1):
-                try:
-                    outcome = run_planned(folder, run, progress, shared)
-                except DivergedError as error:
-                    failed[run["name"]], outcome = "diverged", f"diverged: {error}"
-                except RefusedError as error:
-                    if number == 1:
-                        raise InputError(f"{run['name']}: {error}") from None
-                    failed[run["name"]], outcome = "refused", f"refused: {error}"
-                    refused.append(f"{run['name']}: {error}")
-                print_line(f"{number}/{count}  {run['name']}: {outcome}")
+            failed, refused = do_runs(folder, plan, print_line, progress, shared)
+            if plan["swept"] == RECIPE:
+                measure_runs(folder, plan, failed, progress, shared)
             results = collect(folder, plan, failed)
             write_checked_json(folder / RESULTS, results)
             if shared.folder.exists():
@@ -81,6 +81,53 @@ def run_study(
         except Stopped as stopped:
             stopped.advice = f"stopped; resume it: python -m neo_peft study --resume {folder}"
             raise
+
+
+def do_runs(
+    folder: Path, plan: dict, print_line: PrintLine, progress: Progress, shared: Shared
+) -> tuple[dict[str, str], list[str]]:
+    """Do all runs of a plan. Return the reason of each run without a result, by its name, and a
+    line for each run that was refused."""
+    import matplotlib.figure  # noqa: F401  # else it is in the peak memory of later runs only
+
+    failed, refused, number, count = {}, [], 0, number_of_runs(plan)
+    with closing(progress((), "study", count, None, FORM)) as bar:
+        for run in plan["runs"]:
+            # once the first seed's runs are done, their scores choose the runs of the other seeds
+            scores = first_scores(folder, plan, failed) if run["seed"] else {}
+            if not is_done(plan, run, scores):
+                continue
+            number += 1
+            was_finished = (folder / run["name"] / RUN).exists()
+            try:
+                outcome = run_planned(folder, run, progress, shared)
+            except DivergedError as error:
+                failed[run["name"]], outcome = "diverged", f"diverged: {error}"
+            except RefusedError as error:
+                if number == 1:
+                    raise InputError(f"{run['name']}: {error}") from None
+                failed[run["name"]], outcome = "refused", f"refused: {error}"
+                refused.append(f"{run['name']}: {error}")
+            print_line(f"{number}/{count}  {run['name']}: {outcome}")
+            if was_finished and not bar.disable:
+                bar.jump(number)  # the time left is that of the runs from here on
+            else:
+                bar.update(1)
+    return failed, refused
+
+
+def measure_runs(
+    folder: Path, plan: dict, failed: dict[str, str], progress: Progress, shared: Shared
+) -> None:
+    """Measure the costs of all compared runs that were not measured yet."""
+    scores = first_scores(folder, plan, failed)
+    compared = [
+        folder / run["name"]
+        for run in plan["runs"]
+        if run["name"] not in failed and is_compared(plan, run, scores)
+    ]
+    for run in progress(compared, "measure", len(compared)):
+        measure(run, shared)
 
 
 def make_study_folder(plan: dict, out: str | None) -> NewFolder:
@@ -135,6 +182,7 @@ def run_planned(folder: Path, run: dict[str, Any], progress: Progress, shared: S
     else:
         with open(folder / f"{run['name']}.log", "a", encoding="utf-8") as log:
             try:
+                restart_peak_memory(torch.device(find_device(settings.device)))
                 print_line = partial(print, file=log, flush=True)
                 training.run(settings, print_line, progress, shared)
             except DivergedError:

@@ -1,4 +1,5 @@
-"""Write the page of a study: its tables in Markdown, and a plot for each protocol.
+"""Write the page of a study: its tables in Markdown, and a plot for each protocol. Recipes and two
+sweeps have other pictures (`pictures.py`) and an HTML page too.
 
 The results are those that `study_results.py` computes.
 """
@@ -7,9 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from neo_peft.analysis.heat_map import grid_table
+from neo_peft.analysis.pictures import COSTS, heat_map_name, pareto_name, pictures, write_pictures
+from neo_peft.analysis.recipe_table import (
+    choice_table,
+    explanation,
+    interval,
+    mean_and_deviation,
+    points,
+    recipe_table,
+)
+from neo_peft.analysis.study_report import write_study_report
+from neo_peft.analysis.variants import GRID, RECIPE
 from neo_peft.runs.bootstrap import MIN_DIFFERING
 from neo_peft.runs.curves import finish, new_figure, write_figure
-from neo_peft.runs.tables import markdown, number, shown_name
+from neo_peft.runs.tables import markdown, shown_name
 from neo_peft.runs.verdict import BEFORE_MISSING
 from neo_peft.system.files import write_text
 from neo_peft.tasks import get_task
@@ -17,9 +30,19 @@ from neo_peft.tasks import get_task
 
 def write_page(folder: Path, results: dict) -> str:
     """Write the tables and plots into a study's folder; return the text of the tables."""
-    for protocol, block in results["protocols"].items():
-        draw_plot(results, block, folder / plot_name(protocol))
-    text = page(results)
+    metric, text = metric_title(results, results["metric"]), page(results)
+    if results["swept"] in (RECIPE, GRID):
+        found = {name: pictures(results, name, metric) for name in results["protocols"]}
+        for drawn in found.values():
+            write_pictures(folder, drawn)
+        sentences = {
+            protocol: verdict_sentence(results, block, block["judged"])
+            for protocol, block in results["protocols"].items()
+        }
+        write_study_report(folder, results, page_title(results), sentences, found, metric)
+    else:
+        for protocol, block in results["protocols"].items():
+            draw_plot(results, block, folder / plot_name(protocol))
     write_text(folder / "table.md", text)
     return text
 
@@ -31,9 +54,7 @@ def plot_name(protocol: str) -> str:
 
 def page(results: dict) -> str:
     """Return all tables of a study, their explanation, and the command that made them."""
-    # if methods or models are swept, the heading names all of them
-    head = results | {results["swept"]: ", ".join(map(str, results["values"]))}
-    parts = [f"# {head['task']}, {head['method']} on {head['model']}, data {head['data']}"]
+    parts = [f"# {page_title(results)}"]
     protocol_text = {
         protocol: f", protocol {protocol}" * (protocol != "single")
         for protocol in results["protocols"]
@@ -42,19 +63,46 @@ def page(results: dict) -> str:
         where = block["judged"] + protocol_text[protocol]
         parts.append(verdict_sentence(results, block, where))
     for protocol, block in results["protocols"].items():
+        parts += recipe_parts(results, block)
         for split, lines in block["lines"].items():
             parts.append(f"## {split}{protocol_text[protocol]}: {block['rows'][split]:,} rows")
             parts.append(split_table(results, lines))
         parts.append(legend(results, block))
-        title = metric_title(results, results["metric"])
-        parts.append(f"![{title}{protocol_text[protocol]}]({plot_name(protocol)})")
+        if results["swept"] == GRID:
+            parts += ["## heat map, validation", markdown(*grid_table(results, block))]
+            parts.append(f"![the same as a picture]({heat_map_name(protocol)})")
+        elif results["swept"] != RECIPE:
+            title = metric_title(results, results["metric"])
+            parts.append(f"![{title}{protocol_text[protocol]}]({plot_name(protocol)})")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    count = len(results["runs"])
+    count = len(results["runs"]) + len(results["not_compared"])
     parts.append(
         f"{count} run{'s' if count > 1 else ''} in {results['seconds']:,.0f} seconds on "
         f"{results['device']}, with {versions}:"
     )
     return "\n\n".join([*parts, "    " + results["command"]]) + "\n"
+
+
+def page_title(results: dict) -> str:
+    """Return what was studied. If methods or models are swept, all of them are named."""
+    head = results | {results["swept"]: ", ".join(map(str, results["values"]))}
+    return f"{head['task']}, {head['method']} on {head['model']}, data {head['data']}"
+
+
+def recipe_parts(results: dict, block: dict) -> list[str]:
+    """Return the tables and pictures of a comparison of recipes; [] for another study."""
+    if "recipes" not in block:
+        return []
+    metric, rows = metric_title(results, results["metric"]), block["rows"][block["judged"]]
+    parts = [f"## recipes, {block['judged']}: {rows:,} rows"]
+    parts += [markdown(*recipe_table(results, block, metric)), explanation(results)]
+    for field, title, _ in COSTS:
+        if points(results, block, field):
+            parts.append(f"![{metric} against {title}]({pareto_name(title)})")
+    if results.get("choices"):
+        about = "The score on validation with the first seed. * is the chosen value."
+        parts += ["## values that were tried", markdown(*choice_table(results)), about]
+    return parts
 
 
 def split_table(results: dict, lines: list[dict]) -> str:
@@ -67,7 +115,7 @@ def split_table(results: dict, lines: list[dict]) -> str:
             score = line["scores"].get(metric, {})
             row.append(mean_and_deviation(score))
             if with_interval:
-                row.append(f"{score['low']:.3f} to {score['high']:.3f}" if "low" in score else "")
+                row.append(interval(score))
     return markdown(header, rows)
 
 
@@ -91,13 +139,6 @@ def marks(results: dict, line: dict) -> str:
     return text + (" *" if line.get("best") and len(results["values"]) > 1 else "")
 
 
-def mean_and_deviation(score: dict) -> str:
-    """Return a mean as text, with its standard deviation if the seeds differ."""
-    if not score:
-        return "–"
-    return number(score["mean"]) + (f" ± {score['sd']:.3f}" if score["sd"] else "")
-
-
 # ---- Sentences
 
 
@@ -111,7 +152,8 @@ def legend(results: dict, block: dict) -> str:
     kept = "the last one" if keeps == ["last"] else "the best one on validation"
     some_failed = any(line.get("failed") for line in lines)
     among = ", among the values with the most finished seeds" if some_failed else ""
-    test_only = "; only this value is shown on test" if results["swept"] != "epochs" else ""
+    shows_all = results["swept"] in ("epochs", RECIPE)
+    test_only = "" if shows_all else "; only this value is shown on test"
     sentences = {
         f"Mean over {results['seeds']} seeds ± standard deviation (if the seeds differ).": several,
         "One seed.": not several,

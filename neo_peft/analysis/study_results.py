@@ -8,39 +8,19 @@ makes the tables.
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-from neo_peft.analysis.plan import value_name
+from neo_peft.analysis.choice import choices, is_compared, is_done
+from neo_peft.analysis.finished import FinishedRun
+from neo_peft.analysis.recipe_lines import recipe_lines
+from neo_peft.analysis.study_lines import epoch_lines, table_line, untuned_lines
+from neo_peft.analysis.variants import RECIPE, value_name
 from neo_peft.errors import InputError
 from neo_peft.runs.baselines import baseline_name
-from neo_peft.runs.bootstrap import count_differing, intervals, paired, same_rows
-from neo_peft.runs.curves import read_metrics
-from neo_peft.runs.folder import METRICS, check_unchanged, read_finished_run
-from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
-from neo_peft.runs.tables import metrics_shown
+from neo_peft.runs.bootstrap import count_differing, paired, same_rows
+from neo_peft.runs.folder import read_finished_run
+from neo_peft.runs.predictions import PredictionKind, reported_split
 from neo_peft.runs.verdict import other_name
-from neo_peft.tasks import Task
-
-
-@dataclass
-class FinishedRun:
-    """A finished run of a study."""
-
-    value: object  # the swept value
-    seed: int  # its seed
-    folder: Path  # its folder
-    record: dict  # run.json
-    task: Task  # its task
-
-    @property
-    def scores(self) -> dict[str, dict]:
-        """The scores as {when: {split: scores}}; see `PredictionKind`."""
-        return self.record["scores"]
-
-    def predictions(self, kind: PredictionKind, split: str) -> list[dict]:
-        """Return the rows of a split with predictions of the run."""
-        return read_predictions(self.folder, kind, split)
 
 
 def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
@@ -48,17 +28,22 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
 
     `failed` is {name: reason} for the runs without a result; a reason is "diverged" or "refused".
     """
-    runs, by_protocol = [], {}
+    scores = first_scores(folder, plan, failed)
+    runs, others, by_protocol = [], [], {}
     for run in plan["runs"]:
-        if run["name"] not in failed:
-            path = folder / run["name"]
-            finished_run = FinishedRun(run["value"], run["seed"], path, *read_finished_run(path))
+        if run["name"] in failed or not is_done(plan, run, scores):
+            continue
+        finished_run = read_run(folder, run)
+        if is_compared(plan, run, scores):
             runs.append(finished_run)
             by_protocol.setdefault(finished_run.record["protocol"], []).append(finished_run)
+        else:
+            others.append(finished_run)
     if not runs:
         reasons = ", ".join(sorted({*failed.values()}))
         raise InputError(f"no run of {folder} has a result: {reasons}")
     copied = ("task", "method", "model", "data", "swept", "values", "seeds", "command")
+    copied += tuple(name for name in ("grid", "chosen", "tried") if name in plan)
     return {name: plan[name] for name in copied} | {
         "metric": runs[0].task.metric,
         "labels": list(runs[0].task.labels),
@@ -66,9 +51,27 @@ def collect(folder: Path, plan: dict, failed: dict[str, str]) -> dict:
             protocol: protocol_results(plan, its_runs, failed)
             for protocol, its_runs in by_protocol.items()
         },
+        "choices": choices(plan, scores, failed),
         "runs": [run.folder.name for run in runs],
+        "not_compared": [run.folder.name for run in others],  # a recipe's values, not the chosen
         **{name: runs[0].record[name] for name in ("versions", "commit", "device")},
-        "seconds": round(sum(run.record["seconds"] for run in runs), 1),
+        "seconds": round(sum(run.record["seconds"] for run in runs + others), 1),
+    }
+
+
+def read_run(folder: Path, run: dict) -> FinishedRun:
+    """Return a run of the plan that is finished."""
+    path = folder / run["name"]
+    return FinishedRun(run["value"], run["seed"], path, *read_finished_run(path))
+
+
+def first_scores(folder: Path, plan: dict, failed: dict[str, str]) -> dict[str, float]:
+    """Return the score on validation of each first seed's run, by its name, where recipes have a
+    sweep."""
+    return {
+        run["name"]: read_run(folder, run).validation
+        for run in plan["runs"]
+        if "choice" in run and run["seed"] == 0 and run["name"] not in failed
     }
 
 
@@ -99,7 +102,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
             split_lines += epoch_lines(groups[best])
         for value, value_runs in groups.items():
             # A sweep chooses its value on validation, so test is shown for that value only.
-            if split == "validation" or swept == "epochs" or value == best:
+            if split == "validation" or swept in ("epochs", RECIPE) or value == best:
                 name = "tuned, the kept epoch" if one_run else value_name(swept, value)
                 line = table_line(name, "after", value_runs, split)
                 counts = failures(plan, value, first, failed)
@@ -116,6 +119,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
         "before_missing": "before" not in names,
         "kept_epochs": [run.record["kept_epoch"] for run in groups[best]] if one_run else None,
         "keeps": sorted({run.record["flags"]["keep"] for run in runs}),
+        **({"recipes": recipe_lines(groups, judged)} if swept == RECIPE else {}),
     }
 
 
@@ -124,8 +128,7 @@ def best_value(groups: dict[object, list[FinishedRun]]) -> object:
 
     def seeds_and_mean(value: object) -> tuple[int, float]:
         runs = groups[value]
-        scores = [run.scores["after"]["validation"][run.task.metric] for run in runs]
-        return len(runs), statistics.fmean(scores)
+        return len(runs), statistics.fmean(run.validation for run in runs)
 
     return max(filter(groups.get, groups), key=seeds_and_mean)
 
@@ -138,66 +141,11 @@ def failures(
     return Counter(
         failed[run["name"]]
         for run in plan["runs"]
-        if run["value"] == value and run["flags"]["protocol"] == protocol and run["name"] in failed
+        if run["value"] == value
+        and run["flags"]["protocol"] == protocol
+        and run["name"] in failed
+        and ("choice" not in run or run["seed"])  # the first seed's runs only choose
     )
-
-
-# ---- The lines of a table
-
-
-def table_line(name: str, when: str, runs: list[FinishedRun], split: str) -> dict:
-    """Return the line of runs that differ only in the seed. Without any run it has no scores.
-
-    `when` is as in `PredictionKind`.
-    """
-    if not runs:
-        return {"name": name, "kind": when, "scores": {}}
-    scores = spreads([scores_shown(run, when, split) for run in runs])
-    ranges = mean_intervals(runs, PredictionKind(when), split)
-    if "generated" in scores:
-        generated = mean_intervals(runs, PredictionKind(when, generated=True), split)
-        ranges["generated"] = generated.get("accuracy", {})
-    for metric in scores.keys() & ranges.keys():
-        scores[metric] |= ranges[metric]
-    return {"name": name, "kind": when, "scores": scores}
-
-
-def scores_shown(run: FinishedRun, when: str, split: str) -> dict[str, float]:
-    """Return the scores of a run that a table shows.
-
-    If text was generated as well, "generated" is its accuracy, and "unanswered" the share of texts
-    that start with no label.
-    """
-    scores = run.scores[when][split]
-    shown = {metric: scores[metric] for metric in metrics_shown(run.task)}
-    if generated := run.record["generated"].get(when):
-        shown["generated"] = generated[split]["accuracy"]
-        shown["unanswered"] = generated[split]["unanswered"] / generated[split]["total"]
-    return shown
-
-
-def spreads(seed_scores: list[dict[str, float]]) -> dict[str, dict]:
-    """Return the "mean", "sd" and "seeds" (all values) of each metric over the seeds.
-
-    "sd" is the sample standard deviation, or None if there is one seed.
-    """
-    by_metric = {}
-    for metric in seed_scores[0]:
-        values = [scores[metric] for scores in seed_scores]
-        sd = statistics.stdev(values) if len(values) > 1 else None
-        by_metric[metric] = {"mean": statistics.fmean(values), "sd": sd, "seeds": values}
-    return by_metric
-
-
-def mean_intervals(runs: list[FinishedRun], kind: PredictionKind, split: str) -> dict[str, dict]:
-    """Return the 95 % interval of the mean over the seeds, {metric: {"low", "high"}}.
-
-    The resamples are the same for all seeds. Return {} if the seeds have different rows.
-    """
-    task = runs[0].task
-    same = same_rows(task, [run.predictions(kind, split) for run in runs])
-    low_high = intervals(task, *same) if same else {}
-    return {metric: {"low": low, "high": high} for metric, (low, high) in low_high.items()}
 
 
 def study_verdict(runs: list[FinishedRun], others: list[str], split: str) -> dict:
@@ -227,44 +175,3 @@ def study_verdict(runs: list[FinishedRun], others: list[str], split: str) -> dic
     comparison = paired(task, rows, *sides)[task.metric]
     interval = {name: comparison[name] for name in ("low", "high", "p")}
     return verdict | interval | {"differ": count_differing(*sides)}
-
-
-def untuned_lines(
-    name: str, kind: str, swept: str, groups: dict[object, list[FinishedRun]], split: str
-) -> list[dict]:
-    """Return one line of scores without tuning, or a line for each value if their scores differ.
-
-    For example, each swept model has its own scores before tuning, and each swept number of
-    training rows has its own baseline.
-    """
-    runs = [run for value_runs in groups.values() for run in value_runs]
-    by_seed = {run.seed: run for run in runs}
-    if all(run.scores[kind] == by_seed[run.seed].scores[kind] for run in runs):
-        return [table_line(name, kind, [by_seed[seed] for seed in sorted(by_seed)], split)]
-    return [
-        table_line(f"{name}, {value_name(swept, value)}", kind, value_runs, split)
-        | {"value": value}
-        for value, value_runs in groups.items()
-        if value_runs
-    ]
-
-
-def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
-    """Return a line with the validation scores of each epoch, from metrics.jsonl of each run."""
-    epochs_of_runs = []
-    for run in runs:
-        metrics = read_metrics(check_unchanged(run.folder, run.record, METRICS))
-        epochs_of_runs.append([line for line in metrics if "validation" in line])
-    kept, lines = [run.record["kept_epoch"] for run in runs], []
-    for epochs in zip(*epochs_of_runs):
-        number, scores = epochs[0]["epoch"], spreads([epoch["validation"] for epoch in epochs])
-        lines.append(
-            {
-                "name": f"epoch {number}",
-                "kind": "epoch",
-                "value": number,
-                "kept": kept.count(number),
-                "scores": scores,
-            }
-        )
-    return lines

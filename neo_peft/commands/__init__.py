@@ -8,7 +8,8 @@ predict.py       predict the labels or tags of new text with a finished run
 predictor.py     the predictions for lines, and which lines are wrong or cut
 file_bar.py      the bar of predict --file
 export.py        write a finished run for peft, or for transformers without peft
-study.py         run a task with several seeds and numbers of epochs, or sweep a flag
+study.py         run a task with several seeds, sweep flags, or compare recipes
+recipes.py       read the recipes of a study from a file
 report.py        show finished runs as an HTML page
 compare.py       which of two runs is better, or whether chance alone could explain it
 look.py          look inside a finished run: its score's parts, and its adapter

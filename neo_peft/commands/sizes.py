@@ -4,16 +4,22 @@ GPT-Neo: python -m neo_peft sizes
 A recipe is a list of flags of train.py. The same code as in train.py builds its model, but on
 torch's meta device, where tensors have shapes and no data. The parameters are counted. AdamW has
 two numbers for each trained one, so its state is computed: twice the adapter's bytes.
+
+With flags of train.py it prints what that run costs (runs/estimate.py).
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from neo_peft.commands.flags import OneLineParser, add_json
+from neo_peft.commands.flags import OneLineParser, add_settings
 from neo_peft.commands.train import parse_flags
+from neo_peft.formats.published import PUBLISHED, published_config, trunk_without_data
 from neo_peft.runs import tables
+from neo_peft.runs.from_flags import settings_from
 from neo_peft.settings import Settings, task_of
 
 if TYPE_CHECKING:
@@ -22,12 +28,6 @@ if TYPE_CHECKING:
 
 BASE = "bytes of the base in memory"  # for each value of --quantize
 WHOLE = "--task sentiment --method full"  # trains and stores the whole model
-# hidden_size, num_layers, num_heads. The other fields of config.json are the same for all sizes.
-PUBLISHED = {
-    "EleutherAI/gpt-neo-125m": (768, 12, 12),
-    "EleutherAI/gpt-neo-1.3B": (2048, 24, 16),
-    "EleutherAI/gpt-neo-2.7B": (2560, 32, 20),
-}
 # Flags of train.py. The task matters if there is a head, since its size depends on the labels.
 RECIPES = (
     "--task sentiment --method lora --rank 8 --target-modules q_proj,v_proj",
@@ -47,23 +47,46 @@ RECIPES = (
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print a table for each published size, or one JSON object."""
+    """Print a table for each published size, or one JSON object. With flags of train.py, print what
+    that run costs."""
     parser = OneLineParser(
         prog="python -m neo_peft sizes",
         description="Show how many parameters each method trains and how many bytes it stores, for "
-        "the published sizes of GPT-Neo.",
+        "the published sizes of GPT-Neo. With flags of train.py: what that run costs in memory, "
+        "disk and time, as train.py --dry-run does, but also without the weights of the base.",
+        argument_default=argparse.SUPPRESS,
     )
-    add_json(parser)
-    flags, by_model = parser.parse_args(argv), {}
+    add_settings(parser, without=("out", "resume"))
+    given = vars(parser.parse_args(argv))
+    if given.keys() <= {"json"}:
+        print_published(as_json=bool(given))
+    else:
+        print_plan(settings_from(given))
+
+
+def print_plan(settings: Settings) -> None:
+    """Print what a run with these settings costs."""
+    from neo_peft.runs.estimate import plan
+    from neo_peft.system.bars import show_progress
+
+    print_line = partial(print, file=sys.stderr if settings.json else sys.stdout, flush=True)
+    record = plan(settings, print_line, show_progress)
+    if settings.json:
+        print(json.dumps(record))
+
+
+def print_published(as_json: bool) -> None:
+    """Print the table of each published size, or all of them as JSON."""
+    by_model = {}
     for name in PUBLISHED:
         by_model[name] = {recipe: sizes(name, recipe) for recipe in RECIPES}
-        if not flags.json:
+        if not as_json:
             print(as_table(name, by_model[name]))
         by_model[name][BASE] = base_bytes(name)
-        if not flags.json:
+        if not as_json:
             shown = ", ".join(f"{size / 1e6:,.1f} {k}" for k, size in by_model[name][BASE].items())
             print(f"MB of the frozen base in memory: {shown}\n", flush=True)
-    if flags.json:
+    if as_json:
         print(json.dumps(by_model))
 
 
@@ -117,29 +140,7 @@ def bundled_tokenizer() -> "BundledTokenizer":
 
 def published_trunk(name: str, layers: int) -> "GPTNeo":
     """Return a GPT-Neo with the sizes of a published one, and `layers` layers, without data."""
-    import torch
-
-    from neo_peft.gptneo import Config, GPTNeo
-
-    hidden_size, _, heads = PUBLISHED[name]
-    config = Config(
-        vocab_size=50257,
-        hidden_size=hidden_size,
-        num_heads=heads,
-        max_position_embeddings=2048,
-        window_size=256,
-        intermediate_size=4 * hidden_size,
-        attention_layers=("global", "local") * (layers // 2),
-        layer_norm_epsilon=1e-5,
-        initializer_range=0.02,
-        eos_token_id=50256,
-    )
-    with torch.device("meta"):
-        trunk = GPTNeo(config)
-    # One number for all embeddings. A head computes means of them: on the meta device that imports
-    # torch's compiler.
-    trunk.wte.weight = torch.nn.Parameter(torch.zeros(()).expand(trunk.wte.weight.shape))
-    return trunk
+    return trunk_without_data(published_config(name, layers))
 
 
 def as_table(name: str, by_recipe: dict[str, dict]) -> str:

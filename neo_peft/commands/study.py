@@ -1,7 +1,7 @@
-"""Run a task with several seeds and numbers of epochs, or sweep a flag: python -m neo_peft study
---task sentiment
+"""Run a task with several seeds and numbers of epochs, sweep flags, or compare methods or recipes:
+python -m neo_peft study --task sentiment
 
-The study's folder gets table.md, results.json, a plot, and a folder for each run.
+The study's folder gets table.md, results.json, plots, and a folder for each run.
 `analysis/plan.py` makes the list of runs.
 """
 
@@ -13,11 +13,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
+from neo_peft.analysis.choice import number_of_runs
+from neo_peft.analysis.plan import make_plan, read_plan
+from neo_peft.analysis.sweep import read_sweep
 from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
 from neo_peft.commands.loading_line import LoadingLine
+from neo_peft.commands.recipes import read_recipes
 from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
+from neo_peft.methods import METHODS
 from neo_peft.settings import whole
 from neo_peft.system import signals as stopping
 from neo_peft.system.bars import show_progress
@@ -38,8 +42,8 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     parser = OneLineParser(
         prog="python -m neo_peft study",
         argument_default=argparse.SUPPRESS,
-        description="Run a task with several seeds and numbers of epochs, or sweep one flag, and "
-        "write tables of the scores.",
+        description="Run a task with several seeds and numbers of epochs, sweep flags, or compare "
+        "methods or recipes, and write tables of the scores.",
     )
     add_study_flags(parser.add_argument_group("study"))
     for name in ("--seed", "--json"):
@@ -50,7 +54,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError("--seed: a study has several seeds; --seeds N uses 0 to N - 1")
     if "json" in train_flags:
         raise InputError("--json: leave it out; a study writes results.json into its folder")
-    names = ("seeds", "epochs", "sweep", "models", "out", "resume")
+    names = ("seeds", "epochs", "methods", "recipes", "sweep", "models", "out", "resume")
     study_flags = {name: train_flags.pop(name) for name in names if name in train_flags}
     return study_flags, train_flags
 
@@ -72,11 +76,29 @@ def add_study_flags(group: argparse._ArgumentGroup) -> None:
         "scored after each epoch (default: 1 5 10; similarity: 1 5 10 20; tagging: 10; a sweep "
         "uses the largest)",
     )
+    group.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"compare these methods in one table with their costs: {', '.join(METHODS)}",
+    )
+    add_text(
+        group,
+        "--recipes",
+        "FILE",
+        "compare the recipes in a file in one table with their costs; a line is NAME: train.py's "
+        "flags",
+    )
     add_text(
         group,
         "--sweep",
         "NAME=VALUE,VALUE",
-        "train once for each value of a flag, such as learning_rate=0.01,0.03,0.1 or rslora=off,on",
+        "train once for each value of a flag, such as learning_rate=0.01,0.03,0.1 or rslora=off,on "
+        "(3x is three times the value that the flag has otherwise); twice: for each combination. "
+        "With --methods or --recipes, the first seed chooses the value of each on validation, and "
+        "the other seeds run only this one",
+        action="append",
     )
     add_text(group, "--models", "MODEL", "train once for each of these models", nargs="+")
     add_text(
@@ -89,20 +111,55 @@ def plan_from_flags(
     study_flags: dict[str, Any], train_flags: dict[str, Any], argv: Sequence[str]
 ) -> dict:
     """Return the plan of a new study."""
-    if "sweep" in study_flags and "models" in study_flags:
-        raise InputError("--sweep and --models are two sweeps; give only one of them")
-    sweep = read_sweep(study_flags["sweep"]) if "sweep" in study_flags else None
+    recipes = compared_recipes(study_flags, train_flags)
+    sweeps = list(map(read_sweep, study_flags.get("sweep", [])))
     if "models" in study_flags:
-        sweep = "model", study_flags["models"]
-    if sweep and len(study_flags.get("epochs", [])) > 1:
-        numbers = " ".join(map(str, study_flags["epochs"]))
-        raise InputError(f"--epochs {numbers}: a sweep has one number of epochs; give only one")
-    if sweep and sweep[0] == "epochs" and "epochs" in study_flags:
+        if recipes:
+            raise InputError(
+                "--models cannot be compared together with --methods or --recipes; leave it out"
+            )
+        if sweeps:
+            raise InputError("--sweep and --models are two sweeps; give only one of them")
+        sweeps = [("model", study_flags["models"])]
+    if len(sweeps) > (most := 1 if recipes else 2):
+        raise InputError(
+            f"--sweep is given {len(sweeps)} times; {'recipes have' if recipes else 'a study has'} "
+            f"at most {most}"
+        )
+    if (sweeps or recipes) and len(study_flags.get("epochs", [])) > 1:
+        numbers, kind = " ".join(map(str, study_flags["epochs"])), "a sweep"
+        kind = "a comparison" if recipes else kind
+        raise InputError(f"--epochs {numbers}: {kind} has one number of epochs; give only one")
+    if "epochs" in study_flags and any(swept == "epochs" for swept, _ in sweeps):
         raise InputError("--epochs is the swept flag; do not give it as well")
-    command = shlex.join(["python", "-m", "neo_peft", "study", *argv])
     return make_plan(
-        train_flags, study_flags.get("seeds", 3), study_flags.get("epochs"), sweep, command
+        train_flags,
+        study_flags.get("seeds", 3),
+        study_flags.get("epochs"),
+        sweeps[0] if sweeps else None,
+        shlex.join(["python", "-m", "neo_peft", "study", *argv]),
+        second=sweeps[1] if len(sweeps) > 1 else None,
+        recipes=recipes,
     )
+
+
+def compared_recipes(
+    study_flags: dict[str, Any], train_flags: dict[str, Any]
+) -> dict[str, dict[str, Any]] | None:
+    """Return the recipes of --recipes or --methods, or None."""
+    given = [name for name in ("recipes", "methods") if name in study_flags]
+    if not given:
+        return None
+    if len(given) == 2:
+        raise InputError("--recipes and --methods are two comparisons; give only one of them")
+    if "recipes" in study_flags:
+        return read_recipes(Path(study_flags["recipes"]))
+    methods = study_flags["methods"]
+    if "method" in train_flags:
+        raise InputError("--methods names the methods; leave out --method")
+    if repeated := [name for name in methods if methods.count(name) > 1]:
+        raise InputError(f"--methods {repeated[0]} is given twice; name each method once")
+    return {name: {"method": name} for name in methods}
 
 
 def plan_to_resume(
@@ -163,7 +220,7 @@ def main(argv: Sequence[str]) -> None:
             if "resume" in study_flags
             else study.make_study_folder(plan, study_flags.get("out"))
         )
-        count = len(plan["runs"])
+        count = number_of_runs(plan)
         tqdm.write(f"{count} run{'s' if count > 1 else ''}; runs and their logs are in {folder}")
         try:
             text, refused = study.run_study(folder, plan, tqdm.write, StudyBars(loading))

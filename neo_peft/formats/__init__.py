@@ -2,6 +2,7 @@
 
 base_config.py     read and check a base model's config.json
 base_folder.py     find a base model's files: bundled, in a folder, on the hub
+published.py       the shapes of the published sizes
 tokenizer.py       load a base model's tokenizer
 mapped_tensors.py  the tensors of a safetensors file, each mapped into memory by itself
 base.py            load the GPT-Neo and the tokenizer that --model names

@@ -6,6 +6,11 @@ training.py      a whole run, from its settings to its scores; resume a stopped 
 job.py           load what a run needs; score the untuned base and the tuned model
 before.py        score what a tuned model has to beat, before training
 shared.py        what runs of a study share: the loaded base, and predictions without tuning
+activations.py   the bytes that autograd keeps in a training step
+cost.py          the memory and the disk that a run needs, before it starts
+pace.py          the time that a run takes, from a few measured batches
+estimate.py      the lines on the cost of a run; what helps if memory does not suffice
+too_large.py     refuse a base that this machine can never have in memory
 run_bar.py       the bar over a whole run, which shows when it ends
 checkpoints.py   save and restore an unfinished run, so that it ends with identical bits
 selection.py     when validation is scored, and which weights are kept
@@ -22,6 +27,7 @@ baselines.py     baselines without a language model
 head_alone.py    the baseline of a linear head without the method
 verdict.py       what tuning adds to the best baseline
 label_tokens.py  check that the tokens of the labels can be told apart
+forgetting.py    how well a model still predicts free text
 texts.py         predictions for new texts; what was used of a long one
 refused_rows.py  rows that the encoder refuses
 origin.py        check that an adapter belongs to its model

@@ -119,8 +119,8 @@ THEME = {
 }
 
 
-def as_svg(draw: Callable[..., None], *what: object) -> str:
-    """Return the plot that `draw(axes, *what)` draws, as an SVG element.
+def as_svg(draw: Callable[..., None], *what: object, size: tuple[float, float] = (4.6, 3.2)) -> str:
+    """Return the plot that `draw(axes, *what)` draws, as an SVG element. `size` is in inches.
 
     The page must define the CSS variables of `THEME`.
     """
@@ -138,7 +138,7 @@ def as_svg(draw: Callable[..., None], *what: object) -> str:
         "axes.spines.right": False,
     }
     with matplotlib.rc_context(style):
-        figure = new_figure(figsize=(4.6, 3.2), facecolor="none")
+        figure = new_figure(figsize=size, facecolor="none")
         draw(figure.subplots(), *what)
         figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
     text = file.getvalue()

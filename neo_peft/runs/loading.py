@@ -31,6 +31,7 @@ from neo_peft.runs.folder import (
 )
 from neo_peft.runs.label_tokens import check_label_tokens
 from neo_peft.runs.origin import check_head, check_labels, check_origin, empty_weights
+from neo_peft.runs.too_large import refuse_too_large
 from neo_peft.settings import Settings, make_settings, task_of
 from neo_peft.system.hardware import (
     DTYPES,
@@ -166,6 +167,7 @@ def read_weights(folder: Path, tuned: LoadedModel, need_head: bool = True) -> di
 
 def load_base_for(settings: Settings) -> Base:
     """Load the base model of the settings, on their device and in their dtype."""
+    refuse_too_large(settings)
     device = find_device(settings.device)
     dtype = DTYPES[find_precision(settings.precision, device)]
     return load_base(settings.model, base_dtype(settings, dtype), device, settings.quantize)

@@ -1,8 +1,9 @@
 """The two logs of a run: metrics.jsonl, and timings.jsonl.
 
-metrics.jsonl contains no times, so that equal runs give equal files; timings.jsonl has them. A
-resumed run first cuts off the lines after its checkpoint. Of several processes only the first one
-writes.
+metrics.jsonl contains no times, so that equal runs give equal files; timings.jsonl has them. Its
+"cpu_seconds" are the user and system time of the process since training began, with the scoring of
+validation after each epoch. A resumed run first cuts off the lines after its checkpoint, and counts
+on from the last one left. Of several processes only the first one writes.
 """
 
 import hashlib
@@ -26,9 +27,11 @@ class Log:
 
     def __init__(self, folder: Path, checkpoint: Checkpoint | None):
         paths, self.started = [folder / METRICS, folder / TIMINGS], time.monotonic()
+        self.cpu_started = time.process_time()
         if checkpoint:
             self.started -= checkpoint.record["seconds"]
             processes.on_first_process(lambda: cut_after(checkpoint, *paths))
+            self.cpu_started -= cpu_seconds(paths[1]) or 0.0
         if processes.process_index:
             paths = [os.devnull, os.devnull]
         mode = "ab" if checkpoint else "wb"
@@ -48,6 +51,7 @@ class Log:
             "step": step.step,
             "seconds": round(time.monotonic() - self.started, 3),
             "tokens": line.pop("tokens"),
+            "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
         }
         self.metrics.write(json_line(line))
         self.timings.write(json_line(timing))
@@ -76,6 +80,13 @@ def cut_after(checkpoint: Checkpoint, metrics: Path, timings: Path) -> None:
                 f"{path} was changed, or cut short, since {checkpoint.folder} was written"
             )
         write_whole(path, partial(Path.write_bytes, data=content))
+
+
+def cpu_seconds(timings: Path) -> float | None:
+    """Return the CPU seconds of training in a timings.jsonl, up to its last step; None for a run of
+    an older version."""
+    lines = timings.read_text(encoding="utf-8").splitlines() if timings.is_file() else []
+    return json.loads(lines[-1]).get("cpu_seconds") if lines else None
 
 
 def json_line(value: dict) -> bytes:

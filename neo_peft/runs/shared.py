@@ -19,6 +19,7 @@ from neo_peft.formats.base import Base
 from neo_peft.model import TunedModel
 from neo_peft.runs.adapter_set import copy_sharing_matrices
 from neo_peft.runs.loading import LoadedModel, load_base_for
+from neo_peft.runs.too_large import refuse_too_large
 from neo_peft.settings import Settings
 from neo_peft.system import processes
 from neo_peft.system.files import make_folders, read_checked_json, sha256_of, write_checked_json
@@ -45,6 +46,7 @@ class Shared:
         A method that trains the base itself gets a newly loaded one. Only one base is kept, so that
         a study of several models never has two of them in memory.
         """
+        refuse_too_large(settings, training=True)
         if settings.trains_base:
             return load_base_for(settings)
         wanted = settings.model, settings.precision, settings.quantize  # a study has one device

@@ -34,6 +34,7 @@ from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions, selection, tables
 from neo_peft.runs.before import score_before
 from neo_peft.runs.checkpoints import Checkpoint
+from neo_peft.runs.estimate import describe_cost
 from neo_peft.runs.folder import (
     CHECKPOINTS,
     METRICS,
@@ -155,6 +156,7 @@ def train_and_score(settings: Settings, output: Output, shared: Shared | None = 
     require_same("base model", sha256_of(job.tuned.base.record()))
     require_same("set of examples", [part.digest() for part in job.examples.values()])
     describe(job)
+    describe_cost(job)
     with closing(RunBar(job)) as run_bar:
         output = output._replace(print_line=above_bars(output.print_line), run_bar=run_bar)
         return do_job(replace(job, output=output), checkpoint)

@@ -2,7 +2,8 @@
 
 files.py         atomic writing of files and folders; reading of JSON and tensors
 hub.py           download a file of a hub repository
-hardware.py      device, precision, threads, memory
+hardware.py      device, precision, threads, peak memory
+memory.py        how much memory a process can have
 openmp.py        how the threads of torch wait for each other
 bars.py          progress bars on standard error
 freed_memory.py  keep freed memory for the next tensor

@@ -1,14 +1,17 @@
 """Device, precision, number of threads and peak memory of a run."""
 
 import os
+import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from neo_peft.errors import InputError
 from neo_peft.system import processes
+from neo_peft.system.freed_memory import return_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Number of parameters. For a smaller model, two threads are slower than one.
@@ -82,13 +85,27 @@ def thread_count(threads: int | str, parameters: int) -> int:
     return max(1, min(counts, default=1))
 
 
+def restart_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here on. Where the system does not allow it, nothing changes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    return_freed_memory()
+    with suppress(OSError):  # not Linux, or not allowed
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(device: torch.device) -> dict[str, int | str]:
     """Return the peak memory of this process in bytes, and which memory that is."""
     if device.type == "cuda":
         counted = "GPU memory of tensors"
         return {"peak_bytes": torch.cuda.max_memory_allocated(), "counted": counted}
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux reports kilobytes
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:  # not ru_maxrss: it starts with the memory of the process that has started this one
+        status = Path("/proc/self/status").read_text()
+        peak = int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024
+    except (OSError, TypeError):  # not Linux
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"peak_bytes": peak, "counted": "resident memory, with the used parts of mapped files"}
 
 

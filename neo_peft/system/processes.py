@@ -25,6 +25,18 @@ class LostProcessError(Exception):
     """Another process ended too early, so this one cannot continue."""
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute without the other processes: each one measures for itself."""
+    global process_index, world
+    before = process_index, world
+    process_index, world = 0, 1
+    try:
+        yield
+    finally:
+        process_index, world = before
+
+
 def announce() -> None:
     """Tell the others that a collective operation begins here. Replaced by torchrun.py."""
 

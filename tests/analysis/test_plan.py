@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from neo_peft.analysis.plan import make_plan, read_plan, read_sweep
+from neo_peft.analysis.plan import make_plan, read_plan
+from neo_peft.analysis.sweep import read_sweep
 from neo_peft.errors import InputError
 from neo_peft.system.files import write_checked_json
 

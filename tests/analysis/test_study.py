@@ -265,6 +265,52 @@ TAGGING, CLASSIFICATION = "study --task ner", "study --task sentiment"
             f"{TAGGING} --rank 4 --sweep rank=4,8",
             "--rank is the swept flag; do not give it as well",
         ),
+        (
+            f"{TAGGING} --sweep rank=2 --sweep alpha=4 --sweep dropout=0",
+            "--sweep is given 3 times; a study has at most 2",
+        ),
+        (
+            f"{TAGGING} --methods lora head --sweep dropout=0 --sweep alpha=4",
+            "--sweep is given 2 times; recipes have at most 1",
+        ),
+        (
+            f"{TAGGING} --sweep rank=2 --sweep rank=4",
+            "--rank is swept twice; name all its values in one sweep",
+        ),
+        (
+            f"{TAGGING} --sweep rank=2,2 --sweep alpha=4",
+            "--rank 2 is given twice, or is too similar to another value; give each value once",
+        ),
+        (
+            f"{TAGGING} --sweep class_weights=none,A=2",
+            "a sweep of --class-weights can have none and balanced, not 'A=2'; give weights of "
+            "labels in a file of --recipes",
+        ),
+        (f"{TAGGING} --methods lora lora", "--methods lora is given twice; name each method once"),
+        (
+            f"{TAGGING} --methods lora head --method lora",
+            "--methods names the methods; leave out --method",
+        ),
+        (
+            f"{TAGGING} --methods lora --recipes x",
+            "--recipes and --methods are two comparisons; give only one of them",
+        ),
+        (
+            f"{TAGGING} --methods lora head --models a b",
+            "--models cannot be compared together with --methods or --recipes; leave it out",
+        ),
+        (
+            f"{CLASSIFICATION} --methods lora head --epochs 1 5",
+            "--epochs 1 5: a comparison has one number of epochs; give only one",
+        ),
+        (
+            f"{TAGGING} --methods lora prompt --rank 4",
+            "recipe prompt: --rank belongs to the method lora; the method here is prompt",
+        ),
+        (
+            f"{TAGGING} --methods lora head --learning-rate 1 --sweep learning_rate=1,2",
+            "recipe lora: --learning-rate is the swept flag; leave it out",
+        ),
         (f"{TAGGING} --model a --models a b", "--model is the swept flag; do not give it as well"),
         (f"{TAGGING} --sweep bias", "'bias' is not NAME=VALUE,VALUE, as in rank=4,8,16"),
         (f"{TAGGING} --sweep rank=4,", "'rank=4,' is not NAME=VALUE,VALUE, as in rank=4,8,16"),

@@ -97,7 +97,11 @@ def result(folder: Path) -> dict:
     content["run.json"] = {name: value for name, value in record.items() if name not in VARYING}
     content["run.json"]["files"].pop("timings.jsonl")
     content["timings.jsonl"] = [
-        {name: value for name, value in json.loads(line).items() if name != "seconds"}
+        {
+            name: value
+            for name, value in json.loads(line).items()
+            if name not in ("seconds", "cpu_seconds")
+        }
         for line in (folder / "timings.jsonl").read_text().splitlines()
     ]
     return content

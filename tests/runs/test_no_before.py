@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import train
-from neo_peft.analysis.plan import read_sweep
+from neo_peft.analysis.sweep import read_sweep
 from neo_peft.commands import compare, report, study
 from neo_peft.errors import InputError
 from neo_peft.runs import before

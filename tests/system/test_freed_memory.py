@@ -48,3 +48,26 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
         monkeypatch.setattr(freed_memory.ctypes, "CDLL", missing)
         freed_memory.keep_freed_memory()
+
+
+PEAK = """
+import torch
+from neo_peft.system.hardware import peak_memory, restart_peak_memory
+
+cpu = torch.device("cpu")
+block = b"1" * 300_000_000
+del block
+whole = peak_memory(cpu)["peak_bytes"]
+restart_peak_memory(cpu)
+block = b"1" * 100_000_000
+print(whole, peak_memory(cpu)["peak_bytes"])
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux can count a peak again")
+def test_a_peak_is_counted_again_from_a_restart_on():
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    whole, after = map(int, done.stdout.split())
+    assert 150_000_000 < whole - after < 250_000_000
