@@ -1,0 +1,135 @@
+# %% [markdown]
+# # Lesson 8: rates and ranks
+# You will be able to say why LoRA wants a higher learning rate than full tuning, and a prompt an
+# even higher one, what rank and alpha do to a step, and how to choose without fooling yourself. It
+# follows Hu et al. 2021, sections 4.1 and 7.2, and Schulman et al. 2025 (LoRA Without Regret). The
+# code is `neo_peft/loop.py`; `python -m neo_peft study --sweep` does this for your data.
+
+# %%
+import sys
+
+sys.path[:0] = [".", "..", "lessons"]  # so that it runs from the clone's root and from lessons/
+import torch
+from check import check
+
+import neo_peft
+
+torch.set_num_threads(1)
+base, task = neo_peft.load_base("neo-mini"), neo_peft.get_task("sentiment")
+splits = neo_peft.load_splits(task, "sample")
+
+# %% [markdown]
+# ## What Adam does with a rate
+# Adam divides each gradient by its usual size. So in the first step each trained number moves by
+# the rate, up or down, however large its gradient is. How far does that move the *output* for a
+# token x? Full tuning moves all in · out numbers of W; LoRA moves the out · r of B, and changes W
+# by (alpha / r) · BA. One layer's first step, where the gradient of W is that of one token:
+
+# %%
+torch.manual_seed(0)
+H, rate, alpha = 256, 0.001, 16
+x, out = torch.randn(H), torch.randn(H)
+gradient = out[:, None] * x  # of W, (out, in)
+print(f"full:   |ΔW x| {(rate * gradient.sign() @ x).norm():.2f}")
+for r in (1, 8, 64):
+    A = (torch.rand(500, r, H) * 2 - 1) / H**0.5  # random, as at the start; 500 draws
+    B = rate * (gradient @ A.mT).sign()  # the gradient of B is (alpha / r) · gradient · Aᵀ
+    change = alpha / r * B @ (A @ x)[:, :, None]  # (500, out, 1)
+    print(f"r = {r:2}: |ΔW x| {change.norm(dim=1).mean():.2f}")
+# > full:   |ΔW x| 3.05
+# > r =  1: |ΔW x| 0.11
+# > r =  8: |ΔW x| 0.11
+# > r = 64: |ΔW x| 0.11
+
+# %% [markdown]
+# So a step of LoRA moves the output less than one of full tuning at the same rate: it needs a
+# larger rate. And because alpha / r divides the sum over r directions by r, one rate suits about
+# all ranks.
+# ## The best rate, measured
+# Twenty steps of eight texts for each rate; the loss on validation. Factors of three are enough:
+# near its minimum the curve is flat.
+
+
+# %%
+def loss_of(method, rate, steps=20, **given):
+    given |= {"max_steps": steps, "batch_size": 8, "warmup_ratio": 0.1, "threads": 1}
+    settings = neo_peft.make_settings(task="sentiment", method=method, learning_rate=rate, **given)
+    tuned = neo_peft.load_untuned(settings, with_method=True)
+    neo_peft.fit(tuned.model, tuned.encoder(splits.train), settings)
+    examples = tuned.encoder(splits.validation[::5])
+    return neo_peft.evaluate(tuned.model, tuned.encoder, examples, with_loss=True).loss
+
+
+best = {}
+for method, rates in (
+    ("full", (0.0001, 0.0003, 0.001)),
+    ("lora", (0.003, 0.01, 0.03)),
+    ("prompt", (0.03, 0.1, 0.3)),
+):
+    losses = {rate: loss_of(method, rate) for rate in rates}
+    best[method] = min(losses, key=losses.get)
+    for rate, loss in losses.items():
+        mark = " best" if rate == best[method] else ""
+        print(f"{method:6} {rate:6} {'█' * min(40, round(8 * loss))} {loss:.2f}{mark}")
+print(f"best rate over full tuning's: LoRA {best['lora'] / best['full']:.0f} ×, ", end="")
+print(f"prompt {best['prompt'] / best['full']:.0f} ×")
+# > full   0.0001 ███████████████ 1.91
+# > full   0.0003 ████ 0.48
+# > full    0.001 ████ 0.47 best
+# > lora    0.003 ██████████████ 1.75
+# > lora     0.01 ██████ 0.73 best
+# > lora     0.03 █████████ 1.18
+# > prompt   0.03 ██████████████ 1.78
+# > prompt    0.1 ███████████ 1.37 best
+# > prompt    0.3 ██████████████ 1.71
+# > best rate over full tuning's: LoRA 10 ×, prompt 100 ×
+
+# %% [markdown]
+# A minimum at the end of a row is none: then try further. More steps want smaller rates.
+# ## Ranks
+# At LoRA's rate. Hu et al. found that a rank of 1 to 8 is enough (section 7.2). If more rank helps
+# you, you have much data, or a rate that was too small for the low rank.
+
+# %%
+for r in (1, 8, 64):
+    print(f"r = {r:2}: {loss_of('lora', best['lora'], rank=r):.2f}", end="; ")
+# > r =  1: 0.78; r =  8: 0.73; r = 64: 0.75;
+
+# %% [markdown]
+# ## Fooling yourself
+# Whoever tries twenty settings and reports the best one has also chosen luck. Take twenty models
+# that are equally good: each is right on seven rows of ten. We take the best of 200 rows of
+# validation, look at 200 rows of test, and repeat this 2,000 times.
+
+# %%
+right = (torch.rand(2000, 20, 400) < 0.7).float()  # (repetitions, models, rows)
+validation, test = right[..., :200].mean(2), right[..., 200:].mean(2)
+chosen = validation.argmax(1, keepdim=True)
+print(f"the best: validation {validation.gather(1, chosen).mean():.3f}", end=", ")
+print(
+    f"test {test.gather(1, chosen).mean():.3f}; the best on test itself {test.amax(1).mean():.3f}"
+)
+# > the best: validation 0.759, test 0.699; the best on test itself 0.760
+
+# %% [markdown]
+# So: choose on validation, report test, once. With seeds, choose by the mean over seeds.
+# ## Exercises
+# 1. The change of W by LoRA's first step: B is zero, and Adam moves each number by the rate,
+#    against the sign of its gradient. `gradient` is that of W, (out, in); A is (r, in).
+# 2. `scores[rate]` is a list of (validation, test), one pair for each seed. Return the rate to
+#    take, and the test score to report.
+
+
+# %%
+def first_step(gradient, A, alpha, rate):
+    return ...
+
+
+def choose(scores):
+    return ...
+
+
+check(8, first_step)
+check(8, choose)
+# > first_step: still open: replace the `...` and run it again
+# > choose: still open: replace the `...` and run it again
