@@ -1,6 +1,6 @@
 # %% [markdown]
 # # Lesson 6: from prompt to prefix to LoRA
-# You will be able to say what each method can change in attention and what it cannot, follow its
+# You will be able to explain what each method can change in attention and what not, follow its
 # gradient through the model, and compare all three on one task. It follows He et al. 2022, section
 # 3, and Petrov et al. 2024, section 4. The code is `neo_peft/prefix.py`, `prompt.py`, `lora.py`.
 #
@@ -52,7 +52,7 @@ print("the same hidden states:", same)
 # %% [markdown]
 # ## What a prefix does in a head
 # Attention is a mean of values, weighted by a softmax. With more keys the softmax has more terms.
-# Say that a token gives the prefix the share s of its attention. Then the result is
+# Let a token give the prefix the share s of its attention. Then the result is
 # (1 - s) · (what it was) + s · (a mean of the prefix's values). Is it?
 
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 7: batches without padding
-# You will be able to say what padding costs, prove that a padded token changes nothing and needs no
-# mask, pack a batch into one row of tokens, and count what that saves. It follows Krell et al.
+# You will be able to count what padding costs, prove that a padded token changes nothing and needs
+# no mask, pack a batch into one row of tokens, and count what that saves. It follows Krell et al.
 # 2021, section 2; the causal mask is from Vaswani et al. 2017, section 3.2.3. The code is
 # `neo_peft/packing.py`.
 

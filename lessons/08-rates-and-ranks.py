@@ -1,6 +1,6 @@
 # %% [markdown]
 # # Lesson 8: rates and ranks
-# You will be able to say why LoRA wants a higher learning rate than full tuning, and a prompt an
+# You will be able to explain why LoRA wants a higher learning rate than full tuning, a prompt an
 # even higher one, what rank and alpha do to a step, and how to choose without fooling yourself. It
 # follows Hu et al. 2021, sections 4.1 and 7.2, and Schulman et al. 2025 (LoRA Without Regret). The
 # code is `neo_peft/loop.py`; `python -m neo_peft study --sweep` does this for your data.

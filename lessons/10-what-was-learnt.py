@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Lesson 10: what was learnt
-# You will be able to say what each part of an adapter adds to a score, how many directions it uses,
+# You will be able to find what each part of an adapter adds to a score, how many directions it has,
 # whether two runs found the same ones, and what a model thinks after each layer. It follows Hu et
 # al. 2021, sections 7.2 and 7.3. The command is `python -m neo_peft look RUN`, the code is
-# `neo_peft/analysis/look.py`. Here we compute its numbers by hand.
+# `neo_peft/look/look.py`. Here we compute its numbers by hand.
 
 # %%
 import sys
@@ -15,9 +15,9 @@ import torch
 from check import check
 
 import neo_peft
-from neo_peft.analysis.look import look
 from neo_peft.decoding import score
 from neo_peft.encoding import collate
+from neo_peft.look.look import look
 from neo_peft.runs.loading import load, settings_in
 from neo_peft.runs.predictions import PredictionKind, read_predictions
 from neo_peft.runs.training import run
@@ -27,7 +27,7 @@ folder = tempfile.TemporaryDirectory()
 
 # %% [markdown]
 # ## Two runs
-# The same LoRA, r = 4, with two seeds, on a part of the sample; and what `look` says of the first.
+# The same LoRA, r = 4, with two seeds, on a part of the sample; and what `look` finds in the first.
 
 # %%
 paths = [Path(folder.name, f"seed-{seed}") for seed in (0, 1)]

@@ -38,8 +38,10 @@ MAY_IMPORT = {
     "formats": "system kernels",
     "corpora": "system",
     "runs": "long_texts system formats corpora kernels",
-    "analysis": "system formats corpora runs",
-    "commands": "kernels system formats corpora runs analysis",
+    "reports": "system formats corpora runs",
+    "studies": "system formats corpora runs reports",
+    "look": "system formats corpora runs reports",
+    "commands": "kernels system formats corpora runs reports studies look",
 }
 
 

@@ -1,14 +1,14 @@
 """Compare two finished runs or studies: python -m neo_peft compare RUN RUN
 
-`analysis/compare.py` computes the comparison.
+`studies/compare.py` computes the comparison.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from neo_peft.analysis.compare import as_json, as_text, compare
 from neo_peft.commands.flags import OneLineParser, add_json, add_text
+from neo_peft.studies.compare import as_json, as_text, compare
 
 
 def main(argv: Sequence[str]) -> None:

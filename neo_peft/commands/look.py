@@ -1,6 +1,6 @@
 """Look inside a finished run's adapter: python -m neo_peft look runs/ner-lora
 
-`analysis/look.py` computes what is shown, `analysis/look_page.py` writes the page.
+`look/look.py` computes what is shown, `look/page.py` writes the page.
 """
 
 import argparse
@@ -70,11 +70,11 @@ def main(argv: Sequence[str]) -> None:
     out = Path(flags.out) if flags.out else folder / "look.html"
     with LoadingLine(run_with_base(folder, flags.model)) as line:
         # imported after the flags are checked, since torch takes seconds to import
-        from neo_peft.analysis.look import look
-        from neo_peft.analysis.look_page import write_page
-        from neo_peft.analysis.look_subject import read_record_of_run
-        from neo_peft.analysis.look_text import as_text
-        from neo_peft.analysis.report import refuse_other_file
+        from neo_peft.look.as_text import as_text
+        from neo_peft.look.look import look
+        from neo_peft.look.page import write_page
+        from neo_peft.look.subject import read_record_of_run
+        from neo_peft.reports.report import refuse_other_file
 
         refuse_other_file(out)
         read_record_of_run(folder)

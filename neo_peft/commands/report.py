@@ -1,13 +1,13 @@
 """Show finished runs as an HTML page: python -m neo_peft report runs/ner-lora
 
-`analysis/report.py` makes the page.
+`reports/report.py` makes the page.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from neo_peft.analysis.report import write_report
 from neo_peft.commands.flags import OneLineParser, add_text
+from neo_peft.reports.report import write_report
 from neo_peft.runs.folder import newest_run
 
 

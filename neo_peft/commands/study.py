@@ -2,7 +2,7 @@
 python -m neo_peft study --task sentiment
 
 The study's folder gets table.md, results.json, plots, and a folder for each run.
-`analysis/plan.py` makes the list of runs.
+`studies/plan.py` makes the list of runs.
 """
 
 import argparse
@@ -13,9 +13,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from neo_peft.analysis.choice import number_of_runs
-from neo_peft.analysis.plan import make_plan, read_plan
-from neo_peft.analysis.sweep import read_sweep
 from neo_peft.commands.flags import OneLineParser, add_settings, add_text, argument
 from neo_peft.commands.loading_line import LoadingLine
 from neo_peft.commands.recipes import read_recipes
@@ -23,6 +20,9 @@ from neo_peft.errors import InputError
 from neo_peft.formats.base_folder import with_size
 from neo_peft.methods import METHODS
 from neo_peft.settings import whole
+from neo_peft.studies.choice import number_of_runs
+from neo_peft.studies.plan import make_plan, read_plan
+from neo_peft.studies.sweep import read_sweep
 from neo_peft.system import signals as stopping
 from neo_peft.system.bars import show_progress
 
@@ -213,7 +213,7 @@ def main(argv: Sequence[str]) -> None:
     )
     with LoadingLine(with_size(plan["model"])) as loading:
         with stopping.delayed():  # an interrupted import can raise any error
-            from neo_peft.analysis import study  # after the flags, since torch takes seconds
+            from neo_peft.studies import study  # after the flags, since torch takes seconds
 
         folder, made = (
             (Path(study_flags["resume"]), [])

@@ -621,7 +621,7 @@ def test_an_unknown_command_is_refused_in_one_line():
     assert (
         done.stderr
         == "error: there is no command predic; the commands are train, evaluate, predict, export, "
-        "study, report, compare, sizes\n"
+        "study, report, compare, look, sizes\n"
     )
     usage = subprocess.run(
         [sys.executable, "-m", "neo_peft"], cwd=ROOT, capture_output=True, text=True, check=True

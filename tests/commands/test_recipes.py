@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from neo_peft.analysis.plan import make_plan
 from neo_peft.commands.recipes import read_recipes
 from neo_peft.errors import InputError
 from neo_peft.methods import METHODS
 from neo_peft.runs.loading import load_untuned
 from neo_peft.settings import make_settings
+from neo_peft.studies.plan import make_plan
 
 TWELVE = Path(__file__).parents[2] / "benchmarks" / "recipes.txt"
 

@@ -38,6 +38,8 @@ WHOLE = {  # the smallest and the largest value
     "--eval-limit": (1, MOST),
     "--max-length": (1, MOST),
     "--stride": (0, MOST),
+    "--eval-every": (1, MOST),
+    "--patience": (1, MOST),
     "--threads": (1, 1024),
     "--rank": (1, 16_384),
     "--prompt-length": (1, 16_384),

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from refusals import forbid_loading, refused, run, shown
 
-from neo_peft.analysis.plan import PLAN, RESULTS, make_plan
 from neo_peft.runs.checkpoints import STATE
 from neo_peft.runs.folder import RUN, SETTINGS, flags_of, write_record
 from neo_peft.settings import make_settings
+from neo_peft.studies.plan import PLAN, RESULTS, make_plan
 from neo_peft.system.files import FORMAT, read_json, sha256_of, write_checked_json
 
 FLAGS = make_settings(task="sentiment", method="head")

@@ -10,8 +10,8 @@ import pytest
 from answered import EPOCHS, STEPS
 from matplotlib.figure import Figure
 
-from neo_peft.analysis import report
 from neo_peft.metrics import entity_scores
+from neo_peft.reports import report
 from neo_peft.runs.curves import as_svg, draw_loss, draw_validation, learning_curves
 from neo_peft.runs.summary import headline
 from neo_peft.settings import make_settings

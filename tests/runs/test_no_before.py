@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import train
-from neo_peft.analysis.sweep import read_sweep
 from neo_peft.commands import compare, report, study
 from neo_peft.errors import InputError
 from neo_peft.runs import before
 from neo_peft.runs.job import untuned_base
 from neo_peft.runs.verdict import BEFORE_MISSING
+from neo_peft.studies.sweep import read_sweep
 
 SMALL = ["--threads", "1", "--train-limit", "20", "--eval-limit", "10", "--epochs", "1"]
 

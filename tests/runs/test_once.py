@@ -15,11 +15,11 @@ from trained import make_job
 
 import evaluate
 import train
-from neo_peft.analysis import study as studies
 from neo_peft.commands import study
 from neo_peft.formats.base import load_base
 from neo_peft.runs import before, head_alone, job, loading, shared, training
 from neo_peft.settings import make_settings
+from neo_peft.studies import study as studies
 from neo_peft.system.exit_status import exit_status
 
 SMALL = ["--threads", "1", "--train-limit", "20", "--eval-limit", "10"]
