@@ -19,7 +19,7 @@ import torch
 
 from neo_peft.model import Batch, TunedModel
 
-CASES = int(os.environ.get("NEO_PEFT_CASES", 300))  # number of damaged files of each kind
+CASES = int(os.environ.get("NEO_PEFT_CASES", 180))  # number of damaged files of each kind
 # The numbers of the cases in two parts: the first 50, and the others, which are slow.
 PARTS = [
     pytest.param(range(50), id="first"),

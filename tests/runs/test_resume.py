@@ -2,7 +2,7 @@
 
 The tests kill real processes. These are forked after all imports, including those that a run makes
 late, to save time. Slow are all but one method and the kill at the first checkpoint. NEO_PEFT_KILLS
-is the number of other kills for each method, 5 by default.
+is the number of other kills for each method, 3 by default.
 """
 
 import os
@@ -31,7 +31,7 @@ from transformers import AutoTokenizer  # noqa: F401
 
 from neo_peft.runs import checkpoints, training
 
-KILLS = int(os.environ.get("NEO_PEFT_KILLS", 5))
+KILLS = int(os.environ.get("NEO_PEFT_KILLS", 3))
 RUNS = {
     "lora": [
         "--task",
@@ -129,9 +129,16 @@ def kill_at_call(function: str, call: int, kill_before: bool, kill_after: bool):
     return patch
 
 
-@pytest.mark.parametrize(
-    ("function", "after"), [("fsync", False), ("replace", False), ("replace", True)]
-)
+WRITES = [("fsync", False), ("replace", False), ("replace", True)]
+FIRST, *OTHERS = RUNS
+# The first method is killed at all of them, each other method at one.
+KILLED_WRITES = [pytest.param(FIRST, *write) for write in WRITES] + [
+    pytest.param(name, *WRITES[index % len(WRITES)], marks=pytest.mark.slow)
+    for index, name in enumerate(OTHERS)
+]
+
+
+@pytest.mark.parametrize(("finished", "function", "after"), KILLED_WRITES, indirect=["finished"])
 def test_a_run_that_is_killed_while_it_writes_has_the_same_result(
     finished, tmp_path, function, after
 ):
