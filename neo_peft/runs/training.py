@@ -253,6 +253,8 @@ class Training:
             "train_loss": event.loss,
             "validation_loss": evaluation.loss,
         }
+        if job.task.is_tagging:
+            line["validation_accuracy"] = scores["accuracy"]
         if model.head is None and not job.settings.class_weights:
             line["train_perplexity"] = perplexity(event.loss)
             line["validation_perplexity"] = perplexity(evaluation.loss)

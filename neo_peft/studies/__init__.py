@@ -11,6 +11,7 @@ study_results.py  the results of a study, computed from its finished runs
 study_lines.py    the lines of a study's tables: means, deviations and intervals
 recipe_lines.py   what each recipe gives and costs
 recipe_table.py   the tables of recipes, as text
+original.py       the figures of the original study, next to those of a study with its recipe
 study_page.py     the tables and plots of a study
 study_report.py   the HTML page of a study of recipes or of two sweeps
 pictures.py       the pictures of such a study, as SVG

@@ -113,6 +113,12 @@ def untuned_lines_of_recipes(
     return lines
 
 
+def scores_of_epoch(line: dict) -> dict[str, float]:
+    """Return the scores on validation and the loss in a line of metrics.jsonl."""
+    more = {"accuracy": line.get("validation_accuracy"), "loss": line["validation_loss"]}
+    return line["validation"] | {name: value for name, value in more.items() if value is not None}
+
+
 def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
     """Return a line with the validation scores of each epoch, from metrics.jsonl of each run."""
     epochs_of_runs = []
@@ -121,7 +127,7 @@ def epoch_lines(runs: list[FinishedRun]) -> list[dict]:
         epochs_of_runs.append([line for line in metrics if "validation" in line])
     kept, lines = [run.record["kept_epoch"] for run in runs], []
     for epochs in zip(*epochs_of_runs):
-        number, scores = epochs[0]["epoch"], spreads([epoch["validation"] for epoch in epochs])
+        number, scores = epochs[0]["epoch"], spreads([scores_of_epoch(epoch) for epoch in epochs])
         lines.append(
             {
                 "name": f"epoch {number}",

@@ -13,6 +13,7 @@ from neo_peft.runs.curves import finish, new_figure, write_figure
 from neo_peft.runs.tables import markdown, shown_name
 from neo_peft.runs.verdict import BEFORE_MISSING
 from neo_peft.studies.heat_map import grid_table
+from neo_peft.studies.original import ORIGINAL, original_lines
 from neo_peft.studies.pictures import COSTS, heat_map_name, pareto_name, pictures, write_pictures
 from neo_peft.studies.recipe_table import (
     choice_table,
@@ -68,6 +69,10 @@ def page(results: dict) -> str:
             parts.append(f"## {split}{protocol_text[protocol]}: {block['rows'][split]:,} rows")
             parts.append(split_table(results, lines))
         parts.append(legend(results, block))
+        header, rows = original_lines(results, protocol, block)
+        if rows:
+            where = "GPT-Neo 1.3B, as the original study prints it, and this study"
+            parts += [f"## {where}", markdown(header, rows), ORIGINAL[results["task"]].note]
         if results["swept"] == GRID:
             parts += ["## heat map, validation", markdown(*grid_table(results, block))]
             parts.append(f"![the same as a picture]({heat_map_name(protocol)})")

@@ -111,6 +111,7 @@ def protocol_results(plan: dict, runs: list[FinishedRun], failed: dict[str, str]
     judged = reported_split(lines)
     return {
         "rows": first.record["rows"],
+        "preset": first.record["flags"].get("preset"),
         "best": best,
         "lines": lines,
         "judged": judged,

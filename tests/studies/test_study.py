@@ -74,22 +74,27 @@ def test_a_study_of_tagging_has_the_scores_of_its_runs(small, capsys):
             run_scores = [record["scores"][kind][split] for record in records]
             expected = [shown([scores[metric] for scores in run_scores]) for metric in metrics]
             cells = numbers(text, f"{split}: 10 rows", row)
-            assert [cells[0], *cells[2:]] == expected
+            only_epochs = ["–", "–"] if split == "validation" else []  # accuracy and loss
+            assert [cells[0], *cells[2:]] == expected + only_epochs
     assert "typed f1 |" in text and "typed recall |" in text and "span-only f1 |" in text
     for epoch in (1, 2):
         lines = [
             [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             for run in runs
         ]
+        epoch_scores = [[line for line in run if "validation" in line][epoch - 1] for run in lines]
         epoch_scores = [
-            [line["validation"] for line in run if "validation" in line][epoch - 1] for run in lines
+            line["validation"]
+            | {"accuracy": line["validation_accuracy"], "loss": line["validation_loss"]}
+            for line in epoch_scores
         ]
         kept = sum(record["kept_epoch"] == epoch for record in records)
         cells = numbers(
             text, "validation: 10 rows", f"epoch {epoch}" + (f", kept by {kept}" if kept else "")
         )
         assert [cells[0], *cells[2:]] == [
-            shown([scores[metric] for scores in epoch_scores]) for metric in metrics
+            shown([scores[metric] for scores in epoch_scores])
+            for metric in (*metrics, "accuracy", "loss")
         ]
         assert f"epoch {epoch}" not in text.split("## test")[1]
     assert "python -m neo_peft study --task ner --epochs 2 --seeds 2 --model" in text
