@@ -38,7 +38,7 @@ class Method:
     tensors: str = ""
     flags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # allowed values; () is any
     defaults: dict[str, object] = field(default_factory=dict)  # used if no flag or preset sets it
-    on_bundled: dict[str, object] = field(default_factory=dict)  # neo-mini's: docs/results.md
+    on_bundled: dict[str, object] = field(default_factory=dict)  # neo-mini's: docs/experiments.md
     length_flag: str = ""  # the setting with the prompt's length; "" without a prompt
     needs_head: bool = False  # classification always uses a linear head
     trains_base: bool = False  # the base's weights are trained, in fp32; runs cannot share a base
