@@ -32,8 +32,9 @@ print(f"LoRA, r = 8, on q and v {layers * 2 * 8 * (H + H):,}")
 
 # %% [markdown]
 # ## A prefix can do what a prompt can
-# A prompt's keys and values come out of the layers (lesson 4). We take them as a prefix, and train
-# them in place of the embeddings. At first nothing changes. But now each layer's are free.
+# A prompt's keys and values come out of the layers (lesson 4). We train them in place of the
+# embeddings. At first nothing changes. But a prompt has H free numbers for each position, a prefix
+# 2 · H in every layer: it can take keys and values that no prompt gives.
 
 # %%
 words = torch.tensor(base.tokenizer(task.instruction)["input_ids"][:P])
@@ -45,9 +46,8 @@ def after(past):  # the text's hidden states (T, H) behind a prefix
     return trunk(trunk.embed(ids), Packing.of_texts(torch.tensor([len(ids)]), start=P), past)
 
 
-same = torch.allclose(after(soft.past(trunk)), after(prefix.past(trunk)), atol=1e-4)
-print("the same hidden states:", same)
-# > the same hidden states: True
+print("equal:", torch.allclose(after(soft.past(trunk)), after(prefix.past(trunk)), atol=1e-4))
+# > equal: True
 
 # %% [markdown]
 # ## What a prefix does in a head
@@ -71,9 +71,9 @@ print(f"share of the prefix {s:.2f}; equal: {equal}")
 
 # %% [markdown]
 # ## What it cannot do
-# In this mean, `text` is as it was. So in the first layer a prefix cannot move attention from one
-# word to another: it takes the same share from all, and adds a vector. LoRA changes q, so it can.
-# The last token's attention to two tokens of the text, and their ratio:
+# In this mean, `text` is as it was. So in the first layer a prefix or prompt cannot move attention
+# from one word to another: it takes the same share of all, and adds a vector. (Higher layers get
+# another x, so another q and k.) LoRA changes q. The last token's attention to two others:
 
 
 # %%
@@ -87,16 +87,16 @@ q_proj = tuned_by("lora").model.transformer.h[0].attn.attention.q_proj
 torch.nn.init.normal_(q_proj.lora_B.weight, std=0.5)  # at first B is zero: as if it were trained
 lora = (q_proj(x)[-1, : H // heads] @ k.T).softmax(0)
 for name, share in (("before", text), ("prefix", both[P:]), ("LoRA", lora)):
-    print(f"{name:6} {share[3]:.3f}, {share[4]:.3f}: {share[3] / share[4]:.2f}")
-# > before 0.078, 0.126: 0.62
-# > prefix 0.045, 0.072: 0.62
-# > LoRA   0.073, 0.128: 0.57
+    print(f"{name:6} {share[3]:.3f}, {share[4]:.3f}, ratio {share[3] / share[4]:.2f}")
+# > before 0.078, 0.126, ratio 0.62
+# > prefix 0.045, 0.072, ratio 0.62
+# > LoRA   0.073, 0.128, ratio 0.57
 
 # %% [markdown]
 # ## The way of the gradient
-# The loss is above the last layer. A prompt's gradient comes down through all layers, and the same
-# numbers must serve them all. A prefix and LoRA (v and q) have their own numbers, and gradients, in
-# each layer. The norms of these gradients at the start, on 16 texts, from the first layer up:
+# A prompt's gradient comes down through all layers, and the same numbers must serve them all. A
+# prefix and LoRA have numbers of their own in each layer. Where do gradients arrive? Norms at the
+# start, on 16 texts, from the first layer up (LoRA: v and q of each). Read each line by itself.
 
 # %%
 for method in ("prompt", "prefix", "lora"):
@@ -104,7 +104,7 @@ for method in ("prompt", "prefix", "lora"):
     batch = collate(tuned.encoder(splits.train), range(16))
     tuned.model.loss(batch).backward()
     grads = [p.grad for name, p in tuned.model.trainable().items() if "lora_A" not in name]
-    if method == "prefix":  # (P, 2 · layers · H); LoRA's A has no gradient as long as B is zero
+    if method == "prefix":  # (P, 2 · layers · H); LoRA's A has no gradient while B is zero
         grads = grads[0].chunk(layers, dim=1)
     print(f"{method:6}", *(f"{grad.norm():5.1f}" for grad in grads))
 # > prompt  16.3
@@ -113,25 +113,25 @@ for method in ("prompt", "prefix", "lora"):
 
 # %% [markdown]
 # ## One task, three methods
-# Forty steps of eight texts, one seed: no ranking (lesson 5). Each has its own rate (lesson 8).
+# Forty steps of eight texts, one seed: no ranking (lesson 5). At first all learn only the format.
 
 # %%
-given = {"max_steps": 40, "batch_size": 8, "warmup_ratio": 0.1}
+given, rows = {"max_steps": 40, "batch_size": 8, "warmup_ratio": 0.1}, splits.validation
 for method, rate in (("prompt", 0.1), ("prefix", 0.03), ("lora", 0.005)):
     tuned = tuned_by(method, learning_rate=rate, **given)
     neo_peft.fit(tuned.model, tuned.encoder(splits.train), tuned.settings)
-    rows = splits.validation[:150]
     found = neo_peft.evaluate(tuned.model, tuned.encoder, tuned.encoder(rows), with_loss=True)
     right = sum(a == row["label"] for a, row in zip(found.predicted, rows)) / len(rows)
     print(f"{method:6} loss {found.loss:.2f}, accuracy {right:.2f}")
+print(f"always neutral {sum(row['label'] == 'neutral' for row in rows) / len(rows):.2f}")
 # > prompt loss 1.02, accuracy 0.56
 # > prefix loss 0.83, accuracy 0.58
 # > lora   loss 0.48, accuracy 0.60
+# > always neutral 0.60
 
 # %% [markdown]
 # ## Exercises
-# 1. Attention to a prefix and a text, from attention to each alone: its result o (d,), and the
-#    log-sum-exp lse of its scores, the logarithm of the softmax's denominator.
+# 1. Attention to a prefix and a text, from that to each alone: results o (d,), log-sum-exps lse.
 # 2. A tuple: how many numbers a prompt, a prefix, and LoRA on q and v train.
 
 

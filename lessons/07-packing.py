@@ -43,9 +43,9 @@ print(f"B = {B} texts, T = {T}: {B * T} places for {N} tokens, {1 - N / (B * T):
 
 # %% [markdown]
 # ## Why padding on the right needs no mask
-# A causal token attends to itself and to its left. Padding on the right is to the left of nothing.
-# To generate, many programs pad on the left, so that all texts end at one place. Then a mask must
-# hide the padding, and the text has other positions: GPT-Neo's are learned for 0, 1, 2, …
+# With a causal mask a token attends to itself and to its left, and no word has right padding on
+# its left. (Its own outputs are thrown away.) To generate, many programs pad on the left. Then a
+# mask must hide the padding, and the words get other positions, unless the program corrects them.
 
 
 # %%
@@ -77,7 +77,7 @@ print("same outputs:", torch.allclose(c_fc(x)[is_text], c_fc(x[is_text]), atol=1
 # %% [markdown]
 # ## Attention is where tokens meet
 # Only here texts must be kept apart. A mask for the (N, N) square would do; most of it is computed
-# for nothing. Better: a grid for each group of neighbouring texts of one length. On a GPU one
+# for nothing. Better: a grid (b, T) for b neighbouring texts of one length. On a GPU one
 # padded grid is faster, since each call costs time there; the other layers stay packed.
 
 # %%
@@ -128,7 +128,7 @@ print("faster:", min(seconds, key=seconds.get))
 
 # %% [markdown]
 # The loss is the same: it divides by the number of *targets* in the batch, not of texts or places.
-# Sorting texts by length also saves padding, but then a batch holds texts of one kind only.
+# Sorting texts by length also saves padding, but then a batch has only short or only long texts.
 # ## Exercises
 # 1. The share of padding if texts with these lengths are taken in order, `size` texts in a batch.
 # 2. The mask (N, N) of a packed batch, True where a token (row) attends. Text after text.

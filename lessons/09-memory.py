@@ -25,10 +25,9 @@ rows = neo_peft.load_splits(task, "sample").train[:16]
 
 # %% [markdown]
 # ## Weights, gradients, optimizer
-# A number in fp32 has 4 bytes. Every weight is in memory once. A *trained* one has a gradient too,
-# and AdamW's two moving means. So what does each method need, before it sees a text? By hand:
-# 4 bytes for each weight, and 12 more for each trained one. Then we take a step and look. (At the
-# end: on torch's device `meta` a model has shapes and no numbers. So we can count a large one.)
+# A number in fp32 has 4 bytes. A *trained* one has a gradient too, and AdamW's two moving means: 4
+# bytes for each weight, and 12 more for each trained one. We take a step and look. (On torch's
+# device `meta` a model has shapes and no numbers, so we can count a large one, too.)
 
 
 # %%
@@ -50,25 +49,27 @@ for method in ("full", "lora", "prompt"):
     means = [mean for own in state.optimizer.state.values() for mean in own.values() if mean.dim()]
     parts = bytes_of(weights), grads, bytes_of(means)
     by_hand = sum(4 * p.numel() + 12 * p.numel() * p.requires_grad for p in weights)
-    print(f"{method:6}", *(f"{size:>10,}" for size in parts), f" equal: {sum(parts) == by_hand}")
+    print(f"{method:6}", *(f"{size:>10,}" for size in parts), f" by hand: {sum(parts) == by_hand}")
 config = Config(50257, 2048, 16, 2048, 256, 8192, ("global", "local") * 12, 1e-5, 0.02, 50256)
 with torch.device("meta"):
     total = sum(parameter.numel() for parameter in GPTNeo(config).parameters())
 for name, trained in (("full", total), ("LoRA, r = 8, q and v", 24 * 2 * 8 * (2048 + 2048))):
-    print(f"GPT-Neo 1.3B, {name}: {(4 * total + 12 * trained) / 1e9:.1f} GB", end="; ")
-# > full   21,276,672 21,276,672 42,553,344  equal: True
-# > lora   21,407,744    131,072    262,144  equal: True
-# > prompt 21,297,152     20,480     40,960  equal: True
-# > GPT-Neo 1.3B, full: 21.0 GB; GPT-Neo 1.3B, LoRA, r = 8, q and v: 5.3 GB;
+    print(f"GPT-Neo 1.3B, {name}: {(4 * total + 12 * trained) / 1e9:.1f} GB")
+# > full   21,276,672 21,276,672 42,553,344  by hand: True
+# > lora   21,407,744    131,072    262,144  by hand: True
+# > prompt 21,297,152     20,480     40,960  by hand: True
+# > GPT-Neo 1.3B, full: 21.0 GB
+# > GPT-Neo 1.3B, LoRA, r = 8, q and v: 5.3 GB
 
 # %% [markdown]
 # ## Activations
 # The backward pass needs numbers of the forward pass, which autograd keeps. Which ones? A frozen
 # linear layer needs only its weight; a trained one also needs its input. For one block by hand, in
 # units of H numbers a token:
-# - always: inputs of two norms (2), q, k, v and attention's result (4), the MLP's slopes (4): 10
+# - always: inputs of two norms (2), q, k, v and attention's result (4), GELU's derivative at the
+#   MLP's 4 H inner numbers (4): 10. Attention's weights (T · T) are computed again.
 # - LoRA on q and v: the input of A (1), too: 11, and B's inputs, r numbers each
-# - full: the inputs of q, k and v (1), out_proj (1), c_fc (1) and c_proj (4), too: 17
+# - full: the inputs of q, k and v (1), out_proj (1, a copy), c_fc (1) and c_proj (4), too: 17
 
 
 # %%
@@ -96,8 +97,8 @@ for method in ("prompt", "lora", "full"):
 # > full   ██████████████████████████████████ 17.0 H for each token
 
 # %% [markdown]
-# So LoRA saves less here than in the optimizer: this part grows with the tokens of a batch. What
-# helps: keep only each block's input, and compute the rest again in the backward pass.
+# This part grows with the tokens, and LoRA saves little of it. What helps: keep each block's input
+# only, and compute the rest again in the backward pass, at the price of a second forward pass.
 
 # %%
 for given in ({}, {"checkpoint_activations": True}):
@@ -110,8 +111,7 @@ for given in ({}, {"checkpoint_activations": True}):
 # %% [markdown]
 # ## 8 and 4 bits
 # Do frozen weights need 4 bytes? int8: scale each row so that its largest value is 127, and round.
-# nf4: the nearest of 16 levels, dense around zero as weights are, times the largest value of each
-# 64 weights. (neo_peft also rounds these largest values to 8 bits.)
+# nf4: the nearest of 16 levels, times the largest value of each 64 weights (it, too, in 8 bits).
 
 # %%
 W = tuned_by("lora").model.transformer.h[0].mlp.c_fc.weight

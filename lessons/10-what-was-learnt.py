@@ -1,9 +1,8 @@
 # %% [markdown]
 # # Lesson 10: what was learnt
-# You will be able to find what each part of an adapter adds to a score, how many directions it has,
-# whether two runs found the same ones, and what a model thinks after each layer. It follows Hu et
-# al. 2021, sections 7.2 and 7.3. The command is `python -m neo_peft look RUN`, the code is
-# `neo_peft/look/look.py`. Here we compute its numbers by hand.
+# You will be able to find what each part of an adapter adds to a score, whether two runs found the
+# same directions, and what a model thinks after each layer, with `python -m neo_peft look RUN`, and
+# by hand. It follows Hu et al. 2021, sections 7.2 and 7.3. The code is `neo_peft/look/look.py`.
 
 # %%
 import sys
@@ -27,36 +26,42 @@ folder = tempfile.TemporaryDirectory()
 
 # %% [markdown]
 # ## Two runs
-# The same LoRA, r = 4, with two seeds, on a part of the sample; and what `look` finds in the first.
+# The same LoRA, r = 2, with two seeds, on a part of the sample; and what `look` finds in the first.
 
 # %%
 paths = [Path(folder.name, f"seed-{seed}") for seed in (0, 1)]
-given = {"rank": 4, "train_limit": 160, "eval_limit": 60, "epochs": 4, "batch_size": 4}
+given = {"rank": 2, "train_limit": 160, "eval_limit": 60, "epochs": 3, "batch_size": 4}
 given |= {"task": "ner", "method": "lora", "threads": 1, "head_baseline": True}
 for seed, path in enumerate(paths):
     settings = neo_peft.make_settings(seed=seed, out=str(path), **given)
     run(settings, print_line=lambda line: None)
-seen = look(paths[0], settings_in(paths[0]), against=[paths[1]])
+rows = read_predictions(paths[0], PredictionKind("after"), "test")
+right = [[g == p != "O" for g, p in zip(row["tags"], row["predicted"])] for row in rows]
+row, at = next((row, hits.index(True)) for row, hits in zip(rows, right) if any(hits))
+seen = look(paths[0], settings_in(paths[0]), row=row, against=[paths[1]])
 
 # %% [markdown]
 # ## What each part adds
 # A run's score is a baseline's, plus what a head on the frozen base adds, plus what LoRA adds. The
-# run has kept the predictions of all three, so we can score them again.
+# run keeps the predictions of all three. Does it show that LoRA helps? (Intervals: lesson 5.)
 
 # %%
 task = neo_peft.get_task("ner")
-for step, kind in zip(seen["parts"], ("baseline", "head_alone", "after"), strict=True):
+for part, kind in zip(seen["parts"], ("baseline", "head_alone", "after"), strict=True):
     rows = read_predictions(paths[0], PredictionKind(kind), "test")
     by_hand = score(task, rows, [row["predicted"] for row in rows])["f1"]
-    print(f"{kind:10} look {step['score']:.3f}, by hand {by_hand:.3f}")
+    print(f"{kind:10} look {part['score']:.3f}, by hand {by_hand:.3f}")
+print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["added"]))
 # > baseline   look 0.164, by hand 0.164
-# > head_alone look 0.583, by hand 0.583
-# > after      look 0.613, by hand 0.613
+# > head_alone look 0.593, by hand 0.593
+# > after      look 0.563, by hand 0.563
+# > LoRA adds -0.030 (-0.083 to 0.021)
 
 # %% [markdown]
-# ## Without a layer
-# Does the first layer need its adapter? With zeros in its B's, ΔW is zero. Such losses do not add
-# up to what LoRA adds, because the head was trained together with all layers.
+# ## Without a part
+# Which layer needs its adapter? `look` removes one part at a time; a * is certain. By hand: zeros
+# in the first layer's B's. Such falls of the score do not add up to what LoRA adds, since the head
+# was trained together with all layers. (k = 1: only the first direction of each ΔW, see below.)
 
 # %%
 tuned, other, without = (load(path, settings_in(path)) for path in (*paths, paths[0]))
@@ -64,74 +69,70 @@ attention = without.model.transformer.h[0].attn.attention
 for projection in (attention.q_proj, attention.v_proj):
     torch.nn.init.zeros_(projection.lora_B.weight)
 predicted = neo_peft.evaluate(without.model, tuned.encoder, tuned.encoder(rows)).predicted
-of_look = next(line["score"] for line in seen["switched_off"] if line["group"] == "layer")
-print(f"look {of_look:.3f}, by hand {score(task, rows, predicted)['f1']:.3f}")
-# > look 0.547, by hand 0.547
+print(f"without layer 0, by hand: {score(task, rows, predicted)['f1']:.3f}; by look:")
+for part in seen["switched_off"][1:]:  # the first one is all of the adapter
+    print(f"{part['name'].split(':')[0]} {part['score']:.3f}{' *' * part['certain']}", end="; ")
+# > without layer 0, by hand: 0.572; by look:
+# > layer 0 0.572; layer 1 0.590; layer 2 0.562; layer 3 0.584; k = 1 0.568; k = 2 0.563;
 
 # %% [markdown]
-# ## How many directions?
-# ΔW = (alpha / r) · BA has at most r singular values that are not zero. A direction is an input
-# that ΔW looks for, and what it writes where it finds it. How many does the run use? q_proj of the
-# last layer:
-
+# ## How strong are the directions?
+# ΔW = (alpha / r) · BA has r singular values. A direction is an input that ΔW looks for, and the
+# output that it writes where it finds it. A small one can matter (see k = 1). The last q_proj:
 
 # %%
-def change(model):  # ΔW (out, in)
-    q_proj = model.transformer.h[-1].attn.attention.q_proj
-    return (q_proj.scaling * q_proj.lora_B.weight @ q_proj.lora_A.weight).detach()
-
-
+q_projs = [one.model.transformer.h[-1].attn.attention.q_proj for one in (tuned, other)]
+changes = [q.scaling * (q.lora_B.weight @ q.lora_A.weight).detach() for q in q_projs]  # (out, in)
 name = f"h.{len(tuned.model.transformer.h) - 1}.attn.attention.q_proj"
 line = next(line for line in seen["changed_weights"] if line["layer"].endswith(name))
-U, s, Vh = torch.linalg.svd(change(tuned.model))
-for value, of_look in zip(s, line["singular_values"]):
-    print(f"{'█' * round(30 * float(value / s[0])):30} {value:.2f}, look {of_look:.2f}")
-# > ██████████████████████████████ 7.99, look 7.99
-# > █████                          1.20, look 1.20
-# > █                              0.17, look 0.17
-# > █                              0.16, look 0.16
+U, values, V = torch.linalg.svd(changes[0])  # outputs: columns of U; inputs: rows of V
+for value, of_look in zip(values, line["singular_values"]):
+    print(f"{'█' * round(30 * float(value / values[0])):30} {value:.2f}, look {of_look:.2f}")
+# > ██████████████████████████████ 6.32, look 6.32
+# > ██████                         1.24, look 1.24
 
 # %% [markdown]
 # ## Do two seeds find the same directions?
-# The share of the first i directions of one run that lies in the first j of the other: φ(i, j) =
-# |Uᵢᵀ Uⱼ|² / min(i, j), by Hu et al. From 0 to 1; for random ones about max(i, j) / H.
+# φ(i, j) is the share of one run's first i directions that lies in the other's first j: the sum of
+# the squares of all their i · j products, divided by min(i, j). By chance about max(i, j) / H.
 
 # %%
-_, _, Vh_other = torch.linalg.svd(change(other.model))
+U_2, _, V_2 = torch.linalg.svd(changes[1])
 pair = next(pair for pair in seen["agreement"][0]["layers"] if pair["layer"] == line["layer"])
-for i, j in ((1, 1), (4, 4)):
-    phi = (Vh[:i] @ Vh_other[:j].T).square().sum() / min(i, j)
-    print(f"φ({i}, {j}) {phi:.2f}, look {pair['inputs'][i - 1][j - 1]:.2f}; random {j / 256:.2f}")
-# > φ(1, 1) 0.20, look 0.20; random 0.00
-# > φ(4, 4) 0.07, look 0.07; random 0.02
+for side, products in (("inputs", V @ V_2.T), ("outputs", U.T @ U_2)):
+    for i in (1, 2):
+        by_hand, of_look = products[:i, :i].square().sum() / i, pair[side][i - 1][i - 1]
+        print(f"φ({i}, {i}) of {side:7} {by_hand:.3f}, look {of_look:.3f}; chance {i / 256:.3f}")
+# > φ(1, 1) of inputs  0.048, look 0.048; chance 0.004
+# > φ(2, 2) of inputs  0.034, look 0.034; chance 0.008
+# > φ(1, 1) of outputs 0.000, look 0.000; chance 0.004
+# > φ(2, 2) of outputs 0.007, look 0.007; chance 0.008
 
 # %% [markdown]
 # ## Layer by layer
-# The last norm and the head can read any layer's output, as if it were the last. So we see where a
-# word's tag is decided. (A middle layer need not be readable in this way.)
+# The last norm and the head can read any layer's output, as if it were the last: the "logit lens".
+# A middle layer need not be readable so. And what the untuned base shows too is not LoRA's.
 
 # %%
-text, states = seen["text"], []
-model, target = tuned.model, text["targets"][0]  # the first word of an entity
-row = text["text"] | {"tags": text["gold"]}
-batch = collate(tuned.encoder([row]), [0])
+states, model, word, tag = [], tuned.model, row["tokens"][at], row["tags"][at]  # rightly tagged
+shown = next(t for t in seen["text"]["targets"] if (t["word"], t["label"]) == (word, tag))
 for block in model.transformer.h[1:]:  # the input of a layer is the output of the one before
     block.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+batch = collate(tuned.encoder([row]), [0])
 with torch.no_grad():
-    last = model(batch)  # at the words only
+    last = model(batch)  # at the words' positions only
     states = [model.transformer.ln_f(x[batch.target_indices]) for x in states] + [last]
-    logits = model.head(torch.stack(states))  # (layers, words, K)
-word, tag = row["tokens"].index(target["word"]), task.labels.index(target["label"])
-print("by hand", *(f"{p:.2f}" for p in logits.softmax(-1)[:, word, tag]))
-print("look   ", *(f"{p:.2f}" for p in target["after"][1:]), target["word"], target["label"])
-# > by hand 0.31 0.35 0.42 0.83
-# > look    0.31 0.35 0.42 0.83 Costimulation B-protein
+    p = model.head(torch.stack(states)).softmax(-1)[:, at, task.labels.index(tag)]
+for name, line in (("by hand", p), ("look", shown["after"][1:]), ("untuned", shown["before"][1:])):
+    print(f"{name:8}", *(f"{value:.2f}" for value in line), word, tag)
+# > by hand  0.05 0.09 0.22 0.49 T I-cell_type
+# > look     0.05 0.09 0.22 0.49 T I-cell_type
+# > untuned  0.04 0.09 0.24 0.59 T I-cell_type
 
 # %% [markdown]
 # ## Exercises
 # 1. φ(i, j) of two changes of a weight, by their output directions (the columns of U).
-# 2. The words of a prompt: for each of its embeddings (P, H) the index of the most similar row of
-#    `wte` (V, H), by cosine.
+# 2. For each embedding of a prompt (P, H) the index of the row of wte (V, H) with the best cosine.
 
 
 # %%

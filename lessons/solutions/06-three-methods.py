@@ -52,11 +52,17 @@ MIX = Exercise(
 )
 TRAINED = Exercise(
     trained,
-    [(8, 4, 3, 32), (5, 2, 6, 24)],
+    [(8, 3, 5, 32), (5, 2, 7, 24)],
     {
         "a prefix has keys and values: two vectors for each position and layer": (
             lambda P, r, layers, H: (P * H, P * layers * H, layers * 2 * r * (H + H))
         ),
+        "the order is prompt, prefix, LoRA": lambda P, r, layers, H: (
+            P * H,
+            layers * 2 * r * (H + H),
+            P * 2 * layers * H,
+        ),
+        "return a tuple of three numbers": lambda P, r, layers, H: sum(trained(P, r, layers, H)),
         "a prompt is only in front of the first layer": lambda P, r, layers, H: (
             P * layers * H,
             P * 2 * layers * H,

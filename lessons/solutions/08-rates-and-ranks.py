@@ -50,9 +50,9 @@ STEP = Exercise(
     },
 )
 SCORES = {
-    0.1: [(0.70, 0.66), (0.60, 0.79)],
-    0.3: [(0.67, 0.61), (0.68, 0.62)],
-    0.9: [(0.40, 0.75), (0.71, 0.68)],
+    0.1: [(0.80, 0.66), (0.50, 0.79), (0.55, 0.72)],  # has the best seed and the largest sum
+    0.3: [(0.58, 0.50), (0.74, 0.62)],  # has the best mean
+    0.9: [(0.63, 0.75), (0.62, 0.68)],  # has the best worst seed
 }
 
 
@@ -66,7 +66,21 @@ def by_mean(scores, which, reported):
 
 def by_best_seed(scores, which):
     best = max(scores, key=lambda rate: max(pair[which] for pair in scores[rate]))
-    return best, max(scores[best])[1]
+    return best, max(scores[best], key=lambda pair: pair[which])[1]
+
+
+def test_mean(scores, rate):
+    return sum(pair[1] for pair in scores[rate]) / len(scores[rate])
+
+
+def by_worst_seed(scores):
+    best = max(scores, key=lambda rate: min(pair[0] for pair in scores[rate]))
+    return best, test_mean(scores, best)
+
+
+def by_sum(scores):
+    best = max(scores, key=lambda rate: sum(pair[0] for pair in scores[rate]))
+    return best, test_mean(scores, best)
 
 
 def by_best_seed_mean(scores):
@@ -76,7 +90,7 @@ def by_best_seed_mean(scores):
 
 CHOOSE = Exercise(
     choose,
-    [(SCORES,), ({1: [(0.2, 0.3), (0.3, 0.5)], 2: [(0.4, 0.1), (0.5, 0.2)]},)],
+    [(SCORES,), ({4: [(0.2, 0.3), (0.3, 0.5)], 2: [(0.4, 0.1), (0.5, 0.2)], 1: [(0.1, 0.9)] * 5},)],
     {
         "test must not choose: take the rate with the best validation": lambda scores: by_mean(
             scores, 1, 1
@@ -84,9 +98,14 @@ CHOOSE = Exercise(
         "report test, not the validation score that has chosen": lambda scores: by_mean(
             scores, 0, 0
         ),
-        "one lucky seed must not choose: take the mean over the seeds": (
+        "the mean over the seeds must choose, not the best seed, and not the sum": (
             lambda scores: by_best_seed(scores, 0),
             by_best_seed_mean,
+            by_sum,
+        ),
+        "one unlucky seed must not choose: take the mean over the seeds": by_worst_seed,
+        "test must not choose, and one seed must not either": lambda scores: by_best_seed(
+            scores, 1
         ),
         "report the mean over the seeds, not the best one": (
             lambda scores: (choose(scores)[0], max(pair[1] for pair in scores[choose(scores)[0]])),
@@ -94,9 +113,8 @@ CHOOSE = Exercise(
         ),
         "return a pair: the rate and the test score": lambda scores: choose(scores)[0],
         "first the rate, then the score": lambda scores: choose(scores)[::-1],
-        "a higher score is better": lambda scores: (
-            worst := min(scores, key=lambda rate: sum(pair[0] for pair in scores[rate])),
-            sum(pair[1] for pair in scores[worst]) / len(scores[worst]),
+        "a higher score is better": lambda scores: by_mean(
+            {rate: [(-a, b) for a, b in pairs] for rate, pairs in scores.items()}, 0, 1
         ),
     },
 )

@@ -29,9 +29,12 @@ BYTES = Exercise(
             lambda f, t, bits: f * bits / 8 + 4 * t,
         ),
         "a byte has 8 bits": lambda f, t, bits: f * bits + 16 * t,
-        "the trained numbers are in fp32, whatever the frozen ones have": lambda f, t, bits: (
-            (f + 4 * t) * bits / 8
+        "the trained numbers are in fp32, whatever the frozen ones have": (
+            lambda f, t, bits: (f + 4 * t) * bits / 8,
+            lambda f, t, bits: (f + t) * bits / 8 + 12 * t,
         ),
+        "the frozen numbers have `bits` bits each": lambda f, t, bits: 4 * f + 16 * t,
+        "only the trained numbers have gradients and means": lambda f, t, bits: 16 * (f + t),
         "the frozen numbers are in memory, too": lambda f, t, bits: 16.0 * t,
     },
 )
@@ -76,6 +79,12 @@ QUANTIZE = Exercise(
             ),
         ),
         "127 is for 8 bits only": lambda W, bits: quantize(W, 8),
+        "return a pair: the whole numbers, then the scales": (
+            lambda W, bits: quantize(W, bits)[::-1],
+            lambda W, bits: quantize(W, bits)[0],
+            lambda W, bits: quantize(W, bits)[0] * quantize(W, bits)[1],
+        ),
+        "round to whole numbers": lambda W, bits: (W / quantize(W, bits)[1], quantize(W, bits)[1]),
         "return the whole numbers, not the weights that they stand for": lambda W, bits: (
             quantize(W, bits)[0] * quantize(W, bits)[1],
             quantize(W, bits)[1],

@@ -36,10 +36,11 @@ AGREEMENT = Exercise(
         "divide by the smaller number of directions": (
             lambda a, b, i, j: agreement(a, b, i, j) * min(i, j) / max(i, j)
         ),
+        "divide by min(i, j), not by i · j": lambda a, b, i, j: agreement(a, b, i, j) / max(i, j),
         "divide by min(i, j), so that 1 is the most": lambda a, b, i, j: (
             agreement(a, b, i, j) * min(i, j)
         ),
-        "the squares of the entries are summed": lambda a, b, i, j: (
+        "sum the squares, without a root": lambda a, b, i, j: (
             (agreement(a, b, i, j) * min(i, j)).sqrt() / min(i, j)
         ),
         "directions are columns of U, not rows": lambda a, b, i, j: (
@@ -60,7 +61,7 @@ NEAREST = Exercise(
     nearest,
     [(PROMPT, WTE), (torch.randn(5, 4), WTE)],
     {
-        "a cosine does not depend on lengths: divide by both norms": (
+        "a cosine does not depend on lengths: divide by the norm of each row of both": (
             lambda prompt, wte: (prompt @ wte.T).argmax(1),
             lambda prompt, wte: (F.normalize(prompt, dim=1) @ wte.T).argmax(1),
         ),
