@@ -90,7 +90,7 @@ def by_best_seed_mean(scores):
 
 CHOOSE = Exercise(
     choose,
-    [(SCORES,), ({4: [(0.2, 0.3), (0.3, 0.5)], 2: [(0.4, 0.1), (0.5, 0.2)], 1: [(0.1, 0.9)] * 5},)],
+    [(SCORES,), ({4: [(0.2, 0.8), (0.3, 0.9)], 2: [(0.4, 0.1), (0.5, 0.2)], 1: [(0.1, 0.3)] * 5},)],
     {
         "test must not choose: take the rate with the best validation": lambda scores: by_mean(
             scores, 1, 1
