@@ -95,6 +95,10 @@ def main(argv: Sequence[str]) -> None:
 def row_of_text(text: str, settings: Settings) -> dict:
     """Return the row of a text, which is read like a line of `predict`."""
     task = task_of(settings)
+    if text.lstrip().startswith("{"):
+        raise InputError(
+            "--text: give plain text (for a pair, with a tab between the two), not JSON"
+        )
     try:
         row = parse_example(text.encode(), task, False, settings.columns)
     except ValueError as error:

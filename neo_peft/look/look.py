@@ -27,6 +27,11 @@ from neo_peft.runs.loading import settings_in
 from neo_peft.settings import Settings
 from neo_peft.tasks import Task
 
+SAME_START = (
+    "{} has the same seed, so LoRA's A may have started from the same numbers: then the input "
+    "directions agree from the start; compare runs with different seeds to see what both learned"
+)
+
 
 def look(
     folder: Path,
@@ -68,7 +73,8 @@ def look(
         "in_front": describe_prompt(subject),
         "text": read_layers(subject, row or examples_to_show(task, subject.rows)[0]),
     }
-    return result | {"notes": [*subject.tuned.notes, *notes(subject, own)]}
+    shared_starts = [SAME_START.format(other["run"]) for other in agreement if other["same_seed"]]
+    return result | {"notes": [*subject.tuned.notes, *notes(subject, own), *shared_starts]}
 
 
 def compared(subject: Subject, folder: Path) -> dict:
@@ -86,7 +92,9 @@ def compared(subject: Subject, folder: Path) -> dict:
         )
     tuned, base = load_both(folder, settings_in(folder))
     changes = weight_changes(tuned.model.transformer, base.trunk)
-    return {"run": names[1], "layers": compare_changes(names, subject.changes, changes)}
+    layers = compare_changes(names, subject.changes, changes)
+    same_start = record["seed"] == subject.record["seed"]
+    return {"run": names[1], "same_seed": same_start, "layers": layers}
 
 
 # ---- One text

@@ -36,7 +36,7 @@ def parts_of_score(subject: Subject, own: list) -> list[dict]:
     names = {"head_alone": "a head on the frozen base", "before": "the untuned model"}
     names["baseline"] = baseline_name(subject.task)
     predicted = {names[when]: recorded(subject, when) for when in kinds}
-    predicted["with the adapter"] = own
+    predicted[tuned_name(subject, "head_alone" in kinds)] = own
     steps, before = [], None
     for name, predictions in predicted.items():
         step = difference(subject, before if before is not None else predictions, predictions)
@@ -45,6 +45,13 @@ def parts_of_score(subject: Subject, own: list) -> list[dict]:
         steps[-1]["added"] = None if before is None else added(step)
         before = predictions
     return steps
+
+
+def tuned_name(subject: Subject, head_is_scored: bool) -> str:
+    """Return the name of the run's own step: with the head, where that was not scored alone."""
+    tuned = "all weights trained" if subject.tuned.settings.trains_base else "with the adapter"
+    is_untrained = subject.model.head is not None and not head_is_scored
+    return f"{tuned} and the head" if is_untrained else tuned
 
 
 def added(step: dict) -> dict:

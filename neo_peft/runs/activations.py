@@ -157,8 +157,9 @@ class _Step:
             total += 2 * places * width * size  # keys and values of all tokens
         for grid in texts if self.before else ():  # joined with those of the prefix
             total += 2 * width * size * grid.batch * (self.before + grid.longest)
-        for grid in self.grids:
-            keys = grid.longest + (self.before if grid in texts else 0)
+        for index, grid in enumerate(self.grids):
+            is_prompt = self.has_prompt and not index
+            keys = grid.longest + (0 if is_prompt else self.before)
             if keys > grid.longest or grid.longest > (window or grid.longest):
                 total += width * len(grid.positions) * grid.longest * keys
         return total

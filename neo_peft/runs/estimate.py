@@ -4,6 +4,7 @@ If the memory does not suffice, a note names the flags that help. A model that t
 never have in memory is refused before it is loaded.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from neo_peft.gptneo import Config
 from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import cost, pace
 from neo_peft.runs.cost import Memory
+from neo_peft.runs.folder import RUNS
 from neo_peft.runs.job import Job, Output, PrintLine, prepare
 from neo_peft.runs.shared import Shared
 from neo_peft.runs.summary import describe
@@ -206,15 +208,39 @@ def lines(job: Job, plan: Plan) -> Iterator[str]:
         f"{shown(memory.optimizer)}, activations {shown(memory.activations)} with logits "
         f"{shown(memory.logits)}; {shown(memory.scoring)} in scoring{room}"
     )
+    free = free_disk(job.settings)
     yield (
         f"disk    {shown(plan.disk.kept)} for two checkpoints, each with the best weights, and the "
-        f"result; {shown(plan.disk.most)} while a checkpoint is written"
+        f"result; {shown(plan.disk.most)} while a checkpoint is written; {shown(free)} are free"
     )
-    yield f"time    {time_line(plan.time) if plan.time else plan.unmeasured}"
+    at_most = "at most " if job.settings.patience else ""
+    yield f"time    {at_most}{time_line(plan.time) if plan.time else plan.unmeasured}"
     if not plan.fits:
-        less = [f"{shown(its.peak)} with {flags}" for flags, its in smaller(job, available)]
-        advice = f"the run needs {', '.join(less)}" if less else "train fewer weights"
-        yield f"note    the memory does not suffice; {advice}"
+        yield f"note    the memory does not suffice; {advice(job, available)}"
+    if plan.disk.most > free:
+        yield "note    the disk does not suffice: make room, or name another one with --out"
+
+
+def advice(job: Job, available: int) -> str:
+    """Return the flags with which the memory suffices, each with the memory that the run needs; if
+    there are none, those with the least."""
+    found = list(smaller(job, available))
+    enough = [(flags, its.peak) for flags, its in found if its.peak <= available]
+    if enough:
+        less = ", ".join(f"{shown(peak)} with {flags}" for flags, peak in enough)
+        return f"the run needs {less}"
+    if not found:
+        return "train fewer weights"
+    flags, least = min(found, key=lambda pair: pair[1].peak)
+    return f"the run needs at least {shown(least.peak)}, with {flags}"
+
+
+def free_disk(settings: Settings) -> int:
+    """Return the free bytes on the disk of a run's folder, which need not exist yet."""
+    folder = Path(settings.out or RUNS).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def time_line(time: pace.Time) -> str:

@@ -45,8 +45,9 @@ def quantized_note(tuned: LoadedModel, merge: bool) -> str | None:
         return None
     if merge:
         return (
-            f"the base's {kind} weights are dequantised, LoRA is added in fp32, and the sums are "
-            "stored in fp32: the merged model is not bit for bit the one that was evaluated"
+            f"the base's {kind} weights are dequantised, the changes of the adapter are added in "
+            "fp32, and the sums are stored in fp32: the merged model is not bit for bit the one "
+            "that was evaluated"
         )
     return (
         f"the adapter was trained on {model} in {kind}: on the unquantised base its predictions "

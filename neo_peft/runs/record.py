@@ -11,7 +11,7 @@ from neo_peft.loop import State
 from neo_peft.runs.curves import learning_curves, read_metrics
 from neo_peft.runs.folder import CHECKPOINTS, METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
-from neo_peft.runs.selection import Kept
+from neo_peft.runs.selection import Kept, total_steps
 from neo_peft.runs.verdict import judge
 from neo_peft.settings import Settings
 from neo_peft.system import processes
@@ -60,7 +60,7 @@ def write_results(job: Job, scores: Scores, state: State, kept: Kept) -> dict:
         "skipped_steps": state.skipped,
         "kept_epoch": kept.epoch,
         "kept_step": kept.step,
-        "ended_by_patience": kept.is_final(settings),
+        "ended_by_patience": state.step < total_steps(job.examples["train"], settings),
         **scores,
         "verdict": judge(job, scores),
         "warnings": warnings(job, scores["scores"], state),

@@ -266,8 +266,8 @@ class Training:
         self.log.scoring(line)
         print_line = job.output.print_line
         print_line(scoring_line(job.task, job.settings, line, is_kept))
-        if self.kept.is_final(job.settings):
-            total_steps = selection.total_steps(job.examples["train"], job.settings)
+        total_steps = selection.total_steps(job.examples["train"], job.settings)
+        if self.kept.is_final(job.settings) and event.step < total_steps:
             print_line(patience_line(job.settings, self.kept, total_steps))
 
     def save(self) -> None:

@@ -117,6 +117,13 @@ def test_the_counted_bytes_are_those_that_autograd_keeps(name, precision, quanti
     assert counted.total == kept_bytes(model, lambda: model.loss(batch))
 
 
+def test_a_first_text_that_is_as_long_as_the_prompt_is_counted_like_a_later_one():
+    settings = settings_of("prompt", prompt_length=14)
+    model = make_model(settings, torch.float32)
+    first, later = (kept_in_step(model, lengths, 5) for lengths in ([14, 9, 5], [9, 14, 5]))
+    assert first == later
+
+
 @pytest.mark.parametrize("name", ["lora", "prompt", "full"])
 def test_class_weights_are_counted(name):
     model = make_model(settings_of(name), torch.float32)

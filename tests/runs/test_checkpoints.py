@@ -461,6 +461,24 @@ def test_a_run_that_is_stopped_while_a_step_is_scored_or_after_its_patience_ends
         shutil.rmtree("run")
 
 
+def test_the_space_that_is_looked_for_is_that_of_the_files(tiny_folder, tmp_path, monkeypatch):
+    needed = []
+    monkeypatch.setattr(checkpoints, "require_space", lambda _, size, what: needed.append(size))
+    written = checkpoints.write_folder
+
+    def write_folder(folder, fill, overwrite):
+        written(folder, fill, overwrite)
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        assert size - 20_000 < needed[-1] < size  # without the headers of the files
+        sizes.append(size)
+
+    sizes = []
+    monkeypatch.setattr(checkpoints, "write_folder", write_folder)
+    flags = ["--task", "ner", "--method", "lora", "--rank", "64", "--model", str(tiny_folder)]
+    train.main([*flags, *SMALL, "--epochs", "1", "--out", str(tmp_path / "run")])
+    assert len(sizes) == len(needed) > 1
+
+
 def test_a_second_signal_stops_the_run_without_a_checkpoint(run, stopped):
     def two_signals() -> None:
         stop_at(8, number=signal.SIGINT)()

@@ -138,6 +138,38 @@ def test_flags_that_need_as_much_memory_are_not_named(tiny_folder, tmp_path, mon
     assert note == "note    the memory does not suffice; train fewer weights"
 
 
+def test_flags_that_do_not_suffice_are_not_named_where_others_do(tiny_folder, tmp_path):
+    job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=4)
+    singles = sorted(its.peak for _, its in estimate.smaller(job, available=10**12))
+    available = singles[1]
+    peaks = {flags: its.peak for flags, its in estimate.smaller(job, available)}
+    text = estimate.advice(job, available)
+    enough = [flags for flags, peak in peaks.items() if peak <= available]
+    assert 0 < len(enough) < len(peaks)
+    named = ", ".join(f"{shown(peaks[flags])} with {flags}" for flags in enough)
+    assert text == f"the run needs {named}"
+    peaks = {flags: its.peak for flags, its in estimate.smaller(job, 1)}
+    least = min(peaks, key=peaks.get)
+    text = estimate.advice(job, 1)
+    assert text == f"the run needs at least {shown(peaks[least])}, with {least}"
+
+
+def test_too_little_disk_is_noted(tiny_folder, tmp_path, monkeypatch):
+    job = make_job(tmp_path, tiny_folder, task="ner", train_limit=4)
+    monkeypatch.setattr(estimate, "free_disk", lambda settings: 10)
+    lines = list(estimate.lines(job, estimate.plan_of(job)))
+    assert "; 0 kB are free" in lines[1]
+    assert lines[-1].startswith("note    the disk does not suffice")
+    monkeypatch.undo()
+    assert not [line for line in estimate.lines(job, estimate.plan_of(job)) if "does not" in line]
+
+
+def test_an_odd_batch_is_split_so_that_the_steps_stay_the_same(tiny_folder, tmp_path):
+    job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=5)
+    changes = estimate.smaller_batch(job, available=10**12)
+    assert changes == {"batch_size": 1, "gradient_accumulation": 5}
+
+
 def test_a_batch_becomes_as_small_as_it_must(tiny_folder, tmp_path, monkeypatch):
     job = make_job(tmp_path, tiny_folder, task="ner", train_limit=40, batch_size=6)
     changes = estimate.smaller_batch(job, available=0)
