@@ -22,8 +22,8 @@ def as_text(result: dict) -> str:
     if result["in_front"]:
         parts.append(words_table(result["in_front"]))
     parts.append(readout_table(result["text"]))
-    parts += [f"note    {line}" for line in result["notes"]]
-    return "\n\n".join(parts)
+    parts.append("\n".join(f"note    {line}" for line in result["notes"]))
+    return "\n\n".join(filter(None, parts))
 
 
 def heading(result: dict) -> str:

@@ -16,7 +16,7 @@ def recipe_table(results: dict, block: dict, metric: str) -> Table:
     compared = block["recipes"][0]["compared_with"] if block["recipes"] else ""
     header = ["recipe", *([results["chosen"].replace("_", " ")] if "chosen" in results else [])]
     header += [f"{metric} on {split}", INTERVAL]
-    header += [f"minus {compared}", INTERVAL, "trained numbers", "stored, MB"]
+    header += [f"minus {compared}", INTERVAL, "trained numbers", "stored, kB"]
     header += ["CPU seconds", "peak MB", "bits per byte, before → after", "forgotten"]
     header += ["time to predict", "added parameters", "added positions"]
     rows = []
@@ -27,7 +27,7 @@ def recipe_table(results: dict, block: dict, metric: str) -> Table:
         if "chosen" in results:
             row.append(shown(results["choices"][recipe["name"]]["chosen"]))
         row += [mean_and_deviation(score), interval(score), *difference_cells(recipe)]
-        row += [count(recipe["trainable"]), scaled(recipe["stored_bytes"], 1e6, 2)]
+        row += [count(recipe["trainable"]), scaled(recipe["stored_bytes"], 1e3, 0)]
         row += [scaled(recipe["cpu_seconds"], 1, 1), scaled(recipe["peak_bytes"], 1e6, 0)]
         row.append(f"{forgetting['before']:.3f} → {forgetting['after']:.3f}" if forgetting else "–")
         row.append("–" if forgotten is None else f"{forgotten:+.3f}")

@@ -2,13 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from trained import make_job
 
 import train
 from neo_peft.commands import sizes
 from neo_peft.commands.train import parse_flags
+from neo_peft.formats.base_config import read_config
 from neo_peft.runs import cost, estimate, loading, too_large
 from neo_peft.runs.too_large import shown
 from neo_peft.system.exit_status import exit_status
@@ -194,6 +197,21 @@ def test_a_base_that_can_never_fit_is_refused_before_it_is_loaded(
     advice = "a method that does not train the base" if command == "full" else "--quantize nf4"
     assert re.search(r"needs at least 32\d MB of memory, without any text", error)
     assert advice in error and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method, copies", [("lora", 1), ("full", 4)])
+def test_a_base_that_just_fits_is_accepted_and_one_byte_less_refused(
+    tiny_folder, monkeypatch, method, copies
+):
+    """Training all weights needs them, their gradients, and two averages of each."""
+    settings = parse_flags(f"--task ner --method {method} --model {tiny_folder}".split())
+    base = too_large.base_bytes(read_config(Path(tiny_folder)), settings, torch.float32)
+    needed = too_large.LIBRARIES + copies * base
+    monkeypatch.setattr(too_large, "memory_limit", lambda device: needed)
+    too_large.refuse_too_large(settings, training=True)
+    monkeypatch.setattr(too_large, "memory_limit", lambda device: needed - 1)
+    with pytest.raises(too_large.TooLargeError, match="needs at least"):
+        too_large.refuse_too_large(settings, training=True)
 
 
 def test_a_plan_of_a_base_that_is_too_large_is_made_without_its_weights(

@@ -73,8 +73,8 @@ def test_the_table_has_the_differences_from_the_head_recipe_and_the_mean_costs(t
     header, rows = recipe_table(results, block, "accuracy")
     cells = dict(zip(header, rows[0]))
     assert rows[1][3:5] == ["–", ""] and cells["minus a head"] == f"{differences.mean():+.3f}"
-    names = ("trained numbers", "stored, MB", "CPU seconds", "peak MB", "forgotten")
-    assert [cells[name] for name in names] == ["500", "0.00", "12.0", "36", "+0.250"]
+    names = ("trained numbers", "stored, kB", "CPU seconds", "peak MB", "forgotten")
+    assert [cells[name] for name in names] == ["500", "2", "12.0", "36", "+0.250"]
     assert [cells[name] for name in ("time to predict", "added positions")] == ["1.25 ×", "0"]
     shown = points(results, block, "cpu_seconds")
     test_score = right["LoRA", AFTER, "test"].mean()
