@@ -25,7 +25,7 @@ from tqdm import tqdm  # noqa: E402
 
 from neo_peft.formats.base import load_base  # noqa: E402
 from neo_peft.formats.base_folder import BUNDLED  # noqa: E402
-from neo_peft.runs import curves, record  # noqa: E402
+from neo_peft.runs import curves, estimate, record, training  # noqa: E402
 
 torch.set_num_threads(1)
 # tqdm has its lock from here on. Otherwise a subclass whose bar comes first would make its own,
@@ -55,6 +55,21 @@ def one_thread_and_no_cwd(monkeypatch, tmp_path):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_estimates():
+    """Runs do not measure what they will cost, which takes a sixth of a small run. Tests of the
+    estimates use the fixture `estimates`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "describe_cost", lambda job: None)
+        yield
+
+
+@pytest.fixture
+def estimates(monkeypatch):
+    """Runs measure what they will cost, as they do for users."""
+    monkeypatch.setattr(training, "describe_cost", estimate.describe_cost)
 
 
 @pytest.fixture(scope="session", autouse=True)

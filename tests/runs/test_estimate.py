@@ -16,6 +16,8 @@ from neo_peft.runs import cost, estimate, loading, too_large
 from neo_peft.runs.too_large import shown
 from neo_peft.system.exit_status import exit_status
 
+pytestmark = pytest.mark.usefixtures("estimates")
+
 FLAGS = "--task ner --method lora --threads 1 --train-limit 12 --eval-limit 6 --batch-size 4"
 LARGEST = "EleutherAI/gpt-neo-2.7B"
 

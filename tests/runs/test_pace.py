@@ -11,6 +11,8 @@ from neo_peft.runs import pace, training
 from neo_peft.runs.job import examples_to_show
 from neo_peft.runs.pace import Line, Work
 
+pytestmark = pytest.mark.usefixtures("estimates")
+
 METHODS = {
     "lora": {"dropout": 0.3},
     "prompt": {},
