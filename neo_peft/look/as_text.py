@@ -94,19 +94,21 @@ def layer_name(name: str) -> str:
 
 def weights_table(result: dict) -> str:
     """Return the table of the changed weights."""
-    lines = [
-        [
-            layer_name(found["layer"]),
-            f"{found['base_norm']:.2f}",
-            f"{found['norm']:.3f}",
-            f"{found['norm'] / found['base_norm']:.3f}",
-            f"{first_share(found):.0%}",
-            "–" if found["amplification"] is None else f"{found['amplification']:.2f}",
-        ]
-        for found in result["changed_weights"]
-    ]
     header = ["changed weights", "|W|", "|ΔW|", "|ΔW| / |W|", "first direction", "amplification"]
-    return table(header, lines)
+    return table(header, [change_cells(found) for found in result["changed_weights"]])
+
+
+def change_cells(found: dict) -> list[str]:
+    """Return the cells of a changed weight: its name, norms, the share of its first direction, and
+    its amplification."""
+    return [
+        layer_name(found["layer"]),
+        f"{found['base_norm']:.2f}",
+        f"{found['norm']:.3f}",
+        f"{found['norm'] / found['base_norm']:.3f}",
+        f"{first_share(found):.0%}",
+        "–" if found["amplification"] is None else f"{found['amplification']:.2f}",
+    ]
 
 
 def first_share(found: dict) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from neo_peft.look.as_text import (
     GROUPS,
-    first_share,
+    change_cells,
     layer_name,
     metric_name,
     position_shares,
@@ -148,19 +148,10 @@ def weights_section(result: dict) -> Html:
     figures = [
         element("figure", Html(as_svg(draw_values, kind, found))) for kind, found in by_kind.items()
     ]
-    lines = [
-        [
-            layer_name(found["layer"]),
-            f"{found['base_norm']:.2f}",
-            f"{found['norm']:.3f}",
-            f"{found['norm'] / found['base_norm']:.3f}",
-            f"{100 * first_share(found):.0f} %",
-            f"{found['projected']:.3f}",
-            f"{found['random']:.3f}",
-            "–" if found["amplification"] is None else f"{found['amplification']:.2f}",
-        ]
-        for found in result["changed_weights"]
-    ]
+    lines = []
+    for found in result["changed_weights"]:
+        *cells, amplification = change_cells(found)
+        lines.append([*cells, f"{found['projected']:.3f}", f"{found['random']:.3f}", amplification])
     header = ["", "|W|", "|ΔW|", "|ΔW| / |W|", "first direction", "|UᵀWV|", "random", "amplified"]
     about = (
         "Norms are Frobenius norms. First direction: its share of |ΔW|². |UᵀWV|: how much W itself "

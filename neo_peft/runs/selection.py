@@ -113,7 +113,8 @@ def steps(
     The caller must add the score to `kept` before it takes the next item. At each yield the state
     is complete: training can resume from it and `kept`, also in the middle of a scoring.
     """
-    if is_due(examples, settings, state, kept):  # the run was stopped while it scored
+    last = total_steps(examples, settings)
+    if is_due(settings, state, kept, last):  # the run was stopped while it scored
         yield scoring(state)
     if kept.is_final(settings):
         return
@@ -121,7 +122,7 @@ def steps(
         epoch_ended = isinstance(event, loop.EpochEnd)
         if not epoch_ended:
             yield event
-        if is_due(examples, settings, state, kept, epoch_ended):
+        if is_due(settings, state, kept, last, epoch_ended):
             yield scoring(state)
             if kept.is_final(settings):
                 return
@@ -131,12 +132,13 @@ def steps(
 
 
 def is_due(
-    examples: Examples, settings: Settings, state: loop.State, kept: Kept, epoch_ended: bool = False
+    settings: Settings, state: loop.State, kept: Kept, last: int, epoch_ended: bool = False
 ) -> bool:
-    """Return whether it is time to score validation, which has not been scored after this step."""
+    """Return whether it is time to score validation, which has not been scored after this step.
+    `last` is the number of the last step."""
     due, every = epoch_ended, settings.eval_every
     if every:
-        due = state.step % every == 0 or state.step == total_steps(examples, settings)
+        due = state.step % every == 0 or state.step == last
     return due and kept.scored_step < state.step
 
 

@@ -161,12 +161,12 @@ def test_flags_that_do_not_suffice_are_not_named_where_others_do(tiny_folder, tm
 
 def test_too_little_disk_is_noted(tiny_folder, tmp_path, monkeypatch):
     job = make_job(tmp_path, tiny_folder, task="ner", train_limit=4)
+    plan = estimate.plan_of(job)
+    assert not [line for line in estimate.lines(job, plan) if "does not" in line]
     monkeypatch.setattr(estimate, "free_disk", lambda settings: 10)
-    lines = list(estimate.lines(job, estimate.plan_of(job)))
+    lines = list(estimate.lines(job, plan))
     assert "; 0 kB are free" in lines[1]
     assert lines[-1].startswith("note    the disk does not suffice")
-    monkeypatch.undo()
-    assert not [line for line in estimate.lines(job, estimate.plan_of(job)) if "does not" in line]
 
 
 def test_an_odd_batch_is_split_so_that_the_steps_stay_the_same(tiny_folder, tmp_path):
