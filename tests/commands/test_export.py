@@ -478,7 +478,9 @@ def test_a_merged_model_has_the_dequantised_weights_and_our_logits(
     flags = {"rank": 5, "alpha": 7, "quantize": kind}
     folder = make_run(tmp_path / "run", tiny_folder, "ner", "lora", **flags)
     out = exported(folder, "--merge", tmp_path / "out")
-    note = f"note    the base's {kind} weights are dequantised, LoRA is added in fp32, and the sums"
+    note = (
+        f"note    the base's {kind} weights are dequantised, the changes of the adapter are added"
+    )
     assert note in capsys.readouterr().err
     ours, texts = our_logits(folder, "ner", merged=True)
     agree(ours, their_logits(AUTO["classifier"].from_pretrained(out), texts))
