@@ -42,15 +42,13 @@ class Kept:
         return sum(self.layers) + self.inputs + self.head
 
 
-def kept_in_step(
-    model: TunedModel, lengths: Sequence[int], targets: int, trains: bool = True
-) -> Kept:
+def kept_in_step(model: TunedModel, lengths: Sequence[int], targets: int) -> Kept:
     """Return the bytes kept for a batch of texts with these lengths and number of targets. All
     layers are counted as if nothing was computed again in the backward pass.
 
-    The model can be on the meta device. `trains` is False for a model in evaluation mode.
+    The model can be on the meta device.
     """
-    return _Step(model, lengths, targets, trains).kept()
+    return _Step(model, lengths, targets).kept()
 
 
 def prompt_tokens(model: TunedModel) -> int:
@@ -65,10 +63,9 @@ def trains(module: nn.Module) -> bool:
 
 
 class _Step:
-    def __init__(self, model: TunedModel, lengths: Sequence[int], targets: int, training: bool):
+    def __init__(self, model: TunedModel, lengths: Sequence[int], targets: int):
         self.model, self.trunk = model, model.transformer
-        self.config, self.training = self.trunk.config, training
-        self.width = model.compute_dtype.itemsize
+        self.config, self.width = self.trunk.config, model.compute_dtype.itemsize
         self.targets = targets  # number of target positions
         self.on_gpu = model.device.type not in ("cpu", "meta")
         prompt = model.prompt
@@ -134,7 +131,7 @@ class _Step:
                 A, B = layer.lora_A.weight, layer.lora_B.weight
                 inputs, matrices = A.shape[1], [B, A] if needs else [B]
                 total += self.width * rows * len(A)
-                if self.training and layer.dropout:
+                if layer.dropout:
                     own = True
                     total += rows * inputs if needs else 0  # which elements are zero
             elif layer.weight.requires_grad:
@@ -168,7 +165,7 @@ class _Step:
         """Return the bytes of the head before its logits."""
         head, size, rows = self.model.head, self.config.hidden_size, self.targets
         weight = self.trunk.wte.weight if head is None else head.weight
-        dropped = head is not None and self.training and self.model.head_dropout
+        dropped = head is not None and self.model.head_dropout
         total = rows * size * (1 if self.on_gpu else FP32) if dropped and needs else 0
         if weight.requires_grad:
             # Without dropout the input in fp32 is the output of the last norm.

@@ -96,8 +96,9 @@ def test_each_flag_that_needs_less_memory_is_counted_so(tiny_folder, tmp_path):
     assert plain.peak == max(plain.step, plain.scoring)
 
 
-def test_a_step_of_full_tuning_needs_at_least_weights_gradients_and_averages(tiny_folder, tmp_path):
-    job = make_job(tmp_path, tiny_folder, task="ner", method="full")
+def test_a_step_of_full_tuning_needs_at_least_five_times_the_weights(tiny_folder, tmp_path):
+    job = make_job(tmp_path, tiny_folder, task="ner", method="full", batch_size=1)
     memory = cost.memory_of(job.tuned.model, job.examples, job.settings)
-    assert memory.step > cost.LIBRARIES + 4 * job.tuned.base.weight_bytes
+    # the weights, two averages, the gradients, and AdamW's temporary tensor
+    assert memory.step >= cost.LIBRARIES + 5 * job.tuned.base.weight_bytes
     assert memory.optimizer == 2 * 4 * job.trainable

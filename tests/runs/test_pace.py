@@ -7,9 +7,10 @@ from trained import make_job
 
 from neo_peft.commands.train import parse_flags
 from neo_peft.model import TunedModel
-from neo_peft.runs import pace, training
+from neo_peft.runs import checkpoints, pace, training
 from neo_peft.runs.job import examples_to_show
 from neo_peft.runs.pace import Line, Work
+from neo_peft.settings import make_settings
 
 pytestmark = pytest.mark.usefixtures("estimates")
 
@@ -125,6 +126,30 @@ def test_a_run_that_stops_within_an_epoch_is_counted_in_part(tiny_folder, tmp_pa
     steps, work = pace.training_work(job)  # five steps an epoch
     tokens = int(job.examples["train"].lengths.sum())
     assert steps == 7 and work.batches == 7 and work.tokens == tokens * 7 / 5
+
+
+def test_the_counted_bytes_are_those_of_all_checkpoints_and_of_the_result(
+    tiny_folder, tmp_path, monkeypatch
+):
+    """Steps 3, 6 and 9 are saved by `--checkpoint-every`, and each of two scored epochs (5, 10)."""
+    flags = {"task": "ner", "method": "lora", "batch_size": 2, "epochs": 2, "checkpoint_every": 3}
+    flags |= {"train_limit": 10, "eval_limit": 7, "learning_rate": 0.01, "threads": 1}
+    job = make_job(tmp_path, tiny_folder, **flags)
+    written, original = [], checkpoints.write_tensors
+
+    def write(path, tensors, *rest):
+        large = [t.nbytes for name, t in tensors.items() if t.dim() and "random" not in name]
+        written.append((path.name, sum(large)))
+        original(path, tensors, *rest)
+
+    monkeypatch.setattr(checkpoints, "write_tensors", write)
+    settings = make_settings(**flags, model=str(tiny_folder), out=str(tmp_path / "run"))
+    training.run(settings, print_line=lambda line: None)
+    saved = [size for name, size in written if name == checkpoints.TENSORS]
+    weights = sum(p.nbytes for p in job.tuned.model.trainable().values())
+    assert saved == [3 * weights] * (3 + 2)
+    # the best weights can be written after each scoring; the adapter is the result
+    assert pace.saved_bytes(job, 10) == sum(saved) + 2 * weights + weights
 
 
 def test_the_line_goes_through_both_measured_batches():
