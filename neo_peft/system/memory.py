@@ -6,12 +6,15 @@ from pathlib import Path
 
 import torch
 
-# For cgroup version 2, then 1: the limit, what is used, and a list with the memory of files in it,
-# which can be given back.
-CONTAINER = (
-    ("memory.max", "memory.current", "memory.stat"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+CGROUPS = Path("/sys/fs/cgroup")  # a group of processes has a folder here; a container is one
+OWN_GROUPS = Path("/proc/self/cgroup")  # this process's folders
+# For cgroup version 2, then 1: the controller and its folder, and the files with the limit, what is
+# used, and the use in parts.
+VERSIONS = (
+    ("", "", "memory.max", "memory.current"),
+    ("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
+STAT = "memory.stat"
 KILOBYTE = 1024  # the unit of files in /proc
 
 
@@ -53,16 +56,33 @@ def _field(path: Path, name: str) -> int | None:
     return values[0] * KILOBYTE if values else None
 
 
-def _container(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
-    """Return the container's limit of memory, and how much of it is free. None without a limit."""
-    for limit, used, stat in CONTAINER:
-        try:
-            most, now = int((root / limit).read_text()), int((root / used).read_text())
-            fields = dict(line.split() for line in (root / stat).read_text().splitlines())
-            return most, most - now + int(fields.get("inactive_file", 0))
-        except (OSError, ValueError):  # no file, or the text "max"
-            continue
-    return None
+def _container() -> tuple[int, int] | None:
+    """Return the smallest limit of memory of the process's groups and of those above them (a
+    container's, a job's of a cluster), and the least memory that is free in one. None without a
+    limit."""
+    found = []
+    for controller, folder, limit, used in VERSIONS:
+        for group in _groups(controller, CGROUPS / folder):
+            try:
+                most, now = int((group / limit).read_text()), int((group / used).read_text())
+                parts = dict(line.split() for line in (group / STAT).read_text().splitlines())
+            except (OSError, ValueError):  # no file, or the text "max"
+                continue
+            # the memory of files that were read can be given back
+            found.append((most, most - now + int(parts.get("inactive_file", 0))))
+    return tuple(map(min, zip(*found, strict=True))) if found else None
+
+
+def _groups(controller: str, root: Path) -> list[Path]:
+    """Return the folders of the process's group and of all groups above it, up to `root`. In a
+    container the names of the groups can be those of the host; then only `root` is there."""
+    try:
+        lines = [line.split(":", 2) for line in OWN_GROUPS.read_text().splitlines()]
+    except OSError:
+        lines = []
+    own = [path for _, controllers, path in lines if controller in controllers.split(",")]
+    group = root / (own[0].strip("/") if own else "")
+    return [group, *(folder for folder in group.parents if folder.is_relative_to(root))]
 
 
 def _ulimit() -> int | None:

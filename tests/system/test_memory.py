@@ -41,16 +41,43 @@ def test_what_the_process_has_is_available_to_it(machine):
     assert memory.available_memory(CPU) == 8
 
 
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """Return a function that writes the files of a group of processes, and its version's root."""
+
+    def write(version, path, limit, used, inactive=0):
+        _, folder, limit_name, used_name = memory.VERSIONS[2 - version]
+        folder = tmp_path / folder / path
+        folder.mkdir(parents=True, exist_ok=True)
+        stat = f"anon 9\ninactive_file {inactive}"
+        for name, text in ((limit_name, limit), (used_name, used), (memory.STAT, stat)):
+            (folder / name).write_text(f"{text}\n")
+
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    return write
+
+
 @pytest.mark.parametrize("version", [2, 1])
-def test_a_containers_limit_is_read_from_its_files(tmp_path, version):
-    limit, used, stat = memory.CONTAINER[2 - version]
-    assert memory._container(tmp_path) is None
-    (tmp_path / limit).parent.mkdir(exist_ok=True)
-    for name, text in ((limit, "1000\n"), (used, "700\n"), (stat, "anon 9\ninactive_file 50\n")):
-        (tmp_path / name).write_text(text)
-    assert memory._container(tmp_path) == (1000, 350)
-    (tmp_path / limit).write_text("max\n")
-    assert memory._container(tmp_path) is None
+def test_a_containers_limit_is_read_from_its_files(group, version):
+    assert memory._container() is None
+    group(version, "", 1000, 700, inactive=50)
+    assert memory._container() == (1000, 350)
+    group(version, "", "max", 700)
+    assert memory._container() is None
+
+
+@pytest.mark.parametrize("version", [2, 1])
+def test_the_limit_of_a_job_and_of_the_groups_above_it_counts(group, version, tmp_path):
+    """As a cluster's or systemd's: the process is in /jobs/7/step."""
+    lines = {2: "0::/jobs/7/step\n", 1: "9:name=systemd:/x\n4:cpu,memory:/jobs/7/step\n0::/\n"}
+    (tmp_path / "own").write_text(lines[version])
+    group(version, "jobs/7/step", "max", 100)
+    group(version, "jobs/7", 500, 100, inactive=20)
+    group(version, "jobs/8", 50, 10)  # another job
+    assert memory._container() == (500, 420)
+    group(version, "jobs", 600, 550)
+    assert memory._container() == (500, 50)
 
 
 def test_the_limits_of_ulimit_are_those_of_the_process(monkeypatch):
