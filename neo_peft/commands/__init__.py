@@ -6,6 +6,7 @@ train.py         tune a GPT-Neo for a task
 evaluate.py      score a finished run again, or an untuned base model
 predict.py       predict the labels or tags of new text with a finished run
 predictor.py     the predictions for lines, and which lines are wrong or cut
+new_rows.py      a row of new text with its prediction, as predict prints it
 file_bar.py      the bar of predict --file
 export.py        write a finished run for peft, or for transformers without peft
 study.py         run a task with several seeds, sweep flags, or compare recipes

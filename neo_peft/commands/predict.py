@@ -29,11 +29,11 @@ from neo_peft.commands.flags import (
     settings_of_run,
 )
 from neo_peft.commands.loading_line import LoadingLine, run_with_base
+from neo_peft.commands.new_rows import FORMATS, Writer
 from neo_peft.commands.predictor import SINGLE_RUN, Line, Predictor
 from neo_peft.corpora.new_files import NewFile, open_new
 from neo_peft.errors import InputError
 from neo_peft.runs.folder import is_run, newest_run
-from neo_peft.runs.new_rows import FORMATS, Writer
 from neo_peft.settings import Settings
 from neo_peft.system.freed_memory import keep_freed_memory
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from neo_peft.commands.new_rows import Example, with_prediction
 from neo_peft.corpora.new_files import NewFile
 from neo_peft.corpora.new_text import is_blank, parse_example, parse_example_of_run
 from neo_peft.errors import InputError
 from neo_peft.progress import Progress
-from neo_peft.runs.new_rows import Example, with_prediction
 from neo_peft.tasks import Task
 
 if TYPE_CHECKING:

@@ -27,12 +27,10 @@ baselines.py     baselines without a language model
 head_alone.py    the baseline of a linear head without the method
 verdict.py       what tuning adds to the best baseline
 label_tokens.py  check that the tokens of the labels can be told apart
-forgetting.py    how well a model still predicts free text
 texts.py         predictions for new texts; what was used of a long one
 refused_rows.py  rows that the encoder refuses
 origin.py        check that an adapter belongs to its model
 loading.py       load a model from the folder of a run, or from settings
-new_rows.py      rows of new text with predictions, as predict prints them
 export.py        a run as an adapter for peft or a model for transformers, with its tokenizer
 card.py          the model card of an export: how to load it, its scores, the hub's metadata
 adapter_set.py   several runs on one base; batches that mix their adapters

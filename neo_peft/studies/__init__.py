@@ -6,6 +6,7 @@ variants.py       what a study compares: values of flags, or recipes
 choice.py         which value of a sweep is a recipe's, chosen by the first seed
 study.py          run a study: all its runs, one after the other
 measure.py        what a recipe's run costs after training: forgetting, and time to predict
+forgetting.py     how well a model still predicts free text
 finished.py       a finished run of a study, as the results see it
 study_results.py  the results of a study, computed from its finished runs
 study_lines.py    the lines of a study's tables: means, deviations and intervals

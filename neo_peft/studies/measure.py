@@ -14,10 +14,10 @@ from neo_peft.corpora.splits import limit_rows
 from neo_peft.decoding import evaluate
 from neo_peft.model import TunedModel
 from neo_peft.runs.folder import read_record
-from neo_peft.runs.forgetting import bits_of_free_text, window_length
 from neo_peft.runs.loading import LoadedModel, load, load_base_for, load_untuned, settings_in
 from neo_peft.runs.predictions import PredictionKind, read_predictions, reported_split
 from neo_peft.runs.shared import Shared, base_conditions, computing_conditions
+from neo_peft.studies.forgetting import bits_of_free_text, window_length
 from neo_peft.system.files import read_checked_json, write_checked_json
 
 ROWS, REPEATS = 100, 5  # rows that are predicted, and how often

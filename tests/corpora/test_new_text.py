@@ -2,9 +2,9 @@
 
 import pytest
 
+from neo_peft.commands.new_rows import spans
 from neo_peft.corpora.new_text import parse_example, split_words
 from neo_peft.corpora.sources import load_splits
-from neo_peft.runs.new_rows import spans
 from neo_peft.tasks import TASKS
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from neo_peft.commands import study as command
 from neo_peft.errors import Stopped
-from neo_peft.runs import forgetting, training
-from neo_peft.runs.forgetting import bits_of_free_text
+from neo_peft.runs import training
 from neo_peft.runs.loading import load
-from neo_peft.studies import measure
+from neo_peft.studies import forgetting, measure
+from neo_peft.studies.forgetting import bits_of_free_text
 from neo_peft.studies.measure import measured_file, read_measured
 from neo_peft.system.bars import Bar
 from neo_peft.system.exit_status import exit_status

@@ -8,9 +8,9 @@ from trained import make_run
 from transformers import GPTNeoForCausalLM
 
 from neo_peft.encoding import tokenize
-from neo_peft.runs import forgetting
-from neo_peft.runs.forgetting import FREE_TEXT, bits_of_free_text, window_length
 from neo_peft.runs.loading import load, load_base_for, load_untuned, settings_in
+from neo_peft.studies import forgetting
+from neo_peft.studies.forgetting import FREE_TEXT, bits_of_free_text, window_length
 
 LINES = ["The wolves went on, and it was cold; nobody spoke.", "“Yes,” said he.", "A bit of text."]
 
