@@ -24,9 +24,9 @@ trunk, config = base.trunk, base.trunk.config
 print(f"{sum(w.numel() for w in trunk.parameters()):,} parameters")
 print("trained:", sum(w.numel() for w in trunk.parameters() if w.requires_grad))
 print("hidden size H:", config.hidden_size, " layers:", *config.attention_layers)
-# > 5,319,168 parameters
+# > 6,897,152 parameters
 # > trained: 0
-# > hidden size H: 256  layers: global local global local
+# > hidden size H: 256  layers: global local global local global local
 
 # %% [markdown]
 # ## Tokens
@@ -67,10 +67,10 @@ def best_three(logits):
 
 for i in (-4, -3, -2, -1):
     print(f"after {tokens[i]:8}", best_three(logits[i]))
-# > after ·active  ·in 0.635  ·and 0.050  ·during 0.048
-# > after ·in      ·the 0.267  ·a 0.032  ·T 0.027
-# > after ·human   ·monocytes 0.140  ·T 0.081  ·peripheral 0.045
-# > after ·T       ·cells 0.537  ·lymphocytes 0.130  ·cell 0.091
+# > after ·active  ·in 0.649  ·and 0.053  ·at 0.032
+# > after ·in      ·the 0.308  ·response 0.041  ·a 0.024
+# > after ·human   ·monocytes 0.066  ·T 0.058  ·cells 0.049
+# > after ·T       ·cells 0.481  ·cell 0.120  ·lymphocytes 0.095
 
 # %% [markdown]
 # ## Why the attention is unscaled
@@ -87,8 +87,8 @@ for block in divided.h:
     block.attn.attention.q_proj.weight /= (config.hidden_size / config.num_heads) ** 0.5
 print("as trained:   ", best_three(logits[-1]))
 print("divided by √d:", best_three((divided(x, packing) @ trunk.wte.weight.T)[-1]))
-# > as trained:    ·cells 0.537  ·lymphocytes 0.130  ·cell 0.091
-# > divided by √d: ·cells 0.237  ·cell 0.136  ·- 0.075
+# > as trained:    ·cells 0.481  ·cell 0.120  ·lymphocytes 0.095
+# > divided by √d: ·cells 0.209  ·cell 0.112  ·- 0.060
 
 # %% [markdown]
 # ## What a local layer sees

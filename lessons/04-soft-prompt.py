@@ -62,7 +62,7 @@ def keys(text):  # (layers, heads, P + T, head_dim)
 
 change = (keys(trunk.embed(ids)) - keys(trunk.embed(ids.flip(0)))).abs().amax((0, 1, 3))  # (P + T,)
 print(f"largest change of a key: prompt {change[:P].max():.4f}, text {change[P:].max():.1f}")
-# > largest change of a key: prompt 0.0000, text 3.2
+# > largest change of a key: prompt 0.0000, text 3.1
 
 # %% [markdown]
 # So we compute them once: the linear layers see P + B · T tokens, not B · (P + T). In evaluation
@@ -99,11 +99,11 @@ shares = torch.tensor([sum(row["label"] == x for row in splits.train) for x in t
 shares = shares / shares.sum()
 print(f"guessing by the labels' shares in training: {-(shares * shares.log()).sum() / 2:.2f}")
 # > mean loss of steps           1-4   5-8  9-12 13-16 17-20
-# > text  , learning rate 0.005  9.53  8.23  7.50  7.16  6.67
-# > vocab , learning rate   0.1  9.68  5.18  3.15  1.78  1.26
-# > labels, learning rate   0.1  9.41  5.80  3.52  2.46  1.52
-# > random, learning rate   0.1  9.50  4.68  2.23  1.43  0.94
-# > text  , learning rate   0.1  8.41  4.45  2.12  1.47  0.86
+# > text  , learning rate 0.005  8.52  6.74  5.55  5.17  4.92
+# > vocab , learning rate   0.1  8.75  3.22  1.52  0.93  0.66
+# > labels, learning rate   0.1  7.76  3.22  1.54  1.18  0.79
+# > random, learning rate   0.1  8.02  3.01  1.45  1.11  0.71
+# > text  , learning rate   0.1  7.24  3.61  1.99  1.12  0.72
 # > guessing by the labels' shares in training: 0.47
 
 # %% [markdown]
@@ -125,7 +125,7 @@ for prompt_at, text_at in pairs:
     hidden = trunk(x, packing, trunk.prefix(moved), batch.target_indices)
     loss = tuned.model.loss_of(hidden, batch.targets) / len(batch.targets)
     print(f"{prompt_at}, {text_at}: {loss:.2f}", end="; ")
-# > 0, 15: 0.95; 0, 60: 1.12; 0, 150: 6.62; 0, 8: 1.76; 0, 0: 5.15; 70, 20: 3.66; 70, 85: 1.50;
+# > 0, 15: 0.81; 0, 60: 1.03; 0, 150: 2.74; 0, 8: 1.60; 0, 0: 4.19; 70, 20: 4.97; 70, 85: 1.64;
 
 # %% [markdown]
 # Texts that start earlier, or far too late, are predicted badly; no error is raised. If prompt and

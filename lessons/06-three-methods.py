@@ -28,7 +28,7 @@ layers, heads, H, P = trunk.config.num_layers, trunk.config.num_heads, trunk.con
 ids = torch.tensor(base.tokenizer("Sentence : Sales rose . Label :")["input_ids"])
 print(f"trained numbers: prompt {P * H:,}, prefix {P * 2 * layers * H:,}, ", end="")
 print(f"LoRA, r = 8, on q and v {layers * 2 * 8 * (H + H):,}")
-# > trained numbers: prompt 2,048, prefix 16,384, LoRA, r = 8, on q and v 32,768
+# > trained numbers: prompt 2,048, prefix 24,576, LoRA, r = 8, on q and v 49,152
 
 # %% [markdown]
 # ## A prefix can do what a prompt can
@@ -88,9 +88,9 @@ torch.nn.init.normal_(q_proj.lora_B.weight, std=0.5)  # at first B is zero: as i
 lora = (q_proj(x)[-1, : H // heads] @ k.T).softmax(0)
 for name, share in (("before", text), ("prefix", both[P:]), ("LoRA", lora)):
     print(f"{name:6} {share[3]:.3f}, {share[4]:.3f}, ratio {share[3] / share[4]:.2f}")
-# > before 0.078, 0.126, ratio 0.62
-# > prefix 0.045, 0.072, ratio 0.62
-# > LoRA   0.073, 0.128, ratio 0.57
+# > before 0.067, 0.141, ratio 0.47
+# > prefix 0.038, 0.081, ratio 0.47
+# > LoRA   0.068, 0.137, ratio 0.50
 
 # %% [markdown]
 # ## The way of the gradient
@@ -107,9 +107,9 @@ for method in ("prompt", "prefix", "lora"):
     if method == "prefix":  # (P, 2 · layers · H); LoRA's A has no gradient while B is zero
         grads = grads[0].chunk(layers, dim=1)
     print(f"{method:6}", *(f"{grad.norm():5.1f}" for grad in grads))
-# > prompt  16.3
-# > prefix  17.4   0.8   1.0   1.8
-# > lora    15.9   5.4  26.8  19.4  22.4  17.8  18.5   7.1
+# > prompt  27.0
+# > prefix  26.4   1.4   1.1   1.2   2.3   2.4
+# > lora    18.1   8.6  32.3  28.6   7.3   2.1   6.2   2.3  30.9  12.4  35.1   9.9
 
 # %% [markdown]
 # ## One task, three methods
@@ -124,9 +124,9 @@ for method, rate in (("prompt", 0.1), ("prefix", 0.03), ("lora", 0.005)):
     right = sum(a == row["label"] for a, row in zip(found.predicted, rows)) / len(rows)
     print(f"{method:6} loss {found.loss:.2f}, accuracy {right:.2f}")
 print(f"always neutral {sum(row['label'] == 'neutral' for row in rows) / len(rows):.2f}")
-# > prompt loss 1.02, accuracy 0.56
-# > prefix loss 0.83, accuracy 0.58
-# > lora   loss 0.48, accuracy 0.60
+# > prompt loss 0.81, accuracy 0.56
+# > prefix loss 0.59, accuracy 0.60
+# > lora   loss 0.47, accuracy 0.60
 # > always neutral 0.60
 
 # %% [markdown]

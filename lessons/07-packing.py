@@ -59,7 +59,7 @@ left = hidden_states(text, start=10)  # as if a perfect mask hid ten padding tok
 print(f"on the right: the text changes by {(right - alone).abs().max():.4f}")
 print(f"on the left:  the text changes by {(left - alone).abs().max():.4f}")
 # > on the right: the text changes by 0.0000
-# > on the left:  the text changes by 7.6959
+# > on the left:  the text changes by 9.3286
 
 # %% [markdown]
 # ## One row of tokens
@@ -122,8 +122,8 @@ for name, form in forms.items():
     seconds[name] = min(run[1] for run in runs)
     print(f"{name}: {len(form[0])} tokens, {runs[0][0]:.0f} MB kept, loss {runs[0][2]:.4f}")
 print("faster:", min(seconds, key=seconds.get))
-# > padded: 624 tokens, 27 MB kept, loss 2.7665
-# > packed: 475 tokens, 21 MB kept, loss 2.7665
+# > padded: 624 tokens, 41 MB kept, loss 2.8407
+# > packed: 475 tokens, 32 MB kept, loss 2.8407
 # > faster: packed
 
 # %% [markdown]

@@ -68,7 +68,7 @@ print(
 # So: choose on validation, report test, once. With seeds, choose by the mean over seeds.
 # ## The best rate, measured
 # Twenty steps of eight texts for each rate; the loss on validation. Factors of three are a start.
-# Guessing by the labels' shares has 0.47 (lesson 4): so few steps only show who learns fast.
+# So few steps only show who learns fast: compare with guessing by the labels' shares (lesson 4).
 
 
 # %%
@@ -83,9 +83,9 @@ def loss_of(method, rate, steps=20, **given):
 
 best = {}
 for method, rates in (
-    ("full", (0.0003, 0.001, 0.003)),
+    ("full", (0.0001, 0.0003, 0.001)),
     ("lora", (0.003, 0.01, 0.03)),
-    ("prompt", (0.03, 0.1, 0.3)),
+    ("prompt", (0.01, 0.03, 0.1)),
 ):
     losses = {rate: loss_of(method, rate) for rate in rates}
     best[method] = min(losses, key=losses.get)
@@ -94,16 +94,16 @@ for method, rates in (
         print(f"{method:6} {rate:6} {'█' * min(40, round(8 * loss))} {loss:.2f}{mark}")
 print(f"best rate over full tuning's: LoRA {best['lora'] / best['full']:.0f} ×, ", end="")
 print(f"prompt {best['prompt'] / best['full']:.0f} ×")
-# > full   0.0003 ████ 0.48
-# > full    0.001 ████ 0.47 best
-# > full    0.003 █████ 0.60
-# > lora    0.003 ██████████████ 1.75
-# > lora     0.01 ██████ 0.73 best
-# > lora     0.03 █████████ 1.18
-# > prompt   0.03 ██████████████ 1.78
-# > prompt    0.1 ███████████ 1.37 best
-# > prompt    0.3 ██████████████ 1.71
-# > best rate over full tuning's: LoRA 10 ×, prompt 100 ×
+# > full   0.0001 ██████ 0.76
+# > full   0.0003 ████ 0.51 best
+# > full    0.001 █████ 0.60
+# > lora    0.003 ███████ 0.83
+# > lora     0.01 █████ 0.62 best
+# > lora     0.03 ████████ 0.95
+# > prompt   0.01 ███████████████████ 2.32
+# > prompt   0.03 ████████ 1.01 best
+# > prompt    0.1 █████████ 1.08
+# > best rate over full tuning's: LoRA 33 ×, prompt 100 ×
 
 # %% [markdown]
 # A minimum at the end of a row is none: then try further. More steps want smaller rates.
@@ -115,9 +115,9 @@ print(f"prompt {best['prompt'] / best['full']:.0f} ×")
 for r, seed in ((1, 0), (64, 0), (8, 1)):
     loss = loss_of("lora", best["lora"], rank=r, seed=seed)
     print(f"r = {r:2}, seed {seed}: {loss:.2f}")
-# > r =  1, seed 0: 0.78
-# > r = 64, seed 0: 0.75
-# > r =  8, seed 1: 0.56
+# > r =  1, seed 0: 0.62
+# > r = 64, seed 0: 0.63
+# > r =  8, seed 1: 0.53
 
 # %% [markdown]
 # ## Exercises

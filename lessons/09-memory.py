@@ -55,9 +55,9 @@ with torch.device("meta"):
     total = sum(parameter.numel() for parameter in GPTNeo(config).parameters())
 for name, trained in (("full", total), ("LoRA, r = 8, q and v", 24 * 2 * 8 * (2048 + 2048))):
     print(f"GPT-Neo 1.3B, {name}: {(4 * total + 12 * trained) / 1e9:.1f} GB")
-# > full   21,276,672 21,276,672 42,553,344  by hand: True
-# > lora   21,407,744    131,072    262,144  by hand: True
-# > prompt 21,297,152     20,480     40,960  by hand: True
+# > full   27,588,608 27,588,608 55,177,216  by hand: True
+# > lora   27,785,216    196,608    393,216  by hand: True
+# > prompt 27,609,088     20,480     40,960  by hand: True
 # > GPT-Neo 1.3B, full: 21.0 GB
 # > GPT-Neo 1.3B, LoRA, r = 8, q and v: 5.3 GB
 
@@ -105,8 +105,8 @@ for given in ({}, {"checkpoint_activations": True}):
     model = tuned_by("lora", **given).model
     size = kept_bytes(model, model.loss, batch)
     print(f"{len(batch.ids)} tokens, {', '.join(given) or 'plain'}: {size / 1e6:.1f} MB")
-# > 646 tokens, plain: 26.7 MB
-# > 646 tokens, checkpoint_activations: 3.7 MB
+# > 646 tokens, plain: 41.4 MB
+# > 646 tokens, checkpoint_activations: 5.1 MB
 
 # %% [markdown]
 # ## 8 and 4 bits

@@ -53,15 +53,14 @@ for part, kind in zip(seen["parts"], ("baseline", "head_alone", "after"), strict
     print(f"{kind:10} look {part['score']:.3f}, by hand {by_hand:.3f}")
 print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["added"]))
 # > baseline   look 0.164, by hand 0.164
-# > head_alone look 0.593, by hand 0.593
-# > after      look 0.563, by hand 0.563
-# > LoRA adds -0.030 (-0.083 to 0.021)
+# > head_alone look 0.570, by hand 0.570
+# > after      look 0.584, by hand 0.584
+# > LoRA adds 0.015 (-0.039 to 0.070)
 
 # %% [markdown]
 # ## Without a part
-# Which layer needs its adapter? `look` removes one part at a time; a * is certain. By hand: zeros
-# in the first layer's B's. Such falls of the score do not add up to what LoRA adds, since the head
-# was trained together with all layers. (k = 1: only the first direction of each ΔW, see below.)
+# `look` removes one part at a time; a * is certain. By hand: zeros in the first layer's B's. The
+# head was trained with all layers, so falls do not add up. k = 1: the first direction of each ΔW.
 
 # %%
 tuned, other, without = (load(path, settings_in(path)) for path in (*paths, paths[0]))
@@ -71,9 +70,10 @@ for projection in (attention.q_proj, attention.v_proj):
 predicted = neo_peft.evaluate(without.model, tuned.encoder, tuned.encoder(rows)).predicted
 print(f"without layer 0, by hand: {score(task, rows, predicted)['f1']:.3f}; by look:")
 for part in seen["switched_off"][1:]:  # the first one is all of the adapter
-    print(f"{part['name'].split(':')[0]} {part['score']:.3f}{' *' * part['certain']}", end="; ")
-# > without layer 0, by hand: 0.572; by look:
-# > layer 0 0.572; layer 1 0.590; layer 2 0.562; layer 3 0.584; k = 1 0.568; k = 2 0.563;
+    name = part["name"].split(":")[0].replace("layer ", "h.")
+    print(f"{name} {part['score']:.3f}{' *' * part['certain']}", end="; ")
+# > without layer 0, by hand: 0.558; by look:
+# > h.0 0.558; h.1 0.540; h.2 0.586; h.3 0.584; h.4 0.571; h.5 0.580; k = 1 0.574; k = 2 0.584;
 
 # %% [markdown]
 # ## How strong are the directions?
@@ -88,8 +88,8 @@ line = next(line for line in seen["changed_weights"] if line["layer"].endswith(n
 U, values, V = torch.linalg.svd(changes[0])  # outputs: columns of U; inputs: rows of V
 for value, of_look in zip(values, line["singular_values"]):
     print(f"{'█' * round(30 * float(value / values[0])):30} {value:.2f}, look {of_look:.2f}")
-# > ██████████████████████████████ 6.32, look 6.32
-# > ██████                         1.24, look 1.24
+# > ██████████████████████████████ 6.64, look 6.64
+# > ███████                        1.54, look 1.54
 
 # %% [markdown]
 # ## Do two seeds find the same directions?
@@ -103,10 +103,10 @@ for side, products in (("inputs", V @ V_2.T), ("outputs", U.T @ U_2)):
     for i in (1, 2):
         by_hand, of_look = products[:i, :i].square().sum() / i, pair[side][i - 1][i - 1]
         print(f"φ({i}, {i}) of {side:7} {by_hand:.3f}, look {of_look:.3f}; chance {i / 256:.3f}")
-# > φ(1, 1) of inputs  0.048, look 0.048; chance 0.004
-# > φ(2, 2) of inputs  0.034, look 0.034; chance 0.008
-# > φ(1, 1) of outputs 0.000, look 0.000; chance 0.004
-# > φ(2, 2) of outputs 0.007, look 0.007; chance 0.008
+# > φ(1, 1) of inputs  0.027, look 0.027; chance 0.004
+# > φ(2, 2) of inputs  0.056, look 0.056; chance 0.008
+# > φ(1, 1) of outputs 0.011, look 0.011; chance 0.004
+# > φ(2, 2) of outputs 0.013, look 0.013; chance 0.008
 
 # %% [markdown]
 # ## Layer by layer
@@ -125,9 +125,9 @@ with torch.no_grad():
     p = model.head(torch.stack(states)).softmax(-1)[:, at, task.labels.index(tag)]
 for name, line in (("by hand", p), ("look", shown["after"][1:]), ("untuned", shown["before"][1:])):
     print(f"{name:8}", *(f"{value:.2f}" for value in line), word, tag)
-# > by hand  0.05 0.09 0.22 0.49 T I-cell_type
-# > look     0.05 0.09 0.22 0.49 T I-cell_type
-# > untuned  0.04 0.09 0.24 0.59 T I-cell_type
+# > by hand  0.03 0.09 0.10 0.09 0.21 0.63 T I-cell_type
+# > look     0.03 0.09 0.10 0.09 0.21 0.63 T I-cell_type
+# > untuned  0.03 0.08 0.08 0.08 0.20 0.78 T I-cell_type
 
 # %% [markdown]
 # ## Exercises

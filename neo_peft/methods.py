@@ -71,7 +71,7 @@ PROMPT = Method(
     flags=dict.fromkeys(("prompt_length", "prompt_text"), ())
     | {"prompt_init": ("text", "vocab", "labels", "random")},
     defaults={"learning_rate": 3e-2},
-    on_bundled={"learning_rate": 1e-1, "prompt_length": 20, "epochs": 20, "warmup_ratio": 0.1},
+    on_bundled={"learning_rate": 2e-2, "prompt_length": 20, "epochs": 20, "warmup_ratio": 0.1},
     length_flag="prompt_length",
     merges=False,
     mixes=True,

@@ -97,7 +97,7 @@ def test_the_new_method_trains_its_parameters_and_is_saved_and_loaded(add):
 
 def test_the_new_method_can_be_combined_with_lora(add):
     made = add("A method")
-    assert made["summary"]["method"] == "lora+norm" and made["summary"]["trainable"] == 32768 + 512
+    assert made["summary"]["method"] == "lora+norm" and made["summary"]["trainable"] == 49152 + 512
     stored = {
         name: load_file(f"both/{name}/adapter_model.safetensors") for name in ("lora", "norm")
     }

@@ -70,10 +70,10 @@ def test_training_never_changes_the_file_and_a_new_file_never_changes_a_loaded_m
 def test_neo_mini_has_its_published_sizes():
     loaded = load_base("neo-mini")
     config = loaded.trunk.config
-    assert loaded.parameters == sum(p.numel() for p in loaded.trunk.parameters()) == 5_319_168
+    assert loaded.parameters == sum(p.numel() for p in loaded.trunk.parameters()) == 6_897_152
     assert (config.hidden_size, config.num_layers, config.num_heads, config.vocab_size) == (
         256,
-        4,
+        6,
         8,
         8192,
     )
