@@ -2,7 +2,7 @@
 # # Lesson 1: a frozen GPT-Neo and one sentence
 # You will be able to explain what happens between a sentence and the next word: the tokens, the
 # shape of each step, which tokens a token attends to, and what GPT-Neo's attention leaves out.
-# LoRA and soft prompts add to this model and never change its weights, so we look at it first.
+# LoRA and soft prompts add to this model and leave its weights frozen, so we look at it first.
 # It follows Black et al. 2021 (GPT-Neo) and, for local layers, Brown et al. 2020, section 2.1
 # (GPT-3). The code is `neo_peft/gptneo.py`.
 
@@ -30,7 +30,8 @@ print("hidden size H:", config.hidden_size, " layers:", *config.attention_layers
 
 # %% [markdown]
 # ## Tokens
-# The sentence has eight words. How many tokens has it? The tokenizer splits rare words into parts.
+# The sentence has eight words. How many tokens has it? Words are split at punctuation and digits,
+# and rare words into parts.
 # A token that starts a word includes the space in front of it, printed here as `·`.
 
 # %%
@@ -76,7 +77,7 @@ for i in (-4, -3, -2, -1):
 # ## Why the attention is unscaled
 # A token's query q is multiplied by the keys k of the tokens that it attends to. The usual score is
 # q·k / √d, with d numbers in each head, because the dot products of *random* vectors grow with √d
-# (Vaswani et al. 2017, section 3.2.1). GPT-Neo leaves the division out. Can it compute less, then?
+# (Vaswani et al. 2017, section 3.2.1). GPT-Neo leaves the division out. Is it a weaker model, then?
 # No: q = W_q x, so dividing W_q by √d gives the same scores. Mesh TensorFlow, in which GPT-Neo was
 # trained, does this at the start: the initial W_q is √d times smaller than W_k. The trap: a program
 # that divides the scores of these *trained* weights raises no error, but it is another model.
@@ -94,7 +95,7 @@ print("divided by √d:", best_three((divided(x, packing) @ trunk.wte.weight.T)[
 # ## What a local layer sees
 # A row of the picture is a token, and `#` marks the tokens that it attends to: itself and earlier
 # ones. In a local layer they are only the last `window_size` tokens, here three, itself included.
-# So its cost can grow with the length of a text, and not with the length's square.
+# So its cost can grow with the length of a text, not with its square.
 
 # %%
 positions = torch.arange(6)[None]  # (1, T)

@@ -46,8 +46,8 @@ print("bit for bit equal at the start:", torch.equal(trunk(x, packing), before))
 # %% [markdown]
 # ## First the head alone, then LoRA
 # The task: give each word a tag, such as B-protein, by a linear head on the hidden states. The head
-# starts at random, so every method must train it too. How much of the score (F1, see lesson 5) is
-# due to LoRA, then? We train the head alone and with LoRA in all six, each at its own best rate.
+# starts at random, so every method trains it too. How much of the score (F1: a mean of precision
+# and recall, lesson 5) is due to LoRA? We train the head alone, and with LoRA in all six layers.
 
 
 # %%
@@ -68,8 +68,8 @@ for seed in range(3):
 # > head 0.52; lora 0.63; head 0.52; lora 0.62; head 0.51; lora 0.66;
 
 # %% [markdown]
-# These are three seeds, one epoch, half of the data. (Is the difference chance? See lesson 5.) With
-# ten epochs on all data the head alone gets closer: README compares it with LoRA on q and v only.
+# LoRA adds the difference. These are three seeds, one epoch, half of the data. (Is it chance? See
+# lesson 5.) README compares both after ten epochs on all data, with LoRA on q and v only.
 # ## Why alpha / r
 # alpha is a constant that you choose (peft's default: 8). It acts roughly like the learning rate:
 # Hu et al. do not tune it (section 4.1). Why divide it by r? B A x is a sum of r terms, and Adam's
@@ -129,10 +129,10 @@ except ImportError:
 
 # %% [markdown]
 # ## Exercises
-# 1. How many numbers does LoRA train in all six linear layers of each of GPT-Neo's layers? c_fc has
-#    the shape (inner, hidden), c_proj (hidden, inner), the other four (hidden, hidden).
+# 1. How many numbers does LoRA train in a whole model, on all six linear layers of every block?
+#    c_fc has the shape (inner, hidden), c_proj (hidden, inner), the other four (hidden, hidden).
 # 2. Two corrections (A, B, alpha) for the same W. Return one pair (A, B) that adds both, for a
-#    program without alpha / r. The factors go into B.
+#    program that computes W x + B A x. The factors go into B.
 
 
 # %%

@@ -94,11 +94,11 @@ for name in runs:
 # > viterbi F1 0.49 0.48 0.50 mean 0.49
 
 # %% [markdown]
-# The best seed is partly luck. Choose seeds, epochs and rates on validation; report means on test.
+# The best seed is partly luck. Choose epochs and rates on validation; report the mean on test.
 # ## Intervals
 # Other test sentences would give another score. How different? The bootstrap draws n of the n
 # sentences, with replacement, again and again. To compare two systems, draw the *same* sentences
-# for both (paired). If its interval excludes zero, the choice of sentences hardly explains it.
+# for both (paired). If the difference's interval excludes zero, it is hardly due to their choice.
 
 # %%
 draws, f1 = torch.randint(n := len(splits.test), (2000, n)), {}
@@ -131,8 +131,8 @@ for name, parts in (("clean", clean), ("leaky", (first, rows[::10], second))):
 
 # %% [markdown]
 # ## Exercises
-# 1. F1 of many sentences. gold and predicted have a set of (type, first, last) for each sentence.
-# 2. The share of test sentences that are also in train, compared by lower-case letters and digits.
+# 1. F1 over all entities. gold and predicted have a set of (type, first, last) for each sentence.
+# 2. The share of test sentences that are also in train. Compare lower-case letters and digits.
 
 
 # %%

@@ -131,7 +131,7 @@ print(f"always neutral {sum(row['label'] == 'neutral' for row in rows) / len(row
 
 # %% [markdown]
 # ## Exercises
-# 1. Attention to a prefix and a text, from that to each alone: results o (d,), log-sum-exps lse.
+# 1. Attention to a prefix and a text, from that to each alone: o (d,), and lse = log Σ exp(score).
 # 2. A tuple: how many numbers a prompt, a prefix, and LoRA on q and v train.
 
 

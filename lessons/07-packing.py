@@ -77,8 +77,8 @@ print("same outputs:", torch.allclose(c_fc(x)[is_text], c_fc(x[is_text]), atol=1
 # %% [markdown]
 # ## Attention is where tokens meet
 # Only here texts must be kept apart. A mask for the (N, N) square would do; most of it is computed
-# for nothing. Better: a grid (b, T) for b neighbouring texts of one length. On a GPU one
-# padded grid is faster, since each call costs time there; the other layers stay packed.
+# for nothing. Better: a grid (b, T) for b neighbouring texts of one length. On a GPU each call
+# costs time, so there all texts are in one padded grid; the other layers stay packed.
 
 # %%
 print(*(f"{grid.batch}×{grid.longest}" for grid in Packing.of_texts(batch.lengths).grids))
@@ -130,7 +130,7 @@ print("faster:", min(seconds, key=seconds.get))
 # The loss is the same: it divides by the number of *targets* in the batch, not of texts or places.
 # Sorting texts by length also saves padding, but then a batch has only short or only long texts.
 # ## Exercises
-# 1. The share of padding if texts with these lengths are taken in order, `size` texts in a batch.
+# 1. The share of padding: texts taken in order, `size` in a batch, padded to its own longest text.
 # 2. The mask (N, N) of a packed batch, True where a token (row) attends. Text after text.
 
 

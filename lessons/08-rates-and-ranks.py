@@ -69,6 +69,7 @@ print(
 # ## The best rate, measured
 # Twenty steps of eight texts for each rate; the loss on validation. Factors of three are a start.
 # So few steps only show who learns fast: compare with guessing by the labels' shares (lesson 4).
+# One seed and 25 rows: the order of size of a rate counts, not the exact factor.
 
 
 # %%
@@ -106,7 +107,7 @@ print(f"prompt {best['prompt'] / best['full']:.0f} ×")
 # > best rate over full tuning's: LoRA 33 ×, prompt 100 ×
 
 # %% [markdown]
-# A minimum at the end of a row is none: then try further. More steps want smaller rates.
+# If the best rate is the lowest or highest one tried, try further. More steps want smaller ones.
 # ## Ranks
 # At LoRA's rate. Hu et al. found that a rank of 1 to 8 is enough (section 7.2). Before you prefer a
 # rank, compare the differences with those between seeds: here is a second one for r = 8.
@@ -124,7 +125,7 @@ for r, seed in ((1, 0), (64, 0), (8, 1)):
 # 1. The change of W by LoRA's first step: B is zero, and Adam moves each number by the rate,
 #    against the sign of its gradient. `gradient` is that of W, (out, in); A is (r, in).
 # 2. `scores[rate]` is a list of (validation, test), one pair for each seed. Return the rate to
-#    take, and the test score to report.
+#    take (a higher score is better), and the test score to report.
 
 
 # %%

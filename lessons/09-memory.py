@@ -97,7 +97,7 @@ for method in ("prompt", "lora", "full"):
 # > full   ██████████████████████████████████ 17.0 H for each token
 
 # %% [markdown]
-# This part grows with the tokens, and LoRA saves little of it. What helps: keep each block's input
+# This part grows with the tokens, and LoRA saves less of it. What helps: keep each block's input
 # only, and compute the rest again in the backward pass, at the price of a second forward pass.
 
 # %%
@@ -132,7 +132,7 @@ for kind, mine in (("int8", eight), ("nf4", four)):
 # %% [markdown]
 # ## Exercises
 # 1. The bytes of weights, gradients and AdamW. `frozen` numbers have `bits` each, `trained` fp32.
-# 2. A matrix in `bits` bits: the whole numbers and the scale of each row, as above for 8.
+# 2. A matrix in `bits` bits: return the whole numbers and the scales (rows, 1), as above for 8.
 
 
 # %%

@@ -59,8 +59,8 @@ print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["adde
 
 # %% [markdown]
 # ## Without a part
-# `look` removes one part at a time; a * is certain. By hand: zeros in the first layer's B's. The
-# head was trained with all layers, so falls do not add up. k = 1: the first direction of each ΔW.
+# `look` removes one part at a time; *: its interval excludes 0. By hand: zeros in layer 0's B.
+# The head was trained with all layers, so losses do not add up. k = 1: the first direction of ΔW.
 
 # %%
 tuned, other, without = (load(path, settings_in(path)) for path in (*paths, paths[0]))
@@ -78,7 +78,7 @@ for part in seen["switched_off"][1:]:  # the first one is all of the adapter
 # %% [markdown]
 # ## How strong are the directions?
 # ΔW = (alpha / r) · BA has r singular values. A direction is an input that ΔW looks for, and the
-# output that it writes where it finds it. A small one can matter (see k = 1). The last q_proj:
+# output that it writes where it finds it. Does the small one matter? See k = 1. The last q_proj:
 
 # %%
 q_projs = [one.model.transformer.h[-1].attn.attention.q_proj for one in (tuned, other)]
@@ -111,7 +111,7 @@ for side, products in (("inputs", V @ V_2.T), ("outputs", U.T @ U_2)):
 # %% [markdown]
 # ## Layer by layer
 # The last norm and the head can read any layer's output, as if it were the last: the "logit lens".
-# A middle layer need not be readable so. And what the untuned base shows too is not LoRA's.
+# A middle layer need not be readable so. What the untuned base shows too is not LoRA's.
 
 # %%
 states, model, word, tag = [], tuned.model, row["tokens"][at], row["tags"][at]  # rightly tagged
@@ -132,7 +132,7 @@ for name, line in (("by hand", p), ("look", shown["after"][1:]), ("untuned", sho
 # %% [markdown]
 # ## Exercises
 # 1. φ(i, j) of two changes of a weight, by their output directions (the columns of U).
-# 2. For each embedding of a prompt (P, H) the index of the row of wte (V, H) with the best cosine.
+# 2. For each row of a prompt (P, H) the index of the row of wte (V, H) with the largest cosine.
 
 
 # %%
