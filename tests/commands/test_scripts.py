@@ -318,7 +318,7 @@ def test_recorded_settings_make_the_same_settings_again(task, method, preset):
 @pytest.mark.parametrize(
     "given, expected",
     [
-        ({"method": "prompt"}, (20, 20, 0.1, 0.1)),
+        ({"method": "prompt"}, (20, 20, 0.1, 0.02)),
         ({"method": "prompt", "model": "EleutherAI/gpt-neo-125m"}, (8, 10, 0.0, 0.03)),
         (
             {"method": "prompt", "prompt_length": 5, "epochs": 1, "learning_rate": 2},
