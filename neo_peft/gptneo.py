@@ -110,7 +110,7 @@ class SelfAttention(nn.Module):
                 grid.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
                 for part in parts
             )
-            prefix = new[0] if packing.has_prompt and new else past
+            prefix = new[0] if packing.has_prompt and new else past  # grid 0 is the prompt
             new.append((k, v))
             if prefix is not None:
                 k, v = (  # (b, heads, S + T, head_dim)

@@ -197,8 +197,8 @@ def take_step(
 
 
 def learning_rate_at(step: int, total_steps: int, settings: Settings) -> float:
-    """Return the learning rate of a step, counted from 0. It rises linearly in the warm-up,
-    then falls linearly to zero."""
+    """Return the learning rate of a step, counted from 0. In the warm-up it rises
+    linearly from 0, the rate of step 0; then it falls linearly to zero."""
     warmup = math.ceil(total_steps * settings.warmup_ratio)
     if step < warmup:
         return settings.learning_rate * step / warmup

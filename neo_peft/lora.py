@@ -60,7 +60,7 @@ class LoRALinear(nn.Module):
         return out
 
     def correction(self, x: Tensor) -> Tensor:
-        """Return (alpha / r) · B A dropout(x), which is added to the frozen layer's output."""
+        """Return scaling · B A dropout(x), which is added to the frozen layer's output."""
         scaling = self.scaling
         if self.training and self.dropout:
             x, divisor = drop(x, self.dropout)  # x must still be divided by `divisor`
@@ -68,7 +68,7 @@ class LoRALinear(nn.Module):
         return self.lora_B(scaling * self.lora_A(x))  # scale here: (N, r) is the smallest tensor
 
     def merged(self) -> nn.Linear:
-        """Return an nn.Linear with the weight W + (alpha / r) · B A, which is summed in fp32."""
+        """Return an nn.Linear with the weight W + scaling · B A, which is summed in fp32."""
         base, A, B = self.base_layer, self.lora_A.weight.float(), self.lora_B.weight.float()
         weight = (base.weight.float() + self.scaling * B @ A).to(base.weight.dtype)
         if not weight.isfinite().all():
