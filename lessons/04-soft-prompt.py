@@ -80,8 +80,8 @@ print("equal hidden states of the text, equal gradients of the prompt:", *equal)
 # ## Four starts
 # Where shall training start? At embeddings of a text (the instruction), of random tokens, of the
 # label words, or at random numbers with wte's standard deviation? In section 3.2 of Lester et al.
-# label words were best, in their largest model all were equal. The loss is the mean of two tokens:
-# the label and the end token (0 for a guess). The first row has LoRA's rate: too low for a prompt.
+# label words were best; in their largest model all were equal. The loss is the mean of two tokens:
+# label and end token; a guess knows the last. The first row has LoRA's rate, too low for a prompt.
 
 # %%
 print("mean loss of steps        ", *(f"{i}-{i + 3}".rjust(5) for i in range(1, 20, 4)))

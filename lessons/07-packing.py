@@ -130,7 +130,8 @@ print("faster:", min(seconds, key=seconds.get))
 # The loss is the same: it divides by the number of *targets* in the batch, not of texts or places.
 # Sorting texts by length also saves padding, but then a batch has only short or only long texts.
 # ## Exercises
-# 1. The share of padding: texts taken in order, `size` in a batch, padded to its own longest text.
+# 1. The share of padding. Texts are taken in order, `size` in a batch; a batch is as long as its
+#    longest text.
 # 2. The mask (N, N) of a packed batch, True where a token (row) attends. Text after text.
 
 

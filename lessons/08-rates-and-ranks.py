@@ -69,7 +69,7 @@ print(
 # ## The best rate, measured
 # Twenty steps of eight texts for each rate; the loss on validation. Factors of three are a start.
 # So few steps only show who learns fast: compare with guessing by the labels' shares (lesson 4).
-# One seed and 25 rows: the order of size of a rate counts, not the exact factor.
+# One seed and 25 rows: only a rate's order of magnitude counts.
 
 
 # %%

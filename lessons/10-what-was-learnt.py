@@ -60,7 +60,7 @@ print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["adde
 # %% [markdown]
 # ## Without a part
 # `look` removes one part at a time; *: its interval excludes 0. By hand: zeros in layer 0's B.
-# The head was trained with all layers, so losses do not add up. k = 1: the first direction of ΔW.
+# The head was trained with all layers, so the falls do not add up. k = 1: the first direction only.
 
 # %%
 tuned, other, without = (load(path, settings_in(path)) for path in (*paths, paths[0]))

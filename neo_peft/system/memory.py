@@ -1,4 +1,4 @@
-"""How much memory a process can have: that of the machine, of its container, and by `ulimit`."""
+"""How much memory a process can have, by the machine, its control groups and `ulimit`."""
 
 import os
 import resource
@@ -6,25 +6,25 @@ from pathlib import Path
 
 import torch
 
-CGROUPS = Path("/sys/fs/cgroup")  # a group of processes has a folder here; a container is one
-OWN_GROUPS = Path("/proc/self/cgroup")  # this process's folders
-# For cgroup version 2, then 1: the controller and its folder, and the files with the limit, what is
-# used, and the use in parts.
+# The control groups of Linux (cgroups): a container is one, and so is a job of a cluster.
+CGROUPS = Path("/sys/fs/cgroup")  # each has a folder here
+OWN_CGROUPS = Path("/proc/self/cgroup")  # the names of this process's groups
+# Version 2, then 1: the controller, its folder, and the files with the limit and the use.
 VERSIONS = (
     ("", "", "memory.max", "memory.current"),
     ("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
-STAT = "memory.stat"
+STAT = "memory.stat"  # the use in parts
 KILOBYTE = 1024  # the unit of files in /proc
 
 
 def memory_limit(device: torch.device) -> int | None:
     """Return the bytes that a process can ever have: the smallest of the machine's memory, the
-    container's limit, and the limits of `ulimit`. None if nothing is known."""
+    limits of its control groups, and those of `ulimit`. None if nothing is known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    container = _container()
-    limits = [_machine("MemTotal"), container and container[0], _ulimit()]
+    groups = _control_groups()
+    limits = [_machine("MemTotal"), groups and groups[0], _ulimit()]
     return min(filter(None, limits), default=None)
 
 
@@ -33,9 +33,9 @@ def available_memory(device: torch.device) -> int | None:
     nothing is known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    own, container = _field(Path("/proc/self/status"), "VmRSS") or 0, _container()
+    own, groups = _field(Path("/proc/self/status"), "VmRSS") or 0, _control_groups()
     free = _machine("MemAvailable")
-    room = [free and free + own, container and container[1] + own, _ulimit()]
+    room = [free and free + own, groups and groups[1] + own, _ulimit()]
     return min(filter(None, room), default=None)
 
 
@@ -56,28 +56,27 @@ def _field(path: Path, name: str) -> int | None:
     return values[0] * KILOBYTE if values else None
 
 
-def _container() -> tuple[int, int] | None:
-    """Return the smallest limit of memory of the process's groups and of those above them (a
-    container's, a job's of a cluster), and the least memory that is free in one. None without a
-    limit."""
+def _control_groups() -> tuple[int, int] | None:
+    """Return the smallest limit of memory of the process's control groups and of those above them,
+    and the least memory that is free in one. None without a limit."""
     found = []
     for controller, folder, limit, used in VERSIONS:
-        for group in _groups(controller, CGROUPS / folder):
+        for group in _group_folders(controller, CGROUPS / folder):
             try:
                 most, now = int((group / limit).read_text()), int((group / used).read_text())
                 parts = dict(line.split() for line in (group / STAT).read_text().splitlines())
             except (OSError, ValueError):  # no file, or the text "max"
                 continue
-            # the memory of files that were read can be given back
+            # The memory of files that were read can be given back.
             found.append((most, most - now + int(parts.get("inactive_file", 0))))
     return tuple(map(min, zip(*found, strict=True))) if found else None
 
 
-def _groups(controller: str, root: Path) -> list[Path]:
+def _group_folders(controller: str, root: Path) -> list[Path]:
     """Return the folders of the process's group and of all groups above it, up to `root`. In a
     container the names of the groups can be those of the host; then only `root` is there."""
     try:
-        lines = [line.split(":", 2) for line in OWN_GROUPS.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
     except OSError:
         lines = []
     own = [path for _, controllers, path in lines if controller in controllers.split(",")]

@@ -1,6 +1,5 @@
-"""train.py and evaluate.py on a tiny model: whole runs, and the messages for bad input."""
+"""train.py and evaluate.py on a tiny model: whole runs."""
 
-import dataclasses
 import json
 import os
 import re
@@ -10,19 +9,14 @@ from pathlib import Path
 
 import pytest
 from base_files import with_pad_token
-from corpus_files import CORPORA
 from own_files import write_rows
-from refusals import METHODS as METHOD_NAMES
-from refusals import refused
 from repeats import first_quick, pairs
+from short_runs import main, short_run
 
 import evaluate
 import train
 from neo_peft.commands import evaluate as evaluate_command
 from neo_peft.commands import train as train_command
-from neo_peft.methods import METHODS
-from neo_peft.settings import make_settings
-from neo_peft.system.exit_status import exit_status
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,29 +41,9 @@ def test_help_names_the_program_that_was_started(capsys, main, program):
         assert len(lines) == 4 and all(f"{program} --" in line for line in lines[1:])
 
 
-def main(script, argv):
-    """Run the main function of a script. Return the exit status."""
-    try:
-        return exit_status(lambda: script.main([str(word) for word in argv]))
-    except SystemExit as stop:
-        return stop.code
-
-
 @pytest.fixture
 def small(tiny_folder):
-    """Return flags for a run of two short epochs."""
-    return [
-        "--model",
-        tiny_folder,
-        "--train-limit",
-        24,
-        "--eval-limit",
-        12,
-        "--epochs",
-        2,
-        "--threads",
-        1,
-    ]
+    return short_run(tiny_folder)
 
 
 @pytest.mark.parametrize(
@@ -307,230 +281,6 @@ def test_a_run_finds_its_base_from_any_folder(tiny_folder, tmp_path, monkeypatch
     assert main(evaluate, [tmp_path / "run"]) == 0
 
 
-@pytest.mark.parametrize("preset", [None, "paper", "best"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", CORPORA)
-def test_recorded_settings_make_the_same_settings_again(task, method, preset):
-    settings = make_settings(task=task, method=method, preset=preset)
-    assert make_settings(**dataclasses.asdict(settings)) == settings
-
-
-@pytest.mark.parametrize(
-    "given, expected",
-    [
-        ({"method": "prompt"}, (20, 20, 0.1, 0.02)),
-        ({"method": "prompt", "model": "EleutherAI/gpt-neo-125m"}, (8, 10, 0.0, 0.03)),
-        (
-            {"method": "prompt", "prompt_length": 5, "epochs": 1, "learning_rate": 2},
-            (5, 1, 0.1, 2.0),
-        ),
-        ({"preset": "paper"}, (8, 5, 0.0, 0.03)),
-        # The preset overrides the model's defaults.
-        ({"preset": "paper", "model": "neo-mini"}, (8, 5, 0.0, 0.03)),
-        ({"preset": "paper", "epochs": 3}, (8, 3, 0.0, 0.03)),
-        ({"method": "lora"}, (8, 10, 0.0, 0.005)),
-        # The preset's learning rate is for another method.
-        ({"method": "lora", "preset": "paper"}, (8, 5, 0.0, 0.001)),
-    ],
-)
-def test_a_flag_overrides_the_preset_and_the_preset_overrides_the_defaults(given, expected):
-    settings = make_settings(task="sentiment", **given)
-    names = ("prompt_length", "epochs", "warmup_ratio", "learning_rate")
-    assert tuple(getattr(settings, name) for name in names) == expected
-
-
-def test_the_best_preset_has_a_learning_rate_for_the_bundled_model():
-    best = make_settings(task="ner", preset="best")
-    assert (best.method, best.echo, best.tag_decoding, best.learning_rate) == (
-        "lora",
-        True,
-        "viterbi",
-        3e-3,
-    )
-    assert (
-        make_settings(task="ner", preset="best", model="EleutherAI/gpt-neo-125m").learning_rate
-        == 1e-3
-    )
-    # the default of full on neo-mini
-    assert make_settings(task="ner", preset="best", method="full").learning_rate == 1e-3
-    assert make_settings(task="ner", preset="best", learning_rate=2).learning_rate == 2
-    assert make_settings(task="pairs", preset="best").readout == "head"
-
-
-BAD = {
-    "--seed 99999999999999999999 is too large": [
-        "--task",
-        "ner",
-        "--method",
-        "head",
-        "--seed",
-        "99999999999999999999",
-    ],
-    "--rank 100000 is too large: the maximum is 16384": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--rank",
-        "100000",
-    ],
-    "--threads 1000000 is too large: the maximum is 1024": [
-        "--task",
-        "ner",
-        "--method",
-        "head",
-        "--threads",
-        "1000000",
-    ],
-    "--task is missing; the tasks are ner, sentiment, similarity": ["--method", "lora"],
-    f"--method is missing; the methods are {METHOD_NAMES}": ["--task", "ner"],
-    "--task 'nre' is none of ner, sentiment, similarity": ["--task", "nre", "--method", "lora"],
-    "--rank 0 is not a whole number of at least 1": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--rank",
-        "0",
-    ],
-    "--alpha 0 is not a number above 0": ["--task", "ner", "--method", "lora", "--alpha", "0"],
-    "--dropout 1 is not a number of at least 0 and below 1": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--dropout",
-        "1",
-    ],
-    "--learning-rate nan is not a number above 0": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--learning-rate",
-        "nan",
-    ],
-    "--rank belongs to the method lora; the method here is prompt": [
-        "--task",
-        "ner",
-        "--method",
-        "prompt",
-        "--rank",
-        "4",
-    ],
-    "--read belongs to tagging tasks, such as ner": [
-        "--task",
-        "sentiment",
-        "--method",
-        "lora",
-        "--read",
-        "last",
-    ],
-    "--readout belongs to classification tasks; ner is a tagging task": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--readout",
-        "head",
-    ],
-    "--echo belongs to tagging tasks": ["--task", "sentiment", "--method", "lora", "--echo"],
-    "--tag-decoding belongs to tagging tasks": [
-        "--task",
-        "sentiment",
-        "--method",
-        "lora",
-        "--tag-decoding",
-        "greedy",
-    ],
-    "--prompt-text needs --prompt-init text": [
-        "--task",
-        "ner",
-        "--method",
-        "prompt",
-        "--prompt-text",
-        "x",
-        "--prompt-init",
-        "vocab",
-    ],
-    "unrecognized arguments: --ranks 4; see --help": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--ranks",
-        "4",
-    ],
-    "--model ./nowhere is not a folder": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--model",
-        "./nowhere",
-    ],
-    "nowhere": ["--task", "ner", "--method", "lora", "--data", "nowhere"],
-    "no linear layer matches 'q_prj'": [
-        "--task",
-        "ner",
-        "--method",
-        "lora",
-        "--target-modules",
-        "q_prj,v_proj",
-    ],
-    "--max-length 300 does not fit": ["--task", "ner", "--method", "lora", "--max-length", "300"],
-    "the prefix (a prompt of 250 embeddings, or an instruction), the template and the longest": [
-        "--task",
-        "sentiment",
-        "--method",
-        "prompt",
-        "--prompt-length",
-        "250",
-    ],
-}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_bad_input_gives_one_line_and_status_2(capsys, message):
-    assert main(train, BAD[message]) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    errors = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "Traceback" not in err
-    assert not Path("runs").exists()
-
-
-def test_bad_input_of_evaluate_gives_one_line_and_status_2(small, capsys):
-    main(train, ["--task", "ner", "--method", "head", *small])
-    for message, argv in {
-        "there is no run folder nowhere": ["nowhere"],
-        "--decode labels: this model predicts with a head; leave out --decode": [
-            "--decode",
-            "rank",  # the old name of labels
-        ],
-        "--zero-shot scores an untuned model": ["runs/ner-head", "--zero-shot"],
-        "an untuned base model needs both --task and --model": ["--zero-shot", "--task", "ner"],
-        "runs/ner-head was trained for ner, not for sentiment": [
-            "runs/ner-head",
-            "--task",
-            "sentiment",
-        ],
-        "was trained on another base than neo-mini": ["runs/ner-head", "--model", "neo-mini"],
-        "--split dev: the data has only train, validation, test": ["--split", "dev"],
-    }.items():
-        capsys.readouterr()
-        assert main(evaluate, argv) == 2, argv
-        assert message in capsys.readouterr().err
-    Path("runs/ner-head/run.json").unlink()
-    assert main(evaluate, []) == 2
-    assert "there is no finished run in runs/" in capsys.readouterr().err
-
-
-def test_without_flags_train_prints_two_examples(capsys):
-    assert main(train, []) == 2
-    assert "python train.py --task ner --method lora" in capsys.readouterr().err
-
-
 def test_a_new_process_uses_omp_num_threads_and_shows_a_progress_bar(tiny_folder, tmp_path):
     """In a new process, since PyTorch reads the variable when it is imported."""
     flags = [
@@ -560,17 +310,6 @@ def test_a_new_process_uses_omp_num_threads_and_shows_a_progress_bar(tiny_folder
     assert "fp32 on cpu, 1 thread\n" in done.stdout
     assert re.search(r"epoch 1: +\d+%.*loss \d.*tokens/s", done.stderr)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == 1
-
-
-@pytest.mark.parametrize("flag", ["--local-rank=0", "--local_rank=1", "--local-rank 0"])
-@pytest.mark.parametrize("command", ["train --task ner --method lora", "evaluate"])
-def test_the_flag_of_the_old_launcher_names_torchrun(capfd, command, flag):
-    refused(
-        capfd,
-        f"{command} {flag}",
-        "--local-rank is set by python -m torch.distributed.launch; start with torchrun in place "
-        "of it, which needs no such flag; see --help",
-    )
 
 
 def test_texts_that_were_cut_are_counted_by_train_and_by_evaluate(small, capsys):

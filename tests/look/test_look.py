@@ -11,7 +11,6 @@ from transformers import GPTNeoForCausalLM
 
 from neo_peft.commands import look as command
 from neo_peft.look.look import look, notes
-from neo_peft.look.score_parts import is_certain
 from neo_peft.look.subject import affordable_rows, load_subject
 from neo_peft.progress import no_progress
 from neo_peft.runs.folder import read_record
@@ -56,20 +55,6 @@ def look_at(folder, *argv, capsys):
     command.main([str(folder), "--json", *map(str, argv)])
     out, err = capsys.readouterr()
     return json.loads(out), err
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "rows", "certain"),
-    [
-        (0.01, 0.05, 10, True),
-        (-0.05, -0.01, 10, True),
-        (-0.01, 0.05, 500, False),
-        (0.0, 0.05, 500, False),
-        (0.01, 0.05, 9, False),
-    ],
-)
-def test_a_difference_is_certain_beyond_zero_and_on_at_least_ten_rows(low, high, rows, certain):
-    assert is_certain({"low": low, "high": high, "rows_that_differ": rows}) == certain
 
 
 # ---- The object

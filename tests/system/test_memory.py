@@ -19,7 +19,7 @@ def machine(monkeypatch):
     def make(total=64, free=32, own=1, container=None, ulimit=None):
         fields = {"MemTotal": total, "MemAvailable": free, "VmRSS": own}
         monkeypatch.setattr(memory, "_field", lambda path, name: fields[name])
-        monkeypatch.setattr(memory, "_container", lambda: container)
+        monkeypatch.setattr(memory, "_control_groups", lambda: container)
         monkeypatch.setattr(memory, "_ulimit", lambda: ulimit)
 
     return make
@@ -43,7 +43,7 @@ def test_what_the_process_has_is_available_to_it(machine):
 
 @pytest.fixture
 def group(tmp_path, monkeypatch):
-    """Return a function that writes the files of a group of processes, and its version's root."""
+    """Return a function that writes the files of a group of processes, of cgroup version 1 or 2."""
 
     def write(version, path, limit, used, inactive=0):
         _, folder, limit_name, used_name = memory.VERSIONS[2 - version]
@@ -54,17 +54,17 @@ def group(tmp_path, monkeypatch):
             (folder / name).write_text(f"{text}\n")
 
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
     return write
 
 
 @pytest.mark.parametrize("version", [2, 1])
-def test_a_containers_limit_is_read_from_its_files(group, version):
-    assert memory._container() is None
+def test_a_control_groupss_limit_is_read_from_its_files(group, version):
+    assert memory._control_groups() is None
     group(version, "", 1000, 700, inactive=50)
-    assert memory._container() == (1000, 350)
+    assert memory._control_groups() == (1000, 350)
     group(version, "", "max", 700)
-    assert memory._container() is None
+    assert memory._control_groups() is None
 
 
 @pytest.mark.parametrize("version", [2, 1])
@@ -75,9 +75,9 @@ def test_the_limit_of_a_job_and_of_the_groups_above_it_counts(group, version, tm
     group(version, "jobs/7/step", "max", 100)
     group(version, "jobs/7", 500, 100, inactive=20)
     group(version, "jobs/8", 50, 10)  # another job
-    assert memory._container() == (500, 420)
+    assert memory._control_groups() == (500, 420)
     group(version, "jobs", 600, 550)
-    assert memory._container() == (500, 50)
+    assert memory._control_groups() == (500, 50)
 
 
 def test_the_limits_of_ulimit_are_those_of_the_process(monkeypatch):
