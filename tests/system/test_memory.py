@@ -59,7 +59,7 @@ def group(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("version", [2, 1])
-def test_a_control_groupss_limit_is_read_from_its_files(group, version):
+def test_the_limit_of_a_container_is_read_from_its_files(group, version):
     assert memory._control_groups() is None
     group(version, "", 1000, 700, inactive=50)
     assert memory._control_groups() == (1000, 350)
