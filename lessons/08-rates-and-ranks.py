@@ -67,13 +67,13 @@ print(
 # %% [markdown]
 # So: choose on validation, report test, once. With seeds, choose by the mean over seeds.
 # ## The best rate, measured
-# Twenty steps of eight texts for each rate; the loss on validation. Factors of three are a start.
+# Fifteen steps of eight texts for each rate; the loss on validation. Factors of three are a start.
 # So few steps only show who learns fast: compare with guessing by the labels' shares (lesson 4).
 # One seed and 25 rows: only a rate's order of magnitude counts.
 
 
 # %%
-def loss_of(method, rate, steps=20, **given):
+def loss_of(method, rate, steps=15, **given):
     given |= {"max_steps": steps, "batch_size": 8, "warmup_ratio": 0.1, "threads": 1}
     settings = neo_peft.make_settings(task="sentiment", method=method, learning_rate=rate, **given)
     tuned = neo_peft.load_untuned(settings, with_method=True)
@@ -86,7 +86,7 @@ best = {}
 for method, rates in (
     ("full", (0.0001, 0.0003, 0.001)),
     ("lora", (0.003, 0.01, 0.03)),
-    ("prompt", (0.01, 0.03, 0.1)),
+    ("prompt", (0.03, 0.1, 0.3)),
 ):
     losses = {rate: loss_of(method, rate) for rate in rates}
     best[method] = min(losses, key=losses.get)
@@ -95,16 +95,16 @@ for method, rates in (
         print(f"{method:6} {rate:6} {'█' * min(40, round(8 * loss))} {loss:.2f}{mark}")
 print(f"best rate over full tuning's: LoRA {best['lora'] / best['full']:.0f} ×, ", end="")
 print(f"prompt {best['prompt'] / best['full']:.0f} ×")
-# > full   0.0001 ██████ 0.76
-# > full   0.0003 ████ 0.51 best
-# > full    0.001 █████ 0.60
-# > lora    0.003 ███████ 0.83
-# > lora     0.01 █████ 0.62 best
-# > lora     0.03 ████████ 0.95
-# > prompt   0.01 ███████████████████ 2.32
-# > prompt   0.03 ████████ 1.01 best
-# > prompt    0.1 █████████ 1.08
-# > best rate over full tuning's: LoRA 33 ×, prompt 100 ×
+# > full   0.0001 ████████████ 1.54
+# > full   0.0003 █████ 0.67 best
+# > full    0.001 ██████ 0.78
+# > lora    0.003 ██████████████ 1.76
+# > lora     0.01 ██████ 0.75 best
+# > lora     0.03 ████████ 1.04
+# > prompt   0.03 ███████████ 1.32
+# > prompt    0.1 █████████ 1.15 best
+# > prompt    0.3 ███████████ 1.34
+# > best rate over full tuning's: LoRA 33 ×, prompt 333 ×
 
 # %% [markdown]
 # If the best rate is the lowest or highest one tried, try further. More steps want smaller ones.
@@ -116,9 +116,9 @@ print(f"prompt {best['prompt'] / best['full']:.0f} ×")
 for r, seed in ((1, 0), (64, 0), (8, 1)):
     loss = loss_of("lora", best["lora"], rank=r, seed=seed)
     print(f"r = {r:2}, seed {seed}: {loss:.2f}")
-# > r =  1, seed 0: 0.62
-# > r = 64, seed 0: 0.63
-# > r =  8, seed 1: 0.53
+# > r =  1, seed 0: 0.80
+# > r = 64, seed 0: 0.73
+# > r =  8, seed 1: 0.57
 
 # %% [markdown]
 # ## Exercises
