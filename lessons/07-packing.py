@@ -68,7 +68,7 @@ print(f"on the left:  the text changes by {(left - alone).abs().max():.4f}")
 
 # %%
 print("lengths 3, 5, 2: positions", *Packing.of_texts(torch.tensor([3, 5, 2])).positions.tolist())
-x, c_fc = torch.randn(B, T, 256), trunk.h[0].mlp.c_fc
+x, c_fc = torch.randn(B, T, trunk.config.hidden_size), trunk.h[0].mlp.c_fc
 is_text = torch.arange(T) < batch.lengths[:, None]  # (B, T): True for a token, False for padding
 print("same outputs:", torch.allclose(c_fc(x)[is_text], c_fc(x[is_text]), atol=1e-5))
 # > lengths 3, 5, 2: positions 0 1 2 0 1 2 3 4 0 1
