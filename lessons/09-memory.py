@@ -125,9 +125,9 @@ for kind, mine in (("int8", eight), ("nf4", four)):
     layer, norm = QuantizedLinear(W, kind), W.norm()
     size = bytes_of(layer.parameters()) / W.numel()
     error, other = (mine - W).norm() / norm, (mine - layer.weight).norm() / norm
-    print(f"{kind:4}: {size:.2f} bytes a weight, error {error:.1%}, distance to neo_peft {other:.1%}")
-# > int8: 1.02 bytes a weight, error 0.7%, distance to neo_peft 0.0%
-# > nf4 : 0.52 bytes a weight, error 9.2%, distance to neo_peft 0.4%
+    print(f"{kind:4}: {size:.2f} bytes each, error {error:.1%}, distance to neo_peft {other:.1%}")
+# > int8: 1.02 bytes each, error 0.7%, distance to neo_peft 0.0%
+# > nf4 : 0.52 bytes each, error 9.2%, distance to neo_peft 0.4%
 
 # %% [markdown]
 # ## Exercises
