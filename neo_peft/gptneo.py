@@ -48,7 +48,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Past:
-    """Stored keys and values. Those of a prefix, which all examples share, have batch size 1."""
+    """Stored keys and values of earlier tokens, with batch size 1 if all examples share them."""
 
     keys: tuple[Tensor, ...]  # one tensor for each layer (1 or B, heads, S, head_dim)
     values: tuple[Tensor, ...]  # the same shapes
@@ -110,12 +110,12 @@ class SelfAttention(nn.Module):
                 grid.scatter(part).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
                 for part in parts
             )
-            prefix = new[0] if packing.has_prompt and new else past  # grid 0 is the prompt
+            earlier = new[0] if packing.has_prompt and new else past  # grid 0 is the prompt
             new.append((k, v))
-            if prefix is not None:
+            if earlier is not None:
                 k, v = (  # (b, heads, S + T, head_dim)
-                    torch.cat([grid.select(before).expand(grid.batch, -1, -1, -1), now], dim=2)
-                    for before, now in zip(prefix, (k, v), strict=True)
+                    torch.cat([grid.select(old).expand(grid.batch, -1, -1, -1), own], dim=2)
+                    for old, own in zip(earlier, (k, v), strict=True)
                 )
             # scale=1.0: GPT-Neo does not divide by sqrt(head_dim).
             attended = F.scaled_dot_product_attention(
@@ -191,11 +191,11 @@ class GPTNeo(nn.Module):
         return self.ln_f(self.layers(x, packing, past, wanted)[0])
 
     def prefix(self, embeddings: Tensor) -> Past:
-        """Return the keys and values of a prefix from its embeddings (P, H). They are the same for
-        every example, in values and gradients: see prompt.py."""
+        """Return the keys and values of P tokens before every text from their embeddings (P, H).
+        They are the same for every example, in values and gradients: see prompt.py."""
         packing = Packing.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)
-        none = torch.zeros(0, dtype=torch.long, device=embeddings.device)
-        _, new = self.layers(embeddings, packing, past=None, wanted=none)
+        no_outputs = torch.zeros(0, dtype=torch.long, device=embeddings.device)
+        _, new = self.layers(embeddings, packing, past=None, wanted=no_outputs)
         return Past(*zip(*new, strict=True), packing.grids[0].positions)
 
     def layers(
@@ -208,9 +208,9 @@ class GPTNeo(nn.Module):
         for layer, block in enumerate(self.h):
             if block.window_size not in masks:
                 masks[block.window_size] = _masks(packing, past, block.window_size)
-            before = None if past is None else (past.keys[layer], past.values[layer])
+            own_past = None if past is None else (past.keys[layer], past.values[layer])
             is_last = layer == len(self.h) - 1  # other layers need the outputs of all tokens
-            inputs = x, packing, before, masks[block.window_size], wanted if is_last else None
+            inputs = x, packing, own_past, masks[block.window_size], wanted if is_last else None
             if self.checkpoint_activations and torch.is_grad_enabled():
                 # Chen et al. 2016: store only the layer's input. The backward pass computes the
                 # other activations again, with the same dropout masks.
@@ -226,14 +226,14 @@ def _masks(packing: Packing, past: Past | None, window_size: int | None) -> Mask
     prompt come before the grid's own keys."""
     masks = []
     for index, grid in enumerate(packing.grids):
-        keys, before = grid.positions, past and grid.select(past.positions)
+        keys, earlier = grid.positions, past and grid.select(past.positions)
         if packing.has_prompt and index > 0:
-            before = packing.grids[0].positions
-        if before is not None:
-            batch = max(len(before), len(keys))
-            keys = torch.cat([before.expand(batch, -1), keys.expand(batch, -1)], dim=1)
-        # Without a prefix, `is_causal` is exact and faster if the window covers the longest text.
-        # With a prefix it is wrong: query 0 would attend only to key 0.
-        plain = before is None and grid.longest <= (window_size or grid.longest)
+            earlier = packing.grids[0].positions
+        if earlier is not None:
+            batch = max(len(earlier), len(keys))
+            keys = torch.cat([earlier.expand(batch, -1), keys.expand(batch, -1)], dim=1)
+        # Without earlier keys `is_causal` is exact, and faster if the window covers the longest
+        # text. With them it is wrong: query 0 would attend only to key 0.
+        plain = earlier is None and grid.longest <= (window_size or grid.longest)
         masks.append(None if plain else causal_mask(grid.positions, keys, window_size))
     return masks
