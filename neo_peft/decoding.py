@@ -87,8 +87,7 @@ def evaluate(
         else:
             hidden, stored = torch.cat([model(batch, prefix) for batch in passes]), None
         if not hidden.isfinite().all():
-            reason = "its weights are damaged or too large"
-            raise InputError(f"the model's hidden states are not finite: {reason}")
+            raise InputError("the hidden states are not finite: damaged or too large weights")
         if with_loss:
             wanted = torch.cat([batch.targets for batch in passes])
             losses.append(float(model.loss_of(hidden, wanted)))

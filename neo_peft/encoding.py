@@ -21,7 +21,7 @@ import torch
 from neo_peft.errors import InputError
 from neo_peft.long_texts.truncation import shorten
 from neo_peft.long_texts.windows import bounds, cut_at_end, indices_within, make_windows
-from neo_peft.model import Batch
+from neo_peft.model import NO_LABEL, Batch
 from neo_peft.system import processes
 from neo_peft.tasks import Task
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Array = np.ndarray
-NO_LABEL = -1  # the target if a row has no label
 MAX_NEW_TOKENS = 10  # the limit of free generation
 TEXTS_AT_ONCE = 1024  # for the tokenizer, whose results need more memory than the token ids
 

@@ -20,6 +20,8 @@ from neo_peft.kernels.linear import linear
 from neo_peft.packing import Packing
 from neo_peft.prompt import SoftPrompt
 
+NO_LABEL = -1  # the target if a row has no label
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -28,13 +30,13 @@ class Batch:
     ids: Tensor  # token ids (N,)
     lengths: Tensor  # number of tokens of each example (B,); on the CPU, where packings are made
     target_indices: Tensor  # the target positions, as indices into `ids` (M,)
-    targets: Tensor  # the class or token to predict at each of them (M,); -1 if unknown
+    targets: Tensor  # the class or token to predict at each of them (M,), or NO_LABEL
     target_counts: Tensor  # number of target positions of each example (B,)
 
     @property
     def labelled(self) -> int:
         """The number of known targets."""
-        return int((self.targets != -1).sum())
+        return int((self.targets != NO_LABEL).sum())
 
     def to(self, device: torch.device) -> "Batch":
         moved = {
@@ -141,7 +143,7 @@ class TunedModel(nn.Module):
     def loss_of(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the same loss from hidden states (M, H), targets (M,) and weights (M,)."""
         logits, kind = self.logits(hidden).float(), "sum" if weights is None else "none"
-        losses = F.cross_entropy(logits, targets, ignore_index=-1, reduction=kind)
+        losses = F.cross_entropy(logits, targets, ignore_index=NO_LABEL, reduction=kind)
         return losses if weights is None else losses @ weights
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from neo_peft.corpora.sources import load_splits
-from neo_peft.encoding import NO_LABEL, TEXTS_AT_ONCE, Encoder, batches, collate, tokenize
+from neo_peft.encoding import TEXTS_AT_ONCE, Encoder, batches, collate, tokenize
 from neo_peft.errors import InputError
 from neo_peft.formats.base_config import read_config
 from neo_peft.formats.base_folder import BUNDLED
 from neo_peft.formats.tokenizer import load_tokenizer
+from neo_peft.model import NO_LABEL
 from neo_peft.runs.loading import make_encoder
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neo_peft.encoding import NO_LABEL, Encoder, Examples
+from neo_peft.encoding import Encoder, Examples
 from neo_peft.errors import InputError
-from neo_peft.model import Batch, TunedModel
+from neo_peft.model import NO_LABEL, Batch, TunedModel
 from neo_peft.settings import BALANCED
 from neo_peft.tasks import Task
 
