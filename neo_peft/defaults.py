@@ -85,7 +85,7 @@ def _paper_classification(epochs: int, max_length: int) -> Recipe:
 _BEST_TAGGING = Recipe(
     method="lora",
     always={"target_modules": ("all-linear",), "rank": 32, "alpha": 32.0} | {"echo": True},
-    on_bundled={"learning_rate": 3e-3},
+    on_bundled={"learning_rate": 1e-3},
 )
 _BEST_CLASSIFICATION = Recipe(
     method="lora",

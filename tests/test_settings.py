@@ -47,7 +47,7 @@ def test_the_best_preset_has_a_learning_rate_for_the_bundled_model():
         "lora",
         True,
         "viterbi",
-        3e-3,
+        1e-3,
     )
     assert (
         make_settings(task="ner", preset="best", model="EleutherAI/gpt-neo-125m").learning_rate
