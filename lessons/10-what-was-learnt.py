@@ -55,7 +55,7 @@ print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["adde
 # > baseline   look 0.270, by hand 0.270
 # > head_alone look 0.586, by hand 0.586
 # > after      look 0.689, by hand 0.689
-# > LoRA adds 0.103 (0.063 to 0.147)
+# > LoRA adds 0.103 (0.062 to 0.146)
 
 # %% [markdown]
 # ## Without a part

@@ -11,7 +11,7 @@ from neo_peft.runs.baselines import baseline_name
 from neo_peft.runs.bootstrap import MIN_DIFFERING, count_differing, intervals, paired
 from neo_peft.runs.predictions import PredictionKind, read_predictions
 
-RESAMPLES = 2000
+RESAMPLES = 2000  # for each part that is switched off
 
 
 def predict(subject: Subject) -> list:
@@ -21,9 +21,10 @@ def predict(subject: Subject) -> list:
     return evaluation.predicted
 
 
-def difference(subject: Subject, a: list, b: list) -> dict:
-    """Return the paired comparison of two predictions by the task's metric."""
-    found = paired(subject.task, subject.rows, [a], [b], RESAMPLES)[subject.task.metric]
+def difference(subject: Subject, a: list, b: list, resamples: int = 10_000) -> dict:
+    """Return the paired comparison of two predictions by the task's metric. By default it has the
+    interval of the run's verdict (runs/verdict.py)."""
+    found = paired(subject.task, subject.rows, [a], [b], resamples)[subject.task.metric]
     return found | {"rows_that_differ": count_differing([a], [b])}
 
 
@@ -78,6 +79,6 @@ def scores_without_parts(subject: Subject, own: list, progress: Progress) -> lis
     for part in progress(subject.parts, "switch off", len(subject.parts)):
         with part.switched_off():
             predicted = predict(subject)
-        step = difference(subject, own, predicted)
+        step = difference(subject, own, predicted, resamples=RESAMPLES)
         found.append({"group": part.group, "name": part.name, "score": step["b"]} | added(step))
     return found

@@ -82,6 +82,22 @@ def test_the_look_at_a_tagger_has_the_runs_own_scores(runs, capsys):
     assert f"{runs['tagger']}/look.html shows all of it; open it in a browser\n" in err
 
 
+def test_the_last_step_has_the_interval_that_the_run_has_printed(runs, capsys):
+    """Where the run was compared with the step before the last one."""
+    names = {"head_alone": "a head on the frozen base", "before": "the untuned model"}
+    names["baseline"] = "word counts"
+    compared = 0
+    for name in ("tagger", "no before", "prompt", "full"):
+        found, _ = look_at(runs[name], capsys=capsys)
+        verdict, added = read_record(runs[name])["verdict"], found["parts"][-1]["added"]
+        if names.get(verdict["compared_with"]) == found["parts"][-2]["name"]:
+            assert [added[key] for key in ("low", "high", "p")] == [
+                verdict[key] for key in ("low", "high", "p")
+            ]
+            compared += verdict["low"] != verdict["high"]
+    assert compared
+
+
 def test_all_directions_give_the_runs_own_predictions(runs, capsys):
     found, _ = look_at(runs["tagger"], capsys=capsys)
     groups = [part["group"] for part in found["switched_off"]]
