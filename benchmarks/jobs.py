@@ -249,7 +249,7 @@ def inference(at: dict) -> list[dict]:
             if method == "lora" and name == "merged":
                 merge_lora(model)
             models.append(model)
-        untuned, tuned = (predictor(job, model, model.prefix(), collate) for model in models)
+        untuned, tuned = (predictor(job, model, model.prompt_past(), collate) for model in models)
         times = alternate(tuned, untuned, at["pairs"], 2, job.device)
         ratios = [ours / theirs for ours, theirs in zip(times.ours, times.theirs, strict=True)]
         lines.append(

@@ -57,7 +57,7 @@ def step(model: TunedModel, batch: Batch, by_past: bool) -> tuple[float, float, 
     """Compute a step. Return its CPU seconds, its loss, and the gradient of the prompt."""
     model.zero_grad()
     started = time.process_time()
-    loss = model.loss(batch, model.prefix() if by_past else None)
+    loss = model.loss(batch, model.prompt_past() if by_past else None)
     loss.backward()
     return time.process_time() - started, float(loss.detach()), model.prompt.embeddings.grad.clone()
 

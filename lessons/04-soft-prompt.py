@@ -122,7 +122,7 @@ pairs = (0, P), (0, 60), (0, 150), (0, 8), (0, 0), (70, 20), (70, 70 + P)
 for prompt_at, text_at in pairs:
     moved = tuned.model.prompt.embeddings + wpe[prompt_at : prompt_at + P] - wpe[:P]
     x = trunk.embed(batch.ids) + wpe[right - P + text_at] - wpe[right]  # the trunk adds wpe[right]
-    hidden = trunk(x, packing, trunk.prefix(moved), batch.target_indices)
+    hidden = trunk(x, packing, trunk.past_of(moved), batch.target_indices)
     loss = tuned.model.loss_of(hidden, batch.targets) / len(batch.targets)
     print(f"{prompt_at}, {text_at}: {loss:.2f}", end="; ")
 # > 0, 15: 0.81; 0, 60: 1.03; 0, 150: 2.74; 0, 8: 1.60; 0, 0: 4.19; 70, 20: 4.97; 70, 85: 1.64;

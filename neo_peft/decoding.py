@@ -54,7 +54,7 @@ class HiddenStates(NamedTuple):
     chosen: Sequence[int]  # the indices of the batch's rows
     batch: Batch  # the packed batch; where long texts need several passes, the first one's
     hidden: Tensor  # (M, H)
-    prefix: Past | None  # the keys and values before every text, or None
+    past: Past | None  # the keys and values before every text, or None
     stored: Stored | None = None  # keys and values of the batch, to compare tied labels with
 
 
@@ -74,7 +74,8 @@ def evaluate(
     size, so that the memory does not depend on a text's length. Several processes share the
     batches, and each process returns all predictions.
     """
-    prefix, losses, targets = make_prefix(model, encoder, instruction), [], []
+    model.eval()
+    past, losses, targets = past_before_texts(model, encoder, instruction), [], []
     first_tokens = {tokens[0] for tokens in encoder.label_tokens.values()}
     has_tied_labels = model.head is None and len(first_tokens) < len(encoder.label_tokens)
 
@@ -82,17 +83,17 @@ def evaluate(
         indices = examples.of_rows(chosen)
         parts = np.split(indices, range(batch_size, len(indices), batch_size))
         passes = [collate(examples, part).to(model.device) for part in parts]
-        if has_tied_labels:
-            hidden, stored = forward_and_store(model, passes[0], prefix)
+        if has_tied_labels:  # a text to classify is one example, so there is one pass
+            hidden, stored = forward_and_store(model, passes[0], past)
         else:
-            hidden, stored = torch.cat([model(batch, prefix) for batch in passes]), None
+            hidden, stored = torch.cat([model(batch, past) for batch in passes]), None
         if not hidden.isfinite().all():
             raise InputError("the hidden states are not finite: damaged or too large weights")
         if with_loss:
-            wanted = torch.cat([batch.targets for batch in passes])
-            losses.append(float(model.loss_of(hidden, wanted)))
+            all_targets = torch.cat([batch.targets for batch in passes])
+            losses.append(float(model.loss_of(hidden, all_targets)))
             targets.append(sum(batch.labelled for batch in passes))
-        states = HiddenStates(examples, chosen, passes[0], hidden, prefix, stored)
+        states = HiddenStates(examples, chosen, passes[0], hidden, past, stored)
         return predict_batch(model, encoder, states)
 
     predictions = in_batches(predict_chosen, examples, batch_size, progress, "score")
@@ -103,12 +104,11 @@ def evaluate(
     return Evaluation(predicted, loss, probabilities, cut=examples.cut)
 
 
-def make_prefix(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
+def past_before_texts(model: TunedModel, encoder: Encoder, instruction: str) -> Past | None:
     """Return the keys and values of `instruction`, or of the prompt if it is empty, or None."""
-    model.eval()
     if not instruction:
-        return model.prefix()
-    return model.text_prefix(encoder.tokenize([instruction])[0])
+        return model.prompt_past()
+    return model.instruction_past(encoder.tokenize([instruction])[0])
 
 
 def in_batches(
@@ -149,7 +149,7 @@ def predict_by_head(model: TunedModel, encoder: Encoder, states: HiddenStates) -
     tag_probabilities = probabilities.gather(1, best[:, None]).flatten().tolist()
     predictions, start = [], 0
     for row, count in zip(states.chosen, counts, strict=True):
-        end, cut_words = start + count, int(examples.words[row]) - count
+        end, cut_words = start + count, int(examples.word_counts[row]) - count
         tags = names[start:end] + ["O"] * cut_words
         predictions.append(Prediction(tags, tag_probabilities[start:end]))
         start = end
@@ -157,8 +157,8 @@ def predict_by_head(model: TunedModel, encoder: Encoder, states: HiddenStates) -
 
 
 def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> list[Prediction]:
-    """Predict the most probable label: by its first token after the text. Labels with the same
-    first token divide its probability by that of all their tokens and the end token."""
+    """Predict the most probable label, by its first token after the text. Labels with the same
+    first token share its probability, in proportion to that of their other tokens."""
     labels, hidden, batch = encoder.task.labels, states.hidden, states.batch
     label_tokens = [encoder.label_tokens[label] for label in labels]
     first_tokens = sorted({tokens[0] for tokens in label_tokens})
@@ -168,7 +168,7 @@ def score_labels(model: TunedModel, encoder: Encoder, states: HiddenStates) -> l
     scores = hidden[first_targets.to(hidden.device)].float() @ embeddings.T  # (B, first tokens)
     columns = [first_tokens.index(tokens[0]) for tokens in label_tokens]  # column of each label
     columns = torch.tensor(columns, device=hidden.device)
-    # Labels with the same first token divide its probability; `log_share`: log of each part (B, K).
+    # The log of each label's share of the probability of its first token (B, K).
     log_share = torch.zeros(len(first_targets), len(labels), device=hidden.device)
     by_column = [[] for _ in first_tokens]
     for index, column in enumerate(columns.tolist()):

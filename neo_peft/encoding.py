@@ -43,9 +43,11 @@ class Examples:
     target_indices: Array  # target positions, counted from the example's own first token
     targets: Array  # the class or token to predict at each target position
     target_starts: Array  # (n + 1,), index of each example's first target, then len(targets)
-    words: Array | None = None  # (rows,), word counts before cutting; None in classification
+    word_counts: Array | None = None  # (rows,), before cutting; None in classification
     cut: int = 0  # number of rows that were cut to the maximum length
-    windows: Array | None = None  # (rows,), number of examples of each row; None: one for each
+    window_counts: Array | None = (
+        None  # (rows,), number of examples of each row; None: one for each
+    )
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -53,7 +55,11 @@ class Examples:
     @cached_property
     def row_starts(self) -> np.ndarray:
         """The index of each row's first example, then len(self) (rows + 1,)."""
-        return np.arange(len(self.starts)) if self.windows is None else bounds(self.windows)
+        return (
+            np.arange(len(self.starts))
+            if self.window_counts is None
+            else bounds(self.window_counts)
+        )
 
     def of_rows(self, rows: Iterable[int]) -> np.ndarray:
         """Return the indices of the examples of some rows, in their order."""
@@ -77,7 +83,7 @@ class Examples:
     def digest(self) -> str:
         """Return a SHA-256 hash of all tokens, targets and windows."""
         arrays = (self.ids, self.starts, self.target_indices, self.targets, self.target_starts)
-        arrays += () if self.windows is None else (self.windows,)
+        arrays += () if self.window_counts is None else (self.window_counts,)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
@@ -89,7 +95,7 @@ class Encoder:
     tokenizer: PreTrainedTokenizerFast  # the base model's tokenizer
     end_token: int  # id of the end-of-text token
     with_head: bool  # targets are classes if True, else the tokens of the label text
-    max_length: int  # maximum number of tokens of an example: of a text and its template
+    max_length: int  # maximum number of tokens of a text with its template, without label tokens
     vocab_size: int  # size of the model's vocabulary
     tag_last_subtoken: bool = False  # target position: a word's last sub-token, not its first
     source_text: bool = False  # use the template and the label texts of the original study
@@ -140,7 +146,8 @@ class Encoder:
         self, tokens: list[list[int]], parts: Array, row_starts: Array, classes: Array
     ) -> Examples:
         """Return examples whose target positions are the first or last sub-tokens of the words
-        that are scored in them, unless that sub-token was cut."""
+        that are scored in them, unless that sub-token was cut. Words of 2, 1 and 3 tokens have
+        their first sub-tokens at 0, 2 and 3, their last ones at 1, 2 and 5."""
         lengths, limit = _lengths(tokens)[parts], self.text_length
         if self.stride is None:
             windows = cut_at_end(lengths, row_starts, limit)
@@ -156,11 +163,12 @@ class Encoder:
         target_indices = (word_starts[:-1] + offset - in_front)[has_target]
         targets = classes[windows.words[has_target]]
         ids = _concatenate(tokens, parts[windows.words], windows.lengths)
-        if self.echo:
+        if self.echo:  # targets move into the copy: by the text's length
             target_indices += np.repeat(np.diff(starts), np.diff(target_starts))
             ids, starts = _repeat_texts(ids, starts)
-        indices, rest = target_indices.astype(np.int32), (windows.cut, windows.of_row)
-        return Examples(ids, starts, indices, targets, target_starts, np.diff(row_starts), *rest)
+        positions, words = target_indices.astype(np.int32), np.diff(row_starts)
+        flat = ids, starts, positions, targets, target_starts
+        return Examples(*flat, word_counts=words, cut=windows.cut, window_counts=windows.of_row)
 
     def _classification_examples(
         self, tokens: list[list[int]], parts: Array, row_starts: Array, classes: Array
@@ -185,8 +193,8 @@ class Encoder:
         inputs = _concatenate(choices, classes, counts - 1)
         ids = np.insert(ids, np.repeat(starts[1:], counts - 1), inputs)
         starts, targets = starts + bounds(counts - 1), _concatenate(choices, classes, counts)
-        indices, cut = target_indices.astype(np.int32), len(too_long)
-        return Examples(ids, starts, indices, targets, bounds(counts), cut=cut)
+        positions = target_indices.astype(np.int32)
+        return Examples(ids, starts, positions, targets, bounds(counts), cut=len(too_long))
 
     def _classes(self, labels: Iterable[str | None]) -> Array:
         classes = {label: index for index, label in enumerate(self.task.labels)} | {None: NO_LABEL}

@@ -18,7 +18,8 @@ from neo_peft.kernels.gelu import gelu_new
 from neo_peft.kernels.linear import Linear
 from neo_peft.packing import Packing
 
-# The position of padding in a stored `Past`: after every query, so the mask hides it (runs/).
+# The position of padding in a stored `Past` (kernels/, look/, runs/): the mask hides it, since it
+# is after every query.
 NOWHERE = 1 << 40
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer (and grid): (1 or b or B, heads, S, head_dim)
@@ -190,7 +191,7 @@ class GPTNeo(nn.Module):
         """Return the last hidden states (M, H) at the tokens `wanted` from embeddings x (N, H)."""
         return self.ln_f(self.layers(x, packing, past, wanted)[0])
 
-    def prefix(self, embeddings: Tensor) -> Past:
+    def past_of(self, embeddings: Tensor) -> Past:
         """Return the keys and values of P tokens before every text from their embeddings (P, H).
         They are the same for every example, in values and gradients: see prompt.py."""
         packing = Packing.of_texts(torch.tensor([len(embeddings)])).to(embeddings.device)

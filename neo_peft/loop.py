@@ -87,7 +87,7 @@ def steps(
     """Train from a state to the end. Yield a Step after each step and an EpochEnd after each epoch.
 
     At each yield the state is complete: training can resume from it. After an EpochEnd the caller
-    must call `state.next_epoch()` as soon as the epoch's other work, such as scoring, is done.
+    calls `state.next_epoch()`, once the epoch is scored: a checkpoint before belongs to this epoch.
     """
     if not len(examples):
         raise InputError("there is no example to train on")
@@ -140,8 +140,8 @@ def next_step(
         )
         state.consecutive_skips = 0 if math.isfinite(norm) else state.consecutive_skips + 1
         if state.consecutive_skips == MAX_SKIPPED:
-            raise InputError(f"{MAX_SKIPPED} consecutive gradients were not finite, the last one")
-    except InputError as error:
+            raise DivergedError(f"{MAX_SKIPPED} gradients in a row were not finite, the last one")
+    except DivergedError as error:
         fp32 = "" if model.compute_dtype == torch.float32 else ", or --precision fp32"
         where = f"at step {state.step + 1} (epoch {state.epoch})"
         raise DivergedError(f"{error} {where}: try a smaller --learning-rate{fp32}") from None
@@ -173,7 +173,7 @@ def take_step(
     `labelled` is the number of known targets in all batches of all processes, or the sum of their
     weights. The loss is divided by it, so that four batches of two examples give the same step as
     one of eight. If the gradient is not finite, the weights stay: fp16 reduces the loss scale,
-    other precisions raise InputError. A loss that is not finite always raises it.
+    other precisions raise DivergedError. A loss that is not finite always raises it.
     """
     loss_sum = 0.0
     for batch in collated:
@@ -182,13 +182,13 @@ def take_step(
         loss_sum += float(loss.detach())
     loss_sum = processes.total(loss_sum)
     if not math.isfinite(loss_sum):
-        raise InputError(f"the loss is {loss_sum}")
+        raise DivergedError(f"the loss is {loss_sum}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     processes.sum_gradients(parameters)
     scaler.unscale_(optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf))
     if not math.isfinite(norm) and not scaler.is_enabled():
-        raise InputError(f"the norm of the gradient is {norm}")
+        raise DivergedError(f"the norm of the gradient is {norm}")
     scaler.step(optimizer)
     scaler.update()
     for parameter in parameters:
@@ -197,8 +197,8 @@ def take_step(
 
 
 def learning_rate_at(step: int, total_steps: int, settings: Settings) -> float:
-    """Return the learning rate of a step, counted from 0. In the warm-up it rises
-    linearly from 0, the rate of step 0; then it falls linearly to zero."""
+    """Return the learning rate of a step, counted from 0. In a warm-up it rises linearly, from 0
+    at step 0. Then it falls linearly; it would be 0 one step after the last one."""
     warmup = math.ceil(total_steps * settings.warmup_ratio)
     if step < warmup:
         return settings.learning_rate * step / warmup
@@ -206,7 +206,8 @@ def learning_rate_at(step: int, total_steps: int, settings: Settings) -> float:
 
 
 def make_state(model: TunedModel, settings: Settings) -> State:
-    """Return the state before the first step."""
+    """Return the state before the first step. All processes get the weights of the first one, and
+    the seed of dropout is set."""
     scaler = GradScaler(model.device.type, enabled=model.compute_dtype == torch.float16)
     # The first `scale` call initialises the scaler; a process without examples has no other call.
     scaler.scale(torch.zeros((), device=model.device))

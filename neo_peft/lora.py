@@ -35,7 +35,7 @@ class LoRALinear(nn.Module):
     ):
         super().__init__()
         self.base_layer = base
-        # rsLoRA (Kalajdzievski 2023) derives sqrt(r), for gradients that do not fade as r grows.
+        # rsLoRA (Kalajdzievski 2023) divides by sqrt(r): gradients then do not fade as r grows.
         self.scaling = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout = dropout
         # The random draws are those of peft, so that a seed gives the same A: nn.Linear initialises

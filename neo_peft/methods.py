@@ -108,18 +108,6 @@ METHODS: dict[str, tuple[Method, ...]] = {
 }
 
 
-def owners(flag: str) -> list[str]:
-    """Return the names of the methods that a flag belongs to; [] if it belongs to all."""
-    registered = {part.name: part for parts in METHODS.values() for part in parts}
-    return [name for name, part in registered.items() if flag in part.flags]
-
-
-def choices_of(flag: str) -> tuple[str, ...]:
-    """Return the allowed values of a flag, from all methods that it belongs to."""
-    registered = [part for parts in METHODS.values() for part in parts]
-    return tuple(dict.fromkeys(value for part in registered for value in part.flags.get(flag, ())))
-
-
 # ---- From settings to a model
 
 

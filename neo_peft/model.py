@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from neo_peft.gptneo import GPTNeo, Past
 from neo_peft.kernels.linear import linear
 from neo_peft.packing import Packing
-from neo_peft.prompt import SoftPrompt
 
 NO_LABEL = -1  # the target if a row has no label
 
@@ -66,7 +65,7 @@ class TunedModel(nn.Module):
         trunk: GPTNeo,
         head_kind: HeadKind = HeadKind.LM_HEAD,
         head: nn.Linear | None = None,
-        prompt: SoftPrompt | None = None,
+        prompt: nn.Module | None = None,
         head_dropout: float = 0.0,
         compute_dtype: torch.dtype = torch.float32,
     ):
@@ -94,38 +93,37 @@ class TunedModel(nn.Module):
         enabled = self.compute_dtype != torch.float32
         return torch.autocast(self.device.type, self.compute_dtype if enabled else None, enabled)
 
-    def prefix(self) -> Past | None:
+    def prompt_past(self) -> Past | None:
         """Return the prompt's keys and values, or None. Evaluation computes them only once."""
         if self.prompt is None:
             return None
         with self.autocast():
             return self.prompt.past(self.transformer)
 
-    def text_prefix(self, ids: list[int]) -> Past:
+    def instruction_past(self, ids: list[int]) -> Past:
         """Return the keys and values of an instruction (token ids) in front of every text."""
         with self.autocast():
             embeddings = self.transformer.embed(torch.tensor(ids, device=self.device))
-            return self.transformer.prefix(embeddings)
+            return self.transformer.past_of(embeddings)
 
-    def forward(self, batch: Batch, prefix: Past | None = None) -> Tensor:
+    def forward(self, batch: Batch, past: Past | None = None) -> Tensor:
         """Return the hidden states (M, H) at the target positions of a batch.
 
-        In evaluation, pass the result of `prefix()` or `text_prefix()`. In training pass nothing:
-        the prompt's embeddings then go through the layers too and are trained (see prompt.py).
+        In evaluation, pass `prompt_past()` or `instruction_past()`. In training pass nothing: the
+        prompt's embeddings then go through the layers too and are trained (see prompt.py).
         """
-        prompt, start = None, 0  # prompt embeddings (P, H); the position of a text's first token
-        if prefix is not None:
-            start = prefix.length
-        elif self.prompt is not None:
-            prompt, start = self.prompt.embeddings, len(self.prompt)
-            prefix = self.prefix() if prompt is None else None
+        prompt = None  # embeddings (P, H) that go through the layers together with the texts
+        if past is None and self.prompt is not None:
+            prompt = self.prompt.embeddings
+            past = self.prompt_past() if prompt is None else None  # a prefix has no embeddings
+        start = past.length if past else 0 if prompt is None else len(prompt)
         together = self.device.type != "cpu"
         packing = Packing.of_texts(batch.lengths, start, together, prompt=prompt is not None)
         with self.autocast():
             x, target_indices = self.transformer.embed(batch.ids), batch.target_indices
             if prompt is not None:
                 x, target_indices = torch.cat([prompt, x]), target_indices + start
-            return self.transformer(x, packing.to(self.device), prefix, target_indices)
+            return self.transformer(x, packing.to(self.device), past, target_indices)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of hidden states (M, H): (M, K) with a linear head, else (M, V)."""
@@ -134,11 +132,11 @@ class TunedModel(nn.Module):
                 return linear(hidden, self.transformer.wte.weight)
             return self.head(F.dropout(hidden, self.head_dropout, self.training))
 
-    def loss(self, batch: Batch, prefix: Past | None = None) -> Tensor:
+    def loss(self, batch: Batch, past: Past | None = None) -> Tensor:
         """Return the fp32 cross-entropy in nats, summed over the batch's known targets; each is
         multiplied by its weight, if the model has weights."""
         weights = self.target_weights(batch) if self.target_weights else None
-        return self.loss_of(self(batch, prefix), batch.targets, weights)
+        return self.loss_of(self(batch, past), batch.targets, weights)
 
     def loss_of(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the same loss from hidden states (M, H), targets (M,) and weights (M,)."""

@@ -30,10 +30,10 @@ class Grid:
     def of_texts(cls, first: int, lengths: Sequence[int], starts: Tensor) -> "Grid":
         """Return the grid of texts; `starts` (1,) or (b,): position of each text's first token."""
         batch, longest, size, indices = len(lengths), max(1, *lengths), sum(lengths), None
-        steps = torch.arange(longest)
+        columns = torch.arange(longest)
         if size < batch * longest:
-            indices = (steps < torch.tensor(lengths)[:, None]).flatten().nonzero().squeeze(1)
-        return cls(first, batch, longest, size, starts[:, None] + steps, indices)
+            indices = (columns < torch.tensor(lengths)[:, None]).flatten().nonzero().squeeze(1)
+        return cls(first, batch, longest, size, starts[:, None] + columns, indices)
 
     def scatter(self, tokens: Tensor) -> Tensor:
         """Return the grid (b, T, C) of tokens (size, C); padding is zero."""

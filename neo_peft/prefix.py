@@ -78,7 +78,7 @@ def apply(
         return
     start = replace(settings, prompt_init="vocab") if init == "random" else settings
     prompt.apply(model, start, task, tokenize)
-    past = model.prefix()
+    past = model.prompt_past()
     model.prompt = Prefix(past.map(draw_like, past.positions) if init == "random" else past)
 
 

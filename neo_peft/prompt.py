@@ -11,7 +11,7 @@ dropout, a batch's examples share the prompt's dropout masks. The expected gradi
 
 In evaluation `SoftPrompt.past` computes the keys and values once for all batches. In training the
 prompt changes at every step, so its embeddings go through the layers together with the batch's
-tokens (`TunedModel.forward`): identical results, a few percent faster (docs/performance.md).
+tokens (`TunedModel.forward`): equal up to rounding, a few percent faster (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SoftPrompt(nn.Module):
 
     def past(self, trunk: GPTNeo) -> Past:
         """Return the prompt's keys and values, which come before those of every text."""
-        return trunk.prefix(self.embeddings)
+        return trunk.past_of(self.embeddings)
 
 
 def initial_embeddings(

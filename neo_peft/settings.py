@@ -1,9 +1,9 @@
 """The settings of a training run, one for each flag: a frozen dataclass. No torch here.
 
 The value of a setting is the first of these that exists: the flag; the preset's value (see `Recipe`
-in defaults.py); the method's default on the bundled model; the method's default; the setting's own
-default. A flag that sets another value than the default, without effect, is an error. Such a value
-of a preset or a method is ignored.
+in defaults.py); the method's default on the bundled model, and its other default (methods.py); the
+setting's own default. A flag that sets another value than the default, without effect, is an error.
+Such a value of a preset or a method is ignored.
 """
 
 import dataclasses
@@ -17,8 +17,23 @@ from typing import Any
 from neo_peft.defaults import BUNDLED_MODEL, PRESETS, Recipe
 from neo_peft.errors import InputError
 from neo_peft.long_texts.truncation import PLACES
-from neo_peft.methods import METHODS, Method, choices_of, owners
+from neo_peft.methods import METHODS, Method
 from neo_peft.tasks import TASKS, Task, get_task, is_tag
+
+# ---- The methods of a flag
+
+
+def owners(flag: str) -> list[str]:
+    """Return the names of the methods that a flag belongs to; [] if it belongs to all."""
+    registered = {part.name: part for parts in METHODS.values() for part in parts}
+    return [name for name, part in registered.items() if flag in part.flags]
+
+
+def choices_of(flag: str) -> tuple[str, ...]:
+    """Return the allowed values of a flag, from all methods that it belongs to."""
+    registered = [part for parts in METHODS.values() for part in parts]
+    return tuple(dict.fromkeys(value for part in registered for value in part.flags.get(flag, ())))
+
 
 # ---- Parsers of values
 

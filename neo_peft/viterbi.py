@@ -47,7 +47,7 @@ def best_sequences(scores: Tensor, counts: Sequence[int], labels: Sequence[str])
         previous.append(before)
     last_words, path = torch.tensor(counts, device=scores.device) - 1, []
     for position in reversed(range(len(best))):  # back from each sentence's last word
-        tags = best[position].argmax(1)
+        tags = best[position].argmax(1)  # for the sentences that end here
         if path:
             earlier = previous[position].gather(1, path[0][:, None]).squeeze(1)
             tags = torch.where(last_words == position, tags, earlier)

@@ -96,7 +96,7 @@ def test_uneven_batches_generate_what_each_example_generates_alone(
     end = alone(end=0)[1][2] if end_early else 0
     expected = [tuned.encoder.tokenizer.decode(ids) for ids in alone(end)]
     encoder = dataclasses.replace(tuned.encoder, end_token=end)
-    assert generate(tuned.model, encoder, texts, tuned.model.prefix()) == expected
+    assert generate(tuned.model, encoder, texts, tuned.model.prompt_past()) == expected
     assert len({len(text) for text in texts}) > 3
 
 
@@ -314,7 +314,7 @@ def test_instruction_and_generation_use_half_precision(tiny_folder, precision):
     )
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     assert tuned.model.compute_dtype == dtype
-    assert tuned.model.text_prefix([5, 6, 7]).keys[0].dtype == dtype
+    assert tuned.model.instruction_past([5, 6, 7]).keys[0].dtype == dtype
     evaluation = evaluate_generated(
         tuned.model, tuned.encoder, tuned.encoder(ROWS), TASKS["sentiment"].instruction
     )

@@ -70,7 +70,7 @@ def texts_of(*lengths: int, size: int = 24) -> list[Tensor]:
 
 
 def our_logits(trunk: GPTNeo, texts: list[Tensor], prefix: Tensor | None = None) -> Tensor:
-    past = None if prefix is None else trunk.prefix(prefix)
+    past = None if prefix is None else trunk.past_of(prefix)
     lengths = torch.tensor([len(text) for text in texts])
     packing = Packing.of_texts(lengths, past.length if past else 0)
     return F.linear(trunk(torch.cat(texts), packing, past), trunk.wte.weight)
@@ -257,7 +257,7 @@ def hidden_states_by_steps(
     From the step `drop_at` on only texts 2 and 0 continue, in this order.
     """
     start = 0 if prefix is None else len(prefix)
-    before = None if prefix is None else trunk.prefix(prefix)
+    before = None if prefix is None else trunk.past_of(prefix)
     heads = torch.cat([text[:first] for text, first in zip(texts, FIRST)])
     hidden, past = forward_and_keep(
         trunk, heads, Packing.of_texts(torch.tensor(FIRST), start, together=True), before
@@ -327,7 +327,7 @@ def test_attention_with_scores_far_over_65504_is_finite_and_softmax_is_in_fp32(
         )
     text, prefix = (embeddings.requires_grad_() for embeddings in texts_of(17, 5))
     with torch.autocast("cpu", dtype):
-        hidden = trunk(text, Packing.of_texts(torch.tensor([17]), start=5), trunk.prefix(prefix))
+        hidden = trunk(text, Packing.of_texts(torch.tensor([17]), start=5), trunk.past_of(prefix))
     hidden.float().pow(2).sum().backward()
     assert hidden.isfinite().all() and text.grad.isfinite().all() and prefix.grad.isfinite().all()
 

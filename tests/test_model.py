@@ -154,7 +154,7 @@ def test_a_batch_without_known_targets_has_loss_zero_and_gradient_zero(base):
 
 def test_a_text_prefix_equals_its_tokens_in_front_of_every_text(base, oracle):
     model, texts, first = TunedModel(base.trunk), random_texts(), random_texts((13,), seed=5)[0]
-    prefix = model.text_prefix(first.tolist())
+    prefix = model.instruction_past(first.tolist())
     assert prefix.length == 13
     logits = model.logits(model(batch_of(texts), prefix))
     expected = torch.cat([oracle(torch.cat([first, text])[None]).logits[0, 13:] for text in texts])
@@ -163,18 +163,18 @@ def test_a_text_prefix_equals_its_tokens_in_front_of_every_text(base, oracle):
 
 def test_a_stored_prefix_can_be_used_for_several_batches(base):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(13, 24)))
-    prefix, texts = model.prefix(), random_texts()
+    prefix, texts = model.prompt_past(), random_texts()
     together = model(batch_of(texts), prefix)
     alone = torch.cat([model(batch_of([text]), prefix) for text in texts])
     assert_close(alone, together)
-    assert TunedModel(base.trunk).prefix() is None
+    assert TunedModel(base.trunk).prompt_past() is None
 
 
 @pytest.mark.parametrize("length", [4, 13])  # shorter and longer than the window
 def test_a_prompt_in_the_batch_gives_the_logits_and_gradients_of_the_stored_prefix(base, length):
     model = TunedModel(base.trunk, prompt=SoftPrompt(torch.randn(length, 24)))
     batch, results = batch_of(random_texts(), TARGET_INDICES), []
-    for prefix in (None, model.prefix()):
+    for prefix in (None, model.prompt_past()):
         logits = model.logits(model(batch, prefix))
         backward(logits)
         results.append((logits.detach(), model.prompt.embeddings.grad.clone()))
@@ -192,7 +192,7 @@ def test_on_a_cpu_attention_has_no_padding(base, monkeypatch, in_training):
         "of_texts",
         lambda *args, **more: packings.append(of_texts(*args, **more)) or packings[-1],
     )
-    model(batch_of(random_texts(LENGTHS)), None if in_training else model.prefix())
+    model(batch_of(random_texts(LENGTHS)), None if in_training else model.prompt_past())
     assert all(grid.indices is None for grid in packings[-1].grids) and len(packings[-1].grids) > 1
 
 
@@ -295,11 +295,11 @@ def test_in_half_precision_trainable_parameters_and_the_residual_stream_are_fp32
                 )
             )
     batch = batch_of(random_texts(), TARGET_INDICES, torch.tensor([1, 0, -1, 1, 0, 1, 1]))
-    hidden = model(batch, model.prefix())
+    hidden = model(batch, model.prompt_past())
     assert hidden.dtype == torch.float32
     logits = model.logits(hidden)
     assert logits.dtype == dtype
-    assert model.loss(batch, model.prefix()).dtype == torch.float32
+    assert model.loss(batch, model.prompt_past()).dtype == torch.float32
     norms = [pair for name, pair in dtypes_of.items() if name.split(".")[-1].startswith("ln_")]
     # their input is the residual stream
     assert len(norms) == 9 and all(of_input == torch.float32 for of_input, _ in norms)
@@ -313,7 +313,7 @@ def test_in_half_precision_trainable_parameters_and_the_residual_stream_are_fp32
     fp32_model.load_state_dict(
         {name: tensor.float() for name, tensor in model.state_dict().items()}
     )
-    expected = fp32_model.logits(fp32_model(batch, fp32_model.prefix()))
+    expected = fp32_model.logits(fp32_model(batch, fp32_model.prompt_past()))
     error = (logits.float() - expected).norm() / expected.norm()
     assert 0 < error < (0.1 if dtype == torch.bfloat16 else 0.02)
 

@@ -29,7 +29,7 @@ def built(base, task="sentiment", method="prefix", dtype=torch.float32, **settin
 
 def random_prefix(base):
     ids = torch.randint(1, 8192, (P,), generator=torch.Generator().manual_seed(2))
-    prefix = Prefix(base.trunk.prefix(base.trunk.embed(ids)))
+    prefix = Prefix(base.trunk.past_of(base.trunk.embed(ids)))
     with torch.no_grad():
         prefix.keys_values.add_(0.3 * torch.randn_like(prefix.keys_values))
     return prefix
@@ -95,7 +95,9 @@ def test_a_head_after_a_prefix_has_the_logits_of_transformers_with_these_keys_an
 def test_under_autocast_the_prefix_has_the_dtype_of_the_texts_keys(tiny_folder, dtype):
     base = load_base(str(tiny_folder), dtype)
     model = built(base, dtype=dtype, prompt_length=P)
-    assert {tensor.dtype for tensor in model.prefix().keys + model.prefix().values} == {dtype}
+    assert {tensor.dtype for tensor in model.prompt_past().keys + model.prompt_past().values} == {
+        dtype
+    }
     assert model.prompt.keys_values.dtype == torch.float32
     logits = all_logits(model, batch_of(random_texts()))
     fp32 = all_logits(built(load_base(str(tiny_folder)), prompt_length=P), batch_of(random_texts()))
@@ -114,7 +116,7 @@ def layers_of(model):
 def test_the_order_is_keys_then_values_of_each_layer(base):
     model = built(base, prompt_length=P, prompt_init="labels", seed=3)
     embeddings = built(base, method="prompt", prompt_length=P, prompt_init="labels", seed=3)
-    past = base.trunk.prefix(embeddings.prompt.embeddings.detach())
+    past = base.trunk.past_of(embeddings.prompt.embeddings.detach())
     keys, values = layers_of(model)
     for layer, (key, value) in enumerate(zip(past.keys, past.values, strict=True)):
         assert torch.equal(keys[layer], key[0].transpose(0, 1).flatten(1))

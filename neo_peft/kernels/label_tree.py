@@ -66,9 +66,7 @@ class LabelTree:
         )
 
 
-def forward_and_store(
-    model: TunedModel, batch: Batch, prefix: Past | None
-) -> tuple[Tensor, Stored]:
+def forward_and_store(model: TunedModel, batch: Batch, past: Past | None) -> tuple[Tensor, Stored]:
     """Return the hidden states (M, H) of the model, and the keys and values of the batch's
     tokens."""
     layers = []
@@ -77,7 +75,7 @@ def forward_and_store(
         for block in model.transformer.h
     ]
     try:
-        return model(batch, prefix), layers
+        return model(batch, past), layers
     finally:
         for hook in hooks:
             hook.remove()
@@ -90,7 +88,7 @@ def log_probabilities(model: TunedModel, states: HiddenStates, labels: list[list
     nodes, following = tree.steps
     stored = states.stored
     if stored is None:
-        _, stored = forward_and_store(model, states.batch.to(model.device), states.prefix)
+        _, stored = forward_and_store(model, states.batch.to(model.device), states.past)
     past, starts = text_past(stored, states)
     scores = []
     for rows in torch.arange(len(starts)).split(max(1, TOKENS_IN_PASS // len(tree.tokens))):
@@ -106,10 +104,10 @@ def log_probabilities(model: TunedModel, states: HiddenStates, labels: list[list
 
 
 def text_past(layers: Stored, states: HiddenStates) -> tuple[Past, Tensor]:
-    """Return the keys and values of each text of a batch, after those of the prefix, and the
+    """Return the keys and values of each text of a batch, after the shared ones, and the
     position after each text (B,). Tokens of a label after the text have the position NOWHERE."""
-    batch, prefix = states.batch, states.prefix
-    start, device = prefix.length if prefix else 0, batch.ids.device
+    batch, shared = states.batch, states.past
+    start, device = shared.length if shared else 0, batch.ids.device
     first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # (B,)
     text_starts = batch.lengths.cumsum(0) - batch.lengths
     lengths = batch.target_indices.cpu()[first_targets] + 1 - text_starts  # without label tokens
@@ -120,8 +118,8 @@ def text_past(layers: Stored, states: HiddenStates) -> tuple[Past, Tensor]:
         parts = [keys_values[index][:, :, :longest] for keys_values in layers[layer]]
         _, heads, _, size = parts[0].shape
         tensor, first = parts[0].new_zeros(len(lengths), heads, start + longest, size), 0
-        if prefix:
-            tensor[:, :, :start] = (prefix.keys, prefix.values)[index][layer]
+        if shared:
+            tensor[:, :, :start] = (shared.keys, shared.values)[index][layer]
         for part in parts:
             tensor[first : first + len(part), :, start : start + part.shape[2]] = part
             first += len(part)
@@ -129,8 +127,8 @@ def text_past(layers: Stored, states: HiddenStates) -> tuple[Past, Tensor]:
 
     steps = torch.arange(longest)
     positions = (start + steps).where(steps < lengths[:, None], torch.tensor(NOWHERE)).to(device)
-    if prefix:
-        positions = torch.cat([prefix.positions.expand(len(lengths), -1), positions], dim=1)
+    if shared:
+        positions = torch.cat([shared.positions.expand(len(lengths), -1), positions], dim=1)
     keys, values = (tuple(stored(layer, i) for layer in range(len(layers))) for i in (0, 1))
     return Past(keys, values, positions), (start + lengths).to(device)
 

@@ -30,7 +30,7 @@ def attention_to_prompt(model: TunedModel, examples: Examples, chosen: Sequence[
 def attention_of_text(model: TunedModel, batch: Batch) -> Tensor:
     """Return the attention probabilities (layers, heads, T, P + T) of a batch of one text, behind
     the model's prompt."""
-    prefix, found = model.prefix(), []
+    past, found = model.prompt_past(), []
 
     def store(module: nn.Module, inputs: tuple) -> None:
         x, packing, past, masks, _ = inputs
@@ -39,7 +39,7 @@ def attention_of_text(model: TunedModel, batch: Batch) -> Tensor:
     attention_layers = [block.attn.attention for block in model.transformer.h]
     hooks = [layer.register_forward_pre_hook(store) for layer in attention_layers]
     try:
-        model(batch, prefix)
+        model(batch, past)
     finally:
         for hook in hooks:
             hook.remove()

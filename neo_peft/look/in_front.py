@@ -57,12 +57,12 @@ def initial_model(subject: Subject) -> TunedModel | None:
 
 def first_keys(model: TunedModel) -> Tensor:
     """Return a prefix's keys (P, H) in the first layer."""
-    return model.prefix().keys[0][0].transpose(0, 1).flatten(1).detach()
+    return model.prompt_past().keys[0][0].transpose(0, 1).flatten(1).detach()
 
 
 def past_norms(model: TunedModel) -> dict:
     """Return the norms of a prefix's keys and values, (layers, P) each, over all heads."""
-    past = model.prefix()
+    past = model.prompt_past()
     return {
         name: [tensor[0].float().norm(dim=(0, 2)).tolist() for tensor in tensors]
         for name, tensors in (("keys", past.keys), ("values", past.values))

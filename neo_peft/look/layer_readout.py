@@ -16,7 +16,7 @@ from neo_peft.runs.texts import encode_texts
 
 @torch.inference_mode()
 def layer_probabilities(
-    model: TunedModel, head: nn.Module | None, encoder: Encoder, row: dict, prefix: Past | None
+    model: TunedModel, head: nn.Module | None, encoder: Encoder, row: dict, past: Past | None
 ) -> Tensor:
     """Return the probabilities (1 + layers, M, K) of the labels at the M target positions of a row:
     from the embeddings, then after each layer.
@@ -32,7 +32,7 @@ def layer_probabilities(
 
     hooks = [block.register_forward_pre_hook(store) for block in model.transformer.h]
     try:
-        last = model(batch, prefix)
+        last = model(batch, past)
     finally:
         for hook in hooks:
             hook.remove()

@@ -107,9 +107,9 @@ def read_layers(subject: Subject, row: dict) -> dict:
     fields = task.fields[:-1]
     untuned = TunedModel(subject.base.trunk, compute_dtype=model.compute_dtype).eval()
     instruction = task.instruction if model.head is None else ""
-    prefix = untuned.text_prefix(encoder.tokenize([instruction])[0]) if instruction else None
-    after = layer_probabilities(model, model.head, encoder, row, model.prefix())
-    before = layer_probabilities(untuned, model.head, encoder, row, prefix)
+    past = untuned.instruction_past(encoder.tokenize([instruction])[0]) if instruction else None
+    after = layer_probabilities(model, model.head, encoder, row, model.prompt_past())
+    before = layer_probabilities(untuned, model.head, encoder, row, past)
     only = {field: row[field] for field in fields}
     (predicted,) = evaluate(model, encoder, encoder([only])).predicted
     shown = {"text": only, "gold": row.get(task.fields[-1]), "predicted": predicted}

@@ -96,7 +96,7 @@ class AdapterSet:
         self._base_settings = {field: getattr(settings, field) for field in BASE_SETTINGS}
         self._runs[name] = tuned
         with torch.no_grad():
-            self._prefixes[name] = tuned.model.prefix()
+            self._prefixes[name] = tuned.model.prompt_past()
         self._build_mixed_trunk()
         return tuned
 

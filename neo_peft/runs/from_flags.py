@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from neo_peft.errors import InputError
 from neo_peft.formats.peft_config import CONFIG, named_base, read_peft
-from neo_peft.methods import owners
 from neo_peft.runs.folder import (
     RUN,
     SETTINGS,
@@ -15,7 +14,7 @@ from neo_peft.runs.folder import (
     recorded_settings,
     refuse_unfinished,
 )
-from neo_peft.settings import TAGGING_SETTINGS, Settings, flag_name, make_settings
+from neo_peft.settings import TAGGING_SETTINGS, Settings, flag_name, make_settings, owners
 from neo_peft.system.files import read_checked_json
 from neo_peft.tasks import TASKS
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neo_peft.decoding import Evaluation, in_batches, make_prefix
+from neo_peft.decoding import Evaluation, in_batches, past_before_texts
 from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, Examples
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, causal_mask
 from neo_peft.kernels.quantized import QuantizedLinear
@@ -36,10 +36,11 @@ def evaluate_generated(
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Return the predictions for encoded examples, as `evaluate` does, but by free generation."""
-    prefix = make_prefix(model, encoder, instruction)
+    model.eval()
+    shared_past = past_before_texts(model, encoder, instruction)
 
     def generate_batch(chosen: np.ndarray) -> list[str]:
-        return generate(model, encoder, texts_without_labels(examples, chosen), prefix)
+        return generate(model, encoder, texts_without_labels(examples, chosen), shared_past)
 
     with weights_kept(model):
         texts = in_batches(generate_batch, examples, batch_size, progress, "generate")
@@ -147,14 +148,14 @@ def most_probable_tokens(hidden: Tensor, wte: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: TunedModel, encoder: Encoder, texts: list[np.ndarray], prefix: Past | None
+    model: TunedModel, encoder: Encoder, texts: list[np.ndarray], shared_past: Past | None
 ) -> list[str]:
     """Continue each text greedily, and return the generated texts.
 
     A text ends with the end token, or after 10 tokens. Keys and values are stored, so each token is
     computed once. A text that has ended is removed from the batch.
     """
-    trunk, start = model.transformer, prefix.length if prefix else 0
+    trunk, start = model.transformer, shared_past.length if shared_past else 0
     lengths = torch.tensor([len(text) for text in texts])
     packing = Packing.of_texts(lengths, start, together=True).to(model.device)
     ids = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(model.device)
@@ -163,8 +164,8 @@ def generate(
     positions = start + lengths.to(model.device)  # the position of each text's next token
     ends = torch.cumsum(lengths, 0).to(model.device) - 1  # the index of each text's last token
     with model.autocast():
-        hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, prefix, ends)
-        past = prefix.select(torch.zeros_like(active)).concat(past) if prefix else past
+        hidden, past = forward_and_keep(trunk, trunk.embed(ids), packing, shared_past, ends)
+        past = shared_past.select(torch.zeros_like(active)).concat(past) if shared_past else past
         first_slot, past = past.length, with_room(past, MAX_NEW_TOKENS - 1)
         for step in range(MAX_NEW_TOKENS):
             tokens = most_probable_tokens(hidden, trunk.wte.weight)

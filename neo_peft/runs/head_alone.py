@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from neo_peft import loop
 from neo_peft.decoding import Evaluation, evaluate, score
 from neo_peft.encoding import Examples, collate
-from neo_peft.methods import HEAD, owners, untuned_model
+from neo_peft.methods import HEAD, untuned_model
 from neo_peft.model import TunedModel
 from neo_peft.packing import Packing
 from neo_peft.progress import no_progress
@@ -26,6 +26,7 @@ from neo_peft.runs import selection
 from neo_peft.runs.folder import flags_of
 from neo_peft.runs.job import Job
 from neo_peft.runs.shared import base_conditions, computing_conditions, head_digest
+from neo_peft.settings import owners
 
 LEARNING_RATE = HEAD.defaults["learning_rate"]
 # It is scored by default if it costs less than this share of the run, and if its file is not large.

@@ -232,7 +232,7 @@ def predict_examples(
         **label_conditions(scored.encoder),
         "instruction": scored.instruction,
         "examples": examples.digest(),
-        "words": None if examples.words is None else examples.words.tolist(),
+        "words": None if examples.word_counts is None else examples.word_counts.tolist(),
         "batch_size": job.settings.batch_size,
     }
     predicted, texts = job.shared.once(depends_on, predict_as_json)

@@ -51,7 +51,7 @@ def predict(
 def cut_texts(encoder: Encoder, rows: Sequence[dict], examples: Examples) -> dict[int, Used]:
     """Return how much of each text was used that was cut, by the index of its row. `examples` are
     the rows as `encode_texts` returns them."""
-    if not examples.cut or examples.windows is not None:
+    if not examples.cut or examples.window_counts is not None:
         return {}
     longest = np.flatnonzero(examples.lengths == examples.lengths.max())  # with all that were cut
     used = {index: used_part(encoder, rows[index]) for index in longest.tolist()}
@@ -128,7 +128,7 @@ def length_notes(encoder: Encoder, parts: Sequence[Examples]) -> list[str]:
     """Return notes on the texts that were read in windows, and on those that were cut."""
     notes = []
     windows = np.concatenate(
-        [np.zeros(0, int), *(p.windows for p in parts if p.windows is not None)]
+        [np.zeros(0, int), *(p.window_counts for p in parts if p.window_counts is not None)]
     )
     if len(several := windows[windows > 1]):
         notes.append(

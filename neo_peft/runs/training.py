@@ -7,7 +7,8 @@ A run writes its files in this order. Each file appears complete; only metrics.j
 timings.jsonl grow line by line.
 
 1. settings.json
-2. predictions/: before-*.jsonl, majority-*, baseline-*, head_alone-*
+2. predictions/: before-*.jsonl, majority-*, baseline-*, head_alone-*; and checkpoints/shared/, with
+   which a resumed run need not compute them again
 3. metrics.jsonl, timings.jsonl and checkpoints/, while it trains
 4. the adapter, predictions/after-*.jsonl, plot.png
 5. run.json: now the run is finished

@@ -53,10 +53,10 @@ def nats_of_texts(model: TunedModel, texts: list[list[int]], end_token: int, len
         for start in range(0, len(ids), length)
     ]
     windows.sort(key=len)  # equal lengths share a grid: see packing.py
-    prefix, nats = reader.prefix(), 0.0
+    past, nats = reader.prompt_past(), 0.0
     for start in range(0, len(windows), WINDOWS_AT_ONCE):
         batch = batch_of(windows[start : start + WINDOWS_AT_ONCE], end_token)
-        nats += float(reader.loss(batch.to(reader.device), prefix))
+        nats += float(reader.loss(batch.to(reader.device), past))
     return nats
 
 

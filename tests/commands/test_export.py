@@ -79,7 +79,7 @@ def our_logits(run, task, merged=False):
     assert len(set(batch.lengths.tolist())) > 2
     batch = dataclasses.replace(batch, target_indices=torch.arange(len(batch.ids)))
     with torch.no_grad():
-        return tuned.model.logits(tuned.model(batch, tuned.model.prefix())), batch.ids.split(
+        return tuned.model.logits(tuned.model(batch, tuned.model.prompt_past())), batch.ids.split(
             batch.lengths.tolist()
         )
 

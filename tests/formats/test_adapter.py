@@ -84,7 +84,7 @@ def logits(model):
     indices = lengths.cumsum(0) - 1 if last_only else torch.arange(int(lengths.sum()))
     batch = Batch(torch.cat(TEXTS), lengths, indices, torch.zeros(len(indices)), lengths)
     with torch.no_grad():
-        return model.logits(model(batch, model.prefix()))
+        return model.logits(model(batch, model.prompt_past()))
 
 
 def peft_logits(model):

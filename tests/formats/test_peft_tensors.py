@@ -49,7 +49,7 @@ def logits(tuned):
     indices = torch.tensor([len(TEXT) - 1])
     batch = Batch(TEXT, torch.tensor([len(TEXT)]), indices, indices, torch.tensor([1]))
     with torch.no_grad():
-        return tuned.model.logits(tuned.model(batch, tuned.model.prefix()))[0]
+        return tuned.model.logits(tuned.model(batch, tuned.model.prompt_past()))[0]
 
 
 def change(edit):

@@ -254,6 +254,6 @@ def loss_of(model: TunedModel) -> float:
     lengths = torch.tensor([len(IDS) - 1, 1])
     batch = Batch(IDS, lengths, torch.arange(len(IDS)), IDS, lengths)
     with torch.no_grad():
-        loss = model.loss(batch, model.prefix()).item()
+        loss = model.loss(batch, model.prompt_past()).item()
         assert model(batch).isfinite().all() or not math.isfinite(loss)
     return loss

@@ -24,8 +24,7 @@ from refusals import METHODS, NER, TAGS, TASKS, TEXT, cases, forbid_loading, ref
 from waiting import HANG
 
 from neo_peft.corpora import lines
-from neo_peft.methods import owners
-from neo_peft.settings import Settings, class_weights, columns, flag_name, names
+from neo_peft.settings import Settings, class_weights, columns, flag_name, names, owners
 
 ROOT = Path(__file__).parents[2]
 

@@ -90,7 +90,7 @@ def test_a_hundred_thousand_rows_are_stored_as_flat_integers(task):
         TASKS[task], load_tokenizer(folder), read_config(folder), settings, with_head=task == "ner"
     )
     examples = encoder(rows)
-    assert (examples.words is None) == (task != "ner")  # words are counted only for tagging
+    assert (examples.word_counts is None) == (task != "ner")  # words are counted only for tagging
     fields = vars(examples).values()
     arrays = [value for value in fields if value is not None and not isinstance(value, int)]
     assert len(examples) == 100_000 and examples.ids.dtype == np.int32

@@ -149,7 +149,7 @@ def test_in_windows_each_word_has_one_target(sentences, max_length, share, flags
     examples = encoder(rows)
     tags = [TASKS["ner"].labels.index(tag) for row in rows for tag in row["tags"]]
     assert examples.targets.tolist() == tags
-    assert examples.row_starts[-1] == len(examples) and len(examples.windows) == len(rows)
+    assert examples.row_starts[-1] == len(examples) and len(examples.window_counts) == len(rows)
     assert len(examples) == 0 or examples.lengths.max() <= max_length
     ends = examples.target_starts[examples.row_starts]
     assert np.diff(ends).tolist() == [len(tokens) for tokens in sentences]
@@ -255,7 +255,7 @@ def test_a_batch_has_the_hidden_states_of_each_text_alone(tuned, sentences, pref
     model = tuned.model
     with torch.no_grad():
         # the prefix can be computed before, or together with the batch
-        prefix = model.prefix() if prefixed else None
+        prefix = model.prompt_past() if prefixed else None
         together = model(collate(examples, range(len(sentences))), prefix)
         alone = torch.cat([model(collate(examples, [index])) for index in range(len(sentences))])
     assert together.shape == alone.shape == (examples.target_starts[-1], 24)

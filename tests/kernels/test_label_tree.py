@@ -68,8 +68,8 @@ def test_each_label_has_the_log_probability_that_it_has_alone(
     monkeypatch.setattr(label_tree, "TOKENS_WITH_LOGITS", 7)  # the nodes are no multiple of 7
     embeddings = torch.randn(prompt_length, 24)
     model = TunedModel(base.trunk, prompt=SoftPrompt(embeddings) if prompt_length else None).eval()
-    found = tree_scores(model, texts, LABELS, model.prefix())
-    assert torch.equal(tree_scores(model, texts, LABELS, model.prefix(), again=True), found)
+    found = tree_scores(model, texts, LABELS, model.prompt_past())
+    assert torch.equal(tree_scores(model, texts, LABELS, model.prompt_past(), again=True), found)
     expected = [[alone(oracle, embeddings, text, label) for label in LABELS] for text in texts]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
 

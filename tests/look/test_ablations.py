@@ -35,7 +35,7 @@ def with_prompt(base):
 
 @pytest.fixture
 def with_prefix(base):
-    prefix = Prefix(base.trunk.prefix(0.3 * torch.randn(P, 24)))
+    prefix = Prefix(base.trunk.past_of(0.3 * torch.randn(P, 24)))
     with torch.no_grad():
         prefix.keys_values.add_(0.3 * torch.randn_like(prefix.keys_values))
     return TunedModel(base.trunk, prompt=prefix).eval()
@@ -51,7 +51,7 @@ def parts_of(model, base):
 def logits_without(model, base, name, texts=None):
     """Return the logits with a part switched off, as evaluation computes them."""
     with parts_of(model, base)[name].switched_off():
-        return model.logits(model(batch_of(texts or random_texts()), model.prefix()))
+        return model.logits(model(batch_of(texts or random_texts()), model.prompt_past()))
 
 
 # ---- Weights
@@ -151,7 +151,7 @@ def test_a_position_of_a_prompt_left_out_is_transformers_without_its_embedding(
 def plain_logits(model, text, kept_in):
     """Return the logits of a text, computed layer by layer. `kept_in(layer)` are the positions of
     the prompt that its tokens attend to there."""
-    trunk, past, count = model.transformer, model.prefix(), len(text)
+    trunk, past, count = model.transformer, model.prompt_past(), len(text)
     places = torch.arange(P, P + count)
     x = trunk.wte(text) + trunk.wpe(places)
     for index, block in enumerate(trunk.h):

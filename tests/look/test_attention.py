@@ -49,7 +49,7 @@ def test_the_probabilities_of_each_text_are_those_of_transformers(base, eager):
 
 def test_a_prefix_from_a_text_gets_the_attention_that_the_text_gets_in_front(base, eager):
     ids = torch.arange(100, 100 + P)
-    model = TunedModel(base.trunk, prompt=Prefix(base.trunk.prefix(base.trunk.embed(ids)))).eval()
+    model = TunedModel(base.trunk, prompt=Prefix(base.trunk.past_of(base.trunk.embed(ids)))).eval()
     for text in random_texts():
         with torch.no_grad():
             found = attention_of_text(model, batch_of([text]))

@@ -51,7 +51,7 @@ def test_a_taggers_probabilities_are_those_of_its_head_on_each_hidden_state(load
 def test_a_label_has_the_share_of_its_first_token(loaded, oracle):
     tuned = loaded("sentiment", method="prompt", prompt_length=3)
     model, encoder = tuned.model, tuned.encoder
-    found = layer_probabilities(model, None, encoder, SENTENCE, model.prefix())
+    found = layer_probabilities(model, None, encoder, SENTENCE, model.prompt_past())
     tokens = encoder.tokenize(encoder.task.texts(SENTENCE))
     last = hidden_states(oracle, sum(tokens, []), model.prompt.embeddings)[:, -1]
     first = [ids[0] for ids in encoder.tokenize([" negative", " neutral", " positive"])]

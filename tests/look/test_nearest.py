@@ -49,7 +49,7 @@ def test_the_keys_of_words_are_those_of_transformers_at_the_same_position(
 @torch.no_grad()
 def test_a_prefix_from_words_is_nearest_to_them(base):
     ids = [11, 222, 3333]
-    keys = base.trunk.prefix(base.trunk.embed(torch.tensor(ids))).keys[0][0]
+    keys = base.trunk.past_of(base.trunk.embed(torch.tensor(ids))).keys[0][0]
     (found,) = nearest_first_keys([keys.transpose(0, 1).flatten(1)], base.trunk, base.tokenizer)
     for words, token in zip(found, ids, strict=True):
         assert words[0][0] == base.tokenizer.decode([token]) and words[0][1] > 1 - 1e-5

@@ -180,7 +180,7 @@ def test_hidden_states_are_those_of_each_run_alone(folders, base, precision):
         rows = rows_of([name])
         parts[name] = collate(tuned.encoder(rows), range(len(rows)))
         with torch.inference_mode():
-            alone[name] = tuned.model(parts[name], tuned.model.prefix())
+            alone[name] = tuned.model(parts[name], tuned.model.prompt_past())
             untuned[name] = TunedModel(base.trunk)(parts[name], None)
     with torch.inference_mode():
         found = runs.hidden(parts).split([len(hidden) for hidden in alone.values()])
@@ -278,8 +278,10 @@ def test_a_runs_model_can_generate_merge_and_save(folders, alone, runs, tmp_path
     ):
         examples = tuned.encoder([{"sentence": row["sentence"]} for row in rows])
         texts = texts_without_labels(examples, range(len(rows)))
-        generated = generate(tuned.model, tuned.encoder, texts, tuned.model.prefix())
-        assert generated == generate(shared.model, shared.encoder, texts, shared.model.prefix())
+        generated = generate(tuned.model, tuned.encoder, texts, tuned.model.prompt_past())
+        assert generated == generate(
+            shared.model, shared.encoder, texts, shared.model.prompt_past()
+        )
     save_adapter(tmp_path, shared.model, shared.settings)
     for part in ("lora", "prompt"):
         name = f"{part}/adapter_model.safetensors"

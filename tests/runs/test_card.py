@@ -128,7 +128,7 @@ def logits_of(tuned, row) -> torch.Tensor:
     """Return our logits at the target positions of one row."""
     with torch.no_grad():
         batch = collate(tuned.encoder([row]), [0])
-        return tuned.model.logits(tuned.model(batch, tuned.model.prefix()))
+        return tuned.model.logits(tuned.model(batch, tuned.model.prompt_past()))
 
 
 @pytest.mark.parametrize(("kind", "head"), pairs(TOKENIZERS, HEADS))

@@ -706,7 +706,7 @@ def test_ten_skipped_steps_in_a_row_stop_the_run(tiny_folder):
     taken = []
     with pytest.raises(
         InputError,
-        match=r"10 consecutive gradients were not finite, the last one at step 10 \(epoch 1\): try",
+        match=r"10 gradients in a row were not finite, the last one at step 10 \(epoch 1\): try",
     ):
         train_steps(model, examples, settings, taken.append)
     assert len(taken) == 9

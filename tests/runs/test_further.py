@@ -69,7 +69,7 @@ def loss_of(tuned):
     examples = tuned.encoder(train_rows(tuned.encoder.task.name))
     batch = collate(examples, range(len(examples)))
     with torch.no_grad():
-        return (tuned.model.loss(batch, tuned.model.prefix()) / len(batch.targets)).item()
+        return (tuned.model.loss(batch, tuned.model.prompt_past()) / len(batch.targets)).item()
 
 
 def trained(folder, *flags, capsys):
@@ -97,7 +97,7 @@ def test_adapters_made_by_peft_are_scored_and_trained_further(tiny_folder, tmp_p
     with torch.no_grad():
         padded_logits = theirs(input_ids=padded(texts), attention_mask=mask).logits[:, prompt:]
         expected = real_rows(padded_logits, texts)[batch.target_indices]
-        ours = tuned.model.logits(tuned.model(batch, tuned.model.prefix()))
+        ours = tuned.model.logits(tuned.model(batch, tuned.model.prompt_past()))
     difference = (ours - expected).abs().max().item() / max(1, expected.abs().max().item())
     print(f"largest difference of logits: {difference:.2e}")
     assert difference <= 1e-5

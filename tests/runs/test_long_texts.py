@@ -54,7 +54,7 @@ def scores_by_hand(tuned, words: list[str]) -> torch.Tensor:
     ):
         alone = encoder([{"tokens": words[first:end]}])
         assert len(alone) == 1
-        hidden = tuned.model(collate(alone, [0]), tuned.model.prefix())
+        hidden = tuned.model(collate(alone, [0]), tuned.model.prompt_past())
         found.append(tuned.model.head(hidden).log_softmax(1)[[word - first for word in scored]])
     return torch.cat(found)
 
@@ -97,7 +97,9 @@ def test_documents_and_sentences_in_one_batch_are_tagged_as_each_alone(tiny_fold
         passes.clear()
         found = evaluate_texts(tuned.model, tuned.encoder, rows, size)
         assert found.predicted == [evaluation.predicted[0] for evaluation in alone]
-        assert max(passes) <= size and sum(passes) == tuned.encoder(rows).windows.sum() > 2 * 6
+        assert (
+            max(passes) <= size and sum(passes) == tuned.encoder(rows).window_counts.sum() > 2 * 6
+        )
 
 
 def test_the_loss_of_long_texts_is_the_mean_over_their_words(tiny_folder):
@@ -121,7 +123,7 @@ def test_each_word_is_trained_on_once(tiny_folder, echo):
     ]
     examples = tuned.encoder(rows)
     assert examples.targets.tolist() == [labels.index(tag) for row in rows for tag in row["tags"]]
-    assert len(examples) == examples.windows.sum() > 10 and examples.windows[1] == 1
+    assert len(examples) == examples.window_counts.sum() > 10 and examples.window_counts[1] == 1
     at_targets = np.repeat(examples.starts[:-1], np.diff(examples.target_starts))
     tokens = examples.ids[at_targets + examples.target_indices]
     firsts = [tuned.encoder.tokenize([" " + word])[0][0] for row in rows for word in row["tokens"]]
@@ -138,7 +140,7 @@ def test_the_digest_depends_on_the_windows(tiny_folder):
     assert len(digests) == 4
     tuned = changed_model(tiny_folder, method="lora", stride=0)
     joined, parts = tuned.encoder(rows), tuned.encoder(rows)
-    object.__setattr__(parts, "windows", np.ones(len(parts), int))  # the same examples as rows
+    object.__setattr__(parts, "window_counts", np.ones(len(parts), int))  # the same examples as rows
     assert joined.digest() != parts.digest()
 
 
