@@ -69,8 +69,8 @@ print(f"share of the prefix {s:.2f}; largest difference {error:.0e}")
 # %% [markdown]
 # ## What it cannot do
 # In this mean, `text` is as it was. So in the first layer a prefix or prompt cannot move attention
-# from one word to another: it takes the same share of all, and adds a vector. (Higher layers get
-# another x.) LoRA changes q. The last token's attention to two others:
+# from one word to another: it takes the same share of all, and adds a mean of its own values.
+# (Higher layers get another x.) LoRA changes q. The last token's attention to ":" and "Sales":
 
 
 # %%
@@ -81,7 +81,7 @@ def tuned_by(method, task="sentiment", **given):
 
 
 q_proj = tuned_by("lora").model.transformer.h[0].attn.attention.q_proj
-torch.nn.init.normal_(q_proj.lora_B.weight, std=0.5)  # at first B is zero: as if it were trained
+torch.nn.init.normal_(q_proj.lora_B.weight, std=0.5)  # not trained: to see what can change
 lora = (q_proj(x)[-1, : H // heads] @ k.T).softmax(0)
 for name, share in (("before", text), ("prefix", both[P:]), ("LoRA", lora)):
     print(f"{name:6} {share[3]:.3f}, {share[4]:.3f}, ratio {share[3] / share[4]:.2f}")
@@ -107,8 +107,8 @@ for method in ("prompt", "prefix", "lora"):
 # > lora    18.1   8.6  32.3  28.6   7.3   2.1   6.2   2.3  30.9  12.4  35.1   9.9
 
 # %% [markdown]
-# The prefix's first layer gets most of its gradient: a change there passes through all others. In
-# each layer v gets more than q: v changes what is added up, q only with which weights.
+# The prefix's first layer gets most of its gradient, LoRA's does not: such norms depend on scales.
+# In each layer v gets more than q: v changes what is added up, q only with which weights.
 # ## One task, three methods
 # Tagging with a linear head: 60 steps of eight sentences, one seed. What is added to the head?
 
@@ -128,10 +128,10 @@ for method, rate in (("head", 0.01), ("prompt", 0.02), ("prefix", 0.03), ("lora"
 # > lora   validation loss 0.40, F1 0.61
 
 # %% [markdown]
-# After so few steps nearly all is the head's: only LoRA has a lower loss, and the F1s differ by no
-# more than chance (lesson 5). `docs/results.md` has whole runs.
+# After so few steps nearly all is the head's. LoRA has the lowest loss, and the lowest F1: one seed
+# is no ranking (lesson 5). `docs/results.md` has whole runs.
 # ## Exercises
-# 1. Attention to a prefix and a text, from that to each alone: o (d,), and lse = log Σ exp(score).
+# 1. The result of attention to prefix and text, from that to each: o (d,), lse = log Σ exp(score).
 # 2. A tuple: how many numbers a prompt, a prefix, and LoRA on q and v train.
 
 

@@ -23,9 +23,7 @@ splits = neo_peft.load_splits(task, "sample")
 # Adam divides each gradient by its usual size. So in the first step each trained number moves by
 # the rate, up or down, however large its gradient is. How far does that move the *output* for a
 # token x? Full tuning moves all in · out numbers of W; LoRA moves the out · r of B, and changes W
-# by (alpha / r) · BA. One layer's first step, where the gradient of W is that of one token. An
-# output moves by rate · Σ|x_i| (H terms) in full tuning, and with LoRA by
-# rate · (alpha / r) · Σ|(A x)_j| (r terms):
+# by (alpha / r) · BA. We take one layer's first step, for the gradient of one token:
 
 # %%
 torch.manual_seed(0)
@@ -44,15 +42,16 @@ for r in (1, 8, 64):
 # > r = 64: |ΔW x| 0.11
 
 # %% [markdown]
-# So a step of LoRA moves the output less than one of full tuning at the same rate: it needs a
-# larger rate. And because alpha / r divides the sum of r terms by r, one rate suits all ranks. A
-# larger alpha is a larger step: alpha is another knob for the rate.
+# An output moves by rate · Σ|x_i| (H terms) in full tuning, and with LoRA by
+# rate · (alpha / r) · Σ|(A x)_j| (r terms): less, so LoRA needs a larger rate. alpha / r divides
+# the sum of r terms by r: for one token all ranks move it alike. alpha is another knob for the
+# rate.
 
 # %% [markdown]
 # ## Fooling yourself
 # Whoever tries twenty settings and reports the best one has also chosen luck. Take twenty models
-# that are equally good: each is right on seven rows of ten. We take the best of 200 rows of
-# validation, look at 200 rows of test, and repeat this 2,000 times.
+# that are equally good: each is right on seven rows in ten. We take the best one on 200
+# rows of validation, look at 200 rows of test, and repeat this 2,000 times.
 
 # %%
 right = (torch.rand(2000, 20, 400) < 0.7).float()  # (repetitions, models, rows)
@@ -68,8 +67,8 @@ print(
 # So: choose on validation, report test, once. With seeds, choose by the mean over seeds.
 # ## The best rate, measured
 # Fifteen steps of eight texts for each rate; the loss on validation. Factors of three are a start.
-# So few steps only show who learns fast: compare with guessing by the labels' shares (lesson 4).
-# One seed and 25 rows: only a rate's order of magnitude counts.
+# So few steps only show who learns fast: all are still worse than guessing by the labels' shares
+# (lesson 4). With one seed and 25 rows, neighbouring rates may be tied.
 
 
 # %%
@@ -107,10 +106,10 @@ print(f"prompt {best['prompt'] / best['full']:.0f} ×")
 # > best rate over full tuning's: LoRA 33 ×, prompt 333 ×
 
 # %% [markdown]
-# If the best rate is the lowest or highest one tried, try further. More steps want smaller ones.
+# If the best rate is the lowest or highest one tried, try further.
 # ## Ranks
 # At LoRA's rate. Hu et al. found that a rank of 1 to 8 is enough (section 7.2). Before you prefer a
-# rank, compare the differences with those between seeds: here is a second one for r = 8.
+# rank, compare the two seeds of r = 8 (seed 0 is above): do they differ more than the ranks do?
 
 # %%
 for r, seed in ((1, 0), (64, 0), (8, 1)):

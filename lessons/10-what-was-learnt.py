@@ -59,8 +59,9 @@ print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["adde
 
 # %% [markdown]
 # ## Without a part
-# `look` removes one part at a time; *: its interval excludes 0. By hand: zeros in layer 0's Bs.
-# The head was trained with all layers, so the falls do not add up. k = 1: the first direction only.
+# That interval is about the choice of sentences: other seeds are not shown. `look` also removes one
+# part at a time; *: its interval excludes 0. By hand: zeros in layer 0's Bs. The head was trained
+# with LoRA: without all of it, it is far below a head alone. k = 1: the first direction only.
 
 # %%
 tuned, other, without = (load(path, settings_in(path)) for path in (*paths, paths[0]))
@@ -69,32 +70,31 @@ for name, weight in without.model.transformer.h[0].named_parameters():
         torch.nn.init.zeros_(weight)
 predicted = neo_peft.evaluate(without.model, tuned.encoder, tuned.encoder(rows)).predicted
 print(f"without layer 0, by hand: {score(task, rows, predicted)['f1']:.3f}; by look:")
-for part in seen["switched_off"][1:]:  # the first one is all of the adapter
-    name = part["name"].split(":")[0].replace("layer ", "h.")
-    print(f"{name} {part['score']:.3f}{' *' * part['certain']}", end="; ")
+for part in seen["switched_off"][:-1]:  # the last one, k = 2, is all of the adapter
+    name = part["name"].split(":")[0].replace("layer ", "h.").removesuffix(" changed weights off")
+    print(f"{name} {part['score']:.3f}{'*' * part['certain']}", end="; ")
 # > without layer 0, by hand: 0.638; by look:
-# > h.0 0.638 *; h.1 0.635 *; h.2 0.677; h.3 0.702; h.4 0.677; h.5 0.691; k = 1 0.664; k = 2 0.689;
+# > all 0.387*; h.0 0.638*; h.1 0.635*; h.2 0.677; h.3 0.702; h.4 0.677; h.5 0.691; k = 1 0.664;
 
 # %% [markdown]
 # ## How strong are the directions?
-# ΔW = (alpha / r) · BA has r singular values. A direction is an input that ΔW looks for, and the
-# output that it writes where it finds it. Does the small one matter? See k = 1. The last q_proj:
+# ΔW = (alpha / r) · BA has at most r singular values above 0. A direction is an input that ΔW looks
+# for, and the output that it then writes. k = 1 drops the small one of all weights. Here a v_proj:
 
 # %%
-q_projs = [one.model.transformer.h[-1].attn.attention.q_proj for one in (tuned, other)]
-changes = [q.scaling * (q.lora_B.weight @ q.lora_A.weight).detach() for q in q_projs]  # (out, in)
-name = f"h.{len(tuned.model.transformer.h) - 1}.attn.attention.q_proj"
-line = next(line for line in seen["changed_weights"] if line["layer"].endswith(name))
+v_projs = [one.model.transformer.h[0].attn.attention.v_proj for one in (tuned, other)]
+changes = [v.scaling * (v.lora_B.weight @ v.lora_A.weight).detach() for v in v_projs]  # (out, in)
+line = next(x for x in seen["changed_weights"] if x["layer"].endswith("h.0.attn.attention.v_proj"))
 U, values, V = torch.linalg.svd(changes[0])  # outputs: columns of U; inputs: rows of V
 for value, of_look in zip(values, line["singular_values"]):
     print(f"{'█' * round(30 * float(value / values[0])):30} {value:.2f}, look {of_look:.2f}")
-# > ██████████████████████████████ 3.99, look 3.99
-# > ████████                       1.13, look 1.13
+# > ██████████████████████████████ 3.12, look 3.12
+# > ████████                       0.80, look 0.80
 
 # %% [markdown]
 # ## Do two seeds find the same directions?
-# φ(i, j) is the share of one run's first i directions that lies in the other's first j: the sum of
-# the squares of all their i · j products, divided by min(i, j). By chance about max(i, j) / H.
+# φ(i, j), for one run's first i directions and the other's first j, is the share of the smaller set
+# in the larger: their squared products, summed, over min(i, j); by chance about max(i, j) / H.
 
 # %%
 U_2, _, V_2 = torch.linalg.svd(changes[1])
@@ -103,15 +103,15 @@ for side, products in (("inputs", V @ V_2.T), ("outputs", U.T @ U_2)):
     for i in (1, 2):
         by_hand, of_look = products[:i, :i].square().sum() / i, pair[side][i - 1][i - 1]
         print(f"φ({i}, {i}) of {side:7} {by_hand:.3f}, look {of_look:.3f}; chance {i / len(V):.3f}")
-# > φ(1, 1) of inputs  0.022, look 0.022; chance 0.004
-# > φ(2, 2) of inputs  0.025, look 0.025; chance 0.008
-# > φ(1, 1) of outputs 0.019, look 0.019; chance 0.004
-# > φ(2, 2) of outputs 0.012, look 0.012; chance 0.008
+# > φ(1, 1) of inputs  0.027, look 0.027; chance 0.004
+# > φ(2, 2) of inputs  0.019, look 0.019; chance 0.008
+# > φ(1, 1) of outputs 0.335, look 0.335; chance 0.004
+# > φ(2, 2) of outputs 0.224, look 0.224; chance 0.008
 
 # %% [markdown]
 # ## Layer by layer
 # The last norm and the head can read any layer's output, as if it were the last: the "logit lens".
-# A middle layer need not be readable so. What the untuned base shows too is not LoRA's.
+# A middle layer need not be readable so. "untuned": the base without LoRA, read by the same head.
 
 # %%
 states, model, word, tag = [], tuned.model, row["tokens"][at], row["tags"][at]  # rightly tagged

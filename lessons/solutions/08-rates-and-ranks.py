@@ -31,7 +31,12 @@ STEP = Exercise(
         "a step goes against the gradient: minus": lambda g, A, alpha, rate: (
             -first_step(g, A, alpha, rate)
         ),
-        "alpha / r is missing": lambda g, A, alpha, rate: first_step(g, A, len(A), rate),
+        "ΔW = (alpha / r) · BA, and a factor inside a sign is lost: alpha / r is missing": (
+            lambda g, A, alpha, rate: first_step(g, A, len(A), rate)
+        ),
+        "alpha / r counts once: the sign removes it from the gradient": lambda g, A, alpha, rate: (
+            first_step(g, A, alpha, rate) * alpha / len(A)
+        ),
         "r is the number of rows of A": lambda g, A, alpha, rate: (
             first_step(g, A, alpha, rate) * len(A) / A.shape[1]
         ),

@@ -40,6 +40,22 @@ AGREEMENT = Exercise(
         "divide by min(i, j), so that 1 is the most": lambda a, b, i, j: (
             agreement(a, b, i, j) * min(i, j)
         ),
+        "divide by min(i, j), also where j is the smaller one": (
+            lambda a, b, i, j: agreement(a, b, i, j) * min(i, j) / i
+        ),
+        "sum the squares of all i · j products": (
+            lambda a, b, i, j: (
+                (torch.linalg.svd(a).U[:, :i].T @ torch.linalg.svd(b).U[:, :j]).abs().sum()
+                / min(i, j)
+            ),
+            lambda a, b, i, j: (
+                (torch.linalg.svd(a).U[:, :i].T @ torch.linalg.svd(b).U[:, :j])
+                .diagonal()
+                .square()
+                .sum()
+                / min(i, j)
+            ),
+        ),
         "sum the squares, without a root": lambda a, b, i, j: (
             (agreement(a, b, i, j) * min(i, j)).sqrt() / min(i, j)
         ),
