@@ -52,6 +52,21 @@ def _has_numbers(line: object, names: set[str]) -> bool:
     return all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
 
 
+def train_losses(lines: list[dict]) -> list[float]:
+    """Return the loss of the first step, then the training loss at each scoring."""
+    return [line["loss"] for line in lines[:1]] + [
+        line["train_loss"] for line in lines if "train_loss" in line
+    ]
+
+
+def risen_loss(losses: list[float]) -> str | None:
+    """Return a warning if the last one of `train_losses` is clearly above the lowest one."""
+    lowest, last = min(losses), losses[-1]
+    if last <= max(1.1 * lowest, lowest + 0.001):  # from 0.0001 to 0.0002 is no rise
+        return None
+    return f"the training loss rose from {lowest:.4f} to {last:.4f}: try a smaller --learning-rate"
+
+
 def new_figure(**options: object) -> "Figure":
     """Return an empty figure."""
     from matplotlib.figure import Figure  # not pyplot, which needs a display

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neo_peft.defaults import PRESETS, Recipe
 from neo_peft.loop import State
-from neo_peft.runs.curves import learning_curves, read_metrics
+from neo_peft.runs.curves import learning_curves, read_metrics, risen_loss, train_losses
 from neo_peft.runs.folder import CHECKPOINTS, METRICS, flags_of, write_record
 from neo_peft.runs.job import Job, Scores
 from neo_peft.runs.selection import Kept, total_steps
@@ -85,14 +85,8 @@ def warnings(job: Job, scores: dict, state: State) -> list[str]:
         lines.append(f"the prediction is the same for every row of validation: {label}")
     for part in job.settings.parts:
         lines += part.call("warnings", job.tuned.model) or []
-    metrics = read_metrics(job.output.folder / METRICS)
-    losses = [line["train_loss"] for line in metrics if "train_loss" in line]
-    lowest = min(metrics[0]["loss"], *losses)
-    if losses[-1] > max(1.1 * lowest, lowest + 0.001):  # not from 0.0001 to 0.0002
-        lines.append(
-            f"the training loss rose from {lowest:.4f} to {losses[-1]:.4f}: try a smaller "
-            "--learning-rate"
-        )
+    if warning := risen_loss(train_losses(read_metrics(job.output.folder / METRICS))):
+        lines.append(warning)
     if state.skipped:
         lines.append(
             f"fp16 skipped {state.skipped} of {state.step} steps: their gradients were not finite"

@@ -35,6 +35,7 @@ from neo_peft.progress import Progress, no_progress
 from neo_peft.runs import checkpoints, loading, predictions, selection, tables
 from neo_peft.runs.before import score_before
 from neo_peft.runs.checkpoints import Checkpoint
+from neo_peft.runs.curves import read_metrics, risen_loss, train_losses
 from neo_peft.runs.estimate import describe_cost
 from neo_peft.runs.folder import (
     CHECKPOINTS,
@@ -207,6 +208,8 @@ class Training:
             checkpoints.restore(checkpoint, job.tuned.model, self.state)
             self.kept = checkpoint.kept
         self.log = Log(job.output.folder, checkpoint)
+        lines = read_metrics(job.output.folder / METRICS) if checkpoint else []
+        self.losses = train_losses(lines)
 
     def run(self) -> None:
         """Train to the end. After a signal, save a checkpoint at the end of the step, then stop."""
@@ -223,6 +226,7 @@ class Training:
                         self.score_validation(event)
                     else:
                         self.log.step(event)
+                        self.losses = self.losses or [event.loss]
                     stop = signals.received()
                     if stop or is_scoring or state.step % settings.checkpoint_every == 0:
                         self.save()
@@ -267,6 +271,10 @@ class Training:
         self.log.scoring(line)
         print_line = job.output.print_line
         print_line(scoring_line(job.task, job.settings, line, is_kept))
+        was_warned = risen_loss(self.losses)
+        self.losses.append(event.loss)
+        if (warning := risen_loss(self.losses)) and not was_warned:
+            print_line(f"note    {warning}")
         total_steps = selection.total_steps(job.examples["train"], job.settings)
         if self.kept.is_final(job.settings) and event.step < total_steps:
             print_line(patience_line(job.settings, self.kept, total_steps))

@@ -140,7 +140,9 @@ def test_the_digest_depends_on_the_windows(tiny_folder):
     assert len(digests) == 4
     tuned = changed_model(tiny_folder, method="lora", stride=0)
     joined, parts = tuned.encoder(rows), tuned.encoder(rows)
-    object.__setattr__(parts, "window_counts", np.ones(len(parts), int))  # the same examples as rows
+    object.__setattr__(
+        parts, "window_counts", np.ones(len(parts), int)
+    )  # the same examples as rows
     assert joined.digest() != parts.digest()
 
 

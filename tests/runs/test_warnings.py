@@ -9,6 +9,7 @@ import pytest
 import train
 from neo_peft.corpora.sources import load_splits
 from neo_peft.runs import record
+from neo_peft.runs.curves import read_metrics
 from neo_peft.settings import make_settings
 from neo_peft.tasks import TASKS
 
@@ -79,6 +80,25 @@ def test_a_run_warns_of_a_rising_training_loss(capsys, tiny_folder):
         re.fullmatch(r"the training loss rose from .* to .*: try a smaller --learning-rate", line)
         for line in lines
     )
+
+
+def test_a_run_notes_at_once_that_the_training_loss_has_risen(capsys, tiny_folder):
+    flags = ["--task", "sentiment", "--method", "head", "--clip-norm", "0", "--epochs", "4"]
+    flags += ["--train-limit", "40", "--eval-limit", "10", "--threads", "1", "--batch-size", "8"]
+    train.main([*flags, "--learning-rate", "50", "--model", str(tiny_folder), "--out", "run"])
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [index for index, line in enumerate(lines) if line.startswith("epoch ")]
+    losses = [read_metrics(Path("run/metrics.jsonl"))[0]["loss"]]
+    for index in epochs:
+        losses.append(float(re.search("train loss ([0-9.]+)", lines[index])[1]))
+        rose, had_risen = (
+            values[-1] > max(1.1 * min(values), min(values) + 0.001)
+            for values in (losses, losses[:-1])
+        )
+        assert lines[index + 1].startswith("note    the training loss rose") == (
+            rose and not had_risen
+        )
+    assert len(epochs) == 4 and rose
 
 
 def test_a_run_warns_of_a_validation_split_with_one_label(capsys, tiny_folder):
