@@ -83,7 +83,8 @@ class RunBar:
         def counted(items: Iterable, sizes: Sequence[int]) -> Iterator:
             for item, size in zip(items, sizes, strict=True):
                 yield item
-                self.bar.update(cost * size)
+                # A sum of floats can exceed the total by a rounding error, of which tqdm warns.
+                self.bar.update(min(cost * size, max(0, self.bar.total - self.bar.n)))
 
         return lambda items, what, total, sizes: progress(counted(items, sizes), what, total, sizes)
 

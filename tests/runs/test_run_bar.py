@@ -11,6 +11,7 @@ from neo_peft.errors import Stopped
 from neo_peft.model import TunedModel
 from neo_peft.runs import training
 from neo_peft.runs.from_flags import settings_to_resume
+from neo_peft.runs.run_bar import FORM, RunBar
 from neo_peft.settings import make_settings
 from neo_peft.system.bars import show_progress
 
@@ -28,11 +29,11 @@ def watched(monkeypatch):
         if "run" in bars and (left := seconds_left(bars["run"])) is not None:
             moments.append((clock.now, left))
 
-    def slow_forward(model, batch, prefix=None):
+    def slow_forward(model, batch, past=None):
         if not model.training:
             look()
         clock.advance(5 + len(batch.ids))
-        return forward(model, batch, prefix)
+        return forward(model, batch, past)
 
     def slow_step(model, optimizer, scaler, collated, labelled, clip):
         look()
@@ -93,3 +94,12 @@ def test_it_is_right_after_a_resume(watched, tiny_folder, monkeypatch, capsys):
     right_within_a_quarter(moments, end)
     shares = [int(line.split("%")[0]) for line in capsys.readouterr().err.split("run:")[1:]]
     assert 25 < min(share for share in shares if share) < 50
+
+
+def test_a_rounding_error_does_not_exceed_the_total():
+    run_bar = object.__new__(RunBar)
+    run_bar.bar = show_progress((), "run", 0.3, None, FORM)
+    plain = lambda items, *others: items  # noqa: E731
+    assert list(run_bar.counting(plain, 0.1)("abc", "score", 3, [1, 1, 1])) == ["a", "b", "c"]
+    assert 0.1 + 0.1 + 0.1 > run_bar.bar.total >= run_bar.bar.n > 0.29
+    run_bar.close()
