@@ -63,8 +63,8 @@ both = (token @ torch.cat([K, k]).T).softmax(0)
 s = both[:P].sum()
 mixed = (1 - s) * (text @ v) + s * (front @ V)
 error = (mixed - both @ torch.cat([V, v])).abs().max()
-print(f"share of the prefix {s:.2f}; largest difference {error:.0e}")
-# > share of the prefix 0.43; largest difference 2e-08
+print(f"share of the prefix {s:.2f}; largest difference {error:.6f}")
+# > share of the prefix 0.43; largest difference 0.000000
 
 # %% [markdown]
 # ## What it cannot do

@@ -61,7 +61,7 @@ print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["adde
 # ## Without a part
 # That interval is about the choice of sentences: other seeds are not shown. `look` also removes one
 # part at a time; *: its interval excludes 0. By hand: zeros in layer 0's Bs. The head was trained
-# with LoRA: without all of it, it is far below a head alone. k = 1: the first direction only.
+# with LoRA: with all of LoRA off, the score is far below. k = 1: the first direction only.
 
 # %%
 tuned, other, without = (load(path, settings_in(path)) for path in (*paths, paths[0]))
@@ -79,7 +79,7 @@ for part in seen["switched_off"][:-1]:  # the last one, k = 2, is all of the ada
 # %% [markdown]
 # ## How strong are the directions?
 # ΔW = (alpha / r) · BA has at most r singular values above 0. A direction is an input that ΔW looks
-# for, and the output that it then writes. k = 1 drops the small one of all weights. Here a v_proj:
+# for, and the output that it then writes. k = 1 drops the smaller one of each. Here a v_proj:
 
 # %%
 v_projs = [one.model.transformer.h[0].attn.attention.v_proj for one in (tuned, other)]

@@ -87,7 +87,7 @@ def steps(
     """Train from a state to the end. Yield a Step after each step and an EpochEnd after each epoch.
 
     At each yield the state is complete: training can resume from it. After an EpochEnd the caller
-    calls `state.next_epoch()`, once the epoch is scored: a checkpoint before belongs to this epoch.
+    calls `state.next_epoch()`, once the epoch is scored: until then a checkpoint belongs to it.
     """
     if not len(examples):
         raise InputError("there is no example to train on")

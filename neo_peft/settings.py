@@ -1,7 +1,7 @@
 """The settings of a training run, one for each flag: a frozen dataclass. No torch here.
 
 The value of a setting is the first of these that exists: the flag; the preset's value (see `Recipe`
-in defaults.py); the method's default on the bundled model, and its other default (methods.py); the
+in defaults.py); the method's default on the bundled model; its other default (methods.py); the
 setting's own default. A flag that sets another value than the default, without effect, is an error.
 Such a value of a preset or a method is ignored.
 """

@@ -23,7 +23,7 @@ class Task:
     # position is the last token of the last text. A tagging task has no template.
     template: tuple[str, ...] = ()
     source_template: tuple[str, ...] = ()  # the template of the original study
-    instruction: str = ""  # default of --prompt-text; in front of texts an untuned model classifies
+    instruction: str = ""  # default of --prompt-text; before texts that an untuned model classifies
     instruction_for_labels: str = ""  # instruction for your own labels, which replace "{}"
     short_instruction_for_labels: str = ""  # the same if the list of labels is too long
     label_words: tuple[str, ...] = ()  # the word for each label; () if the label itself is the word

@@ -152,7 +152,7 @@ def test_a_batch_without_known_targets_has_loss_zero_and_gradient_zero(base):
     assert not model.classifier.weight.grad.any()
 
 
-def test_a_text_prefix_equals_its_tokens_in_front_of_every_text(base, oracle):
+def test_an_instructions_past_equals_its_tokens_in_front_of_every_text(base, oracle):
     model, texts, first = TunedModel(base.trunk), random_texts(), random_texts((13,), seed=5)[0]
     prefix = model.instruction_past(first.tolist())
     assert prefix.length == 13

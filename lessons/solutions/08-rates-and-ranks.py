@@ -31,7 +31,7 @@ STEP = Exercise(
         "a step goes against the gradient: minus": lambda g, A, alpha, rate: (
             -first_step(g, A, alpha, rate)
         ),
-        "ΔW = (alpha / r) · BA, and a factor inside a sign is lost: alpha / r is missing": (
+        "alpha / r is missing: the sign removes it from the gradient, not from ΔW": (
             lambda g, A, alpha, rate: first_step(g, A, len(A), rate)
         ),
         "alpha / r counts once: the sign removes it from the gradient": lambda g, A, alpha, rate: (

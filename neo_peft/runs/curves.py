@@ -53,10 +53,9 @@ def _has_numbers(line: object, names: set[str]) -> bool:
 
 
 def train_losses(lines: list[dict]) -> list[float]:
-    """Return the loss of the first step, then the training loss at each scoring."""
-    return [line["loss"] for line in lines[:1]] + [
-        line["train_loss"] for line in lines if "train_loss" in line
-    ]
+    """Return the loss of the first step, then the training loss at each epoch's last scoring."""
+    of_epoch = {line["epoch"]: line["train_loss"] for line in lines if "train_loss" in line}
+    return [lines[0]["loss"], *of_epoch.values()]
 
 
 def risen_loss(losses: list[float]) -> str | None:

@@ -110,7 +110,7 @@ def scoring_line(task: Task, settings: Settings, line: dict, kept: bool) -> str:
     parts = []
     for name in ("train", "validation"):
         shown = f"{name} loss {line[name + '_loss']:.4f}"
-        if name + "_perplexity" in line:
+        if line.get(name + "_perplexity") is not None:
             shown += f" (perplexity {line[name + '_perplexity']:.3f})"
         parts.append(shown)
     for name, value in line["validation"].items():

@@ -208,8 +208,9 @@ class Training:
             checkpoints.restore(checkpoint, job.tuned.model, self.state)
             self.kept = checkpoint.kept
         self.log = Log(job.output.folder, checkpoint)
-        lines = read_metrics(job.output.folder / METRICS) if checkpoint else []
-        self.losses = train_losses(lines)
+        metrics, self.losses = job.output.folder / METRICS, []
+        if checkpoint:  # only the first process has the file
+            self.losses = processes.on_first_process(lambda: train_losses(read_metrics(metrics)))
 
     def run(self) -> None:
         """Train to the end. After a signal, save a checkpoint at the end of the step, then stop."""
@@ -271,10 +272,11 @@ class Training:
         self.log.scoring(line)
         print_line = job.output.print_line
         print_line(scoring_line(job.task, job.settings, line, is_kept))
-        was_warned = risen_loss(self.losses)
-        self.losses.append(event.loss)
-        if (warning := risen_loss(self.losses)) and not was_warned:
-            print_line(f"note    {warning}")
+        if job.settings.eval_every is None:  # else the loss can be that of a few steps
+            was_noted = risen_loss(self.losses)
+            self.losses.append(event.loss)
+            if (warning := risen_loss(self.losses)) and not was_noted:
+                print_line(f"note    {warning}")
         total_steps = selection.total_steps(job.examples["train"], job.settings)
         if self.kept.is_final(job.settings) and event.step < total_steps:
             print_line(patience_line(job.settings, self.kept, total_steps))
@@ -291,10 +293,10 @@ class Training:
         )
 
 
-def perplexity(loss: float) -> float:
-    """Return exp(loss), infinite where it overflows. The loss is in nats per label token, with the
-    end token."""
-    return math.exp(loss) if loss < 700 else math.inf
+def perplexity(loss: float) -> float | None:
+    """Return exp(loss), None where it overflows. The loss is in nats per label token, with the end
+    token."""
+    return math.exp(loss) if loss < 700 else None
 
 
 # ---- A checkpoint must belong to the run
