@@ -61,7 +61,7 @@ print("LoRA adds {difference:.3f} ({low:.3f} to {high:.3f})".format(**part["adde
 # ## Without a part
 # That interval is about the choice of sentences: other seeds are not shown. `look` also removes one
 # part at a time; *: its interval excludes 0. By hand: zeros in layer 0's Bs. The head was trained
-# with LoRA: with all of LoRA off, the score is far below. k = 1: the first direction only.
+# with LoRA: with all of LoRA off, it is below a head alone. k = 1: the first direction only.
 
 # %%
 tuned, other, without = (load(path, settings_in(path)) for path in (*paths, paths[0]))

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Array = np.ndarray
-MAX_NEW_TOKENS = 10  # the limit of free generation
 TEXTS_AT_ONCE = 1024  # for the tokenizer, whose results need more memory than the token ids
 
 
@@ -45,9 +44,7 @@ class Examples:
     target_starts: Array  # (n + 1,), index of each example's first target, then len(targets)
     word_counts: Array | None = None  # (rows,), before cutting; None in classification
     cut: int = 0  # number of rows that were cut to the maximum length
-    window_counts: Array | None = (
-        None  # (rows,), number of examples of each row; None: one for each
-    )
+    window_counts: Array | None = None  # (rows,), examples of each row; None: one for each
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -55,11 +52,8 @@ class Examples:
     @cached_property
     def row_starts(self) -> np.ndarray:
         """The index of each row's first example, then len(self) (rows + 1,)."""
-        return (
-            np.arange(len(self.starts))
-            if self.window_counts is None
-            else bounds(self.window_counts)
-        )
+        counts = self.window_counts
+        return np.arange(len(self.starts)) if counts is None else bounds(counts)
 
     def of_rows(self, rows: Iterable[int]) -> np.ndarray:
         """Return the indices of the examples of some rows, in their order."""
@@ -145,9 +139,8 @@ class Encoder:
     def _tagging_examples(
         self, tokens: list[list[int]], parts: Array, row_starts: Array, classes: Array
     ) -> Examples:
-        """Return examples whose target positions are the first or last sub-tokens of the words
-        that are scored in them, unless that sub-token was cut. Words of 2, 1 and 3 tokens have
-        their first sub-tokens at 0, 2 and 3, their last ones at 1, 2 and 5."""
+        """Return examples with a target at each scored word's first or last sub-token, unless cut:
+        in words of 2, 1 and 3 tokens, first ones are at 0, 2 and 3, last ones at 1, 2 and 5."""
         lengths, limit = _lengths(tokens)[parts], self.text_length
         if self.stride is None:
             windows = cut_at_end(lengths, row_starts, limit)
@@ -188,12 +181,12 @@ class Encoder:
         choices = choices if self.with_head else list(self.label_tokens.values())
         choices.append([NO_LABEL])  # NO_LABEL is -1, the index of this last entry
         counts = _lengths(choices)[classes]
-        target_indices = np.repeat(np.diff(starts) - 1, counts) + indices_within(counts)
+        positions = np.repeat(np.diff(starts) - 1, counts) + indices_within(counts)
+        positions = positions.astype(np.int32)
         # The last target, an end token or a class, is never an input.
         inputs = _concatenate(choices, classes, counts - 1)
         ids = np.insert(ids, np.repeat(starts[1:], counts - 1), inputs)
         starts, targets = starts + bounds(counts - 1), _concatenate(choices, classes, counts)
-        positions = target_indices.astype(np.int32)
         return Examples(ids, starts, positions, targets, bounds(counts), cut=len(too_long))
 
     def _classes(self, labels: Iterable[str | None]) -> Array:

@@ -18,8 +18,7 @@ from neo_peft.kernels.gelu import gelu_new
 from neo_peft.kernels.linear import Linear
 from neo_peft.packing import Packing
 
-# The position of padding in a stored `Past` (kernels/, look/, runs/): the mask hides it, since it
-# is after every query.
+# The position of padding in a stored `Past`: after every query, so the mask hides it.
 NOWHERE = 1 << 40
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer (and grid): (1 or b or B, heads, S, head_dim)

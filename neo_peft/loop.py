@@ -149,8 +149,7 @@ def next_step(
     state.loss_sum, state.labelled = state.loss_sum + loss * labelled, state.labelled + labelled
     state.skipped += state.consecutive_skips > 0
     tokens = int(examples.lengths[step_examples.all].sum())
-    finite_norm = norm if math.isfinite(norm) else None
-    return Step(state.step, state.epoch, loss, rate, finite_norm, tokens)
+    return Step(state.step, state.epoch, loss, rate, norm if math.isfinite(norm) else None, tokens)
 
 
 class StepResult(NamedTuple):
@@ -206,8 +205,7 @@ def learning_rate_at(step: int, total_steps: int, settings: Settings) -> float:
 
 
 def make_state(model: TunedModel, settings: Settings) -> State:
-    """Return the state before the first step. All processes get the weights of the first one, and
-    the seed of dropout is set."""
+    """Return the state before the first step. Share the weights, and set the seed of dropout."""
     scaler = GradScaler(model.device.type, enabled=model.compute_dtype == torch.float16)
     # The first `scale` call initialises the scaler; a process without examples has no other call.
     scaler.scale(torch.zeros((), device=model.device))

@@ -112,11 +112,12 @@ class TunedModel(nn.Module):
         In evaluation, pass `prompt_past()` or `instruction_past()`. In training pass nothing: the
         prompt's embeddings then go through the layers too and are trained (see prompt.py).
         """
-        prompt = None  # embeddings (P, H) that go through the layers together with the texts
-        if past is None and self.prompt is not None:
-            prompt = self.prompt.embeddings
+        prompt, start = None, 0  # prompt embeddings (P, H); the position of a text's first token
+        if past is not None:
+            start = past.length
+        elif self.prompt is not None:
+            prompt, start = self.prompt.embeddings, len(self.prompt)
             past = self.prompt_past() if prompt is None else None  # a prefix has no embeddings
-        start = past.length if past else 0 if prompt is None else len(prompt)
         together = self.device.type != "cpu"
         packing = Packing.of_texts(batch.lengths, start, together, prompt=prompt is not None)
         with self.autocast():

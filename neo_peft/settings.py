@@ -20,8 +20,6 @@ from neo_peft.long_texts.truncation import PLACES
 from neo_peft.methods import METHODS, Method
 from neo_peft.tasks import TASKS, Task, get_task, is_tag
 
-# ---- The methods of a flag
-
 
 def owners(flag: str) -> list[str]:
     """Return the names of the methods that a flag belongs to; [] if it belongs to all."""

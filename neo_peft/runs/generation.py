@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neo_peft.decoding import Evaluation, in_batches, past_before_texts
-from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, Examples
+from neo_peft.encoding import Encoder, Examples
 from neo_peft.gptneo import NOWHERE, GPTNeo, Past, causal_mask
 from neo_peft.kernels.quantized import QuantizedLinear
 from neo_peft.model import TunedModel
@@ -22,6 +22,7 @@ from neo_peft.packing import Packing
 from neo_peft.progress import Progress, no_progress
 from neo_peft.tasks import Task
 
+MAX_NEW_TOKENS = 10  # the limit of free generation
 VOCABULARY_PART = 768  # tokens
 LARGEST_KEPT = 2**30  # bytes of a quantised base's weights that are computed once: 125M has 0.3 GB
 

@@ -96,7 +96,8 @@ def predict_with_head_alone(job: Job) -> dict[str, list]:
 
 def train_and_predict(job: Job) -> dict[str, list]:
     """Return what `predict_with_head_alone` returns, computed now."""
-    with tempfile.TemporaryFile(dir=job.output.folder) as file:
+    folder = job.output.folder  # on the disk of the first process, which others need not share
+    with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as file:
         states, examples = store_states(job, file)
         model = TunedModel(
             StoredStates(states, job.tuned.model.device),

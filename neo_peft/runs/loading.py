@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from neo_peft.encoding import MAX_NEW_TOKENS, Encoder, tokenize, tokenize_labels
+from neo_peft.encoding import Encoder, tokenize, tokenize_labels
 from neo_peft.errors import InputError
 from neo_peft.formats.adapter import copy_into, read_adapter
 from neo_peft.formats.base import Base, load_base
@@ -29,6 +29,7 @@ from neo_peft.runs.folder import (
     recorded_settings,
     refuse_unfinished,
 )
+from neo_peft.runs.generation import MAX_NEW_TOKENS
 from neo_peft.runs.label_tokens import check_label_tokens
 from neo_peft.runs.origin import check_head, check_labels, check_origin, empty_weights
 from neo_peft.runs.too_large import refuse_too_large

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from neo_peft.decoding import evaluate
-from neo_peft.encoding import MAX_NEW_TOKENS, collate
+from neo_peft.encoding import collate
 from neo_peft.kernels.adamw import AdamW
 from neo_peft.model import Batch, TunedModel
 from neo_peft.runs import selection
 from neo_peft.runs.activations import prompt_tokens
 from neo_peft.runs.cost import step_batches, tokens_of
+from neo_peft.runs.generation import MAX_NEW_TOKENS
 from neo_peft.runs.head_alone import is_scored
 from neo_peft.runs.job import GENERATED, Job
 from neo_peft.system import processes

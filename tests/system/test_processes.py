@@ -6,6 +6,7 @@ Each process has its own folder, as on two hosts without a shared disk.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -392,20 +393,20 @@ def test_two_stopped_processes_are_resumed_to_the_same_bits(tiny_folder, tmp_pat
         "--checkpoint-every",
         2,
     ]
-    assert [
-        end[0]
-        for end in wait_for(
-            start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "whole")
-        )
-    ] == [0, 0]
-    started = start_two(tmp_path, ROOT / "train.py", *flags, "--out", tmp_path / "run")
-    wait_until(lambda: any_ended(started) or any((tmp_path / "run").glob("checkpoints/step-*")))
+    whole = wait_for(start_two(tmp_path, ROOT / "train.py", *flags, "--out", "whole"))
+    assert [end[0] for end in whole] == [0, 0], whole[1][2]
+    started = start_two(tmp_path, ROOT / "train.py", *flags, "--out", "run")
+    first, other = tmp_path / "0" / "run", tmp_path / "1" / "run"
+    wait_until(lambda: any_ended(started) or any(first.glob("checkpoints/step-*")))
     started[0].send_signal(signal.SIGINT)
     assert [end[0] for end in wait_for(started)] == [130, 143]
-    resume = start_two(tmp_path, ROOT / "train.py", "--resume", tmp_path / "run")
-    assert [end[0] for end in wait_for(resume)] == [0, 0]
+    # The second host gets what a resumed run reads. The logs stay on the first one.
+    shutil.copytree(first / "checkpoints", other / "checkpoints")
+    shutil.copy(first / "settings.json", other)
+    resumed = wait_for(start_two(tmp_path, ROOT / "train.py", "--resume", "run"))
+    assert [end[0] for end in resumed] == [0, 0], resumed[1][2]
     for name in ("metrics.jsonl", "adapter_model.safetensors"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (first / name).read_bytes() == (tmp_path / "0" / "whole" / name).read_bytes()
 
 
 @pytest.mark.slow
